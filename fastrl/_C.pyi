@@ -1,0 +1,43 @@
+# What the compiled part promises; buffers/indexing.py documents each operation.
+
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+from torch import Tensor
+
+class Recorder:
+    def __init__(
+        self,
+        obs: Tensor,
+        rewards: Tensor,
+        terminated: Tensor,
+        truncated: Tensor,
+        valid: Tensor,
+        episode_returns: Tensor,
+        episode_lengths: Tensor,
+        finished_returns: Tensor,
+        finished_lengths: Tensor,
+    ) -> None: ...
+    def record(
+        self,
+        t: int,
+        first_env: int,
+        obs: NDArray[np.generic],
+        rewards: NDArray[np.float32],
+        terminated: NDArray[np.bool_],
+        truncated: NDArray[np.bool_],
+    ) -> int: ...
+    @property
+    def num_finished(self) -> int: ...
+    def clear_finished(self) -> None: ...
+
+class RowGather:
+    def __init__(self, sources: Sequence[Tensor], outputs: Sequence[Tensor]) -> None: ...
+    def gather(self, indices: Tensor) -> None: ...
+
+def shuffled_minibatches(valid: Tensor, seed: int, indices: Tensor, weights: Tensor) -> int: ...
+def cut_sequences(done: Tensor, max_length: int) -> tuple[Tensor, Tensor, Tensor]: ...
+def sequence_grid(
+    env: Tensor, start: Tensor, length: Tensor, num_envs: int, max_length: int
+) -> tuple[Tensor, Tensor]: ...

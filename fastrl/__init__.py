@@ -1,0 +1,35 @@
+"""fastrl: PPO on vectorised environments, fast, exact and readable in one sitting.
+
+from fastrl import PPO
+
+model = PPO("LunarLander-v2", seed=1).learn(500_000)
+"""
+
+from importlib import import_module
+from importlib.metadata import PackageNotFoundError, version
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from fastrl.envs.make import make_env
+    from fastrl.ppo import PPO
+    from fastrl.trainer import AgentTrainer
+
+__all__ = ["PPO", "AgentTrainer", "__version__", "make_env"]
+
+try:
+    __version__ = version("fastrl")
+except PackageNotFoundError:  # a source tree that was never installed
+    __version__ = "0+unknown"
+
+# Names come on first use: `import fastrl` imports no torch, and `python -m fastrl.ppo` finds its module not yet loaded.
+_HOMES = {
+    "PPO": "fastrl.ppo",
+    "AgentTrainer": "fastrl.trainer",
+    "make_env": "fastrl.envs.make",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(_HOMES[name]), name)

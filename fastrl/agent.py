@@ -1,0 +1,54 @@
+"""What trainer, player and evaluation ask of an agent, whatever its algorithm."""
+
+from __future__ import annotations
+
+from typing import Any, Protocol
+
+import numpy as np
+from torch import Tensor
+
+from fastrl.buffers.rollout import RolloutBuffer
+from fastrl.config.run import RunConfig
+from fastrl.envs.vector import VectorEnv
+from fastrl.run.timer import StageTimer
+
+
+class Agent(Protocol):
+    """A policy and the way it learns. The trainer drives it with these verbs and knows no algorithm."""
+
+    algo: str
+    config: RunConfig
+    envs: list[VectorEnv]
+
+    @property
+    def num_updates(self) -> int:
+        """Updates of the whole run."""
+        ...
+
+    def make_buffer(self) -> RolloutBuffer:
+        """Allocates the storage that `act` and `update` work on, and builds both for its shapes."""
+        ...
+
+    def begin_rollout(self, buffer: RolloutBuffer) -> None:
+        """Prepares what acting needs, such as noise, for a whole rollout."""
+        ...
+
+    def act(self, obs: Tensor, noise: Tensor, stored: Tensor) -> np.ndarray:
+        """Draws actions for `obs` `[n, *O]`, writes them into `stored` and returns what the environments take."""
+        ...
+
+    def update(self, buffer: RolloutBuffer, update_index: int, timer: StageTimer) -> dict[str, float]:
+        """Learns from a full buffer; returns metrics by their names in the README's glossary."""
+        ...
+
+    def predict(self, obs: np.ndarray, deterministic: bool = True) -> np.ndarray:
+        """Returns the actions that the environments take, for one observation or a batch."""
+        ...
+
+    def state_dict(self) -> dict[str, Any]:
+        """Returns everything that the learner needs to go on exactly, as tensors, numbers and strings."""
+        ...
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Takes a state back."""
+        ...

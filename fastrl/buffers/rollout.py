@@ -1,0 +1,223 @@
+"""The rollout: what T steps of N environments were, in tensors that are allocated once.
+
+One row is one transition. `obs[t]` and `actions[t]` are what the policy saw and did at step t; `rewards[t]`, `terminated[t]` and
+`truncated[t]` are what action t caused. Environments reset on the next step: after a row that ends an episode comes the reset
+row. Its `obs` is the true last observation, whose value a time limit bootstraps from; its action was ignored and its reward is 0.
+`valid` is False there, and such a row enters no loss, mean, normaliser or episode statistic.
+
+    t            ...   k        k+1 (reset row)   k+2
+    obs[t]             s_{T-1}  s_T               s'_0
+    actions[t]         a_{T-1}  (ignored)         a'_0
+    rewards[t]         r_T      0                 r'_1
+    done[t]            True     False             False
+    valid[t]           True     False             True
+
+Letters: T steps, N environments, M minibatches of B rows.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from fastrl.buffers.indexing import Recorder, RowGather, shuffled_minibatches
+
+
+class Minibatch(NamedTuple):
+    """B rows of a rollout; `weights` are 1/count on rows that count and 0 on padding, so that they sum to 1."""
+
+    obs: Tensor
+    actions: Tensor
+    log_probs: Tensor
+    values: Tensor
+    advantages: Tensor
+    returns: Tensor
+    weights: Tensor
+
+
+class Episodes(NamedTuple):
+    """Undiscounted, unscaled returns (float64) and lengths (int64) of the episodes that ended in a rollout."""
+
+    returns: np.ndarray
+    lengths: np.ndarray
+
+
+class RolloutBuffer:
+    """Storage for one rollout on the training device, with the recorder that fills it from the environments' side."""
+
+    def __init__(
+        self,
+        num_steps: int,
+        num_envs: int,
+        obs_shape: tuple[int, ...],
+        obs_dtype: torch.dtype,
+        action_shape: tuple[int, ...],
+        action_dtype: torch.dtype,
+        noise_size: int,
+        batch_size: int,
+        device: torch.device,
+    ) -> None:
+        """Allocates everything that a run will need.
+
+        Args:
+            num_steps: T.
+            num_envs: N.
+            obs_shape: shape of one observation.
+            obs_dtype: its type.
+            action_shape: shape of one stored action.
+            action_dtype: its type.
+            noise_size: noise values a draw of an action takes.
+            batch_size: largest number of rows in a minibatch.
+            device: where the policy trains.
+        """
+        self.num_steps, self.num_envs, self.device = num_steps, num_envs, device
+        rows = (num_steps, num_envs)
+
+        def zeros(*shape: int, dtype: torch.dtype = torch.float32) -> Tensor:
+            return torch.zeros(shape, dtype=dtype, device=device)
+
+        self.obs = zeros(num_steps + 1, num_envs, *obs_shape, dtype=obs_dtype)
+        self.actions = zeros(*rows, *action_shape, dtype=action_dtype)
+        self.noise = zeros(*rows, noise_size)
+        self.log_probs, self.advantages, self.returns = zeros(*rows), zeros(*rows), zeros(*rows)
+        self.values = zeros(num_steps + 1, num_envs)
+
+        # The recorder writes to host memory; on a CPU that is the storage itself.
+        on_host = {"device": "cpu", "pin_memory": device.type == "cuda"}
+        self.host_obs = self.obs if device.type == "cpu" else torch.zeros(self.obs.shape, dtype=obs_dtype, **on_host)
+        self.host_rewards = torch.zeros(rows, **on_host)
+        self.host_terminated = torch.zeros(rows, dtype=torch.bool, **on_host)
+        self.host_truncated = torch.zeros(rows, dtype=torch.bool, **on_host)
+        self.host_valid = torch.ones(num_steps + 1, num_envs, dtype=torch.bool, **on_host)
+        self.episode_returns = torch.zeros(num_envs, dtype=torch.float64)
+        self.episode_lengths = torch.zeros(num_envs, dtype=torch.int64)
+        self._finished_returns = torch.zeros(num_steps * num_envs, dtype=torch.float64)
+        self._finished_lengths = torch.zeros(num_steps * num_envs, dtype=torch.int64)
+        self._recorder = Recorder(
+            self.host_obs,
+            self.host_rewards,
+            self.host_terminated,
+            self.host_truncated,
+            self.host_valid,
+            self.episode_returns,
+            self.episode_lengths,
+            self._finished_returns,
+            self._finished_lengths,
+        )
+
+        num_minibatches = -(-num_steps * num_envs // batch_size)
+        self._indices = torch.zeros(num_minibatches, batch_size, dtype=torch.int64)
+        self._weights = torch.zeros(num_minibatches, batch_size)
+        self._sources = [self.obs[:-1], self.actions, self.log_probs, self.values[:-1], self.advantages, self.returns]
+        self._sources = [source.flatten(0, 1) for source in self._sources]
+        outputs = [zeros(num_minibatches * batch_size, *x.shape[1:], dtype=x.dtype) for x in self._sources]
+        self._gather = RowGather(self._sources, outputs) if device.type == "cpu" else None
+        self._outputs = outputs
+        self._device_weights = self._weights if device.type == "cpu" else zeros(num_minibatches, batch_size)
+        self._minibatches = [
+            Minibatch(*(output.view(num_minibatches, batch_size, *output.shape[1:])[m] for output in outputs), weights)
+            for m, weights in enumerate(self._device_weights)
+        ]
+
+    @property
+    def first_minibatch(self) -> Minibatch:
+        """The tensors of minibatch 0, whatever they hold: the shapes that an update is built for."""
+        return self._minibatches[0]
+
+    def record(
+        self, t: int, first_env: int, obs: np.ndarray, rewards: np.ndarray, terminated: np.ndarray, truncated: np.ndarray
+    ) -> int:
+        """Takes in what action t caused in n environments from `first_env` on, with the observations that followed.
+
+        Returns:
+            The first environment whose reward or observation is not finite, or -1.
+        """
+        broken = self._recorder.record(t, first_env, obs, rewards, terminated, truncated)
+        if self.device.type != "cpu":
+            columns = slice(first_env, first_env + len(rewards))
+            self.obs[t + 1, columns].copy_(self.host_obs[t + 1, columns], non_blocking=True)
+        return broken
+
+    def start(self, obs: np.ndarray, first_env: int) -> None:
+        """Takes in the first observations of n environments from `first_env` on."""
+        columns = slice(first_env, first_env + len(obs))
+        self.host_obs[0, columns] = torch.from_numpy(obs)
+        self.obs[0, columns] = self.host_obs[0, columns].to(self.device)
+        self.host_valid[0, columns] = True
+        self.episode_returns[columns] = 0
+        self.episode_lengths[columns] = 0
+
+    def carry_over(self) -> None:
+        """Makes the row after the last one the first row of the next rollout."""
+        self.obs[0] = self.obs[-1]
+        self.host_valid[0] = self.host_valid[-1]
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """Returns what the next rollout starts from."""
+        return {
+            "obs": self.obs[0],
+            "valid": self.host_valid[0],
+            "episode_returns": self.episode_returns,
+            "episode_lengths": self.episode_lengths,
+        }
+
+    def load_state_dict(self, state: dict[str, Tensor]) -> None:
+        """Takes it back."""
+        self.obs[0], self.host_valid[0] = state["obs"], state["valid"]
+        self.episode_returns.copy_(state["episode_returns"])
+        self.episode_lengths.copy_(state["episode_lengths"])
+
+    def take_episodes(self) -> Episodes:
+        """Returns the episodes that ended since the last call."""
+        count = self._recorder.num_finished
+        episodes = Episodes(
+            self._finished_returns[:count].numpy().copy(), self._finished_lengths[:count].numpy().copy()
+        )
+        self._recorder.clear_finished()
+        return episodes
+
+    @property
+    def rewards(self) -> Tensor:
+        """Float `[T, N]`, on the training device."""
+        return self.host_rewards.to(self.device, non_blocking=True)
+
+    @property
+    def terminated(self) -> Tensor:
+        """Bool `[T, N]`, on the training device."""
+        return self.host_terminated.to(self.device, non_blocking=True)
+
+    @property
+    def truncated(self) -> Tensor:
+        """Bool `[T, N]`, on the training device."""
+        return self.host_truncated.to(self.device, non_blocking=True)
+
+    @property
+    def valid(self) -> Tensor:
+        """Bool `[T, N]`, on the training device: False on reset rows."""
+        return self.host_valid[:-1].to(self.device, non_blocking=True)
+
+    @property
+    def num_valid(self) -> int:
+        """Rows that count."""
+        return int(self.host_valid[:-1].sum())
+
+    def minibatches(self, seed: int) -> list[Minibatch]:
+        """Deals all valid rows, shuffled, into minibatches; each row is in exactly one.
+
+        The tensors are the same at every call, so that recorded and captured graphs may read them; their contents are new.
+
+        Args:
+            seed: of the shuffle, unsigned 64 bits.
+        """
+        shuffled_minibatches(self.host_valid[:-1].flatten(), seed, self._indices, self._weights)
+        if self._gather is not None:
+            self._gather.gather(self._indices)
+        else:
+            indices = self._indices.flatten().to(self.device)
+            for source, output in zip(self._sources, self._outputs, strict=True):
+                torch.index_select(source, 0, indices, out=output)
+            self._device_weights.copy_(self._weights)
+        return self._minibatches

@@ -1,0 +1,348 @@
+"""The command line of every algorithm: flags, presets, files and saved runs become one config.
+
+Later sources win: defaults, then the preset of the task, then `--config FILE`, then flags. With
+`--resume RUN` the saved settings stand in for the first three. torch is imported only once the
+settings are known to be right, so that `--help` and mistakes are answered at once.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import difflib
+import io
+import os
+import re
+import sys
+import textwrap
+import traceback
+import types
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from importlib import import_module
+from typing import Any, Literal, get_args, get_origin, get_type_hints
+
+from fastrl.config.run import RunConfig, check_names
+from fastrl.presets import load_presets, preset_for
+from fastrl.run.folder import open_run_folder, read_config
+
+Settings = dict[str, Any]
+
+# What leaves the learning as it is: its length, what is written down, how the machine is used.
+CHANGEABLE_ON_RESUME = (
+    "--total-timesteps, --eval-every, --eval-episodes, --checkpoint-every, --keep-checkpoints, "
+    "--capture-video, --target-return, --num-threads, --num-env-threads, --compile"
+)
+
+_BOOLEAN_WORDS = {"true": True, "yes": True, "1": True, "false": False, "no": False, "0": False}
+
+
+@dataclass(frozen=True)
+class Command:
+    """What a command line asks for; the algorithm's `main(command)` gets it."""
+
+    config: Any
+    """The algorithm's config, complete and checked."""
+    resume: str | None = None
+    """Run folder to go on with."""
+    preset_settings: Settings = field(default_factory=dict)
+    """What the preset contributed and nothing overrode."""
+    explicit: Settings = field(default_factory=dict)
+    """What the user's flags and `--config` file set."""
+
+    @property
+    def algo(self) -> str:
+        """Name of the algorithm's module; the module of its config has the same."""
+        return type(self.config).__module__.rpartition(".")[2]
+
+
+@dataclass(frozen=True, kw_only=True)
+class SourceFlags:
+    """Flags that say where settings come from, and are no settings themselves."""
+
+    preset: Literal["auto", "none"] = "auto"
+    """auto: start from the tuned settings of the task, if it has some. none: from the defaults."""
+    config: str = ""
+    """YAML file of settings; it wins over the preset, and flags win over it."""
+    resume: str = ""
+    """Run folder to go on with, under the settings it was started with."""
+
+
+def main(algo: str, argv: Sequence[str] | None = None) -> int:
+    """Runs an algorithm from the command line.
+
+    A ValueError is a user's mistake and an OSError the machine's: one line on stderr, after a
+    traceback if FASTRL_TRACEBACK=1.
+
+    Args:
+        algo: module name under `fastrl`; its `main(command: Command) -> int` does the work.
+        argv: words after the program's name; those of this process if None.
+
+    Returns:
+        Exit code: the algorithm's own, 2 after a user's mistake, 130 after Ctrl-C.
+    """
+    try:
+        command = parse(algo, argv)
+        return import_module(f"fastrl.{algo}").main(command)
+    except (ValueError, OSError) as error:
+        if os.environ.get("FASTRL_TRACEBACK") == "1":
+            traceback.print_exc()
+        print("error:", " ".join(str(error).split()), file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return 130
+
+
+def parse(algo: str, argv: Sequence[str] | None = None) -> Command:
+    """Makes a checked command of a command line.
+
+    Args:
+        algo: module name under `fastrl.config`.
+        argv: words after the program's name; those of this process if None.
+
+    Raises:
+        ValueError: a mistake of the user.
+        OSError: a file cannot be read.
+        SystemExit: with code 0, after `--help`.
+    """
+    argv = sys.argv[1:] if argv is None else argv
+    config_class = _config_class(algo)
+    if "--help" in argv or "-h" in argv:
+        _print_help(algo, config_class, [word for word in argv if word not in ("--help", "-h")])
+        raise SystemExit(0)
+    source, flags = _read_flags(config_class, argv)
+    if "resume" in source:
+        return _resume(algo, config_class, source, flags)
+    from_preset, from_file = _settings_under_flags(algo, config_class, source, flags)
+    explicit = {**from_file, **flags}
+    from_preset = {name: value for name, value in from_preset.items() if name not in explicit}
+    try:
+        # tyro has typed the flags, so a wrong type can only be the file's.
+        config = config_class.from_dict({**from_preset, **explicit}, source.get("config", "flags"))
+    except ValueError as error:
+        # Who sets num_envs may hear of a batch size that the preset chose: say so.
+        guilty = [name for name in from_preset if re.search(rf"\b{name}\b", str(error))]
+        hint = (
+            f" (the preset set {', '.join(guilty)}; --preset none goes without)" if guilty else ""
+        )
+        raise ValueError(f"{error}{hint}") from error
+    return Command(
+        config=config,
+        preset_settings={name: getattr(config, name) for name in from_preset},
+        explicit={name: getattr(config, name) for name in explicit},
+    )
+
+
+def describe(command: Command) -> str:
+    """Returns lines for the start of a run: task, seed, the preset's and the user's settings."""
+    config = command.config
+    lines = [f"{command.algo} on {config.env_id}, seed {config.seed}"]
+    if command.resume is not None:
+        lines.append(f"resume {command.resume}")
+    elif command.preset_settings:
+        lines.append(f"preset {config.env_id}: {_assignments(command.preset_settings)}")
+    else:
+        lines.append("preset: none")
+    # The first line shows two of them already.
+    yours = {key: value for key, value in command.explicit.items() if key not in ("env_id", "seed")}
+    if yours:
+        lines.append(f"you set: {_assignments(yours)}")
+    return "\n".join(
+        textwrap.fill(line, 100, subsequent_indent="    ", break_on_hyphens=False) for line in lines
+    )
+
+
+def _config_class(algo: str) -> type[RunConfig]:
+    """Returns the one config class that `fastrl.config.<algo>` defines."""
+    module = import_module(f"fastrl.config.{algo}")
+    own = [value for value in vars(module).values() if isinstance(value, type)]
+    own = [
+        kind for kind in own if issubclass(kind, RunConfig) and kind.__module__ == module.__name__
+    ]
+    assert len(own) == 1, f"{module.__name__} must define one config class, not {own}"
+    return own[0]
+
+
+def _settings_under_flags(
+    algo: str, config_class: type[RunConfig], source: Settings, flags: Settings
+) -> tuple[Settings, Settings]:
+    """Returns the settings of the preset and those of the `--config` file."""
+    fields = {entry.name: entry for entry in dataclasses.fields(config_class)}
+    from_file = read_config(source["config"]) if "config" in source else {}
+    check_names(from_file, list(fields), source.get("config", ""))
+    env_id = flags.get("env_id", from_file.get("env_id", fields["env_id"].default))
+    # An env_id that is no string is refused later, with the file's name.
+    if source.get("preset") == "none" or not isinstance(env_id, str):
+        return {}, from_file
+    return dict(preset_for(algo, env_id)), from_file
+
+
+def _resume(algo: str, config_class: type[RunConfig], source: Settings, flags: Settings) -> Command:
+    """Takes a saved run's settings, and the flags that may change in it."""
+    run = source["resume"]
+    for name in ("config", "preset"):
+        if name in source:
+            raise ValueError(f"{_flag(name)} has no effect: --resume takes the settings of {run}")
+    saved = _saved_config(algo, config_class, run)
+    for name, value in flags.items():
+        if _flag(name) not in CHANGEABLE_ON_RESUME.split(", ") and value != getattr(saved, name):
+            raise ValueError(
+                f"{_flag(name)} cannot change in a resumed run, where it is "
+                f"{_spell(getattr(saved, name))}; what may change: {CHANGEABLE_ON_RESUME}"
+            )
+    return Command(config=saved.replace(**flags), resume=run, explicit=flags)
+
+
+def _saved_config(algo: str, config_class: type[RunConfig], run: str) -> RunConfig:
+    """Reads the settings that a run was started with."""
+    settings = dict(open_run_folder(run).config)
+    saved_algo = settings.pop("algo", algo)
+    if saved_algo != algo:
+        raise ValueError(f"{run} is a run of {saved_algo}, not {algo}")
+    return config_class.from_dict(settings, f"{run}/config.yaml")
+
+
+def _read_flags(config_class: type[RunConfig], argv: Sequence[str]) -> tuple[Settings, Settings]:
+    """Returns the source flags and the settings a command line holds, as typed values."""
+    kinds = get_type_hints(SourceFlags) | get_type_hints(config_class)
+    groups = _group_words(argv, kinds)
+    given = {name: words for name, words in groups.items() if kinds[name] is not bool}
+    parsed = _ask_tyro(config_class, given, kinds)
+    if parsed is None:
+        # One of them is wrong. tyro would say which in a box; to say it in a line, try each alone.
+        for name, words in given.items():
+            if _ask_tyro(config_class, {name: words}, kinds) is None:
+                found = f"not {' '.join(words)!r}" if words else "and got nothing"
+                raise ValueError(f"{_flag(name)} takes {_in_words(kinds[name])}, {found}")
+        raise AssertionError(f"tyro refuses {given} together, but none alone")
+    values = {
+        name: getattr(parsed, name) if name in given else _boolean(name, words)
+        for name, words in groups.items()
+    }
+    own_names = [entry.name for entry in dataclasses.fields(SourceFlags) if entry.name in values]
+    return {name: values.pop(name) for name in own_names}, values
+
+
+def _group_words(argv: Sequence[str], kinds: Settings) -> dict[str, list[str]]:
+    """Returns the words after each flag, by setting; of a repeated flag the last use counts."""
+    uses: list[tuple[str, list[str]]] = []
+    for word in argv:
+        if word.startswith("-") and not _is_number(word):
+            flag, equals, value = word.partition("=")
+            uses.append((flag, [value] if equals else []))
+        elif uses:
+            uses[-1][1].append(word)
+        else:
+            raise ValueError(f"{word!r} stands before any flag; settings look like --seed 1")
+    groups: dict[str, list[str]] = {}
+    for flag, words in uses:
+        name = flag[2:].replace("-", "_") if flag.startswith("--") else ""
+        positive = name.removeprefix("no_")
+        if name not in kinds and kinds.get(positive) is bool:
+            if words:
+                raise ValueError(f"{flag} takes no value, not {' '.join(words)!r}")
+            name, words = positive, ["false"]
+        if name not in kinds:
+            near = difflib.get_close_matches(flag.replace("_", "-"), map(_flag, kinds), n=1)
+            hint = f"did you mean {near[0]}?" if near else "--help lists all"
+            raise ValueError(f"unknown flag {flag}; {hint}")
+        groups[name] = words
+    return groups
+
+
+def _ask_tyro(
+    config_class: type[RunConfig], given: dict[str, list[str]], kinds: Settings
+) -> object | None:
+    """Returns an object that holds the value of every flag, or None if tyro refuses the words."""
+    import tyro
+
+    args: list[str] = []
+    for name, words in given.items():
+        if kinds[name] in (int, tuple[int, ...]):
+            words = [_whole(word) for word in words]
+        # With "=", a value may start with a dash.
+        args += [f"{_flag(name)}={words[0]}"] if len(words) == 1 else [_flag(name), *words]
+    # console_outputs=False leaves the boxes of wrong values.
+    with contextlib.redirect_stderr(io.StringIO()), contextlib.suppress(SystemExit):
+        return tyro.cli(_form(config_class), args=args, console_outputs=False)
+    return None
+
+
+def _form(config_class: type[RunConfig]) -> Any:
+    """Returns the dataclass tyro is shown: the source flags and the fields, without the checks.
+
+    Those are for the merged settings: flags may be right only together with the preset or file.
+    """
+    unchecked = {"__post_init__": lambda self: None}
+    return dataclass(frozen=True)(type("Flags", (config_class, SourceFlags), unchecked))
+
+
+def _print_help(algo: str, config_class: type[RunConfig], argv: Sequence[str]) -> None:
+    """Prints every flag; with `--env-id`, `--config` or `--resume`, the defaults they bring."""
+    import tyro
+
+    shown = config_class()
+    note = f"Tuned settings, shown by --env-id TASK --help: {', '.join(load_presets(algo))}."
+    # Help must come whatever else is on the line.
+    with contextlib.suppress(ValueError, OSError):
+        source, flags = _read_flags(config_class, argv)
+        if "resume" in source:
+            shown = _saved_config(algo, config_class, source["resume"])
+            note = f"The defaults below are those of {source['resume']}."
+        elif source or "env_id" in flags:
+            preset, file = _settings_under_flags(algo, config_class, source, flags)
+            task = {"env_id": flags["env_id"]} if "env_id" in flags else {}
+            shown = config_class.from_dict({**preset, **file, **task})
+            origins = [f"the preset of {shown.env_id}"] if preset else []
+            origins += [source["config"]] if file else []
+            note = f"The defaults below hold {' and '.join(origins) or 'no preset'}."
+    values = {entry.name: getattr(shown, entry.name) for entry in dataclasses.fields(config_class)}
+    description = f"{(config_class.__doc__ or '').strip().splitlines()[0]}\n\n{note}"
+    form, program = _form(config_class), f"python -m fastrl.{algo}"
+    tyro.cli(form, default=form(**values), args=["--help"], prog=program, description=description)
+
+
+def _boolean(name: str, words: list[str]) -> bool:
+    """Reads a switch, which is true if it stands alone."""
+    value = _BOOLEAN_WORDS.get(" ".join(words).lower()) if words else True
+    if value is None:
+        raise ValueError(f"{_flag(name)} takes true, false or nothing, not {' '.join(words)!r}")
+    return value
+
+
+def _in_words(kind: Any) -> str:
+    """Says what a flag of this type takes."""
+    if get_origin(kind) is Literal:
+        return f"one of {', '.join(map(str, get_args(kind)))}"
+    if isinstance(kind, types.UnionType):
+        return " or ".join(map(_in_words, get_args(kind)))
+    names = {int: "a whole number", float: "a number", types.NoneType: "None"}
+    return names.get(kind, "one word" if kind is str else "whole numbers with spaces between")
+
+
+def _whole(word: str) -> str:
+    """Spells 1e6 as int() reads it."""
+    is_power = "e" in word.lower() and _is_number(word) and float(word).is_integer()
+    return str(int(float(word))) if is_power else word
+
+
+def _is_number(word: str) -> bool:
+    with contextlib.suppress(ValueError):
+        return float(word) is not None
+    return False
+
+
+def _flag(name: str) -> str:
+    return "--" + name.replace("_", "-")
+
+
+def _assignments(settings: Settings) -> str:
+    return " ".join(f"{name}={_spell(value)}" for name, value in settings.items())
+
+
+def _spell(value: object) -> str:
+    """Writes a value in one word."""
+    if isinstance(value, tuple):
+        return ",".join(map(str, value))
+    return str(value).lower() if isinstance(value, bool) else str(value)

@@ -1,0 +1,179 @@
+"""What every algorithm's run is told: the task, the devices, the length, what is written down."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+from typing import Any, Literal, Self
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunConfig:
+    """Settings that all algorithms share. Steps are environment steps, summed over all environments of all ranks.
+
+    Raises:
+        ValueError: a setting is out of range, or has no effect together with the others.
+    """
+
+    env_id: str = "CartPole-v1"
+    """Task: an EnvPool or gymnasium id, or module:callable that returns a gymnasium.Env."""
+    exp_name: str = "default"
+    """Label of the run, part of its folder's name."""
+    seed: int = 42
+    """Seed of the environments, the weights, the action noise and the shuffles."""
+    total_timesteps: int = 65_536
+    """Environment steps to train for; an incomplete last rollout is dropped."""
+
+    backend: Literal["auto", "envpool", "gymnasium"] = "auto"
+    """Who steps the environments; auto takes EnvPool where it has the task."""
+    num_envs: int = 4
+    """Environments stepped side by side, per rank."""
+    num_pools: int = 0
+    """1: all environments in step. 2: two halves in turn, one acts while the other steps. 0: what is faster here."""
+    num_env_threads: int = 0
+    """Threads that step EnvPool's environments; 0 takes the cores this process may use."""
+    mask_vel: bool = False
+    """Hide the velocities in the observation (classic control and LunarLander), so that the task needs memory."""
+
+    accelerator: Literal["auto", "cpu", "cuda", "gpu", "mps"] = "auto"
+    """Device the policy trains on, as Lightning Fabric names it; auto takes a GPU if there is one."""
+    devices: int = 1
+    """Processes to train with, one device each."""
+    num_nodes: int = 1
+    """Machines to train on."""
+    strategy: str = "auto"
+    """Fabric's strategy name."""
+    precision: Literal["32-true", "bf16-mixed"] = "32-true"
+    """Number format of the forward and backward passes."""
+    num_threads: int = 0
+    """Threads of one update on the CPU; 0 takes the cores this process may use. Acting always uses one."""
+    compile: Literal["off", "auto", "on"] = "auto"
+    """How the update runs. off: eager. auto: recorded once as a static graph and replayed, the same numbers to the bit and no
+    compiler to wait for. on: one graph through torch.compile, which needs a C++ compiler and some seconds before the first update."""
+    torch_deterministic: bool = False
+    """Refuse every torch operation that has no deterministic form."""
+
+    eval_every: int = 250_000
+    """Steps between greedy tests during training; 0 switches them off."""
+    eval_episodes: int = 100
+    """Episodes of a greedy test, during and after training; 0 switches both off."""
+    target_return: float | None = None
+    """End the run once the mean return of the last 100 training episodes reaches this."""
+    checkpoint_every: int = 250_000
+    """Steps between periodic checkpoints; 0 keeps only the best and the last."""
+    keep_checkpoints: int = 3
+    """Periodic checkpoints that are kept."""
+    capture_video: bool = False
+    """Record a greedy episode (mp4 and GIF) at each test and after training."""
+    log_dir: str = "logs"
+    """Folder that holds the run folders."""
+
+    def __post_init__(self) -> None:
+        """Checks what holds for every algorithm; algorithms add their own."""
+        at_least(self, 1, "num_envs", "devices", "num_nodes", "total_timesteps", "keep_checkpoints")
+        at_least(self, 0, "num_env_threads", "num_threads", "eval_every", "eval_episodes", "checkpoint_every", "seed")
+        one_of(self, "num_pools", 0, 1, 2)
+        one_of(self, "backend", "auto", "envpool", "gymnasium")
+        one_of(self, "accelerator", "auto", "cpu", "cuda", "gpu", "mps")
+        one_of(self, "precision", "32-true", "bf16-mixed")
+        one_of(self, "compile", "off", "auto", "on")
+        if not self.env_id:
+            raise ValueError("env_id is empty; name a task, for example LunarLander-v2")
+        if self.num_pools == 2 and self.num_envs % 2:
+            raise ValueError(f"num_pools=2 halves the environments: num_envs must be even, not {self.num_envs}")
+        if self.capture_video and not self.eval_episodes:
+            raise ValueError("capture_video records greedy tests, and eval_episodes=0 switches them off")
+
+    def replace(self, **changes: Any) -> Self:
+        """Returns a copy with some settings changed, checked again."""
+        known = [field.name for field in dataclasses.fields(self)]
+        check_names(changes, known, type(self).__name__)
+        return dataclasses.replace(self, **changes)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Returns plain numbers, strings and lists, as config.yaml and checkpoints hold them."""
+        values = dataclasses.asdict(self)
+        return {name: list(value) if isinstance(value, tuple) else value for name, value in values.items()}
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any], source: str = "config") -> Self:
+        """Builds a config from plain values.
+
+        Args:
+            values: setting names and values; lists stand for tuples.
+            source: what to call the place the values came from, in errors.
+
+        Raises:
+            ValueError: an unknown name, a value of the wrong type or out of range.
+        """
+        fields = {field.name: field for field in dataclasses.fields(cls)}
+        check_names(values, list(fields), source)
+        return cls(**{name: _as_field_type(fields[name], value, source) for name, value in values.items()})
+
+
+def check_names(values: dict[str, Any], known: list[str], source: str) -> None:
+    """Refuses unknown setting names, with the nearest known ones."""
+    for name in values:
+        if name not in known:
+            import difflib
+
+            near = difflib.get_close_matches(str(name), known, n=3)
+            hint = f"; did you mean {' or '.join(near)}?" if near else f"; known are {', '.join(sorted(known))}"
+            raise ValueError(f"{source}: unknown setting {name!r}{hint}")
+
+
+def at_least(config: object, low: float, *names: str) -> None:
+    """Refuses values under `low`."""
+    for name in names:
+        value = getattr(config, name)
+        if not value >= low:
+            raise ValueError(f"{name} must be at least {low}, not {value}")
+
+
+def in_range(config: object, low: float, high: float, *names: str) -> None:
+    """Refuses values outside `[low, high]`."""
+    for name in names:
+        value = getattr(config, name)
+        if not low <= value <= high:
+            raise ValueError(f"{name} must be between {low} and {high}, not {value}")
+
+
+def one_of(config: object, name: str, *allowed: object) -> None:
+    """Refuses values outside a list."""
+    value = getattr(config, name)
+    if value not in allowed:
+        raise ValueError(f"{name} must be one of {', '.join(map(str, allowed))}, not {value!r}")
+
+
+def _as_field_type(field: dataclasses.Field[Any], value: Any, source: str) -> Any:
+    """Accepts what YAML and JSON make of a number (1e6 is a float there, 3 may stand for 3.0); refuses the rest."""
+    kind = str(field.type)
+    if value is None and "None" in kind:
+        return None
+    if kind.startswith("bool"):
+        fits, result = isinstance(value, bool), value
+    elif kind.startswith("int"):
+        fits = isinstance(value, int | float) and not isinstance(value, bool) and float(value).is_integer()
+        result = int(value) if fits else value
+    elif kind.startswith("float"):
+        value = _number(value)
+        fits = isinstance(value, int | float) and not isinstance(value, bool)
+        result = float(value) if fits else value
+    elif kind.startswith("tuple[int"):
+        fits = isinstance(value, list | tuple) and all(isinstance(item, int) for item in value)
+        result = tuple(value) if fits else value
+    else:
+        fits, result = isinstance(value, str), value
+    if not fits:
+        raise ValueError(f"{source}: {field.name} must be {kind}, not {value!r}")
+    return result
+
+
+def _number(value: Any) -> Any:
+    """YAML 1.1 reads 3e-4 as text; people mean the number."""
+    if isinstance(value, str):
+        try:
+            return float(value)
+        except ValueError:
+            return value
+    return value

@@ -1,0 +1,1 @@
+"""Vector environments: EnvPool and gymnasium brought to one rule, next-step autoreset."""

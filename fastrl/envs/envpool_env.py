@@ -1,0 +1,263 @@
+"""EnvPool behind the `VectorEnv` interface, without the cost of its Python layer in every step.
+
+Importing this module doesn't import EnvPool: that takes 0.7 s (every family of envs is loaded) and
+waits for the first use.
+"""
+
+import os
+import warnings
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from gymnasium import spaces
+
+from fastrl.envs.vector import TimeStep, check_spaces, emitted_observation_space
+
+# What make_env decides itself; an `env_kwargs` that says something else would be silently at odds
+# with it.
+RESERVED_CONFIG = frozenset(
+    {
+        "num_envs",
+        "batch_size",
+        "num_threads",
+        "max_num_players",
+        "seed",
+        "env_seed",
+        "render_mode",
+        "env_type",
+    }
+    | {"gym_reset_return_info", "thread_affinity_offset", "base_path"}
+)
+
+
+def available_cores() -> int:
+    """Return the cores this process may use: its CPU affinity, capped by its cgroup's CPU quota."""
+    cores = (
+        len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    )
+    return max(1, int(min(cores, _cgroup_cpu_quota())))
+
+
+def _cgroup_cpu_quota(
+    root: Path = Path("/sys/fs/cgroup"), membership: Path = Path("/proc/self/cgroup")
+) -> float:
+    """Return how many CPUs the cgroup and its parents allow; inf if they set no limit."""
+    quota = float("inf")
+    try:
+        # cgroup v2 has one line, "0::/path". Inside a container that path is often not mounted,
+        # only its root is.
+        lines = [line for line in membership.read_text().splitlines() if line.startswith("0::")]
+    except OSError:
+        lines = []
+    group = root / lines[0][3:].strip("/") if lines else root
+    for folder in (group, *group.parents):
+        try:
+            limit, period = (folder / "cpu.max").read_text().split()
+            if limit != "max":
+                quota = min(quota, int(limit) / int(period))
+        except (OSError, ValueError):
+            pass
+        if folder == root:
+            break
+    try:  # cgroup v1, -1 means no limit
+        limit = int((root / "cpu" / "cpu.cfs_quota_us").read_text())
+        if limit > 0:
+            quota = min(quota, limit / int((root / "cpu" / "cpu.cfs_period_us").read_text()))
+    except (OSError, ValueError):
+        pass
+    return quota
+
+
+def default_num_threads(num_envs: int, num_pools: int = 1) -> int:
+    """Return the threads of a pool of `num_envs`, one of `num_pools` that step at the same time."""
+    return max(1, min(num_envs, available_cores() // num_pools))
+
+
+def list_envpool_ids() -> frozenset[str]:
+    """Return the ids EnvPool knows; none where it isn't installed. Imports EnvPool."""
+    try:
+        import envpool
+    except ImportError:
+        return frozenset()
+    return frozenset(envpool.list_all_envs())
+
+
+def check_envpool_id(env_id: str) -> None:
+    """Raise if `env_id`, which EnvPool lists, can't be used here.
+
+    Raises:
+        ValueError: It has several players, or spaces that fastrl doesn't support.
+        ImportError: A library that this family needs is missing.
+    """
+    import envpool
+
+    spec: Any = envpool.make_spec(env_id)
+    if spec.config.max_num_players != 1:
+        raise ValueError(f"{env_id}: has {spec.config.max_num_players} players; supported: 1")
+    check_spaces(env_id, *_spaces(spec, "gymnasium_observation_space", "gymnasium_action_space"))
+
+
+def _spaces(source: Any, *names: str) -> list[Any]:
+    """Return the spaces EnvPool builds on access, without a warning that bounds are rounded."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=".*precision lowered by casting")
+        return [without_default_bounds(getattr(source, name)) for name in names]
+
+
+def without_default_bounds(space: Any) -> Any:
+    """Return a Box with infinite bounds where EnvPool gives those of a C++ type for "not known".
+
+    An example is LunarLander, whose observations are not in [1.2e-38, 3.4e38]. Other spaces are
+    returned as they are.
+    """
+    if not isinstance(space, spaces.Box) or not np.issubdtype(space.dtype, np.floating):
+        return space
+    lowest, highest = space.low.copy(), space.high.copy()
+    for info in (np.finfo(np.float32), np.finfo(np.float64)):
+        # numeric_limits<float>::min() is the least positive number, not the most negative one.
+        not_given = (space.low == info.tiny) & (space.high == info.max)
+        lowest[not_given], highest[not_given] = -np.inf, np.inf
+    return spaces.Box(lowest, highest, dtype=space.dtype)  # pyright: ignore[reportArgumentType]
+
+
+class EnvPoolEnv:
+    """`num_envs` envs in one EnvPool; see `vector.VectorEnv` for the methods.
+
+    EnvPool has next-step autoreset by itself: s_T comes with the done flag, the next call ignores
+    its action.
+    """
+
+    backend = "envpool"
+
+    def __init__(
+        self,
+        env_id: str,
+        seeds: list[int],
+        *,
+        num_threads: int = 0,
+        render: bool = False,
+        env_kwargs: Mapping[str, Any] | None = None,
+    ) -> None:
+        """Make the pool.
+
+        Args:
+            env_id: An id that `check_envpool_id` accepts.
+            seeds: One seed per env, in [0, 2**31). Given here because EnvPool ignores
+                `reset(seed=...)`.
+            num_threads: 0 takes `default_num_threads(num_envs)`.
+            render: Whether `render` can be called.
+            env_kwargs: More of the env's EnvPool config, such as `max_episode_steps`.
+
+        Raises:
+            ValueError: `env_kwargs` names something the env doesn't have, or something that is set
+                elsewhere.
+        """
+        import envpool
+
+        num_envs = len(seeds)
+        env_kwargs = dict(env_kwargs or {})
+        if reserved := sorted(RESERVED_CONFIG & env_kwargs.keys()):
+            raise ValueError(
+                f"{env_id}: env_kwargs may not set {reserved}; what can be set of it is an argument"
+            )
+        known = {
+            *envpool.make_spec(env_id)._config_keys,
+            "from_pixels",
+            "render_width",
+            "render_height",
+        }
+        if unknown := sorted(env_kwargs.keys() - known):
+            raise ValueError(
+                f"{env_id}: EnvPool has no setting {unknown}; "
+                f"it has {sorted(known - RESERVED_CONFIG)}. The gymnasium backend may have it."
+            )
+        if render:
+            env_kwargs["render_mode"] = "rgb_array"
+        pool: Any = envpool.make_gymnasium(
+            env_id,
+            num_envs=num_envs,
+            num_threads=num_threads or default_num_threads(num_envs),
+            seed=list(seeds),
+            **env_kwargs,
+        )
+        self.env_id, self.num_envs = env_id, num_envs
+        observation_space, self.single_action_space = _spaces(
+            pool, "observation_space", "action_space"
+        )
+        check_spaces(env_id, observation_space, self.single_action_space)
+        self.single_observation_space = emitted_observation_space(observation_space)
+        self._pool: Any = pool
+        self._renders = render
+
+        # Looked up once: each of these is a Python property or a dictionary in EnvPool's own `send`
+        # and `recv`.
+        self._env_ids = np.arange(num_envs, dtype=np.int32)
+        self._action_dtype = np.dtype(pool._spec._action_spec[-1][0])
+        self._action_shape = (num_envs, *(self.single_action_space.shape or ()))
+        assert (
+            list(pool._spec._action_keys[:2]) == ["env_id", "players.env_id"]
+            and len(pool._spec._action_keys) == 3
+        )
+        keys = list(pool._state_keys)
+        self._obs_at, self._reward_at = keys.index("obs"), keys.index("reward")
+        self._done_at, self._truncated_at = keys.index("done"), keys.index("trunc")
+        self._env_id_at = keys.index("info:env_id")
+        self._obs_dtype = self.single_observation_space.dtype
+
+    def reset(self) -> np.ndarray:
+        """Start new episodes in all envs; observations [N, *O]."""
+        self._pool._reset(self._env_ids)
+        state = self._pool._recv()
+        # With batch_size == num_envs EnvPool puts each row at its place in the call, whichever env
+        # is ready first.
+        assert np.array_equal(state[self._env_id_at], self._env_ids), (
+            "EnvPool returned the envs out of order"
+        )
+        return state[self._obs_at].astype(self._obs_dtype, order="C", copy=False)
+
+    def send(self, actions: np.ndarray) -> None:
+        """Hand the actions to EnvPool's threads and return at once."""
+        if actions.shape != self._action_shape:  # EnvPool would read beyond the array
+            raise ValueError(
+                f"{self.env_id}: actions of shape {actions.shape}, expected {self._action_shape}"
+            )
+        self._pool._send(
+            [
+                self._env_ids,
+                self._env_ids,
+                actions.astype(self._action_dtype, order="C", copy=False),
+            ]
+        )
+
+    def recv(self) -> TimeStep:
+        """Wait until all envs have made the step."""
+        state = self._pool._recv()
+        truncated = state[self._truncated_at]
+        # A step that ends the task on the very step of the time limit comes as truncated only, and
+        # would be bootstrapped from although nothing follows. EnvPool sets trunc = done and
+        # elapsed_step >= max_episode_steps, discount = not done and step_type from done too, so
+        # none of its arrays tells the two apart; the state inside the env could (for CartPole the
+        # observation), but not for envs in general. It costs one such step per limit reached while
+        # failing.
+        terminated = state[self._done_at] > truncated
+        # EnvPool allocates each batch anew, so these arrays are ours; astype does nothing unless
+        # the env has float64.
+        obs = state[self._obs_at].astype(self._obs_dtype, order="C", copy=False)
+        return TimeStep(obs, state[self._reward_at], terminated, truncated)
+
+    def step(self, actions: np.ndarray) -> TimeStep:
+        """`send`, then `recv`."""
+        self.send(actions)
+        return self.recv()
+
+    def render(self) -> np.ndarray:
+        """Draw env 0, without a display; uint8 [H, W, 3]."""
+        if not self._renders:
+            raise ValueError(f"{self.env_id}: made without render=True")
+        return self._pool.render(0)[0]
+
+    def close(self) -> None:
+        """End the pool's threads: EnvPool joins them when the pool is dropped."""
+        self._pool = None

@@ -1,0 +1,159 @@
+"""Make a vector env from its id: EnvPool if it has it, else gymnasium, else a module's callable."""
+
+import difflib
+import hashlib
+import importlib
+import re
+from collections.abc import Callable, Mapping
+from functools import partial
+from typing import Any, Literal, get_args
+
+import gymnasium
+
+from fastrl.envs.envpool_env import EnvPoolEnv, check_envpool_id, list_envpool_ids
+from fastrl.envs.gym_env import GymEnv, WrappedVectorEnv
+from fastrl.envs.masking import MaskVelocity, check_mask_vel
+from fastrl.envs.vector import VectorEnv
+
+Backend = Literal["auto", "envpool", "gymnasium"]
+Purpose = Literal["train", "eval", "video"]
+
+
+def base_seed(run_seed: int, purpose: Purpose, restart: int = 0) -> int:
+    """Return the seed in [0, 2**31) that `make_env` counts up from.
+
+    Envs get consecutive seeds, so runs seeded 0, 1, 2 ... would share most envs if they started at
+    their own seed. The hash puts runs, purposes and restarts far apart, and is the same in every
+    process and Python version.
+    """
+    if purpose not in get_args(Purpose):
+        raise ValueError(f"purpose={purpose!r}; it must be one of {get_args(Purpose)}")
+    digest = hashlib.sha256(f"fastrl env seed {run_seed} {purpose} {restart}".encode()).digest()
+    return int.from_bytes(digest[:8], "little") % 2**31
+
+
+def make_env(
+    env_id: str,
+    num_envs: int,
+    *,
+    seed: int = 0,
+    first_env: int = 0,
+    backend: Backend = "auto",
+    num_threads: int = 0,
+    mask_vel: bool = False,
+    render: bool = False,
+    env_kwargs: Mapping[str, Any] | None = None,
+) -> VectorEnv:
+    """Make `num_envs` copies of an env.
+
+    Args:
+        env_id: An EnvPool id, a registered gymnasium id, or `module:callable` where the callable
+            returns a `gymnasium.Env`.
+        num_envs: At least 1.
+        seed: Env i gets (seed + first_env + i) mod 2**31; see `base_seed`.
+        first_env: How many envs other ranks or pools have before this one.
+        backend: `auto` takes EnvPool if it has the id with spaces that are supported.
+        num_threads: Of EnvPool; 0 takes the cores this process may use, never more than `num_envs`.
+        mask_vel: Whether to replace velocities by 0 (for the ids in `masking.VELOCITY_INDICES`).
+        render: Whether `render` can be called, on env 0.
+        env_kwargs: Settings for EnvPool, `gymnasium.make` or the callable.
+
+    Raises:
+        ValueError: An argument is out of range, the id is unknown, or a space is not supported.
+    """
+    if num_envs < 1:
+        raise ValueError(f"num_envs={num_envs}; it must be at least 1")
+    if num_threads < 0:
+        raise ValueError(
+            f"num_threads={num_threads}; it must be at least 0 (0: chosen automatically)"
+        )
+    if backend not in get_args(Backend):
+        raise ValueError(f"backend={backend!r}; it must be one of {get_args(Backend)}")
+    if mask_vel:
+        check_mask_vel(env_id)
+    seeds = [(seed + first_env + i) % 2**31 for i in range(num_envs)]
+
+    if _use_envpool(env_id, backend):
+        env: VectorEnv = EnvPoolEnv(
+            env_id, seeds, num_threads=num_threads, render=render, env_kwargs=env_kwargs
+        )
+    else:
+        make_one = _gymnasium_maker(env_id, backend, dict(env_kwargs or {}))
+        drawn = partial(make_one, render_mode="rgb_array") if render else make_one
+        env = GymEnv(env_id, [drawn] + [make_one] * (num_envs - 1), seeds)
+    return MaskVelocity(env) if mask_vel else env
+
+
+def wrap_vector_env(env: gymnasium.vector.VectorEnv, *, seed: int | None = None) -> VectorEnv:
+    """Use a caller's vector env of any autoreset mode; `seed` goes to its first `reset`."""
+    if not isinstance(env, gymnasium.vector.VectorEnv):
+        raise ValueError(f"{env!r} is a {type(env).__name__}, not a gymnasium.vector.VectorEnv")
+    return WrappedVectorEnv(env, seed)
+
+
+def _use_envpool(env_id: str, backend: Backend) -> bool:
+    if backend == "gymnasium" or (":" in env_id and backend == "auto"):
+        return False
+    if env_id not in list_envpool_ids():
+        if backend == "envpool":
+            raise ValueError(_unknown_id(env_id, backend))
+        return False
+    try:
+        check_envpool_id(env_id)
+    except (ValueError, ImportError):
+        # EnvPool has it but not for us; gymnasium's env of that id may have other spaces and need
+        # no extra library.
+        if backend == "envpool" or env_id not in gymnasium.registry:
+            raise
+        return False
+    return True
+
+
+def _gymnasium_maker(
+    env_id: str, backend: Backend, env_kwargs: dict[str, Any]
+) -> Callable[..., gymnasium.Env]:
+    """Return a function that makes one env and takes `render_mode` if it should be drawn."""
+    module_name, _, name = env_id.rpartition(":")
+    if module_name:
+        try:
+            module = importlib.import_module(module_name)
+        except ModuleNotFoundError as error:
+            if error.name is None or not f"{module_name}.".startswith(f"{error.name}."):
+                raise  # the module is there; something that it imports is not
+            raise ValueError(f"{env_id!r}: no module {module_name!r} can be imported") from error
+        if callable(getattr(module, name, None)):
+            return partial(getattr(module, name), **env_kwargs)
+        # gymnasium's own meaning of "module:Id-v0": importing the module registers the id.
+        if name not in gymnasium.registry:
+            raise ValueError(
+                f"{env_id!r}: module {module_name!r} has no callable and no registered env {name!r}"
+            )
+    elif env_id not in gymnasium.registry:
+        raise ValueError(_unknown_id(env_id, backend))
+    # The checker only looks at the first steps, with warnings about style; wrong shapes are found
+    # in GymEnv.
+    return partial(gymnasium.make, name, disable_env_checker=True, **env_kwargs)
+
+
+def _unknown_id(env_id: str, backend: Backend) -> str:
+    registries = {"envpool": list_envpool_ids(), "gymnasium": frozenset(gymnasium.registry)}
+    searched = registries if backend == "auto" else {backend: registries[backend]}
+    message = f"unknown env {env_id!r} in {' and '.join(searched)}"
+    if elsewhere := [
+        name for name, ids in registries.items() if name not in searched and env_id in ids
+    ]:
+        message += f"; backend {elsewhere[0]!r} has it"
+
+    def unversioned(name: str) -> str:
+        return re.sub(r"-v\d+$", "", name)
+
+    known = sorted(frozenset().union(*searched.values()))
+    if siblings := [name for name in known if unversioned(name) == unversioned(env_id)]:
+        return f"{message}; other versions: {', '.join(siblings)}"
+    lowered = {name.lower(): name for name in known}
+    nearest = [
+        lowered[match]
+        for match in difflib.get_close_matches(env_id.lower(), lowered, n=4, cutoff=0.5)
+    ]
+    hint = f"; nearest: {', '.join(nearest)}" if nearest else ""
+    return f"{message}{hint}. An env of your own is given as 'module:callable'"

@@ -1,0 +1,63 @@
+"""Hide velocities, so that a task needs memory (`mask_vel`)."""
+
+import numpy as np
+
+from fastrl.envs.vector import HasState, TimeStep, VectorEnv
+
+_LUNAR_LANDER = (2, 3, 5)
+VELOCITY_INDICES: dict[str, tuple[int, ...]] = {
+    "CartPole-v1": (1, 3),
+    "MountainCar-v0": (1,),
+    "MountainCarContinuous-v0": (1,),
+    "Pendulum-v1": (2,),
+    "LunarLander-v2": _LUNAR_LANDER,
+    "LunarLander-v3": _LUNAR_LANDER,
+    "LunarLanderContinuous-v2": _LUNAR_LANDER,
+    "LunarLanderContinuous-v3": _LUNAR_LANDER,
+}
+"""Env id -> the places of the velocities in its observation."""
+
+
+def check_mask_vel(env_id: str) -> None:
+    """Raise ValueError if it isn't known where `env_id` keeps its velocities."""
+    if env_id not in VELOCITY_INDICES:
+        raise ValueError(
+            f"mask_vel does not know {env_id!r}; supported: {', '.join(VELOCITY_INDICES)}"
+        )
+
+
+class MaskVelocity:
+    """A `VectorEnv` whose observations have zeros where the wrapped env's have velocities."""
+
+    def __init__(self, env: VectorEnv) -> None:
+        """Wrap `env`, whose id must be in `VELOCITY_INDICES`."""
+        check_mask_vel(env.env_id)
+        self.env = env
+        self.env_id, self.backend, self.num_envs = env.env_id, env.backend, env.num_envs
+        self.single_observation_space = env.single_observation_space
+        self.single_action_space = env.single_action_space
+        self._mask = np.ones(env.single_observation_space.shape or (), np.float32)
+        self._mask[list(VELOCITY_INDICES[env.env_id])] = 0
+        if isinstance(env, HasState):
+            self.state_dict, self.load_state_dict = env.state_dict, env.load_state_dict
+        # No python between the trainer and the wrapped env where there is nothing to mask.
+        self.send, self.render, self.close = env.send, env.render, env.close
+
+    def reset(self) -> np.ndarray:
+        """Return the masked observations [N, *O] of new episodes."""
+        return self._masked(self.env.reset())
+
+    def recv(self) -> TimeStep:
+        """Finish the step and mask its observations."""
+        time_step = self.env.recv()
+        self._masked(time_step.obs)
+        return time_step
+
+    def step(self, actions: np.ndarray) -> TimeStep:
+        """`send`, then `recv`."""
+        self.send(actions)
+        return self.recv()
+
+    def _masked(self, obs: np.ndarray) -> np.ndarray:
+        # In place is safe: a VectorEnv hands its arrays over. A NaN stays a NaN and is still found.
+        return np.multiply(obs, self._mask, out=obs)

@@ -1,0 +1,55 @@
+"""The environments that a run plays: one pool, or two halves that step in turn."""
+
+from __future__ import annotations
+
+import gymnasium
+
+from fastrl.config.run import RunConfig
+from fastrl.envs.make import base_seed, make_env, wrap_vector_env
+from fastrl.envs.vector import VectorEnv
+
+_FEWEST_ENVS_TO_HALVE = 32  # below this a step is over before the policy has acted on the other half
+
+
+def open_envs(
+    env: str | VectorEnv | gymnasium.vector.VectorEnv, config: RunConfig, rank: int = 0, restart: int = 0
+) -> list[VectorEnv]:
+    """Returns the pools of one rank, side by side.
+
+    Args:
+        env: a task's id, or environments that somebody built; these are one pool.
+        config: how many, on which backend, with which seed.
+        rank: ranks own disjoint seeds.
+        restart: how often the run was resumed; a resumed run does not play the same episodes again.
+    """
+    if isinstance(env, gymnasium.vector.VectorEnv):
+        return [wrap_vector_env(env, seed=base_seed(config.seed, "train", restart))]
+    if not isinstance(env, str):
+        return [env]
+    num_pools = config.num_pools or (2 if config.num_envs >= _FEWEST_ENVS_TO_HALVE and config.num_envs % 2 == 0 else 1)
+    size = config.num_envs // num_pools
+    seed = base_seed(config.seed, "train", restart)
+    pools: list[VectorEnv] = []
+    for pool in range(num_pools):
+        pools.append(
+            make_env(
+                env,
+                size,
+                seed=seed,
+                first_env=rank * config.num_envs + pool * size,
+                backend=config.backend,
+                num_threads=_pool_threads(config.num_env_threads, num_pools),
+                mask_vel=config.mask_vel,
+            )
+        )
+        if pool == 0 and pools[0].backend != "envpool" and config.num_pools == 0 and num_pools == 2:
+            # Only EnvPool steps in the background: elsewhere halves would cost and not gain.
+            pools[0].close()
+            return open_envs(env, config.replace(num_pools=1), rank, restart)
+    return pools
+
+
+def _pool_threads(num_threads: int, num_pools: int) -> int:
+    from fastrl.envs.envpool_env import available_cores
+
+    return max(1, (num_threads or available_cores()) // num_pools)

@@ -1,0 +1,83 @@
+"""Actor and critic as one module, with the observation normaliser in front: what a checkpoint holds and an export carries."""
+
+from __future__ import annotations
+
+import gymnasium
+import torch
+from torch import Tensor, nn
+
+from fastrl.models.distributions import make_action_head
+from fastrl.models.layers import linear, mlp
+from fastrl.models.normalization import RunningNorm
+
+
+class ActorCritic(nn.Module):
+    """A policy and a value function over vector observations `[B, O]`."""
+
+    def __init__(
+        self,
+        observation_space: gymnasium.Space,
+        action_space: gymnasium.Space,
+        *,
+        hidden_sizes: tuple[int, ...],
+        activation: str,
+        shared: bool,
+        ortho_init: bool,
+        squash_actions: bool,
+        normalize_observations: bool,
+    ) -> None:
+        """Makes the networks.
+
+        Args:
+            observation_space: a one-dimensional Box.
+            action_space: Discrete, MultiDiscrete or one-dimensional Box.
+            hidden_sizes: widths of the hidden layers.
+            activation: "relu", "tanh" or "elu".
+            shared: one trunk with two heads, in place of two trunks.
+            ortho_init: orthogonal initial weights.
+            squash_actions: squash Box actions by tanh in place of clipping them.
+            normalize_observations: put a running normaliser in front.
+
+        Raises:
+            ValueError: a space is not supported.
+        """
+        super().__init__()
+        if not isinstance(observation_space, gymnasium.spaces.Box) or len(observation_space.shape) != 1:
+            raise ValueError(f"unsupported observation space {observation_space}; supported is a one-dimensional Box")
+        num_inputs = observation_space.shape[0]
+        self.normalizer = RunningNorm(observation_space.shape) if normalize_observations else None
+        self.actor = mlp(num_inputs, hidden_sizes, activation, ortho_init)
+        self.critic = None if shared else mlp(num_inputs, hidden_sizes, activation, ortho_init)
+        self.head = make_action_head(action_space, hidden_sizes[-1], squash_actions, 0.01 if ortho_init else None)
+        self.value_head = linear(hidden_sizes[-1], 1, 1.0 if ortho_init else None)
+
+    def normalize(self, observations: Tensor) -> Tensor:
+        """Brings observations `[B, O]` to what the networks see."""
+        return observations if self.normalizer is None else self.normalizer(observations)
+
+    def forward(self, observations: Tensor) -> Tensor:
+        """Returns the greedy actions for observations `[B, O]`, as the environment takes them."""
+        return self.head.to_env(self.head.mode(self.head(self.actor(self.normalize(observations)))))
+
+    def act(self, observations: Tensor, noise: Tensor) -> Tensor:
+        """Draws actions `[B, *action_shape]`, as the buffer stores them, with noise `[B, noise_size]`."""
+        return self.head.sample(self.head(self.actor(self.normalize(observations))), noise)
+
+    def value(self, observations: Tensor) -> Tensor:
+        """Returns V(s) `[B]`."""
+        trunk = self.actor if self.critic is None else self.critic
+        return self.value_head(trunk(self.normalize(observations))).squeeze(-1)
+
+    def evaluate(self, observations: Tensor, actions: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Returns log pi(a|s), the entropy and V(s), each `[B]`."""
+        inputs = self.normalize(observations)
+        actor_features = self.actor(inputs)
+        critic_features = actor_features if self.critic is None else self.critic(inputs)
+        log_prob, entropy = self.head.log_prob_and_entropy(self.head(actor_features), actions)
+        return log_prob, entropy, self.value_head(critic_features).squeeze(-1)
+
+
+@torch.no_grad()
+def copy_of(module: ActorCritic) -> dict[str, Tensor]:
+    """Returns a detached copy of a module's state, on the CPU."""
+    return {name: tensor.detach().cpu().clone() for name, tensor in module.state_dict().items()}

@@ -1,0 +1,191 @@
+"""Heads that turn features into a distribution over actions: what it draws, how likely an action is, how spread it is.
+
+Noise is drawn for a whole rollout at once (`draw_noise`) and handed to `sample`, so that acting is a pure function of its
+arguments. Each head says what one stored action looks like (`action_shape`, `action_dtype`) and what the environment gets
+(`to_env`). Letters: B rows, A action dimensions, F features.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Protocol
+
+import gymnasium
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from fastrl.models.layers import linear
+
+
+class ActionHead(Protocol):
+    """What a policy needs of its last layer; every head is also an nn.Module from features `[B, F]` to `[B, K]` outputs."""
+
+    action_shape: tuple[int, ...]
+    action_dtype: torch.dtype
+    noise_size: int
+
+    def __call__(self, features: Tensor) -> Tensor:
+        """Returns the distribution's parameters `[B, K]`."""
+        ...
+
+    def draw_noise(self, noise: Tensor, generator: torch.Generator) -> None:
+        """Fills `noise` `[*, noise_size]` for as many draws."""
+        ...
+
+    def sample(self, outputs: Tensor, noise: Tensor) -> Tensor:
+        """Draws actions `[B, *action_shape]`; without noise left (zeros) it is the mode."""
+        ...
+
+    def mode(self, outputs: Tensor) -> Tensor:
+        """Returns the likeliest actions `[B, *action_shape]`."""
+        ...
+
+    def log_prob_and_entropy(self, outputs: Tensor, actions: Tensor) -> tuple[Tensor, Tensor]:
+        """Returns log pi(a|s) `[B]` and the entropy `[B]`, in nats."""
+        ...
+
+    def to_env(self, actions: Tensor) -> Tensor:
+        """Returns the actions that the environment takes, within its bounds."""
+        ...
+
+
+class CategoricalHead(nn.Module):
+    """One choice out of n, or A choices out of n_1 ... n_A at once (Discrete and MultiDiscrete spaces)."""
+
+    def __init__(self, num_features: int, num_choices: list[int], starts: list[int], single: bool, gain: float | None):
+        """Makes the logits' layer.
+
+        Args:
+            num_features: F.
+            num_choices: n of each dimension.
+            starts: the environment's name for choice 0, of each dimension.
+            single: actions are `[B]` in place of `[B, A]`.
+            gain: gain of orthogonal initial weights, None for torch's default.
+        """
+        super().__init__()
+        self.num_choices, self.single = num_choices, single
+        self.action_shape = () if single else (len(num_choices),)
+        self.action_dtype = torch.int64
+        self.noise_size = sum(num_choices)
+        self.logits = linear(num_features, self.noise_size, gain)
+        self.shifted = any(starts)
+        self.register_buffer("starts", torch.tensor(starts[0] if single else starts), persistent=False)
+
+    def forward(self, features: Tensor) -> Tensor:
+        """Returns logits `[B, sum n]`."""
+        return self.logits(features)
+
+    def draw_noise(self, noise: Tensor, generator: torch.Generator) -> None:
+        """Gumbel noise: the argmax of logits plus noise is a draw (Gumbel 1954)."""
+        noise.exponential_(generator=generator).log_().neg_()
+
+    def sample(self, outputs: Tensor, noise: Tensor) -> Tensor:
+        """Draws actions, int64 `[B]` or `[B, A]`."""
+        return self.mode(outputs + noise)
+
+    def mode(self, outputs: Tensor) -> Tensor:
+        """Returns the likeliest actions, int64 `[B]` or `[B, A]`."""
+        if self.single:
+            return outputs.argmax(1)
+        return torch.stack([part.argmax(1) for part in outputs.split(self.num_choices, 1)], 1)
+
+    def log_prob_and_entropy(self, outputs: Tensor, actions: Tensor) -> tuple[Tensor, Tensor]:
+        """Sums over the dimensions, which are independent."""
+        columns = actions.unsqueeze(1) if self.single else actions
+        log_prob, entropy = 0, 0
+        for dim, part in enumerate(outputs.split(self.num_choices, 1)):
+            log_probs = part.log_softmax(1)
+            log_prob = log_prob + log_probs.gather(1, columns[:, dim : dim + 1]).squeeze(1)
+            entropy = entropy - (log_probs.exp() * log_probs).sum(1)
+        assert isinstance(log_prob, Tensor) and isinstance(entropy, Tensor)
+        return log_prob, entropy
+
+    def to_env(self, actions: Tensor) -> Tensor:
+        """Adds the space's start."""
+        return actions + self.starts if self.shifted else actions
+
+
+class GaussianHead(nn.Module):
+    """Independent normals with a state-independent spread (Box spaces), brought into the bounds one of two ways.
+
+    Clipped (the default): the policy's action is any real number and the environment gets it clipped to its bounds; the
+    likelihood is that of the unclipped action. Squashed: the environment gets `middle + half_width * tanh(action)`, and the
+    likelihood accounts for the change of variables. Stored actions are the unbounded ones in both cases.
+    """
+
+    def __init__(self, num_features: int, low: np.ndarray, high: np.ndarray, squash: bool, gain: float | None):
+        """Makes the means' layer.
+
+        Args:
+            num_features: F.
+            low: lower bounds `[A]`.
+            high: upper bounds `[A]`.
+            squash: squash by tanh in place of clipping.
+            gain: gain of orthogonal initial weights, None for torch's default.
+        """
+        super().__init__()
+        self.squash = squash
+        self.action_shape = low.shape
+        self.action_dtype = torch.float32
+        self.noise_size = len(low)
+        self.means = linear(num_features, len(low), gain)
+        self.log_std = nn.Parameter(torch.zeros(len(low)))
+        self.register_buffer("low", torch.as_tensor(low, dtype=torch.float32), persistent=False)
+        self.register_buffer("high", torch.as_tensor(high, dtype=torch.float32), persistent=False)
+
+    def forward(self, features: Tensor) -> Tensor:
+        """Returns means `[B, A]`."""
+        return self.means(features)
+
+    def draw_noise(self, noise: Tensor, generator: torch.Generator) -> None:
+        """Standard normal noise."""
+        noise.normal_(generator=generator)
+
+    def sample(self, outputs: Tensor, noise: Tensor) -> Tensor:
+        """Draws unbounded actions, float `[B, A]`."""
+        return torch.addcmul(outputs, self.log_std.exp(), noise)
+
+    def mode(self, outputs: Tensor) -> Tensor:
+        """Returns the means."""
+        return outputs
+
+    def log_prob_and_entropy(self, outputs: Tensor, actions: Tensor) -> tuple[Tensor, Tensor]:
+        """Normal likelihood; squashed, minus the log-Jacobian of tanh, whose mean the entropy takes from these very actions."""
+        scaled = (actions - outputs) * (-self.log_std).exp()
+        log_prob = (-0.5 * scaled * scaled - self.log_std).sum(1) - 0.5 * math.log(2 * math.pi) * self.noise_size
+        spread = (self.log_std + 0.5 * math.log(2 * math.pi * math.e)).sum()
+        entropy = torch.ones_like(log_prob) * spread
+        if self.squash:
+            # log(1 - tanh(u)^2) = 2 (log 2 - u - softplus(-2u)), without cancellation at large |u|
+            jacobian = 2 * (math.log(2) - actions - nn.functional.softplus(-2 * actions)).sum(1)
+            log_prob, entropy = log_prob - jacobian, entropy + jacobian
+        return log_prob, entropy
+
+    def to_env(self, actions: Tensor) -> Tensor:
+        """Clips or squashes into the bounds."""
+        if self.squash:
+            return self.low + (self.high - self.low) * (torch.tanh(actions) + 1) / 2
+        return torch.clamp(actions, self.low, self.high)
+
+
+def make_action_head(
+    space: gymnasium.Space, num_features: int, squash: bool, gain: float | None
+) -> CategoricalHead | GaussianHead:
+    """Returns the head for an action space.
+
+    Raises:
+        ValueError: the space is not supported, or squashing was asked for where it has no effect.
+    """
+    if squash and not isinstance(space, gymnasium.spaces.Box):
+        raise ValueError(f"squash_actions has no effect on {space}; it is for Box actions")
+    if isinstance(space, gymnasium.spaces.Discrete):
+        return CategoricalHead(num_features, [int(space.n)], [int(space.start)], True, gain)
+    if isinstance(space, gymnasium.spaces.MultiDiscrete) and space.nvec.ndim == 1:
+        starts = [int(start) for start in space.start]
+        return CategoricalHead(num_features, [int(n) for n in space.nvec], starts, False, gain)
+    if isinstance(space, gymnasium.spaces.Box) and len(space.shape) == 1:
+        if squash and not space.is_bounded():
+            raise ValueError(f"squash_actions needs finite bounds, and the action space is {space}")
+        return GaussianHead(num_features, space.low, space.high, squash, gain)
+    raise ValueError(f"unsupported action space {space}; supported are Discrete, MultiDiscrete and one-dimensional Box")

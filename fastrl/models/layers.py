@@ -1,0 +1,92 @@
+"""Layers, their initial weights, and all parameters of a model as one flat vector."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+
+class _Tanh(torch.autograd.Function):
+    """tanh as 2 sigmoid(2x) - 1: three times as fast on a CPU as torch.tanh, equal to within two units of 1e-7."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        y = torch.sigmoid(x + x).mul_(2).sub_(1)
+        ctx.save_for_backward(y)
+        return y
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> Tensor:
+        (y,) = ctx.saved_tensors
+        return torch.ops.aten.tanh_backward(gradients[0], y)
+
+
+class Tanh(nn.Module):
+    """Hyperbolic tangent of a float tensor of any shape."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Returns tanh(x), of the shape of `x`."""
+        return _Tanh.apply(x)  # pyright: ignore[reportReturnType]
+
+
+ACTIVATIONS: dict[str, type[nn.Module]] = {"relu": nn.ReLU, "tanh": Tanh, "elu": nn.ELU}
+
+
+def linear(in_features: int, out_features: int, gain: float | None = None) -> nn.Linear:
+    """A linear layer whose weight lies in memory the way its gradient is computed fastest.
+
+    Args:
+        in_features: size of an input row.
+        out_features: size of an output row.
+        gain: orthogonal initial weights of this gain and zero biases; None keeps torch's default.
+    """
+    layer = nn.Linear(in_features, out_features)
+    if gain is not None:
+        nn.init.orthogonal_(layer.weight, gain)
+        nn.init.zeros_(layer.bias)
+    if in_features < out_features:
+        # autograd multiplies (rows of input)^T by (rows of gradient) where the weight is stored [in, out], and the reverse
+        # where it is stored [out, in]; the product whose left factor is the narrow one is four times as fast in MKL.
+        layer.weight.data = layer.weight.data.t().contiguous().t()
+    return layer
+
+
+def mlp(in_features: int, hidden_sizes: Sequence[int], activation: str, ortho_init: bool) -> nn.Sequential:
+    """A multilayer perceptron without a head: `[B, in_features]` to `[B, hidden_sizes[-1]]`."""
+    gain = math.sqrt(2) if ortho_init else None
+    layers: list[nn.Module] = []
+    for size in hidden_sizes:
+        layers += [linear(in_features, size, gain), ACTIVATIONS[activation]()]
+        in_features = size
+    return nn.Sequential(*layers)
+
+
+def flatten_parameters(module: nn.Module) -> Tensor:
+    """Moves all parameters into one vector `[P]` that they become views of, and returns it.
+
+    A step of the optimiser, a norm or an all-reduce is then one operation. Call it again after the module moved to another device.
+    """
+    parameters = list(module.parameters())
+    flat = torch.cat([_in_memory_order(parameter.detach(), parameter).reshape(-1) for parameter in parameters])
+    offset = 0
+    for parameter in parameters:
+        piece = flat[offset : offset + parameter.numel()]
+        parameter.data = torch.as_strided(piece, parameter.shape, parameter.stride())
+        offset += parameter.numel()
+    return flat
+
+
+def flatten_gradients(gradients: Sequence[Tensor], parameters: Sequence[Tensor]) -> Tensor:
+    """Gradients of `parameters` as one vector `[P]`, in the order of `flatten_parameters`."""
+    pairs = zip(gradients, parameters, strict=True)
+    return torch.cat([_in_memory_order(gradient, parameter).reshape(-1) for gradient, parameter in pairs])
+
+
+def _in_memory_order(tensor: Tensor, like: Tensor) -> Tensor:
+    """Permutes the dimensions of `tensor` so that reading it in order walks through `like`'s memory."""
+    order = sorted(range(like.dim()), key=lambda dim: (-like.stride(dim), dim))
+    return tensor.permute(order)

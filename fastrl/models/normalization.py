@@ -1,0 +1,101 @@
+"""Running normalisers as modules: their statistics are saved, exported and resumed with the policy."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from fastrl.ops.moments import Moments, merge, moments_of
+
+
+class RunningNorm(nn.Module):
+    """Takes the running mean off observations and divides by the running standard deviation.
+
+    Statistics are float64 and the count is an integer: a float32 count would stand still at 2^24 rows.
+    """
+
+    count: Tensor
+    mean: Tensor
+    variance: Tensor
+    shift: Tensor
+    scale: Tensor
+
+    def __init__(self, shape: tuple[int, ...], clip: float = 10.0, eps: float = 1e-8) -> None:
+        """Starts as the identity.
+
+        Args:
+            shape: shape of one observation.
+            clip: normalised values are kept within plus and minus this.
+            eps: added to the variance.
+        """
+        super().__init__()
+        self.clip, self.eps = clip, eps
+        self.register_buffer("count", torch.zeros((), dtype=torch.int64))
+        self.register_buffer("mean", torch.zeros(shape, dtype=torch.float64))
+        self.register_buffer("variance", torch.ones(shape, dtype=torch.float64))
+        self.register_buffer("shift", torch.zeros(shape))
+        self.register_buffer("scale", torch.ones(shape))
+
+    def forward(self, observations: Tensor) -> Tensor:
+        """Normalises observations `[*, *shape]`."""
+        return ((observations - self.shift) * self.scale).clamp(-self.clip, self.clip)
+
+    @torch.no_grad()
+    def update(self, observations: Tensor, valid: Tensor) -> None:
+        """Takes in the valid rows of `observations` `[R, *shape]`; `valid` is bool `[R]`."""
+        seen = merge(Moments(self.count, self.mean, self.variance), moments_of(observations, valid))
+        self.count.copy_(seen.count)
+        self.mean.copy_(seen.mean)
+        self.variance.copy_(seen.variance)
+        self.shift.copy_(self.mean)
+        self.scale.copy_((self.variance + self.eps).rsqrt())
+
+
+class RewardScale(nn.Module):
+    """Divides rewards by the running standard deviation of the discounted return of each environment."""
+
+    count: Tensor
+    mean: Tensor
+    variance: Tensor
+
+    running: Tensor
+
+    def __init__(self, num_envs: int, gamma: float, clip: float = 10.0, eps: float = 1e-8) -> None:
+        """Starts as the identity.
+
+        Args:
+            num_envs: environments whose returns are followed.
+            gamma: discount per step.
+            clip: scaled rewards are kept within plus and minus this.
+            eps: added to the variance.
+        """
+        super().__init__()
+        self.gamma, self.clip, self.eps = gamma, clip, eps
+        self.register_buffer("count", torch.zeros((), dtype=torch.int64))
+        self.register_buffer("mean", torch.zeros((), dtype=torch.float64))
+        self.register_buffer("variance", torch.ones((), dtype=torch.float64))
+        self.register_buffer("running", torch.zeros(num_envs, dtype=torch.float64))
+
+    def forward(self, rewards: Tensor) -> Tensor:
+        """Scales rewards `[T, N]`."""
+        scale = (self.variance + self.eps).rsqrt().to(rewards.dtype)
+        return (rewards * scale).clamp(-self.clip, self.clip)
+
+    @torch.no_grad()
+    def update(self, rewards: Tensor, done: Tensor, valid: Tensor) -> None:
+        """Takes in the discounted returns of a rollout.
+
+        Args:
+            rewards: float `[T, N]`.
+            done: bool `[T, N]`, an episode ended with this row.
+            valid: bool `[T, N]`, False on reset rows.
+        """
+        returns = torch.empty_like(rewards, dtype=torch.float64)
+        for t, (reward, alive) in enumerate(zip(rewards, ~done, strict=True)):
+            self.running.mul_(self.gamma).add_(reward)
+            returns[t] = self.running
+            self.running.mul_(alive)
+        seen = merge(Moments(self.count, self.mean, self.variance), moments_of(returns.flatten(), valid.flatten()))
+        self.count.copy_(seen.count)
+        self.mean.copy_(seen.mean)
+        self.variance.copy_(seen.variance)

@@ -1,0 +1,45 @@
+"""Gradient clipping and Adam on one flat vector of all parameters, in place."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+
+def clip_by_norm(gradient: Tensor, max_norm: float) -> Tensor:
+    """Scales `gradient` `[P]` in place to a Euclidean norm of at most `max_norm`; returns the norm it had, a scalar."""
+    norm = gradient.norm()
+    gradient.mul_((max_norm / (norm + 1e-6)).clamp(max=1.0))
+    return norm
+
+
+def adam_step(
+    parameters: Tensor,
+    gradient: Tensor,
+    mean: Tensor,
+    square: Tensor,
+    step: Tensor,
+    learning_rate: Tensor,
+    eps: float,
+    beta1: float = 0.9,
+    beta2: float = 0.999,
+) -> None:
+    """One step of Adam (Kingma and Ba 2015, arXiv 1412.6980, algorithm 1), in place.
+
+    Args:
+        parameters: float `[P]`, changed.
+        gradient: float `[P]`.
+        mean: running mean of the gradient, float `[P]`, changed.
+        square: running mean of its square, float `[P]`, changed.
+        step: number of steps so far, a float scalar, changed.
+        learning_rate: a scalar.
+        eps: added to the root of `square`.
+        beta1: decay of `mean`.
+        beta2: decay of `square`.
+    """
+    step.add_(1)
+    mean.lerp_(gradient, 1 - beta1)
+    square.mul_(beta2).addcmul_(gradient, gradient, value=1 - beta2)
+    mean_correction = 1 - beta1**step
+    square_correction = (1 - beta2**step).sqrt()
+    root = (square.sqrt() / square_correction).add_(eps)
+    parameters.sub_((learning_rate / mean_correction) * mean / root)

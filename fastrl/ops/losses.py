@@ -1,0 +1,76 @@
+"""Losses of the on-policy algorithms. Means are weighted: `weights` `[B]` sum to 1 and are 0 on padding rows."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+
+def weighted_mean(values: Tensor, weights: Tensor) -> Tensor:
+    """Mean of `values` `[B]` under `weights` `[B]`, a scalar."""
+    return torch.dot(values, weights)
+
+
+def normalize(values: Tensor, weights: Tensor) -> Tensor:
+    """Gives `values` `[B]` mean 0 and standard deviation 1 over the rows that count."""
+    centred = values - weighted_mean(values, weights)
+    spread = weighted_mean(centred * centred, weights).sqrt()
+    return centred / (spread + 1e-8)
+
+
+def clipped_surrogate(log_ratio: Tensor, advantages: Tensor, weights: Tensor, clip_coef: Tensor) -> Tensor:
+    """PPO's clipped objective as a loss (arXiv 1707.06347, equation 7).
+
+    Args:
+        log_ratio: log pi(a|s) - log pi_old(a|s), float `[B]`.
+        advantages: float `[B]`.
+        weights: float `[B]`.
+        clip_coef: half width of the interval that the ratio is clipped to, a scalar.
+
+    Returns:
+        A scalar to minimise.
+    """
+    ratio = log_ratio.exp()
+    clipped = torch.clamp(ratio, 1 - clip_coef, 1 + clip_coef)
+    return -weighted_mean(torch.minimum(ratio * advantages, clipped * advantages), weights)
+
+
+def value_loss(values: Tensor, returns: Tensor, weights: Tensor) -> Tensor:
+    """Mean squared error of the value prediction, without the factor 1/2; all float `[B]`."""
+    error = values - returns
+    return weighted_mean(error * error, weights)
+
+
+def clipped_value_loss(values: Tensor, old_values: Tensor, returns: Tensor, weights: Tensor, clip_coef: Tensor) -> Tensor:
+    """The worse of the value loss and that of a prediction that moved by at most `clip_coef` (OpenAI baselines' PPO2)."""
+    moved = old_values + torch.clamp(values - old_values, -clip_coef, clip_coef)
+    return weighted_mean(torch.maximum((values - returns) ** 2, (moved - returns) ** 2), weights)
+
+
+def approximate_kl(log_ratio: Tensor, weights: Tensor) -> Tensor:
+    """KL(old || new) by the unbiased low-variance estimator r - 1 - log r (Schulman 2020, "Approximating KL divergence")."""
+    return weighted_mean(log_ratio.exp() - 1 - log_ratio, weights)
+
+
+def clip_fraction(log_ratio: Tensor, weights: Tensor, clip_coef: Tensor) -> Tensor:
+    """Share of the rows whose ratio lies outside the clipping interval."""
+    return weighted_mean(((log_ratio.exp() - 1).abs() > clip_coef).to(weights.dtype), weights)
+
+
+def explained_variance(values: Tensor, returns: Tensor, valid: Tensor) -> Tensor:
+    """1 - Var(returns - values) / Var(returns) over the valid rows: 1 is perfect, 0 no better than a constant.
+
+    Args:
+        values: float `[T, N]`.
+        returns: float `[T, N]`.
+        valid: bool `[T, N]`.
+
+    Returns:
+        A scalar; NaN if the returns do not vary.
+    """
+    weights = valid.to(values.dtype).flatten()
+    weights = weights / weights.sum()
+    returns, error = returns.flatten(), (returns - values).flatten()
+    returns_variance = weighted_mean((returns - weighted_mean(returns, weights)) ** 2, weights)
+    error_variance = weighted_mean((error - weighted_mean(error, weights)) ** 2, weights)
+    return torch.where(returns_variance > 0, 1 - error_variance / returns_variance, torch.nan)

@@ -1,0 +1,88 @@
+"""Steps the environments with the policy and fills the buffer."""
+
+from __future__ import annotations
+
+from time import perf_counter
+
+import numpy as np
+
+from fastrl.agent import Agent
+from fastrl.buffers.rollout import Episodes, RolloutBuffer
+from fastrl.envs.vector import EnvError, VectorEnv
+from fastrl.run.compiling import num_threads
+from fastrl.run.timer import StageTimer
+
+
+class Player:
+    """Plays pools of environments in turn: while one pool steps, the policy acts on the next.
+
+    The policy is the same for a whole rollout and every pool gets its actions from its own latest observations, so the
+    data are on-policy and do not depend on timing. Pool p owns the buffer's columns from `first_env` of p on.
+    """
+
+    def __init__(self, agent: Agent, envs: list[VectorEnv], buffer: RolloutBuffer, timer: StageTimer) -> None:
+        """Resets the environments.
+
+        Args:
+            agent: who acts.
+            envs: the pools, side by side.
+            buffer: what is filled; as wide as all pools together.
+            timer: takes the seconds of the stages "env", "act" and "store".
+        """
+        self._agent, self._buffer, self._timer = agent, buffer, timer
+        self._pools = []
+        first_env = 0
+        for env in envs:
+            columns = slice(first_env, first_env + env.num_envs)
+            # Views made once: slicing a tensor costs as much as a small matrix product.
+            rows = [
+                list(tensor[:, columns].unbind(0)) for tensor in (buffer.obs, buffer.noise, buffer.actions)
+            ]
+            self._pools.append((env, first_env, *rows))
+            first_env += env.num_envs
+        assert first_env == buffer.num_envs
+
+    def reset(self) -> None:
+        """Starts new episodes everywhere."""
+        for env, first_env, *_ in self._pools:
+            self._buffer.start(env.reset(), first_env)
+
+    def collect(self) -> Episodes:
+        """Plays one rollout into the buffer and returns the episodes that ended in it.
+
+        Raises:
+            EnvError: an environment returned a reward or an observation that is not finite.
+        """
+        buffer, act = self._buffer, self._agent.act
+        num_steps = buffer.num_steps
+        env_seconds = act_seconds = store_seconds = 0.0
+        self._agent.begin_rollout(buffer)
+        with num_threads(1):  # a second thread costs a policy of this size more than it saves, and takes a core from the envs
+            for t in range(num_steps + 1):
+                for env, first_env, obs, noise, actions in self._pools:
+                    start = perf_counter()
+                    if t:
+                        step = env.recv()
+                        received = perf_counter()
+                        broken = buffer.record(t - 1, first_env, *step)
+                        stored = perf_counter()
+                        env_seconds += received - start
+                        store_seconds += stored - received
+                        start = stored
+                        if broken >= 0:
+                            raise _not_finite(env, broken - first_env, step.rewards, t)
+                    if t < num_steps:
+                        env_actions = act(obs[t], noise[t], actions[t])
+                        acted = perf_counter()
+                        env.send(env_actions)
+                        act_seconds += acted - start
+                        env_seconds += perf_counter() - acted
+        self._timer.add("env", env_seconds)
+        self._timer.add("act", act_seconds)
+        self._timer.add("store", store_seconds)
+        return buffer.take_episodes()
+
+
+def _not_finite(env: VectorEnv, index: int, rewards: np.ndarray, t: int) -> EnvError:
+    what = "observation" if np.isfinite(rewards[index]) else f"reward {rewards[index]}"
+    return EnvError(f"{env.env_id}: environment {index} returned a non-finite {what} at step {t} of the rollout")

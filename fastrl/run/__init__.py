@@ -1,0 +1,1 @@
+"""A run's folder and what the terminal shows: config, checkpoints, metrics, progress."""

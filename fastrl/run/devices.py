@@ -1,0 +1,71 @@
+"""Where a run computes: one device in this process, or what Lightning Fabric launches."""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING
+
+import torch
+
+from fastrl.config.run import RunConfig
+
+if TYPE_CHECKING:
+    from lightning.fabric import Fabric
+
+
+class Devices:
+    """The device of this process and its place among the others.
+
+    Fabric owns launching, device choice, precision and collectives. A single process at full precision needs none of these, and
+    importing Fabric takes longer than solving CartPole; so `fabric` is None there.
+    """
+
+    def __init__(self, device: torch.device, fabric: Fabric | None = None) -> None:
+        """Takes the place that Fabric gave this process, or the only one.
+
+        Args:
+            device: where this process trains.
+            fabric: launched already; None for a single process.
+        """
+        self.device, self.fabric = device, fabric
+        self.global_rank = fabric.global_rank if fabric else 0
+        self.world_size = fabric.world_size if fabric else 1
+
+    @property
+    def is_global_zero(self) -> bool:
+        """Whether this process writes logs and checkpoints."""
+        return self.global_rank == 0
+
+
+def make_devices(config: RunConfig) -> Devices:
+    """Returns where to train.
+
+    Raises:
+        ValueError: the device is not there, or more than one was asked for.
+    """
+    if config.devices > 1 or config.num_nodes > 1 or int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        raise ValueError(
+            f"fastrl trains on one device so far; devices={config.devices}, num_nodes={config.num_nodes}, "
+            f"WORLD_SIZE={os.environ.get('WORLD_SIZE', 'unset')}"
+        )
+    device = _device(config.accelerator)
+    if config.precision == "32-true" and config.strategy == "auto":
+        return Devices(device)
+    from lightning.fabric import Fabric
+
+    fabric = Fabric(accelerator=device.type, devices=1, strategy=config.strategy, precision=config.precision)
+    fabric.launch()
+    return Devices(fabric.device, fabric)
+
+
+def _device(accelerator: str) -> torch.device:
+    available = ["cpu"]
+    if torch.cuda.is_available():
+        available = ["cuda", "gpu", *available]
+    if torch.backends.mps.is_available():
+        available = ["mps", *available]
+    if accelerator == "auto":
+        accelerator = available[0]
+    if accelerator not in available:
+        raise ValueError(f"accelerator {accelerator!r} is not here; this machine has {', '.join(available)}")
+    return torch.device("cuda" if accelerator == "gpu" else accelerator)

@@ -1,0 +1,110 @@
+"""The live line on the terminal."""
+
+import math
+import sys
+from types import TracebackType
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from rich.progress import Progress as RichProgress
+
+_REFRESHES_PER_SECOND = 4
+
+
+class Progress:
+    """One live line on stderr: bar, steps, steps/s, mean return, time left and a note.
+
+    Use it in a `with`: it shows the line on entry and gives the terminal back on exit, also after
+    an exception. Meanwhile what anybody prints appears above the line. Where stderr is not a
+    terminal it shows nothing at all, and never imports rich.
+
+    Args:
+        total_env_steps: Environment steps at which the run ends.
+        initial: Environment steps already done (a resumed run).
+        enabled: Whether to show the line; None asks whether stderr is a terminal.
+    """
+
+    def __init__(
+        self, total_env_steps: int, *, initial: int = 0, enabled: bool | None = None
+    ) -> None:
+        self.enabled = sys.stderr.isatty() if enabled is None else enabled
+        self._total = total_env_steps
+        self._initial = initial
+        self._line: RichProgress | None = None
+
+    def __enter__(self) -> "Progress":
+        if self.enabled:
+            self._line = _rich_line()
+            self._line.add_task("", total=self._total, completed=self._initial, status="", note="")
+            self._line.start()
+        return self
+
+    def __exit__(
+        self,
+        exception_type: type[BaseException] | None,
+        exception: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        if self._line is not None:
+            self._line.stop()
+            self._line = None
+
+    def update(
+        self,
+        env_steps: int,
+        steps_per_second: float,
+        mean_return: float | None = None,
+        note: str = "",
+    ) -> None:
+        """Sets what the line says.
+
+        Args:
+            env_steps: Environment steps so far.
+            steps_per_second: Environment steps per second.
+            mean_return: Mean return of the episodes that finished lately; None or NaN if none did.
+            note: What is going on, such as "compiling the update".
+        """
+        if self._line is not None:
+            status = _status(env_steps, self._total, steps_per_second, mean_return)
+            task = self._line.task_ids[0]
+            self._line.update(task, completed=env_steps, status=status, note=note)
+
+    def print(self, text: str) -> None:
+        """Prints a plain line to stdout, above the live line if there is one."""
+        # While the line is live on a terminal, rich has put itself in the place of stdout.
+        print(text, flush=True)
+
+
+def _rich_line() -> "RichProgress":
+    from rich.console import Console
+    from rich.progress import BarColumn, TextColumn
+    from rich.progress import Progress as RichProgress
+
+    return RichProgress(
+        BarColumn(bar_width=20),
+        TextColumn("{task.fields[status]}", markup=False),
+        TextColumn("{task.fields[note]}", style="dim", markup=False),
+        console=Console(stderr=True),
+        refresh_per_second=_REFRESHES_PER_SECOND,
+        # A stdout that goes to a file must keep going there.
+        redirect_stdout=sys.stdout.isatty(),
+    )
+
+
+def _status(
+    env_steps: int, total_env_steps: int, steps_per_second: float, mean_return: float | None
+) -> str:
+    """`12,288/500,000 steps  34,567/s  return -123.4  left 0:14`."""
+    parts = [f"{env_steps:,}/{total_env_steps:,} steps"]
+    has_speed = math.isfinite(steps_per_second) and steps_per_second > 0
+    if has_speed:
+        parts.append(f"{steps_per_second:,.0f}/s")
+    if mean_return is not None and math.isfinite(mean_return):
+        parts.append(f"return {mean_return:.1f}")
+    if has_speed:
+        seconds = math.ceil(max(0, total_env_steps - env_steps) / steps_per_second)
+        minutes, seconds = divmod(seconds, 60)
+        hours, minutes = divmod(minutes, 60)
+        clock = f"{hours}:{minutes:02}" if hours else f"{minutes}"
+        parts.append(f"left {clock}:{seconds:02}")
+    return "  ".join(parts)

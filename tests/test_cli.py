@@ -1,0 +1,349 @@
+"""The command line: what a line of flags becomes, and how mistakes are answered."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+import types
+from pathlib import Path
+
+import pytest
+import yaml
+
+from fastrl import cli
+from fastrl.config.ppo import PPOConfig
+from fastrl.presets import preset_for
+
+# A flag is an interface: to add or rename one, say so in the changelog.
+PPO_FLAGS = """
+accelerator activation_function adam_eps anneal_clip_coef anneal_ent_coef anneal_lr backend
+capture_video checkpoint_every clip_coef clip_vloss compile config devices ent_coef env_id
+eval_episodes eval_every exp_name gae_lambda gamma hidden_sizes keep_checkpoints learning_rate
+log_dir mask_vel max_grad_norm normalize_advantages num_env_threads num_envs num_nodes num_pools
+num_steps num_threads observation_normalization ortho_init per_rank_batch_size precision preset
+resume reward_scaling seed shared_network squash_actions strategy target_kl target_return
+torch_deterministic total_timesteps update_epochs vf_coef
+"""
+
+# Settings that no preset has, for a task that has one.
+SAVED = PPOConfig(
+    env_id="LunarLander-v2", seed=7, num_envs=6, total_timesteps=20_000, hidden_sizes=(32,)
+)
+
+
+@pytest.fixture
+def run_folder(tmp_path: Path) -> Path:
+    """The folder of a run with the settings SAVED."""
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "config.yaml").write_text(yaml.safe_dump(SAVED.to_dict()))
+    return tmp_path / "run"
+
+
+@pytest.fixture
+def commands(monkeypatch: pytest.MonkeyPatch) -> list[cli.Command]:
+    """Collects the commands that `main` hands to the algorithm, which returns 0."""
+    received: list[cli.Command] = []
+
+    def algorithm_main(command: cli.Command) -> int:
+        received.append(command)
+        return 0
+
+    _put_algorithm(monkeypatch, algorithm_main)
+    return received
+
+
+def _put_algorithm(monkeypatch: pytest.MonkeyPatch, algorithm_main: object) -> None:
+    real_import = cli.import_module
+    module = types.SimpleNamespace(main=algorithm_main)
+    monkeypatch.setattr(
+        cli, "import_module", lambda name: module if name == "fastrl.ppo" else real_import(name)
+    )
+
+
+def _help(capsys: pytest.CaptureFixture[str], *argv: str) -> str:
+    with pytest.raises(SystemExit) as exit_:
+        cli.parse("ppo", [*argv, "--help"])
+    assert exit_.value.code == 0
+    return capsys.readouterr().out
+
+
+def _yaml_file(folder: Path, text: str) -> str:
+    path = folder / "settings.yaml"
+    path.write_text(text)
+    return str(path)
+
+
+def test_flag_list_is_frozen(capsys: pytest.CaptureFixture[str], monkeypatch) -> None:
+    monkeypatch.setenv("COLUMNS", "200")
+    shown = set(re.findall(r"(?<=--)[a-z][a-z-]*", _help(capsys))) - {"help"}
+    names = {name.replace("-", "_") for name in shown if not name.startswith("no-")}
+    assert sorted(names) == PPO_FLAGS.split()
+
+
+@pytest.mark.parametrize("argv", [["--help"], ["--env-id", "LunarLander-v2"], ["--seed", "x"]])
+def test_help_parsing_and_mistakes_import_no_torch(argv: list[str]) -> None:
+    code = (
+        "import sys\nfrom fastrl import cli\n"
+        f"try: cli.parse('ppo', {argv})\n"
+        "except (SystemExit, ValueError): pass\n"
+        "sys.exit(3 if 'torch' in sys.modules else 0)"
+    )
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True).returncode == 0
+
+
+def test_help_shows_the_preset_of_the_named_task_as_defaults(capsys) -> None:
+    preset = preset_for("ppo", "LunarLander-v2")
+    assert preset["num_envs"] != PPOConfig().num_envs
+    plain, tuned = _help(capsys), _help(capsys, "--env-id", "LunarLander-v2")
+    assert f"per rank. (default: {PPOConfig().num_envs})" in " ".join(plain.split())
+    assert f"per rank. (default: {preset['num_envs']})" in " ".join(tuned.split())
+
+
+def test_help_comes_in_spite_of_mistakes(capsys) -> None:
+    assert "--num-envs" in _help(capsys, "--no-such-flag", "--config", "absent.yaml")
+
+
+@pytest.mark.parametrize("spelling", [["--num-envs", "8"], ["--num_envs", "8"], ["--num-envs=8"]])
+def test_flag_spellings_are_equal(spelling: list[str]) -> None:
+    assert cli.parse("ppo", spelling).explicit == {"num_envs": 8}
+
+
+@pytest.mark.parametrize(
+    ("words", "value"),
+    [
+        (["--anneal-lr"], True),
+        (["--no-anneal-lr"], False),
+        (["--no_anneal_lr"], False),
+        (["--anneal-lr", "True"], True),
+        (["--anneal-lr", "false"], False),
+        (["--anneal-lr=no"], False),
+        (["--anneal_lr", "yes"], True),
+        (["--anneal-lr", "--no-anneal-lr"], False),
+    ],
+)
+def test_switches_are_read_in_every_style(words: list[str], value: bool) -> None:
+    command = cli.parse("ppo", [*words, "--seed", "1"])
+    assert command.config.anneal_lr is value
+    assert command.explicit == {"anneal_lr": value, "seed": 1}
+
+
+def test_typed_values_are_read() -> None:
+    argv = "--hidden-sizes 32 16 --target-return -100 --total-timesteps 2e5 --target-kl None"
+    config = cli.parse("ppo", argv.split()).config
+    assert config.hidden_sizes == (32, 16)
+    assert config.target_return == -100.0
+    assert config.total_timesteps == 200_000 and isinstance(config.total_timesteps, int)
+    assert config.target_kl is None
+
+
+def test_flags_win_over_file_over_preset_over_defaults(tmp_path: Path) -> None:
+    preset = preset_for("ppo", "LunarLander-v2")
+    path = _yaml_file(tmp_path, "env_id: LunarLander-v2\nlearning_rate: 3e-4\nseed: 5\n")
+    command = cli.parse("ppo", ["--config", path, "--seed", "9"])
+    assert command.config.seed == 9
+    assert command.config.learning_rate == 3e-4
+    assert command.config.num_envs == preset["num_envs"]
+    assert command.config.vf_coef == PPOConfig().vf_coef
+    assert command.explicit == {"env_id": "LunarLander-v2", "learning_rate": 3e-4, "seed": 9}
+    expected = {name: value for name, value in preset.items() if name != "learning_rate"}
+    assert command.preset_settings == expected
+
+
+def test_preset_belongs_to_the_task_of_the_flag_before_that_of_the_file(tmp_path: Path) -> None:
+    path = _yaml_file(tmp_path, "env_id: LunarLander-v2\n")
+    command = cli.parse("ppo", ["--config", path, "--env-id", "CartPole-v1"])
+    assert command.preset_settings == preset_for("ppo", "CartPole-v1")
+
+
+def test_preset_of_the_default_task_is_applied() -> None:
+    assert cli.parse("ppo", []).preset_settings == preset_for("ppo", PPOConfig().env_id)
+
+
+def test_preset_none_leaves_the_defaults() -> None:
+    command = cli.parse("ppo", ["--preset", "none"])
+    assert command.config == PPOConfig()
+    assert command.preset_settings == {} and command.explicit == {}
+
+
+def test_settings_are_checked_only_once_merged(tmp_path: Path) -> None:
+    # The file alone is wrong: 1 x 8 rows cannot fill the default minibatch.
+    path = _yaml_file(tmp_path, "num_envs: 1\nnum_steps: 8\n")
+    argv = ["--config", path, "--preset", "none", "--per-rank-batch-size", "8"]
+    assert cli.parse("ppo", argv).config.per_rank_batch_size == 8
+
+
+def test_error_says_which_settings_the_preset_chose() -> None:
+    with pytest.raises(ValueError, match="the preset set num_steps, per_rank_batch_size; --preset"):
+        cli.parse("ppo", ["--num-envs", "1"])
+
+
+@pytest.mark.parametrize(
+    ("argv", "line"),
+    [
+        ("--nmu-envs 3", "unknown flag --nmu-envs; did you mean --num-envs?"),
+        ("--zzz", "unknown flag --zzz; --help lists all"),
+        ("-n 3", "unknown flag -n; --help lists all"),
+        ("stray", "'stray' stands before any flag; settings look like --seed 1"),
+        ("--num-envs x", "--num-envs takes a whole number, not 'x'"),
+        ("--num-envs 1.5", "--num-envs takes a whole number, not '1.5'"),
+        ("--seed 1 2", "--seed takes a whole number, not '1 2'"),
+        ("--seed", "--seed takes a whole number, and got nothing"),
+        ("--gamma x --seed 1", "--gamma takes a number, not 'x'"),
+        ("--target-kl x", "--target-kl takes a number or None, not 'x'"),
+        ("--backend a", "--backend takes one of auto, envpool, gymnasium, not 'a'"),
+        ("--preset a", "--preset takes one of auto, none, not 'a'"),
+        ("--anneal-lr maybe", "--anneal-lr takes true, false or nothing, not 'maybe'"),
+        ("--no-anneal-lr 3", "--no-anneal-lr takes no value, not '3'"),
+        ("--hidden-sizes x", "--hidden-sizes takes whole numbers with spaces between, not 'x'"),
+        ("--gamma 2 --preset none", "gamma must be between 0 and 1, not 2.0"),
+        ("--config absent.yaml", "absent.yaml does not exist; expected a YAML file of settings"),
+        ("--resume absent", "absent does not exist; expected the folder of a run"),
+    ],
+)
+def test_mistake_is_one_line_and_exit_code_2(argv: str, line: str, commands, capsys) -> None:
+    assert cli.main("ppo", argv.split()) == 2
+    assert capsys.readouterr() == ("", f"error: {line}\n")
+    assert commands == []
+
+
+@pytest.mark.parametrize(
+    ("text", "part"),
+    [
+        ("num_evs: 3", "unknown setting 'num_evs'; did you mean num_envs"),
+        ("num_envs: x", "num_envs must be int, not 'x'"),
+        ("env_id: [a]", "env_id must be str, not ['a']"),
+        ("a: [1\nb: 2", "is not a YAML file"),
+        ("- 1", "must map names to values"),
+    ],
+)
+def test_wrong_file_is_one_line_that_names_it(text, part, tmp_path, commands, capsys) -> None:
+    path = _yaml_file(tmp_path, text)
+    assert cli.main("ppo", ["--config", path]) == 2
+    output = capsys.readouterr()
+    assert output.err.startswith(f"error: {path}") and part in output.err
+    assert output.err.count("\n") == 1 and output.out == ""
+
+
+def test_unreadable_file_is_one_line(monkeypatch, commands, capsys) -> None:
+    def refuse(path: str) -> dict:
+        raise PermissionError(13, "Permission denied", path)
+
+    monkeypatch.setattr(cli, "read_config", refuse)
+    assert cli.main("ppo", ["--config", "secret.yaml"]) == 2
+    assert capsys.readouterr().err == "error: [Errno 13] Permission denied: 'secret.yaml'\n"
+
+
+def test_algorithm_gets_the_command_and_gives_the_exit_code(monkeypatch) -> None:
+    received: list[cli.Command] = []
+    _put_algorithm(monkeypatch, lambda command: received.append(command) or 4)
+    assert cli.main("ppo", ["--seed", "3"]) == 4
+    assert received == [cli.parse("ppo", ["--seed", "3"])]
+
+
+def _raise(error: BaseException):
+    def algorithm_main(command: cli.Command) -> int:
+        raise error
+
+    return algorithm_main
+
+
+def test_value_error_of_the_algorithm_is_one_line(monkeypatch, capsys) -> None:
+    monkeypatch.delenv("FASTRL_TRACEBACK", raising=False)
+    _put_algorithm(monkeypatch, _raise(ValueError("no such task\n  'Foo-v0'")))
+    assert cli.main("ppo", []) == 2
+    assert capsys.readouterr().err == "error: no such task 'Foo-v0'\n"
+
+
+def test_traceback_is_shown_on_request(monkeypatch, capsys) -> None:
+    monkeypatch.setenv("FASTRL_TRACEBACK", "1")
+    _put_algorithm(monkeypatch, _raise(ValueError("wrong")))
+    assert cli.main("ppo", []) == 2
+    lines = capsys.readouterr().err.splitlines()
+    assert lines[0].startswith("Traceback") and lines[-1] == "error: wrong"
+
+
+def test_bug_of_the_algorithm_is_not_hidden(monkeypatch) -> None:
+    _put_algorithm(monkeypatch, _raise(AssertionError("bug")))
+    with pytest.raises(AssertionError, match="bug"):
+        cli.main("ppo", [])
+
+
+def test_interrupt_is_one_line_and_exit_code_130(monkeypatch, capsys) -> None:
+    _put_algorithm(monkeypatch, _raise(KeyboardInterrupt()))
+    assert cli.main("ppo", []) == 130
+    assert capsys.readouterr().err == "interrupted\n"
+
+
+def test_resume_takes_the_saved_settings_and_no_preset(run_folder: Path) -> None:
+    command = cli.parse("ppo", ["--resume", str(run_folder)])
+    assert command.config == SAVED
+    assert command.resume == str(run_folder)
+    assert command.preset_settings == {} and command.explicit == {}
+
+
+@pytest.mark.parametrize("flag", cli.CHANGEABLE_ON_RESUME.split(", "))
+def test_resumed_run_may_change(flag: str, run_folder: Path) -> None:
+    value = {"--capture-video": "True", "--compile": "off", "--target-return": "5.0"}.get(
+        flag, "9999"
+    )
+    command = cli.parse("ppo", ["--resume", str(run_folder), flag, value])
+    name = flag[2:].replace("-", "_")
+    assert str(getattr(command.config, name)) == value
+    assert command.explicit == {name: getattr(command.config, name)}
+    assert command.config.replace(**{name: getattr(SAVED, name)}) == SAVED
+
+
+@pytest.mark.parametrize(
+    ("words", "was"),
+    [
+        ("--seed 8", "7"),
+        ("--env-id CartPole-v1", "LunarLander-v2"),
+        ("--hidden-sizes 64 64", "32"),
+        ("--anneal-lr", "false"),
+    ],
+)
+def test_resumed_run_may_not_change(words: str, was: str, run_folder: Path, capsys) -> None:
+    assert cli.main("ppo", ["--resume", str(run_folder), *words.split()]) == 2
+    assert capsys.readouterr().err == (
+        f"error: {words.split()[0]} cannot change in a resumed run, where it is {was}; "
+        f"what may change: {cli.CHANGEABLE_ON_RESUME}\n"
+    )
+
+
+def test_resumed_run_may_be_told_what_it_is(run_folder: Path) -> None:
+    command = cli.parse("ppo", ["--resume", str(run_folder), "--seed", "7", "--num-envs", "6"])
+    assert command.config.seed == 7
+
+
+@pytest.mark.parametrize("words", [["--config", "x.yaml"], ["--preset", "auto"]])
+def test_resume_refuses_other_sources(words: list[str], run_folder: Path) -> None:
+    with pytest.raises(ValueError, match=f"{words[0]} has no effect: --resume takes the settings"):
+        cli.parse("ppo", ["--resume", str(run_folder), *words])
+
+
+def test_resume_refuses_a_run_of_another_algorithm(run_folder: Path) -> None:
+    with open(run_folder / "config.yaml", "a") as file:
+        file.write("algo: sac\n")
+    with pytest.raises(ValueError, match="is a run of sac, not ppo"):
+        cli.parse("ppo", ["--resume", str(run_folder)])
+
+
+def test_description_names_task_seed_preset_and_the_users_settings() -> None:
+    argv = "--env-id LunarLander-v2 --seed 3 --no-anneal-lr --hidden-sizes 32 16"
+    first, *rest = cli.describe(cli.parse("ppo", argv.split())).splitlines()
+    assert first == "ppo on LunarLander-v2, seed 3"
+    assert rest[0].startswith("preset LunarLander-v2: ")
+    assert rest[-1] == "you set: anneal_lr=false hidden_sizes=32,16"
+    assert "anneal_lr" not in " ".join(rest[:-1])
+    assert all(len(line) <= 100 for line in rest)
+
+
+def test_description_of_a_resumed_run_names_it(run_folder: Path) -> None:
+    lines = cli.describe(cli.parse("ppo", ["--resume", str(run_folder)])).splitlines()
+    assert lines == ["ppo on LunarLander-v2, seed 7", f"resume {run_folder}"]
+
+
+def test_description_says_that_no_preset_applies() -> None:
+    command = cli.parse("ppo", ["--preset", "none"])
+    assert cli.describe(command).splitlines()[1] == "preset: none"

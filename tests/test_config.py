@@ -1,0 +1,207 @@
+"""The configs: what they refuse and how they travel through YAML."""
+
+from __future__ import annotations
+
+import dataclasses
+import subprocess
+import sys
+from typing import Any
+
+import pytest
+import yaml
+
+from fastrl.config.ppo import PPOConfig
+from fastrl.presets import load_presets
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"num_envs": 0}, "num_envs must be at least 1, not 0"),
+        ({"devices": 0}, "devices must be at least 1, not 0"),
+        ({"num_nodes": 0}, "num_nodes must be at least 1, not 0"),
+        ({"total_timesteps": 0}, "total_timesteps must be at least 1, not 0"),
+        ({"keep_checkpoints": 0}, "keep_checkpoints must be at least 1, not 0"),
+        ({"seed": -1}, "seed must be at least 0, not -1"),
+        ({"num_threads": -1}, "num_threads must be at least 0, not -1"),
+        ({"num_env_threads": -1}, "num_env_threads must be at least 0, not -1"),
+        ({"eval_every": -1}, "eval_every must be at least 0, not -1"),
+        ({"eval_episodes": -1}, "eval_episodes must be at least 0, not -1"),
+        ({"checkpoint_every": -1}, "checkpoint_every must be at least 0, not -1"),
+        ({"num_pools": 3}, "num_pools must be one of 0, 1, 2, not 3"),
+        ({"backend": "x"}, "backend must be one of auto, envpool, gymnasium, not 'x'"),
+        ({"accelerator": "x"}, "accelerator must be one of auto, cpu, cuda, gpu, mps, not 'x'"),
+        ({"precision": "x"}, "precision must be one of 32-true, bf16-mixed, not 'x'"),
+        ({"compile": "x"}, "compile must be one of off, auto, on, not 'x'"),
+        ({"num_steps": 0}, "num_steps must be at least 1, not 0"),
+        ({"update_epochs": 0}, "update_epochs must be at least 1, not 0"),
+        ({"per_rank_batch_size": 0}, "per_rank_batch_size must be at least 1, not 0"),
+        ({"learning_rate": -1.0}, "learning_rate must be at least 0, not -1.0"),
+        ({"learning_rate": float("nan")}, "learning_rate must be at least 0, not nan"),
+        ({"max_grad_norm": -1.0}, "max_grad_norm must be at least 0, not -1.0"),
+        ({"vf_coef": -1.0}, "vf_coef must be at least 0, not -1.0"),
+        ({"ent_coef": -1.0}, "ent_coef must be at least 0, not -1.0"),
+        ({"gamma": 1.5}, "gamma must be between 0 and 1, not 1.5"),
+        ({"gamma": float("nan")}, "gamma must be between 0 and 1, not nan"),
+        ({"gae_lambda": -0.5}, "gae_lambda must be between 0 and 1, not -0.5"),
+        ({"adam_eps": 0.0}, "adam_eps must be above 0, not 0.0"),
+        ({"clip_coef": 0.0}, "clip_coef must be above 0, not 0.0"),
+        ({"target_kl": 0.0}, "target_kl must be above 0, not 0.0"),
+        (
+            {"activation_function": "x"},
+            "activation_function must be one of relu, tanh, elu, not 'x'",
+        ),
+        ({"hidden_sizes": ()}, "each at least 1, not []"),
+        ({"hidden_sizes": (64, 0)}, "each at least 1, not [64, 0]"),
+    ],
+)
+def test_range_error_names_the_wrong_value_and_the_allowed_ones(
+    settings: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(ValueError) as caught:
+        PPOConfig(**settings)
+    assert message in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("settings", "parts"),
+    [
+        ({"env_id": ""}, ["env_id is empty"]),
+        ({"num_pools": 2, "num_envs": 3}, ["num_pools=2", "even, not 3"]),
+        ({"capture_video": True, "eval_episodes": 0}, ["capture_video", "eval_episodes=0"]),
+        ({"anneal_ent_coef": True}, ["anneal_ent_coef has no effect", "ent_coef is 0"]),
+        (
+            {"num_envs": 2, "num_steps": 8, "per_rank_batch_size": 17},
+            ["per_rank_batch_size=17", "num_envs=2 x num_steps=8 = 16 rows"],
+        ),
+        ({"total_timesteps": 511}, ["total_timesteps=511", "512 steps"]),
+    ],
+)
+def test_settings_that_do_not_go_together_are_all_named(
+    settings: dict[str, Any], parts: list[str]
+) -> None:
+    with pytest.raises(ValueError) as caught:
+        PPOConfig(**settings)
+    assert all(part in str(caught.value) for part in parts)
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"gamma": 0.0},
+        {"gamma": 1.0},
+        {"gae_lambda": 0.0},
+        {"gae_lambda": 1.0},
+        {"per_rank_batch_size": 512},
+        {"total_timesteps": 512},
+        {"num_pools": 2},
+        {"max_grad_norm": 0.0},
+    ],
+)
+def test_edges_of_the_ranges_are_allowed(settings: dict[str, Any]) -> None:
+    PPOConfig(**settings)
+
+
+def test_sizes_follow_from_the_settings() -> None:
+    config = PPOConfig(
+        num_envs=3, num_steps=10, devices=2, num_nodes=2, per_rank_batch_size=8, total_timesteps=500
+    )
+    assert config.steps_per_update == 120
+    assert config.num_updates == 4
+    assert config.num_minibatches == 4
+
+
+def test_config_survives_dict_and_yaml() -> None:
+    config = PPOConfig(
+        env_id="LunarLander-v2",
+        hidden_sizes=(8, 4),
+        learning_rate=1e-5,
+        target_kl=0.02,
+        target_return=None,
+        anneal_lr=True,
+    )
+    assert PPOConfig.from_dict(config.to_dict()) == config
+    assert PPOConfig.from_dict(yaml.safe_load(yaml.safe_dump(config.to_dict()))) == config
+
+
+def test_dict_holds_plain_values_only() -> None:
+    plain = (str, int, float, bool, list, type(None))
+    assert all(isinstance(value, plain) for value in PPOConfig().to_dict().values())
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "expected"),
+    [
+        ("learning_rate", "1e-3", 1e-3),
+        ("learning_rate", "3e-4", 3e-4),
+        ("vf_coef", 1, 1.0),
+        ("total_timesteps", 1e6, 1_000_000),
+        ("hidden_sizes", [32, 16], (32, 16)),
+        ("target_kl", None, None),
+        ("target_kl", "1e-2", 1e-2),
+    ],
+)
+def test_numbers_are_taken_as_yaml_gives_them(name: str, value: Any, expected: Any) -> None:
+    result = getattr(PPOConfig.from_dict({name: value}), name)
+    assert result == expected and type(result) is type(expected)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("num_envs", "four"),
+        ("num_envs", 1.5),
+        ("num_envs", True),
+        ("num_envs", None),
+        ("learning_rate", "fast"),
+        ("learning_rate", True),
+        ("anneal_lr", 1),
+        ("anneal_lr", "true"),
+        ("hidden_sizes", 64),
+        ("hidden_sizes", ["64"]),
+        ("env_id", 3),
+        ("target_kl", "none"),
+    ],
+)
+def test_wrong_type_names_source_setting_and_value(name: str, value: Any) -> None:
+    with pytest.raises(ValueError) as caught:
+        PPOConfig.from_dict({name: value}, "a.yaml")
+    assert str(caught.value).startswith(f"a.yaml: {name} must be ")
+    assert str(caught.value).endswith(f"not {value!r}")
+
+
+def test_unknown_setting_is_refused_with_the_nearest_name() -> None:
+    with pytest.raises(ValueError, match=r"a\.yaml: unknown setting 'num_evs'; did you mean num_e"):
+        PPOConfig.from_dict({"num_evs": 3}, "a.yaml")
+
+
+def test_unknown_setting_like_no_other_is_refused_with_all_names() -> None:
+    with pytest.raises(ValueError, match=r"unknown setting 'qqqqq'; known are .*activation_funct"):
+        PPOConfig.from_dict({"qqqqq": 3})
+
+
+def test_replace_checks_again() -> None:
+    config = PPOConfig().replace(gamma=0.5)
+    assert config.gamma == 0.5 and PPOConfig().gamma != 0.5
+    with pytest.raises(ValueError, match="gamma must be between 0 and 1, not 2"):
+        config.replace(gamma=2)
+    with pytest.raises(ValueError, match="PPOConfig: unknown setting 'gama'; did you mean gamma"):
+        config.replace(gama=0.5)
+
+
+def test_config_cannot_be_changed_in_place() -> None:
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        setattr(PPOConfig(), "gamma", 0.5)  # noqa: B010
+
+
+def test_every_preset_makes_a_config() -> None:
+    presets = load_presets("ppo")
+    assert presets
+    for env_id, settings in presets.items():
+        assert "env_id" not in settings
+        PPOConfig.from_dict({**settings, "env_id": env_id}, f"preset {env_id}")
+
+
+def test_config_imports_no_torch() -> None:
+    code = "import sys, fastrl.config.ppo, fastrl.presets; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code]).returncode == 0

@@ -1,0 +1,126 @@
+"""Which backend takes an id, and what a wrong id, argument, space or env says."""
+
+import gymnasium
+import numpy as np
+import pytest
+import toy_envs
+from gymnasium import spaces
+from gymnasium.vector import SyncVectorEnv
+
+from fastrl.envs.make import make_env, wrap_vector_env
+from fastrl.envs.vector import EnvError, check_spaces
+
+
+def toy(name: str) -> str:
+    """Return the id of a toy env."""
+    return f"{toy_envs.__name__}:{name}"
+
+
+# Choice of the backend
+
+
+def test_auto_prefers_envpool_and_takes_gymnasium_for_the_rest():
+    for env_id, backend in (("CartPole-v1", "envpool"), (toy("CountingEnv"), "gymnasium")):
+        env = make_env(env_id, 1)
+        env.close()
+        assert (env.env_id, env.backend) == (env_id, backend)
+
+
+@pytest.mark.parametrize(
+    ("env_id", "backend", "message"),
+    [
+        ("CartPol-v1", "auto", "CartPole-v1"),
+        ("cartpole-v1", "auto", "CartPole-v1"),
+        (
+            "LunarLander-v2",
+            "gymnasium",
+            "backend 'envpool' has it; other versions:.* LunarLander-v3",
+        ),
+        ("LunarLander-v7", "auto", "LunarLander-v2, LunarLander-v3"),
+        (toy("NoSuchEnv"), "auto", "NoSuchEnv"),
+        ("no_such_module:Env", "auto", "no_such_module"),
+        ("tokens:Env", "envpool", "unknown env"),
+    ],
+)
+def test_unknown_id_is_a_value_error_with_a_way_out(env_id, backend, message):
+    with pytest.raises(ValueError, match=message):
+        make_env(env_id, 1, backend=backend)
+
+
+@pytest.mark.parametrize(
+    ("kwargs", "message"),
+    [
+        ({"num_envs": 0}, "num_envs=0"),
+        ({"num_envs": 1, "num_threads": -1}, "num_threads=-1"),
+        ({"num_envs": 1, "backend": "gym"}, "backend='gym'.*envpool"),
+        ({"num_envs": 1, "env_kwargs": {"gravity": 1}}, "gravity.*max_episode_steps"),
+        ({"num_envs": 1, "env_kwargs": {"seed": 1}}, "seed"),
+    ],
+)
+def test_wrong_argument_is_a_value_error(kwargs, message):
+    with pytest.raises(ValueError, match=message):
+        make_env("CartPole-v1", **kwargs)
+
+
+@pytest.mark.parametrize("env_id", ["FrozenLake-v1", "MiniGrid-Empty-5x5-v0", "Go9x9-v1"])
+def test_unsupported_task_says_what_is_supported(env_id):
+    with pytest.raises(ValueError, match="supported:"):
+        make_env(env_id, 1)
+
+
+BOX, DISCRETE = spaces.Box(-1, 1, (3,)), spaces.Discrete(2)
+
+
+@pytest.mark.parametrize(
+    ("observation_space", "action_space", "named"),
+    [
+        (spaces.Dict({"x": BOX}), DISCRETE, "Dict"),
+        (spaces.Tuple([BOX]), DISCRETE, "Tuple"),
+        (spaces.Text(3), DISCRETE, "Text"),
+        (DISCRETE, DISCRETE, "Discrete"),
+        (BOX, spaces.MultiBinary(3), "MultiBinary"),
+        (BOX, spaces.Box(-1, 1, (2, 2)), r"\(2, 2\)"),
+        (BOX, spaces.Box(-np.inf, np.inf, (2,)), "inf"),
+        (BOX, spaces.Discrete(2, start=1), "start"),
+    ],
+)
+def test_unsupported_space_is_named(observation_space, action_space, named):
+    with pytest.raises(ValueError, match=named):
+        check_spaces("MyEnv", observation_space, action_space)
+
+
+def test_supported_spaces_pass():
+    for action_space in (DISCRETE, spaces.MultiDiscrete([2, 3]), BOX):
+        check_spaces("MyEnv", spaces.Box(0, 255, (4, 84, 84), np.uint8), action_space)
+
+
+def test_wrap_vector_env_refuses_a_single_env():
+    with pytest.raises(ValueError, match="VectorEnv"):
+        wrap_vector_env(gymnasium.make("CartPole-v1"))  # pyright: ignore[reportArgumentType]
+
+
+# Errors inside an env
+
+
+@pytest.mark.parametrize("is_wrapped", [False, True])
+def test_error_in_step_names_the_env_and_keeps_its_cause(is_wrapped):
+    if is_wrapped:
+        env = wrap_vector_env(SyncVectorEnv([toy_envs.RaisingEnv] * 3), seed=0)
+    else:
+        env = make_env(toy("RaisingEnv"), 3, env_kwargs={"bad_seed": 1})
+    env.reset()
+    with pytest.raises(
+        EnvError, match="RaisingEnv.*the simulator exploded" if not is_wrapped else "exploded"
+    ) as caught:
+        for _ in range(3):
+            env.step(np.zeros(3, np.int64))
+    assert isinstance(caught.value.__cause__, ArithmeticError)
+    assert is_wrapped or "env 1" in str(caught.value)
+
+
+def test_envpool_refuses_actions_of_a_wrong_shape():
+    env = make_env("CartPole-v1", 2, backend="envpool")
+    env.reset()
+    with pytest.raises(ValueError, match=r"\(3,\)"):
+        env.send(np.zeros(3, np.int64))
+    env.close()

@@ -1,0 +1,299 @@
+"""Seeds, arrays, masks, rendering, saving and threads of the environments."""
+
+import os
+from pathlib import Path
+
+import gymnasium
+import numpy as np
+import pytest
+import toy_envs
+from gymnasium import spaces
+
+from fastrl.envs import envpool_env
+from fastrl.envs.make import Backend, base_seed, make_env
+from fastrl.envs.masking import VELOCITY_INDICES
+from fastrl.envs.vector import HasState, TimeStep, VectorEnv
+
+BACKENDS: list[Backend] = ["envpool", "gymnasium"]
+
+
+def toy(name: str) -> str:
+    """Return the id of a toy env."""
+    return f"{toy_envs.__name__}:{name}"
+
+
+def play(env: VectorEnv, num_steps: int, actions_seed: int = 0) -> list[TimeStep]:
+    """Step with random discrete actions, without a reset."""
+    generator = np.random.default_rng(actions_seed)
+    return [env.step(generator.integers(2, size=env.num_envs)) for _ in range(num_steps)]
+
+
+def first_obs(**kwargs) -> np.ndarray:
+    """Return the first observations of CartPole."""
+    env = make_env("CartPole-v1", **kwargs)
+    obs = env.reset()
+    env.close()
+    return obs
+
+
+# Seeds
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_same_seed_gives_the_same_trajectory(backend):
+    runs = []
+    for _ in range(2):
+        env = make_env("CartPole-v1", 4, seed=7, backend=backend)
+        env.reset()
+        runs.append([np.concatenate([row.obs.ravel() for row in play(env, 60)])])
+        env.close()
+    np.testing.assert_array_equal(*runs)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_envs_of_all_ranks_differ(backend):
+    ranks = [
+        first_obs(num_envs=4, seed=7, first_env=4 * rank, backend=backend) for rank in range(2)
+    ]
+    assert len(np.unique(np.concatenate(ranks), axis=0)) == 8
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_an_env_does_not_depend_on_how_envs_are_divided(backend):
+    whole = first_obs(num_envs=4, seed=7, backend=backend)
+    halves = [first_obs(num_envs=2, seed=7, first_env=k, backend=backend) for k in (0, 2)]
+    np.testing.assert_array_equal(whole, np.concatenate(halves))
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_seeds_wrap_at_two_to_the_31(backend):
+    wrapped = first_obs(num_envs=2, seed=2**31 - 1, backend=backend)
+    np.testing.assert_array_equal(wrapped[1:], first_obs(num_envs=1, seed=0, backend=backend))
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_second_reset_starts_other_episodes(backend):
+    env = make_env("CartPole-v1", 2, seed=7, backend=backend)
+    assert not np.array_equal(env.reset(), env.reset())
+    env.close()
+
+
+def test_base_seed_is_stable():
+    assert base_seed(0, "train") == 1908601951
+    assert base_seed(0, "train") != base_seed(0, "train", restart=1)
+
+
+def test_base_seeds_of_runs_and_purposes_are_far_apart():
+    seeds = sorted(
+        base_seed(run, purpose) for run in range(100) for purpose in ("train", "eval", "video")
+    )
+    assert all(0 <= seed < 2**31 for seed in seeds)
+    assert np.diff(seeds).min() > 1024
+
+
+def test_base_seed_refuses_an_unknown_purpose():
+    with pytest.raises(ValueError, match=r"test.*train"):
+        base_seed(0, "test")  # pyright: ignore[reportArgumentType]
+
+
+# Arrays
+
+
+@pytest.mark.parametrize(
+    ("env_id", "backend"),
+    [
+        ("CartPole-v1", "envpool"),
+        ("CartPole-v1", "gymnasium"),
+        (toy("BoxActionEnv"), "auto"),
+        ("Pendulum-v1", "envpool"),
+    ],
+)
+def test_arrays_have_the_promised_dtypes_and_shapes(env_id, backend):
+    env = make_env(env_id, 3, backend=backend)
+    space = env.single_observation_space
+    obs = env.reset()
+    actions = np.stack([env.single_action_space.sample() for _ in range(3)])
+    # float64 actions are what numpy makes by default; each backend casts them itself.
+    time_step = env.step(actions.astype(np.float64) if actions.ndim == 2 else actions)
+    env.close()
+    assert space.dtype == np.float32
+    for array in (obs, time_step.obs):
+        assert (
+            array.dtype == space.dtype
+            and array.shape == (3, *(space.shape or ()))
+            and array.flags.c_contiguous
+        )
+    assert time_step.rewards.dtype == np.float32
+    assert time_step.terminated.dtype == time_step.truncated.dtype == np.bool_
+    assert (
+        time_step.rewards.shape == time_step.terminated.shape == time_step.truncated.shape == (3,)
+    )
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_returned_arrays_are_never_written_to_again(backend):
+    env = make_env("CartPole-v1", 4, backend=backend)
+    env.reset()
+    rows = [(row, TimeStep(*(field.copy() for field in row))) for row in play(env, 30)]
+    env.close()
+    for row, copy in rows:
+        for field, expected in zip(row, copy, strict=True):
+            np.testing.assert_array_equal(field, expected)
+
+
+def test_backends_play_the_same_cartpole():
+    """The same physics: from the same state the same action leads to the same state and reward."""
+    pool = make_env("CartPole-v1", 1, seed=5, backend="envpool")
+    single = make_env("CartPole-v1", 1, seed=5, backend="gymnasium")
+    obs = pool.reset()
+    single.reset()
+    single.envs[0].unwrapped.state = obs[0].astype(np.float64)  # pyright: ignore[reportAttributeAccessIssue]
+    for left, right in zip(play(pool, 8), play(single, 8), strict=True):
+        np.testing.assert_allclose(left.obs, right.obs, atol=1e-4)
+        for field in range(1, 4):
+            np.testing.assert_array_equal(left[field], right[field])
+    pool.close()
+    single.close()
+
+
+def test_bounds_that_envpool_does_not_know_are_infinite():
+    env = make_env("LunarLander-v2", 1)
+    space = env.single_observation_space
+    env.close()
+    assert isinstance(space, spaces.Box)
+    assert np.isneginf(space.low).all() and np.isposinf(space.high).all()
+
+
+@pytest.mark.parametrize("in_reward", [False, True])
+def test_nan_passes_through(in_reward):
+    env = make_env(toy("NanEnv"), 2, env_kwargs={"in_reward": in_reward})
+    env.reset()
+    row = play(env, 3)[-1]
+    assert np.isnan(row.rewards if in_reward else row.obs[:, 1]).all()
+
+
+# Masks
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_mask_vel_zeroes_velocities_and_nothing_else(backend):
+    plain = make_env("CartPole-v1", 2, seed=1, backend=backend)
+    masked = make_env("CartPole-v1", 2, seed=1, backend=backend, mask_vel=True)
+    pairs = [(plain.reset(), masked.reset())]
+    pairs += [(a.obs, b.obs) for a, b in zip(play(plain, 20), play(masked, 20), strict=True)]
+    plain.close()
+    masked.close()
+    for whole, hidden in pairs:
+        np.testing.assert_array_equal(hidden, whole * np.array([1, 0, 1, 0], np.float32))
+
+
+def test_mask_vel_fits_every_env_it_names():
+    for env_id, indices in VELOCITY_INDICES.items():
+        env = make_env(env_id, 1, mask_vel=True)
+        assert not env.reset()[0, list(indices)].any()
+        env.close()
+
+
+def test_mask_vel_refuses_other_envs():
+    with pytest.raises(ValueError, match=r"Acrobot-v1.*CartPole-v1"):
+        make_env("Acrobot-v1", 1, mask_vel=True)
+
+
+# Rendering
+
+
+@pytest.mark.parametrize(
+    ("env_id", "backend"),
+    [("CartPole-v1", "envpool"), ("LunarLander-v2", "envpool"), (toy("CountingEnv"), "gymnasium")],
+)
+def test_render_gives_a_frame_without_a_display(env_id, backend):
+    env = make_env(env_id, 2, render=True)
+    env.reset()
+    frame = env.render()
+    env.close()
+    assert env.backend == backend
+    assert frame.dtype == np.uint8 and frame.ndim == 3 and frame.shape[2] == 3
+    assert backend == "gymnasium" or frame.min() != frame.max()
+
+
+@pytest.mark.parametrize("env_id", ["CartPole-v1", toy("CountingEnv")])
+def test_render_must_be_asked_for(env_id):
+    env = make_env(env_id, 1)
+    env.reset()
+    with pytest.raises(ValueError, match="render=True"):
+        env.render()
+    env.close()
+
+
+# Saving
+
+
+def test_stateful_envs_continue_bit_identically():
+    env = make_env(toy("StatefulEnv"), 3, seed=2)
+    env.reset()
+    play(env, 7)
+    assert isinstance(env, HasState)
+    state = env.state_dict()
+    expected = play(env, 20)
+    resumed = make_env(toy("StatefulEnv"), 3, seed=99)
+    assert isinstance(resumed, HasState)
+    resumed.load_state_dict(state)
+    for left, right in zip(expected, play(resumed, 20), strict=True):
+        for field, other in zip(left, right, strict=True):
+            np.testing.assert_array_equal(field, other)
+
+
+def test_time_limit_is_part_of_the_state():
+    gymnasium.register("StatefulToy-v0", toy("StatefulEnv"), max_episode_steps=6)
+    env, resumed = (
+        make_env("StatefulToy-v0", 2, seed=2, env_kwargs={"bound": 1e3}) for _ in range(2)
+    )
+    env.reset()
+    play(env, 4)
+    assert isinstance(env, HasState) and isinstance(resumed, HasState)
+    resumed.load_state_dict(env.state_dict())
+    flags = [[row.truncated.tolist() for row in play(one, 8)] for one in (env, resumed)]
+    assert flags[0] == flags[1] and any(map(any, flags[0]))
+
+
+def test_envs_without_state_do_not_pretend_to_have_it():
+    for backend in BACKENDS:
+        env = make_env("CartPole-v1", 1, backend=backend)
+        assert not isinstance(env, HasState)
+        env.close()
+
+
+# Threads
+
+
+def test_threads_are_never_more_than_envs_or_cores(monkeypatch):
+    monkeypatch.setattr(envpool_env, "available_cores", lambda: 8)
+    counts = [
+        envpool_env.default_num_threads(n, pools)
+        for n, pools in ((1, 1), (64, 1), (64, 2), (64, 100))
+    ]
+    assert counts == [1, 8, 4, 1]
+
+
+@pytest.mark.parametrize(("cpu_max", "quota"), [("max 100000", np.inf), ("150000 100000", 1.5)])
+def test_cgroup_quota_of_a_parent_counts(tmp_path: Path, cpu_max, quota):
+    (tmp_path / "job" / "step").mkdir(parents=True)
+    (tmp_path / "job" / "cpu.max").write_text(f"{cpu_max}\n")
+    (tmp_path / "job" / "step" / "cpu.max").write_text("max 100000\n")
+    (tmp_path / "membership").write_text("0::/job/step\n")
+    assert envpool_env._cgroup_cpu_quota(tmp_path, tmp_path / "membership") == quota
+
+
+@pytest.mark.skipif(not os.path.isdir("/proc/self/task"), reason="counts threads in /proc")
+def test_close_ends_the_threads_even_in_the_middle_of_a_step():
+    def num_threads() -> int:
+        return len(os.listdir("/proc/self/task"))
+
+    before = num_threads()
+    env = make_env("CartPole-v1", 4, backend="envpool", num_threads=2)
+    assert num_threads() > before
+    env.reset()
+    env.send(np.zeros(4, np.int64))
+    env.close()
+    env.close()
+    assert num_threads() == before

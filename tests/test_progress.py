@@ -1,0 +1,114 @@
+"""The live line: quiet without a terminal, tidy with one."""
+
+import io
+import os
+import subprocess
+import sys
+
+import pytest
+
+from fastrl.run.progress import Progress, _status
+
+
+class Terminal(io.StringIO):
+    """A text stream that says it is a terminal."""
+
+    def isatty(self) -> bool:
+        return True
+
+
+def as_terminal(monkeypatch) -> Terminal:
+    """Makes stderr a terminal; not a fixture, because pytest sets stderr anew after those."""
+    stream = Terminal()
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.setenv("COLUMNS", "120")
+    monkeypatch.setattr(sys, "stderr", stream)
+    return stream
+
+
+def test_nothing_is_shown_when_stderr_is_no_terminal(capsys):
+    with Progress(1000) as progress:
+        progress.update(500, 100.0, 1.0, note="compiling the update")
+    assert not progress.enabled
+    assert capsys.readouterr() == ("", "")
+
+
+def test_print_goes_to_stdout_when_stderr_is_no_terminal(capsys):
+    with Progress(1000) as progress:
+        progress.print("[0] saved")
+    assert capsys.readouterr() == ("[0] saved\n", "")
+
+
+def test_rich_is_not_imported_when_the_line_is_off():
+    code = (
+        "import sys\nfrom fastrl.run.progress import Progress\n"
+        "with Progress(10, enabled=False) as progress: progress.update(5, 1.0)\n"
+        "assert 'rich' not in sys.modules"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, env=_environment())
+
+
+def test_the_line_shows_steps_speed_return_time_left_and_note(monkeypatch):
+    terminal = as_terminal(monkeypatch)
+    with Progress(1000) as progress:
+        progress.update(500, 100.0, -2.5, note="compiling the update")
+    shown = terminal.getvalue()
+    for part in ("500/1,000 steps", "100/s", "return -2.5", "left 0:05", "compiling the update"):
+        assert part in shown
+
+
+def test_the_cursor_is_given_back_after_an_exception(monkeypatch):
+    terminal = as_terminal(monkeypatch)
+    with pytest.raises(KeyboardInterrupt), Progress(1000):
+        raise KeyboardInterrupt
+    assert terminal.getvalue().rfind("\x1b[?25h") > terminal.getvalue().rfind("\x1b[?25l") >= 0
+    assert sys.stderr is terminal
+
+
+def test_a_stdout_that_is_a_file_keeps_what_is_printed(monkeypatch, capsys):
+    terminal = as_terminal(monkeypatch)
+    with Progress(1000) as progress:
+        progress.print("for the file")
+        print("and this")
+    assert capsys.readouterr().out == "for the file\nand this\n"
+    assert "for the file" not in terminal.getvalue()
+
+
+def test_prints_of_others_go_above_the_line(monkeypatch):
+    terminal = as_terminal(monkeypatch)
+    monkeypatch.setattr(sys, "stdout", terminal)
+    with Progress(1000) as progress:
+        progress.update(500, 100.0, 1.0)
+        print("[bold] from elsewhere")
+        progress.update(600, 100.0, 1.0)
+    shown = terminal.getvalue()
+    assert "[bold] from elsewhere" in shown
+    assert "steps" in shown[shown.index("from elsewhere") :]
+
+
+def test_updates_outside_the_with_do_nothing(monkeypatch):
+    terminal = as_terminal(monkeypatch)
+    progress = Progress(1000)
+    progress.update(500, 100.0, 1.0)
+    assert terminal.getvalue() == ""
+
+
+@pytest.mark.parametrize("speed", [0.0, float("nan"), float("inf")])
+def test_a_senseless_speed_is_left_out(speed):
+    assert _status(5, 10, speed, None) == "5/10 steps"
+
+
+def test_a_mean_return_of_no_episodes_is_left_out():
+    assert "return" not in _status(5, 10, 1.0, float("nan"))
+
+
+def test_time_left_counts_in_hours_when_it_is_long():
+    assert _status(0, 3661, 1.0, None).endswith("left 1:01:01")
+
+
+def test_time_left_is_never_negative():
+    assert _status(20, 10, 1.0, None).endswith("left 0:00")
+
+
+def _environment() -> dict[str, str]:
+    return {**os.environ, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}

@@ -1,0 +1,71 @@
+"""Stage times: what is measured is what passed, per name."""
+
+import time
+
+import pytest
+
+from fastrl.run.timer import StageTimer
+
+
+def test_stage_adds_up_the_seconds_spent_inside_it():
+    timer = StageTimer()
+    for _ in range(2):
+        with timer.stage("update"):
+            time.sleep(0.02)
+    time.sleep(0.02)
+    # Sleeping may take longer, never shorter.
+    assert timer.seconds["update"] >= 0.04
+
+
+def test_add_and_stage_feed_the_same_name():
+    timer = StageTimer()
+    timer.add("env", 1.5)
+    with timer.stage("env"):
+        pass
+    timer.add("env", 0.5)
+    assert timer.seconds["env"] == pytest.approx(2.0, abs=0.1)
+
+
+def test_fractions_are_shares_that_sum_to_one():
+    timer = StageTimer()
+    timer.add("env", 3.0)
+    timer.add("act", 1.0)
+    assert timer.fractions() == {"env": 0.75, "act": 0.25}
+
+
+def test_fractions_of_nothing_are_zero():
+    timer = StageTimer()
+    assert timer.fractions() == {}
+    timer.stage("env")
+    assert timer.fractions() == {"env": 0.0}
+
+
+def test_reset_keeps_names_and_clears_seconds():
+    timer = StageTimer()
+    timer.add("env", 3.0)
+    timer.reset()
+    assert timer.seconds == {"env": 0.0}
+
+
+def test_reset_inside_a_stage_counts_only_what_follows():
+    timer = StageTimer()
+    with timer.stage("env"):
+        time.sleep(0.05)
+        before_reset = time.perf_counter()
+        timer.reset()
+    assert 0 <= timer.seconds["env"] <= time.perf_counter() - before_reset
+
+
+def test_a_stage_that_raises_is_still_counted_and_can_be_entered_again():
+    timer = StageTimer()
+    with pytest.raises(KeyError), timer.stage("env"):
+        raise KeyError
+    with timer.stage("env"):
+        pass
+    assert timer.seconds["env"] > 0
+
+
+def test_a_stage_nested_in_itself_is_refused():
+    timer = StageTimer()
+    with timer.stage("env"), pytest.raises(AssertionError, match="nested"):
+        timer.stage("env").__enter__()
