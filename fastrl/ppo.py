@@ -96,6 +96,7 @@ class PPO:
         self.config = config
         self.devices = devices or make_devices(config)
         self.device = self.devices.device
+        self._on_cpu = self.device.type == "cpu"
         self.envs = open_envs(env, config, self.devices.global_rank)
         self.observation_space = self.envs[0].single_observation_space
         self.action_space = self.envs[0].single_action_space
@@ -172,7 +173,8 @@ class PPO:
 
     def act(self, obs: Tensor, noise: Tensor, stored: Tensor) -> np.ndarray:
         """Draws actions for `obs` `[n, O]` with `noise` `[n, K]`, writes them into `stored`, returns the environments' form."""
-        return self._act[len(obs)](obs, noise, stored).cpu().numpy()
+        actions = self._act[obs.shape[0]](obs, noise, stored)
+        return actions.numpy() if self._on_cpu else actions.cpu().numpy()
 
     @torch.no_grad()
     def _draw_actions(self, obs: Tensor, noise: Tensor, stored: Tensor) -> Tensor:
@@ -245,8 +247,11 @@ class PPO:
         }
 
     @torch.no_grad()
-    def _compute_advantages(self, buffer: RolloutBuffer, rewards: Tensor, terminated: Tensor, truncated: Tensor) -> None:
-        """Fills values `[T + 1, N]`, log-probabilities, advantages and returns `[T, N]`, in chunks that stay in the cache."""
+    def _compute_advantages(self, buffer: RolloutBuffer, rewards: Tensor, terminated: Tensor, truncated: Tensor) -> Tensor:
+        """Fills values `[T + 1, N]`, log-probabilities, advantages and returns `[T, N]`; returns the latter.
+
+        Rows go through the networks in chunks that stay in the cache.
+        """
         chunk = max(1, 8192 // buffer.num_envs)
         for start in range(0, buffer.num_steps, chunk):
             rows = slice(start, min(start + chunk, buffer.num_steps))
@@ -257,10 +262,10 @@ class PPO:
         buffer.values[-1].copy_(self.policy.value(buffer.obs[-1]))
         advantages = gae(rewards, buffer.values, terminated, truncated, self.config.gamma, self.config.gae_lambda)
         buffer.advantages.copy_(advantages)
-        buffer.returns.copy_(advantages + buffer.values[:-1])
+        return buffer.returns.copy_(advantages + buffer.values[:-1])
 
-    def _step(self, *fields: Tensor) -> None:
-        """One minibatch: gradient of the loss, clipping, Adam."""
+    def _step(self, *fields: Tensor) -> Tensor:
+        """One minibatch: gradient of the loss, clipping, Adam. Returns the sums of the metrics so far."""
         gradient, metrics = self._gradient(Minibatch(*fields))
         with torch.no_grad():
             norm = clip_by_norm(gradient, self.config.max_grad_norm) if self.config.max_grad_norm else gradient.norm()
@@ -273,7 +278,7 @@ class PPO:
                 self._learning_rate,
                 self.config.adam_eps,
             )
-            self._metric_sums.add_(torch.stack([*metrics, norm]))
+            return self._metric_sums.add_(torch.stack([*metrics, norm]))
 
     def _gradient(self, batch: Minibatch) -> tuple[Tensor, list[Tensor]]:
         """Returns the gradient of the loss over one minibatch, `[P]`, and all metrics but the gradient's norm."""
@@ -355,6 +360,11 @@ class PPO:
         agent = cls(env or config.env_id, config)
         agent.load_state_dict(state["agent"])
         return agent
+
+
+def load_agent(path: str | Path) -> PPO:
+    """Reads an agent from a checkpoint, to be tested on whatever device is here."""
+    return PPO.load(path, accelerator="auto")
 
 
 def _shuffle_seed(*numbers: int) -> int:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import math
 import signal
-import sys
 from collections import deque
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -98,7 +97,7 @@ class AgentTrainer:
             folder = create_run_folder(config.log_dir, agent.algo, config.env_id, config.exp_name, config.seed)
         else:
             folder = open_run_folder(self._resume).path
-            restored = load_checkpoint(Checkpoints(folder, config.keep_checkpoints).newest())
+            restored = load_checkpoint(Checkpoints(folder / "checkpoints", config.keep_checkpoints).newest())
             counters = Counters(**restored["counters"])
             counters.restarts += 1
         write_config(folder / "config.yaml", {"algo": agent.algo, **config.to_dict()})
@@ -144,10 +143,11 @@ class _Run:
         self.agent, self.config, self.folder, self.counters = agent, config, folder, counters
         self.timer = StageTimer()
         self.logger = Logger(folder, resume=resumed, resume_step=counters.env_steps if resumed else None)
-        self.checkpoints = Checkpoints(folder, config.keep_checkpoints)
+        self.checkpoints = Checkpoints(folder / "checkpoints", config.keep_checkpoints)
         self.returns = deque(counters.recent_returns, TARGET_EPISODES)
         self.lengths = deque(counters.recent_lengths, TARGET_EPISODES)
         self.seconds_to_target: float | None = None
+        self.stage_seconds: dict[str, float] = {}
         self.buffer = agent.make_buffer()
         self.player = Player(agent, agent.envs, self.buffer, self.timer)
         if restored:
@@ -158,7 +158,6 @@ class _Run:
     def play(self, signalled: Any) -> TrainResult:
         config, counters = self.config, self.counters
         steps_per_update = self.buffer.num_steps * self.buffer.num_envs
-        note = ""
         if counters.updates == 0:
             self.logger.log_text("hyperparameters", _table(config.to_dict()), 0)
         with self.logger, Progress(self.agent.num_updates * steps_per_update, initial=counters.env_steps) as progress:
@@ -168,7 +167,7 @@ class _Run:
                 metrics = self._iterate(steps_per_update)
                 counters.loop_seconds += perf_counter() - start
                 self.logger.log(metrics, counters.env_steps)
-                progress.update(counters.env_steps, self.steps_per_second, self.mean_return, note)
+                progress.update(counters.env_steps, self.steps_per_second, self.mean_return)
                 if self._target_reached():
                     break
                 self._periodic(progress)
@@ -200,15 +199,9 @@ class _Run:
             metrics["Rewards/rew_avg_100"] = self.mean_return
         metrics["Time/step_per_second"] = self.steps_per_second
         metrics.update({f"Time/{stage}_seconds": seconds for stage, seconds in self.timer.seconds.items()})
-        self.stage_seconds = self.timer.seconds
         for stage, seconds in self.timer.seconds.items():
-            self.total_stage_seconds[stage] = self.total_stage_seconds.get(stage, 0.0) + seconds
+            self.stage_seconds[stage] = self.stage_seconds.get(stage, 0.0) + seconds
         return metrics
-
-    @property
-    def total_stage_seconds(self) -> dict[str, float]:
-        """Seconds of each stage in this process."""
-        return self.__dict__.setdefault("_total_stage_seconds", {})
 
     @property
     def steps_per_second(self) -> float:
@@ -231,8 +224,7 @@ class _Run:
         config, counters = self.config, self.counters
         if config.eval_every and config.eval_episodes and counters.env_steps - counters.last_eval >= config.eval_every:
             counters.last_eval = counters.env_steps
-            result = self._test(progress)
-            self._keep_if_best(result.mean)
+            self._test(progress)
         if config.checkpoint_every and counters.env_steps - counters.last_checkpoint >= config.checkpoint_every:
             counters.last_checkpoint = counters.env_steps
             if not (config.eval_every and config.eval_episodes) and self.returns:
@@ -244,13 +236,17 @@ class _Run:
             self.counters.best_return = mean_return
             self.checkpoints.save_best(self._state())
 
-    def _test(self, progress: Progress) -> Evaluation:
+    def _test(self, progress: Progress) -> Evaluation | None:
+        """Plays greedy episodes, if the task can be made anew, and keeps the policy if it is the best so far."""
         result = evaluate_agent(self.agent, self.config.eval_episodes, self.counters.env_steps)
+        if result is None:
+            return None
         self.logger.log({"Test/cumulative_reward": result.mean, "Test/return_std": result.std}, self.counters.env_steps)
         progress.print(
             f"greedy test at {self.counters.env_steps:,} steps: return {result.mean:.1f} +- {result.std:.1f} "
             f"over {len(result.returns)} episodes"
         )
+        self._keep_if_best(result.mean)
         if self.config.capture_video:
             name = f"step_{self.counters.env_steps:012d}"
             for path in record_agent(self.agent, self.folder / "videos", name, self.counters.env_steps):
@@ -263,7 +259,6 @@ class _Run:
         result = None
         if config.eval_episodes and not signal_number:
             result = self._test(progress)
-            self._keep_if_best(result.mean)
         summary = {
             "algo": self.agent.algo,
             "env_id": config.env_id,
@@ -276,7 +271,7 @@ class _Run:
             "wall_seconds": seconds_since_process_start(),
             "loop_seconds": counters.loop_seconds,
             "steps_per_second": self.steps_per_second,
-            "stage_seconds": self.total_stage_seconds,
+            "stage_seconds": self.stage_seconds,
             "train_return_mean": self.mean_return if self.returns else None,
             "eval_return_mean": result.mean if result else None,
             "eval_return_std": result.std if result else None,

@@ -93,12 +93,12 @@ class CategoricalHead(nn.Module):
     def log_prob_and_entropy(self, outputs: Tensor, actions: Tensor) -> tuple[Tensor, Tensor]:
         """Sums over the dimensions, which are independent."""
         columns = actions.unsqueeze(1) if self.single else actions
-        log_prob, entropy = 0, 0
-        for dim, part in enumerate(outputs.split(self.num_choices, 1)):
-            log_probs = part.log_softmax(1)
-            log_prob = log_prob + log_probs.gather(1, columns[:, dim : dim + 1]).squeeze(1)
-            entropy = entropy - (log_probs.exp() * log_probs).sum(1)
-        assert isinstance(log_prob, Tensor) and isinstance(entropy, Tensor)
+        log_probs = [part.log_softmax(1) for part in outputs.split(self.num_choices, 1)]
+        chosen = [part.gather(1, columns[:, dim : dim + 1]).squeeze(1) for dim, part in enumerate(log_probs)]
+        entropies = [-(part.exp() * part).sum(1) for part in log_probs]
+        log_prob, entropy = chosen[0], entropies[0]
+        for dim in range(1, len(log_probs)):
+            log_prob, entropy = log_prob + chosen[dim], entropy + entropies[dim]
         return log_prob, entropy
 
     def to_env(self, actions: Tensor) -> Tensor:

@@ -30,8 +30,12 @@ class Tanh(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Returns tanh(x), of the shape of `x`."""
+        if x.numel() < _FEW:
+            return torch.tanh(x)
         return _Tanh.apply(x)  # pyright: ignore[reportReturnType]
 
+
+_FEW = 2048  # below this, one slow operation costs less than four fast ones
 
 ACTIVATIONS: dict[str, type[nn.Module]] = {"relu": nn.ReLU, "tanh": Tanh, "elu": nn.ELU}
 

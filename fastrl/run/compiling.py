@@ -55,6 +55,7 @@ class Recording(TorchDispatchMode):
         self._nodes: dict[int, fx.Node] = {}
         self._alive: list[Tensor] = []  # ids name tensors only as long as these live
         self._captured: list[Tensor] = []
+        self._captured_ids: set[int] = set()
         self._before: list[tuple[Tensor, Tensor]] = []
         self._boundary = self._graph.create_node("placeholder", "boundary")
         inputs = tuple(tensor.clone() for tensor in example)
@@ -80,12 +81,17 @@ class Recording(TorchDispatchMode):
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         """Runs one operation and notes it."""
         kwargs = kwargs or {}
-        if (
-            func is torch.ops.aten.detach.default
-        ):  # without autograd, only another name for the same tensor
+        if func is torch.ops.aten.detach.default:
+            # Without autograd this is only another name for the same tensor.
             result = func(*args, **kwargs)
             self._name(result, self._node(args[0]))
             return result
+        if _is_view(func) and self._is_outside(args[0]):
+            # A view of a weight stays one at every call: should it be used, it is captured in the weight's place.
+            view = func(*args, **kwargs)
+            self._alive.append(view)
+            return view
+        func = _number_form(func, args)
         noted_args, noted_kwargs = tree_map_only(Tensor, self._node, (args, kwargs))
         if func._schema.is_mutable:
             self._keep_before(func, args, kwargs)
@@ -103,13 +109,11 @@ class Recording(TorchDispatchMode):
         module = self._module
         try:
             with torch.no_grad(), warnings.catch_warnings(), self._undone():
-                warnings.simplefilter(
-                    "ignore"
-                )  # tracing is deprecated upstream; the except below is the answer to its end
+                warnings.simplefilter("ignore")  # tracing is deprecated; see below for its end
                 module = torch.jit.trace(module, self._example, check_trace=False)
                 torch._C._jit_pass_inline(module.graph)
         except (AttributeError, RuntimeError) as error:
-            logger.info(
+            logger.warning(
                 "TorchScript is not to be had (%s): the recorded graph runs through Python", error
             )
         return self._bind(module)
@@ -134,8 +138,12 @@ class Recording(TorchDispatchMode):
             with self._graph.inserting_before(self._boundary):
                 node = self._graph.placeholder(f"captured_{len(self._captured)}")
             self._captured.append(tensor.detach())
+            self._captured_ids.add(id(tensor))
             self._name(tensor, node)
         return node
+
+    def _is_outside(self, tensor: Tensor) -> bool:
+        return id(tensor) in self._captured_ids or id(tensor) not in self._nodes
 
     def _name(self, tensor: Tensor, node: fx.Node) -> None:
         self._nodes[id(tensor)] = node
@@ -159,6 +167,18 @@ class Recording(TorchDispatchMode):
         finally:
             for tensor, value in zip(self._captured, before, strict=True):
                 tensor.copy_(value)
+
+
+def _is_view(func: Any) -> bool:
+    """Tells whether an operation returns other strides over its argument's memory, and does nothing else."""
+    return func in (torch.ops.aten.t.default, torch.ops.aten.view.default, torch.ops.aten.permute.default)
+
+
+def _number_form(func: Any, args: Any) -> Any:
+    """Returns the overload for a Python number as second operand, which spares making a tensor of it at every call."""
+    if func._overloadname == "Tensor" and len(args) == 2 and isinstance(args[1], int | float):
+        return getattr(func.overloadpacket, "Scalar", func)
+    return func
 
 
 def _item(parts: Any, index: int) -> Any:

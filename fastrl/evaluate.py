@@ -1,0 +1,350 @@
+"""Greedy tests of an agent, and videos of them.
+
+    python -m fastrl.evaluate RUN --episodes 100 [--video] [--json]
+
+Episodes are dealt out to the environments beforehand. Taking whichever episodes end first would
+count short ones too often, and with them the failures of some tasks and the successes of others.
+"""
+
+from __future__ import annotations
+
+if __name__ == "__main__":  # the module that the trainer imports, not a second one named __main__
+    from fastrl.evaluate import main as command_line
+
+    raise SystemExit(command_line())
+
+import argparse
+import json
+import logging
+import os
+import sys
+import traceback
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from importlib import import_module
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NoReturn, cast
+
+import numpy as np
+
+from fastrl.envs.make import Backend, Purpose, base_seed, make_env
+from fastrl.envs.vector import VectorEnv
+from fastrl.run.folder import VIDEOS_NAME, open_run_folder
+from fastrl.run.video import check_rendering, expose_opengl, write_video
+
+if TYPE_CHECKING:  # torch waits until the arguments are known to be right
+    from fastrl.agent import Agent
+
+MAX_ENVS = 128  # environments that play a test side by side, at most
+MAX_FRAMES = 2000  # of a video, at most
+
+_log = logging.getLogger("fastrl")
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """What came of a test of `E` episodes; those of one environment stand together."""
+
+    returns: np.ndarray
+    """float64 `[E]`: undiscounted sums of rewards."""
+    lengths: np.ndarray
+    """int64 `[E]`: steps."""
+
+    @property
+    def mean(self) -> float:
+        """Mean return."""
+        return float(self.returns.mean())
+
+    @property
+    def std(self) -> float:
+        """Standard deviation of the returns themselves (divided by E, not E - 1)."""
+        return float(self.returns.std())
+
+    @property
+    def mean_length(self) -> float:
+        """Mean steps of an episode."""
+        return float(self.lengths.mean())
+
+
+class EndlessEpisodeError(ValueError):
+    """An episode went on for so long that the test was given up."""
+
+
+def evaluate(
+    predict: Callable[[np.ndarray], np.ndarray],
+    env: VectorEnv,
+    num_episodes: int,
+    *,
+    max_episode_steps: int = 100_000,
+) -> Evaluation:
+    """Plays episodes dealt out beforehand, as evenly as can be: env i plays its first k_i.
+
+    Args:
+        predict: gives the actions `[N]` or `[N, A]` that the env takes for observations `[N, *O]`.
+        env: is reset first, and left as it is when the last dealt episode ends.
+        num_episodes: how many, E.
+        max_episode_steps: a longer episode is an error: the task may never end.
+
+    Raises:
+        EndlessEpisodeError: an episode is longer than `max_episode_steps`.
+        ValueError: `num_episodes` is under 1, or a return is not finite.
+    """
+    if num_episodes < 1:
+        raise ValueError(f"num_episodes is {num_episodes}; it must be at least 1")
+    num_envs = env.num_envs
+    dealt = num_episodes // num_envs + (np.arange(num_envs) < num_episodes % num_envs)
+    place = np.cumsum(dealt) - dealt  # of each env's current episode among the results
+    end = place + dealt
+    returns, lengths = np.zeros(num_episodes, np.float64), np.zeros(num_episodes, np.int64)
+    plays = dealt > 0
+    is_reset_row = np.zeros(num_envs, np.bool_)
+    obs = env.reset()
+    while plays.any():
+        step = env.step(predict(obs))
+        obs = step.obs
+        counts = np.flatnonzero(plays & ~is_reset_row)
+        returns[place[counts]] += step.rewards[counts]
+        lengths[place[counts]] += 1
+        if len(counts) and lengths[place[counts]].max() > max_episode_steps:
+            raise EndlessEpisodeError(
+                f"{env.env_id}: an episode has not ended after {max_episode_steps} steps; "
+                "the task may never end by itself under this policy"
+            )
+        is_reset_row = step.terminated | step.truncated
+        ended = counts[is_reset_row[counts]]
+        place[ended] += 1
+        plays[ended] = place[ended] < end[ended]
+    if not np.isfinite(returns).all():
+        raise ValueError(
+            f"{env.env_id}: an episode's return is {returns[~np.isfinite(returns)][0]}"
+        )
+    return Evaluation(returns, lengths)
+
+
+def evaluate_agent(agent: Agent, num_episodes: int, env_steps: int) -> Evaluation | None:
+    """Tests an agent greedily in fresh environments of the task it plays.
+
+    The environments have the same seeds at every call, so that tests of one run can be compared;
+    those are never seeds of training.
+
+    Args:
+        agent: who plays.
+        num_episodes: how many.
+        env_steps: how far the training is, for the log.
+
+    Returns:
+        The result; None, with one line in the log, if there can be no test: the agent's
+        environments were built by hand and cannot be made from their id, or the task does not end.
+    """
+    env = None
+    try:
+        env = _fresh_env(agent, min(num_episodes, MAX_ENVS), "eval", agent.config.seed)
+        return _play(agent, env, num_episodes)
+    except ValueError as error:
+        if env is not None and not isinstance(error, EndlessEpisodeError):
+            raise
+        _log.warning("no test at %d steps: %s", env_steps, _one_line(error))
+        return None
+
+
+def record_agent(agent: Agent, folder: Path, name: str, env_steps: int) -> list[Path]:
+    """Films one greedy episode, without a display, as `<folder>/<name>.mp4` and `.gif`.
+
+    Args:
+        agent: who plays.
+        folder: where to; created if it is not there.
+        name: the files' name without ending.
+        env_steps: how far the training is, for the log.
+
+    Returns:
+        The files; none, with one line in the log, if the task cannot be drawn or the packages for
+        videos are missing: no training ends for want of a video.
+    """
+    try:
+        return _record(agent, folder, name, agent.config.seed)
+    except Exception as error:  # renderers raise whatever they like
+        _log.warning("no video at %d steps: %s", env_steps, _one_line(error))
+        return []
+
+
+def _fresh_env(
+    agent: Agent, num_envs: int, purpose: Purpose, seed: int, render: bool = False
+) -> VectorEnv:
+    """Returns new environments like those the agent plays; ValueError if they cannot be made."""
+    played = agent.envs[0]
+    env = make_env(
+        played.env_id,
+        num_envs,
+        seed=base_seed(seed, purpose),
+        backend=cast(Backend, played.backend),
+        num_threads=min(agent.config.num_env_threads, num_envs),
+        mask_vel=agent.config.mask_vel,
+        render=render,
+    )
+    known, fresh = ((e.single_observation_space, e.single_action_space) for e in (played, env))
+    if fresh != known:
+        env.close()
+        raise ValueError(
+            f"{env.env_id} has, made anew, the spaces {fresh}; the agent's are {known}"
+        )
+    return env
+
+
+def _play(agent: Agent, env: VectorEnv, num_episodes: int) -> Evaluation:
+    """Plays greedily in `env` and closes it."""
+    from fastrl.run.compiling import num_threads
+
+    try:
+        with num_threads(1):  # more would take the cores from the environments
+            return evaluate(agent.predict, env, num_episodes)
+    finally:
+        env.close()
+
+
+def _record(agent: Agent, folder: Path, name: str, seed: int) -> list[Path]:
+    played = agent.envs[0]
+    if played.backend == "envpool":
+        check_rendering(played.env_id)
+    env = _fresh_env(agent, 1, "video", seed, render=True)
+    try:
+        return write_video(_frames(agent, env), folder / name, _frames_per_second(env))
+    finally:
+        env.close()
+
+
+def _frames(agent: Agent, env: VectorEnv) -> Iterator[np.ndarray]:
+    """Yields one episode from its first observation to its last, at most MAX_FRAMES."""
+    obs = env.reset()
+    expose_opengl()
+    yield env.render()
+    for _ in range(MAX_FRAMES - 1):
+        step = env.step(agent.predict(obs))
+        obs = step.obs
+        yield env.render()
+        if step.terminated[0] or step.truncated[0]:
+            return
+
+
+def _frames_per_second(env: VectorEnv) -> float:
+    """Returns about the speed of the task: gymnasium knows it, EnvPool does not tell."""
+    inner: Any = getattr(env, "env", env)  # below a velocity mask
+    if env.backend == "gymnasium":
+        return float(inner.envs[0].metadata.get("render_fps") or 30)
+    import envpool
+
+    # Classic control and Box2D make 50 steps a second; with a frame skip (Atari, MuJoCo) about 20.
+    return 20.0 if hasattr(envpool.make_spec(env.env_id).config, "frame_skip") else 50.0
+
+
+# The command line
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        raise ValueError(message)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Tests what a run has learned; returns 0, 2 after a user's mistake, 130 after Ctrl-C."""
+    try:
+        _run(_parse(argv))
+        return 0
+    except (ValueError, OSError) as error:
+        if os.environ.get("FASTRL_TRACEBACK") == "1":
+            traceback.print_exc()
+        print("error:", _one_line(error), file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return 130
+
+
+def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
+    parser = _Parser(
+        prog="python -m fastrl.evaluate", description="Plays greedy episodes with a trained agent."
+    )
+    parser.add_argument("run", metavar="RUN", type=Path, help="run folder, or a checkpoint file")
+    parser.add_argument("--episodes", type=int, default=100, help="how many (default: 100)")
+    parser.add_argument("--seed", type=int, help="of the environments (default: the run's)")
+    parser.add_argument(
+        "--checkpoint", metavar="last|best|PATH", help="which of the run (default: last)"
+    )
+    parser.add_argument("--video", action="store_true", help="film one episode (mp4 and GIF)")
+    parser.add_argument("--json", action="store_true", help="print one line of JSON")
+    arguments = parser.parse_args(argv)
+    if arguments.episodes < 1:
+        raise ValueError(f"--episodes is {arguments.episodes}; it must be at least 1")
+    return arguments
+
+
+def _run(arguments: argparse.Namespace) -> None:
+    algo, checkpoint, videos = _find(arguments.run, arguments.checkpoint)
+    agent = _load(algo, checkpoint)
+    seed = agent.config.seed if arguments.seed is None else arguments.seed
+    try:
+        env = _fresh_env(agent, min(arguments.episodes, MAX_ENVS), "eval", seed)
+        result = _play(agent, env, arguments.episodes)
+        facts: dict[str, Any] = {
+            "eval_return_mean": result.mean,
+            "eval_return_std": result.std,
+            "eval_episodes": len(result.returns),
+            "eval_length_mean": result.mean_length,
+            "returns": result.returns.tolist(),
+            "checkpoint": str(checkpoint),
+            "env_id": agent.envs[0].env_id,
+        }
+        if not arguments.json:
+            print(
+                f"return {result.mean:.1f} +- {result.std:.1f} over {len(result.returns)} episodes "
+                f"(length {result.mean_length:.1f})",
+                flush=True,
+            )
+        if arguments.video:
+            paths = _record(agent, videos, f"evaluate_{checkpoint.stem}", seed)
+            facts["videos"] = [str(path) for path in paths]
+            if not arguments.json:
+                print("\n".join(f"video: {path}" for path in paths))
+        if arguments.json:
+            print(json.dumps(facts))
+    finally:
+        for env in agent.envs:
+            env.close()
+
+
+def _find(run: Path, checkpoint: str | None) -> tuple[str, Path, Path]:
+    """Returns the algorithm, the checkpoint file, and the folder for videos."""
+    run = run.expanduser()
+    if run.is_file():
+        if checkpoint is not None:
+            raise ValueError(f"--checkpoint has no effect: {run} is a file, not a run folder")
+        from fastrl.run.checkpoint import load_checkpoint
+
+        return load_checkpoint(run).get("algo", ""), run, run.parent
+    folder = open_run_folder(run)
+    if checkpoint in (None, "last"):
+        path = folder.newest_checkpoint()
+    elif checkpoint == "best":
+        path = folder.checkpoints / "best.pt"
+    else:
+        path = Path(checkpoint).expanduser()
+        path = path if path.exists() else folder.checkpoints / checkpoint
+    return folder.config.get("algo", ""), path, folder.path / VIDEOS_NAME
+
+
+def _load(algo: str, checkpoint: Path) -> Agent:
+    """Returns the agent, from the `load_agent(path)` of its algorithm's module."""
+    name = f"fastrl.{algo}"
+    module: Any = import_module(name) if str(algo).isidentifier() and find_spec(name) else None
+    if not hasattr(module, "load_agent"):
+        raise ValueError(f"{checkpoint} is of the algorithm {algo!r}, which fastrl does not have")
+    try:
+        return module.load_agent(checkpoint)
+    except KeyError as error:
+        raise ValueError(
+            f"{checkpoint} holds no {error}, which an agent of {algo} needs"
+        ) from error
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split()) or type(error).__name__

@@ -1,0 +1,198 @@
+"""Videos: that they can be read, hold the episode and nothing else, and never end a run."""
+
+import logging
+import subprocess
+import sys
+
+import imageio.v3 as imageio
+import imageio_ffmpeg
+import numpy as np
+import pytest
+import toy_envs
+from PIL import Image
+from test_evaluate import GreedyAgent
+
+from fastrl import evaluate
+from fastrl.evaluate import record_agent
+from fastrl.run import video
+from fastrl.run.video import GIF_FRAMES_PER_SECOND, GIF_WIDTH, write_video
+
+
+def make_frames(num_frames: int, height: int = 48, width: int = 64) -> list[np.ndarray]:
+    """Return frames that differ: a white bar that moves over black."""
+    frames = np.zeros((num_frames, height, width, 3), np.uint8)
+    for index, frame in enumerate(frames):
+        frame[:, index % width] = 255
+    return list(frames)
+
+
+def read_mp4(path) -> np.ndarray:
+    """Return all frames [F, H, W, 3]."""
+    return imageio.imread(path, plugin="FFMPEG")
+
+
+# Writing
+
+
+def test_mp4_holds_every_frame_in_order(tmp_path):
+    values = [0, 60, 120, 180, 240]
+    frames = [np.full((48, 64, 3), value, np.uint8) for value in values]
+    mp4, _ = write_video(frames, tmp_path / "film", 10)
+    means = read_mp4(mp4).mean(axis=(1, 2, 3))
+    np.testing.assert_allclose(means, values, atol=6)  # H.264 rounds colours
+
+
+def test_mp4_plays_in_browsers(tmp_path):
+    mp4, _ = write_video(make_frames(5), tmp_path / "film", 20)
+    facts = next(imageio_ffmpeg.read_frames(str(mp4)))
+    assert isinstance(facts, dict)
+    assert (facts["codec"], facts["pix_fmt"].split("(")[0], facts["fps"]) == ("h264", "yuv420p", 20)
+
+
+def test_odd_sides_grow_to_even_ones(tmp_path):
+    mp4, _ = write_video(make_frames(3, height=45, width=61), tmp_path / "film", 10)
+    assert read_mp4(mp4).shape == (3, 46, 62, 3)
+
+
+@pytest.mark.parametrize(("frames_per_second", "kept"), [(10, 60), (15, 60), (30, 30), (50, 15)])
+def test_gif_keeps_every_nth_frame_and_the_speed(frames_per_second, kept, tmp_path):
+    _, gif = write_video(make_frames(60), tmp_path / "film", frames_per_second)
+    with Image.open(gif) as image:
+        assert image.n_frames == kept  # pyright: ignore[reportAttributeAccessIssue]
+        seconds = image.info["duration"] / 1000
+    assert seconds >= 1 / (GIF_FRAMES_PER_SECOND + 1)
+    # A GIF's clock ticks in hundredths of a second.
+    assert kept * seconds == pytest.approx(60 / frames_per_second, rel=0.11)
+
+
+def test_gif_is_small_and_loops_forever(tmp_path):
+    _, gif = write_video(make_frames(3, height=400, width=600), tmp_path / "film", 10)
+    assert imageio.imread(gif).shape[1:3] == (round(400 * GIF_WIDTH / 600), GIF_WIDTH)
+    with Image.open(gif) as image:
+        assert image.info["loop"] == 0
+
+
+def test_name_with_dots_is_kept(tmp_path):
+    paths = write_video(make_frames(2), tmp_path / "new" / "v1.5", 10)
+    assert [path.name for path in paths] == ["v1.5.mp4", "v1.5.gif"]
+
+
+def test_failed_video_leaves_the_old_one_and_nothing_else(tmp_path):
+    write_video(make_frames(2), tmp_path / "film", 10)
+    before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+
+    def failing():
+        yield from make_frames(3)
+        raise ArithmeticError("no more")
+
+    with pytest.raises(ArithmeticError):
+        write_video(failing(), tmp_path / "film", 10)
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
+
+
+@pytest.mark.parametrize(
+    ("frames", "message"),
+    [
+        ([], "at least one frame"),
+        ([np.zeros((4, 4, 3), np.float32)], "float32"),
+        ([np.zeros((4, 4), np.uint8)], r"\(4, 4\)"),
+        ([np.zeros((4, 4, 3), np.uint8), np.zeros((4, 6, 3), np.uint8)], r"\(4, 6, 3\)"),
+    ],
+)
+def test_wrong_frames_are_refused(frames, message, tmp_path):
+    with pytest.raises(ValueError, match=message):
+        write_video(frames, tmp_path / "film", 10)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("package", ["imageio_ffmpeg", "PIL.Image"])
+def test_missing_package_names_the_command(package, tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, package, None)
+    with pytest.raises(ValueError, match=r'pip install "fastrl\[video\]"'):
+        write_video(make_frames(2), tmp_path / "film", 10)
+
+
+# Recording
+
+
+def length_of_test_film(agent: GreedyAgent) -> int:
+    """Return the steps of the filmed episode, played again."""
+    env = evaluate._fresh_env(agent, 1, "video", agent.config.seed)  # pyright: ignore
+    return int(evaluate.evaluate(agent.predict, env, 1).lengths[0])
+
+
+@pytest.mark.parametrize("backend", ["envpool", "gymnasium"])
+def test_video_holds_one_episode_without_its_reset_row(backend, tmp_path):
+    if backend == "gymnasium":
+        pytest.importorskip("pygame")
+    agent = GreedyAgent("CartPole-v1", backend=backend)
+    mp4, gif = record_agent(agent, tmp_path, "film", 0)
+    # s_0 ... s_T
+    assert len(read_mp4(mp4)) == length_of_test_film(agent) + 1
+    assert gif.stat().st_size > 0
+
+
+def test_last_frame_of_an_envpool_episode_is_not_of_the_next(tmp_path):
+    agent = GreedyAgent("CartPole-v1")
+    mp4, _ = record_agent(agent, tmp_path, "film", 0)
+    first, *_, last = read_mp4(mp4).astype(int)
+    # The pole has fallen far to the side; the next episode's would stand as the first one's.
+    assert np.abs(last - first).mean() > 1
+
+
+def test_toy_env_of_gymnasium_is_drawn(tmp_path):
+    agent = GreedyAgent(f"{toy_envs.__name__}:CountingEnv")
+    mp4, _ = record_agent(agent, tmp_path / "videos", "film", 0)
+    assert len(read_mp4(mp4)) == length_of_test_film(agent) + 1
+
+
+def test_long_episode_is_cut(tmp_path, monkeypatch):
+    monkeypatch.setattr(evaluate, "MAX_FRAMES", 7)
+    mp4, _ = record_agent(GreedyAgent("LunarLander-v2"), tmp_path, "film", 0)
+    assert len(read_mp4(mp4)) == 7
+
+
+def test_film_is_the_same_at_every_call(tmp_path):
+    agent = GreedyAgent("CartPole-v1")
+    films = [read_mp4(record_agent(agent, tmp_path, name, 0)[0]) for name in ("a", "b")]
+    np.testing.assert_array_equal(*films)
+
+
+def test_renderer_that_ends_its_process_costs_one_line(tmp_path, monkeypatch, caplog):
+    # As MuJoCo does where it finds no OpenGL: a message, and exit.
+    code = "raise SystemExit('ERROR: no OpenGL')"
+    real_run = subprocess.run
+
+    def run(command, **kwargs):
+        return real_run([*command[:2], code], **kwargs)
+
+    monkeypatch.setattr(video.subprocess, "run", run)
+    video._why_not_rendered.cache_clear()
+    with caplog.at_level(logging.WARNING, "fastrl"):
+        assert record_agent(GreedyAgent("CartPole-v1"), tmp_path, "film", 500) == []
+    video._why_not_rendered.cache_clear()
+    assert len(caplog.messages) == 1
+    assert "no video at 500 steps" in caplog.messages[0]
+    assert "no OpenGL" in caplog.messages[0] and "\n" not in caplog.messages[0]
+
+
+def test_error_of_a_renderer_costs_one_line(tmp_path, monkeypatch, caplog):
+    def render(self):
+        raise MemoryError
+
+    monkeypatch.setattr(toy_envs.ToyEnv, "render", render)
+    agent = GreedyAgent(f"{toy_envs.__name__}:CountingEnv")
+    assert record_agent(agent, tmp_path, "film", 0) == []
+    assert caplog.messages == ["no video at 0 steps: MemoryError"]
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_mujoco_is_drawn_or_refused_in_one_line(tmp_path, monkeypatch, caplog):
+    agent = GreedyAgent("HalfCheetah-v4")
+    monkeypatch.setattr(agent, "predict", lambda obs: np.zeros((len(obs), 6)))
+    monkeypatch.setattr(evaluate, "MAX_FRAMES", 3)
+    if paths := record_agent(agent, tmp_path, "film", 0):
+        film = read_mp4(paths[0])
+        assert len(film) == 3 and film.std() > 10
+    else:
+        assert len(caplog.messages) == 1 and "cannot be drawn on this machine" in caplog.messages[0]
