@@ -16,11 +16,14 @@ from fastrl.run.timer import StageTimer
 class Player:
     """Plays pools of environments in turn: while one pool steps, the policy acts on the next.
 
-    The policy is the same for a whole rollout and every pool gets its actions from its own latest observations, so the
-    data are on-policy and do not depend on timing. Pool p owns the buffer's columns from `first_env` of p on.
+    The policy is the same for a whole rollout and every pool gets its actions from its own latest
+    observations, so the data are on-policy and do not depend on timing. Pool p owns the buffer's
+    columns from `first_env` of p on.
     """
 
-    def __init__(self, agent: Agent, envs: list[VectorEnv], buffer: RolloutBuffer, timer: StageTimer) -> None:
+    def __init__(
+        self, agent: Agent, envs: list[VectorEnv], buffer: RolloutBuffer, timer: StageTimer
+    ) -> None:
         """Resets the environments.
 
         Args:
@@ -36,7 +39,8 @@ class Player:
             columns = slice(first_env, first_env + env.num_envs)
             # Views made once: slicing a tensor costs as much as a small matrix product.
             rows = [
-                list(tensor[:, columns].unbind(0)) for tensor in (buffer.obs, buffer.noise, buffer.actions)
+                list(tensor[:, columns].unbind(0))
+                for tensor in (buffer.obs, buffer.noise, buffer.actions)
             ]
             self._pools.append((env, first_env, *rows))
             first_env += env.num_envs
@@ -57,7 +61,9 @@ class Player:
         num_steps = buffer.num_steps
         env_seconds = act_seconds = store_seconds = 0.0
         self._agent.begin_rollout(buffer)
-        with num_threads(1):  # a second thread costs a policy of this size more than it saves, and takes a core from the envs
+        # A second thread costs a policy of this size more than it saves, and takes a core from the
+        # environments.
+        with num_threads(1):
             for t in range(num_steps + 1):
                 for env, first_env, obs, noise, actions in self._pools:
                     start = perf_counter()
@@ -85,4 +91,6 @@ class Player:
 
 def _not_finite(env: VectorEnv, index: int, rewards: np.ndarray, t: int) -> EnvError:
     what = "observation" if np.isfinite(rewards[index]) else f"reward {rewards[index]}"
-    return EnvError(f"{env.env_id}: environment {index} returned a non-finite {what} at step {t} of the rollout")
+    return EnvError(
+        f"{env.env_id}: environment {index} returned a non-finite {what} at step {t} of the rollout"
+    )

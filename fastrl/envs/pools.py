@@ -2,19 +2,46 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
+
 import gymnasium
 
 from fastrl.config.run import RunConfig
+from fastrl.envs.envpool_env import available_cores
 from fastrl.envs.make import base_seed, make_env, wrap_vector_env
 from fastrl.envs.vector import VectorEnv
 
-_FEWEST_ENVS_TO_HALVE = 32  # below this a step is over before the policy has acted on the other half
+_FEWEST_ENVS_TO_HALVE = 32  # a step of fewer is over before the policy has acted on the other half
+
+
+class TaskPools(list[VectorEnv]):
+    """Pools that were made from a task's id, and so can be made anew."""
+
+    def __init__(self, pools: list[VectorEnv], reopen: Callable[[int], list[VectorEnv]]) -> None:
+        """Holds the pools.
+
+        Args:
+            pools: side by side.
+            reopen: makes the same pools with the seeds of a restart.
+        """
+        super().__init__(pools)
+        self._reopen = reopen
+
+    def reopened(self, restart: int) -> list[VectorEnv]:
+        """Closes the pools and returns the same ones with other seeds, for a resumed run."""
+        for pool in self:
+            pool.close()
+        return self._reopen(restart)
 
 
 def open_envs(
-    env: str | VectorEnv | gymnasium.vector.VectorEnv, config: RunConfig, rank: int = 0, restart: int = 0
+    env: str | VectorEnv | gymnasium.vector.VectorEnv,
+    config: RunConfig,
+    rank: int = 0,
+    restart: int = 0,
 ) -> list[VectorEnv]:
-    """Returns the pools of one rank, side by side.
+    """Returns the pools of one rank, side by side; those of a task's id as `TaskPools`.
 
     Args:
         env: a task's id, or environments that somebody built; these are one pool.
@@ -26,7 +53,8 @@ def open_envs(
         return [wrap_vector_env(env, seed=base_seed(config.seed, "train", restart))]
     if not isinstance(env, str):
         return [env]
-    num_pools = config.num_pools or (2 if config.num_envs >= _FEWEST_ENVS_TO_HALVE and config.num_envs % 2 == 0 else 1)
+    may_halve = config.num_envs >= _FEWEST_ENVS_TO_HALVE and config.num_envs % 2 == 0
+    num_pools = config.num_pools or (2 if may_halve else 1)
     size = config.num_envs // num_pools
     seed = base_seed(config.seed, "train", restart)
     pools: list[VectorEnv] = []
@@ -46,10 +74,8 @@ def open_envs(
             # Only EnvPool steps in the background: elsewhere halves would cost and not gain.
             pools[0].close()
             return open_envs(env, config.replace(num_pools=1), rank, restart)
-    return pools
+    return TaskPools(pools, partial(open_envs, env, config, rank))
 
 
 def _pool_threads(num_threads: int, num_pools: int) -> int:
-    from fastrl.envs.envpool_env import available_cores
-
     return max(1, (num_threads or available_cores()) // num_pools)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import gymnasium
-import torch
 from torch import Tensor, nn
 
 from fastrl.models.distributions import make_action_head
@@ -75,9 +74,3 @@ class ActorCritic(nn.Module):
         critic_features = actor_features if self.critic is None else self.critic(inputs)
         log_prob, entropy = self.head.log_prob_and_entropy(self.head(actor_features), actions)
         return log_prob, entropy, self.value_head(critic_features).squeeze(-1)
-
-
-@torch.no_grad()
-def copy_of(module: ActorCritic) -> dict[str, Tensor]:
-    """Returns a detached copy of a module's state, on the CPU."""
-    return {name: tensor.detach().cpu().clone() for name, tensor in module.state_dict().items()}

@@ -165,8 +165,8 @@ class GaussianHead(nn.Module):
     def to_env(self, actions: Tensor) -> Tensor:
         """Clips or squashes into the bounds."""
         if self.squash:
-            return self.low + (self.high - self.low) * (torch.tanh(actions) + 1) / 2
-        return torch.clamp(actions, self.low, self.high)
+            actions = self.low + (self.high - self.low) * (torch.tanh(actions) + 1) / 2
+        return torch.clamp(actions, self.low, self.high)  # squashed too: rounding may go beyond
 
 
 def make_action_head(

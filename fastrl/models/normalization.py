@@ -91,10 +91,10 @@ class RewardScale(nn.Module):
             valid: bool `[T, N]`, False on reset rows.
         """
         returns = torch.empty_like(rewards, dtype=torch.float64)
-        for t, (reward, alive) in enumerate(zip(rewards, ~done, strict=True)):
+        for t, (reward, goes_on) in enumerate(zip(rewards, valid & ~done, strict=True)):
             self.running.mul_(self.gamma).add_(reward)
             returns[t] = self.running
-            self.running.mul_(alive)
+            self.running.mul_(goes_on)
         seen = merge(Moments(self.count, self.mean, self.variance), moments_of(returns.flatten(), valid.flatten()))
         self.count.copy_(seen.count)
         self.mean.copy_(seen.mean)

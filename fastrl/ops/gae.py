@@ -37,7 +37,7 @@ def gae_reference(
     following = torch.zeros_like(rewards[0])
     for t in reversed(range(len(rewards))):
         delta = rewards[t] + gamma * values[t + 1] * ~terminated[t] - values[t]
-        following = delta + gamma * gae_lambda * ~(terminated[t] | truncated[t]) * following
+        following = delta + gamma * gae_lambda * following * ~(terminated[t] | truncated[t])
         advantages[t] = following
     return advantages
 

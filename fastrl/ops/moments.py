@@ -34,7 +34,7 @@ def moments_of(rows: Tensor, valid: Tensor) -> Moments:
 def merge(first: Moments, second: Moments) -> Moments:
     """Moments of both sets of rows together; either may be empty."""
     count = first.count + second.count
-    share = second.count / count.clamp(min=1)
+    share = second.count.double() / count.clamp(min=1)  # two integers would divide in float32
     difference = second.mean - first.mean
     mean = first.mean + difference * share
     variance = first.variance * (1 - share) + second.variance * share + difference**2 * share * (1 - share)

@@ -105,18 +105,19 @@ class Recording(TorchDispatchMode):
         return result
 
     def scripted(self) -> Function:
-        """Returns the graph behind TorchScript's interpreter, or behind Python's where TorchScript is gone."""
-        module = self._module
+        """Returns the graph behind TorchScript's interpreter, or Python's where that is gone."""
         try:
             with torch.no_grad(), warnings.catch_warnings(), self._undone():
                 warnings.simplefilter("ignore")  # tracing is deprecated; see below for its end
-                module = torch.jit.trace(module, self._example, check_trace=False)
-                torch._C._jit_pass_inline(module.graph)
+                script: Any = torch.jit.trace(self._module, self._example, check_trace=False)
+                for simplify in ("inline", "constant_propagation", "constant_pooling", "cse", "dce"):
+                    getattr(torch._C, f"_jit_pass_{simplify}")(script.graph)
+                return self._bind(_as_written(script))
         except (AttributeError, RuntimeError) as error:
             logger.warning(
                 "TorchScript is not to be had (%s): the recorded graph runs through Python", error
             )
-        return self._bind(module)
+            return self._bind(self._module)
 
     def compiled(self) -> Function:
         """Returns the graph compiled whole; it raises rather than break the graph."""
@@ -150,13 +151,15 @@ class Recording(TorchDispatchMode):
         self._alive.append(tensor)
 
     def _keep_before(self, func: Any, args: Any, kwargs: Any) -> None:
-        """Copies captured tensors that this operation is about to change, so that recording leaves no trace."""
-        storages = {tensor.untyped_storage().data_ptr(): tensor for tensor in self._captured}
-        for tensor in tree_leaves((args, kwargs)):
-            if isinstance(tensor, Tensor):
-                captured = storages.get(tensor.untyped_storage().data_ptr())
-                if captured is not None and all(captured is not kept for kept, _ in self._before):
-                    self._before.insert(0, (captured, captured.clone()))
+        """Copies captured tensors that this operation is about to change, to be put back later.
+
+        Several may share the memory, so whatever lies in it is kept; what was kept first is put
+        back last.
+        """
+        changed = {_memory(x) for x in tree_leaves((args, kwargs)) if isinstance(x, Tensor)}
+        for captured in self._captured:
+            if _memory(captured) in changed and all(captured is not kept for kept, _ in self._before):
+                self._before.insert(0, (captured, captured.clone()))
 
     @contextmanager
     def _undone(self) -> Iterator[None]:
@@ -167,6 +170,26 @@ class Recording(TorchDispatchMode):
         finally:
             for tensor, value in zip(self._captured, before, strict=True):
                 tensor.copy_(value)
+
+
+def _as_written(script: Function) -> Function:
+    """Keeps TorchScript's optimiser out: it splits `addmm` into two operations that round twice."""
+    get_optimize = torch._C._get_graph_executor_optimize
+    set_optimize = torch._C._set_graph_executor_optimize
+
+    def call(*inputs: Tensor) -> Any:
+        before = get_optimize()
+        set_optimize(False)
+        try:
+            return script(*inputs)
+        finally:
+            set_optimize(before)
+
+    return call
+
+
+def _memory(tensor: Tensor) -> int:
+    return tensor.untyped_storage().data_ptr()
 
 
 def _is_view(func: Any) -> bool:

@@ -16,8 +16,9 @@ if TYPE_CHECKING:
 class Devices:
     """The device of this process and its place among the others.
 
-    Fabric owns launching, device choice, precision and collectives. A single process at full precision needs none of these, and
-    importing Fabric takes longer than solving CartPole; so `fabric` is None there.
+    Fabric owns launching, device choice, precision and collectives. A single process at full
+    precision needs none of these, and importing Fabric takes longer than solving CartPole; so
+    `fabric` is None there.
     """
 
     def __init__(self, device: torch.device, fabric: Fabric | None = None) -> None:
@@ -38,24 +39,27 @@ class Devices:
 
 
 def make_devices(config: RunConfig) -> Devices:
-    """Returns where to train.
+    """Returns where to train; with `torch_deterministic`, torch is told so for the whole process.
 
     Raises:
-        ValueError: the device is not there, or more than one was asked for.
+        ValueError: the device is not there, or a setting would have no effect so far.
     """
-    if config.devices > 1 or config.num_nodes > 1 or int(os.environ.get("WORLD_SIZE", "1")) > 1:
+    world_size = os.environ.get("WORLD_SIZE", "1")
+    if config.devices > 1 or config.num_nodes > 1 or world_size != "1":
         raise ValueError(
-            f"fastrl trains on one device so far; devices={config.devices}, num_nodes={config.num_nodes}, "
-            f"WORLD_SIZE={os.environ.get('WORLD_SIZE', 'unset')}"
+            f"fastrl trains on one device so far; devices={config.devices}, "
+            f"num_nodes={config.num_nodes}, WORLD_SIZE={world_size}"
         )
+    for name, only in (("precision", "32-true"), ("strategy", "auto")):
+        value = getattr(config, name)
+        if value != only:
+            raise ValueError(f"{name}={value} has no effect so far; leave it at {only}")
     device = _device(config.accelerator)
-    if config.precision == "32-true" and config.strategy == "auto":
-        return Devices(device)
-    from lightning.fabric import Fabric
-
-    fabric = Fabric(accelerator=device.type, devices=1, strategy=config.strategy, precision=config.precision)
-    fabric.launch()
-    return Devices(fabric.device, fabric)
+    if config.torch_deterministic:
+        # cuBLAS reads this when it starts; torch refuses matrix products without it.
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+        torch.use_deterministic_algorithms(True)
+    return Devices(device)
 
 
 def _device(accelerator: str) -> torch.device:
@@ -67,5 +71,7 @@ def _device(accelerator: str) -> torch.device:
     if accelerator == "auto":
         accelerator = available[0]
     if accelerator not in available:
-        raise ValueError(f"accelerator {accelerator!r} is not here; this machine has {', '.join(available)}")
+        raise ValueError(
+            f"accelerator {accelerator!r} is not here; this machine has {', '.join(available)}"
+        )
     return torch.device("cuda" if accelerator == "gpu" else accelerator)

@@ -1,0 +1,99 @@
+"""What a run's checkpoint holds: how far it is, the agent, and environments that can be saved."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+
+from fastrl.agent import Agent
+from fastrl.buffers.rollout import RolloutBuffer
+from fastrl.envs.vector import HasState, VectorEnv
+
+
+@dataclass
+class Counters:
+    """How far a run is; saved and restored whole."""
+
+    updates: int = 0
+    env_steps: int = 0
+    valid_env_steps: int = 0
+    episodes: int = 0
+    restarts: int = 0
+    loop_seconds: float = 0.0
+    wall_seconds: float = 0.0
+    stage_seconds: dict[str, float] = field(default_factory=dict)
+    best_return: float = -math.inf
+    last_eval: int = 0
+    last_checkpoint: int = 0
+    recent_returns: list[float] = field(default_factory=list)
+    recent_lengths: list[int] = field(default_factory=list)
+
+
+def run_state(agent: Agent, buffer: RolloutBuffer, counters: Counters) -> dict[str, Any]:
+    """Returns all that a run needs to go on, between two iterations.
+
+    Args:
+        agent: with its environments; their state comes along if every pool of them has one.
+        buffer: carried over already; its first row goes with the environments.
+        counters: up to date.
+    """
+    state = {
+        "algo": agent.algo,
+        "counters": dict(vars(counters)),
+        "agent": agent.state_dict(),
+        "torch_random": torch.get_rng_state(),
+    }
+    states = [env.state_dict() for env in agent.envs if isinstance(env, HasState)]
+    if len(states) == len(agent.envs):
+        state["envs"] = [_arrays_to_tensors(env_state) for env_state in states]
+        state["rollout"] = buffer.state_dict()
+    return state
+
+
+def restored_counters(restored: dict[str, Any]) -> Counters:
+    """Returns how far a checkpoint's run was; ValueError if it is no run's checkpoint."""
+    try:
+        if not {"agent", "torch_random"} <= restored.keys():
+            raise KeyError("agent or torch_random is missing")
+        return Counters(**restored["counters"])
+    except (KeyError, TypeError) as error:
+        reason = " ".join(str(error).split())
+        raise ValueError(
+            f"the newest checkpoint is not of a run of this fastrl: {reason}"
+        ) from error
+
+
+def restore_envs(envs: list[VectorEnv], buffer: RolloutBuffer, restored: dict[str, Any]) -> None:
+    """Goes on in the saved environments."""
+    able = [env for env in envs if isinstance(env, HasState)]
+    if len(able) != len(envs) or len(envs) != len(restored["envs"]):
+        raise ValueError(
+            f"{envs[0].env_id}: the run was saved with its environments, and these cannot go on "
+            "from there: they have no load_state_dict, or are another number of pools"
+        )
+    for env, state in zip(able, restored["envs"], strict=True):
+        env.load_state_dict(_tensors_to_arrays(state))
+    buffer.load_state_dict(restored["rollout"])
+
+
+def _arrays_to_tensors(value: Any) -> Any:
+    """Brings an environment's state to the types that a checkpoint holds."""
+    if isinstance(value, dict):
+        return {name: _arrays_to_tensors(item) for name, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_arrays_to_tensors(item) for item in value]
+    if isinstance(value, np.generic):
+        return value.item()
+    return torch.from_numpy(value.copy()) if isinstance(value, np.ndarray) else value
+
+
+def _tensors_to_arrays(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {name: _tensors_to_arrays(item) for name, item in value.items()}
+    if isinstance(value, list):
+        return [_tensors_to_arrays(item) for item in value]
+    return value.numpy() if isinstance(value, torch.Tensor) else value

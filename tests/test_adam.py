@@ -1,0 +1,72 @@
+"""Adam and gradient clipping on one vector do what torch's do parameter by parameter."""
+
+import pytest
+import torch
+from torch import nn
+
+from fastrl.ops.adam import adam_step, clip_by_norm
+
+
+def gradients_of(step: int) -> torch.Tensor:
+    """Return a gradient whose size changes by orders of magnitude over the steps."""
+    generator = torch.Generator().manual_seed(step)
+    return torch.randn(37, generator=generator) * 10.0 ** (step % 5 - 3)
+
+
+@pytest.mark.parametrize("eps", [1e-8, 1e-5, 1e-2])
+def test_adam_equals_that_of_torch(eps):
+    start = torch.linspace(-1, 1, 37)
+    theirs = nn.Parameter(start.clone())
+    optimizer = torch.optim.Adam([theirs], lr=0.0, eps=eps)
+    ours, mean, square = start.clone(), torch.zeros(37), torch.zeros(37)
+    steps, learning_rate = torch.zeros(()), torch.zeros(())
+    for step in range(50):
+        rate = 0.01 * (1 - step / 50)
+        optimizer.param_groups[0]["lr"] = rate
+        theirs.grad = gradients_of(step)
+        optimizer.step()
+        learning_rate.fill_(rate)
+        adam_step(ours, gradients_of(step), mean, square, steps, learning_rate, eps)
+        torch.testing.assert_close(ours, theirs.detach(), rtol=2e-5, atol=1e-6)
+    assert steps.item() == 50
+    assert not torch.allclose(ours, start, atol=1e-2)
+
+
+def test_adam_leaves_the_gradient_alone():
+    gradient = gradients_of(0)
+    rate = torch.tensor(0.1)
+    adam_step(
+        torch.zeros(37), gradient, torch.zeros(37), torch.zeros(37), torch.zeros(()), rate, 1e-8
+    )
+    assert torch.equal(gradient, gradients_of(0))
+
+
+def test_first_step_has_the_size_of_the_learning_rate():
+    parameters, rate = torch.zeros(37), torch.tensor(0.1)
+    gradient = gradients_of(2)
+    adam_step(
+        parameters, gradient, torch.zeros(37), torch.zeros(37), torch.zeros(()), rate, 1e-12
+    )
+    torch.testing.assert_close(parameters, -0.1 * gradient.sign(), rtol=1e-4, atol=0)
+
+
+@pytest.mark.parametrize("max_norm", [0.1, 1.0, 1e3])
+def test_clipping_equals_that_of_torch(max_norm):
+    shapes = [(3, 4), (4,), (1, 21)]
+    gradient = gradients_of(3)
+    pieces = gradient.split([12, 4, 21])
+    parameters = [nn.Parameter(torch.zeros(shape)) for shape in shapes]
+    for parameter, piece in zip(parameters, pieces, strict=True):
+        parameter.grad = piece.clone().view(parameter.shape)
+    expected_norm = nn.utils.clip_grad_norm_(parameters, max_norm)
+    norm = clip_by_norm(gradient, max_norm)
+    expected = torch.cat([parameter.grad.flatten() for parameter in parameters if parameter.grad is not None])
+    torch.testing.assert_close(norm, expected_norm)
+    torch.testing.assert_close(gradient, expected)
+    assert gradient.norm().item() <= max_norm * (1 + 1e-6)
+
+
+def test_clipping_leaves_a_zero_gradient_zero():
+    gradient = torch.zeros(5)
+    assert clip_by_norm(gradient, 0.5).item() == 0
+    assert gradient.tolist() == [0] * 5

@@ -1,0 +1,237 @@
+"""Recorded and compiled functions do what eager ones do, and recording leaves no trace."""
+
+import logging
+import shutil
+from typing import Any
+
+import pytest
+import torch
+from toy_agents import WALKS, Loop, differing, make_agent, run, tensors_of
+from torch import Tensor
+
+from fastrl.ppo import PPO
+from fastrl.run.compiling import Recording, build, num_threads, update_threads, usable_cores
+
+NORMALISERS = {"observation_normalization": True, "reward_scaling": True}
+HARD = {"normalize_advantages": True, "clip_vloss": True, "ent_coef": 0.01, "anneal_lr": True}
+
+
+@pytest.fixture
+def no_warning(caplog):
+    """Fail if the log holds a warning at the end: that TorchScript is not to be had, say."""
+    with caplog.at_level(logging.WARNING, "fastrl"):
+        yield
+    assert not caplog.records
+
+
+@pytest.mark.parametrize("normalisers", [{}, NORMALISERS], ids=["plain", "normalised"])
+@pytest.mark.parametrize("shared", [False, True], ids=["separate", "shared"])
+@pytest.mark.parametrize("env", WALKS)
+def test_recorded_training_equals_eager_to_the_bit(env, shared, normalisers, no_warning):
+    eager, recorded = (
+        make_agent(env, compile=mode, shared_network=shared, **HARD, **normalisers)
+        for mode in ("off", "auto")
+    )
+    eager_metrics, recorded_metrics = run(eager), run(recorded)
+    assert not differing(tensors_of(eager), tensors_of(recorded))
+    assert eager_metrics == recorded_metrics
+
+
+def test_recorded_training_equals_eager_with_squashed_actions(no_warning):
+    eager, recorded = (
+        make_agent("box", compile=mode, squash_actions=True, activation_function="elu", **HARD)
+        for mode in ("off", "auto")
+    )
+    run(eager), run(recorded)
+    assert not differing(tensors_of(eager), tensors_of(recorded))
+
+
+def test_recorded_training_equals_eager_where_the_fast_tanh_serves(no_warning):
+    wide = {"hidden_sizes": (64, 64), "num_steps": 64, "per_rank_batch_size": 128}
+    wide["total_timesteps"] = 64 * 4 * 2
+    eager, recorded = (make_agent(compile=mode, **wide) for mode in ("off", "auto"))
+    run(eager, 2), run(recorded, 2)
+    assert not differing(tensors_of(eager), tensors_of(recorded))
+
+
+def scripts_of(function: Any) -> list[torch.jit.ScriptModule]:
+    """Return the TorchScript modules that a built function calls."""
+    if isinstance(function, torch.jit.ScriptModule):
+        return [function]
+    cells = [cell.cell_contents for cell in getattr(function, "__closure__", None) or ()]
+    return [script for cell in cells for script in scripts_of(cell)]
+
+
+def test_recorded_functions_run_in_torchscript(no_warning):
+    agent = make_agent(compile="auto")
+    agent.make_buffer()
+    built = [*agent._act.values(), agent._advantage, agent._minibatch_step]
+    assert all(scripts_of(function) for function in built)
+
+
+def test_recorded_graph_takes_no_detour():
+    agent = make_agent(compile="auto")
+    agent.make_buffer()
+    (script,) = scripts_of(agent._minibatch_step)
+    kinds = {node.kind() for node in script.graph.nodes()}
+    assert not [kind for kind in kinds if "CallMethod" in kind or "Python" in kind]
+
+
+@pytest.mark.parametrize("mode", ["auto", "off"])
+def test_building_leaves_weights_optimiser_and_generators_alone(mode):
+    agent = make_agent("box", compile=mode, **HARD, **NORMALISERS)
+    before, state = tensors_of(agent), torch.get_rng_state()
+    agent.make_buffer()
+    assert not differing(before, tensors_of(agent))
+    assert torch.equal(torch.get_rng_state(), state)
+    assert not agent._metric_sums.any()
+
+
+def test_building_leaves_the_buffer_alone():
+    agent = make_agent(compile="auto")
+    buffer = agent.make_buffer()
+    names = ("obs", "actions", "log_probs", "values", "advantages", "returns")
+    assert not any(getattr(buffer, name).any() for name in names)
+
+
+def test_fall_back_without_torchscript_gives_the_same_and_is_logged(monkeypatch, caplog):
+    eager = make_agent(compile="off")
+    run(eager)
+
+    def gone(*arguments: Any, **settings: Any) -> None:
+        raise RuntimeError("no more TorchScript")
+
+    monkeypatch.setattr(torch.jit, "trace", gone)
+    recorded = make_agent(compile="auto")
+    with caplog.at_level(logging.WARNING, "fastrl"):
+        run(recorded)
+    assert "no more TorchScript" in caplog.text
+    assert not differing(tensors_of(eager), tensors_of(recorded))
+
+
+@pytest.fixture
+def counters():
+    """Return the compiler's own counts, from zero."""
+    if shutil.which("g++") is None and shutil.which("clang++") is None:
+        pytest.skip("torch.compile needs a C++ compiler on the CPU")
+    import torch._dynamo
+
+    torch._dynamo.reset()
+    torch._dynamo.utils.counters.clear()
+    return torch._dynamo.utils.counters
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("env", WALKS)
+def test_compiled_training_equals_eager_and_compiles_once(env, counters):
+    settings = {"learning_rate": 1e-3, "update_epochs": 1, **HARD}
+    eager = make_agent(env, compile="off", **settings)
+    compiled = make_agent(env, compile="on", **settings)
+    eager_loop, compiled_loop = Loop(eager), Loop(compiled)
+    for loop in (eager_loop, compiled_loop):
+        loop.run(1)
+    for name, value in tensors_of(eager).items():
+        torch.testing.assert_close(
+            tensors_of(compiled)[name], value, rtol=1e-3, atol=1e-5, msg=lambda text: f"{name}: {text}"
+        )
+    graphs = counters["stats"]["unique_graphs"]
+    with torch._dynamo.config.patch(error_on_recompile=True):
+        compiled_loop.run(2)
+    assert graphs == counters["stats"]["unique_graphs"] == 1
+    assert not counters["graph_break"]
+
+
+def test_recorded_function_reads_what_it_closes_over_anew():
+    weight = torch.ones(3)
+    call = build(lambda x: x * weight.t() + weight.view(1, 3), (torch.zeros(2, 3),), "auto")
+    weight.fill_(5.0)
+    assert call(torch.ones(2, 3)).tolist() == [[10.0] * 3] * 2
+
+
+def test_recorded_function_changes_what_it_closes_over():
+    total = torch.zeros(3)
+    call = build(lambda x: total.add_(x), (torch.ones(3),), "auto")
+    assert total.tolist() == [0] * 3
+    call(torch.tensor([1.0, 2.0, 3.0])), call(torch.ones(3))
+    assert total.tolist() == [2, 3, 4]
+
+
+def test_recorded_function_leaves_its_example_alone():
+    example = torch.ones(3)
+    build(lambda x: x.mul_(2), (example,), "auto")
+    assert example.tolist() == [1] * 3
+
+
+def test_recorded_function_may_return_several_tensors(no_warning):
+    call = build(lambda x, y: (x + y, (x * y).sum()), (torch.ones(2), torch.ones(2)), "auto")
+    total, product = call(torch.tensor([1.0, 2.0]), torch.tensor([3.0, 4.0]))
+    assert total.tolist() == [4, 6] and product.item() == 11
+
+
+def test_recorded_function_may_return_nothing(no_warning):
+    total = torch.zeros(3)
+
+    def add(x: Tensor) -> None:
+        total.add_(x)
+
+    call = build(add, (torch.ones(3),), "auto")
+    assert call(torch.ones(3)) is None and total.tolist() == [1] * 3
+
+
+def test_views_of_one_storage_are_all_put_back():
+    memory = torch.arange(6.0)
+    front, back, middle = memory[:3], memory[3:], memory[2:5]
+
+    def change(x: Tensor) -> Tensor:
+        total = back.sum() + middle.sum()
+        front.add_(x)
+        back.mul_(2)
+        return total + middle.add_(1).sum() + memory.sum()
+
+    call = build(change, (torch.ones(3),), "auto")
+    assert memory.tolist() == [0, 1, 2, 3, 4, 5]
+    first = call(torch.ones(3)).item()
+    recorded = memory.clone()
+    memory.copy_(torch.arange(6.0))
+    assert change(torch.ones(3)).item() == first
+    assert torch.equal(memory, recorded)
+
+
+def test_gradients_are_part_of_the_recording():
+    weight = torch.tensor([2.0], requires_grad=True)
+    call = build(lambda x: torch.autograd.grad((weight * x) ** 2, weight)[0], (torch.ones(1),), "auto")
+    assert call(torch.tensor([3.0])).item() == 2 * 2 * 9
+
+
+def test_random_state_of_a_recorded_function_is_not_asked_for():
+    """Acting draws no random number of its own: equal noise, equal actions."""
+    agent: PPO = make_agent("box", compile="auto")
+    buffer = agent.make_buffer()
+    agent.begin_rollout(buffer)
+    first = agent.act(buffer.obs[0], buffer.noise[0], buffer.actions[0]).copy()
+    assert (agent.act(buffer.obs[0], buffer.noise[0], buffer.actions[1]) == first).all()
+
+
+def test_thread_count_holds_for_the_block_only():
+    before = torch.get_num_threads()
+    with num_threads(1):
+        assert torch.get_num_threads() == 1
+    assert torch.get_num_threads() == before
+    with pytest.raises(KeyError), num_threads(before + 1):
+        raise KeyError
+    assert torch.get_num_threads() == before
+
+
+def test_small_updates_get_one_thread():
+    assert update_threads(64, 64) == 1
+    assert update_threads(4096, 64) == usable_cores() >= 1
+
+
+def test_recording_drops_operations_that_nothing_needs():
+    def function(x: Tensor) -> Tensor:
+        x.exp()
+        return x + 1
+
+    graph = Recording(function, (torch.ones(2),))._graph
+    names = [str(node.target) for node in graph.nodes if node.op == "call_function"]
+    assert names == ["aten.add.Scalar"] or names == ["aten.add.Tensor"]

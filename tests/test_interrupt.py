@@ -1,0 +1,141 @@
+"""Signals and kills, from outside: what a stopped run leaves, and that it always goes on."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import re
+import shlex
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from fastrl.run.checkpoint import Checkpoints, load_checkpoint
+
+PROGRAM = [sys.executable, "-m", "fastrl.ppo"]
+TINY = shlex.split(
+    "--env-id CartPole-v1 --preset none --num-envs 2 --num-steps 16 --per-rank-batch-size 32 "
+    "--update-epochs 1 --hidden-sizes 8 --accelerator cpu --compile off --eval-episodes 0 "
+    "--checkpoint-every 64 --keep-checkpoints 2"
+)
+ENDLESS = ["--total-timesteps", str(2**40)]
+START_SECONDS = 60  # imports, on a busy machine
+
+
+def start(*words: str) -> subprocess.Popen[str]:
+    paths = [str(Path(__file__).parent), *sys.path]  # environments of these tests too
+    return subprocess.Popen(
+        [*PROGRAM, *words],
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(paths)},
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def wait_for(path: Path, pattern: str, process: subprocess.Popen[str]) -> Path:
+    """Waits for a file below a folder, as a sign that the run is that far."""
+    end = time.monotonic() + START_SECONDS
+    while time.monotonic() < end and process.poll() is None:
+        if found := next(path.glob(pattern), None):
+            return found
+        time.sleep(0.02)
+    process.kill()
+    raise AssertionError(f"no {pattern} came: {process.communicate()}")
+
+
+def steps_of(folder: Path) -> int:
+    """Steps of the newest checkpoint, which must be whole."""
+    newest = Checkpoints(folder / "checkpoints").newest()
+    return load_checkpoint(newest)["counters"]["env_steps"]
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT], ids=["SIGTERM", "SIGINT"])
+def test_signal_ends_the_run_in_order(tmp_path, number):
+    process = start(*TINY, *ENDLESS, "--log-dir", str(tmp_path))
+    checkpoint = wait_for(tmp_path, "ppo/*/*/checkpoints/step_*.pt", process)
+    folder = checkpoint.parent.parent
+    process.send_signal(number)
+    stdout, stderr = process.communicate(timeout=START_SECONDS)
+    assert (process.returncode, stderr) == (128 + number, "")
+    *_, interrupted, last_line = stdout.splitlines()
+    assert last_line == f"run folder: {folder}"
+    command = shlex.split(interrupted.partition("go on with: ")[2])
+    assert command == ["python", "-m", "fastrl.ppo", "--resume", str(folder)]
+    summary = json.loads((folder / "summary.json").read_text())
+    assert summary["interrupted"] is True
+    last = load_checkpoint(folder / "checkpoints" / "last.pt")
+    assert last["counters"]["env_steps"] == summary["total_env_steps"] > 0
+
+
+def test_second_ctrl_c_ends_a_run_that_hangs(tmp_path):
+    words = [*TINY, *ENDLESS, "--log-dir", str(tmp_path), "--env-id", "test_interrupt:hanging_env"]
+    process = start(*words)
+    wait_for(tmp_path, "ppo/*/*/checkpoints/last.pt", process)
+    time.sleep(0.3)
+    process.send_signal(signal.SIGINT)
+    with pytest.raises(subprocess.TimeoutExpired):
+        process.wait(timeout=0.5)
+    process.send_signal(signal.SIGINT)
+    _, stderr = process.communicate(timeout=START_SECONDS)
+    assert (process.returncode, stderr) == (130, "interrupted\n")
+
+
+def hanging_env():
+    """Returns an environment whose first step does not return."""
+    from toy_envs import EndlessEnv
+
+    class HangingEnv(EndlessEnv):
+        def step(self, action):
+            time.sleep(600)
+
+    return HangingEnv()
+
+
+def kill_at_random_moments_and_resume(log_dir: Path, num_kills: int) -> None:
+    moments = random.Random(0)
+    process = start(*TINY, *ENDLESS, "--log-dir", str(log_dir))
+    config = wait_for(log_dir, "ppo/*/*/config.yaml", process)
+    folder = config.parent
+    wait_for(folder, "checkpoints/*.pt", process)
+    steps = 0
+    for _ in range(num_kills):
+        before = len(events := list(folder.glob("events*")))
+        time.sleep(moments.uniform(0, 0.5))
+        process.kill()
+        process.communicate()
+        assert steps_of(folder) >= steps, "a kill has lost what was saved before it"
+        steps = steps_of(folder)
+        process = start("--resume", str(folder))
+        end = time.monotonic() + START_SECONDS
+        while len(events) <= before:  # the resumed run logs
+            assert process.poll() is None, process.communicate()
+            assert time.monotonic() < end
+            time.sleep(0.02)
+            events = list(folder.glob("events*"))
+    process.kill()
+    process.communicate()
+    total = str(steps_of(folder) // 32 * 32 + 32)
+    process = start("--resume", str(folder), "--total-timesteps", total)
+    stdout, stderr = process.communicate(timeout=START_SECONDS)
+    assert process.returncode == 0, stderr
+    assert json.loads((folder / "summary.json").read_text())["total_env_steps"] == int(total)
+    table = (folder / "metrics.csv").read_text().splitlines()
+    x = [int(line.split(",")[0]) for line in table[1:]]
+    assert x == sorted(set(x)), "x must never go back"
+    assert not re.search("error|Traceback", stdout + stderr)
+
+
+def test_killed_run_goes_on(tmp_path):
+    kill_at_random_moments_and_resume(tmp_path, 1)
+
+
+@pytest.mark.slow
+def test_killed_run_goes_on_every_time(tmp_path):
+    kill_at_random_moments_and_resume(tmp_path, 10)

@@ -1,0 +1,136 @@
+"""Layers: the fast tanh, initial weights, all parameters as one vector."""
+
+import math
+
+import pytest
+import torch
+from torch import nn
+
+from fastrl.models.layers import (
+    ACTIVATIONS,
+    Tanh,
+    flatten_gradients,
+    flatten_parameters,
+    linear,
+    mlp,
+)
+
+
+@pytest.mark.parametrize("num_values", [100, 200_001])
+def test_fast_tanh_is_tanh(num_values):
+    inputs = torch.cat([torch.linspace(-12, 12, num_values), torch.tensor([0.0, 1e30, -1e30])])
+    inputs.requires_grad_()
+    upstream = torch.randn(len(inputs), generator=torch.Generator().manual_seed(0))
+    fast, exact = Tanh()(inputs), torch.tanh(inputs.double())
+    (fast_gradient,) = torch.autograd.grad(fast, inputs, upstream)
+    (exact_gradient,) = torch.autograd.grad(exact, inputs, upstream.double())
+    assert (fast - exact).abs().max().item() < 3e-7
+    error = (fast_gradient - exact_gradient).abs() / upstream.abs()
+    assert error.max().item() < 6e-7  # 1 - y^2 doubles the error of y
+
+
+def test_fast_tanh_leaves_its_input_alone():
+    inputs = torch.linspace(-3, 3, 5000)
+    copy = inputs.clone()
+    Tanh()(inputs)
+    assert torch.equal(inputs, copy)
+
+
+@pytest.mark.parametrize(("rows", "columns"), [(8, 64), (64, 8), (64, 64), (5, 1)])
+@pytest.mark.parametrize("gain", [math.sqrt(2), 0.01])
+def test_orthogonal_layer_has_its_gain_and_no_bias(rows, columns, gain):
+    layer = linear(rows, columns, gain)
+    weight = layer.weight.detach()
+    small = weight @ weight.T if columns <= rows else weight.T @ weight
+    torch.testing.assert_close(small, gain**2 * torch.eye(min(rows, columns)), rtol=1e-4, atol=1e-5)
+    assert not layer.bias.any()
+
+
+def test_layer_without_gain_starts_as_torch_starts_it():
+    torch.manual_seed(3)
+    ours = linear(4, 9)
+    torch.manual_seed(3)
+    theirs = nn.Linear(4, 9)
+    assert torch.equal(ours.weight, theirs.weight) and torch.equal(ours.bias, theirs.bias)
+
+
+def test_layer_is_linear_whatever_its_memory_order():
+    for sizes in ((4, 9), (9, 4)):
+        layer, inputs = linear(*sizes), torch.randn(7, sizes[0])
+        torch.testing.assert_close(layer(inputs), inputs @ layer.weight.T + layer.bias)
+
+
+@pytest.mark.parametrize(
+    ("name", "function"),
+    [("relu", torch.relu), ("tanh", torch.tanh), ("elu", nn.functional.elu)],
+)
+def test_mlp_applies_the_activation_after_every_layer(name, function):
+    network, inputs = mlp(3, (5, 7), name, False), torch.randn(4, 3)
+    first, second = (layer for layer in network if isinstance(layer, nn.Linear))
+    torch.testing.assert_close(network(inputs), function(second(function(first(inputs)))))
+
+
+def test_mlp_has_the_widths_asked_for():
+    network = mlp(3, (5, 7, 2), "relu", False)
+    layers = [layer for layer in network if isinstance(layer, nn.Linear)]
+    assert [layer.weight.shape for layer in layers] == [(5, 3), (7, 5), (2, 7)]
+
+
+def test_all_activations_are_offered():
+    assert sorted(ACTIVATIONS) == ["elu", "relu", "tanh"]
+
+
+@pytest.fixture
+def network() -> nn.Sequential:
+    """Return a network with weights stored in both memory orders."""
+    torch.manual_seed(0)
+    return mlp(3, (6, 2, 5), "tanh", False)
+
+
+def test_flattening_changes_no_parameter(network):
+    before = [parameter.detach().clone() for parameter in network.parameters()]
+    strides = [parameter.stride() for parameter in network.parameters()]
+    flat = flatten_parameters(network)
+    assert flat.shape == (sum(parameter.numel() for parameter in before),)
+    assert all(torch.equal(*pair) for pair in zip(network.parameters(), before, strict=True))
+    assert [parameter.stride() for parameter in network.parameters()] == strides
+
+
+def test_parameters_are_views_of_the_flat_vector(network):
+    flat = flatten_parameters(network)
+    flat.copy_(torch.arange(len(flat)))
+    assert sorted(torch.cat([p.detach().flatten() for p in network.parameters()]).tolist()) == (
+        list(range(len(flat)))
+    )
+    for parameter in network.parameters():
+        assert parameter.untyped_storage().data_ptr() == flat.untyped_storage().data_ptr()
+
+
+def test_loading_a_state_goes_into_the_flat_vector(network):
+    flat = flatten_parameters(network)
+    other = mlp(3, (6, 2, 5), "tanh", False)
+    network.load_state_dict(other.state_dict())
+    inputs = torch.randn(4, 3)
+    assert torch.equal(network(inputs), other(inputs))
+    flat.zero_()
+    assert not any(parameter.any() for parameter in network.parameters())
+
+
+def test_flat_gradient_has_the_order_of_the_flat_parameters(network):
+    flat = flatten_parameters(network)
+    parameters = list(network.parameters())
+    loss = network(torch.randn(4, 3)).square().sum()
+    gradients = torch.autograd.grad(loss, parameters)
+    flat.copy_(flatten_gradients(gradients, parameters))
+    # The parameters are views: each now holds its own gradient.
+    assert all(torch.equal(*pair) for pair in zip(parameters, gradients, strict=True))
+
+
+def test_flat_gradient_does_not_depend_on_how_gradients_lie_in_memory(network):
+    flatten_parameters(network)
+    parameters = list(network.parameters())
+    gradients = [torch.randn(parameter.shape) for parameter in parameters]
+    turned = [x.t().contiguous().t() if x.dim() == 2 else x for x in gradients]
+    assert torch.equal(
+        flatten_gradients(gradients, parameters), flatten_gradients(turned, parameters)
+    )

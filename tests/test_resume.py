@@ -1,0 +1,245 @@
+"""A run that was stopped goes on: bit by bit where environments can be saved, else exactly."""
+
+from __future__ import annotations
+
+import csv
+from pathlib import Path
+from typing import Any
+
+import gymnasium
+import numpy as np
+import pytest
+import torch
+from toy_envs import StatefulEnv
+
+from fastrl import PPO, AgentTrainer, make_env
+from fastrl.envs import pools
+from fastrl.envs.make import base_seed
+from fastrl.run.checkpoint import load_checkpoint, save_checkpoint
+
+STATEFUL = "toy_envs:StatefulEnv"
+UPDATE = 64  # steps
+SETTINGS = {
+    "num_envs": 4,
+    "num_steps": 16,
+    "per_rank_batch_size": 32,
+    "update_epochs": 2,
+    "hidden_sizes": (8,),
+    "eval_episodes": 0,
+    "anneal_lr": True,
+    "anneal_clip_coef": True,
+    "observation_normalization": True,
+    "reward_scaling": True,
+    "accelerator": "cpu",
+    "total_timesteps": 8 * UPDATE,
+}
+
+
+class StatefulVectorEnv(gymnasium.vector.SyncVectorEnv):
+    """A caller's environments whose state holds arrays, not only plain values."""
+
+    def __init__(self, num_envs: int) -> None:
+        super().__init__([StatefulEnv] * num_envs)
+
+    def state_dict(self) -> dict[str, Any]:
+        states = [env.state_dict() for env in self.envs]
+        return {
+            "positions": np.array([state.pop("position") for state in states]),
+            "ended": self._autoreset_envs.copy(),
+            "num_envs": np.int64(self.num_envs),
+            "envs": states,
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.reset()
+        for env, saved, position in zip(self.envs, state["envs"], state["positions"], strict=True):
+            env.load_state_dict({**saved, "position": float(position)})
+        self._autoreset_envs[:] = state["ended"]
+
+
+class StopAfter(PPO):
+    """Receives a signal at the end of its update number `stop`."""
+
+    stop = 4
+
+    def update(self, buffer, update_index, timer):
+        import signal
+
+        metrics = super().update(buffer, update_index, timer)
+        if update_index + 1 == self.stop:
+            signal.raise_signal(signal.SIGTERM)
+        return metrics
+
+
+def agent_for(env: Any, log_dir: Path, kind: type[PPO] = PPO, **settings: Any) -> PPO:
+    return kind(env, preset="none", log_dir=str(log_dir), **{**SETTINGS, **settings})
+
+
+def last_state(folder: Path) -> dict[str, Any]:
+    """The last checkpoint but for what may differ between equal runs: clock and restarts."""
+    state = load_checkpoint(folder / "checkpoints" / "last.pt")
+    for name in ("loop_seconds", "wall_seconds", "stage_seconds", "restarts"):
+        del state["counters"][name]
+    del state["agent"]["config"]
+    return state
+
+
+def metrics_of(folder: Path) -> list[dict[str, str]]:
+    with open(folder / "metrics.csv", newline="") as file:
+        rows = list(csv.DictReader(file))
+    return [{name: row[name] for name in row if not name.startswith("Time/")} for row in rows]
+
+
+def assert_equal(actual: Any, expected: Any) -> None:
+    """Equal to the bit, containers and all."""
+    assert type(actual) is type(expected)
+    if isinstance(expected, torch.Tensor):
+        assert actual.equal(expected)
+    elif isinstance(expected, dict):
+        assert actual.keys() == expected.keys()
+        for name in expected:
+            assert_equal(actual[name], expected[name])
+    elif isinstance(expected, list):
+        assert len(actual) == len(expected)
+        for left, right in zip(actual, expected, strict=True):
+            assert_equal(left, right)
+    else:
+        assert actual == expected
+
+
+def stopped_and_resumed(make_env_argument: Any, log_dir: Path, **settings: Any) -> Path:
+    stopped = AgentTrainer().fit(agent_for(make_env_argument(), log_dir, StopAfter, **settings))
+    assert stopped.exit_status == 143
+    assert stopped.summary["total_env_steps"] == 4 * UPDATE
+    AgentTrainer(resume=stopped.folder).fit(agent_for(make_env_argument(), log_dir, **settings))
+    return stopped.folder
+
+
+@pytest.fixture(params=["id", "vector env"])
+def stateful(request):
+    """Returns a function that makes what PPO plays, in environments that can be saved."""
+    return (lambda: STATEFUL) if request.param == "id" else (lambda: StatefulVectorEnv(4))
+
+
+@pytest.mark.parametrize("compile_mode", ["off", "auto"])
+def test_resumed_run_is_bit_identical_where_envs_can_be_saved(tmp_path, stateful, compile_mode):
+    settings = {"compile": compile_mode}
+    straight = AgentTrainer().fit(agent_for(stateful(), tmp_path, **settings)).folder
+    resumed = stopped_and_resumed(stateful, tmp_path, **settings)
+    assert "envs" in last_state(straight)
+    assert_equal(last_state(resumed), last_state(straight))
+    assert metrics_of(resumed) == metrics_of(straight)
+
+
+def test_resume_from_a_periodic_checkpoint_drops_what_came_after_it(tmp_path):
+    settings = {"checkpoint_every": 3 * UPDATE}
+    straight = AgentTrainer().fit(agent_for(STATEFUL, tmp_path, **settings)).folder
+    stopped = AgentTrainer().fit(agent_for(STATEFUL, tmp_path, StopAfter, **settings)).folder
+    (stopped / "checkpoints" / "last.pt").write_bytes(b"cut")  # as if last.pt had been damaged
+    AgentTrainer(resume=stopped).fit(agent_for(STATEFUL, tmp_path, **settings))
+    assert_equal(last_state(stopped), last_state(straight))
+    assert metrics_of(stopped) == metrics_of(straight)
+
+
+def test_resume_with_envpool_goes_on_with_counters_schedules_and_optimizer(tmp_path, monkeypatch):
+    stopped = AgentTrainer().fit(agent_for("CartPole-v1", tmp_path, StopAfter)).folder
+    before = load_checkpoint(stopped / "checkpoints" / "last.pt")
+    assert "envs" not in before
+    agent = agent_for("CartPole-v1", tmp_path)
+    seen: list[tuple[int, dict[str, Any]]] = []
+    update = agent.update
+
+    def noted_update(buffer, update_index, timer):
+        seen.append((update_index, {**agent.state_dict(), "policy": clone(agent.policy)}))
+        return update(buffer, update_index, timer)
+
+    monkeypatch.setattr(agent, "update", noted_update)
+    result = AgentTrainer(resume=stopped).fit(agent)
+    assert [index for index, _ in seen] == [4, 5, 6, 7]
+    assert_equal(dict(seen[0][1]["policy"]), dict(before["agent"]["policy"]))  # normaliser too
+    assert agent._adam_steps == 2 * before["agent"]["optimizer"]["steps"]
+    assert (result.summary["total_env_steps"], result.summary["restarts"]) == (8 * UPDATE, 1)
+    rates = [float(row["Info/learning_rate"]) for row in metrics_of(stopped)]
+    assert rates == pytest.approx([1e-3 * (1 - index / 8) for index in range(8)])
+
+
+def clone(module: torch.nn.Module) -> dict[str, torch.Tensor]:
+    return {name: value.clone() for name, value in module.state_dict().items()}
+
+
+def test_resumed_envpool_run_plays_other_episodes(tmp_path, monkeypatch):
+    seeds: list[int] = []
+    make = pools.make_env
+
+    def noted_make(env_id, num_envs, *, seed, **others):
+        seeds.append(seed)
+        return make(env_id, num_envs, seed=seed, **others)
+
+    monkeypatch.setattr(pools, "make_env", noted_make)
+    folder = AgentTrainer().fit(agent_for("CartPole-v1", tmp_path)).folder
+    for restart in (1, 2):
+        longer = {"total_timesteps": (8 + restart) * UPDATE}
+        AgentTrainer(resume=folder).fit(agent_for("CartPole-v1", tmp_path, **longer))
+        assert seeds[-1] == base_seed(42, "train", restart)
+    assert load_checkpoint(folder / "checkpoints" / "last.pt")["counters"]["restarts"] == 2
+
+
+def test_environments_of_the_caller_are_not_made_anew(tmp_path):
+    folder = AgentTrainer().fit(agent_for("CartPole-v1", tmp_path)).folder
+    env = make_env("CartPole-v1", 4)
+    agent = agent_for(env, tmp_path, total_timesteps=9 * UPDATE)
+    AgentTrainer(resume=folder).fit(agent)
+    assert agent.envs == [env]
+
+
+def test_finished_run_may_be_made_longer(tmp_path):
+    folder = AgentTrainer().fit(agent_for("CartPole-v1", tmp_path)).folder
+    longer = agent_for("CartPole-v1", tmp_path, total_timesteps=10 * UPDATE)
+    result = AgentTrainer(resume=folder).fit(longer)
+    assert result.summary["total_env_steps"] == 10 * UPDATE
+    assert len(metrics_of(folder)) == 10
+
+
+def test_seconds_of_all_parts_count(tmp_path):
+    first = AgentTrainer().fit(agent_for("CartPole-v1", tmp_path)).summary
+    (folder,) = tmp_path.glob("ppo/*/*")
+    longer = agent_for("CartPole-v1", tmp_path, total_timesteps=9 * UPDATE)
+    second = AgentTrainer(resume=folder).fit(longer).summary
+    for name in ("wall_seconds", "loop_seconds"):
+        assert second[name] > first[name]
+    assert second["stage_seconds"]["update"] > first["stage_seconds"]["update"]
+
+
+# What is refused
+
+
+def resume_error(folder: Path, env: Any = "CartPole-v1", **settings: Any) -> str:
+    with pytest.raises(ValueError) as caught:
+        AgentTrainer(resume=folder).fit(agent_for(env, folder, **settings))
+    return str(caught.value)
+
+
+def test_resume_refuses_a_folder_without_a_whole_checkpoint(tmp_path):
+    folder = AgentTrainer().fit(agent_for("CartPole-v1", tmp_path, total_timesteps=UPDATE)).folder
+    for path in (folder / "checkpoints").iterdir():
+        path.write_bytes(path.read_bytes()[:1000])
+    assert "has no whole checkpoint" in resume_error(folder)
+
+
+def test_resume_refuses_a_checkpoint_of_something_else(tmp_path):
+    folder = AgentTrainer().fit(agent_for("CartPole-v1", tmp_path, total_timesteps=UPDATE)).folder
+    (folder / "checkpoints" / "best.pt").unlink()
+    save_checkpoint(folder / "checkpoints" / "last.pt", {"counters": {"env_steps": 1}})
+    assert "is not of a run of this fastrl" in resume_error(folder)
+
+
+def test_resume_refuses_another_network(tmp_path):
+    folder = AgentTrainer().fit(agent_for("CartPole-v1", tmp_path, total_timesteps=UPDATE)).folder
+    assert "does not fit this agent" in resume_error(folder, hidden_sizes=(16,))
+
+
+def test_resume_refuses_environments_that_cannot_take_the_saved_state(tmp_path):
+    folder = AgentTrainer().fit(agent_for(STATEFUL, tmp_path, total_timesteps=UPDATE)).folder
+    endless = agent_for("toy_envs:EndlessEnv", tmp_path)
+    with pytest.raises(ValueError, match="these cannot go on from there"):
+        AgentTrainer(resume=folder).fit(endless)
