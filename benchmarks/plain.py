@@ -1,0 +1,54 @@
+"""Baseline twins: PPO as most code writes it, with distributions and torch.optim.Adam."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from fastrl.buffers.rollout import Minibatch
+from fastrl.models.actor_critic import ActorCritic
+
+
+class PlainActorCritic(nn.Module):
+    """Actor and critic of two hidden layers of 64, tanh, with the weights of a fastrl policy."""
+
+    def __init__(self, policy: ActorCritic, num_inputs: int, num_actions: int) -> None:
+        super().__init__()
+        self.actor, self.critic = _plain_mlp(num_inputs, num_actions), _plain_mlp(num_inputs, 1)
+        assert policy.critic is not None
+        pairs = (
+            (self.actor, (policy.actor, policy.head)),
+            (self.critic, (policy.critic, policy.value_head)),
+        )
+        with torch.no_grad():
+            for mine, theirs in pairs:
+                sources = [parameter for part in theirs for parameter in part.parameters()]
+                for parameter, source in zip(mine.parameters(), sources, strict=True):
+                    parameter.copy_(source)
+
+    def act(self, obs: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Draws actions; returns them, their log-probabilities and the values."""
+        distribution = torch.distributions.Categorical(logits=self.actor(obs))
+        actions = distribution.sample()
+        return actions, distribution.log_prob(actions), self.critic(obs).squeeze(-1)
+
+
+def plain_update(model: PlainActorCritic, optimizer: torch.optim.Adam, batch: Minibatch) -> None:
+    """One minibatch with clip_coef 0.2, vf_coef 1, normalised advantages, gradients cut at 0.5."""
+    distribution = torch.distributions.Categorical(logits=model.actor(batch.obs))
+    ratio = (distribution.log_prob(batch.actions) - batch.log_probs).exp()
+    advantages = batch.advantages
+    advantages = (advantages - advantages.mean()) / (advantages.std() + 1e-8)
+    clipped = ratio.clamp(0.8, 1.2)
+    policy_loss = -torch.min(ratio * advantages, clipped * advantages).mean()
+    value_loss = (model.critic(batch.obs).squeeze(-1) - batch.returns).square().mean()
+    loss = policy_loss + value_loss - 0.01 * distribution.entropy().mean()
+    optimizer.zero_grad()
+    loss.backward()
+    nn.utils.clip_grad_norm_(model.parameters(), 0.5)
+    optimizer.step()
+
+
+def _plain_mlp(num_inputs: int, num_outputs: int) -> nn.Sequential:
+    layers = [nn.Linear(num_inputs, 64), nn.Tanh(), nn.Linear(64, 64), nn.Tanh()]
+    return nn.Sequential(*layers, nn.Linear(64, num_outputs))

@@ -1,0 +1,137 @@
+"""Writes a trained policy as one file that runs without fastrl: normaliser, networks and action bounds in one graph.
+
+    python -m fastrl.export RUN --format torchscript
+
+The graph takes observations `[B, O]` and returns the greedy actions as the environment takes them. Before the file takes its
+place, it is read back and must give the policy's own actions on random observations.
+"""
+
+from __future__ import annotations
+
+import argparse
+import warnings
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from fastrl.load import find_saved, load_agent
+from fastrl.run.mistakes import exit_status
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor, nn
+
+SUFFIXES = {"torchscript": ".pt", "pt2": ".pt2", "onnx": ".onnx"}
+_NUM_CHECKED = 256
+
+
+def export_policy(policy: nn.Module, example: Tensor, path: Path, form: str) -> None:
+    """Writes a policy and checks what was written.
+
+    Args:
+        policy: from observations `[B, O]` to actions.
+        example: some observations `[B, O]`, at least two.
+        path: the file to write.
+        form: "torchscript", "pt2" or "onnx".
+
+    Raises:
+        ValueError: an unknown form, a missing package, or a file that gives other actions.
+    """
+    import torch
+
+    if form not in SUFFIXES:
+        raise ValueError(f"format {form!r} is unknown; known are {', '.join(SUFFIXES)}")
+    policy = policy.cpu().eval()
+    writing = path.with_name(f".{path.name}.writing{SUFFIXES[form]}")
+    write = {"torchscript": _torchscript, "pt2": _pt2, "onnx": _onnx}[form]
+    path.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        with torch.no_grad(), warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # upstream's deprecations: the check below is what counts
+            read = write(policy, example, writing)
+            wanted, got = policy(example), read(example)
+        share = _share_of_equal_actions(wanted, got)
+        if share < 0.99:  # a tie between two actions may fall either way
+            raise ValueError(f"the {form} file gives other actions than the policy on {1 - share:.0%} of the checks")
+        writing.replace(path)
+    finally:
+        writing.unlink(missing_ok=True)
+
+
+def _torchscript(policy: nn.Module, example: Tensor, path: Path) -> Callable[[Tensor], Tensor]:
+    import torch
+
+    torch.jit.trace(policy, example, check_trace=False).save(str(path))
+    return torch.jit.load(str(path))
+
+
+def _pt2(policy: nn.Module, example: Tensor, path: Path) -> Callable[[Tensor], Tensor]:
+    import torch
+
+    batch = torch.export.Dim("batch", min=1)
+    program = torch.export.export(policy, (example,), dynamic_shapes=({0: batch},))
+    torch.export.save(program, str(path))
+    return torch.export.load(str(path)).module()
+
+
+def _onnx(policy: nn.Module, example: Tensor, path: Path) -> Callable[[Tensor], Tensor]:
+    try:
+        import onnx  # noqa: F401  # pyright: ignore[reportMissingImports]
+        import onnxruntime  # pyright: ignore[reportMissingImports]
+        import onnxscript  # noqa: F401  # pyright: ignore[reportMissingImports]
+    except ImportError as error:
+        raise ValueError(f'{error}; ONNX needs: pip install "fastrl[onnx]"') from error
+    import torch
+
+    torch.onnx.export(
+        policy,
+        (example,),
+        str(path),
+        input_names=["observations"],
+        output_names=["actions"],
+        dynamic_shapes=({0: torch.export.Dim("batch", min=1)},),
+        external_data=False,
+        verbose=False,
+    )
+    session = onnxruntime.InferenceSession(str(path))
+    return lambda rows: torch.from_numpy(session.run(None, {"observations": rows.numpy()})[0])
+
+
+def _share_of_equal_actions(wanted: Tensor, got: Tensor) -> float:
+    import torch
+
+    same = torch.isclose(wanted.double(), got.double(), atol=1e-5, rtol=1e-4).reshape(len(wanted), -1)
+    return same.all(1).double().mean().item()
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Exports the policy of a run; returns 0, or 2 after a user's mistake."""
+    parser = argparse.ArgumentParser(prog="python -m fastrl.export", description=__doc__.split("\n")[0])
+    parser.add_argument("run", metavar="RUN", type=Path, help="run folder, or a checkpoint file")
+    parser.add_argument("--format", choices=list(SUFFIXES), default="torchscript", help="default: torchscript")
+    parser.add_argument("--checkpoint", metavar="last|best|PATH", help="which of the run (default: last)")
+    parser.add_argument("--out", type=Path, help="the file to write (default: policy in the run folder)")
+    arguments = parser.parse_args(argv)
+    return exit_status(lambda: _run(arguments))
+
+
+def _run(arguments: argparse.Namespace) -> int:
+    saved = find_saved(arguments.run, arguments.checkpoint)
+    path = arguments.out or saved.folder / f"policy{SUFFIXES[arguments.format]}"
+    import torch
+
+    agent = load_agent(saved)
+    try:
+        shape = agent.envs[0].single_observation_space.shape
+        assert shape is not None
+        example = torch.randn(_NUM_CHECKED, *shape, generator=torch.Generator().manual_seed(0))
+        export_policy(agent.policy, example, path, arguments.format)
+    finally:
+        for env in agent.envs:
+            env.close()
+    print(f"{path}: observations [B, {', '.join(map(str, shape))}] to greedy actions")
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,65 @@
+"""Finds a run's checkpoint and the agent in it, whatever its algorithm."""
+
+from __future__ import annotations
+
+from importlib import import_module
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from fastrl.run.folder import open_run_folder
+
+if TYPE_CHECKING:
+    from fastrl.agent import Agent
+
+
+class Saved(NamedTuple):
+    """A checkpoint file, the algorithm it is of, and the folder where what is made of it belongs."""
+
+    algo: str
+    checkpoint: Path
+    folder: Path
+
+
+def find_saved(run: Path, checkpoint: str | None = None) -> Saved:
+    """Finds a checkpoint.
+
+    Args:
+        run: run folder, or a checkpoint file.
+        checkpoint: "last" (the default) or "best" of a run folder, or a file.
+
+    Raises:
+        ValueError: neither a run folder nor a whole checkpoint of ours.
+    """
+    run = run.expanduser()
+    if run.is_file():
+        if checkpoint is not None:
+            raise ValueError(f"--checkpoint has no effect: {run} is a file, not a run folder")
+        from fastrl.run.checkpoint import load_checkpoint
+
+        return Saved(load_checkpoint(run).get("algo", ""), run, run.parent)
+    folder = open_run_folder(run)
+    if checkpoint in (None, "last"):
+        path = folder.newest_checkpoint()
+    elif checkpoint == "best":
+        path = folder.checkpoints / "best.pt"
+    else:
+        path = Path(checkpoint).expanduser()
+        path = path if path.exists() else folder.checkpoints / checkpoint
+    return Saved(folder.config.get("algo", ""), path, folder.path)
+
+
+def load_agent(saved: Saved) -> Agent:
+    """Returns the agent, by the `load_agent(path)` of its algorithm's module.
+
+    Raises:
+        ValueError: the checkpoint is damaged, foreign or of an unknown algorithm.
+    """
+    name = f"fastrl.{saved.algo}"
+    module: Any = import_module(name) if str(saved.algo).isidentifier() and find_spec(name) else None
+    if not hasattr(module, "load_agent"):
+        raise ValueError(f"{saved.checkpoint} is of the algorithm {saved.algo!r}, which fastrl does not have")
+    try:
+        return module.load_agent(saved.checkpoint)
+    except KeyError as error:
+        raise ValueError(f"{saved.checkpoint} holds no {error}, which an agent of {saved.algo} needs") from error

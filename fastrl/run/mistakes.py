@@ -1,0 +1,29 @@
+"""What a command line program answers to a mistake of its user: one line, and an exit status."""
+
+from __future__ import annotations
+
+import os
+import sys
+import traceback
+from collections.abc import Callable
+
+
+def exit_status(work: Callable[[], int]) -> int:
+    """Runs a program's work and returns its exit status.
+
+    A ValueError is the user's mistake and an OSError the machine's: one line on stderr and status 2,
+    after a traceback if FASTRL_TRACEBACK=1. Ctrl-C gives 130. Anything else is ours, and passes through.
+    """
+    try:
+        return work()
+    except BrokenPipeError:  # the reader of our output went away, as `| head` does
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 141
+    except (ValueError, OSError) as error:
+        if os.environ.get("FASTRL_TRACEBACK") == "1":
+            traceback.print_exc()
+        print("error:", " ".join(str(error).split()) or type(error).__name__, file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return 130
