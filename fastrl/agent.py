@@ -37,7 +37,9 @@ class Agent(Protocol):
         """Draws actions for `obs` `[n, *O]`, writes them into `stored` and returns what the environments take."""
         ...
 
-    def update(self, buffer: RolloutBuffer, update_index: int, timer: StageTimer) -> dict[str, float]:
+    def update(
+        self, buffer: RolloutBuffer, update_index: int, timer: StageTimer
+    ) -> dict[str, float]:
         """Learns from a full buffer; returns metrics by their names in the README's glossary."""
         ...
 

@@ -256,7 +256,8 @@ class PPO:
         for start in range(0, buffer.num_steps, chunk):
             rows = slice(start, min(start + chunk, buffer.num_steps))
             obs, actions = buffer.obs[rows].flatten(0, 1), buffer.actions[rows].flatten(0, 1)
-            log_probs, _, values = self.policy.evaluate(obs, actions)
+            with self.devices.autocast():
+                log_probs, _, values = self.policy.evaluate(obs, actions)
             buffer.log_probs[rows].copy_(log_probs.view_as(buffer.log_probs[rows]))
             buffer.values[rows].copy_(values.view_as(buffer.log_probs[rows]))
         buffer.values[-1].copy_(self.policy.value(buffer.obs[-1]))
@@ -283,7 +284,8 @@ class PPO:
     def _gradient(self, batch: Minibatch) -> tuple[Tensor, list[Tensor]]:
         """Returns the gradient of the loss over one minibatch, `[P]`, and all metrics but the gradient's norm."""
         config = self.config
-        log_probs, entropy, values = self.policy.evaluate(batch.obs, batch.actions)
+        with self.devices.autocast():
+            log_probs, entropy, values = self.policy.evaluate(batch.obs, batch.actions)
         log_ratio = log_probs - batch.log_probs
         advantages = normalize(batch.advantages, batch.weights) if config.normalize_advantages else batch.advantages
         policy_loss = clipped_surrogate(log_ratio, advantages, batch.weights, self._clip_coef)

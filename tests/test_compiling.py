@@ -121,8 +121,9 @@ def counters():
     return torch._dynamo.utils.counters
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("env", WALKS)
+@pytest.mark.parametrize(
+    "env", ["discrete", *(pytest.param(env, marks=pytest.mark.slow) for env in WALKS if env != "discrete")]
+)
 def test_compiled_training_equals_eager_and_compiles_once(env, counters):
     settings = {"learning_rate": 1e-3, "update_epochs": 1, **HARD}
     eager = make_agent(env, compile="off", **settings)

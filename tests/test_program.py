@@ -133,7 +133,6 @@ def answer(capsys: pytest.CaptureFixture[str], *words: str) -> str:
         ("--num-envs 3 --num-pools 2", "num_envs must be even, not 3"),
         ("--total-timesteps 31", "total_timesteps=31 is less than one rollout of 32 steps"),
         ("--devices 2", "one device so far; devices=2"),
-        ("--precision bf16-mixed", "precision=bf16-mixed has no effect"),
         ("--strategy ddp", "strategy=ddp has no effect"),
         ("--learning-rate 1e30", "CartPole-v1: Gradients/grad_norm is|CartPole-v1: Loss/"),
         ("--mask-vel --env-id FrozenLake-v1", "FrozenLake-v1"),

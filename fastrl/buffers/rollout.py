@@ -1,8 +1,9 @@
 """The rollout: what T steps of N environments were, in tensors that are allocated once.
 
-One row is one transition. `obs[t]` and `actions[t]` are what the policy saw and did at step t; `rewards[t]`, `terminated[t]` and
-`truncated[t]` are what action t caused. Environments reset on the next step: after a row that ends an episode comes the reset
-row. Its `obs` is the true last observation, whose value a time limit bootstraps from; its action was ignored and its reward is 0.
+One row is one transition. `obs[t]` and `actions[t]` are what the policy saw and did at step t;
+`rewards[t]`, `terminated[t]` and `truncated[t]` are what action t caused. Environments reset on the
+next step: after a row that ends an episode comes the reset row. Its `obs` is the true last
+observation, whose value a time limit bootstraps from; its action was ignored and its reward is 0.
 `valid` is False there, and such a row enters no loss, mean, normaliser or episode statistic.
 
     t            ...   k        k+1 (reset row)   k+2
@@ -87,7 +88,11 @@ class RolloutBuffer:
 
         # The recorder writes to host memory; on a CPU that is the storage itself.
         on_host = {"device": "cpu", "pin_memory": device.type == "cuda"}
-        self.host_obs = self.obs if device.type == "cpu" else torch.zeros(self.obs.shape, dtype=obs_dtype, **on_host)
+        self.host_obs = (
+            self.obs
+            if device.type == "cpu"
+            else torch.zeros(self.obs.shape, dtype=obs_dtype, **on_host)
+        )
         self.host_rewards = torch.zeros(rows, **on_host)
         self.host_terminated = torch.zeros(rows, dtype=torch.bool, **on_host)
         self.host_truncated = torch.zeros(rows, dtype=torch.bool, **on_host)
@@ -111,14 +116,31 @@ class RolloutBuffer:
         num_minibatches = -(-num_steps * num_envs // batch_size)
         self._indices = torch.zeros(num_minibatches, batch_size, dtype=torch.int64)
         self._weights = torch.zeros(num_minibatches, batch_size)
-        self._sources = [self.obs[:-1], self.actions, self.log_probs, self.values[:-1], self.advantages, self.returns]
+        self._sources = [
+            self.obs[:-1],
+            self.actions,
+            self.log_probs,
+            self.values[:-1],
+            self.advantages,
+            self.returns,
+        ]
         self._sources = [source.flatten(0, 1) for source in self._sources]
-        outputs = [zeros(num_minibatches * batch_size, *x.shape[1:], dtype=x.dtype) for x in self._sources]
+        outputs = [
+            zeros(num_minibatches * batch_size, *x.shape[1:], dtype=x.dtype) for x in self._sources
+        ]
         self._gather = RowGather(self._sources, outputs) if device.type == "cpu" else None
         self._outputs = outputs
-        self._device_weights = self._weights if device.type == "cpu" else zeros(num_minibatches, batch_size)
+        self._device_weights = (
+            self._weights if device.type == "cpu" else zeros(num_minibatches, batch_size)
+        )
         self._minibatches = [
-            Minibatch(*(output.view(num_minibatches, batch_size, *output.shape[1:])[m] for output in outputs), weights)
+            Minibatch(
+                *(
+                    output.view(num_minibatches, batch_size, *output.shape[1:])[m]
+                    for output in outputs
+                ),
+                weights,
+            )
             for m, weights in enumerate(self._device_weights)
         ]
 
@@ -128,7 +150,13 @@ class RolloutBuffer:
         return self._minibatches[0]
 
     def record(
-        self, t: int, first_env: int, obs: np.ndarray, rewards: np.ndarray, terminated: np.ndarray, truncated: np.ndarray
+        self,
+        t: int,
+        first_env: int,
+        obs: np.ndarray,
+        rewards: np.ndarray,
+        terminated: np.ndarray,
+        truncated: np.ndarray,
     ) -> int:
         """Takes in what action t caused in n environments from `first_env` on, with the observations that followed.
 
@@ -174,7 +202,8 @@ class RolloutBuffer:
         """Returns the episodes that ended since the last call."""
         count = self._recorder.num_finished
         episodes = Episodes(
-            self._finished_returns[:count].numpy().copy(), self._finished_lengths[:count].numpy().copy()
+            self._finished_returns[:count].numpy().copy(),
+            self._finished_lengths[:count].numpy().copy(),
         )
         self._recorder.clear_finished()
         return episodes
@@ -207,7 +236,8 @@ class RolloutBuffer:
     def minibatches(self, seed: int) -> list[Minibatch]:
         """Deals all valid rows, shuffled, into minibatches; each row is in exactly one.
 
-        The tensors are the same at every call, so that recorded and captured graphs may read them; their contents are new.
+        The tensors are the same at every call, so that recorded and captured graphs may read them;
+        their contents are new.
 
         Args:
             seed: of the shuffle, unsigned 64 bits.

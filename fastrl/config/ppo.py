@@ -75,10 +75,14 @@ class PPOConfig(RunConfig):
         if not self.clip_coef > 0:
             raise ValueError(f"clip_coef must be above 0, not {self.clip_coef}")
         if self.target_kl is not None and not self.target_kl > 0:
-            raise ValueError(f"target_kl must be above 0, not {self.target_kl}; leave it out to never stop early")
+            raise ValueError(
+                f"target_kl must be above 0, not {self.target_kl}; leave it out to never stop early"
+            )
         one_of(self, "activation_function", "relu", "tanh", "elu")
         if not self.hidden_sizes or min(self.hidden_sizes) < 1:
-            raise ValueError(f"hidden_sizes must hold at least one width, each at least 1, not {list(self.hidden_sizes)}")
+            raise ValueError(
+                f"hidden_sizes must hold at least one width, each at least 1, not {list(self.hidden_sizes)}"
+            )
         if self.anneal_ent_coef and not self.ent_coef:
             raise ValueError("anneal_ent_coef has no effect while ent_coef is 0")
         rows = self.num_envs * self.num_steps

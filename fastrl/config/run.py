@@ -71,7 +71,16 @@ class RunConfig:
     def __post_init__(self) -> None:
         """Checks what holds for every algorithm; algorithms add their own."""
         at_least(self, 1, "num_envs", "devices", "num_nodes", "total_timesteps", "keep_checkpoints")
-        at_least(self, 0, "num_env_threads", "num_threads", "eval_every", "eval_episodes", "checkpoint_every", "seed")
+        at_least(
+            self,
+            0,
+            "num_env_threads",
+            "num_threads",
+            "eval_every",
+            "eval_episodes",
+            "checkpoint_every",
+            "seed",
+        )
         one_of(self, "num_pools", 0, 1, 2)
         one_of(self, "backend", "auto", "envpool", "gymnasium")
         one_of(self, "accelerator", "auto", "cpu", "cuda", "gpu", "mps")
@@ -80,9 +89,13 @@ class RunConfig:
         if not self.env_id:
             raise ValueError("env_id is empty; name a task, for example LunarLander-v2")
         if self.num_pools == 2 and self.num_envs % 2:
-            raise ValueError(f"num_pools=2 halves the environments: num_envs must be even, not {self.num_envs}")
+            raise ValueError(
+                f"num_pools=2 halves the environments: num_envs must be even, not {self.num_envs}"
+            )
         if self.capture_video and not self.eval_episodes:
-            raise ValueError("capture_video records greedy tests, and eval_episodes=0 switches them off")
+            raise ValueError(
+                "capture_video records greedy tests, and eval_episodes=0 switches them off"
+            )
 
     def replace(self, **changes: Any) -> Self:
         """Returns a copy with some settings changed, checked again."""
@@ -93,7 +106,10 @@ class RunConfig:
     def to_dict(self) -> dict[str, Any]:
         """Returns plain numbers, strings and lists, as config.yaml and checkpoints hold them."""
         values = dataclasses.asdict(self)
-        return {name: list(value) if isinstance(value, tuple) else value for name, value in values.items()}
+        return {
+            name: list(value) if isinstance(value, tuple) else value
+            for name, value in values.items()
+        }
 
     @classmethod
     def from_dict(cls, values: dict[str, Any], source: str = "config") -> Self:
@@ -108,7 +124,9 @@ class RunConfig:
         """
         fields = {field.name: field for field in dataclasses.fields(cls)}
         check_names(values, list(fields), source)
-        return cls(**{name: _as_field_type(fields[name], value, source) for name, value in values.items()})
+        return cls(
+            **{name: _as_field_type(fields[name], value, source) for name, value in values.items()}
+        )
 
 
 def check_names(values: dict[str, Any], known: list[str], source: str) -> None:
@@ -118,7 +136,11 @@ def check_names(values: dict[str, Any], known: list[str], source: str) -> None:
             import difflib
 
             near = difflib.get_close_matches(str(name), known, n=3)
-            hint = f"; did you mean {' or '.join(near)}?" if near else f"; known are {', '.join(sorted(known))}"
+            hint = (
+                f"; did you mean {' or '.join(near)}?"
+                if near
+                else f"; known are {', '.join(sorted(known))}"
+            )
             raise ValueError(f"{source}: unknown setting {name!r}{hint}")
 
 
@@ -153,7 +175,11 @@ def _as_field_type(field: dataclasses.Field[Any], value: Any, source: str) -> An
     if kind.startswith("bool"):
         fits, result = isinstance(value, bool), value
     elif kind.startswith("int"):
-        fits = isinstance(value, int | float) and not isinstance(value, bool) and float(value).is_integer()
+        fits = (
+            isinstance(value, int | float)
+            and not isinstance(value, bool)
+            and float(value).is_integer()
+        )
         result = int(value) if fits else value
     elif kind.startswith("float"):
         value = _number(value)

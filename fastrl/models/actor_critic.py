@@ -51,8 +51,8 @@ class ActorCritic(nn.Module):
         self.value_head = linear(hidden_sizes[-1], 1, 1.0 if ortho_init else None)
 
     def normalize(self, observations: Tensor) -> Tensor:
-        """Brings observations `[B, O]` to what the networks see."""
-        return observations if self.normalizer is None else self.normalizer(observations)
+        """Brings observations `[B, O]`, of any type, to the floats that the networks see."""
+        return observations.float() if self.normalizer is None else self.normalizer(observations)
 
     def forward(self, observations: Tensor) -> Tensor:
         """Returns the greedy actions for observations `[B, O]`, as the environment takes them."""
@@ -68,9 +68,10 @@ class ActorCritic(nn.Module):
         return self.value_head(trunk(self.normalize(observations))).squeeze(-1)
 
     def evaluate(self, observations: Tensor, actions: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Returns log pi(a|s), the entropy and V(s), each `[B]`."""
+        """Returns log pi(a|s), the entropy and V(s), each float32 `[B]`, whatever the networks' precision."""
         inputs = self.normalize(observations)
         actor_features = self.actor(inputs)
         critic_features = actor_features if self.critic is None else self.critic(inputs)
-        log_prob, entropy = self.head.log_prob_and_entropy(self.head(actor_features), actions)
-        return log_prob, entropy, self.value_head(critic_features).squeeze(-1)
+        outputs, values = self.head(actor_features), self.value_head(critic_features).squeeze(-1)
+        log_prob, entropy = self.head.log_prob_and_entropy(outputs.float(), actions)
+        return log_prob, entropy, values.float()

@@ -1,8 +1,9 @@
 """Heads that turn features into a distribution over actions: what it draws, how likely an action is, how spread it is.
 
-Noise is drawn for a whole rollout at once (`draw_noise`) and handed to `sample`, so that acting is a pure function of its
-arguments. Each head says what one stored action looks like (`action_shape`, `action_dtype`) and what the environment gets
-(`to_env`). Letters: B rows, A action dimensions, F features.
+Noise is drawn for a whole rollout at once (`draw_noise`) and handed to `sample`, so that acting is
+a pure function of its arguments. Each head says what one stored action looks like (`action_shape`,
+`action_dtype`) and what the environment gets (`to_env`). Letters: B rows, A action dimensions, F
+features.
 """
 
 from __future__ import annotations
@@ -53,7 +54,14 @@ class ActionHead(Protocol):
 class CategoricalHead(nn.Module):
     """One choice out of n, or A choices out of n_1 ... n_A at once (Discrete and MultiDiscrete spaces)."""
 
-    def __init__(self, num_features: int, num_choices: list[int], starts: list[int], single: bool, gain: float | None):
+    def __init__(
+        self,
+        num_features: int,
+        num_choices: list[int],
+        starts: list[int],
+        single: bool,
+        gain: float | None,
+    ):
         """Makes the logits' layer.
 
         Args:
@@ -70,7 +78,9 @@ class CategoricalHead(nn.Module):
         self.noise_size = sum(num_choices)
         self.logits = linear(num_features, self.noise_size, gain)
         self.shifted = any(starts)
-        self.register_buffer("starts", torch.tensor(starts[0] if single else starts), persistent=False)
+        self.register_buffer(
+            "starts", torch.tensor(starts[0] if single else starts), persistent=False
+        )
 
     def forward(self, features: Tensor) -> Tensor:
         """Returns logits `[B, sum n]`."""
@@ -94,7 +104,10 @@ class CategoricalHead(nn.Module):
         """Sums over the dimensions, which are independent."""
         columns = actions.unsqueeze(1) if self.single else actions
         log_probs = [part.log_softmax(1) for part in outputs.split(self.num_choices, 1)]
-        chosen = [part.gather(1, columns[:, dim : dim + 1]).squeeze(1) for dim, part in enumerate(log_probs)]
+        chosen = [
+            part.gather(1, columns[:, dim : dim + 1]).squeeze(1)
+            for dim, part in enumerate(log_probs)
+        ]
         entropies = [-(part.exp() * part).sum(1) for part in log_probs]
         log_prob, entropy = chosen[0], entropies[0]
         for dim in range(1, len(log_probs)):
@@ -109,12 +122,15 @@ class CategoricalHead(nn.Module):
 class GaussianHead(nn.Module):
     """Independent normals with a state-independent spread (Box spaces), brought into the bounds one of two ways.
 
-    Clipped (the default): the policy's action is any real number and the environment gets it clipped to its bounds; the
-    likelihood is that of the unclipped action. Squashed: the environment gets `middle + half_width * tanh(action)`, and the
-    likelihood accounts for the change of variables. Stored actions are the unbounded ones in both cases.
+    Clipped (the default): the policy's action is any real number and the environment gets it
+    clipped to its bounds; the likelihood is that of the unclipped action. Squashed: the environment
+    gets `middle + half_width * tanh(action)`, and the likelihood accounts for the change of
+    variables. Stored actions are the unbounded ones in both cases.
     """
 
-    def __init__(self, num_features: int, low: np.ndarray, high: np.ndarray, squash: bool, gain: float | None):
+    def __init__(
+        self, num_features: int, low: np.ndarray, high: np.ndarray, squash: bool, gain: float | None
+    ):
         """Makes the means' layer.
 
         Args:
@@ -153,7 +169,9 @@ class GaussianHead(nn.Module):
     def log_prob_and_entropy(self, outputs: Tensor, actions: Tensor) -> tuple[Tensor, Tensor]:
         """Normal likelihood; squashed, minus the log-Jacobian of tanh, whose mean the entropy takes from these very actions."""
         scaled = (actions - outputs) * (-self.log_std).exp()
-        log_prob = (-0.5 * scaled * scaled - self.log_std).sum(1) - 0.5 * math.log(2 * math.pi) * self.noise_size
+        log_prob = (-0.5 * scaled * scaled - self.log_std).sum(1) - 0.5 * math.log(
+            2 * math.pi
+        ) * self.noise_size
         spread = (self.log_std + 0.5 * math.log(2 * math.pi * math.e)).sum()
         entropy = torch.ones_like(log_prob) * spread
         if self.squash:
@@ -188,4 +206,6 @@ def make_action_head(
         if squash and not space.is_bounded():
             raise ValueError(f"squash_actions needs finite bounds, and the action space is {space}")
         return GaussianHead(num_features, space.low, space.high, squash, gain)
-    raise ValueError(f"unsupported action space {space}; supported are Discrete, MultiDiscrete and one-dimensional Box")
+    raise ValueError(
+        f"unsupported action space {space}; supported are Discrete, MultiDiscrete and one-dimensional Box"
+    )

@@ -53,13 +53,16 @@ def linear(in_features: int, out_features: int, gain: float | None = None) -> nn
         nn.init.orthogonal_(layer.weight, gain)
         nn.init.zeros_(layer.bias)
     if in_features < out_features:
-        # autograd multiplies (rows of input)^T by (rows of gradient) where the weight is stored [in, out], and the reverse
-        # where it is stored [out, in]; the product whose left factor is the narrow one is four times as fast in MKL.
+        # autograd multiplies (rows of input)^T by (rows of gradient) where the weight is stored
+        # [in, out], and the reverse where it is stored [out, in]; the product whose left factor is
+        # the narrow one is four times as fast in MKL.
         layer.weight.data = layer.weight.data.t().contiguous().t()
     return layer
 
 
-def mlp(in_features: int, hidden_sizes: Sequence[int], activation: str, ortho_init: bool) -> nn.Sequential:
+def mlp(
+    in_features: int, hidden_sizes: Sequence[int], activation: str, ortho_init: bool
+) -> nn.Sequential:
     """A multilayer perceptron without a head: `[B, in_features]` to `[B, hidden_sizes[-1]]`."""
     gain = math.sqrt(2) if ortho_init else None
     layers: list[nn.Module] = []
@@ -72,10 +75,13 @@ def mlp(in_features: int, hidden_sizes: Sequence[int], activation: str, ortho_in
 def flatten_parameters(module: nn.Module) -> Tensor:
     """Moves all parameters into one vector `[P]` that they become views of, and returns it.
 
-    A step of the optimiser, a norm or an all-reduce is then one operation. Call it again after the module moved to another device.
+    A step of the optimiser, a norm or an all-reduce is then one operation. Call it again after the
+    module moved to another device.
     """
     parameters = list(module.parameters())
-    flat = torch.cat([_in_memory_order(parameter.detach(), parameter).reshape(-1) for parameter in parameters])
+    flat = torch.cat(
+        [_in_memory_order(parameter.detach(), parameter).reshape(-1) for parameter in parameters]
+    )
     offset = 0
     for parameter in parameters:
         piece = flat[offset : offset + parameter.numel()]
@@ -87,7 +93,9 @@ def flatten_parameters(module: nn.Module) -> Tensor:
 def flatten_gradients(gradients: Sequence[Tensor], parameters: Sequence[Tensor]) -> Tensor:
     """Gradients of `parameters` as one vector `[P]`, in the order of `flatten_parameters`."""
     pairs = zip(gradients, parameters, strict=True)
-    return torch.cat([_in_memory_order(gradient, parameter).reshape(-1) for gradient, parameter in pairs])
+    return torch.cat(
+        [_in_memory_order(gradient, parameter).reshape(-1) for gradient, parameter in pairs]
+    )
 
 
 def _in_memory_order(tensor: Tensor, like: Tensor) -> Tensor:

@@ -11,7 +11,8 @@ from fastrl.ops.moments import Moments, merge, moments_of
 class RunningNorm(nn.Module):
     """Takes the running mean off observations and divides by the running standard deviation.
 
-    Statistics are float64 and the count is an integer: a float32 count would stand still at 2^24 rows.
+    Statistics are float64 and the count is an integer: a float32 count would stand still at 2^24
+    rows.
     """
 
     count: Tensor
@@ -95,7 +96,10 @@ class RewardScale(nn.Module):
             self.running.mul_(self.gamma).add_(reward)
             returns[t] = self.running
             self.running.mul_(goes_on)
-        seen = merge(Moments(self.count, self.mean, self.variance), moments_of(returns.flatten(), valid.flatten()))
+        seen = merge(
+            Moments(self.count, self.mean, self.variance),
+            moments_of(returns.flatten(), valid.flatten()),
+        )
         self.count.copy_(seen.count)
         self.mean.copy_(seen.mean)
         self.variance.copy_(seen.variance)

@@ -1,12 +1,15 @@
 """Generalised advantage estimation (Schulman et al. 2016, arXiv 1506.02438), exact at time limits.
 
-Row t is one transition and autoreset happens on the next step (see `buffers/rollout.py`), so the row after an episode's end holds
-its true last observation: `values[t + 1]` is what a time limit bootstraps from.
+Row t is one transition and autoreset happens on the next step (see `buffers/rollout.py`), so the
+row after an episode's end holds its true last observation: `values[t + 1]` is what a time limit
+bootstraps from.
 
     delta[t] = r[t] + gamma V[t+1] (1 - terminated[t]) - V[t]
-    A[t]     = delta[t] + gamma lambda (1 - done[t]) A[t+1],    done = terminated or truncated,    A[T] = 0
+    A[t]     = delta[t] + gamma lambda (1 - done[t]) A[t+1],    done = terminated or truncated,
+    A[T] = 0
 
-`terminated` cuts the target, `done` cuts the trace. Reset rows get an advantage too, which nothing may read.
+`terminated` cuts the target, `done` cuts the trace. Reset rows get an advantage too, which nothing
+may read.
 """
 
 from __future__ import annotations
@@ -18,7 +21,12 @@ from torch import Tensor
 
 
 def gae_reference(
-    rewards: Tensor, values: Tensor, terminated: Tensor, truncated: Tensor, gamma: float, gae_lambda: float
+    rewards: Tensor,
+    values: Tensor,
+    terminated: Tensor,
+    truncated: Tensor,
+    gamma: float,
+    gae_lambda: float,
 ) -> Tensor:
     """The recursion as a plain loop: slow, and what the fast form is tested against.
 
@@ -43,12 +51,19 @@ def gae_reference(
 
 
 def gae(
-    rewards: Tensor, values: Tensor, terminated: Tensor, truncated: Tensor, gamma: float, gae_lambda: float
+    rewards: Tensor,
+    values: Tensor,
+    terminated: Tensor,
+    truncated: Tensor,
+    gamma: float,
+    gae_lambda: float,
 ) -> Tensor:
     """Advantages in about 6 sqrt(T) tensor operations; arguments and result as `gae_reference`."""
     num_steps = len(rewards)
     assert values.shape[0] == num_steps + 1 and rewards.shape == terminated.shape == truncated.shape
-    delta = torch.addcmul(rewards - values[:-1], values[1:], (~terminated).to(values.dtype), value=gamma)
+    delta = torch.addcmul(
+        rewards - values[:-1], values[1:], (~terminated).to(values.dtype), value=gamma
+    )
     decay = (~(terminated | truncated)).to(values.dtype).mul_(gamma * gae_lambda)
     return backward_recurrence(delta, decay)
 
@@ -56,9 +71,12 @@ def gae(
 def backward_recurrence(delta: Tensor, decay: Tensor) -> Tensor:
     """Solves `x[t] = delta[t] + decay[t] x[t+1]` with `x[T] = 0`, all blocks of sqrt(T) steps side by side.
 
-        steps    0 1 2 | 3 4 5 | 6 7 8      a block is solved as if nothing followed it, and keeps by how much what
-                 <---- | <---- | <----      follows would count at each of its steps (the running product of decay);
-                     <-+-----<-+            then what follows is carried from block to block, last one first.
+        steps    0 1 2 | 3 4 5 | 6 7 8      a block is solved as if nothing followed it, and keeps
+        by how much what
+                 <---- | <---- | <----      follows would count at each of its steps (the running
+                 product of decay);
+                     <-+-----<-+            then what follows is carried from block to block, last
+                     one first.
 
     Args:
         delta: float `[T, N]`.
@@ -89,6 +107,8 @@ def backward_recurrence(delta: Tensor, decay: Tensor) -> Tensor:
         following = torch.addcmul(solution[block], influence[block], following)
         carried.append(following)
     x = torch.addcmul(
-        torch.stack(solutions[::-1], 1), torch.stack(influences[::-1], 1), torch.stack(carried[::-1]).unsqueeze(1)
+        torch.stack(solutions[::-1], 1),
+        torch.stack(influences[::-1], 1),
+        torch.stack(carried[::-1]).unsqueeze(1),
     )
     return x.reshape(num_blocks * length, num_envs)[:num_steps]

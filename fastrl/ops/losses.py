@@ -18,7 +18,9 @@ def normalize(values: Tensor, weights: Tensor) -> Tensor:
     return centred / (spread + 1e-8)
 
 
-def clipped_surrogate(log_ratio: Tensor, advantages: Tensor, weights: Tensor, clip_coef: Tensor) -> Tensor:
+def clipped_surrogate(
+    log_ratio: Tensor, advantages: Tensor, weights: Tensor, clip_coef: Tensor
+) -> Tensor:
     """PPO's clipped objective as a loss (arXiv 1707.06347, equation 7).
 
     Args:
@@ -41,7 +43,9 @@ def value_loss(values: Tensor, returns: Tensor, weights: Tensor) -> Tensor:
     return weighted_mean(error * error, weights)
 
 
-def clipped_value_loss(values: Tensor, old_values: Tensor, returns: Tensor, weights: Tensor, clip_coef: Tensor) -> Tensor:
+def clipped_value_loss(
+    values: Tensor, old_values: Tensor, returns: Tensor, weights: Tensor, clip_coef: Tensor
+) -> Tensor:
     """The worse of the value loss and that of a prediction that moved by at most `clip_coef` (OpenAI baselines' PPO2)."""
     moved = old_values + torch.clamp(values - old_values, -clip_coef, clip_coef)
     return weighted_mean(torch.maximum((values - returns) ** 2, (moved - returns) ** 2), weights)

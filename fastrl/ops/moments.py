@@ -37,5 +37,7 @@ def merge(first: Moments, second: Moments) -> Moments:
     share = second.count.double() / count.clamp(min=1)  # two integers would divide in float32
     difference = second.mean - first.mean
     mean = first.mean + difference * share
-    variance = first.variance * (1 - share) + second.variance * share + difference**2 * share * (1 - share)
+    variance = (
+        first.variance * (1 - share) + second.variance * share + difference**2 * share * (1 - share)
+    )
     return Moments(count, mean, variance)

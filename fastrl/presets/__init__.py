@@ -27,7 +27,9 @@ def preset_for(algo: str, env_id: str) -> dict[str, Any]:
     return load_presets(algo).get(env_id, {})
 
 
-def resolve(config_class: type[Config], algo: str, env: object, preset: str, settings: dict[str, Any]) -> Config:
+def resolve(
+    config_class: type[Config], algo: str, env: object, preset: str, settings: dict[str, Any]
+) -> Config:
     """Returns the config for a call from Python: defaults, then the preset of the task, then single settings.
 
     Args:
@@ -42,7 +44,11 @@ def resolve(config_class: type[Config], algo: str, env: object, preset: str, set
     """
     if preset not in ("auto", "none"):
         raise ValueError(f"preset must be auto or none, not {preset!r}")
-    env_id = env if isinstance(env, str) else getattr(env, "env_id", None) or getattr(getattr(env, "spec", None), "id", "")
+    env_id = (
+        env
+        if isinstance(env, str)
+        else getattr(env, "env_id", None) or getattr(getattr(env, "spec", None), "id", "")
+    )
     tuned = preset_for(algo, env_id) if preset == "auto" else {}
     given = {"env_id": env_id or type(env).__name__}
     if not isinstance(env, str):

@@ -1,10 +1,12 @@
 """How a hot function runs: eager, recorded, or compiled. The only file that records, scripts or compiles.
 
-`act` and `update` are small: on a CPU most of their time goes into Python, autograd bookkeeping and dispatch. A `Recording`
-takes all three out. It runs the function once, notes every ATen operation that reached the dispatcher (those of the backward
-pass among them), and leaves a flat graph without Python or autograd. TorchScript then replays that graph operation by operation:
-the same kernels in the same order, so the numbers are those of eager, to the bit, and there is no compiler to wait for.
-`torch.compile` turns the same graph into fused kernels: faster still on some machines, after some seconds of compiling.
+`act` and `update` are small: on a CPU most of their time goes into Python, autograd bookkeeping and
+dispatch. A `Recording` takes all three out. It runs the function once, notes every ATen operation
+that reached the dispatcher (those of the backward pass among them), and leaves a flat graph without
+Python or autograd. TorchScript then replays that graph operation by operation: the same kernels in
+the same order, so the numbers are those of eager, to the bit, and there is no compiler to wait for.
+`torch.compile` turns the same graph into fused kernels: faster still on some machines, after some
+seconds of compiling.
 """
 
 from __future__ import annotations
@@ -31,12 +33,14 @@ logger = logging.getLogger("fastrl")
 def build(function: Function, example: tuple[Tensor, ...], mode: str) -> Function:
     """Returns `function` in the form that `mode` asks for.
 
-    The function must be static: same shapes at every call, no Python decision that depends on a tensor's value. It may read and
-    change tensors that it closes over (weights, optimiser state); these keep their storage.
+    The function must be static: same shapes at every call, no Python decision that depends on a
+    tensor's value. It may read and change tensors that it closes over (weights, optimiser state);
+    these keep their storage.
 
     Args:
         function: takes tensors, returns a tensor, a tuple of tensors or None.
-        example: arguments of the shapes and types that it will be called with; they are not changed.
+        example: arguments of the shapes and types that it will be called with; they are not
+            changed.
         mode: "off" for eager, "auto" for recorded, "on" for torch.compile.
     """
     if mode == "off":
@@ -87,7 +91,8 @@ class Recording(TorchDispatchMode):
             self._name(result, self._node(args[0]))
             return result
         if _is_view(func) and self._is_outside(args[0]):
-            # A view of a weight stays one at every call: should it be used, it is captured in the weight's place.
+            # A view of a weight stays one at every call: should it be used, it is captured in the
+            # weight's place.
             view = func(*args, **kwargs)
             self._alive.append(view)
             return view
@@ -110,7 +115,13 @@ class Recording(TorchDispatchMode):
             with torch.no_grad(), warnings.catch_warnings(), self._undone():
                 warnings.simplefilter("ignore")  # tracing is deprecated; see below for its end
                 script: Any = torch.jit.trace(self._module, self._example, check_trace=False)
-                for simplify in ("inline", "constant_propagation", "constant_pooling", "cse", "dce"):
+                for simplify in (
+                    "inline",
+                    "constant_propagation",
+                    "constant_pooling",
+                    "cse",
+                    "dce",
+                ):
                     getattr(torch._C, f"_jit_pass_{simplify}")(script.graph)
                 return self._bind(_as_written(script))
         except (AttributeError, RuntimeError) as error:
@@ -158,7 +169,9 @@ class Recording(TorchDispatchMode):
         """
         changed = {_memory(x) for x in tree_leaves((args, kwargs)) if isinstance(x, Tensor)}
         for captured in self._captured:
-            if _memory(captured) in changed and all(captured is not kept for kept, _ in self._before):
+            if _memory(captured) in changed and all(
+                captured is not kept for kept, _ in self._before
+            ):
                 self._before.insert(0, (captured, captured.clone()))
 
     @contextmanager
@@ -194,7 +207,11 @@ def _memory(tensor: Tensor) -> int:
 
 def _is_view(func: Any) -> bool:
     """Tells whether an operation returns other strides over its argument's memory, and does nothing else."""
-    return func in (torch.ops.aten.t.default, torch.ops.aten.view.default, torch.ops.aten.permute.default)
+    return func in (
+        torch.ops.aten.t.default,
+        torch.ops.aten.view.default,
+        torch.ops.aten.permute.default,
+    )
 
 
 def _number_form(func: Any, args: Any) -> Any:
@@ -246,8 +263,9 @@ def num_threads(count: int) -> Iterator[None]:
 def keep_freed_memory() -> bool:
     """Tells glibc to keep freed blocks for the next allocation.
 
-    By default it hands blocks of some hundred KiB back to the kernel at once and gets them anew, page by page, for every
-    intermediate result: about 1,100 page faults, a third of the time, in one update of 2,048 rows through two layers of 64.
+    By default it hands blocks of some hundred KiB back to the kernel at once and gets them anew,
+    page by page, for every intermediate result: about 1,100 page faults, a third of the time, in
+    one update of 2,048 rows through two layers of 64.
 
     Returns:
         Whether the allocator took the advice; False where the C library is another one.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from contextlib import AbstractContextManager, nullcontext
 from typing import TYPE_CHECKING
 
 import torch
@@ -32,6 +33,10 @@ class Devices:
         self.global_rank = fabric.global_rank if fabric else 0
         self.world_size = fabric.world_size if fabric else 1
 
+    def autocast(self) -> AbstractContextManager[None]:
+        """Returns the context that forward passes run in: Fabric's precision, or nothing."""
+        return self.fabric.autocast() if self.fabric else nullcontext()
+
     @property
     def is_global_zero(self) -> bool:
         """Whether this process writes logs and checkpoints."""
@@ -50,15 +55,21 @@ def make_devices(config: RunConfig) -> Devices:
             f"fastrl trains on one device so far; devices={config.devices}, "
             f"num_nodes={config.num_nodes}, WORLD_SIZE={world_size}"
         )
-    for name, only in (("precision", "32-true"), ("strategy", "auto")):
-        value = getattr(config, name)
-        if value != only:
-            raise ValueError(f"{name}={value} has no effect so far; leave it at {only}")
+    if config.strategy != "auto":
+        raise ValueError(
+            f"strategy={config.strategy} has no effect on one device; leave it at auto"
+        )
     device = _device(config.accelerator)
     if config.torch_deterministic:
         # cuBLAS reads this when it starts; torch refuses matrix products without it.
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
         torch.use_deterministic_algorithms(True)
+    if config.precision != "32-true":
+        from lightning.fabric import Fabric
+
+        fabric = Fabric(accelerator=device.type, devices=1, precision=config.precision)
+        fabric.launch()
+        return Devices(fabric.device, fabric)
     return Devices(device)
 
 

@@ -1,0 +1,1 @@
+"""Rivals on the same work as fastrl: `python -m benchmarks.peers --help`."""

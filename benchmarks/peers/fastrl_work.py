@@ -1,0 +1,104 @@
+"""fastrl on a standard work, as its users run it: log, CSV and checkpoints of first and last state included.
+
+Its threads are left to itself: the options that peers try do not apply.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import runpy
+import sys
+from pathlib import Path
+from typing import Any
+
+from benchmarks.peers.stopwatch import Stopwatch, read_work
+
+LOG_DIR = "logs"  # the parent starts every process in an empty folder
+
+
+def settings_of(work: dict[str, Any]) -> dict[str, Any]:
+    """Translates the work into fields of `PPOConfig`."""
+    return {
+        "total_timesteps": work["total_steps"],
+        "num_envs": work["num_envs"],
+        "num_steps": work["num_steps"],
+        "update_epochs": work["update_epochs"],
+        "per_rank_batch_size": work["minibatch_size"],
+        "hidden_sizes": tuple(work["hidden_sizes"]),
+        "activation_function": work["activation"],
+        "shared_network": work["shared_network"],
+        "observation_normalization": work["normalize_observations"],
+        "learning_rate": work["learning_rate"],
+        "gamma": work["gamma"],
+        "gae_lambda": work["gae_lambda"],
+        "clip_coef": work["clip_coef"],
+        "vf_coef": work["vf_coef"],
+        "ent_coef": work["ent_coef"],
+        "max_grad_norm": work["max_grad_norm"],
+        "normalize_advantages": work["normalize_advantages"],
+        "seed": work["seed"],
+        "accelerator": "cpu",
+        "eval_episodes": 0,
+        "checkpoint_every": 0,
+        "log_dir": LOG_DIR,
+    }
+
+
+def command_line(work: dict[str, Any]) -> list[str]:
+    """Returns the flags of `python -m fastrl.ppo` for the work."""
+    words = ["--env-id", work["env_id"], "--preset", "none"]
+    for name, value in settings_of(work).items():
+        values = value if isinstance(value, tuple) else (value,)
+        words += ["--" + name.replace("_", "-"), *map(_spell, values)]
+    return words
+
+
+def _spell(value: object) -> str:
+    return str(value).lower() if isinstance(value, bool) else str(value)
+
+
+def train_in_loop(work: dict[str, Any], stopwatch: Stopwatch) -> tuple[dict[str, Any], int]:
+    """Trains with a tick at the start of each iteration; returns the summary and the parameters."""
+    from fastrl import PPO
+    from fastrl.trainer import AgentTrainer
+
+    class TickingPPO(PPO):
+        def begin_rollout(self, buffer: Any) -> None:
+            stopwatch.tick()
+            super().begin_rollout(buffer)
+
+    agent = TickingPPO(work["env_id"], preset="none", **settings_of(work))
+    summary = AgentTrainer().fit(agent).summary
+    return summary, sum(parameter.numel() for parameter in agent.policy.parameters())
+
+
+def train_as_command(work: dict[str, Any]) -> dict[str, Any]:
+    """Does what `python -m fastrl.ppo FLAGS` does; returns the summary."""
+    sys.argv[1:] = command_line(work)
+    with contextlib.suppress(SystemExit):
+        runpy.run_module("fastrl.ppo", run_name="__main__", alter_sys=True)
+    (summary,) = Path(LOG_DIR).rglob("summary.json")
+    return json.loads(summary.read_text())
+
+
+def main() -> None:
+    """Trains and answers."""
+    work = read_work()
+    stopwatch = Stopwatch(work)
+    if work["measure"] == "seconds":
+        summary, num_parameters = train_as_command(work), None
+    else:
+        summary, num_parameters = train_in_loop(work, stopwatch)
+    assert summary["total_env_steps"] == work["total_steps"], summary
+    from fastrl.buffers import indexing
+
+    settings = {
+        "environment": f"{summary['env_id']}, {summary['backend']}",
+        "indexing": indexing.BACKEND,
+    }
+    stopwatch.answer(["fastrl"], settings, num_parameters, summary["train_return_mean"])
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,281 @@
+"""PPO as a whole: seeds, pools, predictions, saving, the metrics of an update, learning."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from gymnasium import spaces
+from gymnasium.vector import SyncVectorEnv
+from toy_agents import WALKS, DiscreteWalk, Loop, differing, make_agent, run, tensors_of
+
+from fastrl import PPO
+from fastrl.config.ppo import PPOConfig
+from fastrl.envs.make import make_env
+from fastrl.ops.losses import explained_variance
+
+LONG = {"total_timesteps": 16 * 4 * 6}
+
+
+@pytest.mark.parametrize("env", [*WALKS, "CartPole-v1"])
+def test_one_seed_gives_one_result(env):
+    first, second = make_agent(env, **LONG), make_agent(env, **LONG)
+    assert run(first) == run(second)
+    assert not differing(tensors_of(first), tensors_of(second))
+
+
+def test_other_seed_gives_another_result():
+    first, second = make_agent(seed=1), make_agent(seed=2)
+    same_shape = tensors_of(first)
+    assert "policy.actor.0.weight" in differing(same_shape, tensors_of(second))
+    run(first), run(second)
+    assert len(differing(tensors_of(first), tensors_of(second))) >= len(same_shape) - 2
+
+
+def test_result_does_not_depend_on_the_global_generator():
+    torch.manual_seed(0)
+    np.random.seed(0)
+    first = make_agent()
+    run(first)
+    torch.manual_seed(1)
+    np.random.seed(1)
+    second = make_agent()
+    state = torch.get_rng_state()
+    run(second)
+    assert not differing(tensors_of(first), tensors_of(second))
+    assert torch.equal(torch.get_rng_state(), state)
+
+
+def test_making_an_agent_leaves_the_global_generator_alone():
+    state = torch.get_rng_state()
+    make_agent()
+    assert torch.equal(torch.get_rng_state(), state)
+
+
+@pytest.mark.parametrize("env", ["CartPole-v1", "Pendulum-v1"])
+def test_two_pools_collect_what_one_collects(env):
+    one, two = (
+        Loop(make_agent(env, num_pools=num_pools, num_envs=6, num_steps=60, total_timesteps=720))
+        for num_pools in (1, 2)
+    )
+    assert [len(loop.agent.envs) for loop in (one, two)] == [1, 2]
+    for loop in (one, two):
+        loop.collect()
+    close = {"rtol": 1e-4, "atol": 1e-4}
+    torch.testing.assert_close(one.buffer.actions, two.buffer.actions, **close)
+    torch.testing.assert_close(one.buffer.obs, two.buffer.obs, **close)
+    torch.testing.assert_close(one.buffer.rewards, two.buffer.rewards, **close)
+    assert torch.equal(one.buffer.valid, two.buffer.valid)
+
+
+@pytest.mark.parametrize("env", WALKS)
+def test_actions_come_from_the_policy_that_is_updated(env):
+    """The ratios of the first minibatch of an update are 1: acting and evaluating agree."""
+    loop = Loop(make_agent(env, update_epochs=1, per_rank_batch_size=64, reward_scaling=True))
+    for metrics in loop.run(3):
+        assert metrics["Info/approx_kl"] == pytest.approx(0, abs=1e-6)
+        assert metrics["Info/clip_fraction"] == 0
+
+
+@pytest.mark.parametrize("env", WALKS)
+def test_normaliser_does_not_change_between_acting_and_learning(env):
+    settings = {"observation_normalization": True, "update_epochs": 1, "per_rank_batch_size": 64}
+    for metrics in run(make_agent(env, **settings)):
+        assert metrics["Info/approx_kl"] == pytest.approx(0, abs=1e-6)
+
+
+def test_metrics_of_the_first_minibatch_are_those_of_the_policy():
+    loop = Loop(make_agent("discrete", update_epochs=1, per_rank_batch_size=64))
+    loop.collect()
+    agent, buffer = loop.agent, loop.buffer
+    before = tensors_of(agent)
+    metrics = loop.update()
+    agent.policy.load_state_dict(
+        {name.removeprefix("policy."): value for name, value in before.items() if "policy." in name}
+    )
+    obs, valid = buffer.obs[:-1][buffer.valid], buffer.valid
+    with torch.no_grad():
+        _, entropy, values = agent.policy.evaluate(obs, buffer.actions[valid])
+    errors = values - buffer.returns[valid]
+    explained = explained_variance(buffer.values[:-1], buffer.returns, valid)
+    assert metrics["Loss/value_loss"] == pytest.approx(errors.square().mean().item(), rel=1e-4)
+    assert metrics["Loss/entropy_loss"] == pytest.approx(-entropy.mean().item(), rel=1e-5)
+    assert metrics["Loss/policy_loss"] == pytest.approx(
+        -buffer.advantages[valid].mean().item(), rel=1e-3, abs=1e-6
+    )
+    assert metrics["Info/explained_variance"] == pytest.approx(float(explained))
+
+
+def test_metrics_have_the_names_of_the_glossary():
+    assert set(run(make_agent(), 1)[0]) == {
+        "Loss/policy_loss",
+        "Loss/value_loss",
+        "Loss/entropy_loss",
+        "Info/approx_kl",
+        "Info/clip_fraction",
+        "Info/explained_variance",
+        "Info/learning_rate",
+        "Info/clip_coef",
+        "Info/ent_coef",
+        "Gradients/grad_norm",
+    }
+
+
+@pytest.mark.parametrize("env", WALKS)
+@pytest.mark.parametrize("deterministic", [True, False])
+def test_prediction_is_an_action_of_the_space(env, deterministic):
+    agent = make_agent(env)
+    one = agent.predict(np.zeros(2, np.float32), deterministic)
+    many = agent.predict(np.random.default_rng(0).normal(size=(50, 2)), deterministic)
+    assert one.shape == agent.action_space.shape and len(many) == 50
+    assert agent.action_space.contains(one)
+    assert all(agent.action_space.contains(action) for action in many)
+
+
+def test_prediction_for_a_batch_is_that_of_its_rows():
+    agent = make_agent("box")
+    obs = np.random.default_rng(0).normal(size=(5, 2)).astype(np.float32)
+    rows = np.stack([agent.predict(row) for row in obs])
+    np.testing.assert_allclose(agent.predict(obs), rows, rtol=1e-6, atol=1e-7)
+
+
+def test_drawn_predictions_differ_and_greedy_ones_do_not():
+    agent = make_agent("box")
+    obs = np.zeros((1, 2), np.float32)
+    assert (agent.predict(obs) == agent.predict(obs)).all()
+    drawn = [agent.predict(obs, deterministic=False) for _ in range(2)]
+    assert (drawn[0] != drawn[1]).any()
+
+
+def test_predicting_does_not_change_how_learning_goes_on():
+    watched, alone = make_agent(), make_agent()
+    watched.predict(np.zeros((3, 2), np.float32), deterministic=False)
+    run(watched), run(alone)
+    assert not differing(tensors_of(watched), tensors_of(alone))
+
+
+NORMALISED = {"observation_normalization": True, "reward_scaling": True}
+
+
+@pytest.mark.parametrize("env", WALKS)
+def test_saved_agent_predicts_as_before(env, tmp_path):
+    agent = make_agent(env, **NORMALISED)
+    run(agent)
+    agent.save(tmp_path / "agent.pt")
+    loaded = PPO.load(tmp_path / "agent.pt")
+    assert loaded.config == agent.config
+    assert not differing(tensors_of(agent), tensors_of(loaded))
+    obs = np.random.default_rng(0).normal(size=(50, 2)).astype(np.float32)
+    np.testing.assert_array_equal(loaded.predict(obs), agent.predict(obs))
+
+
+def test_settings_can_be_changed_when_loading(tmp_path):
+    make_agent().save(tmp_path / "agent.pt")
+    loaded = PPO.load(tmp_path / "agent.pt", learning_rate=0.5)
+    assert loaded.config.learning_rate == 0.5
+
+
+def test_foreign_file_is_refused_by_name(tmp_path):
+    from fastrl.run.checkpoint import save_checkpoint
+
+    save_checkpoint(tmp_path / "agent.pt", {"algo": "sac", "agent": {}})
+    with pytest.raises(ValueError, match=r"agent\.pt holds 'sac', not 'ppo'"):
+        PPO.load(tmp_path / "agent.pt")
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [{"hidden_sizes": (4,)}, {"observation_normalization": True}, {"reward_scaling": True}],
+)
+def test_state_of_another_network_is_refused(changes):
+    with pytest.raises(ValueError, match="the checkpoint does not fit this agent"):
+        make_agent(**changes).load_state_dict(make_agent().state_dict())
+
+
+def test_learn_returns_the_agent_and_leaves_a_run_folder(tmp_path: Path):
+    agent = make_agent(log_dir=str(tmp_path))
+    before = tensors_of(agent)
+    assert agent.learn(128) is agent
+    assert agent.config.total_timesteps == 128
+    assert differing(before, tensors_of(agent))
+    assert list(tmp_path.rglob("summary.json"))
+
+
+def test_learning_through_the_trainer_equals_the_plain_loop(tmp_path: Path):
+    trained, looped = make_agent(log_dir=str(tmp_path)), make_agent(log_dir=str(tmp_path))
+    trained.learn()
+    run(looped, looped.num_updates)
+    assert not differing(tensors_of(trained), tensors_of(looped))
+
+
+def test_environments_may_be_built_elsewhere():
+    vector = SyncVectorEnv([DiscreteWalk] * 3)
+    for env in (vector, make_env("toy_agents:DiscreteWalk", 3)):
+        agent = make_agent(env)
+        assert agent.config.num_envs == 3
+        assert np.isfinite(run(agent)[-1]["Loss/value_loss"])
+
+
+def test_config_and_settings_together_are_refused():
+    with pytest.raises(ValueError, match="not both: gamma"):
+        PPO("toy_agents:DiscreteWalk", PPOConfig(), gamma=0.5)
+
+
+def test_unknown_setting_is_refused_with_the_nearest_name():
+    with pytest.raises(ValueError, match="did you mean gamma"):
+        PPO("toy_agents:DiscreteWalk", gama=0.5)
+
+
+class ImageWalk(DiscreteWalk):
+    """Observations that are no vectors."""
+
+    observation_space: Any = spaces.Box(0, 255, (4, 4), np.uint8)
+
+
+def test_unsupported_space_is_refused_by_name():
+    with pytest.raises(ValueError, match="observation space"):
+        make_agent("test_ppo:ImageWalk")
+
+
+class ByteWalk(DiscreteWalk):
+    """Observations of whole numbers."""
+
+    observation_space: Any = spaces.Box(0, 255, (2,), np.uint8)
+
+    def observation(self) -> np.ndarray:
+        return np.array([self.num_steps, 255], np.uint8)
+
+
+@pytest.mark.parametrize("normalised", [False, True])
+def test_observations_may_be_whole_numbers(normalised):
+    eager, recorded = (
+        make_agent("test_ppo:ByteWalk", compile=mode, observation_normalization=normalised)
+        for mode in ("off", "auto")
+    )
+    loop = Loop(eager)
+    loop.run(3), run(recorded)
+    assert loop.buffer.obs.dtype == torch.uint8
+    assert not differing(tensors_of(eager), tensors_of(recorded))
+    assert eager.action_space.contains(eager.predict(np.array([0, 255], np.uint8)))
+
+
+def test_odd_shapes_of_a_rollout_are_learned_from():
+    odd = {"num_envs": 1, "num_steps": 5, "per_rank_batch_size": 3, "total_timesteps": 15}
+    for metrics in run(make_agent("multidiscrete", hidden_sizes=(5,), compile="auto", **odd)):
+        assert np.isfinite(metrics["Loss/policy_loss"])
+
+
+def test_reward_is_learned():
+    """The largest actions are the best ones, whatever the state."""
+    agent = make_agent(
+        "multidiscrete",
+        learning_rate=0.02,
+        update_epochs=6,
+        normalize_advantages=True,
+        gamma=0.5,
+        total_timesteps=16 * 4 * 15,
+    )
+    run(agent, 15)
+    drawn = agent.predict(np.zeros((200, 2), np.float32), deterministic=False)
+    assert (drawn == [1, 2]).mean() > 0.9
