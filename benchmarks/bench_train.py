@@ -10,7 +10,7 @@ from fastrl import PPO
 from fastrl.player import Player
 from fastrl.run.timer import StageTimer
 
-NUM_ENVS, NUM_STEPS, ROUNDS = 64, 128, 8
+NUM_ENVS, NUM_STEPS, ROUNDS = 64, 128, 5
 WORK = {"W1": "LunarLander-v2", "W2": "CartPole-v1"}
 SETTINGS = {
     "num_envs": NUM_ENVS,

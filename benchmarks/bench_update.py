@@ -58,7 +58,7 @@ def test_update(benchmark, make_agent, num_rows, compile_mode):
         torch.testing.assert_close(
             after_one_step.state_dict(), twin.state_dict(), rtol=1e-3, atol=1e-5
         )
-        benchmark.pedantic(agent._minibatch_step, batch, rounds=200, warmup_rounds=20)
+        benchmark.pedantic(agent._minibatch_step, batch, rounds=100, warmup_rounds=10)
 
 
 def test_update_with_adam_and_linear(benchmark, make_agent, num_rows):
@@ -67,5 +67,5 @@ def test_update_with_adam_and_linear(benchmark, make_agent, num_rows):
     model, step = plain_twin(agent, batch)
     before = (model.critic(batch.obs).squeeze(-1) - batch.returns).square().mean()
     with num_threads(update_threads(num_rows, 64)):
-        benchmark.pedantic(step, rounds=200, warmup_rounds=20)
+        benchmark.pedantic(step, rounds=100, warmup_rounds=10)
     assert (model.critic(batch.obs).squeeze(-1) - batch.returns).square().mean() < before

@@ -1,4 +1,4 @@
-"""Draws the learning curves of run folders: mean return of the last 100 training episodes over environment steps.
+"""Draws learning curves: mean return of the last 100 training episodes over environment steps.
 
 python benchmarks/plot_learning.py logs/ppo/*/LunarLander-v2_* --out docs/lunar_lander_curve.png
 """
@@ -17,7 +17,7 @@ import matplotlib.pyplot as plt
 
 
 def read_curve(run: Path) -> tuple[list[int], list[float]]:
-    """Returns environment steps and mean returns of a run; rows before the first finished episode are left out."""
+    """Returns environment steps and mean returns of a run, from its first finished episode on."""
     with open(run / "metrics.csv", newline="") as file:
         rows = [row for row in csv.DictReader(file) if row.get("Rewards/rew_avg_100")]
     return [int(row["env_steps"]) for row in rows], [
@@ -36,7 +36,7 @@ def main() -> None:
     figure, axes = plt.subplots(figsize=(6.4, 3.2), layout="constrained")
     for run in arguments.runs:
         summary = json.loads((run / "summary.json").read_text())
-        label = f"seed {summary['seed']}: greedy {summary['eval_return_mean']:.0f}, {summary['loop_seconds']:.0f} s"
+        label = "seed {seed}: greedy {eval_return_mean:.0f}, {loop_seconds:.0f} s".format(**summary)
         axes.plot(*read_curve(run), linewidth=1.2, label=label)
     axes.axhline(200, color="0.6", linewidth=0.8, linestyle="--")
     axes.set(xlabel="environment steps", ylabel="mean training return", title=summary["env_id"])

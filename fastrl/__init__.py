@@ -21,7 +21,8 @@ try:
 except PackageNotFoundError:  # a source tree that was never installed
     __version__ = "0+unknown"
 
-# Names come on first use: `import fastrl` imports no torch, and `python -m fastrl.ppo` finds its module not yet loaded.
+# Names come on first use: `import fastrl` imports no torch, and `python -m fastrl.ppo` finds its
+# module not yet loaded.
 _HOMES = {
     "PPO": "fastrl.ppo",
     "AgentTrainer": "fastrl.trainer",

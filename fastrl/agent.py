@@ -8,16 +8,15 @@ import numpy as np
 from torch import Tensor
 
 from fastrl.buffers.rollout import RolloutBuffer
-from fastrl.config.run import RunConfig
 from fastrl.envs.vector import VectorEnv
 from fastrl.run.timer import StageTimer
 
 
 class Agent(Protocol):
-    """A policy and the way it learns. The trainer drives it with these verbs and knows no algorithm."""
+    """A policy and the way it learns. The trainer drives it by these verbs, whatever it is."""
 
     algo: str
-    config: RunConfig
+    config: Any  # the algorithm's own kind of RunConfig
     envs: list[VectorEnv]
 
     @property
@@ -34,7 +33,7 @@ class Agent(Protocol):
         ...
 
     def act(self, obs: Tensor, noise: Tensor, stored: Tensor) -> np.ndarray:
-        """Draws actions for `obs` `[n, *O]`, writes them into `stored` and returns what the environments take."""
+        """Draws actions for `obs` `[n, *O]` into `stored`; returns what the environments take."""
         ...
 
     def update(
@@ -48,7 +47,7 @@ class Agent(Protocol):
         ...
 
     def state_dict(self) -> dict[str, Any]:
-        """Returns everything that the learner needs to go on exactly, as tensors, numbers and strings."""
+        """Returns all that the learner needs to go on exactly, as tensors, numbers and strings."""
         ...
 
     def load_state_dict(self, state: dict[str, Any]) -> None:

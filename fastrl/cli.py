@@ -11,11 +11,9 @@ import contextlib
 import dataclasses
 import difflib
 import io
-import os
 import re
 import sys
 import textwrap
-import traceback
 import types
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -25,6 +23,7 @@ from typing import Any, Literal, get_args, get_origin, get_type_hints
 from fastrl.config.run import RunConfig, check_names
 from fastrl.presets import load_presets, preset_for
 from fastrl.run.folder import open_run_folder, read_config
+from fastrl.run.mistakes import exit_status
 
 Settings = dict[str, Any]
 
@@ -81,17 +80,12 @@ def main(algo: str, argv: Sequence[str] | None = None) -> int:
     Returns:
         Exit code: the algorithm's own, 2 after a user's mistake, 130 after Ctrl-C.
     """
-    try:
-        command = parse(algo, argv)
+
+    def work() -> int:
+        command = parse(algo, argv)  # mistakes are told before the algorithm imports torch
         return import_module(f"fastrl.{algo}").main(command)
-    except (ValueError, OSError) as error:
-        if os.environ.get("FASTRL_TRACEBACK") == "1":
-            traceback.print_exc()
-        print("error:", " ".join(str(error).split()), file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
-        return 130
+
+    return exit_status(work)
 
 
 def parse(algo: str, argv: Sequence[str] | None = None) -> Command:

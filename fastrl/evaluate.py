@@ -16,13 +16,8 @@ if __name__ == "__main__":  # the module that the trainer imports, not a second 
 import argparse
 import json
 import logging
-import os
-import sys
-import traceback
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from importlib import import_module
-from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn, cast
 
@@ -30,7 +25,8 @@ import numpy as np
 
 from fastrl.envs.make import Backend, Purpose, base_seed, make_env
 from fastrl.envs.vector import VectorEnv
-from fastrl.run.folder import VIDEOS_NAME, open_run_folder
+from fastrl.load import find_saved, load_agent
+from fastrl.run.mistakes import exit_status, one_line
 from fastrl.run.video import check_rendering, expose_opengl, write_video
 
 if TYPE_CHECKING:  # torch waits until the arguments are known to be right
@@ -144,7 +140,7 @@ def evaluate_agent(agent: Agent, num_episodes: int, env_steps: int) -> Evaluatio
     except ValueError as error:
         if env is not None and not isinstance(error, EndlessEpisodeError):
             raise
-        _log.warning("no test at %d steps: %s", env_steps, _one_line(error))
+        _log.warning("no test at %d steps: %s", env_steps, one_line(error))
         return None
 
 
@@ -164,7 +160,7 @@ def record_agent(agent: Agent, folder: Path, name: str, env_steps: int) -> list[
     try:
         return _record(agent, folder, name, agent.config.seed)
     except Exception as error:  # renderers raise whatever they like
-        _log.warning("no video at %d steps: %s", env_steps, _one_line(error))
+        _log.warning("no video at %d steps: %s", env_steps, one_line(error))
         return []
 
 
@@ -247,17 +243,7 @@ class _Parser(argparse.ArgumentParser):
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Tests what a run has learned; returns 0, 2 after a user's mistake, 130 after Ctrl-C."""
-    try:
-        _run(_parse(argv))
-        return 0
-    except (ValueError, OSError) as error:
-        if os.environ.get("FASTRL_TRACEBACK") == "1":
-            traceback.print_exc()
-        print("error:", _one_line(error), file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
-        return 130
+    return exit_status(lambda: _run(_parse(argv)))
 
 
 def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
@@ -278,9 +264,10 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
     return arguments
 
 
-def _run(arguments: argparse.Namespace) -> None:
-    algo, checkpoint, videos = _find(arguments.run, arguments.checkpoint)
-    agent = _load(algo, checkpoint)
+def _run(arguments: argparse.Namespace) -> int:
+    saved = find_saved(arguments.run, arguments.checkpoint)
+    checkpoint = saved.checkpoint
+    agent = load_agent(saved)
     seed = agent.config.seed if arguments.seed is None else arguments.seed
     try:
         env = _fresh_env(agent, min(arguments.episodes, MAX_ENVS), "eval", seed)
@@ -301,50 +288,13 @@ def _run(arguments: argparse.Namespace) -> None:
                 flush=True,
             )
         if arguments.video:
-            paths = _record(agent, videos, f"evaluate_{checkpoint.stem}", seed)
+            paths = _record(agent, saved.videos, f"evaluate_{checkpoint.stem}", seed)
             facts["videos"] = [str(path) for path in paths]
             if not arguments.json:
                 print("\n".join(f"video: {path}" for path in paths))
         if arguments.json:
             print(json.dumps(facts))
+        return 0
     finally:
         for env in agent.envs:
             env.close()
-
-
-def _find(run: Path, checkpoint: str | None) -> tuple[str, Path, Path]:
-    """Returns the algorithm, the checkpoint file, and the folder for videos."""
-    run = run.expanduser()
-    if run.is_file():
-        if checkpoint is not None:
-            raise ValueError(f"--checkpoint has no effect: {run} is a file, not a run folder")
-        from fastrl.run.checkpoint import load_checkpoint
-
-        return load_checkpoint(run).get("algo", ""), run, run.parent
-    folder = open_run_folder(run)
-    if checkpoint in (None, "last"):
-        path = folder.newest_checkpoint()
-    elif checkpoint == "best":
-        path = folder.checkpoints / "best.pt"
-    else:
-        path = Path(checkpoint).expanduser()
-        path = path if path.exists() else folder.checkpoints / checkpoint
-    return folder.config.get("algo", ""), path, folder.path / VIDEOS_NAME
-
-
-def _load(algo: str, checkpoint: Path) -> Agent:
-    """Returns the agent, from the `load_agent(path)` of its algorithm's module."""
-    name = f"fastrl.{algo}"
-    module: Any = import_module(name) if str(algo).isidentifier() and find_spec(name) else None
-    if not hasattr(module, "load_agent"):
-        raise ValueError(f"{checkpoint} is of the algorithm {algo!r}, which fastrl does not have")
-    try:
-        return module.load_agent(checkpoint)
-    except KeyError as error:
-        raise ValueError(
-            f"{checkpoint} holds no {error}, which an agent of {algo} needs"
-        ) from error
-
-
-def _one_line(error: Exception) -> str:
-    return " ".join(str(error).split()) or type(error).__name__

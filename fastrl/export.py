@@ -1,9 +1,10 @@
-"""Writes a trained policy as one file that runs without fastrl: normaliser, networks and action bounds in one graph.
+"""Writes a trained policy as one file that runs without fastrl.
 
     python -m fastrl.export RUN --format torchscript
 
-The graph takes observations `[B, O]` and returns the greedy actions as the environment takes them. Before the file takes its
-place, it is read back and must give the policy's own actions on random observations.
+The file's graph holds normaliser, networks and action bounds: it takes observations `[B, O]` and
+returns the greedy actions as the environment takes them. Before the file takes its place, it is
+read back and must give the policy's own actions on random observations.
 """
 
 from __future__ import annotations
@@ -12,13 +13,12 @@ import argparse
 import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from fastrl.load import find_saved, load_agent
 from fastrl.run.mistakes import exit_status
 
 if TYPE_CHECKING:
-    import torch
     from torch import Tensor, nn
 
 SUFFIXES = {"torchscript": ".pt", "pt2": ".pt2", "onnx": ".onnx"}
@@ -47,12 +47,14 @@ def export_policy(policy: nn.Module, example: Tensor, path: Path, form: str) -> 
     path.parent.mkdir(parents=True, exist_ok=True)
     try:
         with torch.no_grad(), warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # upstream's deprecations: the check below is what counts
+            warnings.simplefilter(
+                "ignore"
+            )  # upstream's deprecations: the check below is what counts
             read = write(policy, example, writing)
             wanted, got = policy(example), read(example)
         share = _share_of_equal_actions(wanted, got)
         if share < 0.99:  # a tie between two actions may fall either way
-            raise ValueError(f"the {form} file gives other actions than the policy on {1 - share:.0%} of the checks")
+            raise ValueError(f"{form}: {1 - share:.0%} of the actions differ from the policy's")
         writing.replace(path)
     finally:
         writing.unlink(missing_ok=True)
@@ -61,7 +63,8 @@ def export_policy(policy: nn.Module, example: Tensor, path: Path, form: str) -> 
 def _torchscript(policy: nn.Module, example: Tensor, path: Path) -> Callable[[Tensor], Tensor]:
     import torch
 
-    torch.jit.trace(policy, example, check_trace=False).save(str(path))
+    traced: Any = torch.jit.trace(policy, example, check_trace=False)
+    traced.save(str(path))
     return torch.jit.load(str(path))
 
 
@@ -100,17 +103,27 @@ def _onnx(policy: nn.Module, example: Tensor, path: Path) -> Callable[[Tensor], 
 def _share_of_equal_actions(wanted: Tensor, got: Tensor) -> float:
     import torch
 
-    same = torch.isclose(wanted.double(), got.double(), atol=1e-5, rtol=1e-4).reshape(len(wanted), -1)
+    same = torch.isclose(wanted.double(), got.double(), atol=1e-5, rtol=1e-4).reshape(
+        len(wanted), -1
+    )
     return same.all(1).double().mean().item()
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Exports the policy of a run; returns 0, or 2 after a user's mistake."""
-    parser = argparse.ArgumentParser(prog="python -m fastrl.export", description=__doc__.split("\n")[0])
+    parser = argparse.ArgumentParser(
+        prog="python -m fastrl.export", description="Writes a trained policy as one file."
+    )
     parser.add_argument("run", metavar="RUN", type=Path, help="run folder, or a checkpoint file")
-    parser.add_argument("--format", choices=list(SUFFIXES), default="torchscript", help="default: torchscript")
-    parser.add_argument("--checkpoint", metavar="last|best|PATH", help="which of the run (default: last)")
-    parser.add_argument("--out", type=Path, help="the file to write (default: policy in the run folder)")
+    parser.add_argument(
+        "--format", choices=list(SUFFIXES), default="torchscript", help="default: torchscript"
+    )
+    parser.add_argument(
+        "--checkpoint", metavar="last|best|PATH", help="which of the run (default: last)"
+    )
+    parser.add_argument(
+        "--out", type=Path, help="the file to write (default: policy in the run folder)"
+    )
     arguments = parser.parse_args(argv)
     return exit_status(lambda: _run(arguments))
 
@@ -120,7 +133,7 @@ def _run(arguments: argparse.Namespace) -> int:
     path = arguments.out or saved.folder / f"policy{SUFFIXES[arguments.format]}"
     import torch
 
-    agent = load_agent(saved)
+    agent: Any = load_agent(saved)
     try:
         shape = agent.envs[0].single_observation_space.shape
         assert shape is not None

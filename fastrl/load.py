@@ -14,11 +14,12 @@ if TYPE_CHECKING:
 
 
 class Saved(NamedTuple):
-    """A checkpoint file, the algorithm it is of, and the folder where what is made of it belongs."""
+    """A checkpoint file, the algorithm it is of, and where what is made of it belongs."""
 
     algo: str
     checkpoint: Path
     folder: Path
+    videos: Path
 
 
 def find_saved(run: Path, checkpoint: str | None = None) -> Saved:
@@ -37,7 +38,7 @@ def find_saved(run: Path, checkpoint: str | None = None) -> Saved:
             raise ValueError(f"--checkpoint has no effect: {run} is a file, not a run folder")
         from fastrl.run.checkpoint import load_checkpoint
 
-        return Saved(load_checkpoint(run).get("algo", ""), run, run.parent)
+        return Saved(load_checkpoint(run).get("algo", ""), run, run.parent, run.parent)
     folder = open_run_folder(run)
     if checkpoint in (None, "last"):
         path = folder.newest_checkpoint()
@@ -46,7 +47,7 @@ def find_saved(run: Path, checkpoint: str | None = None) -> Saved:
     else:
         path = Path(checkpoint).expanduser()
         path = path if path.exists() else folder.checkpoints / checkpoint
-    return Saved(folder.config.get("algo", ""), path, folder.path)
+    return Saved(folder.config.get("algo", ""), path, folder.path, folder.videos)
 
 
 def load_agent(saved: Saved) -> Agent:
@@ -56,10 +57,16 @@ def load_agent(saved: Saved) -> Agent:
         ValueError: the checkpoint is damaged, foreign or of an unknown algorithm.
     """
     name = f"fastrl.{saved.algo}"
-    module: Any = import_module(name) if str(saved.algo).isidentifier() and find_spec(name) else None
+    module: Any = (
+        import_module(name) if str(saved.algo).isidentifier() and find_spec(name) else None
+    )
     if not hasattr(module, "load_agent"):
-        raise ValueError(f"{saved.checkpoint} is of the algorithm {saved.algo!r}, which fastrl does not have")
+        raise ValueError(
+            f"{saved.checkpoint} is of the algorithm {saved.algo!r}, which fastrl does not have"
+        )
     try:
         return module.load_agent(saved.checkpoint)
     except KeyError as error:
-        raise ValueError(f"{saved.checkpoint} holds no {error}, which an agent of {saved.algo} needs") from error
+        raise ValueError(
+            f"{saved.checkpoint} holds no {error}, which an agent of {saved.algo} needs"
+        ) from error

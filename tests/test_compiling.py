@@ -6,11 +6,12 @@ from typing import Any
 
 import pytest
 import torch
-from toy_agents import WALKS, Loop, differing, make_agent, run, tensors_of
 from torch import Tensor
+from toy_agents import WALKS, Loop, differing, make_agent, run, tensors_of
 
+from fastrl.machine import available_cores
 from fastrl.ppo import PPO
-from fastrl.run.compiling import Recording, build, num_threads, update_threads, usable_cores
+from fastrl.run.compiling import Recording, build, num_threads, update_threads
 
 NORMALISERS = {"observation_normalization": True, "reward_scaling": True}
 HARD = {"normalize_advantages": True, "clip_vloss": True, "ent_coef": 0.01, "anneal_lr": True}
@@ -84,7 +85,6 @@ def test_building_leaves_weights_optimiser_and_generators_alone(mode):
     agent.make_buffer()
     assert not differing(before, tensors_of(agent))
     assert torch.equal(torch.get_rng_state(), state)
-    assert not agent._metric_sums.any()
 
 
 def test_building_leaves_the_buffer_alone():
@@ -122,7 +122,12 @@ def counters():
 
 
 @pytest.mark.parametrize(
-    "env", ["discrete", *(pytest.param(env, marks=pytest.mark.slow) for env in WALKS if env != "discrete")]
+    "env",
+    [
+        "discrete",
+        pytest.param("multidiscrete", marks=pytest.mark.slow),
+        pytest.param("box", marks=pytest.mark.slow),
+    ],
 )
 def test_compiled_training_equals_eager_and_compiles_once(env, counters):
     settings = {"learning_rate": 1e-3, "update_epochs": 1, **HARD}
@@ -132,9 +137,8 @@ def test_compiled_training_equals_eager_and_compiles_once(env, counters):
     for loop in (eager_loop, compiled_loop):
         loop.run(1)
     for name, value in tensors_of(eager).items():
-        torch.testing.assert_close(
-            tensors_of(compiled)[name], value, rtol=1e-3, atol=1e-5, msg=lambda text: f"{name}: {text}"
-        )
+        other = tensors_of(compiled)[name]
+        assert torch.allclose(other.double(), value.double(), rtol=1e-3, atol=1e-5), name
     graphs = counters["stats"]["unique_graphs"]
     with torch._dynamo.config.patch(error_on_recompile=True):
         compiled_loop.run(2)
@@ -200,7 +204,11 @@ def test_views_of_one_storage_are_all_put_back():
 
 def test_gradients_are_part_of_the_recording():
     weight = torch.tensor([2.0], requires_grad=True)
-    call = build(lambda x: torch.autograd.grad((weight * x) ** 2, weight)[0], (torch.ones(1),), "auto")
+
+    def slope(x: Tensor) -> Tensor:
+        return torch.autograd.grad((weight * x) ** 2, weight)[0]
+
+    call = build(slope, (torch.ones(1),), "auto")
     assert call(torch.tensor([3.0])).item() == 2 * 2 * 9
 
 
@@ -225,7 +233,7 @@ def test_thread_count_holds_for_the_block_only():
 
 def test_small_updates_get_one_thread():
     assert update_threads(64, 64) == 1
-    assert update_threads(4096, 64) == usable_cores() >= 1
+    assert update_threads(4096, 64) == available_cores() >= 1
 
 
 def test_recording_drops_operations_that_nothing_needs():
@@ -235,4 +243,4 @@ def test_recording_drops_operations_that_nothing_needs():
 
     graph = Recording(function, (torch.ones(2),))._graph
     names = [str(node.target) for node in graph.nodes if node.op == "call_function"]
-    assert names == ["aten.add.Scalar"] or names == ["aten.add.Tensor"]
+    assert len(names) == 1 and "aten.add" in names[0]

@@ -9,6 +9,7 @@ import pytest
 import toy_envs
 from gymnasium import spaces
 
+from fastrl import machine
 from fastrl.envs import envpool_env
 from fastrl.envs.make import Backend, base_seed, make_env
 from fastrl.envs.masking import VELOCITY_INDICES
@@ -281,7 +282,7 @@ def test_cgroup_quota_of_a_parent_counts(tmp_path: Path, cpu_max, quota):
     (tmp_path / "job" / "cpu.max").write_text(f"{cpu_max}\n")
     (tmp_path / "job" / "step" / "cpu.max").write_text("max 100000\n")
     (tmp_path / "membership").write_text("0::/job/step\n")
-    assert envpool_env._cgroup_cpu_quota(tmp_path, tmp_path / "membership") == quota
+    assert machine._cgroup_cpu_quota(tmp_path, tmp_path / "membership") == quota
 
 
 @pytest.mark.skipif(not os.path.isdir("/proc/self/task"), reason="counts threads in /proc")

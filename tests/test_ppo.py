@@ -62,7 +62,7 @@ def test_two_pools_collect_what_one_collects(env):
     assert [len(loop.agent.envs) for loop in (one, two)] == [1, 2]
     for loop in (one, two):
         loop.collect()
-    close = {"rtol": 1e-4, "atol": 1e-4}
+    close: dict[str, Any] = {"rtol": 1e-4, "atol": 1e-4}
     torch.testing.assert_close(one.buffer.actions, two.buffer.actions, **close)
     torch.testing.assert_close(one.buffer.obs, two.buffer.obs, **close)
     torch.testing.assert_close(one.buffer.rewards, two.buffer.rewards, **close)

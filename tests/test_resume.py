@@ -157,7 +157,7 @@ def test_resume_with_envpool_goes_on_with_counters_schedules_and_optimizer(tmp_p
     result = AgentTrainer(resume=stopped).fit(agent)
     assert [index for index, _ in seen] == [4, 5, 6, 7]
     assert_equal(dict(seen[0][1]["policy"]), dict(before["agent"]["policy"]))  # normaliser too
-    assert agent._adam_steps == 2 * before["agent"]["optimizer"]["steps"]
+    assert agent.optimizer.steps == 2 * before["agent"]["optimizer"]["steps"]
     assert (result.summary["total_env_steps"], result.summary["restarts"]) == (8 * UPDATE, 1)
     rates = [float(row["Info/learning_rate"]) for row in metrics_of(stopped)]
     assert rates == pytest.approx([1e-3 * (1 - index / 8) for index in range(8)])

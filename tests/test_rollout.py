@@ -2,6 +2,7 @@
 
 from typing import Any
 
+import gymnasium
 import numpy as np
 import pytest
 import torch
@@ -15,8 +16,7 @@ T, N, B = 6, 3, 4
 def make_buffer(num_steps: int = T, batch_size: int = B, **changes: Any) -> RolloutBuffer:
     """Return a buffer for two-dimensional observations and one discrete action."""
     settings: dict[str, Any] = {
-        "obs_shape": (2,),
-        "obs_dtype": torch.float32,
+        "observation_space": gymnasium.spaces.Box(-1, 1, (2,)),
         "action_shape": (),
         "action_dtype": torch.int64,
         "noise_size": 2,
@@ -188,7 +188,8 @@ def poison(loop: Loop) -> int:
 
 @pytest.mark.parametrize("env", ["discrete", "box"])
 def test_reset_rows_change_nothing_that_is_learned_or_logged(env):
-    clean, poisoned = (Loop(make_agent(env, num_steps=40, **EVERYTHING, total_timesteps=480)) for _ in range(2))
+    settings = {"num_steps": 40, "total_timesteps": 480, **EVERYTHING}
+    clean, poisoned = (Loop(make_agent(env, **settings)) for _ in range(2))
     num_poisoned = 0
     for _ in range(3):
         clean.collect(), poisoned.collect()

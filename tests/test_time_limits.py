@@ -1,4 +1,4 @@
-"""A time limit is no end: a task that goes on for ever has its true value, one that ends has not."""
+"""A time limit is no end: an endless task has its true value, one that terminates has not."""
 
 from functools import partial
 

@@ -1,15 +1,16 @@
 """Rivals on the same work, from interpreters of their own.
 
-    python -m benchmarks.peers --install DIR             # makes a virtual environment for each rival
+    python -m benchmarks.peers --install DIR             # a virtual environment for each rival
     python -m benchmarks.peers --venvs DIR W1 W2 W3      # measures
 
-From the root of the source tree. Every rival first tries its thread counts (and compiling, where it has that) in short runs; the
-fastest is measured. Then the systems take turns, ours first, for some rounds. The tables on standard output are medians over the
-rounds; progress goes to standard error.
+To be run from the root of the source tree. Each rival first tries its thread counts, and compiling
+where it has that, in short runs; the fastest is measured. Then the systems take turns, ours first,
+for some rounds. The tables on standard output hold medians over the rounds; progress goes to
+standard error.
 
-What the works have in common with each rival, and where they differ, is in `works.py` and `*_work.py`. Steps per second are those of
-the whole training loop, from the start of an iteration to that of a later one, logging included. Seconds are those of the whole
-process, from its start to its exit.
+Steps per second are those of the training loop, from one place in an iteration to the same place in
+a later one, so logging counts. Seconds are those of the whole process, from start to exit. The
+systems' files (`*_work.py`) say how each does the work, and where it differs from the others.
 """
 
 from __future__ import annotations
@@ -17,14 +18,24 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import json
-import os
 import platform
+import subprocess
 import sys
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from benchmarks.peers.systems import OURS, PEERS, ROOT, RunError, System, best_options, install, run
+from benchmarks.peers.systems import (
+    OURS,
+    PEERS,
+    ROOT,
+    RunError,
+    System,
+    best_options,
+    install,
+    num_cores,
+    run,
+)
 from benchmarks.peers.table import Series, markdown
 from benchmarks.peers.works import WORKS, Work
 
@@ -43,7 +54,9 @@ def arguments(words: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--peers", nargs="+", choices=names, default=names, help="default: all")
     parser.add_argument("--repeats", type=int, default=3, help="rounds; default 3")
     parser.add_argument(
-        "--threads", type=int, help="torch threads of the rivals; default: try one and all cores"
+        "--threads",
+        type=int,
+        help="torch threads of everyone; default: rivals try one and all cores, fastrl chooses",
     )
     parser.add_argument(
         "--set",
@@ -76,8 +89,8 @@ def main() -> int:
             for peer in peers:
                 install(peer, options.install)
         venvs = options.venvs or options.install
-        thread_counts = [options.threads] if options.threads else sorted({1, num_cores()})
-        results = [measure(work, peers, venvs, thread_counts, options.repeats) for work in works]
+        repeats = options.repeats
+        results = [measure(work, peers, venvs, options.threads, repeats) for work in works]
     except ValueError as error:
         print("error:", error, file=sys.stderr)
         return 2
@@ -86,19 +99,19 @@ def main() -> int:
     for result in results:
         print(table_of(result), end="\n\n")
     facts = machine()
-    print(describe(facts, results[0], options.repeats))
+    print(describe(facts, results[0], repeats))
     if options.json:
         options.json.write_text(json.dumps({"machine": facts, "works": results}, indent=2) + "\n")
     return 1 if any(result["failed"] for result in results) else 0
 
 
 def measure(
-    work: Work, peers: list[System], venvs: Path, thread_counts: list[int], num_rounds: int
+    work: Work, peers: list[System], venvs: Path, threads: int | None, num_rounds: int
 ) -> dict[str, Any]:
     """Measures one work in alternation.
 
     Returns:
-        The work, its title, the runs of each system by its name in the order of the table, and the failures.
+        The work, its title, the runs of each system by name in the table's order, the failures.
 
     Raises:
         ValueError: an environment is missing.
@@ -110,7 +123,7 @@ def measure(
     runs: dict[str, list[dict[str, Any]]] = {system.name: [] for system in systems}
     for system in systems:
         try:
-            chosen[system.name] = best_options(system, venvs, work, thread_counts)
+            chosen[system.name] = best_options(system, venvs, work, threads)
         except RunError as error:
             _drop(system, error, failed)
     for index in range(num_rounds):
@@ -170,19 +183,13 @@ def notes_of(answer: dict[str, Any]) -> str:
 
 def describe(facts: dict[str, Any], result: dict[str, Any], num_rounds: int) -> str:
     """Says in a line where and how the tables were measured."""
-    versions = next(iter(result["runs"].values()))[0]["versions"]
+    torch = result["runs"][OURS.name][0]["versions"]["torch"]
+    rounds = f"{num_rounds} rounds in alternation" if num_rounds > 1 else "a single round"
     return (
-        f"{facts['cores']} cores of {facts['processor']}, {facts['system']}, Python {facts['python']}, "
-        f"torch {versions['torch']}; medians of {num_rounds} rounds in alternation; {facts['date']}, "
-        f"commit {facts['commit']}."
+        f"{facts['cores']} cores of {facts['processor']}, {facts['system']}, "
+        f"Python {facts['python']}, torch {torch}; {rounds}; "
+        f"{facts['date']}, commit {facts['commit']}."
     )
-
-
-def num_cores() -> int:
-    """Returns the cores that this process may use."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
 
 
 def machine() -> dict[str, Any]:
@@ -208,7 +215,6 @@ def _processor() -> str:
 
 def _commit() -> str:
     """Returns the short hash of HEAD, with a plus where tracked files have changed."""
-    import subprocess
 
     def git(*words: str) -> str:
         command = ["git", "-C", str(ROOT), *words]

@@ -1,6 +1,6 @@
-"""fastrl on a standard work, as its users run it: log, CSV and checkpoints of first and last state included.
+"""fastrl on a standard work, as its users run it: logs and checkpoints are written.
 
-Its threads are left to itself: the options that peers try do not apply.
+It chooses its threads by itself unless it is told a number.
 """
 
 from __future__ import annotations
@@ -42,6 +42,7 @@ def settings_of(work: dict[str, Any]) -> dict[str, Any]:
         "eval_episodes": 0,
         "checkpoint_every": 0,
         "log_dir": LOG_DIR,
+        "num_threads": work.get("threads", 0),  # 0: fastrl chooses
     }
 
 
@@ -73,13 +74,16 @@ def train_in_loop(work: dict[str, Any], stopwatch: Stopwatch) -> tuple[dict[str,
     return summary, sum(parameter.numel() for parameter in agent.policy.parameters())
 
 
-def train_as_command(work: dict[str, Any]) -> dict[str, Any]:
-    """Does what `python -m fastrl.ppo FLAGS` does; returns the summary."""
+def train_as_command(work: dict[str, Any]) -> tuple[dict[str, Any], int]:
+    """Does what `python -m fastrl.ppo FLAGS` does; returns the summary and the parameters."""
     sys.argv[1:] = command_line(work)
     with contextlib.suppress(SystemExit):
         runpy.run_module("fastrl.ppo", run_name="__main__", alter_sys=True)
+    from fastrl.run.checkpoint import load_checkpoint
+
     (summary,) = Path(LOG_DIR).rglob("summary.json")
-    return json.loads(summary.read_text())
+    weights = load_checkpoint(summary.parent / "checkpoints" / "last.pt")["agent"]["policy"]
+    return json.loads(summary.read_text()), sum(weight.numel() for weight in weights.values())
 
 
 def main() -> None:
@@ -87,7 +91,7 @@ def main() -> None:
     work = read_work()
     stopwatch = Stopwatch(work)
     if work["measure"] == "seconds":
-        summary, num_parameters = train_as_command(work), None
+        summary, num_parameters = train_as_command(work)
     else:
         summary, num_parameters = train_in_loop(work, stopwatch)
     assert summary["total_env_steps"] == work["total_steps"], summary
@@ -96,6 +100,7 @@ def main() -> None:
     settings = {
         "environment": f"{summary['env_id']}, {summary['backend']}",
         "indexing": indexing.BACKEND,
+        **({"threads": work["threads"]} if "threads" in work else {}),
     }
     stopwatch.answer(["fastrl"], settings, num_parameters, summary["train_return_mean"])
 

@@ -1,7 +1,8 @@
 """rl_games on a standard work, with its own EnvPool adapter.
 
-PyPI's newest release, 1.6.5, runs with EnvPool 1.2.5 once its adapter is told `env_type: gymnasium`. It writes TensorBoard
-events in every iteration and offers no way to leave them out.
+PyPI's newest release, 1.6.5, runs with EnvPool 1.2.5 once its adapter is told `env_type:
+gymnasium`. It writes TensorBoard events in every iteration and offers no way to leave them
+out. It normalises advantages over the rollout, not over the minibatch.
 """
 
 from __future__ import annotations
@@ -9,15 +10,16 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from benchmarks.peers.stopwatch import Stopwatch, read_work
 from rl_games.common.algo_observer import DefaultAlgoObserver
 from rl_games.torch_runner import Runner
+
+from benchmarks.peers.stopwatch import Stopwatch, read_work
 
 NEVER = 10**9
 
 
 class Ticks(DefaultAlgoObserver):
-    """Ticks at the end of every iteration, and keeps the learner."""
+    """Ticks at the end of every rollout, and keeps the learner."""
 
     algo: Any
 
@@ -25,8 +27,8 @@ class Ticks(DefaultAlgoObserver):
         super().__init__()
         self._stopwatch = stopwatch
 
-    def after_print_stats(self, frame: int, epoch_num: int, total_time: float) -> None:
-        super().after_print_stats(frame, epoch_num, total_time)
+    def after_steps(self) -> None:
+        super().after_steps()
         self._stopwatch.tick()
 
 

@@ -1,13 +1,12 @@
-"""Stable-Baselines3 on a standard work, with its own DummyVecEnv over gymnasium, as its documentation advises."""
+"""Stable-Baselines3 on a standard work, with its DummyVecEnv over gymnasium, as users run it."""
 
 from __future__ import annotations
 
-from functools import partial
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
 import torch
-from benchmarks.peers.stopwatch import Stopwatch, read_work
 from stable_baselines3 import PPO
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.env_util import make_vec_env
@@ -15,7 +14,9 @@ from stable_baselines3.common.torch_layers import BaseFeaturesExtractor
 from stable_baselines3.common.vec_env import VecNormalize
 from torch import nn
 
-# gymnasium refuses the older of the two. The task is the same up to physics details.
+from benchmarks.peers.stopwatch import Stopwatch, read_work
+
+# gymnasium refuses the older version. EnvPool has only that; the physics differ in details.
 NEWER_IDS = {"LunarLander-v2": "LunarLander-v3"}
 ACTIVATIONS = {"tanh": nn.Tanh, "elu": nn.ELU}
 
@@ -35,15 +36,14 @@ class Ticks(BaseCallback):
 
 
 class SharedLayers(BaseFeaturesExtractor):
-    """The hidden layers that actor and critic have in common; this library shares none by itself."""
+    """Hidden layers that actor and critic have in common; this library shares none by itself."""
 
     def __init__(
         self, observation_space: Any, hidden_sizes: list[int], activation: type[nn.Module]
     ) -> None:
         super().__init__(observation_space, hidden_sizes[-1])
         widths = [observation_space.shape[0], *hidden_sizes]
-        pairs = zip(widths[:-1], widths[1:], strict=True)
-        layers = [(nn.Linear(width, after), activation()) for width, after in pairs]
+        layers = [(nn.Linear(*pair), activation()) for pair in pairwise(widths)]
         self._layers = nn.Sequential(*(module for layer in layers for module in layer))
 
     def forward(self, observations: torch.Tensor) -> torch.Tensor:
@@ -91,7 +91,7 @@ def main() -> None:
         device="cpu",
         verbose=0,
     )
-    model.learn(work["total_steps"], callback=partial(Ticks, stopwatch)(), log_interval=None)
+    model.learn(work["total_steps"], callback=Ticks(stopwatch), log_interval=None)
     assert model.num_timesteps == work["total_steps"], model.num_timesteps
     episodes = model.ep_info_buffer or []
     stopwatch.answer(

@@ -1,7 +1,7 @@
-"""SheepRL on the work that it publishes itself: its command line with `exp=ppo_benchmarks`, tests and logs off.
+"""SheepRL on the work that it publishes itself: its command line with `exp=ppo_benchmarks`.
 
-As published, actor and critic share their hidden layers; the overrides move these into actor and critic, where the work asks
-for separate networks.
+That experiment has tests, logs and checkpoints off. As published, actor and critic share their
+hidden layers; where the work asks for separate networks, overrides move the layers into each.
 """
 
 from __future__ import annotations
@@ -10,8 +10,10 @@ import sys
 from typing import Any
 
 import torch
-from benchmarks.peers.stopwatch import Stopwatch, read_work
+from sheeprl.algos.ppo import ppo
 from sheeprl.cli import run
+
+from benchmarks.peers.stopwatch import Stopwatch, read_work
 
 ACTIVATIONS = {"tanh": "torch.nn.Tanh", "elu": "torch.nn.ELU"}
 NEVER = 10**9
@@ -56,6 +58,19 @@ def overrides(work: dict[str, Any]) -> list[str]:
     ]
 
 
+def agents_of_updates() -> list[torch.nn.Module]:
+    """Returns a list that will hold the agent once for every update; nothing else tells of them."""
+    agents: list[torch.nn.Module] = []
+    train = ppo.train
+
+    def noted_train(fabric: Any, agent: torch.nn.Module, *rest: Any) -> int:
+        agents.append(agent)
+        return train(fabric, agent, *rest)
+
+    ppo.train = noted_train
+    return agents
+
+
 def main() -> None:
     """Trains and answers."""
     work = read_work()
@@ -63,12 +78,15 @@ def main() -> None:
         raise ValueError(f"only whole processes are measured here, not {work['measure']}")
     torch.set_num_threads(work["threads"])
     sys.argv[1:] = overrides(work)
+    agents = agents_of_updates()
     run()
+    assert len(agents) == work["num_updates"], len(agents)
     settings = {
         "environment": f"{work['env_id']}, SyncVectorEnv",
         "threads": torch.get_num_threads(),
     }
-    Stopwatch(work).answer(["sheeprl", "gymnasium", "lightning"], settings)
+    num_parameters = sum(parameter.numel() for parameter in agents[-1].parameters())
+    Stopwatch(work).answer(["sheeprl", "gymnasium", "lightning"], settings, num_parameters)
 
 
 if __name__ == "__main__":

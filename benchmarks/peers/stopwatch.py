@@ -1,4 +1,4 @@
-"""What the process of one system does around its training: read the work, time the loop, answer in a line."""
+"""What a system's process does around its training: read the work, time the loop, answer."""
 
 from __future__ import annotations
 

@@ -49,11 +49,17 @@ class System:
             raise ValueError(f"{python} is not there; --install {venvs} makes it")
         return python
 
-    def candidates(self, work: Work, thread_counts: list[int]) -> list[dict[str, Any]]:
-        """Returns the combinations of options to try; the only one of ours is to choose by itself."""
-        if self.is_ours:
+    def candidates(self, work: Work, threads: int | None) -> list[dict[str, Any]]:
+        """Returns the combinations of options to try.
+
+        Args:
+            work: what is to be done.
+            threads: the only thread count to try; None tries one and all cores, and lets ours
+                choose by itself.
+        """
+        if threads is None and self.is_ours:
             return [{}]
-        options = {"threads": thread_counts, **self.options}
+        options = {"threads": [threads] if threads else sorted({1, num_cores()}), **self.options}
         if work.measure == "seconds" and "compile" in options:
             # Compiling takes longer than these short runs could win back.
             options["compile"] = [False]
@@ -69,6 +75,13 @@ PEERS = (
     System("stable-baselines3", "sb3_work"),
     System("sheeprl", "sheeprl_work", works=("W3",)),
 )
+
+
+def num_cores() -> int:
+    """Returns the cores that this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
 
 
 def environment_folder(venvs: Path, name: str) -> Path:
@@ -105,8 +118,8 @@ def run(system: System, venvs: Path, work: Work, options: dict[str, Any]) -> dic
         options: a candidate of the system.
 
     Returns:
-        The answer of the process (see `stopwatch.Stopwatch.answer`), its "seconds" from start to exit, and "value": what the
-        work measures.
+        The answer of the process (see `Stopwatch.answer`), its "seconds" from start to exit, and
+        "value": what the work measures.
 
     Raises:
         RunError: the process failed or answered with something else.
@@ -148,15 +161,13 @@ def _tail(text: str, num_lines: int = 8) -> str:
     return "\n".join(text.strip().splitlines()[-num_lines:])
 
 
-def best_options(
-    system: System, venvs: Path, work: Work, thread_counts: list[int]
-) -> dict[str, Any]:
-    """Returns the fastest combination of options, by one short run each; a combination that fails is left out.
+def best_options(system: System, venvs: Path, work: Work, threads: int | None) -> dict[str, Any]:
+    """Returns the fastest combination of options, by a short run each; failed ones are left out.
 
     Raises:
         RunError: every one failed.
     """
-    candidates = system.candidates(work, thread_counts)
+    candidates = system.candidates(work, threads)
     if len(candidates) == 1:
         return candidates[0]
     values: list[float] = []

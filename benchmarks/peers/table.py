@@ -44,8 +44,8 @@ def spread(values: tuple[float, ...]) -> Spread:
 def times_faster(ours: Series, theirs: Series, measure: Measure) -> Spread:
     """Returns how many times faster ours is: above 1 where ours wins.
 
-    The middle is the ratio of the two medians. Low and high are those of the rounds, in which ours and theirs ran next to
-    each other, so that a machine that slows down for a while slows both.
+    The middle is the ratio of the two medians. Low and high are those of the rounds, in which ours
+    and theirs ran one after the other: a machine that slows down for a while slows both.
 
     Raises:
         ValueError: different numbers of rounds, or a value that is not above 0.

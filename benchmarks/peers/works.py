@@ -1,4 +1,4 @@
-"""The standard work: what every system is given, in one form that each translates into its own settings."""
+"""The standard work: what every system is given, which each translates into settings of its own."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 @dataclass(frozen=True, kw_only=True)
 class Work:
-    """One task with everything that decides how much there is to compute. The defaults are Stable-Baselines3's."""
+    """A task and all that decides how much there is to compute. The defaults are those of SB3."""
 
     name: str
     env_id: str
@@ -19,7 +19,7 @@ class Work:
     update_epochs: int
     minibatch_size: int
     measure: Literal["steps_per_second", "seconds"]
-    """steps_per_second: of the training loop, after the warm-up. seconds: of the whole process, imports included."""
+    """steps_per_second: of the training loop. seconds: of the whole process, imports included."""
     warmup_updates: int
     """Iterations that are not measured; 0 where the whole process is."""
     num_updates: int
@@ -63,7 +63,7 @@ class Work:
 
     def short(self) -> Work:
         """Returns the same work, only long enough to tell a good thread count from a bad one."""
-        shorter = max(1, self.num_updates // 8)
+        shorter = max(1, self.num_updates // 4)
         return dataclasses.replace(self, num_updates=shorter)
 
     def changed(self, assignments: list[str]) -> Work:
@@ -79,7 +79,7 @@ class Work:
             kind = kinds.get(name, "")
             if kind not in _READERS:
                 allowed = ", ".join(field for field, kind in kinds.items() if kind in _READERS)
-                raise ValueError(f"cannot set {assignment!r}; NAME=VALUE with NAME one of {allowed}")
+                raise ValueError(f"cannot set {assignment!r}; NAME=VALUE, NAME one of {allowed}")
             changes[name] = _READERS[kind](value)
         return dataclasses.replace(self, **changes)
 

@@ -20,6 +20,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+import gymnasium
 import numpy as np
 import torch
 from torch import Tensor
@@ -28,7 +29,10 @@ from fastrl.buffers.indexing import Recorder, RowGather, shuffled_minibatches
 
 
 class Minibatch(NamedTuple):
-    """B rows of a rollout; `weights` are 1/count on rows that count and 0 on padding, so that they sum to 1."""
+    """B rows of a rollout.
+
+    `weights` are 1/count on the rows that count and 0 on padding, so that they sum to 1.
+    """
 
     obs: Tensor
     actions: Tensor
@@ -40,21 +44,20 @@ class Minibatch(NamedTuple):
 
 
 class Episodes(NamedTuple):
-    """Undiscounted, unscaled returns (float64) and lengths (int64) of the episodes that ended in a rollout."""
+    """Undiscounted returns (float64) and lengths (int64) of episodes that ended in a rollout."""
 
     returns: np.ndarray
     lengths: np.ndarray
 
 
 class RolloutBuffer:
-    """Storage for one rollout on the training device, with the recorder that fills it from the environments' side."""
+    """Storage for one rollout on the training device, and the recorder that fills it."""
 
     def __init__(
         self,
         num_steps: int,
         num_envs: int,
-        obs_shape: tuple[int, ...],
-        obs_dtype: torch.dtype,
+        observation_space: gymnasium.Space,
         action_shape: tuple[int, ...],
         action_dtype: torch.dtype,
         noise_size: int,
@@ -66,8 +69,7 @@ class RolloutBuffer:
         Args:
             num_steps: T.
             num_envs: N.
-            obs_shape: shape of one observation.
-            obs_dtype: its type.
+            observation_space: shape and type of one observation.
             action_shape: shape of one stored action.
             action_dtype: its type.
             noise_size: noise values a draw of an action takes.
@@ -76,6 +78,9 @@ class RolloutBuffer:
         """
         self.num_steps, self.num_envs, self.device = num_steps, num_envs, device
         rows = (num_steps, num_envs)
+        obs_shape, obs_dtype = observation_space.shape, observation_space.dtype
+        assert obs_shape is not None
+        obs_dtype = torch.from_numpy(np.empty(0, obs_dtype)).dtype
 
         def zeros(*shape: int, dtype: torch.dtype = torch.float32) -> Tensor:
             return torch.zeros(shape, dtype=dtype, device=device)
@@ -116,37 +121,22 @@ class RolloutBuffer:
         num_minibatches = -(-num_steps * num_envs // batch_size)
         self._indices = torch.zeros(num_minibatches, batch_size, dtype=torch.int64)
         self._weights = torch.zeros(num_minibatches, batch_size)
-        self._sources = [
-            self.obs[:-1],
-            self.actions,
-            self.log_probs,
-            self.values[:-1],
-            self.advantages,
-            self.returns,
-        ]
-        self._sources = [source.flatten(0, 1) for source in self._sources]
-        outputs = [
-            zeros(num_minibatches * batch_size, *x.shape[1:], dtype=x.dtype) for x in self._sources
-        ]
+        judged = [self.log_probs, self.values[:-1], self.advantages, self.returns]
+        self._sources = [x.flatten(0, 1) for x in (self.obs[:-1], self.actions, *judged)]
+        num_rows = num_minibatches * batch_size
+        outputs = [zeros(num_rows, *x.shape[1:], dtype=x.dtype) for x in self._sources]
         self._gather = RowGather(self._sources, outputs) if device.type == "cpu" else None
         self._outputs = outputs
         self._device_weights = (
             self._weights if device.type == "cpu" else zeros(num_minibatches, batch_size)
         )
-        self._minibatches = [
-            Minibatch(
-                *(
-                    output.view(num_minibatches, batch_size, *output.shape[1:])[m]
-                    for output in outputs
-                ),
-                weights,
-            )
-            for m, weights in enumerate(self._device_weights)
-        ]
+        fields = [x.view(num_minibatches, batch_size, *x.shape[1:]) for x in outputs]
+        fields.append(self._device_weights)
+        self._minibatches = [Minibatch(*batch) for batch in zip(*fields, strict=True)]
 
     @property
     def first_minibatch(self) -> Minibatch:
-        """The tensors of minibatch 0, whatever they hold: the shapes that an update is built for."""
+        """The tensors of minibatch 0, whatever they hold: what an update is built for."""
         return self._minibatches[0]
 
     def record(
@@ -158,7 +148,7 @@ class RolloutBuffer:
         terminated: np.ndarray,
         truncated: np.ndarray,
     ) -> int:
-        """Takes in what action t caused in n environments from `first_env` on, with the observations that followed.
+        """Takes in what action t caused in n environments from `first_env` on, and what they show.
 
         Returns:
             The first environment whose reward or observation is not finite, or -1.

@@ -1,1 +1,1 @@
-"""Settings as frozen dataclasses: flags, saved YAML and keyword arguments all come from them. No torch is imported here."""
+"""Settings as frozen dataclasses; flags, YAML and keyword arguments come from them. No torch."""

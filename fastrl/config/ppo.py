@@ -39,7 +39,7 @@ class PPOConfig(RunConfig):
     anneal_clip_coef: bool = False
     """Lower clip_coef linearly to zero over the run."""
     clip_vloss: bool = False
-    """Clip the change of the value prediction by clip_coef too, and take the worse of both losses."""
+    """Clip the change of the value prediction by clip_coef too; the worse of both losses counts."""
     vf_coef: float = 1.0
     """Weight of the value loss, a mean squared error without the factor 1/2."""
     ent_coef: float = 0.0
@@ -47,7 +47,7 @@ class PPOConfig(RunConfig):
     anneal_ent_coef: bool = False
     """Lower ent_coef linearly to zero over the run."""
     target_kl: float | None = None
-    """End an update after the epoch whose mean KL divergence from the acting policy exceeds this."""
+    """End an update after the epoch whose mean KL from the acting policy exceeds this."""
 
     hidden_sizes: tuple[int, ...] = (64, 64)
     """Widths of the hidden layers."""
@@ -56,7 +56,7 @@ class PPOConfig(RunConfig):
     shared_network: bool = False
     """One network with two heads, in place of one network for the actor and one for the critic."""
     ortho_init: bool = False
-    """Orthogonal initial weights: gain sqrt(2), 0.01 at the actor's head, 1 at the critic's, biases 0."""
+    """Orthogonal initial weights: gain sqrt(2), actor's head 0.01, critic's head 1, biases 0."""
     squash_actions: bool = False
     """Box actions: squash by tanh into the bounds, in place of clipping to them."""
     observation_normalization: bool = False
@@ -81,7 +81,8 @@ class PPOConfig(RunConfig):
         one_of(self, "activation_function", "relu", "tanh", "elu")
         if not self.hidden_sizes or min(self.hidden_sizes) < 1:
             raise ValueError(
-                f"hidden_sizes must hold at least one width, each at least 1, not {list(self.hidden_sizes)}"
+                "hidden_sizes must hold at least one width, each at least 1, "
+                f"not {list(self.hidden_sizes)}"
             )
         if self.anneal_ent_coef and not self.ent_coef:
             raise ValueError("anneal_ent_coef has no effect while ent_coef is 0")
@@ -93,7 +94,8 @@ class PPOConfig(RunConfig):
             )
         if self.total_timesteps < self.steps_per_update:
             raise ValueError(
-                f"total_timesteps={self.total_timesteps} is less than one rollout of {self.steps_per_update} steps"
+                f"total_timesteps={self.total_timesteps} is less than one rollout "
+                f"of {self.steps_per_update} steps"
             )
 
     @property

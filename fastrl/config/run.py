@@ -9,7 +9,9 @@ from typing import Any, Literal, Self
 
 @dataclass(frozen=True, kw_only=True)
 class RunConfig:
-    """Settings that all algorithms share. Steps are environment steps, summed over all environments of all ranks.
+    """Settings that all algorithms share.
+
+    Steps are environment steps, summed over all environments of all ranks.
 
     Raises:
         ValueError: a setting is out of range, or has no effect together with the others.
@@ -29,14 +31,16 @@ class RunConfig:
     num_envs: int = 4
     """Environments stepped side by side, per rank."""
     num_pools: int = 0
-    """1: all environments in step. 2: two halves in turn, one acts while the other steps. 0: what is faster here."""
+    """1: all environments in step. 2: two halves in turn, one acts while the other steps. 0: what
+    is faster here."""
     num_env_threads: int = 0
     """Threads that step EnvPool's environments; 0 takes the cores this process may use."""
     mask_vel: bool = False
-    """Hide the velocities in the observation (classic control and LunarLander), so that the task needs memory."""
+    """Hide the velocities in the observation (classic control and LunarLander), so that the task
+    needs memory."""
 
     accelerator: Literal["auto", "cpu", "cuda", "gpu", "mps"] = "auto"
-    """Device the policy trains on, as Lightning Fabric names it; auto takes a GPU if there is one."""
+    """Device to train on, as Lightning Fabric names it; auto takes a GPU if there is one."""
     devices: int = 1
     """Processes to train with, one device each."""
     num_nodes: int = 1
@@ -46,10 +50,12 @@ class RunConfig:
     precision: Literal["32-true", "bf16-mixed"] = "32-true"
     """Number format of the forward and backward passes."""
     num_threads: int = 0
-    """Threads of one update on the CPU; 0 takes the cores this process may use. Acting always uses one."""
+    """Threads of one update on the CPU; 0: one, or for large minibatches the cores this process may
+    use. Acting always uses one."""
     compile: Literal["off", "auto", "on"] = "auto"
-    """How the update runs. off: eager. auto: recorded once as a static graph and replayed, the same numbers to the bit and no
-    compiler to wait for. on: one graph through torch.compile, which needs a C++ compiler and some seconds before the first update."""
+    """How the update runs. off: eager. auto: recorded once as a static graph and replayed, the same
+    numbers to the bit and no compiler to wait for. on: one graph through torch.compile, which needs
+    a C++ compiler and some seconds before the first update."""
     torch_deterministic: bool = False
     """Refuse every torch operation that has no deterministic form."""
 
@@ -71,16 +77,8 @@ class RunConfig:
     def __post_init__(self) -> None:
         """Checks what holds for every algorithm; algorithms add their own."""
         at_least(self, 1, "num_envs", "devices", "num_nodes", "total_timesteps", "keep_checkpoints")
-        at_least(
-            self,
-            0,
-            "num_env_threads",
-            "num_threads",
-            "eval_every",
-            "eval_episodes",
-            "checkpoint_every",
-            "seed",
-        )
+        at_least(self, 0, "seed", "num_env_threads", "num_threads")
+        at_least(self, 0, "eval_every", "eval_episodes", "checkpoint_every")
         one_of(self, "num_pools", 0, 1, 2)
         one_of(self, "backend", "auto", "envpool", "gymnasium")
         one_of(self, "accelerator", "auto", "cpu", "cuda", "gpu", "mps")
@@ -168,31 +166,32 @@ def one_of(config: object, name: str, *allowed: object) -> None:
 
 
 def _as_field_type(field: dataclasses.Field[Any], value: Any, source: str) -> Any:
-    """Accepts what YAML and JSON make of a number (1e6 is a float there, 3 may stand for 3.0); refuses the rest."""
+    """Accepts what YAML and JSON make of a number: 1e6 is a float there, 3 may stand for 3.0."""
     kind = str(field.type)
+    result: Any = value
     if value is None and "None" in kind:
         return None
     if kind.startswith("bool"):
-        fits, result = isinstance(value, bool), value
+        fits = isinstance(value, bool)
     elif kind.startswith("int"):
-        fits = (
-            isinstance(value, int | float)
-            and not isinstance(value, bool)
-            and float(value).is_integer()
-        )
-        result = int(value) if fits else value
+        fits = _is_number(value) and float(result).is_integer()
+        result = int(result) if fits else value
     elif kind.startswith("float"):
-        value = _number(value)
-        fits = isinstance(value, int | float) and not isinstance(value, bool)
-        result = float(value) if fits else value
+        result = _number(value)
+        fits = _is_number(result)
+        result = float(result) if fits else value
     elif kind.startswith("tuple[int"):
         fits = isinstance(value, list | tuple) and all(isinstance(item, int) for item in value)
-        result = tuple(value) if fits else value
+        result = tuple(result) if fits else value
     else:
-        fits, result = isinstance(value, str), value
+        fits = isinstance(value, str)
     if not fits:
         raise ValueError(f"{source}: {field.name} must be {kind}, not {value!r}")
     return result
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
 
 
 def _number(value: Any) -> Any:

@@ -4,16 +4,15 @@ Importing this module doesn't import EnvPool: that takes 0.7 s (every family of 
 waits for the first use.
 """
 
-import os
 import warnings
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 from gymnasium import spaces
 
 from fastrl.envs.vector import TimeStep, check_spaces, emitted_observation_space
+from fastrl.machine import available_cores
 
 # What make_env decides itself; an `env_kwargs` that says something else would be silently at odds
 # with it.
@@ -30,44 +29,6 @@ RESERVED_CONFIG = frozenset(
     }
     | {"gym_reset_return_info", "thread_affinity_offset", "base_path"}
 )
-
-
-def available_cores() -> int:
-    """Return the cores this process may use: its CPU affinity, capped by its cgroup's CPU quota."""
-    cores = (
-        len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    )
-    return max(1, int(min(cores, _cgroup_cpu_quota())))
-
-
-def _cgroup_cpu_quota(
-    root: Path = Path("/sys/fs/cgroup"), membership: Path = Path("/proc/self/cgroup")
-) -> float:
-    """Return how many CPUs the cgroup and its parents allow; inf if they set no limit."""
-    quota = float("inf")
-    try:
-        # cgroup v2 has one line, "0::/path". Inside a container that path is often not mounted,
-        # only its root is.
-        lines = [line for line in membership.read_text().splitlines() if line.startswith("0::")]
-    except OSError:
-        lines = []
-    group = root / lines[0][3:].strip("/") if lines else root
-    for folder in (group, *group.parents):
-        try:
-            limit, period = (folder / "cpu.max").read_text().split()
-            if limit != "max":
-                quota = min(quota, int(limit) / int(period))
-        except (OSError, ValueError):
-            pass
-        if folder == root:
-            break
-    try:  # cgroup v1, -1 means no limit
-        limit = int((root / "cpu" / "cpu.cfs_quota_us").read_text())
-        if limit > 0:
-            quota = min(quota, limit / int((root / "cpu" / "cpu.cfs_period_us").read_text()))
-    except (OSError, ValueError):
-        pass
-    return quota
 
 
 def default_num_threads(num_envs: int, num_pools: int = 1) -> int:

@@ -8,9 +8,9 @@ from functools import partial
 import gymnasium
 
 from fastrl.config.run import RunConfig
-from fastrl.envs.envpool_env import available_cores
 from fastrl.envs.make import base_seed, make_env, wrap_vector_env
 from fastrl.envs.vector import VectorEnv
+from fastrl.machine import available_cores
 
 _FEWEST_ENVS_TO_HALVE = 32  # a step of fewer is over before the policy has acted on the other half
 

@@ -1,1 +1,1 @@
-"""Networks, the action distributions on top of them and the normalisers in front of them, as modules."""
+"""Networks, the action distributions on top of them, the normalisers in front, as modules."""

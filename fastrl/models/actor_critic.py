@@ -1,4 +1,4 @@
-"""Actor and critic as one module, with the observation normaliser in front: what a checkpoint holds and an export carries."""
+"""Actor and critic as one module, observation normaliser included: what is saved and exported."""
 
 from __future__ import annotations
 
@@ -41,14 +41,19 @@ class ActorCritic(nn.Module):
             ValueError: a space is not supported.
         """
         super().__init__()
-        if not isinstance(observation_space, gymnasium.spaces.Box) or len(observation_space.shape) != 1:
-            raise ValueError(f"unsupported observation space {observation_space}; supported is a one-dimensional Box")
-        num_inputs = observation_space.shape[0]
-        self.normalizer = RunningNorm(observation_space.shape) if normalize_observations else None
+        is_box = isinstance(observation_space, gymnasium.spaces.Box)
+        if not is_box or len(observation_space.shape) != 1:
+            raise ValueError(
+                f"unsupported observation space {observation_space}; "
+                "supported is a one-dimensional Box"
+            )
+        (num_inputs,) = observation_space.shape
+        self.normalizer = RunningNorm((num_inputs,)) if normalize_observations else None
         self.actor = mlp(num_inputs, hidden_sizes, activation, ortho_init)
         self.critic = None if shared else mlp(num_inputs, hidden_sizes, activation, ortho_init)
-        self.head = make_action_head(action_space, hidden_sizes[-1], squash_actions, 0.01 if ortho_init else None)
-        self.value_head = linear(hidden_sizes[-1], 1, 1.0 if ortho_init else None)
+        action_gain, value_gain = (0.01, 1.0) if ortho_init else (None, None)
+        self.head = make_action_head(action_space, hidden_sizes[-1], squash_actions, action_gain)
+        self.value_head = linear(hidden_sizes[-1], 1, value_gain)
 
     def normalize(self, observations: Tensor) -> Tensor:
         """Brings observations `[B, O]`, of any type, to the floats that the networks see."""
@@ -59,7 +64,7 @@ class ActorCritic(nn.Module):
         return self.head.to_env(self.head.mode(self.head(self.actor(self.normalize(observations)))))
 
     def act(self, observations: Tensor, noise: Tensor) -> Tensor:
-        """Draws actions `[B, *action_shape]`, as the buffer stores them, with noise `[B, noise_size]`."""
+        """Draws actions `[B, *action_shape]`, as they are stored, with noise `[B, noise_size]`."""
         return self.head.sample(self.head(self.actor(self.normalize(observations))), noise)
 
     def value(self, observations: Tensor) -> Tensor:
@@ -68,7 +73,7 @@ class ActorCritic(nn.Module):
         return self.value_head(trunk(self.normalize(observations))).squeeze(-1)
 
     def evaluate(self, observations: Tensor, actions: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Returns log pi(a|s), the entropy and V(s), each float32 `[B]`, whatever the networks' precision."""
+        """Returns log pi(a|s), the entropy and V(s), each float32 `[B]` at any precision."""
         inputs = self.normalize(observations)
         actor_features = self.actor(inputs)
         critic_features = actor_features if self.critic is None else self.critic(inputs)

@@ -1,4 +1,4 @@
-"""Heads that turn features into a distribution over actions: what it draws, how likely an action is, how spread it is.
+"""Heads that turn features into a distribution over actions: its draws, likelihoods and entropy.
 
 Noise is drawn for a whole rollout at once (`draw_noise`) and handed to `sample`, so that acting is
 a pure function of its arguments. Each head says what one stored action looks like (`action_shape`,
@@ -20,7 +20,7 @@ from fastrl.models.layers import linear
 
 
 class ActionHead(Protocol):
-    """What a policy needs of its last layer; every head is also an nn.Module from features `[B, F]` to `[B, K]` outputs."""
+    """What a policy needs of its last layer, an nn.Module from features `[B, F]` to `[B, K]`."""
 
     action_shape: tuple[int, ...]
     action_dtype: torch.dtype
@@ -52,7 +52,9 @@ class ActionHead(Protocol):
 
 
 class CategoricalHead(nn.Module):
-    """One choice out of n, or A choices out of n_1 ... n_A at once (Discrete and MultiDiscrete spaces)."""
+    """One choice out of n (Discrete), or A choices out of n_1 ... n_A at once (MultiDiscrete)."""
+
+    starts: Tensor
 
     def __init__(
         self,
@@ -120,13 +122,16 @@ class CategoricalHead(nn.Module):
 
 
 class GaussianHead(nn.Module):
-    """Independent normals with a state-independent spread (Box spaces), brought into the bounds one of two ways.
+    """Independent normals with a state-independent spread (Box), kept within bounds in two ways.
 
     Clipped (the default): the policy's action is any real number and the environment gets it
     clipped to its bounds; the likelihood is that of the unclipped action. Squashed: the environment
     gets `middle + half_width * tanh(action)`, and the likelihood accounts for the change of
     variables. Stored actions are the unbounded ones in both cases.
     """
+
+    low: Tensor
+    high: Tensor
 
     def __init__(
         self, num_features: int, low: np.ndarray, high: np.ndarray, squash: bool, gain: float | None
@@ -167,11 +172,14 @@ class GaussianHead(nn.Module):
         return outputs
 
     def log_prob_and_entropy(self, outputs: Tensor, actions: Tensor) -> tuple[Tensor, Tensor]:
-        """Normal likelihood; squashed, minus the log-Jacobian of tanh, whose mean the entropy takes from these very actions."""
+        """Normal likelihood and entropy; squashed, both take the log-Jacobian of tanh into account.
+
+        The entropy takes its mean from these very actions. The factor from tanh to the bounds is
+        left out: a constant, without influence on ratios and gradients.
+        """
         scaled = (actions - outputs) * (-self.log_std).exp()
-        log_prob = (-0.5 * scaled * scaled - self.log_std).sum(1) - 0.5 * math.log(
-            2 * math.pi
-        ) * self.noise_size
+        constant = 0.5 * math.log(2 * math.pi) * self.noise_size
+        log_prob = (-0.5 * scaled * scaled - self.log_std).sum(1) - constant
         spread = (self.log_std + 0.5 * math.log(2 * math.pi * math.e)).sum()
         entropy = torch.ones_like(log_prob) * spread
         if self.squash:
@@ -207,5 +215,6 @@ def make_action_head(
             raise ValueError(f"squash_actions needs finite bounds, and the action space is {space}")
         return GaussianHead(num_features, space.low, space.high, squash, gain)
     raise ValueError(
-        f"unsupported action space {space}; supported are Discrete, MultiDiscrete and one-dimensional Box"
+        f"unsupported action space {space}; "
+        "supported are Discrete, MultiDiscrete and one-dimensional Box"
     )

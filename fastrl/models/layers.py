@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 
 class _Tanh(torch.autograd.Function):
-    """tanh as 2 sigmoid(2x) - 1: three times as fast on a CPU as torch.tanh, equal to within two units of 1e-7."""
+    """tanh as 2 sigmoid(2x) - 1: on a CPU three times as fast as torch.tanh, and within 3e-7."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor) -> Tensor:
@@ -99,6 +99,6 @@ def flatten_gradients(gradients: Sequence[Tensor], parameters: Sequence[Tensor])
 
 
 def _in_memory_order(tensor: Tensor, like: Tensor) -> Tensor:
-    """Permutes the dimensions of `tensor` so that reading it in order walks through `like`'s memory."""
+    """Permutes the dimensions of `tensor` so that reading it walks through `like`'s memory."""
     order = sorted(range(like.dim()), key=lambda dim: (-like.stride(dim), dim))
     return tensor.permute(order)

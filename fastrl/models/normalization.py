@@ -1,4 +1,4 @@
-"""Running normalisers as modules: their statistics are saved, exported and resumed with the policy."""
+"""Running normalisers as modules: statistics are saved, exported and resumed with the policy."""
 
 from __future__ import annotations
 
@@ -11,8 +11,7 @@ from fastrl.ops.moments import Moments, merge, moments_of
 class RunningNorm(nn.Module):
     """Takes the running mean off observations and divides by the running standard deviation.
 
-    Statistics are float64 and the count is an integer: a float32 count would stand still at 2^24
-    rows.
+    Statistics are float64 and the count is an integer: in float32 it would stand still at 2^24.
     """
 
     count: Tensor
@@ -53,7 +52,7 @@ class RunningNorm(nn.Module):
 
 
 class RewardScale(nn.Module):
-    """Divides rewards by the running standard deviation of the discounted return of each environment."""
+    """Divides rewards by the running standard deviation of the discounted return."""
 
     count: Tensor
     mean: Tensor

@@ -1,4 +1,4 @@
-"""Adam over all parameters of a module as one vector, in two halves: the gradient, and its application.
+"""Adam over all parameters of a module as one vector, in two halves: gradient and application.
 
 Between the halves is the one place where many ranks average: a single all-reduce over `[P]`.
 """
@@ -15,8 +15,8 @@ from fastrl.ops.adam import adam_step, clip_by_norm
 class FlatAdam:
     """The parameters of a module become views of one vector `[P]`; so are Adam's moments.
 
-    All state is in tensors that are changed in place, so a recorded or compiled step stays valid for
-    the whole run, whatever a schedule does to `learning_rate`.
+    All state is in tensors that are changed in place, so a recorded or compiled step stays valid
+    for the whole run, whatever a schedule does to `learning_rate`.
     """
 
     def __init__(self, module: nn.Module, learning_rate: float, eps: float, max_grad_norm: float):
@@ -36,7 +36,7 @@ class FlatAdam:
         self.eps, self.max_grad_norm = eps, max_grad_norm
 
     def gradient(self, loss: Tensor) -> Tensor:
-        """Returns the gradient of a scalar loss, `[P]`; zeros for parameters that it does not depend on."""
+        """Returns the gradient of a scalar loss, `[P]`; zero where it depends on nothing."""
         gradients = torch.autograd.grad(loss, self.parameters, materialize_grads=True)
         with torch.no_grad():
             return flatten_gradients(gradients, self.parameters)

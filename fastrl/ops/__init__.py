@@ -1,1 +1,4 @@
-"""The mathematics as pure functions of tensors. Letters: T steps, N environments, B minibatch rows, P parameters."""
+"""The mathematics as pure functions of tensors.
+
+Letters: T steps, N environments, B minibatch rows, P parameters.
+"""

@@ -6,7 +6,7 @@ from torch import Tensor
 
 
 def clip_by_norm(gradient: Tensor, max_norm: float) -> Tensor:
-    """Scales `gradient` `[P]` in place to a Euclidean norm of at most `max_norm`; returns the norm it had, a scalar."""
+    """Scales `gradient` `[P]` in place to a norm of at most `max_norm`; returns the norm it had."""
     norm = gradient.norm()
     gradient.mul_((max_norm / (norm + 1e-6)).clamp(max=1.0))
     return norm

@@ -69,7 +69,7 @@ def gae(
 
 
 def backward_recurrence(delta: Tensor, decay: Tensor) -> Tensor:
-    """Solves `x[t] = delta[t] + decay[t] x[t+1]` with `x[T] = 0`, all blocks of sqrt(T) steps side by side.
+    """Solves `x[t] = delta[t] + decay[t] x[t+1]`, `x[T] = 0`, by blocks of sqrt(T) side by side.
 
         steps    0 1 2 | 3 4 5 | 6 7 8      a block is solved as if nothing followed it, and keeps
         by how much what

@@ -1,4 +1,7 @@
-"""Losses of the on-policy algorithms. Means are weighted: `weights` `[B]` sum to 1 and are 0 on padding rows."""
+"""Losses of the on-policy algorithms.
+
+Means are weighted: `weights` `[B]` sum to 1 and are 0 on padding rows.
+"""
 
 from __future__ import annotations
 
@@ -46,13 +49,19 @@ def value_loss(values: Tensor, returns: Tensor, weights: Tensor) -> Tensor:
 def clipped_value_loss(
     values: Tensor, old_values: Tensor, returns: Tensor, weights: Tensor, clip_coef: Tensor
 ) -> Tensor:
-    """The worse of the value loss and that of a prediction that moved by at most `clip_coef` (OpenAI baselines' PPO2)."""
+    """The worse of the value loss and that of a prediction that moved by at most `clip_coef`.
+
+    As in OpenAI baselines' PPO2, without its factor 1/2.
+    """
     moved = old_values + torch.clamp(values - old_values, -clip_coef, clip_coef)
     return weighted_mean(torch.maximum((values - returns) ** 2, (moved - returns) ** 2), weights)
 
 
 def approximate_kl(log_ratio: Tensor, weights: Tensor) -> Tensor:
-    """KL(old || new) by the unbiased low-variance estimator r - 1 - log r (Schulman 2020, "Approximating KL divergence")."""
+    """KL(old || new) by the unbiased, low-variance estimator r - 1 - log r.
+
+    Schulman 2020, "Approximating KL divergence".
+    """
     return weighted_mean(log_ratio.exp() - 1 - log_ratio, weights)
 
 
@@ -62,7 +71,7 @@ def clip_fraction(log_ratio: Tensor, weights: Tensor, clip_coef: Tensor) -> Tens
 
 
 def explained_variance(values: Tensor, returns: Tensor, valid: Tensor) -> Tensor:
-    """1 - Var(returns - values) / Var(returns) over the valid rows: 1 is perfect, 0 no better than a constant.
+    """1 - Var(returns - values) / Var(returns): 1 is perfect, 0 no better than a constant.
 
     Args:
         values: float `[T, N]`.

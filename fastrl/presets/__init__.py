@@ -30,7 +30,7 @@ def preset_for(algo: str, env_id: str) -> dict[str, Any]:
 def resolve(
     config_class: type[Config], algo: str, env: object, preset: str, settings: dict[str, Any]
 ) -> Config:
-    """Returns the config for a call from Python: defaults, then the preset of the task, then single settings.
+    """Returns the config of a call from Python: defaults, then the preset, then single settings.
 
     Args:
         config_class: the algorithm's config.

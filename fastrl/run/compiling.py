@@ -1,4 +1,4 @@
-"""How a hot function runs: eager, recorded, or compiled. The only file that records, scripts or compiles.
+"""How a hot function runs: eager, recorded or compiled. No other file records or compiles.
 
 `act` and `update` are small: on a CPU most of their time goes into Python, autograd bookkeeping and
 dispatch. A `Recording` takes all three out. It runs the function once, notes every ATen operation
@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import ctypes
 import logging
-import os
 import sys
 import warnings
 from collections.abc import Callable, Iterable, Iterator
@@ -24,6 +23,8 @@ import torch
 from torch import Tensor, fx
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map_only
+
+from fastrl.machine import available_cores
 
 Function = Callable[..., Any]
 
@@ -79,7 +80,7 @@ class Recording(TorchDispatchMode):
 
     @classmethod
     def _should_skip_dynamo(cls) -> bool:
-        """Nothing here meets torch.compile; by default its import, most of a second, would come with the first operation."""
+        """Spares importing torch.compile, most of a second, at the first operation."""
         return False
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
@@ -144,7 +145,7 @@ class Recording(TorchDispatchMode):
         return call
 
     def _node(self, tensor: Tensor) -> fx.Node:
-        """Returns the node that made a tensor; a tensor from outside becomes one more input of the graph."""
+        """Returns the node that made a tensor; one from outside becomes an input of the graph."""
         node = self._nodes.get(id(tensor))
         if node is None:
             with self._graph.inserting_before(self._boundary):
@@ -206,7 +207,7 @@ def _memory(tensor: Tensor) -> int:
 
 
 def _is_view(func: Any) -> bool:
-    """Tells whether an operation returns other strides over its argument's memory, and does nothing else."""
+    """Tells whether an operation only returns other strides over its argument's memory."""
     return func in (
         torch.ops.aten.t.default,
         torch.ops.aten.view.default,
@@ -215,7 +216,7 @@ def _is_view(func: Any) -> bool:
 
 
 def _number_form(func: Any, args: Any) -> Any:
-    """Returns the overload for a Python number as second operand, which spares making a tensor of it at every call."""
+    """Returns the overload for a Python number, which spares making a tensor of it every time."""
     if func._overloadname == "Tensor" and len(args) == 2 and isinstance(args[1], int | float):
         return getattr(func.overloadpacket, "Scalar", func)
     return func
@@ -232,18 +233,13 @@ def _must_stay(node: fx.Node) -> bool:
 
 
 def update_threads(batch_size: int, width: int) -> int:
-    """Returns how many threads an update of `batch_size` rows through layers of `width` is fastest with.
+    """Returns how many threads are fastest for `batch_size` rows through layers of `width`.
 
-    Waking a second thread takes some microseconds for every operation; small ones are over by then.
+    A second thread has to be woken, or kept spinning, for every operation. That pays for large ones
+    on a machine with nothing else to do; where another process wants the core, it costs many times
+    what it gains.
     """
-    return usable_cores() if batch_size * width >= 512 * 64 else 1
-
-
-def usable_cores() -> int:
-    """Returns how many cores this process may use."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
+    return available_cores() if batch_size * width >= 2048 * 64 else 1
 
 
 @contextmanager

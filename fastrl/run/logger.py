@@ -20,6 +20,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, BinaryIO
 
+from fastrl.machine import available_cores
 from fastrl.run.folder import replaced_file
 
 METRICS_NAME = "metrics.csv"
@@ -207,7 +208,7 @@ def machine_facts() -> dict[str, str | int | float]:
     """What the run ran on: `cpu`, `cores` usable by this process, `memory_gib`, `platform`, ..."""
     return {
         "cpu": _cpu_model(),
-        "cores": _num_usable_cores(),
+        "cores": available_cores(),
         "memory_gib": _memory_gib(),
         "platform": platform.platform(),
         "python": platform.python_version(),
@@ -256,21 +257,6 @@ def _cpu_model() -> str:
     except OSError:
         pass  # not Linux
     return platform.processor() or platform.machine()
-
-
-def _num_usable_cores() -> int:
-    if hasattr(os, "sched_getaffinity"):
-        num_cores = len(os.sched_getaffinity(0))
-    else:
-        num_cores = os.cpu_count() or 1
-    try:
-        # A container's quota, "<microseconds or max> <period>": fewer cores than it can see.
-        quota, period = Path("/sys/fs/cgroup/cpu.max").read_text().split()
-        if quota != "max":
-            num_cores = min(num_cores, max(1, math.ceil(int(quota) / int(period))))
-    except (OSError, ValueError):
-        pass  # no cgroup of version 2
-    return num_cores
 
 
 def _memory_gib() -> float:

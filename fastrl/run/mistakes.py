@@ -11,8 +11,8 @@ from collections.abc import Callable
 def exit_status(work: Callable[[], int]) -> int:
     """Runs a program's work and returns its exit status.
 
-    A ValueError is the user's mistake and an OSError the machine's: one line on stderr and status 2,
-    after a traceback if FASTRL_TRACEBACK=1. Ctrl-C gives 130. Anything else is ours, and passes through.
+    A ValueError is the user's mistake and an OSError the machine's: one line on stderr and status
+    2, after a traceback if FASTRL_TRACEBACK=1. Ctrl-C gives 130. Anything else is ours, and passes.
     """
     try:
         return work()
@@ -22,8 +22,13 @@ def exit_status(work: Callable[[], int]) -> int:
     except (ValueError, OSError) as error:
         if os.environ.get("FASTRL_TRACEBACK") == "1":
             traceback.print_exc()
-        print("error:", " ".join(str(error).split()) or type(error).__name__, file=sys.stderr)
+        print("error:", one_line(error), file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         return 130
+
+
+def one_line(error: BaseException) -> str:
+    """Returns an error's message without line breaks, or its name if it has none."""
+    return " ".join(str(error).split()) or type(error).__name__

@@ -1,0 +1,44 @@
+"""How many cores this process may use."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+
+def available_cores() -> int:
+    """Return the cores this process may use: its CPU affinity, capped by its cgroup's CPU quota."""
+    cores = (
+        len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    )
+    return max(1, int(min(cores, _cgroup_cpu_quota())))
+
+
+def _cgroup_cpu_quota(
+    root: Path = Path("/sys/fs/cgroup"), membership: Path = Path("/proc/self/cgroup")
+) -> float:
+    """Return how many CPUs the cgroup and its parents allow; inf if they set no limit."""
+    quota = float("inf")
+    try:
+        # cgroup v2 has one line, "0::/path". Inside a container that path is often not mounted,
+        # only its root is.
+        lines = [line for line in membership.read_text().splitlines() if line.startswith("0::")]
+    except OSError:
+        lines = []
+    group = root / lines[0][3:].strip("/") if lines else root
+    for folder in (group, *group.parents):
+        try:
+            limit, period = (folder / "cpu.max").read_text().split()
+            if limit != "max":
+                quota = min(quota, int(limit) / int(period))
+        except (OSError, ValueError):
+            pass
+        if folder == root:
+            break
+    try:  # cgroup v1, -1 means no limit
+        limit = int((root / "cpu" / "cpu.cfs_quota_us").read_text())
+        if limit > 0:
+            quota = min(quota, limit / int((root / "cpu" / "cpu.cfs_period_us").read_text()))
+    except (OSError, ValueError):
+        pass
+    return quota
