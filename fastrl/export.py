@@ -64,7 +64,7 @@ def _torchscript(policy: nn.Module, example: Tensor, path: Path) -> Callable[[Te
     import torch
 
     traced: Any = torch.jit.trace(policy, example, check_trace=False)
-    traced.save(str(path))
+    torch.jit.freeze(traced).save(str(path))
     return torch.jit.load(str(path))
 
 

@@ -1,0 +1,64 @@
+"""An exported file gives the policy's own actions, and takes its place only if it does."""
+
+import numpy as np
+import pytest
+import torch
+from toy_agents import make_agent
+
+from fastrl import PPO
+from fastrl.export import SUFFIXES, export_policy, main
+
+EXAMPLE = torch.randn(64, 4, generator=torch.Generator().manual_seed(1))
+
+
+@pytest.fixture(scope="module")
+def agent():
+    settings = {"num_envs": 4, "num_steps": 16, "total_timesteps": 64, "eval_episodes": 0}
+    agent = PPO("CartPole-v1", preset="none", observation_normalization=True, **settings)
+    assert agent.policy.normalizer is not None
+    agent.policy.normalizer.update(EXAMPLE * 3 + 1, torch.ones(64, dtype=torch.bool))
+    return agent
+
+
+@pytest.mark.parametrize("form", ["torchscript", pytest.param("pt2", marks=pytest.mark.slow)])
+def test_file_acts_like_the_policy_for_any_batch(agent, form, tmp_path):
+    path = tmp_path / f"policy{SUFFIXES[form]}"
+    export_policy(agent.policy, EXAMPLE, path, form)
+    if form == "torchscript":
+        read = torch.jit.load(str(path))
+    else:
+        read = torch.export.load(str(path)).module()
+    for rows in (EXAMPLE, EXAMPLE[:1], EXAMPLE.repeat(40, 1)):
+        assert np.array_equal(read(rows).numpy(), agent.predict(rows.numpy()))
+
+
+def test_file_carries_bounds_of_box_actions(tmp_path):
+    agent = make_agent("box")
+    shape = agent.observation_space.shape
+    assert shape is not None
+    export_policy(agent.policy, torch.randn(16, *shape), tmp_path / "policy.pt", "torchscript")
+    actions = torch.jit.load(str(tmp_path / "policy.pt"))(100 * torch.randn(16, *shape))
+    assert agent.action_space.contains(actions[0].numpy())
+
+
+def test_file_that_differs_is_not_written(tmp_path):
+    class Drifting(torch.nn.Module):
+        """Gives other actions at every call."""
+
+        calls = 0.0
+
+        def forward(self, observations):
+            Drifting.calls += 1.0
+            return observations[:, 0] + Drifting.calls
+
+    with pytest.raises(ValueError, match="differ"):
+        export_policy(Drifting(), EXAMPLE, tmp_path / "policy.pt", "torchscript")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_command_writes_into_the_run_folder(agent, tmp_path, capsys):
+    agent.save(tmp_path / "agent.pt")
+    assert main([str(tmp_path / "agent.pt"), "--out", str(tmp_path / "policy.pt")]) == 0
+    assert (tmp_path / "policy.pt").exists()
+    assert main([str(tmp_path / "missing")]) == 2
+    assert capsys.readouterr().err.startswith("error: ")
