@@ -164,6 +164,8 @@ def _settings_under_flags(
     """Returns the settings of the preset and those of the `--config` file."""
     fields = {entry.name: entry for entry in dataclasses.fields(config_class)}
     from_file = read_config(source["config"]) if "config" in source else {}
+    if from_file.get("algo") == algo:  # a run's own config.yaml names it
+        del from_file["algo"]
     check_names(from_file, list(fields), source.get("config", ""))
     env_id = flags.get("env_id", from_file.get("env_id", fields["env_id"].default))
     # An env_id that is no string is refused later, with the file's name.

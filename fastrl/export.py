@@ -10,6 +10,7 @@ read back and must give the policy's own actions on random observations.
 from __future__ import annotations
 
 import argparse
+import copy
 import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -41,7 +42,7 @@ def export_policy(policy: nn.Module, example: Tensor, path: Path, form: str) -> 
 
     if form not in SUFFIXES:
         raise ValueError(f"format {form!r} is unknown; known are {', '.join(SUFFIXES)}")
-    policy = policy.cpu().eval()
+    policy = copy.deepcopy(policy).cpu().eval()  # the agent's own goes on as it is
     writing = path.with_name(f".{path.name}.writing{SUFFIXES[form]}")
     write = {"torchscript": _torchscript, "pt2": _pt2, "onnx": _onnx}[form]
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -27,7 +27,7 @@ class Face:
         if total_timesteps is not None:
             self.config = self.config.replace(total_timesteps=total_timesteps)
         agent: Any = self
-        AgentTrainer(self.config, self.devices).fit(agent)
+        AgentTrainer().fit(agent)
         return self
 
     def save(self, path: str | Path) -> None:
@@ -55,6 +55,8 @@ class Face:
         state = load_checkpoint(path)
         if state.get("algo") != cls.algo:
             raise ValueError(f"{path} holds {state.get('algo')!r}, not {cls.algo!r}")
+        if env is not None and not isinstance(env, str):
+            settings = {"num_envs": env.num_envs, **settings}
         config = cls.config_class.from_dict(state["agent"]["config"], str(path)).replace(**settings)
         make: Any = cls
         agent = make(env or config.env_id, config)

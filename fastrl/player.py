@@ -76,7 +76,7 @@ class Player:
                         store_seconds += stored - received
                         start = stored
                         if broken >= 0:
-                            raise _not_finite(env, broken - first_env, step.rewards, t)
+                            raise _not_finite(env, broken, step.rewards[broken - first_env], t)
                     if t < num_steps:
                         env_actions = act(obs[t], noise[t], actions[t])
                         acted = perf_counter()
@@ -89,8 +89,8 @@ class Player:
         return buffer.take_episodes()
 
 
-def _not_finite(env: VectorEnv, index: int, rewards: np.ndarray, t: int) -> EnvError:
-    what = "observation" if np.isfinite(rewards[index]) else f"reward {rewards[index]}"
+def _not_finite(env: VectorEnv, index: int, reward: float, t: int) -> EnvError:
+    what = "observation" if np.isfinite(reward) else f"reward {reward}"
     return EnvError(
         f"{env.env_id}: environment {index} returned a non-finite {what} at step {t} of the rollout"
     )

@@ -16,7 +16,6 @@ if __name__ == "__main__":  # before torch is imported, so that --help and mista
 
     raise SystemExit(command_line("ppo"))
 
-import hashlib
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -101,6 +100,9 @@ class PPO(Face):
         self.device = self.devices.device
         self._on_cpu = self.device.type == "cpu"
         self.envs = open_envs(env, config, self.devices.global_rank)
+        num_envs = sum(pool.num_envs for pool in self.envs)
+        if num_envs != config.num_envs:
+            raise ValueError(f"num_envs={config.num_envs}, but {num_envs} environments were given")
         self.observation_space = self.envs[0].single_observation_space
         self.action_space = self.envs[0].single_action_space
         with torch.random.fork_rng(devices=[]):
@@ -117,8 +119,7 @@ class PPO(Face):
             ).to(self.device)
         self.reward_scale = None
         if config.reward_scaling:
-            num_envs = sum(env.num_envs for env in self.envs)
-            self.reward_scale = RewardScale(num_envs, config.gamma).to(self.device)
+            self.reward_scale = RewardScale(config.gamma).to(self.device)
         seed = config.seed + self.devices.global_rank
         self.noise_generator = torch.Generator(self.device).manual_seed(seed)
 
@@ -130,7 +131,7 @@ class PPO(Face):
         self._ent_coef = torch.tensor(config.ent_coef, device=self.device)
         self._metric_sums = torch.zeros(len(METRICS), device=self.device)
         self._act: dict[int, Callable[..., Tensor]] = {}
-        self._predict_generator = torch.Generator(self.device).manual_seed(config.seed)
+        self._predict_generator = torch.Generator(self.device).manual_seed(seed + 2**31)
 
     @property
     def num_updates(self) -> int:
@@ -144,7 +145,7 @@ class PPO(Face):
         config, head = self.config, self.policy.head
         buffer = RolloutBuffer(
             config.num_steps,
-            sum(env.num_envs for env in self.envs),
+            config.num_envs,
             self.observation_space,
             head.action_shape,
             head.action_dtype,
@@ -190,6 +191,8 @@ class PPO(Face):
         """Returns the environments' actions for one observation `[O]` or a batch `[n, O]`."""
         single = np.ndim(obs) == 1
         rows = torch.as_tensor(np.array(obs, self.observation_space.dtype, ndmin=2)).to(self.device)
+        if rows.shape[1:] != self.observation_space.shape:
+            raise ValueError(f"expected {self.observation_space.shape} each, not {np.shape(obs)}")
         if deterministic:
             actions = self.policy(rows)
         else:
@@ -221,7 +224,8 @@ class PPO(Face):
                 rewards, valid = buffer.rewards, buffer.valid
                 terminated, truncated = buffer.terminated, buffer.truncated
                 if self.reward_scale is not None:
-                    self.reward_scale.update(rewards, terminated | truncated, valid)
+                    done, running = terminated | truncated, buffer.discounted_returns
+                    self.reward_scale.update(rewards, done, valid, running)
                     rewards = self.reward_scale(rewards)
                 self._advantage(rewards, terminated, truncated)
                 explained = explained_variance(buffer.values[:-1], buffer.returns, valid)
@@ -231,7 +235,7 @@ class PPO(Face):
                 num_minibatches, kl_before = 0, 0.0
                 for epoch in range(config.update_epochs):
                     shuffle = (config.seed, self.devices.global_rank, update_index, epoch)
-                    minibatches = buffer.minibatches(_hash(*shuffle))
+                    minibatches = buffer.minibatches(*shuffle)
                     for minibatch in minibatches:
                         self._minibatch_step(*minibatch)
                     num_minibatches += len(minibatches)
@@ -316,6 +320,7 @@ class PPO(Face):
             "reward_scale": None if self.reward_scale is None else self.reward_scale.state_dict(),
             "optimizer": self.optimizer.state_dict(),
             "noise_generator": self.noise_generator.get_state(),
+            "noise_device": self.device.type,
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -325,7 +330,8 @@ class PPO(Face):
             if self.reward_scale is not None:
                 self.reward_scale.load_state_dict(state["reward_scale"])
             self.optimizer.load_state_dict(state["optimizer"])
-            self.noise_generator.set_state(state["noise_generator"])
+            if state["noise_device"] == self.device.type:  # another's state means nothing here
+                self.noise_generator.set_state(state["noise_generator"])
         except (KeyError, RuntimeError, TypeError) as error:
             raise ValueError(f"the checkpoint does not fit this agent: {error}") from error
 
@@ -335,16 +341,10 @@ def load_agent(path: str | Path) -> PPO:
     return PPO.load(path, accelerator="auto")
 
 
-def _hash(*numbers: int) -> int:
-    """64 bits that follow from the numbers: a shuffle's seed needs no state to save or restore."""
-    digest = hashlib.blake2b(repr(numbers).encode(), digest_size=8).digest()
-    return int.from_bytes(digest, "little")
-
-
 def main(command: Command) -> int:
     """Trains as the command line says; returns the exit status."""
     devices = make_devices(command.config)
     if command.resume is None and devices.is_global_zero:
         print(describe(command), flush=True)
     agent = PPO(command.config.env_id, command.config, devices=devices)
-    return AgentTrainer(agent.config, devices, resume=command.resume).fit(agent).exit_status
+    return AgentTrainer(resume=command.resume).fit(agent).exit_status

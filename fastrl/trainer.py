@@ -26,14 +26,13 @@ from fastrl.envs.vector import VectorEnv
 from fastrl.evaluate import Evaluation, evaluate_agent, record_agent
 from fastrl.player import Player
 from fastrl.run.checkpoint import Checkpoints, load_checkpoint
-from fastrl.run.devices import Devices
 from fastrl.run.folder import create_run_folder, open_run_folder, write_config
 from fastrl.run.logger import Logger, machine_facts, versions, write_summary
 from fastrl.run.progress import Progress
 from fastrl.run.signals import StopSignals
 from fastrl.run.start import seconds_since_process_start
-from fastrl.run.state import Counters, restore_envs, restored_counters, run_state
 from fastrl.run.timer import StageTimer
+from fastrl.state import Counters, check_unfinished, restore_envs, restored_counters, run_state
 
 TARGET_EPISODES = 100  # training episodes that a mean return is taken over
 
@@ -71,7 +70,6 @@ class AgentTrainer:
     def __init__(
         self,
         config: RunConfig | None = None,
-        devices: Devices | None = None,
         *,
         resume: str | Path | None = None,
     ) -> None:
@@ -79,10 +77,9 @@ class AgentTrainer:
 
         Args:
             config: length of the run and what is written down; by default as the agent's.
-            devices: where this process trains; by default the agent's place.
             resume: run folder to go on in; by default a new one is made.
         """
-        self._config, self._devices, self._resume = config, devices, resume
+        self._config, self._resume = config, resume
 
     def fit(self, agent: Agent, env: AnyEnvs | None = None) -> TrainResult:
         """Trains to the end of the run, its target return, or a signal, and tests the result.
@@ -106,6 +103,7 @@ class AgentTrainer:
                 folder = open_run_folder(self._resume).path
                 restored = load_checkpoint(Checkpoints(folder / "checkpoints").newest())
                 counters = restored_counters(restored)
+                check_unfinished(agent, folder, counters)
                 counters.restarts += 1
                 if "envs" not in restored and isinstance(agent.envs, TaskPools):
                     agent.envs = agent.envs.reopened(counters.restarts)

@@ -30,7 +30,7 @@ from fastrl.presets import load_presets
         ({"checkpoint_every": -1}, "checkpoint_every must be at least 0, not -1"),
         ({"num_pools": 3}, "num_pools must be one of 0, 1, 2, not 3"),
         ({"backend": "x"}, "backend must be one of auto, envpool, gymnasium, not 'x'"),
-        ({"accelerator": "x"}, "accelerator must be one of auto, cpu, cuda, gpu, mps, not 'x'"),
+        ({"accelerator": "x"}, "accelerator must be one of auto, cpu, cuda, gpu, not 'x'"),
         ({"precision": "x"}, "precision must be one of 32-true, bf16-mixed, not 'x'"),
         ({"compile": "x"}, "compile must be one of off, auto, on, not 'x'"),
         ({"num_steps": 0}, "num_steps must be at least 1, not 0"),

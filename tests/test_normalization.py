@@ -74,7 +74,7 @@ def test_statistics_are_saved_and_loaded():
 
 def test_reward_scale_starts_as_the_identity():
     rewards = torch.randn(4, 2)
-    torch.testing.assert_close(RewardScale(2, 0.9)(rewards), rewards)
+    torch.testing.assert_close(RewardScale(0.9)(rewards), rewards)
 
 
 def discounted_returns(rewards: torch.Tensor, done: torch.Tensor, gamma: float) -> torch.Tensor:
@@ -89,6 +89,11 @@ def discounted_returns(rewards: torch.Tensor, done: torch.Tensor, gamma: float) 
     return returns
 
 
+def nothing_yet() -> torch.Tensor:
+    """Return discounted returns of episodes that have just begun."""
+    return torch.zeros(2, dtype=torch.float64)
+
+
 def random_rollout(num_steps: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """Return rewards, done and valid `[T, 2]`; the reset row after each end has reward 0."""
     rewards = torch.randn(num_steps, 2)
@@ -100,10 +105,11 @@ def random_rollout(num_steps: int) -> tuple[torch.Tensor, torch.Tensor, torch.Te
 
 
 def test_rewards_are_divided_by_the_spread_of_the_discounted_return():
-    scale = RewardScale(2, 0.9)
+    scale = RewardScale(0.9)
     rewards, done, valid = random_rollout(60)
+    running = nothing_yet()
     for rows in (slice(0, 25), slice(25, 60)):  # episodes go on from rollout to rollout
-        scale.update(rewards[rows], done[rows], valid[rows])
+        scale.update(rewards[rows], done[rows], valid[rows], running)
     returns = discounted_returns(rewards, done, 0.9)[valid]
     assert scale.count.item() == int(valid.sum())
     torch.testing.assert_close(scale.variance, returns.var(correction=0))
@@ -112,23 +118,23 @@ def test_rewards_are_divided_by_the_spread_of_the_discounted_return():
 
 
 def test_scaled_rewards_are_clipped():
-    assert RewardScale(1, 0.9)(torch.tensor([[1e9], [-1e9]])).tolist() == [[10.0], [-10.0]]
+    assert RewardScale(0.9)(torch.tensor([[1e9], [-1e9]])).tolist() == [[10.0], [-10.0]]
 
 
 def test_reset_rows_do_not_reach_the_reward_scale():
     rewards, done, valid = random_rollout(60)
-    clean, poisoned = RewardScale(2, 0.9), RewardScale(2, 0.9)
-    clean.update(rewards, done, valid)
-    poisoned.update(torch.where(valid, rewards, 1e6), done, valid)
+    clean, poisoned = RewardScale(0.9), RewardScale(0.9)
+    clean.update(rewards, done, valid, nothing_yet())
+    poisoned.update(torch.where(valid, rewards, 1e6), done, valid, nothing_yet())
     for name, value in clean.state_dict().items():
         assert torch.equal(poisoned.state_dict()[name], value), name
 
 
 def test_reward_scale_is_saved_and_loaded():
     rewards, done, valid = random_rollout(30)
-    first, second = RewardScale(2, 0.9), RewardScale(2, 0.9)
-    first.update(rewards, done, valid)
+    first, second = RewardScale(0.9), RewardScale(0.9)
+    first.update(rewards, done, valid, nothing_yet())
     second.load_state_dict(first.state_dict())
     for scale in (first, second):
-        scale.update(rewards, done, valid)
+        scale.update(rewards, done, valid, nothing_yet())
     assert torch.equal(first(rewards), second(rewards))

@@ -68,7 +68,7 @@ def test_each_valid_row_is_in_exactly_one_minibatch_with_equal_weight():
     buffer = make_buffer()
     fill(buffer)
     rows = []
-    for batch in buffer.minibatches(seed=7):
+    for batch in buffer.minibatches(7):
         counts = batch.weights > 0
         rows += batch.log_probs[counts].tolist()
         assert batch.weights.sum().item() == pytest.approx(1)
@@ -85,7 +85,7 @@ def test_fields_of_a_minibatch_belong_to_one_row():
     buffer.returns.copy_(names + 200)
     buffer.values[:-1].copy_(names + 300)
     buffer.actions.copy_(names + 400)
-    for batch in buffer.minibatches(seed=1):
+    for batch in buffer.minibatches(1):
         assert torch.equal(batch.advantages, batch.log_probs + 100)
         assert torch.equal(batch.returns, batch.log_probs + 200)
         assert torch.equal(batch.values, batch.log_probs + 300)

@@ -18,6 +18,7 @@ Letters: T steps, N environments, M minibatches of B rows.
 
 from __future__ import annotations
 
+import hashlib
 from typing import NamedTuple
 
 import gymnasium
@@ -104,6 +105,7 @@ class RolloutBuffer:
         self.host_valid = torch.ones(num_steps + 1, num_envs, dtype=torch.bool, **on_host)
         self.episode_returns = torch.zeros(num_envs, dtype=torch.float64)
         self.episode_lengths = torch.zeros(num_envs, dtype=torch.int64)
+        self.discounted_returns = torch.zeros(num_envs, dtype=torch.float64)
         self._finished_returns = torch.zeros(num_steps * num_envs, dtype=torch.float64)
         self._finished_lengths = torch.zeros(num_steps * num_envs, dtype=torch.int64)
         self._recorder = Recorder(
@@ -167,6 +169,7 @@ class RolloutBuffer:
         self.host_valid[0, columns] = True
         self.episode_returns[columns] = 0
         self.episode_lengths[columns] = 0
+        self.discounted_returns[columns] = 0
 
     def carry_over(self) -> None:
         """Makes the row after the last one the first row of the next rollout."""
@@ -180,6 +183,7 @@ class RolloutBuffer:
             "valid": self.host_valid[0],
             "episode_returns": self.episode_returns,
             "episode_lengths": self.episode_lengths,
+            "discounted_returns": self.discounted_returns,
         }
 
     def load_state_dict(self, state: dict[str, Tensor]) -> None:
@@ -187,6 +191,7 @@ class RolloutBuffer:
         self.obs[0], self.host_valid[0] = state["obs"], state["valid"]
         self.episode_returns.copy_(state["episode_returns"])
         self.episode_lengths.copy_(state["episode_lengths"])
+        self.discounted_returns.copy_(state["discounted_returns"])
 
     def take_episodes(self) -> Episodes:
         """Returns the episodes that ended since the last call."""
@@ -223,15 +228,17 @@ class RolloutBuffer:
         """Rows that count."""
         return int(self.host_valid[:-1].sum())
 
-    def minibatches(self, seed: int) -> list[Minibatch]:
+    def minibatches(self, *key: int) -> list[Minibatch]:
         """Deals all valid rows, shuffled, into minibatches; each row is in exactly one.
 
         The tensors are the same at every call, so that recorded and captured graphs may read them;
         their contents are new.
 
         Args:
-            seed: of the shuffle, unsigned 64 bits.
+            *key: numbers that the shuffle follows from, so that it has no state to save.
         """
+        digest = hashlib.blake2b(repr(key).encode(), digest_size=8).digest()
+        seed = int.from_bytes(digest, "little")
         shuffled_minibatches(self.host_valid[:-1].flatten(), seed, self._indices, self._weights)
         if self._gather is not None:
             self._gather.gather(self._indices)

@@ -39,7 +39,7 @@ class RunConfig:
     """Hide the velocities in the observation (classic control and LunarLander), so that the task
     needs memory."""
 
-    accelerator: Literal["auto", "cpu", "cuda", "gpu", "mps"] = "auto"
+    accelerator: Literal["auto", "cpu", "cuda", "gpu"] = "auto"
     """Device to train on, as Lightning Fabric names it; auto takes a GPU if there is one."""
     devices: int = 1
     """Processes to train with, one device each."""
@@ -81,7 +81,7 @@ class RunConfig:
         at_least(self, 0, "eval_every", "eval_episodes", "checkpoint_every")
         one_of(self, "num_pools", 0, 1, 2)
         one_of(self, "backend", "auto", "envpool", "gymnasium")
-        one_of(self, "accelerator", "auto", "cpu", "cuda", "gpu", "mps")
+        one_of(self, "accelerator", "auto", "cpu", "cuda", "gpu")
         one_of(self, "precision", "32-true", "bf16-mixed")
         one_of(self, "compile", "off", "auto", "on")
         if not self.env_id:

@@ -31,7 +31,7 @@ class GymEnv:
     ) -> None:
         """Make one env per function. Only env 0 is ever rendered: it alone needs a render mode."""
         self.env_id, self.num_envs = env_id, len(env_fns)
-        self.envs = [env_fn() for env_fn in env_fns]
+        self.envs = [_call(f"{env_id}: making env {i}", f) for i, f in enumerate(env_fns)]
         first = self.envs[0]
         for env in self.envs:
             if not isinstance(env, gymnasium.Env):

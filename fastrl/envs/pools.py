@@ -8,9 +8,9 @@ from functools import partial
 import gymnasium
 
 from fastrl.config.run import RunConfig
+from fastrl.envs.envpool_env import default_num_threads
 from fastrl.envs.make import base_seed, make_env, wrap_vector_env
 from fastrl.envs.vector import VectorEnv
-from fastrl.machine import available_cores
 
 _FEWEST_ENVS_TO_HALVE = 32  # a step of fewer is over before the policy has acted on the other half
 
@@ -56,6 +56,7 @@ def open_envs(
     may_halve = config.num_envs >= _FEWEST_ENVS_TO_HALVE and config.num_envs % 2 == 0
     num_pools = config.num_pools or (2 if may_halve else 1)
     size = config.num_envs // num_pools
+    num_threads = -(-config.num_env_threads // num_pools)
     seed = base_seed(config.seed, "train", restart)
     pools: list[VectorEnv] = []
     for pool in range(num_pools):
@@ -66,7 +67,7 @@ def open_envs(
                 seed=seed,
                 first_env=rank * config.num_envs + pool * size,
                 backend=config.backend,
-                num_threads=_pool_threads(config.num_env_threads, num_pools),
+                num_threads=num_threads or default_num_threads(size, num_pools),
                 mask_vel=config.mask_vel,
             )
         )
@@ -75,7 +76,3 @@ def open_envs(
             pools[0].close()
             return open_envs(env, config.replace(num_pools=1), rank, restart)
     return TaskPools(pools, partial(open_envs, env, config, rank))
-
-
-def _pool_threads(num_threads: int, num_pools: int) -> int:
-    return max(1, (num_threads or available_cores()) // num_pools)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gymnasium
+import torch
 from torch import Tensor, nn
 
 from fastrl.models.distributions import make_action_head
@@ -45,7 +46,7 @@ class ActorCritic(nn.Module):
         if not is_box or len(observation_space.shape) != 1:
             raise ValueError(
                 f"unsupported observation space {observation_space}; "
-                "supported is a one-dimensional Box"
+                "supported is a one-dimensional Box (gymnasium.wrappers.FlattenObservation)"
             )
         (num_inputs,) = observation_space.shape
         self.normalizer = RunningNorm((num_inputs,)) if normalize_observations else None
@@ -70,13 +71,21 @@ class ActorCritic(nn.Module):
     def value(self, observations: Tensor) -> Tensor:
         """Returns V(s) `[B]`."""
         trunk = self.actor if self.critic is None else self.critic
-        return self.value_head(trunk(self.normalize(observations))).squeeze(-1)
+        features = trunk(self.normalize(observations))
+        with _full_precision(features):
+            return self.value_head(features.float()).squeeze(-1)
 
     def evaluate(self, observations: Tensor, actions: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Returns log pi(a|s), the entropy and V(s), each float32 `[B]` at any precision."""
+        """Returns log pi(a|s), the entropy and V(s), each `[B]`."""
         inputs = self.normalize(observations)
         actor_features = self.actor(inputs)
         critic_features = actor_features if self.critic is None else self.critic(inputs)
-        outputs, values = self.head(actor_features), self.value_head(critic_features).squeeze(-1)
-        log_prob, entropy = self.head.log_prob_and_entropy(outputs.float(), actions)
-        return log_prob, entropy, values.float()
+        with _full_precision(inputs):
+            outputs = self.head(actor_features.float())
+            log_prob, entropy = self.head.log_prob_and_entropy(outputs, actions)
+            return log_prob, entropy, self.value_head(critic_features.float()).squeeze(-1)
+
+
+def _full_precision(like: Tensor) -> torch.autocast:
+    """Ends mixed precision before the heads: ratios and targets need more than 8 bits."""
+    return torch.autocast(like.device.type, enabled=False)

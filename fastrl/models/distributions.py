@@ -174,8 +174,9 @@ class GaussianHead(nn.Module):
     def log_prob_and_entropy(self, outputs: Tensor, actions: Tensor) -> tuple[Tensor, Tensor]:
         """Normal likelihood and entropy; squashed, both take the log-Jacobian of tanh into account.
 
-        The entropy takes its mean from these very actions. The factor from tanh to the bounds is
-        left out: a constant, without influence on ratios and gradients.
+        The squashed entropy's mean is taken over these very actions, as if drawn again with the
+        same noise, so that its gradient is the true one (arXiv 1312.6114, section 2.4). The factor
+        from tanh to the bounds is left out: a constant, without influence on ratios and gradients.
         """
         scaled = (actions - outputs) * (-self.log_std).exp()
         constant = 0.5 * math.log(2 * math.pi) * self.noise_size
@@ -183,9 +184,9 @@ class GaussianHead(nn.Module):
         spread = (self.log_std + 0.5 * math.log(2 * math.pi * math.e)).sum()
         entropy = torch.ones_like(log_prob) * spread
         if self.squash:
-            # log(1 - tanh(u)^2) = 2 (log 2 - u - softplus(-2u)), without cancellation at large |u|
-            jacobian = 2 * (math.log(2) - actions - nn.functional.softplus(-2 * actions)).sum(1)
-            log_prob, entropy = log_prob - jacobian, entropy + jacobian
+            redrawn = torch.addcmul(outputs, self.log_std.exp(), scaled.detach())
+            log_prob = log_prob - _log_slope_of_tanh(actions)
+            entropy = entropy + _log_slope_of_tanh(redrawn)
         return log_prob, entropy
 
     def to_env(self, actions: Tensor) -> Tensor:
@@ -193,6 +194,12 @@ class GaussianHead(nn.Module):
         if self.squash:
             actions = self.low + (self.high - self.low) * (torch.tanh(actions) + 1) / 2
         return torch.clamp(actions, self.low, self.high)  # squashed too: rounding may go beyond
+
+
+def _log_slope_of_tanh(u: Tensor) -> Tensor:
+    """Sum of log(1 - tanh(u)^2) `[B]`, for `u` `[B, A]`."""
+    # 2 (log 2 - u - softplus(-2u)) is the same without cancellation at large |u|.
+    return 2 * (math.log(2) - u - nn.functional.softplus(-2 * u)).sum(1)
 
 
 def make_action_head(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from fastrl.ops.gae import backward_recurrence
 from fastrl.ops.moments import Moments, merge, moments_of
 
 
@@ -58,13 +59,10 @@ class RewardScale(nn.Module):
     mean: Tensor
     variance: Tensor
 
-    running: Tensor
-
-    def __init__(self, num_envs: int, gamma: float, clip: float = 10.0, eps: float = 1e-8) -> None:
+    def __init__(self, gamma: float, clip: float = 10.0, eps: float = 1e-8) -> None:
         """Starts as the identity.
 
         Args:
-            num_envs: environments whose returns are followed.
             gamma: discount per step.
             clip: scaled rewards are kept within plus and minus this.
             eps: added to the variance.
@@ -74,7 +72,6 @@ class RewardScale(nn.Module):
         self.register_buffer("count", torch.zeros((), dtype=torch.int64))
         self.register_buffer("mean", torch.zeros((), dtype=torch.float64))
         self.register_buffer("variance", torch.ones((), dtype=torch.float64))
-        self.register_buffer("running", torch.zeros(num_envs, dtype=torch.float64))
 
     def forward(self, rewards: Tensor) -> Tensor:
         """Scales rewards `[T, N]`."""
@@ -82,19 +79,23 @@ class RewardScale(nn.Module):
         return (rewards * scale).clamp(-self.clip, self.clip)
 
     @torch.no_grad()
-    def update(self, rewards: Tensor, done: Tensor, valid: Tensor) -> None:
+    def update(self, rewards: Tensor, done: Tensor, valid: Tensor, running: Tensor) -> None:
         """Takes in the discounted returns of a rollout.
 
         Args:
             rewards: float `[T, N]`.
             done: bool `[T, N]`, an episode ended with this row.
             valid: bool `[T, N]`, False on reset rows.
+            running: discounted returns of the episodes under way, float64 `[N]`; brought up to
+                date in place.
         """
-        returns = torch.empty_like(rewards, dtype=torch.float64)
-        for t, (reward, goes_on) in enumerate(zip(rewards, valid & ~done, strict=True)):
-            self.running.mul_(self.gamma).add_(reward)
-            returns[t] = self.running
-            self.running.mul_(goes_on)
+        # x[t] = r[t] + gamma x[t-1] within an episode: the recurrence of GAE, the other way round.
+        goes_on = (valid & ~done).double()
+        rewards = rewards.double()
+        rewards[0] += self.gamma * running.to(rewards.device)
+        decay = torch.cat([torch.zeros_like(goes_on[:1]), self.gamma * goes_on[:-1]])
+        returns = backward_recurrence(rewards.flip(0), decay.flip(0)).flip(0)
+        running.copy_(returns[-1] * goes_on[-1])
         seen = merge(
             Moments(self.count, self.mean, self.variance),
             moments_of(returns.flatten(), valid.flatten()),

@@ -50,7 +50,13 @@ def resolve(
         else getattr(env, "env_id", None) or getattr(getattr(env, "spec", None), "id", "")
     )
     tuned = preset_for(algo, env_id) if preset == "auto" else {}
-    given = {"env_id": env_id or type(env).__name__}
+    given: dict[str, Any] = {"env_id": env_id or type(env).__name__}
     if not isinstance(env, str):
-        given["num_envs"] = getattr(env, "num_envs", 0)
+        num_envs = getattr(env, "num_envs", None)
+        if num_envs is None:
+            raise ValueError(
+                f"cannot play a {type(env).__name__}; give a task's id, module:callable, or a "
+                "gymnasium.vector.VectorEnv"
+            )
+        given["num_envs"] = num_envs
     return config_class.from_dict({**tuned, **given, **settings}, f"{algo} settings")

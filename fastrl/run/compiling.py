@@ -125,6 +125,8 @@ class Recording(TorchDispatchMode):
                 ):
                     getattr(torch._C, f"_jit_pass_{simplify}")(script.graph)
                 return self._bind(_as_written(script))
+        except torch.OutOfMemoryError:
+            raise
         except (AttributeError, RuntimeError) as error:
             logger.warning(
                 "TorchScript is not to be had (%s): the recorded graph runs through Python", error

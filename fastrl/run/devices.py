@@ -77,8 +77,6 @@ def _device(accelerator: str) -> torch.device:
     available = ["cpu"]
     if torch.cuda.is_available():
         available = ["cuda", "gpu", *available]
-    if torch.backends.mps.is_available():
-        available = ["mps", *available]
     if accelerator == "auto":
         accelerator = available[0]
     if accelerator not in available:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,6 +13,7 @@ import torch
 from fastrl.agent import Agent
 from fastrl.buffers.rollout import RolloutBuffer
 from fastrl.envs.vector import HasState, VectorEnv
+from fastrl.run.logger import SUMMARY_NAME
 
 
 @dataclass
@@ -97,3 +99,12 @@ def _tensors_to_arrays(value: Any) -> Any:
     if isinstance(value, list):
         return [_tensors_to_arrays(item) for item in value]
     return value.numpy() if isinstance(value, torch.Tensor) else value
+
+
+def check_unfinished(agent: Agent, folder: Path, counters: Counters) -> None:
+    """ValueError if a resumed run has nothing left to do, its final test included."""
+    if counters.updates >= agent.num_updates and (folder / SUMMARY_NAME).exists():
+        raise ValueError(
+            f"{folder} is complete at {counters.env_steps} of {agent.config.total_timesteps} "
+            "steps; to go on, give a larger --total-timesteps"
+        )
