@@ -184,3 +184,24 @@ def test_squashing_is_refused_where_it_has_no_effect():
 def test_other_action_spaces_are_refused_by_name(space):
     with pytest.raises(ValueError, match="unsupported action space"):
         make_action_head(space, 3, False, None)
+
+
+def test_gradient_of_the_squashed_entropy_is_that_of_differences():
+    head = make_head(spaces.Box(-1, 1, (3,)), squash=True)
+    assert isinstance(head, GaussianHead)
+    means = torch.full((NUM_ROWS, 3), 0.4, requires_grad=True)
+    noise = noise_for(head, NUM_ROWS)
+    actions = head.sample(means, noise).detach()
+    _, entropy = head.log_prob_and_entropy(means, actions)
+    by_spread, by_mean = torch.autograd.grad(entropy.mean(), (head.log_std, means))
+
+    def entropies(log_std: torch.Tensor, mean: float) -> torch.Tensor:
+        drawn = mean + log_std.exp() * noise.double()
+        slope = 2 * (np.log(2) - drawn - torch.nn.functional.softplus(-2 * drawn))
+        return log_std + slope.mean(0)
+
+    log_std, step = head.log_std.detach().double(), 1e-4
+    wider = (entropies(log_std + step, 0.4) - entropies(log_std - step, 0.4)) / (2 * step)
+    shifted = (entropies(log_std, 0.4 + step) - entropies(log_std, 0.4 - step)) / (2 * step)
+    torch.testing.assert_close(by_spread.double(), wider, atol=1e-3, rtol=1e-3)
+    torch.testing.assert_close(by_mean.sum(0).double(), shifted, atol=1e-3, rtol=1e-3)

@@ -279,3 +279,19 @@ def test_reward_is_learned():
     run(agent, 15)
     drawn = agent.predict(np.zeros((200, 2), np.float32), deterministic=False)
     assert (drawn == [1, 2]).mean() > 0.9
+
+
+def test_state_of_another_device_is_loaded_without_its_random_state():
+    first, second = make_agent(), make_agent(seed=8)
+    before = second.noise_generator.get_state()
+    state = first.state_dict()
+    state.update(noise_device="cuda", noise_generator=torch.zeros(16, dtype=torch.uint8))
+    second.load_state_dict(state)
+    assert torch.equal(second.optimizer.flat, first.optimizer.flat)
+    assert torch.equal(second.noise_generator.get_state(), before)
+
+
+def test_config_and_environments_that_disagree_are_refused():
+    env = SyncVectorEnv([lambda: DiscreteWalk() for _ in range(3)])
+    with pytest.raises(ValueError, match="num_envs=4, but 3 environments"):
+        PPO(env, PPOConfig(num_envs=4))
