@@ -67,12 +67,17 @@ class EndlessEpisodeError(ValueError):
     """An episode went on for so long that the test was given up."""
 
 
+class StoppedError(ValueError):
+    """The caller wanted a test to end before its last episode."""
+
+
 def evaluate(
     predict: Callable[[np.ndarray], np.ndarray],
     env: VectorEnv,
     num_episodes: int,
     *,
     max_episode_steps: int = 100_000,
+    should_stop: Callable[[], bool] = lambda: False,
 ) -> Evaluation:
     """Plays episodes dealt out beforehand, as evenly as can be: env i plays its first k_i.
 
@@ -81,9 +86,11 @@ def evaluate(
         env: is reset first, and left as it is when the last dealt episode ends.
         num_episodes: how many, E.
         max_episode_steps: a longer episode is an error: the task may never end.
+        should_stop: asked at every step.
 
     Raises:
         EndlessEpisodeError: an episode is longer than `max_episode_steps`.
+        StoppedError: `should_stop` said so.
         ValueError: `num_episodes` is under 1, or a return is not finite.
     """
     if num_episodes < 1:
@@ -97,6 +104,8 @@ def evaluate(
     is_reset_row = np.zeros(num_envs, np.bool_)
     obs = env.reset()
     while plays.any():
+        if should_stop():
+            raise StoppedError(f"{env.env_id}: the test was stopped")
         step = env.step(predict(obs))
         obs = step.obs
         counts = np.flatnonzero(plays & ~is_reset_row)
@@ -118,7 +127,12 @@ def evaluate(
     return Evaluation(returns, lengths)
 
 
-def evaluate_agent(agent: Agent, num_episodes: int, env_steps: int) -> Evaluation | None:
+def evaluate_agent(
+    agent: Agent,
+    num_episodes: int,
+    env_steps: int,
+    should_stop: Callable[[], bool] = lambda: False,
+) -> Evaluation | None:
     """Tests an agent greedily in fresh environments of the task it plays.
 
     The environments have the same seeds at every call, so that tests of one run can be compared;
@@ -128,15 +142,19 @@ def evaluate_agent(agent: Agent, num_episodes: int, env_steps: int) -> Evaluatio
         agent: who plays.
         num_episodes: how many.
         env_steps: how far the training is, for the log.
+        should_stop: asked at every step.
 
     Returns:
-        The result; None, with one line in the log, if there can be no test: the agent's
-        environments were built by hand and cannot be made from their id, or the task does not end.
+        The result. None if it was stopped; or, with one line in the log, if there can be no test:
+        the agent's environments were built by hand and cannot be made from their id, or the task
+        does not end.
     """
     env = None
     try:
         env = _fresh_env(agent, min(num_episodes, MAX_ENVS), "eval", agent.config.seed)
-        return _play(agent, env, num_episodes)
+        return _play(agent, env, num_episodes, should_stop)
+    except StoppedError:
+        return None
     except ValueError as error:
         if env is not None and not isinstance(error, EndlessEpisodeError):
             raise
@@ -187,13 +205,18 @@ def _fresh_env(
     return env
 
 
-def _play(agent: Agent, env: VectorEnv, num_episodes: int) -> Evaluation:
+def _play(
+    agent: Agent,
+    env: VectorEnv,
+    num_episodes: int,
+    should_stop: Callable[[], bool] = lambda: False,
+) -> Evaluation:
     """Plays greedily in `env` and closes it."""
     from fastrl.run.compiling import num_threads
 
     try:
         with num_threads(1):  # more would take the cores from the environments
-            return evaluate(agent.predict, env, num_episodes)
+            return evaluate(agent.predict, env, num_episodes, should_stop=should_stop)
     finally:
         env.close()
 

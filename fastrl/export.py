@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fastrl.load import find_saved, load_agent
+from fastrl.run.folder import CHECKPOINTS_NAME
 from fastrl.run.mistakes import exit_status
 
 if TYPE_CHECKING:
@@ -42,6 +43,8 @@ def export_policy(policy: nn.Module, example: Tensor, path: Path, form: str) -> 
 
     if form not in SUFFIXES:
         raise ValueError(f"format {form!r} is unknown; known are {', '.join(SUFFIXES)}")
+    if path.resolve().parent.name == CHECKPOINTS_NAME:
+        raise ValueError(f"{path} lies among checkpoints, which an exported policy may not replace")
     policy = copy.deepcopy(policy).cpu().eval()  # the agent's own goes on as it is
     writing = path.with_name(f".{path.name}.writing{SUFFIXES[form]}")
     write = {"torchscript": _torchscript, "pt2": _pt2, "onnx": _onnx}[form]

@@ -49,7 +49,14 @@ class Player:
     def reset(self) -> None:
         """Starts new episodes everywhere."""
         for env, first_env, *_ in self._pools:
-            self._buffer.start(env.reset(), first_env)
+            obs = env.reset()
+            broken = ~np.isfinite(obs).reshape(len(obs), -1).all(1)
+            if broken.any():
+                index = first_env + int(broken.argmax())
+                raise EnvError(
+                    f"{env.env_id}: environment {index} began with a non-finite observation"
+                )
+            self._buffer.start(obs, first_env)
 
     def collect(self) -> Episodes:
         """Plays one rollout into the buffer and returns the episodes that ended in it.

@@ -146,7 +146,7 @@ class _Run:
         self.steps_per_update = buffer.num_steps * buffer.num_envs
 
     def play(self, signals: StopSignals, is_resumed: bool) -> TrainResult:
-        counters = self.counters
+        counters, self.signals = self.counters, signals
         resume_step = counters.env_steps if is_resumed else None
         self.logger = Logger(self.folder, resume=is_resumed, resume_step=resume_step)
         total_steps = self.agent.num_updates * self.steps_per_update
@@ -165,7 +165,7 @@ class _Run:
                 if self._target_reached():
                     break
                 self._periodic(progress)
-            return self._finish(signals.number, progress)
+            return self._finish(progress)
 
     def _iterate(self) -> dict[str, float]:
         """One rollout and one update; returns the metrics."""
@@ -244,32 +244,34 @@ class _Run:
     def _test(self, progress: Progress) -> Evaluation | None:
         """Plays greedy episodes, if the task can be made anew; keeps the best policy so far."""
         config, env_steps = self.config, self.counters.env_steps
-        result = evaluate_agent(self.agent, config.eval_episodes, env_steps)
+        stopped = self.signals.came
+        result = evaluate_agent(self.agent, config.eval_episodes, env_steps, stopped)
         if result is None:
             return None
         metrics = {"Test/cumulative_reward": result.mean, "Test/return_std": result.std}
         self.logger.log(metrics, env_steps)
+        self._keep_if_best(result.mean)
         progress.print(
             f"greedy test at {env_steps:,} steps: return {result.mean:.1f} +- {result.std:.1f} "
             f"over {len(result.returns)} episodes"
         )
-        self._keep_if_best(result.mean)
         if config.capture_video:
             name = f"step_{env_steps:012d}"
             for path in record_agent(self.agent, self.folder / "videos", name, env_steps):
                 progress.print(f"video: {path}")
         return result
 
-    def _finish(self, signal_number: int, progress: Progress) -> TrainResult:
+    def _finish(self, progress: Progress) -> TrainResult:
         counters = self.counters
         self.checkpoints.save_last(self._state())  # first: the test may take long or be killed
         result = None
-        if not signal_number:
+        if not self.signals.number:
             if self.config.eval_episodes:
                 result = self._test(progress)
             if result is None:
                 self._keep_if_best(self.mean_return)
             self.checkpoints.save_last(self._state())  # now with the best return so far
+        signal_number = self.signals.number
         summary = self._summary(result, bool(signal_number))
         write_summary(self.folder, summary)
         if signal_number:

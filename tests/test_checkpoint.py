@@ -287,11 +287,13 @@ def test_the_newest_is_found_by_the_counter_inside(tmp_path):
     checkpoints = Checkpoints(tmp_path, keep=3)
     checkpoints.save_last(state_at(150))
     checkpoints.save_periodic(state_at(200), 200)
-    checkpoints.save_best(state_at(999))
+    checkpoints.save_best(state_at(170))
     os.utime(tmp_path / "last.pt")
     assert checkpoints.newest().name == "step_000000000200.pt"
     checkpoints.save_last(state_at(200))
     assert checkpoints.newest().name == "last.pt"
+    checkpoints.save_best(state_at(999))  # killed between the best and the next periodic one
+    assert checkpoints.newest().name == "best.pt"
 
 
 @pytest.mark.parametrize("damage", [cut, flip_a_weight])

@@ -33,7 +33,7 @@ from fastrl.presets import load_presets
         ({"accelerator": "x"}, "accelerator must be one of auto, cpu, cuda, gpu, not 'x'"),
         ({"precision": "x"}, "precision must be one of 32-true, bf16-mixed, not 'x'"),
         ({"compile": "x"}, "compile must be one of off, auto, on, not 'x'"),
-        ({"num_steps": 0}, "num_steps must be at least 1, not 0"),
+        ({"num_steps": 0}, "num_steps must be at least 2, not 0"),
         ({"update_epochs": 0}, "update_epochs must be at least 1, not 0"),
         ({"per_rank_batch_size": 0}, "per_rank_batch_size must be at least 1, not 0"),
         ({"learning_rate": -1.0}, "learning_rate must be at least 0, not -1.0"),

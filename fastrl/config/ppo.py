@@ -67,7 +67,8 @@ class PPOConfig(RunConfig):
     def __post_init__(self) -> None:
         """Checks ranges and sizes."""
         super().__post_init__()
-        at_least(self, 1, "num_steps", "update_epochs", "per_rank_batch_size")
+        at_least(self, 1, "update_epochs", "per_rank_batch_size")
+        at_least(self, 2, "num_steps")  # in one step alone, every row may be a reset row
         at_least(self, 0, "learning_rate", "max_grad_norm", "vf_coef", "ent_coef")
         in_range(self, 0, 1, "gamma", "gae_lambda")
         if not self.adam_eps > 0:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from dataclasses import dataclass
 from typing import Any, Literal, Self
 
@@ -84,6 +85,10 @@ class RunConfig:
         one_of(self, "accelerator", "auto", "cpu", "cuda", "gpu")
         one_of(self, "precision", "32-true", "bf16-mixed")
         one_of(self, "compile", "off", "auto", "on")
+        if self.seed >= 2**63:
+            raise ValueError(f"seed must be below 2**63, not {self.seed}")
+        if self.target_return is not None and not math.isfinite(self.target_return):
+            raise ValueError(f"target_return must be a number, not {self.target_return}")
         if not self.env_id:
             raise ValueError("env_id is empty; name a task, for example LunarLander-v2")
         if self.num_pools == 2 and self.num_envs % 2:
@@ -97,9 +102,7 @@ class RunConfig:
 
     def replace(self, **changes: Any) -> Self:
         """Returns a copy with some settings changed, checked again."""
-        known = [field.name for field in dataclasses.fields(self)]
-        check_names(changes, known, type(self).__name__)
-        return dataclasses.replace(self, **changes)
+        return type(self).from_dict({**self.to_dict(), **changes}, type(self).__name__)
 
     def to_dict(self) -> dict[str, Any]:
         """Returns plain numbers, strings and lists, as config.yaml and checkpoints hold them."""
@@ -174,14 +177,14 @@ def _as_field_type(field: dataclasses.Field[Any], value: Any, source: str) -> An
     if kind.startswith("bool"):
         fits = isinstance(value, bool)
     elif kind.startswith("int"):
-        fits = _is_number(value) and float(result).is_integer()
+        fits = _is_number(value) and (isinstance(result, int) or float(result).is_integer())
         result = int(result) if fits else value
     elif kind.startswith("float"):
         result = _number(value)
         fits = _is_number(result)
         result = float(result) if fits else value
     elif kind.startswith("tuple[int"):
-        fits = isinstance(value, list | tuple) and all(isinstance(item, int) for item in value)
+        fits = isinstance(value, list | tuple) and all(type(item) is int for item in value)
         result = tuple(result) if fits else value
     else:
         fits = isinstance(value, str)

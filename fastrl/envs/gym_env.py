@@ -4,6 +4,7 @@
 `gymnasium.vector.VectorEnv` that the caller built.
 """
 
+import logging
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
@@ -15,6 +16,8 @@ from gymnasium.vector import AsyncVectorEnv, AutoresetMode, SyncVectorEnv
 from gymnasium.wrappers import OrderEnforcing, PassiveEnvChecker, TimeLimit
 
 from fastrl.envs.vector import EnvError, TimeStep, check_spaces, emitted_observation_space
+
+_log = logging.getLogger("fastrl")
 
 
 class GymEnv:
@@ -59,13 +62,10 @@ class GymEnv:
         """Start new episodes in all envs; observations [N, *O]."""
         obs = self._empty_obs()
         for i, env in enumerate(self.envs):
-            row, _ = _call(f"{self.env_id}: reset of env {i}", env.reset, seed=self._seeds[i])
-            if np.shape(row) != obs.shape[1:]:  # assigning would broadcast a wrong shape silently
-                raise ValueError(
-                    f"{self.env_id}: env {i} returned an observation of shape {np.shape(row)}, "
-                    f"its space says {obs.shape[1:]}"
-                )
-            obs[i] = row
+            answer = _call(f"{self.env_id}: reset of env {i}", env.reset, seed=self._seeds[i])
+            if not isinstance(answer, tuple) or len(answer) != 2:
+                raise EnvError(f"{self.env_id}: reset of env {i} did not return (obs, info)")
+            obs[i] = self._checked(answer[0], i)
         self._seeds = [None] * self.num_envs
         self._needs_reset = [False] * self.num_envs
         return obs
@@ -87,12 +87,15 @@ class GymEnv:
         for i, env in enumerate(self.envs):
             try:
                 if self._needs_reset[i]:
-                    obs[i], _ = env.reset()
+                    row, _ = env.reset()
                     self._needs_reset[i] = False
                 else:
-                    obs[i], rewards[i], terminated[i], cut, _ = env.step(actions[i])
+                    row, rewards[i], terminated[i], cut, _ = env.step(actions[i])
                     truncated[i] = cut and not terminated[i]
                     self._needs_reset[i] = bool(terminated[i] or cut)
+                obs[i] = self._checked(row, i)
+            except EnvError:
+                raise
             except Exception as error:
                 raise _failure(f"{self.env_id}: step of env {i}", error) from error
         return TimeStep(obs, rewards, terminated, truncated)
@@ -110,9 +113,22 @@ class GymEnv:
 
     def close(self) -> None:
         """Close the envs."""
-        for env in self.envs:
-            env.close()
+        for i, env in enumerate(self.envs):
+            try:
+                env.close()
+            except Exception as error:  # nothing that was learned is lost over this
+                _log.warning("%s", _failure(f"{self.env_id}: close of env {i}", error))
         self.envs = []
+
+    def _checked(self, row: Any, i: int) -> Any:
+        """Returns an observation if its shape is right; assigning would broadcast a wrong one."""
+        shape = self.single_observation_space.shape
+        if np.shape(row) != shape:
+            raise EnvError(
+                f"{self.env_id}: env {i} returned an observation of shape {np.shape(row)}, "
+                f"its space says {shape}"
+            )
+        return row
 
     def _empty_obs(self) -> np.ndarray:
         space = self.single_observation_space

@@ -13,7 +13,7 @@ import gymnasium
 from fastrl.envs.envpool_env import EnvPoolEnv, check_envpool_id, list_envpool_ids
 from fastrl.envs.gym_env import GymEnv, WrappedVectorEnv
 from fastrl.envs.masking import MaskVelocity, check_mask_vel
-from fastrl.envs.vector import VectorEnv
+from fastrl.envs.vector import EnvError, VectorEnv
 
 Backend = Literal["auto", "envpool", "gymnasium"]
 Purpose = Literal["train", "eval", "video"]
@@ -119,8 +119,11 @@ def _gymnasium_maker(
             module = importlib.import_module(module_name)
         except ModuleNotFoundError as error:
             if error.name is None or not f"{module_name}.".startswith(f"{error.name}."):
-                raise  # the module is there; something that it imports is not
+                raise EnvError(f"{env_id!r}: {module_name!r} imports {error.name!r}") from error
             raise ValueError(f"{env_id!r}: no module {module_name!r} can be imported") from error
+        except Exception as error:  # it is somebody else's code
+            what = f"{type(error).__name__}: {error}"
+            raise EnvError(f"{env_id!r}: importing {module_name!r} raised {what}") from error
         if callable(getattr(module, name, None)):
             return partial(getattr(module, name), **env_kwargs)
         # gymnasium's own meaning of "module:Id-v0": importing the module registers the id.

@@ -91,7 +91,7 @@ class Checkpoints:
         return self._save("last.pt", state)
 
     def newest(self) -> Path:
-        """The whole one of `last.pt` and `step_*.pt` with the most `["counters"]["env_steps"]`.
+        """The whole checkpoint with the most `["counters"]["env_steps"]`.
 
         A damaged file is passed over with a warning. `last.pt` wins a tie.
 
@@ -100,7 +100,8 @@ class Checkpoints:
         """
         reasons = []
         found: list[tuple[int, Path]] = []
-        for path in [self.folder / "last.pt", *self._periodic().values()]:
+        named = [self.folder / "last.pt", self.folder / "best.pt"]
+        for path in [*named, *self._periodic().values()]:
             if not path.is_file():
                 continue
             try:

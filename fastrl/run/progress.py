@@ -1,5 +1,6 @@
 """The live line on the terminal."""
 
+import contextlib
 import math
 import sys
 from types import TracebackType
@@ -72,7 +73,8 @@ class Progress:
     def print(self, text: str) -> None:
         """Prints a plain line to stdout, above the live line if there is one."""
         # While the line is live on a terminal, rich has put itself in the place of stdout.
-        print(text, flush=True)
+        with contextlib.suppress(OSError):  # a reader that went away ends no training
+            print(text, flush=True)
 
 
 def _rich_line() -> "RichProgress":

@@ -18,6 +18,10 @@ class StopSignals:
         """The signal that came; 0 before."""
         self._before: dict[int, Any] = {}
 
+    def came(self) -> bool:
+        """Whether the run should end."""
+        return self.number != 0
+
     def __enter__(self) -> Self:
         try:
             for number in (signal.SIGINT, signal.SIGTERM):
