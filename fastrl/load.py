@@ -36,12 +36,16 @@ def find_saved(run: Path, checkpoint: str | None = None) -> Saved:
     if run.is_file():
         if checkpoint is not None:
             raise ValueError(f"--checkpoint has no effect: {run} is a file, not a run folder")
-        from fastrl.run.checkpoint import load_checkpoint
+        from fastrl.run.checkpoint import (
+            load_checkpoint,  # it imports torch: not before it is needed
+        )
 
         return Saved(load_checkpoint(run).get("algo", ""), run, run.parent, run.parent)
     folder = open_run_folder(run)
     if checkpoint in (None, "last"):
-        path = folder.newest_checkpoint()
+        from fastrl.run.checkpoint import Checkpoints
+
+        path = Checkpoints(folder.checkpoints).newest()
     elif checkpoint == "best":
         path = folder.checkpoints / "best.pt"
     else:

@@ -26,7 +26,7 @@ from fastrl.envs.vector import VectorEnv
 from fastrl.evaluate import Evaluation, evaluate_agent, record_agent
 from fastrl.player import Player
 from fastrl.run.checkpoint import Checkpoints, load_checkpoint
-from fastrl.run.folder import create_run_folder, open_run_folder, write_config
+from fastrl.run.folder import create_run_folder, open_run_folder, owned, write_config
 from fastrl.run.logger import Logger, machine_facts, versions, write_summary
 from fastrl.run.progress import Progress
 from fastrl.run.signals import StopSignals
@@ -119,9 +119,10 @@ class AgentTrainer:
                 player.reset()
             # Late, so that a run folder has a checkpoint almost as soon as it is there.
             folder = folder or _new_folder(agent)
-            write_config(folder / "config.yaml", {"algo": agent.algo, **agent.config.to_dict()})
-            run = _Run(agent, folder, counters, buffer, player, timer)
-            return run.play(signals, is_resumed=restored is not None)
+            with owned(folder):
+                write_config(folder / "config.yaml", {"algo": agent.algo, **agent.config.to_dict()})
+                run = _Run(agent, folder, counters, buffer, player, timer)
+                return run.play(signals, is_resumed=restored is not None)
 
 
 class _Run:
@@ -147,8 +148,8 @@ class _Run:
 
     def play(self, signals: StopSignals, is_resumed: bool) -> TrainResult:
         counters, self.signals = self.counters, signals
-        resume_step = counters.env_steps if is_resumed else None
-        self.logger = Logger(self.folder, resume=is_resumed, resume_step=resume_step)
+        beyond = counters.env_steps if is_resumed else None
+        self.logger = Logger(self.folder, resume=is_resumed, resume_step=beyond)
         total_steps = self.agent.num_updates * self.steps_per_update
         with self.logger, Progress(total_steps, initial=counters.env_steps) as progress:
             if not is_resumed:

@@ -325,4 +325,4 @@ def test_a_run_folder_finds_its_newest_checkpoint(tmp_path):
     write_config(folder / "config.yaml", {})
     run = open_run_folder(folder)
     saved = Checkpoints(run.checkpoints).save_last(state_at(7))
-    assert run.newest_checkpoint() == saved
+    assert Checkpoints(run.checkpoints).newest() == saved

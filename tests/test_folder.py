@@ -10,9 +10,11 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from fastrl.run import folder as folder_module
+from fastrl.run.checkpoint import Checkpoints
 from fastrl.run.folder import (
     create_run_folder,
     open_run_folder,
+    owned,
     read_config,
     replaced_file,
     write_config,
@@ -92,7 +94,7 @@ def test_a_run_without_checkpoints_says_so(tmp_path):
     folder = create_run_folder(tmp_path, "ppo", "E-v0", "x", 1)
     write_config(folder / "config.yaml", {})
     with pytest.raises(ValueError, match="has no whole checkpoint"):
-        open_run_folder(folder).newest_checkpoint()
+        Checkpoints(open_run_folder(folder).checkpoints).newest()
 
 
 _TEXT = st.text("ab1e-+.:#'\"\n\t é{[~", max_size=6)
@@ -164,3 +166,10 @@ def test_reading_a_config_needs_no_torch():
     code = "import sys, fastrl.run.folder; assert 'torch' not in sys.modules"
     path = os.pathsep.join(entry for entry in sys.path if entry)
     subprocess.run([sys.executable, "-c", code], check=True, env={**os.environ, "PYTHONPATH": path})
+
+
+def test_a_folder_has_one_writer_at_a_time(tmp_path):
+    with owned(tmp_path), pytest.raises(ValueError, match="another process"), owned(tmp_path):
+        pass
+    with owned(tmp_path):
+        pass

@@ -30,8 +30,9 @@ class Tanh(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Returns tanh(x), of the shape of `x`."""
-        fast_form_pays = x.numel() >= _FEW and x.device.type == "cpu" and x.dtype == torch.float32
-        if not self.training or not fast_form_pays:  # an exported graph has the plain operation
+        if not self.training:  # an exported graph has the plain operation, for any number of rows
+            return torch.tanh(x)
+        if x.numel() < _FEW or x.device.type != "cpu" or x.dtype != torch.float32:
             return torch.tanh(x)
         return _Tanh.apply(x)  # pyright: ignore[reportReturnType]
 

@@ -8,6 +8,7 @@ Imports no torch, so that the command line can read a config before it pays for 
 
 import contextlib
 import dataclasses
+import fcntl
 import glob
 import os
 import re
@@ -53,17 +54,6 @@ class RunFolder:
         """The folder of the run's videos."""
         return self.path / VIDEOS_NAME
 
-    def newest_checkpoint(self) -> Path:
-        """The newest whole checkpoint of the run.
-
-        Raises:
-            ValueError: There is none.
-        """
-        # Imported here: it builds on this module, and it costs the import of torch.
-        from fastrl.run.checkpoint import Checkpoints
-
-        return Checkpoints(self.checkpoints).newest()
-
 
 def create_run_folder(
     log_dir: str | Path, algo: str, env_id: str, exp_name: str, seed: int
@@ -108,6 +98,21 @@ def open_run_folder(path: str | Path) -> RunFolder:
     if not (folder / CONFIG_NAME).is_file():
         raise ValueError(f"{folder} is not a run folder: it has no {CONFIG_NAME}")
     return RunFolder(folder, read_config(folder / CONFIG_NAME))
+
+
+@contextlib.contextmanager
+def owned(folder: Path) -> Iterator[None]:
+    """Keeps other processes from writing into a run folder meanwhile; the system ends it with us.
+
+    Raises:
+        ValueError: Another process has the folder.
+    """
+    with open(folder / ".lock", "w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            raise ValueError(f"{folder} is being written by another process") from error
+        yield
 
 
 def write_config(path: str | Path, config: dict[str, Any]) -> None:
