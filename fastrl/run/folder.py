@@ -107,12 +107,15 @@ def owned(folder: Path) -> Iterator[None]:
     Raises:
         ValueError: Another process has the folder.
     """
-    with open(folder / ".lock", "w") as lock:
+    handle = os.open(folder, os.O_RDONLY)  # the folder itself: a lock file would be one more file
+    try:
         try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
             raise ValueError(f"{folder} is being written by another process") from error
         yield
+    finally:
+        os.close(handle)
 
 
 def write_config(path: str | Path, config: dict[str, Any]) -> None:
