@@ -21,7 +21,7 @@ def make_agent(num_rows):
     """Returns a function that makes an agent and a minibatch of random rows."""
 
     def make(compile_mode):
-        settings = {"num_envs": 64, "num_steps": num_rows // 64, "per_rank_batch_size": num_rows}
+        settings = {"num_envs": 32, "num_steps": num_rows // 32, "per_rank_batch_size": num_rows}
         settings |= {"ent_coef": 0.01, "normalize_advantages": True, "accelerator": "cpu"}
         agent = PPO("LunarLander-v2", preset="none", compile=compile_mode, **settings)
         buffer = agent.make_buffer()
