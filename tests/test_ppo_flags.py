@@ -17,22 +17,16 @@ from fastrl.models.layers import ACTIVATIONS
 # One other value for every flag. All runs are otherwise the same, so other weights are its doing.
 CHANGES: dict[str, dict[str, Any]] = {
     "num_steps": {"num_steps": 20},
-    "update_epochs": {"update_epochs": 3},
     "per_rank_batch_size": {"per_rank_batch_size": 32},
     "learning_rate": {"learning_rate": 2e-3},
     "anneal_lr": {"anneal_lr": True},
-    "adam_eps": {"adam_eps": 1e-2},
     "max_grad_norm": {"max_grad_norm": 0.01},
     "gamma": {"gamma": 0.5},
     "gae_lambda": {"gae_lambda": 0.5},
     "normalize_advantages": {"normalize_advantages": True},
-    "clip_coef": {"clip_coef": 0.001},
-    "anneal_clip_coef": {"anneal_clip_coef": True},
-    "clip_vloss": {"clip_vloss": True},
     "vf_coef": {"vf_coef": 0.1},
     "ent_coef": {"ent_coef": 0.1},
     "anneal_ent_coef": {"anneal_ent_coef": True},
-    "target_kl": {"target_kl": 1e-9},
     "hidden_sizes": {"hidden_sizes": (8, 4)},
     "activation_function": {"activation_function": "elu"},
     "shared_network": {"shared_network": True},
@@ -40,6 +34,12 @@ CHANGES: dict[str, dict[str, Any]] = {
     "squash_actions": {"squash_actions": True},
     "observation_normalization": {"observation_normalization": True},
     "reward_scaling": {"reward_scaling": True},
+    "update_epochs": {"update_epochs": 3},
+    "adam_eps": {"adam_eps": 1e-2},
+    "clip_coef": {"clip_coef": 0.001},
+    "anneal_clip_coef": {"anneal_clip_coef": True},
+    "clip_vloss": {"clip_vloss": True},
+    "target_kl": {"target_kl": 1e-9},
 }
 # What a flag needs to be felt, in both runs: clipping at all, an entropy bonus, ...
 BASES: dict[str, dict[str, Any]] = {

@@ -1,76 +1,34 @@
-"""What PPO is told: sizes of rollout and minibatch, the loss, the networks."""
+"""What PPO is told beyond what all on-policy algorithms are: epochs, clipping, early stopping."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
 
-from fastrl.config.run import RunConfig, at_least, in_range, one_of
+from fastrl.config.on_policy import OnPolicyConfig
+from fastrl.config.run import at_least
 
 
 @dataclass(frozen=True, kw_only=True)
-class PPOConfig(RunConfig):
+class PPOConfig(OnPolicyConfig):
     """Settings of proximal policy optimisation (Schulman et al. 2017, arXiv 1707.06347)."""
 
-    num_steps: int = 128
-    """Steps of one rollout, per environment."""
     update_epochs: int = 10
     """Passes over the rollout in one update."""
-    per_rank_batch_size: int = 64
-    """Rows of a minibatch, per rank."""
-
-    learning_rate: float = 1e-3
-    """Step size of Adam."""
-    anneal_lr: bool = False
-    """Lower the learning rate linearly to zero over the run."""
     adam_eps: float = 1e-5
     """Adam's epsilon."""
-    max_grad_norm: float = 0.5
-    """Clip the global norm of the gradient to this; 0 leaves it alone."""
-
-    gamma: float = 0.99
-    """Discount per step."""
-    gae_lambda: float = 0.95
-    """Weight between one-step (0) and whole-episode (1) advantages."""
-    normalize_advantages: bool = False
-    """Give the advantages of each minibatch mean 0 and standard deviation 1."""
     clip_coef: float = 0.2
     """Keep the probability ratio within 1 - clip_coef and 1 + clip_coef."""
     anneal_clip_coef: bool = False
     """Lower clip_coef linearly to zero over the run."""
     clip_vloss: bool = False
     """Clip the change of the value prediction by clip_coef too; the worse of both losses counts."""
-    vf_coef: float = 1.0
-    """Weight of the value loss, a mean squared error without the factor 1/2."""
-    ent_coef: float = 0.0
-    """Weight of the entropy bonus."""
-    anneal_ent_coef: bool = False
-    """Lower ent_coef linearly to zero over the run."""
     target_kl: float | None = None
     """End an update after the epoch whose mean KL from the acting policy exceeds this."""
-
-    hidden_sizes: tuple[int, ...] = (64, 64)
-    """Widths of the hidden layers."""
-    activation_function: Literal["relu", "tanh", "elu"] = "tanh"
-    """Function between the layers."""
-    shared_network: bool = False
-    """One network with two heads, in place of one network for the actor and one for the critic."""
-    ortho_init: bool = False
-    """Orthogonal initial weights: gain sqrt(2), actor's head 0.01, critic's head 1, biases 0."""
-    squash_actions: bool = False
-    """Box actions: squash by tanh into the bounds, in place of clipping to them."""
-    observation_normalization: bool = False
-    """Divide observations by their running spread, after taking off the running mean."""
-    reward_scaling: bool = False
-    """Divide rewards by the running spread of the discounted return."""
 
     def __post_init__(self) -> None:
         """Checks ranges and sizes."""
         super().__post_init__()
-        at_least(self, 1, "update_epochs", "per_rank_batch_size")
-        at_least(self, 2, "num_steps")  # in one step alone, every row may be a reset row
-        at_least(self, 0, "learning_rate", "max_grad_norm", "vf_coef", "ent_coef")
-        in_range(self, 0, 1, "gamma", "gae_lambda")
+        at_least(self, 1, "update_epochs")
         if not self.adam_eps > 0:
             raise ValueError(f"adam_eps must be above 0, not {self.adam_eps}")
         if not self.clip_coef > 0:
@@ -79,37 +37,3 @@ class PPOConfig(RunConfig):
             raise ValueError(
                 f"target_kl must be above 0, not {self.target_kl}; leave it out to never stop early"
             )
-        one_of(self, "activation_function", "relu", "tanh", "elu")
-        if not self.hidden_sizes or min(self.hidden_sizes) < 1:
-            raise ValueError(
-                "hidden_sizes must hold at least one width, each at least 1, "
-                f"not {list(self.hidden_sizes)}"
-            )
-        if self.anneal_ent_coef and not self.ent_coef:
-            raise ValueError("anneal_ent_coef has no effect while ent_coef is 0")
-        rows = self.num_envs * self.num_steps
-        if self.per_rank_batch_size > rows:
-            raise ValueError(
-                f"per_rank_batch_size={self.per_rank_batch_size} is larger than a rollout of "
-                f"num_envs={self.num_envs} x num_steps={self.num_steps} = {rows} rows"
-            )
-        if self.total_timesteps < self.steps_per_update:
-            raise ValueError(
-                f"total_timesteps={self.total_timesteps} is less than one rollout "
-                f"of {self.steps_per_update} steps"
-            )
-
-    @property
-    def steps_per_update(self) -> int:
-        """Environment steps of one rollout, over all ranks."""
-        return self.num_envs * self.num_steps * self.devices * self.num_nodes
-
-    @property
-    def num_updates(self) -> int:
-        """Whole rollouts in the run."""
-        return self.total_timesteps // self.steps_per_update
-
-    @property
-    def num_minibatches(self) -> int:
-        """Minibatches of one epoch."""
-        return -(-self.num_envs * self.num_steps // self.per_rank_batch_size)

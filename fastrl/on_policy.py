@@ -1,0 +1,231 @@
+"""What all agents that learn from whole rollouts are alike in: acting, judging, saving.
+
+The player fills a rollout of T steps of N environments (`act`); values, log-probabilities and
+advantages of all its rows are then worked out at once (`judge`). What is learned from them is the
+algorithm's own file. Letters: O observation dimensions, K noise values a draw.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any, ClassVar
+
+import gymnasium
+import numpy as np
+import torch
+from torch import Tensor
+
+from fastrl.buffers.rollout import RolloutBuffer
+from fastrl.config.on_policy import OnPolicyConfig
+from fastrl.envs.pools import open_envs
+from fastrl.envs.vector import VectorEnv
+from fastrl.face import Face
+from fastrl.models.actor_critic import ActorCritic
+from fastrl.models.normalization import RewardScale
+from fastrl.models.optimizer import FlatAdam
+from fastrl.ops.gae import gae
+from fastrl.ops.losses import explained_variance
+from fastrl.presets import resolve
+from fastrl.run.compiling import build, keep_freed_memory, update_threads
+from fastrl.run.devices import Devices, make_devices
+
+
+class OnPolicy(Face):
+    """Base of PPO and A2C, whose `make_buffer` and `update` finish it."""
+
+    config_class: ClassVar[type[OnPolicyConfig]]
+    optimizer: FlatAdam
+
+    def __init__(
+        self,
+        env: str | VectorEnv | gymnasium.vector.VectorEnv,
+        config: OnPolicyConfig | None = None,
+        *,
+        preset: str = "auto",
+        devices: Devices | None = None,
+        **settings: Any,
+    ) -> None:
+        """Makes environments and networks.
+
+        Args:
+            env: a task's id, or a vector environment that was built elsewhere.
+            config: all settings at once, in place of `preset` and `settings`.
+            preset: "auto" starts from the settings tuned for the task, "none" from the defaults.
+            devices: where to train, if the caller launched already.
+            **settings: fields of the algorithm's config, by name.
+
+        Raises:
+            ValueError: an unknown task or setting, a value out of range, an unsupported space.
+        """
+        if config is None:
+            config = resolve(self.config_class, self.algo, env, preset, settings)
+        elif settings:
+            raise ValueError(f"give a config or single settings, not both: {', '.join(settings)}")
+        keep_freed_memory()
+        self.config = config
+        self.devices = devices or make_devices(config)
+        self.device = self.devices.device
+        self._on_cpu = self.device.type == "cpu"
+        self.envs = open_envs(env, config, self.devices.global_rank)
+        num_envs = sum(pool.num_envs for pool in self.envs)
+        if num_envs != config.num_envs:
+            raise ValueError(f"num_envs={config.num_envs}, but {num_envs} environments were given")
+        self.observation_space = self.envs[0].single_observation_space
+        self.action_space = self.envs[0].single_action_space
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(config.seed)
+            self.policy = ActorCritic(
+                self.observation_space,
+                self.action_space,
+                hidden_sizes=config.hidden_sizes,
+                activation=config.activation_function,
+                shared=config.shared_network,
+                ortho_init=config.ortho_init,
+                squash_actions=config.squash_actions,
+                normalize_observations=config.observation_normalization,
+            ).to(self.device)
+        self.reward_scale = None
+        if config.reward_scaling:
+            self.reward_scale = RewardScale(config.gamma).to(self.device)
+        seed = config.seed + self.devices.global_rank
+        self.noise_generator = torch.Generator(self.device).manual_seed(seed)
+
+        self._act: dict[int, Callable[..., Tensor]] = {}
+        self._predict_generator = torch.Generator(self.device).manual_seed(seed + 2**31)
+
+    @property
+    def num_updates(self) -> int:
+        """Updates of the whole run."""
+        return self.config.num_updates
+
+    # Acting
+
+    def make_buffer(self) -> RolloutBuffer:
+        """Allocates the rollout and builds `act` and `advantage` for its shapes."""
+        config, head = self.config, self.policy.head
+        buffer = RolloutBuffer(
+            config.num_steps,
+            config.num_envs,
+            self.observation_space,
+            head.action_shape,
+            head.action_dtype,
+            head.noise_size,
+            config.per_rank_batch_size,
+            self.device,
+        )
+        self._threads = config.num_threads or update_threads(
+            config.per_rank_batch_size, max(config.hidden_sizes)
+        )
+        # On the CPU torch.compile acts more slowly than eager: what runs once a step is recorded.
+        mode = "auto" if config.compile == "on" and self._on_cpu else config.compile
+        for num_envs in {env.num_envs for env in self.envs}:
+            example = tuple(x[0, :num_envs] for x in (buffer.obs, buffer.noise, buffer.actions))
+            self._act[num_envs] = build(self._draw_actions, example, mode)
+        caused = (buffer.rewards, buffer.terminated, buffer.truncated)
+        self._advantage = build(partial(self._compute_advantages, buffer), caused, mode)
+        return buffer
+
+    def begin_rollout(self, buffer: RolloutBuffer) -> None:
+        """Draws the noise of a whole rollout at once."""
+        self.policy.head.draw_noise(buffer.noise, self.noise_generator)
+
+    def act(self, obs: Tensor, noise: Tensor, stored: Tensor) -> np.ndarray:
+        """Draws actions for `obs` `[n, O]` with `noise` `[n, K]` into `stored`.
+
+        Returns:
+            The actions as the environments take them.
+        """
+        actions = self._act[obs.shape[0]](obs, noise, stored)
+        return actions.numpy() if self._on_cpu else actions.cpu().numpy()
+
+    @torch.no_grad()
+    def _draw_actions(self, obs: Tensor, noise: Tensor, stored: Tensor) -> Tensor:
+        actions = self.policy.act(obs, noise)
+        stored.copy_(actions)
+        return self.policy.head.to_env(actions)
+
+    @torch.no_grad()
+    def predict(self, obs: np.ndarray, deterministic: bool = True) -> np.ndarray:
+        """Returns the environments' actions for one observation `[O]` or a batch `[n, O]`."""
+        single = np.ndim(obs) == 1
+        rows = torch.as_tensor(np.array(obs, self.observation_space.dtype, ndmin=2)).to(self.device)
+        if rows.shape[1:] != self.observation_space.shape:
+            raise ValueError(f"expected {self.observation_space.shape} each, not {np.shape(obs)}")
+        if deterministic:
+            actions = self.policy(rows)
+        else:
+            noise = torch.empty(len(rows), self.policy.head.noise_size, device=self.device)
+            self.policy.head.draw_noise(noise, self._predict_generator)
+            actions = self.policy.head.to_env(self.policy.act(rows, noise))
+        return actions[0].cpu().numpy() if single else actions.cpu().numpy()
+
+    # Judging
+
+    def judge(self, buffer: RolloutBuffer) -> Tensor:
+        """Fills the rollout's values, log-probabilities, advantages and returns.
+
+        Returns:
+            The explained variance of the values, a scalar.
+        """
+        rewards, valid = buffer.rewards, buffer.valid
+        terminated, truncated = buffer.terminated, buffer.truncated
+        if self.reward_scale is not None:
+            done, running = terminated | truncated, buffer.discounted_returns
+            self.reward_scale.update(rewards, done, valid, running)
+            rewards = self.reward_scale(rewards)
+        self._advantage(rewards, terminated, truncated)
+        return explained_variance(buffer.values[:-1], buffer.returns, valid)
+
+    def take_in_observations(self, buffer: RolloutBuffer) -> None:
+        """Updates the normaliser: after learning, whose first ratios are of the acting policy."""
+        if self.policy.normalizer is not None:
+            rows, valid = buffer.obs[:-1].flatten(0, 1), buffer.valid.flatten()
+            self.policy.normalizer.update(rows, valid)
+
+    @torch.no_grad()
+    def _compute_advantages(
+        self, buffer: RolloutBuffer, rewards: Tensor, terminated: Tensor, truncated: Tensor
+    ) -> Tensor:
+        """Fills values `[T + 1, N]`, log-probabilities, advantages and returns `[T, N]`.
+
+        Rows go through the networks in chunks that stay in the cache.
+        """
+        chunk = max(1, 8192 // buffer.num_envs)
+        with self.devices.autocast():
+            for start in range(0, buffer.num_steps, chunk):
+                rows = slice(start, min(start + chunk, buffer.num_steps))
+                obs, actions = buffer.obs[rows].flatten(0, 1), buffer.actions[rows].flatten(0, 1)
+                log_probs, _, values = self.policy.evaluate(obs, actions)
+                buffer.log_probs[rows].copy_(log_probs.view_as(buffer.log_probs[rows]))
+                buffer.values[rows].copy_(values.view_as(buffer.log_probs[rows]))
+            buffer.values[-1].copy_(self.policy.value(buffer.obs[-1]))
+        discounts = (self.config.gamma, self.config.gae_lambda)
+        advantages = gae(rewards, buffer.values, terminated, truncated, *discounts)
+        buffer.advantages.copy_(advantages)
+        return buffer.returns.copy_(advantages + buffer.values[:-1])
+
+    # Saving
+
+    def state_dict(self) -> dict[str, Any]:
+        """Returns weights, normalisers, optimiser and random states."""
+        return {
+            "config": self.config.to_dict(),
+            "policy": self.policy.state_dict(),
+            "reward_scale": None if self.reward_scale is None else self.reward_scale.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "noise_generator": self.noise_generator.get_state(),
+            "noise_device": self.device.type,
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Takes a state back; raises ValueError if it is another network's."""
+        try:
+            self.policy.load_state_dict(state["policy"])
+            if self.reward_scale is not None:
+                self.reward_scale.load_state_dict(state["reward_scale"])
+            self.optimizer.load_state_dict(state["optimizer"])
+            if state["noise_device"] == self.device.type:  # another's state means nothing here
+                self.noise_generator.set_state(state["noise_generator"])
+        except (KeyError, RuntimeError, TypeError) as error:
+            raise ValueError(f"the checkpoint does not fit this agent: {error}") from error
