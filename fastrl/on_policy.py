@@ -83,6 +83,7 @@ class OnPolicy(Face):
                 shared=config.shared_network,
                 ortho_init=config.ortho_init,
                 squash_actions=config.squash_actions,
+                log_std_init=config.log_std_init,
                 normalize_observations=config.observation_normalization,
             ).to(self.device)
         self.reward_scale = None
@@ -177,6 +178,15 @@ class OnPolicy(Face):
         self._advantage(rewards, terminated, truncated)
         return explained_variance(buffer.values[:-1], buffer.returns, valid)
 
+    def judge_again(self, buffer: RolloutBuffer) -> None:
+        """Fills values, advantages and returns anew, by the critic as it has become.
+
+        Andrychowicz et al. 2021 (arXiv 2006.05990) find that old advantages slow learning down.
+        """
+        rewards = buffer.rewards if self.reward_scale is None else self.reward_scale(buffer.rewards)
+        ends = buffer.terminated, buffer.truncated
+        self._compute_advantages(buffer, rewards, *ends, has_log_probs=True)
+
     def take_in_observations(self, buffer: RolloutBuffer) -> None:
         """Updates the normaliser: after learning, whose first ratios are of the acting policy."""
         if self.policy.normalizer is not None:
@@ -185,19 +195,28 @@ class OnPolicy(Face):
 
     @torch.no_grad()
     def _compute_advantages(
-        self, buffer: RolloutBuffer, rewards: Tensor, terminated: Tensor, truncated: Tensor
+        self,
+        buffer: RolloutBuffer,
+        rewards: Tensor,
+        terminated: Tensor,
+        truncated: Tensor,
+        has_log_probs: bool = False,
     ) -> Tensor:
         """Fills values `[T + 1, N]`, log-probabilities, advantages and returns `[T, N]`.
 
-        Rows go through the networks in chunks that stay in the cache.
+        Log-probabilities that the buffer has already stay: they are of the policy that acted. Rows
+        go through the networks in chunks that stay in the cache.
         """
         chunk = max(1, 8192 // buffer.num_envs)
         with self.devices.autocast():
             for start in range(0, buffer.num_steps, chunk):
                 rows = slice(start, min(start + chunk, buffer.num_steps))
                 obs, actions = buffer.obs[rows].flatten(0, 1), buffer.actions[rows].flatten(0, 1)
-                log_probs, _, values = self.policy.evaluate(obs, actions)
-                buffer.log_probs[rows].copy_(log_probs.view_as(buffer.log_probs[rows]))
+                if has_log_probs:
+                    values = self.policy.value(obs)
+                else:
+                    log_probs, _, values = self.policy.evaluate(obs, actions)
+                    buffer.log_probs[rows].copy_(log_probs.view_as(buffer.log_probs[rows]))
                 buffer.values[rows].copy_(values.view_as(buffer.log_probs[rows]))
             buffer.values[-1].copy_(self.policy.value(buffer.obs[-1]))
         discounts = (self.config.gamma, self.config.gae_lambda)

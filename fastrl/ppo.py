@@ -110,6 +110,8 @@ class PPO(OnPolicy):
                 self._metric_sums.zero_()
                 num_minibatches, kl_before = 0, 0.0
                 for epoch in range(config.update_epochs):
+                    if epoch and config.recompute_advantages:
+                        self.judge_again(buffer)
                     shuffle = (config.seed, self.devices.global_rank, update_index, epoch)
                     minibatches = buffer.minibatches(*shuffle)
                     for minibatch in minibatches:

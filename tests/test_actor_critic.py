@@ -22,6 +22,7 @@ def make_policy(action_space: spaces.Space = spaces.Discrete(2), **changes: Any)
         "shared": False,
         "ortho_init": False,
         "squash_actions": False,
+        "log_std_init": 0.0,
         "normalize_observations": False,
     }
     torch.manual_seed(0)
@@ -137,5 +138,6 @@ def test_other_observation_spaces_are_refused_by_name(space):
             shared=False,
             ortho_init=False,
             squash_actions=False,
+            log_std_init=0.0,
             normalize_observations=False,
         )

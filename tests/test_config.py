@@ -44,6 +44,7 @@ from fastrl.presets import load_presets
         ({"gamma": 1.5}, "gamma must be between 0 and 1, not 1.5"),
         ({"gamma": float("nan")}, "gamma must be between 0 and 1, not nan"),
         ({"gae_lambda": -0.5}, "gae_lambda must be between 0 and 1, not -0.5"),
+        ({"log_std_init": 3.0}, "log_std_init must be between -20 and 2, not 3.0"),
         ({"adam_eps": 0.0}, "adam_eps must be above 0, not 0.0"),
         ({"clip_coef": 0.0}, "clip_coef must be above 0, not 0.0"),
         ({"target_kl": 0.0}, "target_kl must be above 0, not 0.0"),
@@ -69,6 +70,7 @@ def test_range_error_names_the_wrong_value_and_the_allowed_ones(
         ({"env_id": ""}, ["env_id is empty"]),
         ({"num_pools": 2, "num_envs": 3}, ["num_pools=2", "even, not 3"]),
         ({"capture_video": True, "eval_episodes": 0}, ["capture_video", "eval_episodes=0"]),
+        ({"recompute_advantages": True, "update_epochs": 1}, ["no effect", "update_epochs is 1"]),
         ({"anneal_ent_coef": True}, ["anneal_ent_coef has no effect", "ent_coef is 0"]),
         (
             {"num_envs": 2, "num_steps": 8, "per_rank_batch_size": 17},

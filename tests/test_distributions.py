@@ -23,7 +23,7 @@ def noise_for(head: CategoricalHead | GaussianHead, num_rows: int) -> torch.Tens
 def make_head(space: spaces.Space, squash: bool = False) -> CategoricalHead | GaussianHead:
     """Return a head on three features, with spreads that differ."""
     torch.manual_seed(1)
-    head = make_action_head(space, 3, squash, None)
+    head = make_action_head(space, 3, squash, 0.0, None)
     if isinstance(head, GaussianHead):
         torch.nn.init.normal_(head.log_std, std=0.5)
     return head
@@ -173,9 +173,9 @@ def test_squashed_middle_is_the_middle_of_the_bounds():
 
 def test_squashing_is_refused_where_it_has_no_effect():
     with pytest.raises(ValueError, match="squash_actions has no effect on Discrete"):
-        make_action_head(spaces.Discrete(2), 3, True, None)
+        make_action_head(spaces.Discrete(2), 3, True, 0.0, None)
     with pytest.raises(ValueError, match="squash_actions needs finite bounds"):
-        make_action_head(spaces.Box(-np.inf, np.inf, (2,)), 3, True, None)
+        make_action_head(spaces.Box(-np.inf, np.inf, (2,)), 3, True, 0.0, None)
 
 
 @pytest.mark.parametrize(
@@ -183,7 +183,7 @@ def test_squashing_is_refused_where_it_has_no_effect():
 )
 def test_other_action_spaces_are_refused_by_name(space):
     with pytest.raises(ValueError, match="unsupported action space"):
-        make_action_head(space, 3, False, None)
+        make_action_head(space, 3, False, 0.0, None)
 
 
 def test_gradient_of_the_squashed_entropy_is_that_of_differences():

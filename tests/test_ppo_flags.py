@@ -13,6 +13,7 @@ from fastrl.config.ppo import PPOConfig
 from fastrl.config.run import RunConfig
 from fastrl.models.distributions import GaussianHead
 from fastrl.models.layers import ACTIVATIONS
+from fastrl.ops.gae import gae_reference
 
 # One other value for every flag. All runs are otherwise the same, so other weights are its doing.
 CHANGES: dict[str, dict[str, Any]] = {
@@ -31,10 +32,12 @@ CHANGES: dict[str, dict[str, Any]] = {
     "activation_function": {"activation_function": "elu"},
     "shared_network": {"shared_network": True},
     "ortho_init": {"ortho_init": True},
+    "log_std_init": {"log_std_init": -0.5},
     "squash_actions": {"squash_actions": True},
     "observation_normalization": {"observation_normalization": True},
     "reward_scaling": {"reward_scaling": True},
     "update_epochs": {"update_epochs": 3},
+    "recompute_advantages": {"recompute_advantages": True},
     "adam_eps": {"adam_eps": 1e-2},
     "clip_coef": {"clip_coef": 0.001},
     "anneal_clip_coef": {"anneal_clip_coef": True},
@@ -226,9 +229,48 @@ def test_environment_gets_actions_within_its_bounds(squash):
 
 
 @pytest.mark.parametrize("env", ["discrete", "multidiscrete"])
-def test_squashing_is_refused_without_box_actions(env):
-    with pytest.raises(ValueError, match="squash_actions has no effect on"):
-        make_agent(env, squash_actions=True)
+@pytest.mark.parametrize("change", [{"squash_actions": True}, {"log_std_init": -1.0}])
+def test_settings_of_box_actions_are_refused_without_them(env, change):
+    with pytest.raises(ValueError, match=f"{next(iter(change))} has no effect on"):
+        make_agent(env, **change)
+
+
+def test_actions_spread_at_first_as_the_initial_deviation_says():
+    loop = Loop(make_agent("box", log_std_init=-3.0, num_steps=200, total_timesteps=2400))
+    loop.collect()
+    obs, actions = loop.buffer.obs[:-1].flatten(0, 1), loop.buffer.actions.flatten(0, 1)
+    policy = loop.agent.policy
+    with torch.no_grad():
+        noise = actions - policy.head(policy.actor(policy.normalize(obs)))
+    assert noise.std(0).log().tolist() == pytest.approx([-3.0, -3.0], abs=0.1)
+
+
+@pytest.mark.parametrize("scaling", [False, True])
+def test_recomputed_advantages_are_those_of_the_critic_before_each_epoch(scaling):
+    loop = Loop(
+        make_agent(recompute_advantages=True, update_epochs=3, reward_scaling=scaling, gamma=0.9)
+    )
+    buffer, policy = loop.buffer, loop.agent.policy
+    deal, seen = buffer.minibatches, []
+
+    def watched(*key: int) -> Any:
+        """Compare, just before an epoch, with a plain recursion over the critic as it is."""
+        with torch.no_grad():
+            values = torch.stack([policy.value(obs) for obs in buffer.obs])
+        scale = loop.agent.reward_scale
+        rewards = buffer.rewards if scale is None else scale(buffer.rewards)
+        ends = buffer.terminated, buffer.truncated
+        expected = gae_reference(rewards, values, *ends, 0.9, 0.95)
+        torch.testing.assert_close(buffer.advantages, expected)
+        torch.testing.assert_close(buffer.returns, expected + values[:-1])
+        seen.append((buffer.advantages.clone(), buffer.log_probs.clone()))
+        return deal(*key)
+
+    buffer.minibatches = watched
+    loop.run(1)
+    advantages, log_probs = zip(*seen, strict=True)
+    assert len(seen) == 3 and not torch.equal(advantages[0], advantages[2])
+    assert torch.equal(log_probs[0], log_probs[2])  # still those of the policy that acted
 
 
 def test_observations_are_normalised_by_what_was_seen():

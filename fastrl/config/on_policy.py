@@ -45,6 +45,8 @@ class OnPolicyConfig(RunConfig):
     """One network with two heads, in place of one network for the actor and one for the critic."""
     ortho_init: bool = False
     """Orthogonal initial weights: gain sqrt(2), actor's head 0.01, critic's head 1, biases 0."""
+    log_std_init: float = 0.0
+    """Box actions: logarithm of the standard deviation that the policy starts with."""
     squash_actions: bool = False
     """Box actions: squash by tanh into the bounds, in place of clipping to them."""
     observation_normalization: bool = False
@@ -59,6 +61,7 @@ class OnPolicyConfig(RunConfig):
         at_least(self, 2, "num_steps")  # in one step alone, every row may be a reset row
         at_least(self, 0, "learning_rate", "max_grad_norm", "vf_coef", "ent_coef")
         in_range(self, 0, 1, "gamma", "gae_lambda")
+        in_range(self, -20, 2, "log_std_init")
         one_of(self, "activation_function", "relu", "tanh", "elu")
         if not self.hidden_sizes or min(self.hidden_sizes) < 1:
             raise ValueError(

@@ -14,6 +14,8 @@ class PPOConfig(OnPolicyConfig):
 
     update_epochs: int = 10
     """Passes over the rollout in one update."""
+    recompute_advantages: bool = False
+    """Before each further epoch, work advantages out anew from the critic as it then is."""
     adam_eps: float = 1e-5
     """Adam's epsilon."""
     clip_coef: float = 0.2
@@ -29,6 +31,8 @@ class PPOConfig(OnPolicyConfig):
         """Checks ranges and sizes."""
         super().__post_init__()
         at_least(self, 1, "update_epochs")
+        if self.recompute_advantages and self.update_epochs == 1:
+            raise ValueError("recompute_advantages has no effect while update_epochs is 1")
         if not self.adam_eps > 0:
             raise ValueError(f"adam_eps must be above 0, not {self.adam_eps}")
         if not self.clip_coef > 0:

@@ -24,6 +24,7 @@ class ActorCritic(nn.Module):
         shared: bool,
         ortho_init: bool,
         squash_actions: bool,
+        log_std_init: float,
         normalize_observations: bool,
     ) -> None:
         """Makes the networks.
@@ -36,6 +37,7 @@ class ActorCritic(nn.Module):
             shared: one trunk with two heads, in place of two trunks.
             ortho_init: orthogonal initial weights.
             squash_actions: squash Box actions by tanh in place of clipping them.
+            log_std_init: initial logarithm of the standard deviation of Box actions.
             normalize_observations: put a running normaliser in front.
 
         Raises:
@@ -53,7 +55,9 @@ class ActorCritic(nn.Module):
         self.actor = mlp(num_inputs, hidden_sizes, activation, ortho_init)
         self.critic = None if shared else mlp(num_inputs, hidden_sizes, activation, ortho_init)
         action_gain, value_gain = (0.01, 1.0) if ortho_init else (None, None)
-        self.head = make_action_head(action_space, hidden_sizes[-1], squash_actions, action_gain)
+        self.head = make_action_head(
+            action_space, hidden_sizes[-1], squash_actions, log_std_init, action_gain
+        )
         self.value_head = linear(hidden_sizes[-1], 1, value_gain)
 
     def normalize(self, observations: Tensor) -> Tensor:

@@ -134,7 +134,13 @@ class GaussianHead(nn.Module):
     high: Tensor
 
     def __init__(
-        self, num_features: int, low: np.ndarray, high: np.ndarray, squash: bool, gain: float | None
+        self,
+        num_features: int,
+        low: np.ndarray,
+        high: np.ndarray,
+        squash: bool,
+        log_std_init: float,
+        gain: float | None,
     ):
         """Makes the means' layer.
 
@@ -143,6 +149,7 @@ class GaussianHead(nn.Module):
             low: lower bounds `[A]`.
             high: upper bounds `[A]`.
             squash: squash by tanh in place of clipping.
+            log_std_init: initial logarithm of the standard deviation.
             gain: gain of orthogonal initial weights, None for torch's default.
         """
         super().__init__()
@@ -151,7 +158,7 @@ class GaussianHead(nn.Module):
         self.action_dtype = torch.float32
         self.noise_size = len(low)
         self.means = linear(num_features, len(low), gain)
-        self.log_std = nn.Parameter(torch.zeros(len(low)))
+        self.log_std = nn.Parameter(torch.full((len(low),), log_std_init))
         self.register_buffer("low", torch.as_tensor(low, dtype=torch.float32), persistent=False)
         self.register_buffer("high", torch.as_tensor(high, dtype=torch.float32), persistent=False)
 
@@ -203,15 +210,20 @@ def _log_slope_of_tanh(u: Tensor) -> Tensor:
 
 
 def make_action_head(
-    space: gymnasium.Space, num_features: int, squash: bool, gain: float | None
+    space: gymnasium.Space,
+    num_features: int,
+    squash: bool,
+    log_std_init: float,
+    gain: float | None,
 ) -> CategoricalHead | GaussianHead:
     """Returns the head for an action space.
 
     Raises:
         ValueError: the space is not supported, or squashing was asked for where it has no effect.
     """
-    if squash and not isinstance(space, gymnasium.spaces.Box):
-        raise ValueError(f"squash_actions has no effect on {space}; it is for Box actions")
+    for name, is_set in (("squash_actions", squash), ("log_std_init", log_std_init)):
+        if is_set and not isinstance(space, gymnasium.spaces.Box):
+            raise ValueError(f"{name} has no effect on {space}; it is for Box actions")
     if isinstance(space, gymnasium.spaces.Discrete):
         return CategoricalHead(num_features, [int(space.n)], [int(space.start)], True, gain)
     if isinstance(space, gymnasium.spaces.MultiDiscrete) and space.nvec.ndim == 1:
@@ -220,7 +232,7 @@ def make_action_head(
     if isinstance(space, gymnasium.spaces.Box) and len(space.shape) == 1:
         if squash and not space.is_bounded():
             raise ValueError(f"squash_actions needs finite bounds, and the action space is {space}")
-        return GaussianHead(num_features, space.low, space.high, squash, gain)
+        return GaussianHead(num_features, space.low, space.high, squash, log_std_init, gain)
     raise ValueError(
         f"unsupported action space {space}; "
         "supported are Discrete, MultiDiscrete and one-dimensional Box"
