@@ -10,11 +10,12 @@ from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from fastrl.a2c import A2C
     from fastrl.envs.make import make_env
     from fastrl.ppo import PPO
     from fastrl.trainer import AgentTrainer
 
-__all__ = ["PPO", "AgentTrainer", "__version__", "make_env"]
+__all__ = ["A2C", "PPO", "AgentTrainer", "__version__", "make_env"]
 
 try:
     __version__ = version("fastrl")
@@ -24,6 +25,7 @@ except PackageNotFoundError:  # a source tree that was never installed
 # Names come on first use: `import fastrl` imports no torch, and `python -m fastrl.ppo` finds its
 # module not yet loaded.
 _HOMES = {
+    "A2C": "fastrl.a2c",
     "PPO": "fastrl.ppo",
     "AgentTrainer": "fastrl.trainer",
     "make_env": "fastrl.envs.make",

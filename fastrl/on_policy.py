@@ -23,7 +23,7 @@ from fastrl.envs.vector import VectorEnv
 from fastrl.face import Face
 from fastrl.models.actor_critic import ActorCritic
 from fastrl.models.normalization import RewardScale
-from fastrl.models.optimizer import FlatAdam
+from fastrl.models.optimizer import FlatOptimizer
 from fastrl.ops.gae import gae
 from fastrl.ops.losses import explained_variance
 from fastrl.presets import resolve
@@ -35,7 +35,7 @@ class OnPolicy(Face):
     """Base of PPO and A2C, whose `make_buffer` and `update` finish it."""
 
     config_class: ClassVar[type[OnPolicyConfig]]
-    optimizer: FlatAdam
+    optimizer: FlatOptimizer
 
     def __init__(
         self,
@@ -105,6 +105,7 @@ class OnPolicy(Face):
     def make_buffer(self) -> RolloutBuffer:
         """Allocates the rollout and builds `act` and `advantage` for its shapes."""
         config, head = self.config, self.policy.head
+        batch_size = config.per_rank_batch_size or config.num_steps * config.num_envs
         buffer = RolloutBuffer(
             config.num_steps,
             config.num_envs,
@@ -112,12 +113,10 @@ class OnPolicy(Face):
             head.action_shape,
             head.action_dtype,
             head.noise_size,
-            config.per_rank_batch_size,
+            batch_size,
             self.device,
         )
-        self._threads = config.num_threads or update_threads(
-            config.per_rank_batch_size, max(config.hidden_sizes)
-        )
+        self._threads = config.num_threads or update_threads(batch_size, max(config.hidden_sizes))
         # On the CPU torch.compile acts more slowly than eager: what runs once a step is recorded.
         mode = "auto" if config.compile == "on" and self._on_cpu else config.compile
         for num_envs in {env.num_envs for env in self.envs}:

@@ -1,6 +1,6 @@
-"""Small PPO agents over random walks, and the training loop without a run folder."""
+"""Small agents over random walks, and the training loop without a run folder."""
 
-from typing import Any
+from typing import Any, TypeVar
 
 import gymnasium
 import numpy as np
@@ -9,7 +9,9 @@ from gymnasium import spaces
 from torch import Tensor
 from toy_envs import StatefulEnv
 
+from fastrl.a2c import A2C
 from fastrl.buffers.rollout import RolloutBuffer
+from fastrl.on_policy import OnPolicy
 from fastrl.player import Player
 from fastrl.ppo import PPO
 from fastrl.run.timer import StageTimer
@@ -56,13 +58,27 @@ WALKS: dict[str, type[WalkEnv]] = {
 
 def make_agent(env: str | gymnasium.vector.VectorEnv | Any = "discrete", **settings: Any) -> PPO:
     """Return a small agent on a walk, on a task or in an environment that was built elsewhere."""
+    return make_agent_of(PPO, env, **{"update_epochs": 2, **settings})
+
+
+def make_a2c(env: str | gymnasium.vector.VectorEnv | Any = "discrete", **settings: Any) -> A2C:
+    """Return a small A2C agent likewise."""
+    return make_agent_of(A2C, env, **settings)
+
+
+Kind = TypeVar("Kind", bound=OnPolicy)
+
+
+def make_agent_of(
+    kind: type[Kind], env: str | gymnasium.vector.VectorEnv | Any, **settings: Any
+) -> Kind:
+    """Return a small agent of an algorithm."""
     if isinstance(env, str) and env in WALKS:
         env = f"{__name__}:{WALKS[env].__name__}"
     small: dict[str, Any] = {
         "num_envs": 4,
         "num_steps": 16,
         "per_rank_batch_size": 24,
-        "update_epochs": 2,
         "hidden_sizes": (8, 8),
         "total_timesteps": 16 * 4 * 3,
         "eval_episodes": 0,
@@ -72,13 +88,13 @@ def make_agent(env: str | gymnasium.vector.VectorEnv | Any = "discrete", **setti
     }
     if not isinstance(env, str):
         small["num_envs"] = env.num_envs
-    return PPO(env, preset="none", **{**small, **settings})
+    return kind(env, preset="none", **{**small, **settings})
 
 
 class Loop:
     """Rollouts and updates of an agent, in turn."""
 
-    def __init__(self, agent: PPO) -> None:
+    def __init__(self, agent: Any) -> None:
         self.agent, self.timer = agent, StageTimer()
         self.buffer: RolloutBuffer = agent.make_buffer()
         self.player = Player(agent, agent.envs, self.buffer, self.timer)
@@ -105,12 +121,12 @@ class Loop:
         return metrics
 
 
-def run(agent: PPO, num_updates: int = 3) -> list[dict[str, float]]:
+def run(agent: OnPolicy, num_updates: int = 3) -> list[dict[str, float]]:
     """Train for some updates; metrics of all of them."""
     return Loop(agent).run(num_updates)
 
 
-def tensors_of(agent: PPO) -> dict[str, Tensor]:
+def tensors_of(agent: OnPolicy) -> dict[str, Tensor]:
     """Return copies of everything that learning changes, by name."""
     state = agent.state_dict()
     parts = {"policy": state["policy"], "optimizer": state["optimizer"]}

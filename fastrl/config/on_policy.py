@@ -57,7 +57,7 @@ class OnPolicyConfig(RunConfig):
     def __post_init__(self) -> None:
         """Checks ranges and sizes."""
         super().__post_init__()
-        at_least(self, 1, "per_rank_batch_size")
+        at_least(self, 0, "per_rank_batch_size")
         at_least(self, 2, "num_steps")  # in one step alone, every row may be a reset row
         at_least(self, 0, "learning_rate", "max_grad_norm", "vf_coef", "ent_coef")
         in_range(self, 0, 1, "gamma", "gae_lambda")
@@ -91,8 +91,3 @@ class OnPolicyConfig(RunConfig):
     def num_updates(self) -> int:
         """Whole rollouts in the run."""
         return self.total_timesteps // self.steps_per_update
-
-    @property
-    def num_minibatches(self) -> int:
-        """Minibatches of one epoch."""
-        return -(-self.num_envs * self.num_steps // self.per_rank_batch_size)

@@ -30,7 +30,7 @@ class PPOConfig(OnPolicyConfig):
     def __post_init__(self) -> None:
         """Checks ranges and sizes."""
         super().__post_init__()
-        at_least(self, 1, "update_epochs")
+        at_least(self, 1, "update_epochs", "per_rank_batch_size")
         if self.recompute_advantages and self.update_epochs == 1:
             raise ValueError("recompute_advantages has no effect while update_epochs is 1")
         if not self.adam_eps > 0:
@@ -41,3 +41,8 @@ class PPOConfig(OnPolicyConfig):
             raise ValueError(
                 f"target_kl must be above 0, not {self.target_kl}; leave it out to never stop early"
             )
+
+    @property
+    def num_minibatches(self) -> int:
+        """Minibatches of one epoch."""
+        return -(-self.num_envs * self.num_steps // self.per_rank_batch_size)

@@ -1,6 +1,7 @@
-"""Adam over all parameters of a module as one vector, in two halves: gradient and application.
+"""Adam and RMSprop over all parameters of a module as one vector, in two halves.
 
-Between the halves is the one place where many ranks average: a single all-reduce over `[P]`.
+A step is a gradient and its application. Between the halves is the one place where many ranks
+average: a single all-reduce over `[P]`.
 """
 
 from __future__ import annotations
@@ -10,28 +11,29 @@ from torch import Tensor, nn
 
 from fastrl.models.layers import flatten_gradients, flatten_parameters
 from fastrl.ops.adam import adam_step, clip_by_norm
+from fastrl.ops.rmsprop import rmsprop_step
 
 
-class FlatAdam:
-    """The parameters of a module become views of one vector `[P]`; so are Adam's moments.
+class FlatOptimizer:
+    """The parameters of a module become views of one vector `[P]`; so is the optimiser's state.
 
     All state is in tensors that are changed in place, so a recorded or compiled step stays valid
     for the whole run, whatever a schedule does to `learning_rate`.
     """
 
-    def __init__(self, module: nn.Module, learning_rate: float, eps: float, max_grad_norm: float):
+    def __init__(
+        self, module: nn.Module, learning_rate: float, eps: float, max_grad_norm: float
+    ) -> None:
         """Takes over the parameters of a module that stays on its device.
 
         Args:
             module: whose parameters are trained.
             learning_rate: initial step size.
-            eps: Adam's epsilon.
+            eps: the optimiser's epsilon.
             max_grad_norm: gradients are scaled down to this Euclidean norm; 0 leaves them alone.
         """
         self.parameters = list(module.parameters())
         self.flat = flatten_parameters(module)
-        self.mean, self.square = torch.zeros_like(self.flat), torch.zeros_like(self.flat)
-        self.steps = torch.zeros((), device=self.flat.device)
         self.learning_rate = torch.tensor(learning_rate, device=self.flat.device)
         self.eps, self.max_grad_norm = eps, max_grad_norm
 
@@ -45,6 +47,34 @@ class FlatAdam:
     def apply(self, gradient: Tensor) -> Tensor:
         """Clips `gradient` `[P]` in place and takes one step; returns the norm before clipping."""
         norm = clip_by_norm(gradient, self.max_grad_norm) if self.max_grad_norm else gradient.norm()
+        self._step(gradient)
+        return norm
+
+    def _step(self, gradient: Tensor) -> None:
+        raise NotImplementedError
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """Returns what steps leave behind; schedules set the learning rate anew."""
+        raise NotImplementedError
+
+    def load_state_dict(self, state: dict[str, Tensor]) -> None:
+        """Takes a state back."""
+        for name, tensor in self.state_dict().items():
+            tensor.copy_(state[name])
+
+
+class FlatAdam(FlatOptimizer):
+    """Adam; its moments start at zero."""
+
+    def __init__(
+        self, module: nn.Module, learning_rate: float, eps: float, max_grad_norm: float
+    ) -> None:
+        """Takes over the parameters; arguments as of `FlatOptimizer`."""
+        super().__init__(module, learning_rate, eps, max_grad_norm)
+        self.mean, self.square = torch.zeros_like(self.flat), torch.zeros_like(self.flat)
+        self.steps = torch.zeros((), device=self.flat.device)
+
+    def _step(self, gradient: Tensor) -> None:
         adam_step(
             self.flat,
             gradient,
@@ -54,14 +84,31 @@ class FlatAdam:
             self.learning_rate,
             self.eps,
         )
-        return norm
 
     def state_dict(self) -> dict[str, Tensor]:
-        """Returns Adam's moments and its number of steps; schedules set the learning rate anew."""
+        """Returns Adam's moments and its number of steps."""
         return {"mean": self.mean, "square": self.square, "steps": self.steps}
 
-    def load_state_dict(self, state: dict[str, Tensor]) -> None:
-        """Takes a state back."""
-        self.mean.copy_(state["mean"])
-        self.square.copy_(state["square"])
-        self.steps.copy_(state["steps"])
+
+class FlatRMSprop(FlatOptimizer):
+    """RMSprop as TensorFlow writes it; its running square starts at one."""
+
+    def __init__(
+        self,
+        module: nn.Module,
+        learning_rate: float,
+        eps: float,
+        max_grad_norm: float,
+        decay: float,
+    ) -> None:
+        """Takes over the parameters; `decay` is the share of the running square that stays."""
+        super().__init__(module, learning_rate, eps, max_grad_norm)
+        self.decay = decay
+        self.square = torch.ones_like(self.flat)
+
+    def _step(self, gradient: Tensor) -> None:
+        rmsprop_step(self.flat, gradient, self.square, self.learning_rate, self.eps, self.decay)
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """Returns the running mean of the gradient's square."""
+        return {"square": self.square}
