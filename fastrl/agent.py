@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any, Protocol
+from typing import Any, ClassVar, Protocol
 
 import numpy as np
 from torch import Tensor
 
 from fastrl.buffers.rollout import RolloutBuffer
 from fastrl.envs.vector import VectorEnv
+from fastrl.run.devices import Devices
 from fastrl.run.timer import StageTimer
 
 
@@ -18,6 +19,8 @@ class Agent(Protocol):
     algo: str
     config: Any  # the algorithm's own kind of RunConfig
     envs: list[VectorEnv]
+    devices: Devices
+    rank_state: ClassVar[tuple[str, ...]]  # names in `state_dict` of what each rank has for itself
 
     @property
     def num_updates(self) -> int:

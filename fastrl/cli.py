@@ -21,18 +21,14 @@ from dataclasses import dataclass, field
 from importlib import import_module
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
+from fastrl.config.resume import resumed, spell
 from fastrl.config.run import RunConfig, check_names
 from fastrl.presets import load_presets, preset_for
 from fastrl.run.folder import open_run_folder, read_config
+from fastrl.run.launch import launched_sizes, start_ranks
 from fastrl.run.mistakes import exit_status
 
 Settings = dict[str, Any]
-
-# What leaves the learning as it is: its length, what is written down, how the machine is used.
-CHANGEABLE_ON_RESUME = (
-    "--total-timesteps, --eval-every, --eval-episodes, --checkpoint-every, --keep-checkpoints, "
-    "--capture-video, --target-return, --num-threads, --num-env-threads, --compile"
-)
 
 _BOOLEAN_WORDS = {"true": True, "yes": True, "1": True, "false": False, "no": False, "0": False}
 
@@ -88,6 +84,7 @@ def main(algo: str, argv: Sequence[str] | None = None) -> int:
         # threads falls to a tenth of its speed, or less, once another process wants a core. This
         # short, it costs 7 % on an idle machine. It is read when torch is imported.
         os.environ.setdefault("GOMP_SPINCOUNT", "1000")
+        start_ranks(command.config.devices, command.config.num_nodes)
         return import_module(f"fastrl.{algo}").main(command)
 
     return exit_status(work)
@@ -111,6 +108,9 @@ def parse(algo: str, argv: Sequence[str] | None = None) -> Command:
         _print_help(algo, config_class, [word for word in argv if word not in ("--help", "-h")])
         raise SystemExit(0)
     source, flags = _read_flags(config_class, argv)
+    for name, value in launched_sizes().items():
+        if flags.setdefault(name, value) != value:
+            raise ValueError(f"{_flag(name)} is {flags[name]}, but the launcher started {value}")
     if "resume" in source:
         return _resume(algo, config_class, source, flags)
     from_preset, from_file = _settings_under_flags(algo, config_class, source, flags)
@@ -143,6 +143,8 @@ def describe(command: Command) -> str:
         lines.append(f"preset {config.env_id}: {_assignments(command.preset_settings)}")
     else:
         lines.append("preset: none")
+    if (ranks := config.devices * config.num_nodes) > 1:
+        lines.append(f"{ranks} ranks, over all: {config.global_sizes()}")
     # The first line shows two of them already.
     yours = {key: value for key, value in command.explicit.items() if key not in ("env_id", "seed")}
     if yours:
@@ -186,13 +188,7 @@ def _resume(algo: str, config_class: type[RunConfig], source: Settings, flags: S
         if name in source:
             raise ValueError(f"{_flag(name)} has no effect: --resume takes the settings of {run}")
     saved = _saved_config(algo, config_class, run)
-    for name, value in flags.items():
-        if _flag(name) not in CHANGEABLE_ON_RESUME.split(", ") and value != getattr(saved, name):
-            raise ValueError(
-                f"{_flag(name)} cannot change in a resumed run, where it is "
-                f"{_spell(getattr(saved, name))}; what may change: {CHANGEABLE_ON_RESUME}"
-            )
-    return Command(config=saved.replace(**flags), resume=run, explicit=flags)
+    return Command(config=resumed(saved, flags, run), resume=run, explicit=flags)
 
 
 def _saved_config(algo: str, config_class: type[RunConfig], run: str) -> RunConfig:
@@ -339,11 +335,4 @@ def _flag(name: str) -> str:
 
 
 def _assignments(settings: Settings) -> str:
-    return " ".join(f"{name}={_spell(value)}" for name, value in settings.items())
-
-
-def _spell(value: object) -> str:
-    """Writes a value in one word."""
-    if isinstance(value, tuple):
-        return ",".join(map(str, value))
-    return str(value).lower() if isinstance(value, bool) else str(value)
+    return " ".join(f"{name}={spell(value)}" for name, value in settings.items())

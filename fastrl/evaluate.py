@@ -28,6 +28,7 @@ from fastrl.envs.vector import VectorEnv
 from fastrl.load import find_saved, load_agent
 from fastrl.run.mistakes import exit_status, one_line
 from fastrl.run.video import check_rendering, expose_opengl, write_video
+from fastrl.run.watch import PULSE
 
 if TYPE_CHECKING:  # torch waits until the arguments are known to be right
     from fastrl.agent import Agent
@@ -104,6 +105,7 @@ def evaluate(
     is_reset_row = np.zeros(num_envs, np.bool_)
     obs = env.reset()
     while plays.any():
+        PULSE.count += 1
         if should_stop():
             raise StoppedError(f"{env.env_id}: the test was stopped")
         step = env.step(predict(obs))

@@ -22,6 +22,9 @@ class Face:
     config: Any
     devices: Devices
 
+    rank_state: ClassVar[tuple[str, ...]] = ("noise_generator",)
+    """Names in `state_dict` of what each rank has for itself."""
+
     def learn(self, total_timesteps: int | None = None) -> Self:
         """Trains in a new run folder, for `total_timesteps` or as long as the config says."""
         if total_timesteps is not None:
@@ -57,7 +60,11 @@ class Face:
             raise ValueError(f"{path} holds {state.get('algo')!r}, not {cls.algo!r}")
         if env is not None and not isinstance(env, str):
             settings = {"num_envs": env.num_envs, **settings}
-        config = cls.config_class.from_dict(state["agent"]["config"], str(path)).replace(**settings)
+        saved = state["agent"]["config"]
+        if "devices" not in settings:  # however many ranks trained it, one is enough to play
+            alone = {"devices": 1, "num_nodes": 1, "strategy": "auto", "share_data": False}
+            settings = {name: x for name, x in alone.items() if name in saved} | settings
+        config = cls.config_class.from_dict(saved, str(path)).replace(**settings)
         make: Any = cls
         agent = make(env or config.env_id, config)
         agent.load_state_dict(state["agent"])

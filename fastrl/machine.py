@@ -7,11 +7,15 @@ from pathlib import Path
 
 
 def available_cores() -> int:
-    """Return the cores this process may use: its CPU affinity, capped by its cgroup's CPU quota."""
+    """Return the cores this process may use.
+
+    Its CPU affinity, capped by its cgroup's CPU quota; ranks on one machine share these evenly.
+    """
     cores = (
         len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     )
-    return max(1, int(min(cores, _cgroup_cpu_quota())))
+    ranks = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))  # as torchrun and we set it
+    return max(1, int(min(cores, _cgroup_cpu_quota())) // ranks)
 
 
 def _cgroup_cpu_quota(

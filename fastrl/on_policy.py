@@ -16,7 +16,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fastrl.buffers.rollout import RolloutBuffer
+from fastrl.buffers.rollout import Minibatch, RolloutBuffer
+from fastrl.buffers.shared import SharedRollout
 from fastrl.config.on_policy import OnPolicyConfig
 from fastrl.envs.pools import open_envs
 from fastrl.envs.vector import VectorEnv
@@ -43,7 +44,7 @@ class OnPolicy(Face):
         config: OnPolicyConfig | None = None,
         *,
         preset: str = "auto",
-        devices: Devices | None = None,
+        devices: Devices | int | None = None,
         **settings: Any,
     ) -> None:
         """Makes environments and networks.
@@ -52,12 +53,14 @@ class OnPolicy(Face):
             env: a task's id, or a vector environment that was built elsewhere.
             config: all settings at once, in place of `preset` and `settings`.
             preset: "auto" starts from the settings tuned for the task, "none" from the defaults.
-            devices: where to train, if the caller launched already.
+            devices: how many ranks; or where to train, if the caller launched them already.
             **settings: fields of the algorithm's config, by name.
 
         Raises:
             ValueError: an unknown task or setting, a value out of range, an unsupported space.
         """
+        if isinstance(devices, int):
+            devices, settings = None, {"devices": devices, **settings}
         if config is None:
             config = resolve(self.config_class, self.algo, env, preset, settings)
         elif settings:
@@ -89,7 +92,7 @@ class OnPolicy(Face):
         self.reward_scale = None
         if config.reward_scaling:
             self.reward_scale = RewardScale(config.gamma).to(self.device)
-        seed = config.seed + self.devices.global_rank
+        seed = self.devices.stream_seed(config.seed)
         self.noise_generator = torch.Generator(self.device).manual_seed(seed)
 
         self._act: dict[int, Callable[..., Tensor]] = {}
@@ -172,10 +175,23 @@ class OnPolicy(Face):
         terminated, truncated = buffer.terminated, buffer.truncated
         if self.reward_scale is not None:
             done, running = terminated | truncated, buffer.discounted_returns
-            self.reward_scale.update(rewards, done, valid, running)
+            self.reward_scale.update(rewards, done, valid, running, self.devices.merge)
             rewards = self.reward_scale(rewards)
         self._advantage(rewards, terminated, truncated)
-        return explained_variance(buffer.values[:-1], buffer.returns, valid)
+        self._share_rows()
+        over_ranks = None if self.devices.is_alone else self.devices.merge
+        return explained_variance(buffer.values[:-1], buffer.returns, valid, over_ranks)
+
+    def _share_rows(self) -> None:
+        if isinstance(self.rows, SharedRollout):
+            self.rows.refresh()
+
+    def minibatches(self, update_index: int, epoch: int) -> list[Minibatch]:
+        """Deals the rows that this rank learns from; weights count those of all ranks."""
+        rank = 0 if self.config.share_data else self.devices.global_rank
+        minibatches = self.rows.minibatches(self.config.seed, rank, update_index, epoch)
+        self.devices.balance(minibatches, self.config.normalize_advantages)
+        return minibatches
 
     def judge_again(self, buffer: RolloutBuffer) -> None:
         """Fills values, advantages and returns anew, by the critic as it has become.
@@ -185,12 +201,13 @@ class OnPolicy(Face):
         rewards = buffer.rewards if self.reward_scale is None else self.reward_scale(buffer.rewards)
         ends = buffer.terminated, buffer.truncated
         self._compute_advantages(buffer, rewards, *ends, has_log_probs=True)
+        self._share_rows()
 
     def take_in_observations(self, buffer: RolloutBuffer) -> None:
         """Updates the normaliser: after learning, whose first ratios are of the acting policy."""
         if self.policy.normalizer is not None:
             rows, valid = buffer.obs[:-1].flatten(0, 1), buffer.valid.flatten()
-            self.policy.normalizer.update(rows, valid)
+            self.policy.normalizer.update(rows, valid, self.devices.merge)
 
     @torch.no_grad()
     def _compute_advantages(

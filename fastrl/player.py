@@ -11,6 +11,7 @@ from fastrl.buffers.rollout import Episodes, RolloutBuffer
 from fastrl.envs.vector import EnvError, VectorEnv
 from fastrl.run.compiling import num_threads
 from fastrl.run.timer import StageTimer
+from fastrl.run.watch import PULSE
 
 
 class Player:
@@ -72,6 +73,7 @@ class Player:
         # environments.
         with num_threads(1):
             for t in range(num_steps + 1):
+                PULSE.count += 1
                 for env, first_env, obs, noise, actions in self._pools:
                     start = perf_counter()
                     if t:

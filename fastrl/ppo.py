@@ -73,6 +73,7 @@ class PPO(OnPolicy):
         self.optimizer = FlatAdam(
             self.policy, config.learning_rate, config.adam_eps, config.max_grad_norm
         )
+        self.devices.broadcast(self.optimizer.flat)
         self._clip_coef = torch.tensor(config.clip_coef, device=self.device)
         self._ent_coef = torch.tensor(config.ent_coef, device=self.device)
         self._metric_sums = torch.zeros(len(METRICS), device=self.device)
@@ -112,8 +113,7 @@ class PPO(OnPolicy):
                 for epoch in range(config.update_epochs):
                     if epoch and config.recompute_advantages:
                         self.judge_again(buffer)
-                    shuffle = (config.seed, self.devices.global_rank, update_index, epoch)
-                    minibatches = buffer.minibatches(*shuffle)
+                    minibatches = self.minibatches(update_index, epoch)
                     for minibatch in minibatches:
                         self._minibatch_step(*minibatch)
                     num_minibatches += len(minibatches)
@@ -134,7 +134,7 @@ class PPO(OnPolicy):
 
     def _step(self, *fields: Tensor) -> Tensor:
         """One minibatch: gradient, clipping, Adam. Returns the sums of the metrics so far."""
-        gradient, metrics = self._gradient(Minibatch(*fields))
+        gradient, metrics = self.devices.sum(*self._gradient(Minibatch(*fields)))
         norm = self.optimizer.apply(gradient)
         with torch.no_grad():
             return self._metric_sums.add_(torch.stack([*metrics, norm]))
@@ -146,7 +146,7 @@ class PPO(OnPolicy):
             log_probs, entropy, values = self.policy.evaluate(batch.obs, batch.actions)
         weights, clip_coef = batch.weights, self._clip_coef
         advantages = batch.advantages
-        if config.normalize_advantages:
+        if config.normalize_advantages and self.devices.is_alone:
             advantages = normalize(advantages, weights)
         log_ratio = log_probs - batch.log_probs
         policy_loss = clipped_surrogate(log_ratio, advantages, weights, clip_coef)
@@ -172,8 +172,8 @@ def load_agent(path: str | Path) -> PPO:
 
 def main(command: Command) -> int:
     """Trains as the command line says; returns the exit status."""
-    devices = make_devices(command.config)
-    if command.resume is None and devices.is_global_zero:
-        print(describe(command), flush=True)
-    agent = PPO(command.config.env_id, command.config, devices=devices)
-    return AgentTrainer(resume=command.resume).fit(agent).exit_status
+    with make_devices(command.config) as devices:
+        if command.resume is None and devices.is_global_zero:
+            print(describe(command), flush=True)
+        agent = PPO(command.config.env_id, command.config, devices=devices)
+        return AgentTrainer(resume=command.resume).fit(agent).exit_status

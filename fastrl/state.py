@@ -15,6 +15,8 @@ from fastrl.buffers.rollout import RolloutBuffer
 from fastrl.envs.vector import HasState, VectorEnv
 from fastrl.run.logger import SUMMARY_NAME
 
+TARGET_EPISODES = 100  # training episodes that a mean return is taken over
+
 
 @dataclass
 class Counters:
@@ -34,6 +36,22 @@ class Counters:
     recent_returns: list[float] = field(default_factory=list)
     recent_lengths: list[int] = field(default_factory=list)
 
+    def take_episodes(self, returns: list[float], lengths: list[float]) -> None:
+        """Takes in episodes of all ranks, oldest first; the latest are kept."""
+        self.recent_returns = (self.recent_returns + returns)[-TARGET_EPISODES:]
+        self.recent_lengths = (self.recent_lengths + list(map(int, lengths)))[-TARGET_EPISODES:]
+
+    @property
+    def mean_return(self) -> float:
+        """Mean return of the latest training episodes; NaN before the first has ended."""
+        returns = self.recent_returns
+        return sum(returns) / len(returns) if returns else math.nan
+
+    @property
+    def steps_per_second(self) -> float:
+        """Steps over the seconds of the loop, all parts of a resumed run together."""
+        return self.env_steps / max(self.loop_seconds, 1e-9)
+
 
 def run_state(agent: Agent, buffer: RolloutBuffer, counters: Counters) -> dict[str, Any]:
     """Returns all that a run needs to go on, between two iterations.
@@ -47,6 +65,18 @@ def run_state(agent: Agent, buffer: RolloutBuffer, counters: Counters) -> dict[s
         "algo": agent.algo,
         "counters": dict(vars(counters)),
         "agent": agent.state_dict(),
+        "num_ranks": agent.devices.world_size,
+    }
+    return state | {
+        key: value for key, value in rank_state(agent, buffer).items() if key != "agent"
+    }
+
+
+def rank_state(agent: Agent, buffer: RolloutBuffer) -> dict[str, Any]:
+    """Returns the part of the state that each rank has for itself."""
+    learner = agent.state_dict()
+    state: dict[str, Any] = {
+        "agent": {name: learner[name] for name in agent.rank_state if name in learner},
         "torch_random": torch.get_rng_state(),
     }
     states = [env.state_dict() for env in agent.envs if isinstance(env, HasState)]
@@ -54,6 +84,22 @@ def run_state(agent: Agent, buffer: RolloutBuffer, counters: Counters) -> dict[s
         state["envs"] = [_arrays_to_tensors(env_state) for env_state in states]
         state["rollout"] = buffer.state_dict()
     return state
+
+
+def share_of_rank(restored: dict[str, Any], agent: Agent, restart: int) -> dict[str, Any]:
+    """Returns a checkpoint with what this rank had for itself.
+
+    Ranks of another number than were saved get random streams of their own anew.
+    """
+    devices = agent.devices
+    ranks = restored.pop("ranks", [])
+    if restored.get("num_ranks", 1) == devices.world_size and (ranks or devices.is_alone):
+        own = ranks[devices.global_rank] if ranks else {}
+        return {**restored, **own, "agent": {**restored["agent"], **own.get("agent", {})}}
+    seed = devices.stream_seed(agent.config.seed, restart)
+    noise = torch.Generator(devices.device).manual_seed(seed).get_state()
+    anew = {"noise_generator": noise, "noise_device": devices.device.type}
+    return {**restored, "agent": {**restored["agent"], **anew}}
 
 
 def restored_counters(restored: dict[str, Any]) -> Counters:

@@ -1,40 +1,43 @@
 """The training loop: collect, update, log, test, save. It knows no algorithm.
 
-An iteration is one rollout and one update. Steps count stored rows, `num_envs * num_steps` a
-rollout, as every library counts; `valid_env_steps` leaves the reset rows out. Seconds of the loop
-leave start-up, tests and checkpoints out.
+An iteration is one rollout and one update. Steps count stored rows, `num_envs * num_steps` of each
+rank a rollout, as every library counts; `valid_env_steps` leaves the reset rows out. Seconds of the
+loop leave start-up, tests and checkpoints out. With several ranks each runs this loop, and all take
+the same decisions, from numbers that are reduced over all; rank 0 alone writes.
 """
 
 from __future__ import annotations
 
 import math
-import shlex
-from collections import deque
-from dataclasses import dataclass
 from pathlib import Path
 from time import perf_counter
 from typing import Any
 
 import gymnasium
+import numpy as np
 import torch
 
 from fastrl.agent import Agent
-from fastrl.buffers.rollout import RolloutBuffer
+from fastrl.buffers.rollout import Episodes, RolloutBuffer
 from fastrl.config.run import RunConfig
 from fastrl.envs.pools import TaskPools, open_envs
 from fastrl.envs.vector import VectorEnv
-from fastrl.evaluate import Evaluation, evaluate_agent, record_agent
 from fastrl.player import Player
+from fastrl.records import Records, TrainResult
 from fastrl.run.checkpoint import Checkpoints, load_checkpoint
 from fastrl.run.folder import create_run_folder, open_run_folder, owned, write_config
-from fastrl.run.logger import Logger, machine_facts, versions, write_summary
-from fastrl.run.progress import Progress
 from fastrl.run.signals import StopSignals
-from fastrl.run.start import seconds_since_process_start
 from fastrl.run.timer import StageTimer
-from fastrl.state import Counters, check_unfinished, restore_envs, restored_counters, run_state
-
-TARGET_EPISODES = 100  # training episodes that a mean return is taken over
+from fastrl.state import (
+    TARGET_EPISODES,
+    Counters,
+    check_unfinished,
+    rank_state,
+    restore_envs,
+    restored_counters,
+    run_state,
+    share_of_rank,
+)
 
 # What a trainer's own config says about a run. The rest is the agent's, which is built already.
 TRAINER_SETTINGS = (
@@ -50,18 +53,6 @@ TRAINER_SETTINGS = (
 )
 
 AnyEnvs = VectorEnv | gymnasium.vector.VectorEnv | list[VectorEnv]
-
-
-@dataclass(frozen=True)
-class TrainResult:
-    """What came of a run."""
-
-    folder: Path
-    """The run folder."""
-    summary: dict[str, Any]
-    """What summary.json holds."""
-    exit_status: int
-    """0, or 128 plus the signal that ended the run early."""
 
 
 class AgentTrainer:
@@ -102,6 +93,8 @@ class AgentTrainer:
             if self._resume is not None:
                 folder = open_run_folder(self._resume).path
                 restored = load_checkpoint(Checkpoints(folder / "checkpoints").newest())
+                if restored.get("num_ranks", 1) != agent.devices.world_size:
+                    restored.pop("envs", None)  # they were shared out otherwise
                 counters = restored_counters(restored)
                 check_unfinished(agent, folder, counters)
                 counters.restarts += 1
@@ -111,62 +104,67 @@ class AgentTrainer:
             timer = StageTimer()
             player = Player(agent, agent.envs, buffer, timer)
             if restored is not None:
+                restored = share_of_rank(restored, agent, counters.restarts)
                 agent.load_state_dict(restored["agent"])
                 torch.set_rng_state(restored["torch_random"])
             if restored is not None and "envs" in restored:
                 restore_envs(agent.envs, buffer, restored)
             else:
                 player.reset()
+            run = _Run(agent, counters, buffer, player, timer, signals)
+            if not agent.devices.is_global_zero:
+                return run.play(None, restored is not None)
             # Late, so that a run folder has a checkpoint almost as soon as it is there.
             folder = folder or _new_folder(agent)
             with owned(folder):
                 write_config(folder / "config.yaml", {"algo": agent.algo, **agent.config.to_dict()})
-                run = _Run(agent, folder, counters, buffer, player, timer)
-                return run.play(signals, is_resumed=restored is not None)
+                with Records(agent, folder, counters, signals, restored is not None) as records:
+                    return run.play(records, restored is not None)
 
 
 class _Run:
-    """One call of `fit`, ready to play."""
+    """One call of `fit` on one rank, ready to play."""
 
     def __init__(
         self,
         agent: Agent,
-        folder: Path,
         counters: Counters,
         buffer: RolloutBuffer,
         player: Player,
         timer: StageTimer,
+        signals: StopSignals,
     ) -> None:
-        self.agent, self.config, self.folder, self.counters = agent, agent.config, folder, counters
-        self.buffer, self.player, self.timer = buffer, player, timer
-        self.checkpoints = Checkpoints(folder / "checkpoints", self.config.keep_checkpoints)
-        self.returns = deque(counters.recent_returns, TARGET_EPISODES)
-        self.lengths = deque(counters.recent_lengths, TARGET_EPISODES)
-        self.seconds_before = counters.wall_seconds
-        self.seconds_to_target: float | None = None
-        self.steps_per_update = buffer.num_steps * buffer.num_envs
+        self.agent, self.config, self.devices = agent, agent.config, agent.devices
+        self.counters, self.buffer, self.player, self.timer = counters, buffer, player, timer
+        self.signals, self.agreed_signal = signals, 0
+        self.ranks: list[dict[str, Any]] = []
+        self.steps_per_update = buffer.num_steps * buffer.num_envs * self.devices.world_size
 
-    def play(self, signals: StopSignals, is_resumed: bool) -> TrainResult:
-        counters, self.signals = self.counters, signals
-        beyond = counters.env_steps if is_resumed else None
-        self.logger = Logger(self.folder, resume=is_resumed, resume_step=beyond)
-        total_steps = self.agent.num_updates * self.steps_per_update
-        with self.logger, Progress(total_steps, initial=counters.env_steps) as progress:
-            if not is_resumed:
-                self.checkpoints.save_last(self._state())  # whenever it is killed, it can go on
-                self.logger.log_text("hyperparameters", _table(self.config.to_dict()), 0)
-            progress.print(f"run folder: {self.folder}")
-            while counters.updates < self.agent.num_updates and not signals.number:
-                start = perf_counter()
-                metrics = self._iterate()
-                counters.loop_seconds += perf_counter() - start
-                metrics["Time/step_per_second"] = self.steps_per_second
-                self.logger.log(metrics, counters.env_steps)
-                progress.update(counters.env_steps, self.steps_per_second, self.mean_return)
-                if self._target_reached():
-                    break
-                self._periodic(progress)
-            return self._finish(progress)
+    def play(self, records: Records | None, is_resumed: bool) -> TrainResult:
+        """Trains; `records` are rank 0's."""
+        counters, agent = self.counters, self.agent
+        if not is_resumed:
+            self._gather_ranks()
+            if records:
+                records.save_last(self._state(records))  # whenever it is killed, it can go on
+        while counters.updates < agent.num_updates and not self._signal():
+            start = perf_counter()
+            metrics = self._iterate()
+            counters.loop_seconds += perf_counter() - start
+            metrics["Time/step_per_second"] = counters.steps_per_second
+            if records:
+                records.log(metrics)
+            self.devices.watch_for_hanging(True)  # the first iteration may have compiled
+            if self._target_reached():
+                if records:
+                    records.seconds_to_target = records.wall_seconds
+                break
+            self._periodic(records)
+        self._gather_ranks()
+        self.devices.watch_for_hanging(False)
+        if records:
+            return records.finish(lambda: self._state(records), self._signal)
+        return TrainResult(Path(), {}, 128 + self._signal() if self._signal() else 0)
 
     def _iterate(self) -> dict[str, float]:
         """One rollout and one update; returns the metrics."""
@@ -174,23 +172,46 @@ class _Run:
         self.timer.reset()
         episodes = self.player.collect()
         metrics = self.agent.update(self.buffer, counters.updates, self.timer)
-        counters.valid_env_steps += self.buffer.num_valid
+        num_valid = self.buffer.num_valid
         self.buffer.carry_over()
         counters.updates += 1
         counters.env_steps += self.steps_per_update
-        counters.episodes += len(episodes.returns)
-        self.returns.extend(episodes.returns.tolist())
-        self.lengths.extend(episodes.lengths.tolist())
+        metrics |= self._count(episodes, num_valid)
         self._check_finite(metrics)
-        if len(episodes.returns):
-            metrics["Rewards/rew_avg"] = float(episodes.returns.mean())
-            metrics["Game/ep_len_avg"] = float(episodes.lengths.mean())
-        if self.returns:
-            metrics["Rewards/rew_avg_100"] = self.mean_return
         for stage, seconds in self.timer.seconds.items():
             metrics[f"Time/{stage}_seconds"] = seconds
             counters.stage_seconds[stage] = counters.stage_seconds.get(stage, 0.0) + seconds
         return metrics
+
+    def _count(self, episodes: Episodes, num_valid: int) -> dict[str, float]:
+        """Takes in the episodes and the signals of all ranks; returns the episodes' metrics."""
+        counters, count = self.counters, len(episodes.returns)
+        sums = [episodes.returns.sum(), episodes.lengths.sum()]
+        own = np.zeros(5 + 2 * TARGET_EPISODES)
+        own[:5] = self.signals.number, num_valid, count, *sums
+        recent = own[5:].reshape(2, TARGET_EPISODES)
+        kept = min(count, TARGET_EPISODES)
+        recent[:, TARGET_EPISODES - kept :] = [x[count - kept :] for x in episodes]
+        ranks = self.devices.gather(own)
+        numbers, valid, counts, returns, lengths = ranks[:, :5].T
+        self.agreed_signal = int(numbers.max())
+        counters.valid_env_steps += int(valid.sum())
+        counters.episodes += int(counts.sum())
+        is_there = np.arange(TARGET_EPISODES) >= TARGET_EPISODES - counts[:, None]
+        # The latest of each rank come last, whichever rank has most of them.
+        columns = ranks[:, 5:].reshape(-1, 2, TARGET_EPISODES).transpose(1, 2, 0)
+        counters.take_episodes(*columns[:, is_there.T].tolist())
+        metrics = {}
+        if counts.sum():
+            metrics["Rewards/rew_avg"] = float(returns.sum() / counts.sum())
+            metrics["Game/ep_len_avg"] = float(lengths.sum() / counts.sum())
+        if counters.recent_returns:
+            metrics["Rewards/rew_avg_100"] = counters.mean_return
+        return metrics
+
+    def _signal(self) -> int:
+        """The signal that ends the run, or 0: the same on all ranks while they train."""
+        return self.signals.number if self.devices.is_alone else self.agreed_signal
 
     def _check_finite(self, metrics: dict[str, float]) -> None:
         """Raises before a broken policy acts or is saved."""
@@ -199,127 +220,41 @@ class _Run:
                 raise ValueError(
                     f"{self.config.env_id}: {name} is {value} after {self.counters.env_steps} "
                     "steps: the training diverged; a lower learning_rate or normalised "
-                    f"observations may help. Checkpoints in {self.folder} are from before"
+                    "observations may help. Checkpoints of the run are from before"
                 )
 
-    @property
-    def steps_per_second(self) -> float:
-        """Steps over the seconds of the loop, all parts of a resumed run together."""
-        return self.counters.env_steps / max(self.counters.loop_seconds, 1e-9)
-
-    @property
-    def mean_return(self) -> float:
-        """Mean return of the latest training episodes; NaN before the first has ended."""
-        return sum(self.returns) / len(self.returns) if self.returns else math.nan
-
-    @property
-    def wall_seconds(self) -> float:
-        """Seconds since the process began, those of the earlier parts of a resumed run included."""
-        return self.seconds_before + seconds_since_process_start()
-
     def _target_reached(self) -> bool:
-        target = self.config.target_return
-        if target is None or len(self.returns) < TARGET_EPISODES or self.mean_return < target:
+        target, counters = self.config.target_return, self.counters
+        if target is None or len(counters.recent_returns) < TARGET_EPISODES:
             return False
-        self.seconds_to_target = self.wall_seconds
-        return True
+        return counters.mean_return >= target
 
-    def _periodic(self, progress: Progress) -> None:
+    def _periodic(self, records: Records | None) -> None:
         config, counters = self.config, self.counters
         has_tests = config.eval_every > 0 and config.eval_episodes > 0
         if has_tests and counters.env_steps - counters.last_eval >= config.eval_every:
             counters.last_eval = counters.env_steps
-            self._test(progress)
+            if records:
+                records.test(lambda: self._state(records))
         steps_since = counters.env_steps - counters.last_checkpoint
         if config.checkpoint_every and steps_since >= config.checkpoint_every:
             counters.last_checkpoint = counters.env_steps
-            if not has_tests:
-                self._keep_if_best(self.mean_return)  # the best by training episodes
-            self.checkpoints.save_periodic(self._state(), counters.env_steps)
+            self._gather_ranks()
+            if records:
+                records.save_periodic(lambda: self._state(records), has_tests)
 
-    def _keep_if_best(self, mean_return: float) -> None:
-        if mean_return > self.counters.best_return:  # never so for NaN
-            self.counters.best_return = mean_return
-            self.checkpoints.save_best(self._state())
+    def _gather_ranks(self) -> None:
+        """Brings what the ranks have for themselves to rank 0, which saves it with its own."""
+        if not self.devices.is_alone:
+            self.ranks = self.devices.gather_states(rank_state(self.agent, self.buffer))
+            self.ranks_at = self.counters.updates
 
-    def _test(self, progress: Progress) -> Evaluation | None:
-        """Plays greedy episodes, if the task can be made anew; keeps the best policy so far."""
-        config, env_steps = self.config, self.counters.env_steps
-        stopped = self.signals.came
-        result = evaluate_agent(self.agent, config.eval_episodes, env_steps, stopped)
-        if result is None:
-            return None
-        metrics = {"Test/cumulative_reward": result.mean, "Test/return_std": result.std}
-        self.logger.log(metrics, env_steps)
-        self._keep_if_best(result.mean)
-        progress.print(
-            f"greedy test at {env_steps:,} steps: return {result.mean:.1f} +- {result.std:.1f} "
-            f"over {len(result.returns)} episodes"
-        )
-        if config.capture_video:
-            name = f"step_{env_steps:012d}"
-            for path in record_agent(self.agent, self.folder / "videos", name, env_steps):
-                progress.print(f"video: {path}")
-        return result
-
-    def _finish(self, progress: Progress) -> TrainResult:
-        counters = self.counters
-        self.checkpoints.save_last(self._state())  # first: the test may take long or be killed
-        result = None
-        if not self.signals.number:
-            if self.config.eval_episodes:
-                result = self._test(progress)
-            if result is None:
-                self._keep_if_best(self.mean_return)
-            self.checkpoints.save_last(self._state())  # now with the best return so far
-        signal_number = self.signals.number
-        summary = self._summary(result, bool(signal_number))
-        write_summary(self.folder, summary)
-        if signal_number:
-            resume = f"python -m fastrl.{self.agent.algo} --resume {shlex.quote(str(self.folder))}"
-            progress.print(f"interrupted at {counters.env_steps:,} steps; go on with: {resume}")
-        else:
-            line = f"{counters.env_steps:,} steps in {counters.loop_seconds:.1f} s, "
-            line += f"{self.steps_per_second:,.0f} steps/s"
-            if self.seconds_to_target is not None:
-                line += f"; target return reached {self.seconds_to_target:.1f} s after the start"
-            progress.print(line)
-        progress.print(f"run folder: {self.folder}")
-        return TrainResult(self.folder, summary, 128 + signal_number if signal_number else 0)
-
-    def _summary(self, result: Evaluation | None, is_interrupted: bool) -> dict[str, Any]:
-        config, counters = self.config, self.counters
-        return {
-            "algo": self.agent.algo,
-            "env_id": config.env_id,
-            "backend": self.agent.envs[0].backend,
-            "seed": config.seed,
-            "total_env_steps": counters.env_steps,
-            "valid_env_steps": counters.valid_env_steps,
-            "episodes": counters.episodes,
-            "restarts": counters.restarts,
-            "wall_seconds": self.wall_seconds,
-            "loop_seconds": counters.loop_seconds,
-            "steps_per_second": self.steps_per_second,
-            "stage_seconds": dict(counters.stage_seconds),
-            "train_return_mean": self.mean_return if self.returns else None,
-            "eval_return_mean": result.mean if result else None,
-            "eval_return_std": result.std if result else None,
-            "eval_episodes": len(result.returns) if result else 0,
-            "eval_length_mean": result.mean_length if result else None,
-            "target_return": config.target_return,
-            "seconds_to_target": self.seconds_to_target,
-            "steps_to_target": counters.env_steps if self.seconds_to_target else None,
-            "interrupted": is_interrupted,
-            "versions": versions(),
-            "machine": machine_facts(),
-        }
-
-    def _state(self) -> dict[str, Any]:
-        counters = self.counters
-        counters.recent_returns, counters.recent_lengths = list(self.returns), list(self.lengths)
-        counters.wall_seconds = self.wall_seconds
-        return run_state(self.agent, self.buffer, counters)
+    def _state(self, records: Records) -> dict[str, Any]:
+        self.counters.wall_seconds = records.wall_seconds
+        state = run_state(self.agent, self.buffer, self.counters)
+        if self.ranks and self.ranks_at == self.counters.updates:
+            state["ranks"] = self.ranks
+        return state
 
 
 def _new_folder(agent: Agent) -> Path:
@@ -343,8 +278,3 @@ def _fitting_envs(agent: Agent, env: AnyEnvs) -> list[VectorEnv]:
             f"the agent was built for {facts(agent.envs)}"
         )
     return envs
-
-
-def _table(settings: dict[str, Any]) -> str:
-    rows = "\n".join(f"|{name}|{value}|" for name, value in settings.items())
-    return f"|setting|value|\n|-|-|\n{rows}"

@@ -13,6 +13,7 @@ import yaml
 
 from fastrl import cli
 from fastrl.config.ppo import PPOConfig
+from fastrl.config.resume import CHANGEABLE
 from fastrl.presets import preset_for
 
 # A flag is an interface: to add or rename one, say so in the changelog.
@@ -282,7 +283,9 @@ def test_resume_takes_the_saved_settings_and_no_preset(run_folder: Path) -> None
     assert command.preset_settings == {} and command.explicit == {}
 
 
-@pytest.mark.parametrize("flag", cli.CHANGEABLE_ON_RESUME.split(", "))
+@pytest.mark.parametrize(
+    "flag", [flag for flag in CHANGEABLE.split(", ") if flag not in ("--devices", "--num-nodes")]
+)
 def test_resumed_run_may_change(flag: str, run_folder: Path) -> None:
     value = {"--capture-video": "True", "--compile": "off", "--target-return": "5.0"}.get(
         flag, "9999"
@@ -307,8 +310,20 @@ def test_resumed_run_may_not_change(words: str, was: str, run_folder: Path, caps
     assert cli.main("ppo", ["--resume", str(run_folder), *words.split()]) == 2
     assert capsys.readouterr().err == (
         f"error: {words.split()[0]} cannot change in a resumed run, where it is {was}; "
-        f"what may change: {cli.CHANGEABLE_ON_RESUME}\n"
+        f"what may change: {CHANGEABLE}\n"
     )
+
+
+def test_another_number_of_ranks_goes_on_with_the_same_global_sizes(run_folder: Path) -> None:
+    config = cli.parse("ppo", ["--resume", str(run_folder), "--devices", "2"]).config
+    assert 2 * config.num_envs == SAVED.num_envs
+    assert 2 * config.per_rank_batch_size == SAVED.per_rank_batch_size
+    assert config.num_updates == SAVED.num_updates
+
+
+def test_ranks_that_cannot_share_evenly_are_refused(run_folder: Path) -> None:
+    with pytest.raises(ValueError, match="which 7 ranks cannot share evenly"):
+        cli.parse("ppo", ["--resume", str(run_folder), "--devices", "7"])
 
 
 def test_resumed_run_may_be_told_what_it_is(run_folder: Path) -> None:

@@ -132,7 +132,7 @@ def answer(capsys: pytest.CaptureFixture[str], *words: str) -> str:
         ("--num-envs 0", "num_envs must be at least 1, not 0"),
         ("--num-envs 3 --num-pools 2", "num_envs must be even, not 3"),
         ("--total-timesteps 31", "total_timesteps=31 is less than one rollout of 32 steps"),
-        ("--devices 2", "one device so far; devices=2"),
+        ("--share-data", "share_data has no effect with one rank"),
         ("--strategy ddp", "strategy=ddp has no effect"),
         ("--learning-rate 1e30", "CartPole-v1: Gradients/grad_norm is|CartPole-v1: Loss/"),
         ("--mask-vel --env-id FrozenLake-v1", "FrozenLake-v1"),

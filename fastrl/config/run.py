@@ -43,11 +43,15 @@ class RunConfig:
     accelerator: Literal["auto", "cpu", "cuda", "gpu"] = "auto"
     """Device to train on, as Lightning Fabric names it; auto takes a GPU if there is one."""
     devices: int = 1
-    """Processes to train with, one device each."""
+    """Ranks to train with on each machine: processes with one device each. They start by
+    themselves; torchrun, fabric run and SLURM may start them too. What is said to be per rank grows
+    with their number."""
     num_nodes: int = 1
     """Machines to train on."""
-    strategy: str = "auto"
-    """Fabric's strategy name."""
+    strategy: Literal["auto", "ddp"] = "auto"
+    """Fabric's strategy: equal ranks that average gradients."""
+    rank_timeout: float = 7.0
+    """Seconds after which a rank that gets no step done ends the run; 0 lets it hang."""
     precision: Literal["32-true", "bf16-mixed"] = "32-true"
     """Number format of the forward and backward passes."""
     num_threads: int = 0
@@ -79,7 +83,8 @@ class RunConfig:
         """Checks what holds for every algorithm; algorithms add their own."""
         at_least(self, 1, "num_envs", "devices", "num_nodes", "total_timesteps", "keep_checkpoints")
         at_least(self, 0, "seed", "num_env_threads", "num_threads")
-        at_least(self, 0, "eval_every", "eval_episodes", "checkpoint_every")
+        at_least(self, 0, "eval_every", "eval_episodes", "checkpoint_every", "rank_timeout")
+        one_of(self, "strategy", "auto", "ddp")
         one_of(self, "num_pools", 0, 1, 2)
         one_of(self, "backend", "auto", "envpool", "gymnasium")
         one_of(self, "accelerator", "auto", "cpu", "cuda", "gpu")
@@ -99,6 +104,19 @@ class RunConfig:
             raise ValueError(
                 "capture_video records greedy tests, and eval_episodes=0 switches them off"
             )
+
+    def per_rank_sizes(self) -> dict[str, str]:
+        """Returns the settings that each rank has as many of, and what they count."""
+        names = {"num_envs": "environments", "per_rank_batch_size": "rows a minibatch"}
+        return {name: words for name, words in names.items() if hasattr(self, name)}
+
+    def global_sizes(self) -> str:
+        """Spells what the sizes of one rank come to over all ranks."""
+        ranks = self.devices * self.num_nodes
+        return ", ".join(
+            f"{ranks} x {getattr(self, name)} = {ranks * getattr(self, name):,} {words}"
+            for name, words in self.per_rank_sizes().items()
+        )
 
     def replace(self, **changes: Any) -> Self:
         """Returns a copy with some settings changed, checked again."""

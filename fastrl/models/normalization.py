@@ -2,11 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor, nn
 
 from fastrl.ops.gae import backward_recurrence
 from fastrl.ops.moments import Moments, merge, moments_of
+
+OverRanks = Callable[[Moments], Moments]
+
+
+def _as_they_are(moments: Moments) -> Moments:
+    return moments
 
 
 class RunningNorm(nn.Module):
@@ -42,9 +50,15 @@ class RunningNorm(nn.Module):
         return ((observations - self.shift) * self.scale).clamp(-self.clip, self.clip)
 
     @torch.no_grad()
-    def update(self, observations: Tensor, valid: Tensor) -> None:
-        """Takes in the valid rows of `observations` `[R, *shape]`; `valid` is bool `[R]`."""
-        seen = merge(Moments(self.count, self.mean, self.variance), moments_of(observations, valid))
+    def update(
+        self, observations: Tensor, valid: Tensor, over_ranks: OverRanks = _as_they_are
+    ) -> None:
+        """Takes in the valid rows of `observations` `[R, *shape]`; `valid` is bool `[R]`.
+
+        `over_ranks` makes the moments of all ranks' rows of those of one rank's.
+        """
+        new = over_ranks(moments_of(observations, valid))
+        seen = merge(Moments(self.count, self.mean, self.variance), new)
         self.count.copy_(seen.count)
         self.mean.copy_(seen.mean)
         self.variance.copy_(seen.variance)
@@ -79,7 +93,14 @@ class RewardScale(nn.Module):
         return (rewards * scale).clamp(-self.clip, self.clip)
 
     @torch.no_grad()
-    def update(self, rewards: Tensor, done: Tensor, valid: Tensor, running: Tensor) -> None:
+    def update(
+        self,
+        rewards: Tensor,
+        done: Tensor,
+        valid: Tensor,
+        running: Tensor,
+        over_ranks: OverRanks = _as_they_are,
+    ) -> None:
         """Takes in the discounted returns of a rollout.
 
         Args:
@@ -88,6 +109,7 @@ class RewardScale(nn.Module):
             valid: bool `[T, N]`, False on reset rows.
             running: discounted returns of the episodes under way, float64 `[N]`; brought up to
                 date in place.
+            over_ranks: makes the moments of all ranks' returns of those of one rank's.
         """
         # x[t] = r[t] + gamma x[t-1] within an episode: the recurrence of GAE, the other way round.
         goes_on = (valid & ~done).double()
@@ -96,10 +118,8 @@ class RewardScale(nn.Module):
         decay = torch.cat([torch.zeros_like(goes_on[:1]), self.gamma * goes_on[:-1]])
         returns = backward_recurrence(rewards.flip(0), decay.flip(0)).flip(0)
         running.copy_(returns[-1] * goes_on[-1])
-        seen = merge(
-            Moments(self.count, self.mean, self.variance),
-            moments_of(returns.flatten(), valid.flatten()),
-        )
+        new = over_ranks(moments_of(returns.flatten(), valid.flatten()))
+        seen = merge(Moments(self.count, self.mean, self.variance), new)
         self.count.copy_(seen.count)
         self.mean.copy_(seen.mean)
         self.variance.copy_(seen.variance)

@@ -5,8 +5,12 @@ Means are weighted: `weights` `[B]` sum to 1 and are 0 on padding rows.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
+
+from fastrl.ops.moments import Moments, moments_of
 
 
 def weighted_mean(values: Tensor, weights: Tensor) -> Tensor:
@@ -70,17 +74,29 @@ def clip_fraction(log_ratio: Tensor, weights: Tensor, clip_coef: Tensor) -> Tens
     return weighted_mean(((log_ratio.exp() - 1).abs() > clip_coef).to(weights.dtype), weights)
 
 
-def explained_variance(values: Tensor, returns: Tensor, valid: Tensor) -> Tensor:
+def explained_variance(
+    values: Tensor,
+    returns: Tensor,
+    valid: Tensor,
+    over_ranks: Callable[[Moments], Moments] | None = None,
+) -> Tensor:
     """1 - Var(returns - values) / Var(returns): 1 is perfect, 0 no better than a constant.
 
     Args:
         values: float `[T, N]`.
         returns: float `[T, N]`.
         valid: bool `[T, N]`.
+        over_ranks: makes the moments of all ranks' rows of those of one rank's, if there are
+            several.
 
     Returns:
         A scalar; NaN if the returns do not vary.
     """
+    if over_ranks is not None:
+        rows = torch.stack([returns, returns - values], -1).flatten(0, 1)
+        variances = over_ranks(moments_of(rows, valid.flatten())).variance
+        returns_variance, error_variance = variances.unbind()
+        return torch.where(returns_variance > 0, 1 - error_variance / returns_variance, torch.nan)
     weights = valid.to(values.dtype).flatten()
     weights = weights / weights.sum()
     returns, error = returns.flatten(), (returns - values).flatten()

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import os
 import sys
+import time
 import traceback
 from collections.abc import Callable
+
+from fastrl.run.launch import local_rank
 
 
 def exit_status(work: Callable[[], int]) -> int:
@@ -22,11 +25,20 @@ def exit_status(work: Callable[[], int]) -> int:
     except (ValueError, OSError) as error:
         if os.environ.get("FASTRL_TRACEBACK") == "1":
             traceback.print_exc()
-        print("error:", one_line(error), file=sys.stderr)
+        print(_whose(), one_line(error), file=sys.stderr)
         return 2
     except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
+        if local_rank() == 0:
+            print("interrupted", file=sys.stderr)
         return 130
+
+
+def _whose() -> str:
+    """Begins the line; another rank than the first gives that one time to say the same."""
+    if local_rank() == 0:
+        return "error:"
+    time.sleep(3)  # it ends this process as it leaves
+    return f"error: local rank {local_rank()}:"
 
 
 def one_line(error: BaseException) -> str:

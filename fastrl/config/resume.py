@@ -1,0 +1,58 @@
+"""What may change when a run goes on: nothing that it learns from, and the number of ranks."""
+
+from __future__ import annotations
+
+from typing import Any, TypeVar
+
+from fastrl.config.run import RunConfig
+
+# What leaves the learning as it is: its length, what is written down, how the machines are used.
+CHANGEABLE = (
+    "--total-timesteps, --eval-every, --eval-episodes, --checkpoint-every, --keep-checkpoints, "
+    "--capture-video, --target-return, --num-threads, --num-env-threads, --compile, --devices, "
+    "--num-nodes, --rank-timeout"
+)
+
+Config = TypeVar("Config", bound=RunConfig)
+
+
+def resumed(saved: Config, changes: dict[str, Any], run: str) -> Config:
+    """Returns the settings that a saved run goes on with.
+
+    Another number of ranks goes on with the same global sizes, each rank with its share.
+
+    Args:
+        saved: what it was started with.
+        changes: settings by name.
+        run: what to call it in errors.
+
+    Raises:
+        ValueError: a change that would make it another run.
+    """
+    for name, value in changes.items():
+        flag = "--" + name.replace("_", "-")
+        if flag not in CHANGEABLE.split(", ") and value != getattr(saved, name):
+            raise ValueError(
+                f"{flag} cannot change in a resumed run, where it is "
+                f"{spell(getattr(saved, name))}; what may change: {CHANGEABLE}"
+            )
+    before = saved.devices * saved.num_nodes
+    now = changes.get("devices", saved.devices) * changes.get("num_nodes", saved.num_nodes)
+    shares: dict[str, Any] = {}
+    if now == 1 and hasattr(saved, "share_data"):
+        shares["share_data"] = False
+    for name in saved.per_rank_sizes() if now != before else ():
+        total = getattr(saved, name) * before
+        if total % now:
+            raise ValueError(
+                f"{run} has {name} {total} over all ranks, which {now} ranks cannot share evenly"
+            )
+        shares[name] = total // now
+    return saved.replace(**changes, **shares)
+
+
+def spell(value: object) -> str:
+    """Writes a value in one word."""
+    if isinstance(value, tuple):
+        return ",".join(map(str, value))
+    return str(value).lower() if isinstance(value, bool) else str(value)

@@ -1,0 +1,190 @@
+"""What is written down of a run: metrics, greedy tests, checkpoints, the summary, the live line.
+
+Only rank 0 does that.
+"""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Self
+
+from fastrl.agent import Agent
+from fastrl.evaluate import Evaluation, evaluate_agent, record_agent
+from fastrl.run.checkpoint import Checkpoints
+from fastrl.run.logger import Logger, machine_facts, versions, write_summary
+from fastrl.run.progress import Progress
+from fastrl.run.signals import StopSignals
+from fastrl.run.start import seconds_since_process_start
+from fastrl.run.watch import PULSE
+from fastrl.state import Counters
+
+State = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class TrainResult:
+    """What came of a run."""
+
+    folder: Path
+    """The run folder."""
+    summary: dict[str, Any]
+    """What summary.json holds; empty on other ranks than 0."""
+    exit_status: int
+    """0, or 128 plus the signal that ended the run early."""
+
+
+class Records:
+    """The run folder of a run under way; enter it to begin."""
+
+    def __init__(
+        self, agent: Agent, folder: Path, counters: Counters, signals: StopSignals, is_resumed: bool
+    ) -> None:
+        """Takes a folder that no other process writes to.
+
+        Args:
+            agent: who learns.
+            folder: the run folder.
+            counters: how far the run is; kept up to date by the trainer.
+            signals: end a greedy test early.
+            is_resumed: whether to go on in files that are there.
+        """
+        self.agent, self.config, self.folder, self.counters = agent, agent.config, folder, counters
+        self.checkpoints = Checkpoints(folder / "checkpoints", self.config.keep_checkpoints)
+        self._stopped, self._is_resumed = signals.came, is_resumed
+        self._seconds_before = counters.wall_seconds
+        self.seconds_to_target: float | None = None
+        beyond = counters.env_steps if is_resumed else None
+        self._logger = Logger(folder, resume=is_resumed, resume_step=beyond)
+        ranks = agent.devices.world_size
+        total_steps = agent.num_updates * self.config.num_steps * self.config.num_envs * ranks
+        self._progress = Progress(total_steps, initial=counters.env_steps)
+
+    def __enter__(self) -> Self:
+        self._logger.__enter__()
+        self._progress.__enter__()
+        if not self._is_resumed:
+            self._logger.log_text("hyperparameters", _table(self.config.to_dict()), 0)
+        self._progress.print(f"run folder: {self.folder}")
+        return self
+
+    def __exit__(self, *exception: Any) -> None:
+        self._progress.__exit__(*exception)
+        self._logger.__exit__(*exception)
+
+    @property
+    def wall_seconds(self) -> float:
+        """Seconds since the process began, those of the earlier parts of a resumed run included."""
+        return self._seconds_before + seconds_since_process_start()
+
+    def log(self, metrics: dict[str, float]) -> None:
+        """Writes an iteration's metrics and moves the live line."""
+        counters = self.counters
+        self._logger.log(metrics, counters.env_steps)
+        self._progress.update(counters.env_steps, counters.steps_per_second, counters.mean_return)
+
+    def save_last(self, state: State) -> None:
+        """Saves what the run goes on from."""
+        with PULSE.unwatched():
+            self.checkpoints.save_last(state)
+
+    def save_periodic(self, state: Callable[[], State], has_tests: bool) -> None:
+        """Saves a checkpoint that stays for a while."""
+        with PULSE.unwatched():
+            if not has_tests:
+                self._keep_if_best(self.counters.mean_return, state)  # by training episodes
+            self.checkpoints.save_periodic(state(), self.counters.env_steps)
+
+    def _keep_if_best(self, mean_return: float, state: Callable[[], State]) -> None:
+        if mean_return > self.counters.best_return:  # never so for NaN
+            self.counters.best_return = mean_return
+            self.checkpoints.save_best(state())
+
+    def test(self, state: Callable[[], State]) -> Evaluation | None:
+        """Plays greedy episodes, if the task can be made anew; keeps the best policy so far."""
+        config, env_steps = self.config, self.counters.env_steps
+        result = evaluate_agent(self.agent, config.eval_episodes, env_steps, self._stopped)
+        if result is None:
+            return None
+        metrics = {"Test/cumulative_reward": result.mean, "Test/return_std": result.std}
+        self._logger.log(metrics, env_steps)
+        self._keep_if_best(result.mean, state)
+        self._progress.print(
+            f"greedy test at {env_steps:,} steps: return {result.mean:.1f} +- {result.std:.1f} "
+            f"over {len(result.returns)} episodes"
+        )
+        if config.capture_video:
+            name = f"step_{env_steps:012d}"
+            with PULSE.unwatched():
+                for path in record_agent(self.agent, self.folder / "videos", name, env_steps):
+                    self._progress.print(f"video: {path}")
+        return result
+
+    def finish(self, state: Callable[[], State], signal_number: Callable[[], int]) -> TrainResult:
+        """Tests the result and writes the summary.
+
+        Args:
+            state: gives what the run goes on from.
+            signal_number: of the signal that ended it early, or 0.
+        """
+        counters = self.counters
+        self.save_last(state())  # first: the test may take long or be killed
+        result = None
+        if not signal_number():
+            if self.config.eval_episodes:
+                result = self.test(state)
+            if result is None:
+                self._keep_if_best(counters.mean_return, state)
+            self.save_last(state())  # now with the best return so far
+        number = signal_number()
+        summary = self._summary(result, bool(number))
+        write_summary(self.folder, summary)
+        if number:
+            resume = f"python -m fastrl.{self.agent.algo} --resume {shlex.quote(str(self.folder))}"
+            self._progress.print(
+                f"interrupted at {counters.env_steps:,} steps; go on with: {resume}"
+            )
+        else:
+            line = f"{counters.env_steps:,} steps in {counters.loop_seconds:.1f} s, "
+            line += f"{counters.steps_per_second:,.0f} steps/s"
+            if self.seconds_to_target is not None:
+                line += f"; target return reached {self.seconds_to_target:.1f} s after the start"
+            self._progress.print(line)
+        self._progress.print(f"run folder: {self.folder}")
+        return TrainResult(self.folder, summary, 128 + number if number else 0)
+
+    def _summary(self, result: Evaluation | None, is_interrupted: bool) -> dict[str, Any]:
+        config, counters = self.config, self.counters
+        return {
+            "algo": self.agent.algo,
+            "env_id": config.env_id,
+            "backend": self.agent.envs[0].backend,
+            "seed": config.seed,
+            "num_ranks": self.agent.devices.world_size,
+            "total_env_steps": counters.env_steps,
+            "valid_env_steps": counters.valid_env_steps,
+            "episodes": counters.episodes,
+            "restarts": counters.restarts,
+            "wall_seconds": self.wall_seconds,
+            "loop_seconds": counters.loop_seconds,
+            "steps_per_second": counters.steps_per_second,
+            "stage_seconds": dict(counters.stage_seconds),
+            "train_return_mean": counters.mean_return if counters.recent_returns else None,
+            "eval_return_mean": result.mean if result else None,
+            "eval_return_std": result.std if result else None,
+            "eval_episodes": len(result.returns) if result else 0,
+            "eval_length_mean": result.mean_length if result else None,
+            "target_return": config.target_return,
+            "seconds_to_target": self.seconds_to_target,
+            "steps_to_target": counters.env_steps if self.seconds_to_target else None,
+            "interrupted": is_interrupted,
+            "versions": versions(),
+            "machine": machine_facts(),
+        }
+
+
+def _table(settings: dict[str, Any]) -> str:
+    rows = "\n".join(f"|{name}|{value}|" for name, value in settings.items())
+    return f"|setting|value|\n|-|-|\n{rows}"

@@ -1,0 +1,155 @@
+"""How the processes of one run start: by us, or by torchrun, `fabric run` or SLURM.
+
+By us means: this process is rank 0 of its machine and runs its own command line again for each
+further device, before it imports torch, so that all ranks get ready at the same time. What tells
+them apart is in the environment variables that Lightning Fabric and torchrun agree on: LOCAL_RANK,
+NODE_RANK, WORLD_SIZE, MASTER_ADDR and MASTER_PORT.
+
+Imports no torch.
+"""
+
+from __future__ import annotations
+
+import atexit
+import ctypes
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from contextlib import suppress
+
+_LEAVE_SECONDS = 5.0  # what a rank gets to end by itself once rank 0 has
+
+_children: list[subprocess.Popen[bytes]] = []
+_met = threading.Event()
+_done = threading.Event()
+
+
+def children() -> list[subprocess.Popen[bytes]]:
+    """The ranks that this process started; local rank r is at r - 1."""
+    return _children
+
+
+def local_rank() -> int:
+    """This process's number among those of its machine."""
+    return int(os.environ.get("LOCAL_RANK", os.environ.get("SLURM_LOCALID", "0")))
+
+
+def launched_sizes() -> dict[str, int]:
+    """The `devices` and `num_nodes` that torchrun, `fabric run` or SLURM has started; else none."""
+    found = os.environ
+    if "TORCHELASTIC_RUN_ID" in found:
+        devices, ranks = int(found["LOCAL_WORLD_SIZE"]), int(found["WORLD_SIZE"])
+        return {"devices": devices, "num_nodes": ranks // devices}
+    is_step = "SLURM_PROCID" in found and found.get("SLURM_JOB_NAME") not in ("bash", "interactive")
+    if is_step and int(found.get("SLURM_NTASKS", "1")) > 1:
+        if "SLURM_NTASKS_PER_NODE" not in found:
+            raise ValueError("give srun --ntasks-per-node, the number of devices of a machine")
+        nodes = int(found.get("SLURM_NNODES", "1"))
+        return {"devices": int(found["SLURM_NTASKS_PER_NODE"]), "num_nodes": nodes}
+    return {}
+
+
+def start_ranks(devices: int, num_nodes: int) -> None:
+    """Starts the other ranks of this machine, unless something else starts them.
+
+    Args:
+        devices: ranks of this machine.
+        num_nodes: machines; on each the user runs the same command, with NODE_RANK and the address
+            of the first one set.
+
+    Raises:
+        ValueError: another number of ranks was started, or it is unknown where to meet.
+    """
+    ranks = devices * num_nodes
+    launched = launched_sizes()
+    if "LOCAL_RANK" in os.environ or launched:
+        started = int(os.environ.get("WORLD_SIZE", os.environ.get("SLURM_NTASKS", "1")))
+        if started != ranks:
+            raise ValueError(
+                f"{started} processes were started, but devices={devices} x num_nodes={num_nodes} "
+                f"makes {ranks}"
+            )
+        _die_with_parent(launched)
+        return
+    if ranks == 1:
+        return
+    if num_nodes > 1 and not {"MASTER_ADDR", "MASTER_PORT", "NODE_RANK"} <= os.environ.keys():
+        raise ValueError(
+            f"num_nodes={num_nodes} needs MASTER_ADDR, MASTER_PORT and NODE_RANK in the "
+            "environment of each machine, or a launcher such as torchrun that sets them"
+        )
+    if hasattr(sys, "ps1") or not sys.argv[0]:
+        raise ValueError(
+            f"devices={devices} runs the program once more for each device: start it as a script "
+            "or module, not from a prompt"
+        )
+    os.environ.setdefault("MASTER_ADDR", "127.0.0.1")
+    os.environ.setdefault("MASTER_PORT", str(_free_port()))
+    os.environ.setdefault("NODE_RANK", "0")
+    os.environ.update(LOCAL_RANK="0", LOCAL_WORLD_SIZE=str(devices), WORLD_SIZE=str(ranks))
+    command = [sys.executable, *sys.orig_argv[1:]]
+    for rank in range(1, devices):
+        environment = {**os.environ, "LOCAL_RANK": str(rank), "FASTRL_PARENT": str(os.getpid())}
+        _children.append(subprocess.Popen(command, env=environment, stdin=subprocess.DEVNULL))
+    atexit.register(_let_them_end)
+    if _children:
+        threading.Thread(target=_see_them_start, name="fastrl-start", daemon=True).start()
+
+
+def ranks_have_met() -> None:
+    """From here on the watch sees to the ranks."""
+    _met.set()
+
+
+def ranks_are_done() -> None:
+    """From here on they may end, and get time to."""
+    _done.set()
+
+
+def end_ranks() -> None:
+    """Ends the ranks that this process started, at once."""
+    for child in _children:
+        with suppress(OSError):
+            child.kill()
+
+
+def _let_them_end() -> None:
+    end = time.monotonic() + _LEAVE_SECONDS
+    for child in _children if _done.is_set() else []:
+        with suppress(subprocess.TimeoutExpired):
+            child.wait(max(0.0, end - time.monotonic()))
+    end_ranks()
+
+
+def _see_them_start() -> None:
+    """Ends this process if another rank ends before all have met."""
+    while not _met.wait(0.2):
+        for rank, child in enumerate(_children, 1):
+            code = child.poll()
+            if code is not None and not _met.is_set():
+                if code < 0:
+                    print(f"error: rank {rank} was killed by signal {-code}", file=sys.stderr)
+                end_ranks()  # a rank that failed has said why
+                os._exit(code if code > 0 else 1)
+
+
+def _die_with_parent(launched: dict[str, int]) -> None:
+    """Asks Linux to kill this rank when the process that started it is gone."""
+    parent = os.environ.get("FASTRL_PARENT")
+    if launched or parent is None or not sys.platform.startswith("linux"):
+        return
+    set_death_signal = 1
+    with suppress(OSError, AttributeError):
+        ctypes.CDLL(None).prctl(set_death_signal, signal.SIGKILL)
+    if os.getppid() != int(parent):  # it went before we asked
+        os._exit(1)
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]

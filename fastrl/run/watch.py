@@ -1,0 +1,333 @@
+"""Notices within seconds that a rank died, hangs or raised, and ends the whole run with one line.
+
+Every rank keeps a connection to rank 0 and sends a beat twice a second: how often its main thread
+got on, and whether that waits for other ranks. Rank 0 judges. A rank whose connection closes has
+died; one whose beats stay away is out of reach; one that neither gets on nor waits hangs. Rank 0
+then tells all others, and on each machine one process prints why. If rank 0 is the one, the others
+notice by the same signs.
+
+Nothing here touches the hot path but `PULSE.count += 1`. Imports no torch: the connection is plain
+TCP with one JSON object a line, so that it works while a collective is stuck.
+"""
+
+from __future__ import annotations
+
+import atexit
+import contextlib
+import json
+import os
+import secrets
+import selectors
+import socket
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+from fastrl.run.launch import children, end_ranks, local_rank, ranks_are_done
+
+BEAT_SECONDS = 0.5
+SILENT_SECONDS = 6.0
+"""Without a beat for so long, a rank is out of reach."""
+_TOGETHER_SECONDS = 0.7  # a mistake that all ranks make alike is told once, without a rank's name
+
+
+class Pulse:
+    """How far this process's main thread is."""
+
+    def __init__(self) -> None:
+        self.count = 0
+        """Grows with every step of the environments, every collective, every minibatch."""
+        self.waits = False
+        """Whether it waits for other ranks."""
+        self.is_watched = False
+        """Whether standing still means that it hangs; not so while it compiles, say."""
+
+    @contextlib.contextmanager
+    def waiting(self) -> Iterator[None]:
+        """The block waits for other ranks."""
+        self.waits = True
+        try:
+            yield
+        finally:
+            self.waits = False
+            self.count += 1
+
+    @contextlib.contextmanager
+    def unwatched(self) -> Iterator[None]:
+        """The block may take long without a sign of life."""
+        before, self.is_watched = self.is_watched, False
+        try:
+            yield
+        finally:
+            self.count += 1
+            self.is_watched = before
+
+
+PULSE = Pulse()
+
+
+@dataclass
+class _Peer:
+    """What rank 0 knows of one rank."""
+
+    connection: _Lines | None = None
+    beats: tuple[int, bool, bool] = (0, False, False)
+    heard: float = field(default_factory=time.monotonic)
+    got_on: float = field(default_factory=time.monotonic)
+    is_done: bool = False
+    failure: tuple[str, int] | None = None
+
+
+class _Lines:
+    """A socket that carries one JSON object a line, without ever blocking."""
+
+    def __init__(self, connection: socket.socket) -> None:
+        connection.setblocking(False)
+        connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        self.socket, self._rest = connection, b""
+
+    def send(self, **message: Any) -> None:
+        """Sends, if it can: a peer that takes nothing in is found out by its silence."""
+        with contextlib.suppress(OSError):
+            self.socket.sendall(json.dumps(message).encode() + b"\n")
+
+    def receive(self) -> list[dict[str, Any]]:
+        """Messages that are here; raises ConnectionError once the peer has closed."""
+        try:
+            data = self.socket.recv(65536)
+        except BlockingIOError:
+            return []
+        except OSError as error:
+            raise ConnectionError(str(error)) from error
+        if not data:
+            raise ConnectionError("closed")
+        *lines, self._rest = (self._rest + data).split(b"\n")
+        return [json.loads(line) for line in lines]
+
+
+class Watch:
+    """The watch of one process over all ranks; starts a daemon thread."""
+
+    def __init__(self, rank: int, num_ranks: int, hang_seconds: float) -> None:
+        """Prepares; `open` and `join` start it.
+
+        Args:
+            rank: this process's.
+            num_ranks: R, at least 2.
+            hang_seconds: standing still for so long is to hang; 0 switches that off.
+        """
+        self.rank, self.num_ranks, self.hang_seconds = rank, num_ranks, hang_seconds
+        self._ending = threading.Lock()
+        self._has_ended = False
+        self._peers: dict[int, _Peer] = {}
+        self._own_failure: tuple[str, int] | None = None
+        self._is_done = False
+        self._verdict: tuple[str, int] | None = None
+        self._first_failure = 0.0
+
+    def open(self, host: str) -> tuple[int, int]:
+        """Rank 0: listens; returns the port and the token that others must show."""
+        self._token = secrets.randbits(62)
+        try:
+            family, _, _, _, address = socket.getaddrinfo(host, 0, type=socket.SOCK_STREAM)[0]
+            self._listener = socket.create_server(address[:2], family=family, backlog=1024)
+        except OSError:  # the address of this machine as others see it may not be one of its own
+            self._listener = socket.create_server(("", 0), backlog=1024)
+        self._listener.setblocking(False)
+        self._peers = {rank: _Peer() for rank in range(1, self.num_ranks)}
+        return self._listener.getsockname()[1], self._token
+
+    def join(self, host: str, port: int, token: int) -> None:
+        """Starts watching; other ranks than 0 connect to it."""
+        if self.rank == 0:
+            target = self._judge
+        else:
+            connection = socket.create_connection((host, port), timeout=30)
+            self._server = _Lines(connection)
+            self._server.send(rank=self.rank, token=token)
+            target = self._report
+        atexit.register(self._leave)
+        self._thread = threading.Thread(target=target, name="fastrl-watch", daemon=True)
+        self._thread.start()
+
+    def fail(self, message: str, status: int) -> None:
+        """Tells all ranks that this one raised; the run ends with `status`."""
+        self._own_failure = message, status
+
+    def done(self) -> None:
+        """Tells that this rank's work is done: that it leaves is no failure."""
+        self._is_done = True
+        ranks_are_done()
+
+    def wait_for_verdict(self, seconds: float) -> None:
+        """Gives the watch time to find out who failed; it then ends this process."""
+        self._thread.join(seconds)
+
+    def _leave(self) -> None:
+        """At the end of the process: done, unless an exception ended it."""
+        error = getattr(sys, "last_value", None)
+        if error is None or isinstance(error, SystemExit):
+            self.done()
+        elif self._own_failure is None:
+            self.fail(f"{type(error).__name__}: {error}", 1)
+        if not (self.rank == 0 and self._is_done):
+            self._thread.join(2 * BEAT_SECONDS)
+
+    # Ranks other than 0
+
+    def _report(self) -> None:
+        server, heard, sent = self._server, time.monotonic(), 0.0
+        selector = selectors.DefaultSelector()
+        selector.register(server.socket, selectors.EVENT_READ)
+        while True:
+            now = time.monotonic()
+            if self._own_failure is not None:
+                message, status = self._own_failure
+                server.send(failed=message, status=status)
+                self._own_failure = None
+            if now - sent >= BEAT_SECONDS or self._is_done:
+                server.send(beats=[PULSE.count, PULSE.waits, PULSE.is_watched], done=self._is_done)
+                sent = now
+            if self._is_done:
+                return
+            selector.select(0.1)
+            try:
+                messages = server.receive()
+            except ConnectionError:
+                self._end("rank 0 ended without a word: was it killed?", 1, rank_zero_is_gone=True)
+                return
+            if messages:
+                heard = time.monotonic()
+            for message in messages:
+                if "end" in message:
+                    self._end(message["end"], message["status"])
+                    return
+                if message.get("done"):
+                    self._is_done = True
+            if time.monotonic() - heard > SILENT_SECONDS:
+                words = f"rank 0 did not answer for {SILENT_SECONDS:.0f} seconds"
+                self._end(words, 1, rank_zero_is_gone=True)
+                return
+
+    # Rank 0
+
+    def _judge(self) -> None:
+        selector = selectors.DefaultSelector()
+        selector.register(self._listener, selectors.EVENT_READ)
+        sent, own = 0.0, _Peer()
+        while self._verdict is None:
+            for key, _ in selector.select(0.1):
+                if key.fileobj is self._listener:
+                    with contextlib.suppress(OSError):
+                        lines = _Lines(self._listener.accept()[0])
+                        selector.register(lines.socket, selectors.EVENT_READ, lines)
+                else:
+                    self._hear(selector, key.data)
+            now = time.monotonic()
+            own.heard = now
+            self._take_beats(own, [PULSE.count, PULSE.waits, PULSE.is_watched], now)
+            if self._own_failure is not None and own.failure is None:
+                own.failure = self._own_failure
+            if now - sent >= BEAT_SECONDS or self._is_done:
+                sent = now
+                for peer in self._peers.values():
+                    if peer.connection is not None:
+                        peer.connection.send(beat=True, done=self._is_done)
+            if self._is_done:
+                return
+            self._verdict = self._find({0: own, **self._peers}, now)
+        message, status = self._verdict
+        for peer in self._peers.values():
+            if peer.connection is not None:
+                peer.connection.send(end=message, status=status)
+        self._end(message, status)
+
+    def _hear(self, selector: selectors.BaseSelector, lines: _Lines) -> None:
+        rank = next((r for r, peer in self._peers.items() if peer.connection is lines), None)
+        now = time.monotonic()
+        try:
+            messages = lines.receive()
+        except (ConnectionError, ValueError):
+            selector.unregister(lines.socket)
+            lines.socket.close()
+            if rank is not None and not self._peers[rank].is_done:
+                peer = self._peers[rank]
+                peer.failure = peer.failure or (_how_it_ended(rank), 1)
+            return
+        for message in messages:
+            if rank is None:
+                if message.get("token") != self._token:
+                    selector.unregister(lines.socket)
+                    lines.socket.close()
+                    return
+                rank = int(message["rank"])
+                self._peers[rank].connection = lines
+            peer = self._peers[rank]
+            peer.heard = now
+            if "failed" in message:
+                peer.failure = peer.failure or (message["failed"], message["status"])
+            if "beats" in message:
+                self._take_beats(peer, message["beats"], now)
+                peer.is_done = message["done"]
+
+    @staticmethod
+    def _take_beats(peer: _Peer, beats: list[Any], now: float) -> None:
+        count, waits, is_watched = beats
+        if count != peer.beats[0] or waits or not is_watched:
+            peer.got_on = now
+        peer.beats = count, waits, is_watched
+
+    def _find(self, peers: dict[int, _Peer], now: float) -> tuple[str, int] | None:
+        """Returns what ends the run, and its exit status; None while all is well."""
+        failures = {rank: peer.failure for rank, peer in peers.items() if peer.failure is not None}
+        if failures:
+            self._first_failure = self._first_failure or now
+            if len(failures) < len(peers) and now - self._first_failure < _TOGETHER_SECONDS:
+                return None
+            rank, (message, status) = next(iter(failures.items()))
+            if len(set(failures.values())) == 1 and len(failures) == len(peers):
+                return message, status
+            return f"rank {rank} of {self.num_ranks}: {message}", status
+        for rank, peer in peers.items():
+            if peer.is_done:
+                continue
+            if now - peer.heard > SILENT_SECONDS:
+                return f"rank {rank} did not answer for {SILENT_SECONDS:.0f} seconds", 1
+            if self.hang_seconds and now - peer.got_on > self.hang_seconds:
+                return (
+                    f"rank {rank} hangs: it stood still for {self.hang_seconds:.0f} seconds while "
+                    "it had work (a task that is so slow needs a larger rank_timeout)"
+                ), 1
+        return None
+
+    def _end(self, message: str, status: int, rank_zero_is_gone: bool = False) -> None:
+        """Ends this process; one process of each machine prints why."""
+        with self._ending:
+            if self._has_ended:
+                return
+            self._has_ended = True
+        # If rank 0 is gone, so is local rank 0 of its machine, which would print.
+        is_its_machine = int(os.environ.get("NODE_RANK", os.environ.get("GROUP_RANK", "0"))) == 0
+        printer = 1 if rank_zero_is_gone and is_its_machine else 0
+        if local_rank() == printer and status != 130:
+            show_cursor = "\x1b[?25h" if sys.stderr.isatty() else ""
+            print(f"{show_cursor}error: {message}", file=sys.stderr, flush=True)
+        elif local_rank() == printer:
+            print("interrupted", file=sys.stderr, flush=True)
+        with contextlib.suppress(Exception):
+            sys.stdout.flush()
+        end_ranks()
+        os._exit(status)
+
+
+def _how_it_ended(rank: int) -> str:
+    """Says how a rank's process ended, as far as its parent can know."""
+    local = children()
+    if 1 <= rank <= len(local):  # ours are the first ones
+        with contextlib.suppress(Exception):
+            code = local[rank - 1].wait(0.5)
+            return f"was killed by signal {-code}" if code < 0 else f"ended with status {code}"
+    return "ended without a word: was it killed?"

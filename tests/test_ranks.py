@@ -1,0 +1,165 @@
+"""Several ranks learn what one rank with all their rows learns, and stay equal to the bit."""
+
+from __future__ import annotations
+
+import functools
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from ranks import run_ranks
+from torch import Tensor, nn
+from toy_agents import Loop, make_agent, tensors_of
+
+from fastrl.buffers.rollout import Minibatch, RolloutBuffer
+from fastrl.ppo import METRICS, PPO
+
+NUM_ENVS, BATCH = 6, 36  # over all ranks
+LEARNER = ("policy.", "optimizer.", "reward_scale.")
+SETTINGS: dict[str, Any] = {
+    "normalize_advantages": True,
+    "observation_normalization": True,
+    "reward_scaling": True,
+    "anneal_lr": True,
+    "update_epochs": 4,
+    "max_grad_norm": 0.1,
+    "learning_rate": 0.01,
+}
+# Rows are dealt alike by one rank and by several if these share their data, or if there is one
+# minibatch.
+WAYS: dict[str, dict[str, Any]] = {
+    "share_data": {"per_rank_batch_size": BATCH, "target_kl": 1e-3},
+    "own_data": {"per_rank_batch_size": NUM_ENVS * 16, "clip_vloss": True, "ent_coef": 0.01},
+}
+
+
+class SameNoise(PPO):
+    """Draws the noise of one rank with all environments, and takes this rank's columns."""
+
+    def begin_rollout(self, buffer: RolloutBuffer) -> None:
+        ranks, rank = self.devices.world_size, self.devices.global_rank
+        shape = (buffer.num_steps, ranks * buffer.num_envs, buffer.noise.shape[-1])
+        everyone = torch.empty(shape)
+        generator = self.noise_generator if rank == 0 else self._same_generator()
+        self.policy.head.draw_noise(everyone, generator)
+        buffer.noise.copy_(everyone[:, rank * buffer.num_envs :][:, : buffer.num_envs])
+
+    def _same_generator(self) -> torch.Generator:
+        if not hasattr(self, "_generator"):
+            self._generator = torch.Generator().manual_seed(self.config.seed)
+        return self._generator
+
+
+def arrays(tensors: dict[str, Tensor]) -> dict[str, np.ndarray]:
+    return {name: x.numpy() for name, x in tensors.items() if name.startswith(LEARNER)}
+
+
+def sized(num_ranks: int, way: str, **settings: Any) -> dict[str, Any]:
+    """Returns the settings of one of several ranks."""
+    settings = {**SETTINGS, **WAYS[way], **settings}
+    settings["num_envs"] = NUM_ENVS // num_ranks
+    settings["per_rank_batch_size"] //= num_ranks
+    if num_ranks > 1:
+        settings |= {"devices": num_ranks, "share_data": way == "share_data"}
+    return settings
+
+
+def learn(num_ranks: int, way: str, kind: type[PPO] = SameNoise, **settings: Any) -> dict[str, Any]:
+    """Trains for some updates; what this rank has learned and seen."""
+    loop = Loop(make_agent("discrete", kind=kind, **sized(num_ranks, way, **settings)))
+    metrics = loop.run(4)
+    agent, buffer = loop.agent, loop.buffer
+    return {
+        "learned": arrays(tensors_of(agent)),
+        "metrics": {name: [update[name] for update in metrics] for name in metrics[0]},
+        "positions": buffer.obs[..., 0].numpy(),
+        "num_valid": buffer.num_valid,
+        "learning_rate": float(agent.optimizer.learning_rate),
+        "gradients": against_ddp(agent, buffer) if num_ranks > 1 else None,
+    }
+
+
+class Loss(nn.Module):
+    """The policy with the loss of a plain PPO, for DistributedDataParallel to wrap."""
+
+    def __init__(self, policy: nn.Module) -> None:
+        super().__init__()
+        self.policy = policy
+
+    def forward(self, batch: Minibatch) -> Tensor:
+        log_probs, _, values = self.policy.evaluate(batch.obs, batch.actions)
+        ratio = (log_probs - batch.log_probs).exp()
+        worst = torch.minimum(ratio * batch.advantages, ratio.clamp(0.8, 1.2) * batch.advantages)
+        return ((values - batch.returns) ** 2 - worst) @ batch.weights
+
+
+def against_ddp(agent: PPO, buffer: RolloutBuffer) -> tuple[np.ndarray, np.ndarray]:
+    """Returns the gradient over one minibatch, as reduced here and by DistributedDataParallel."""
+    agent.config = agent.config.replace(clip_vloss=False, ent_coef=0.0, anneal_ent_coef=False)
+    agent._ent_coef.zero_()
+    agent._clip_coef.fill_(0.2)
+    batch = Minibatch(*map(torch.clone, agent.minibatches(9, 0)[0]))
+    ours, _ = agent.devices.sum(*agent._gradient(batch))
+    wrapped = nn.parallel.DistributedDataParallel(Loss(agent.policy))
+    (agent.devices.world_size * wrapped(batch)).backward()  # it averages over the ranks
+    theirs = torch.cat(
+        [
+            p.grad.t().flatten() if p.dim() == 2 else p.grad
+            for p in agent.policy.parameters()
+            if p.grad is not None
+        ]
+    )
+    return np.sort(ours.numpy()), np.sort(theirs.numpy())
+
+
+@functools.cache
+def learned(num_ranks: int, way: str) -> list[dict[str, Any]]:
+    if num_ranks == 1:
+        return [learn(1, way)]
+    return run_ranks(num_ranks, learn, num_ranks, way)
+
+
+@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("num_ranks", [2, 3])
+def test_ranks_end_with_the_weights_and_normalisers_of_one_rank(num_ranks, way):
+    (one,) = learned(1, way)
+    first = learned(num_ranks, way)[0]
+    assert first["learned"].keys() == one["learned"].keys()
+    for name, expected in one["learned"].items():
+        np.testing.assert_allclose(first["learned"][name], expected, 2e-3, 2e-5, err_msg=name)
+
+
+@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("num_ranks", [2, 3])
+def test_ranks_report_the_metrics_of_one_rank(num_ranks, way):
+    (one,) = learned(1, way)
+    for rank in learned(num_ranks, way):
+        for name in [*METRICS, "Info/explained_variance", "Info/learning_rate"]:
+            expected = one["metrics"][name]
+            np.testing.assert_allclose(rank["metrics"][name], expected, 5e-3, 1e-4, err_msg=name)
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_ranks_stay_equal_to_the_bit(way):
+    first, *others = learned(3, way)
+    for other in others:
+        assert other["learning_rate"] == first["learning_rate"] < SETTINGS["learning_rate"]
+        for name, expected in first["learned"].items():
+            assert np.array_equal(other["learned"][name], expected), name
+
+
+def test_ranks_hold_different_numbers_of_valid_rows():
+    assert len({rank["num_valid"] for rank in learned(3, "own_data")}) > 1  # or it proves less
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_gradient_is_that_of_distributed_data_parallel(way):
+    for rank in learned(2, way):
+        ours, theirs = rank["gradients"]
+        np.testing.assert_allclose(ours, theirs, 1e-4, 1e-6)
+
+
+def test_every_rank_sees_other_episodes():
+    first, second = (rank["positions"] for rank in run_ranks(2, learn, 2, "own_data", PPO))
+    assert not np.isin(first, second).any()
