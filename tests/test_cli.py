@@ -23,8 +23,8 @@ capture_video checkpoint_every clip_coef clip_vloss compile config devices ent_c
 eval_episodes eval_every exp_name gae_lambda gamma hidden_sizes keep_checkpoints learning_rate
 log_dir log_std_init mask_vel max_grad_norm normalize_advantages num_env_threads num_envs
 num_nodes num_pools num_steps num_threads observation_normalization ortho_init per_rank_batch_size
-precision preset recompute_advantages resume reward_scaling seed shared_network squash_actions
-strategy target_kl target_return torch_deterministic total_timesteps update_epochs vf_coef
+precision preset rank_timeout recompute_advantages resume reward_scaling seed share_data
+shared_network squash_actions strategy target_kl target_return torch_deterministic total_timesteps update_epochs vf_coef
 """
 
 # Settings that no preset has, for a task that has one.
@@ -287,9 +287,8 @@ def test_resume_takes_the_saved_settings_and_no_preset(run_folder: Path) -> None
     "flag", [flag for flag in CHANGEABLE.split(", ") if flag not in ("--devices", "--num-nodes")]
 )
 def test_resumed_run_may_change(flag: str, run_folder: Path) -> None:
-    value = {"--capture-video": "True", "--compile": "off", "--target-return": "5.0"}.get(
-        flag, "9999"
-    )
+    special = {"--capture-video": "True", "--compile": "off"}
+    value = special.get(flag, "5.0" if flag in ("--target-return", "--rank-timeout") else "9999")
     command = cli.parse("ppo", ["--resume", str(run_folder), flag, value])
     name = flag[2:].replace("-", "_")
     assert str(getattr(command.config, name)) == value

@@ -267,7 +267,7 @@ def make_devices(config: RunConfig) -> Devices:
 def _join(config: RunConfig, device: torch.device) -> Devices:
     """Meets the other ranks, and has the watch look after them."""
     from lightning.fabric import Fabric
-    from lightning.fabric.strategies import DDPStrategy
+    from lightning.fabric.strategies.ddp import DDPStrategy
 
     from fastrl.run.watch import Watch
 
