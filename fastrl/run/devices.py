@@ -23,7 +23,7 @@ from torch import Tensor
 
 from fastrl.config.run import RunConfig
 from fastrl.ops.moments import Moments, merge
-from fastrl.run.launch import ranks_have_met, start_ranks
+from fastrl.run.launch import end_ranks, ranks_have_met, start_ranks
 from fastrl.run.mistakes import one_line
 
 if TYPE_CHECKING:
@@ -217,6 +217,8 @@ class Devices:
             return
         if error is None:
             self._watch.done()
+            if self.is_global_zero:
+                end_ranks()  # they are done too, and need not take their time to leave
             return
         from fastrl.run.collectives import have_failed
 
@@ -272,8 +274,9 @@ def _join(config: RunConfig, device: torch.device) -> Devices:
     from fastrl.run.watch import Watch
 
     # Fabric speaks of ranks and threads at level INFO, and warns of what we decided.
-    for name in ("distributed", "rank_zero"):
-        logging.getLogger(f"lightning.fabric.utilities.{name}").setLevel(logging.ERROR)
+    for package in ("fabric", "pytorch"):  # the latter takes over the former's voice
+        for name in ("distributed", "rank_zero"):
+            logging.getLogger(f"lightning.{package}.utilities.{name}").setLevel(logging.ERROR)
     backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
     strategy = DDPStrategy(process_group_backend=backend, timeout=_PATIENCE)
     try:

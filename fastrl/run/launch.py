@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import atexit
 import ctypes
+import faulthandler
 import os
 import signal
 import socket
@@ -20,6 +21,8 @@ import sys
 import threading
 import time
 from contextlib import suppress
+from functools import cache
+from typing import TextIO
 
 _LEAVE_SECONDS = 5.0  # what a rank gets to end by itself once rank 0 has
 
@@ -73,7 +76,7 @@ def start_ranks(devices: int, num_nodes: int) -> None:
                 f"{started} processes were started, but devices={devices} x num_nodes={num_nodes} "
                 f"makes {ranks}"
             )
-        _die_with_parent(launched)
+        _die_with_parent()
         return
     if ranks == 1:
         return
@@ -137,16 +140,48 @@ def _see_them_start() -> None:
                 os._exit(code if code > 0 else 1)
 
 
-def _die_with_parent(launched: dict[str, int]) -> None:
+def let_go() -> None:
+    """From here on the watch tells this rank if the process that started it is gone."""
+    if _is_ours():
+        _ask_for_death_signal(0)
+
+
+def hold_on(seconds: float) -> None:
+    """Lets this rank live for so long, even if nothing in it can run Python any more."""
+    if _is_ours():
+        faulthandler.dump_traceback_later(seconds, exit=True, file=_nowhere())
+
+
+def end_parent() -> None:
+    """Ends the process that started this rank."""
+    if _is_ours() and os.getppid() == int(os.environ["FASTRL_PARENT"]):
+        with suppress(OSError):
+            os.kill(os.getppid(), signal.SIGKILL)
+
+
+def _is_ours() -> bool:
+    """Whether another rank's process started this one."""
+    return "FASTRL_PARENT" in os.environ and local_rank() > 0
+
+
+def _die_with_parent() -> None:
     """Asks Linux to kill this rank when the process that started it is gone."""
-    parent = os.environ.get("FASTRL_PARENT")
-    if launched or parent is None or not sys.platform.startswith("linux"):
-        return
+    if _is_ours():
+        _ask_for_death_signal(signal.SIGKILL)
+        if os.getppid() != int(os.environ["FASTRL_PARENT"]):  # it went before we asked
+            os._exit(1)
+
+
+def _ask_for_death_signal(number: int) -> None:
     set_death_signal = 1
-    with suppress(OSError, AttributeError):
-        ctypes.CDLL(None).prctl(set_death_signal, signal.SIGKILL)
-    if os.getppid() != int(parent):  # it went before we asked
-        os._exit(1)
+    if sys.platform.startswith("linux"):
+        with suppress(OSError, AttributeError):
+            ctypes.CDLL(None).prctl(set_death_signal, number)
+
+
+@cache
+def _nowhere() -> TextIO:
+    return open(os.devnull, "w")
 
 
 def _free_port() -> int:

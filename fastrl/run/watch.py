@@ -26,7 +26,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
-from fastrl.run.launch import children, end_ranks, local_rank, ranks_are_done
+from fastrl.run.launch import children, end_parent, end_ranks, hold_on, let_go, local_rank, ranks_are_done
 
 BEAT_SECONDS = 0.5
 SILENT_SECONDS = 6.0
@@ -182,7 +182,9 @@ class Watch:
         server, heard, sent = self._server, time.monotonic(), 0.0
         selector = selectors.DefaultSelector()
         selector.register(server.socket, selectors.EVENT_READ)
+        let_go()
         while True:
+            hold_on(3 * SILENT_SECONDS)
             now = time.monotonic()
             if self._own_failure is not None:
                 message, status = self._own_failure
@@ -320,6 +322,8 @@ class Watch:
         with contextlib.suppress(Exception):
             sys.stdout.flush()
         end_ranks()
+        if rank_zero_is_gone:
+            end_parent()  # it may only stand still
         os._exit(status)
 
 
