@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 import gymnasium
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -29,7 +30,8 @@ from fastrl.config.a2c import A2CConfig
 from fastrl.envs.vector import VectorEnv
 from fastrl.models.optimizer import FlatAdam, FlatRMSprop
 from fastrl.on_policy import OnPolicy
-from fastrl.ops.losses import normalize, value_loss, weighted_mean
+from fastrl.ops.losses import value_loss, weighted_mean
+from fastrl.ops.moments import moments_of
 from fastrl.run.compiling import build, num_threads
 from fastrl.run.devices import make_devices
 from fastrl.run.timer import StageTimer
@@ -62,6 +64,7 @@ class A2C(OnPolicy):
         # Coefficients are tensors changed in place, so that a schedule rebuilds nothing.
         self._ent_coef = torch.tensor(config.ent_coef, device=self.device)
         self._row_weight = torch.zeros((), device=self.device)
+        self.devices.broadcast(self.optimizer.flat)
         self._gradient_sum = torch.zeros_like(self.optimizer.flat)
         self._loss_sums = torch.zeros(len(LOSSES), device=self.device)
 
@@ -92,20 +95,22 @@ class A2C(OnPolicy):
         with num_threads(self._threads):
             with timer.stage("advantage"):
                 explained = self.judge(buffer)
-                self._row_weight.fill_(1 / buffer.num_valid)
+                num_valid = self.devices.gather(np.array([buffer.num_valid])).sum()
+                self._row_weight.fill_(1 / num_valid)
                 if config.normalize_advantages:
-                    weights = buffer.valid.flatten() * self._row_weight
-                    normalized = normalize(buffer.advantages.flatten(), weights)
-                    buffer.advantages.copy_(normalized.view_as(buffer.advantages))
+                    rows = moments_of(buffer.advantages.flatten(), buffer.valid.flatten())
+                    _, mean, variance = self.devices.merge(rows)
+                    buffer.advantages.sub_(mean).div_(variance.sqrt() + 1e-8)
 
             with timer.stage("update"):
                 self._gradient_sum.zero_()
                 self._loss_sums.zero_()
                 for minibatch in buffer.minibatches(config.seed, update_index):
                     self._accumulate(*minibatch)
-                norm = self._apply(self._gradient_sum)
+                gradient, sums = self.devices.sum(self._gradient_sum, self._loss_sums.unbind())
+                norm = self._apply(gradient)
                 self.take_in_observations(buffer)
-            losses = dict(zip(LOSSES, self._loss_sums.tolist(), strict=True))
+            losses = dict(zip(LOSSES, map(float, sums), strict=True))
         return {
             **losses,
             "Gradients/grad_norm": float(norm),
@@ -139,8 +144,8 @@ def load_agent(path: str | Path) -> A2C:
 
 def main(command: Command) -> int:
     """Trains as the command line says; returns the exit status."""
-    devices = make_devices(command.config)
-    if command.resume is None and devices.is_global_zero:
-        print(describe(command), flush=True)
-    agent = A2C(command.config.env_id, command.config, devices=devices)
-    return AgentTrainer(resume=command.resume).fit(agent).exit_status
+    with make_devices(command.config) as devices:
+        if command.resume is None and devices.is_global_zero:
+            print(describe(command), flush=True)
+        agent = A2C(command.config.env_id, command.config, devices=devices)
+        return AgentTrainer(resume=command.resume).fit(agent).exit_status

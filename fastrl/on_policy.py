@@ -16,8 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fastrl.buffers.rollout import Minibatch, RolloutBuffer
-from fastrl.buffers.shared import SharedRollout
+from fastrl.buffers.rollout import RolloutBuffer
 from fastrl.config.on_policy import OnPolicyConfig
 from fastrl.envs.pools import open_envs
 from fastrl.envs.vector import VectorEnv
@@ -178,20 +177,8 @@ class OnPolicy(Face):
             self.reward_scale.update(rewards, done, valid, running, self.devices.merge)
             rewards = self.reward_scale(rewards)
         self._advantage(rewards, terminated, truncated)
-        self._share_rows()
         over_ranks = None if self.devices.is_alone else self.devices.merge
         return explained_variance(buffer.values[:-1], buffer.returns, valid, over_ranks)
-
-    def _share_rows(self) -> None:
-        if isinstance(self.rows, SharedRollout):
-            self.rows.refresh()
-
-    def minibatches(self, update_index: int, epoch: int) -> list[Minibatch]:
-        """Deals the rows that this rank learns from; weights count those of all ranks."""
-        rank = 0 if self.config.share_data else self.devices.global_rank
-        minibatches = self.rows.minibatches(self.config.seed, rank, update_index, epoch)
-        self.devices.balance(minibatches, self.config.normalize_advantages)
-        return minibatches
 
     def judge_again(self, buffer: RolloutBuffer) -> None:
         """Fills values, advantages and returns anew, by the critic as it has become.
@@ -201,7 +188,6 @@ class OnPolicy(Face):
         rewards = buffer.rewards if self.reward_scale is None else self.reward_scale(buffer.rewards)
         ends = buffer.terminated, buffer.truncated
         self._compute_advantages(buffer, rewards, *ends, has_log_probs=True)
-        self._share_rows()
 
     def take_in_observations(self, buffer: RolloutBuffer) -> None:
         """Updates the normaliser: after learning, whose first ratios are of the acting policy."""

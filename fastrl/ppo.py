@@ -24,6 +24,7 @@ import torch
 from torch import Tensor
 
 from fastrl.buffers.rollout import Minibatch, RolloutBuffer
+from fastrl.buffers.shared import SharedRollout
 from fastrl.cli import Command, describe
 from fastrl.config.ppo import PPOConfig
 from fastrl.envs.vector import VectorEnv
@@ -83,6 +84,11 @@ class PPO(OnPolicy):
         buffer = super().make_buffer()
         example = tuple(buffer.first_minibatch)
         self._minibatch_step = build(self._step, example, self.config.compile)
+        self._shared = None
+        if self.config.share_data:
+            batch_size, devices = self.config.per_rank_batch_size, self.devices
+            place = devices.global_rank, devices.world_size
+            self._shared = SharedRollout(buffer, batch_size, *place, devices.gather_rows)
         return buffer
 
     # Learning
@@ -113,7 +119,7 @@ class PPO(OnPolicy):
                 for epoch in range(config.update_epochs):
                     if epoch and config.recompute_advantages:
                         self.judge_again(buffer)
-                    minibatches = self.minibatches(update_index, epoch)
+                    minibatches = self._deal(buffer, update_index, epoch)
                     for minibatch in minibatches:
                         self._minibatch_step(*minibatch)
                     num_minibatches += len(minibatches)
@@ -131,6 +137,19 @@ class PPO(OnPolicy):
             "Info/clip_coef": float(self._clip_coef),
             "Info/ent_coef": float(self._ent_coef),
         }
+
+    def _deal(self, buffer: RolloutBuffer, update_index: int, epoch: int) -> list[Minibatch]:
+        """Deals the rows that this rank learns from; weights count those of all ranks."""
+        config = self.config
+        if self._shared is None:
+            shuffle = config.seed, self.devices.global_rank, update_index, epoch
+            minibatches = buffer.minibatches(*shuffle)
+        else:
+            if not epoch or config.recompute_advantages:
+                self._shared.refresh()
+            minibatches = self._shared.minibatches(config.seed, 0, update_index, epoch)
+        self.devices.balance(minibatches, config.normalize_advantages)
+        return minibatches
 
     def _step(self, *fields: Tensor) -> Tensor:
         """One minibatch: gradient, clipping, Adam. Returns the sums of the metrics so far."""

@@ -24,7 +24,8 @@ eval_episodes eval_every exp_name gae_lambda gamma hidden_sizes keep_checkpoints
 log_dir log_std_init mask_vel max_grad_norm normalize_advantages num_env_threads num_envs
 num_nodes num_pools num_steps num_threads observation_normalization ortho_init per_rank_batch_size
 precision preset rank_timeout recompute_advantages resume reward_scaling seed share_data
-shared_network squash_actions strategy target_kl target_return torch_deterministic total_timesteps update_epochs vf_coef
+shared_network squash_actions strategy target_kl target_return torch_deterministic total_timesteps
+update_epochs vf_coef
 """
 
 # Settings that no preset has, for a task that has one.

@@ -15,7 +15,8 @@ from fastrl.models.distributions import GaussianHead
 from fastrl.models.layers import ACTIVATIONS
 from fastrl.ops.gae import gae_reference
 
-# One other value for every flag but `share_data`, which is for several ranks (see test_ranks). All runs are otherwise the same, so other weights are its doing.
+# One other value for every flag but `share_data`, which is for several ranks (see test_ranks). All
+# runs are otherwise the same, so other weights are its doing.
 CHANGES: dict[str, dict[str, Any]] = {
     "num_steps": {"num_steps": 20},
     "per_rank_batch_size": {"per_rank_batch_size": 32},

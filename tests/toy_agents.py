@@ -56,9 +56,7 @@ WALKS: dict[str, type[WalkEnv]] = {
 }
 
 
-def make_agent(
-    env: str | gymnasium.vector.VectorEnv | Any = "discrete", kind: type[PPO] = PPO, **settings: Any
-) -> PPO:
+def make_agent(env: str | gymnasium.vector.VectorEnv | Any = "discrete", **settings: Any) -> PPO:
     """Return a small agent on a walk, on a task or in an environment that was built elsewhere."""
     return make_agent_of(PPO, env, **{"update_epochs": 2, **settings})
 

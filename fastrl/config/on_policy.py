@@ -16,9 +16,6 @@ class OnPolicyConfig(RunConfig):
     """Steps of one rollout, per environment."""
     per_rank_batch_size: int = 64
     """Rows of a minibatch, per rank."""
-    share_data: bool = False
-    """Several ranks: shuffle the rollouts of all together and train each rank on a part; by default
-    each trains on its own. Gradients are averaged either way."""
 
     learning_rate: float = 1e-3
     """Step size of the optimiser."""
@@ -71,8 +68,6 @@ class OnPolicyConfig(RunConfig):
                 "hidden_sizes must hold at least one width, each at least 1, "
                 f"not {list(self.hidden_sizes)}"
             )
-        if self.share_data and self.devices * self.num_nodes == 1:
-            raise ValueError("share_data has no effect with one rank; devices is 1")
         if self.anneal_ent_coef and not self.ent_coef:
             raise ValueError("anneal_ent_coef has no effect while ent_coef is 0")
         rows = self.num_envs * self.num_steps

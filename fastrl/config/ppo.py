@@ -16,6 +16,9 @@ class PPOConfig(OnPolicyConfig):
     """Passes over the rollout in one update."""
     recompute_advantages: bool = False
     """Before each further epoch, work advantages out anew from the critic as it then is."""
+    share_data: bool = False
+    """Several ranks: shuffle the rollouts of all together and train each rank on a part; by default
+    each trains on its own. Gradients are averaged either way."""
     adam_eps: float = 1e-5
     """Adam's epsilon."""
     clip_coef: float = 0.2
@@ -33,6 +36,8 @@ class PPOConfig(OnPolicyConfig):
         at_least(self, 1, "update_epochs", "per_rank_batch_size")
         if self.recompute_advantages and self.update_epochs == 1:
             raise ValueError("recompute_advantages has no effect while update_epochs is 1")
+        if self.share_data and self.devices * self.num_nodes == 1:
+            raise ValueError("share_data has no effect with one rank; devices is 1")
         if not self.adam_eps > 0:
             raise ValueError(f"adam_eps must be above 0, not {self.adam_eps}")
         if not self.clip_coef > 0:

@@ -116,6 +116,7 @@ class RunConfig:
         return ", ".join(
             f"{ranks} x {getattr(self, name)} = {ranks * getattr(self, name):,} {words}"
             for name, words in self.per_rank_sizes().items()
+            if getattr(self, name)
         )
 
     def replace(self, **changes: Any) -> Self:

@@ -164,7 +164,7 @@ class Devices:
         return merged
 
     def gather(self, values: np.ndarray) -> np.ndarray:
-        """Returns the float64 `[K]` of all ranks, `[R, K]`."""
+        """Returns numbers `[K]` of all ranks, `[R, K]`."""
         if self.is_alone:
             return values[None]
         from fastrl.run.collectives import gather

@@ -26,7 +26,15 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
-from fastrl.run.launch import children, end_parent, end_ranks, hold_on, let_go, local_rank, ranks_are_done
+from fastrl.run.launch import (
+    children,
+    end_parent,
+    end_ranks,
+    hold_on,
+    let_go,
+    local_rank,
+    ranks_are_done,
+)
 
 BEAT_SECONDS = 0.5
 SILENT_SECONDS = 6.0
