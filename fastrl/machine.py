@@ -1,4 +1,4 @@
-"""How many cores this process may use."""
+"""How many cores this process may use, and which threads it has."""
 
 from __future__ import annotations
 
@@ -46,3 +46,11 @@ def _cgroup_cpu_quota(
     except (OSError, ValueError):
         pass
     return quota
+
+
+def thread_ids() -> frozenset[int]:
+    """Return the kernel's ids of this process's threads; none where Linux is not."""
+    try:
+        return frozenset(int(name) for name in os.listdir("/proc/self/task"))
+    except OSError:
+        return frozenset()

@@ -10,6 +10,7 @@ from fastrl.agent import Agent
 from fastrl.buffers.rollout import Episodes, RolloutBuffer
 from fastrl.envs.vector import EnvError, VectorEnv
 from fastrl.run.compiling import num_threads
+from fastrl.run.placement import Placement
 from fastrl.run.timer import StageTimer
 from fastrl.run.watch import PULSE
 
@@ -34,6 +35,9 @@ class Player:
             timer: takes the seconds of the stages "env", "act" and "store".
         """
         self._agent, self._buffer, self._timer = agent, buffer, timer
+        # Only EnvPool has threads of its own.
+        workers = [getattr(env, "worker_threads", frozenset()) for env in envs]
+        self._placement = Placement(frozenset().union(*workers))
         self._pools = []
         first_env = 0
         for env in envs:
@@ -71,7 +75,7 @@ class Player:
         self._agent.begin_rollout(buffer)
         # A second thread costs a policy of this size more than it saves, and takes a core from the
         # environments.
-        with num_threads(1):
+        with num_threads(1), self._placement.rollout():
             for t in range(num_steps + 1):
                 PULSE.count += 1
                 for env, first_env, obs, noise, actions in self._pools:

@@ -12,7 +12,7 @@ import numpy as np
 from gymnasium import spaces
 
 from fastrl.envs.vector import TimeStep, check_spaces, emitted_observation_space
-from fastrl.machine import available_cores
+from fastrl.machine import available_cores, thread_ids
 
 # What make_env decides itself; an `env_kwargs` that says something else would be silently at odds
 # with it.
@@ -136,6 +136,7 @@ class EnvPoolEnv:
             )
         if render:
             env_kwargs["render_mode"] = "rgb_array"
+        threads_before = thread_ids()
         pool: Any = envpool.make_gymnasium(
             env_id,
             num_envs=num_envs,
@@ -144,6 +145,7 @@ class EnvPoolEnv:
             **env_kwargs,
         )
         self.env_id, self.num_envs = env_id, num_envs
+        self.worker_threads = thread_ids() - threads_before
         observation_space, self.single_action_space = _spaces(
             pool, "observation_space", "action_space"
         )
