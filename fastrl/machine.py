@@ -1,4 +1,4 @@
-"""How many cores this process may use, and which threads it has."""
+"""What the machine is like: its cores, its processor, this process's threads."""
 
 from __future__ import annotations
 
@@ -54,3 +54,13 @@ def thread_ids() -> frozenset[int]:
         return frozenset(int(name) for name in os.listdir("/proc/self/task"))
     except OSError:
         return frozenset()
+
+
+def cpu_vendor() -> str:
+    """Return the processor's maker as Linux spells it ("GenuineIntel", ...), or ""."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return ""
+    names = (line.partition(":")[2].strip() for line in lines if line.startswith("vendor_id"))
+    return next(names, "")

@@ -9,9 +9,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from fastrl.machine import cpu_vendor
+
 
 class _Tanh(torch.autograd.Function):
-    """tanh as 2 sigmoid(2x) - 1: on a CPU three times as fast as torch.tanh, and within 3e-7."""
+    """tanh as 2 sigmoid(2x) - 1, within 3e-7: in MKL on AMD three times as fast as its tanh."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor) -> Tensor:
@@ -32,11 +34,14 @@ class Tanh(nn.Module):
         """Returns tanh(x), of the shape of `x`."""
         if not self.training:  # an exported graph has the plain operation, for any number of rows
             return torch.tanh(x)
-        if x.numel() < _FEW or x.device.type != "cpu" or x.dtype != torch.float32:
+        if not _TANH_IS_SLOW or x.device.type != "cpu" or x.dtype != torch.float32:
+            return torch.tanh(x)
+        if x.numel() < _FEW:
             return torch.tanh(x)
         return _Tanh.apply(x)  # pyright: ignore[reportReturnType]
 
 
+_TANH_IS_SLOW = torch.backends.mkl.is_available() and cpu_vendor() == "AuthenticAMD"
 _FEW = 2048  # below this, one slow operation costs less than four fast ones
 
 ACTIVATIONS: dict[str, type[nn.Module]] = {"relu": nn.ReLU, "tanh": Tanh, "elu": nn.ELU}

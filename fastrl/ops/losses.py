@@ -30,6 +30,10 @@ def clipped_surrogate(
 ) -> Tensor:
     """PPO's clipped objective as a loss (arXiv 1707.06347, equation 7).
 
+    The clipped term matters only where it is the smaller one, which is at the upper end of the
+    interval for positive advantages and at the lower end for negative ones: there it is
+    `advantages + clip_coef |advantages|`, without a gradient.
+
     Args:
         log_ratio: log pi(a|s) - log pi_old(a|s), float `[B]`.
         advantages: float `[B]`.
@@ -39,9 +43,8 @@ def clipped_surrogate(
     Returns:
         A scalar to minimise.
     """
-    ratio = log_ratio.exp()
-    clipped = torch.clamp(ratio, 1 - clip_coef, 1 + clip_coef)
-    return -weighted_mean(torch.minimum(ratio * advantages, clipped * advantages), weights)
+    most = advantages + clip_coef * advantages.abs()
+    return -weighted_mean(torch.minimum(log_ratio.exp() * advantages, most), weights)
 
 
 def value_loss(values: Tensor, returns: Tensor, weights: Tensor) -> Tensor:

@@ -58,7 +58,9 @@ class Recording(TorchDispatchMode):
         super().__init__()
         self._graph = fx.Graph()
         self._nodes: dict[int, fx.Node] = {}
-        self._alive: list[Tensor] = []  # ids name tensors only as long as these live
+        self._places: dict[tuple[Any, ...], fx.Node] = {}
+        self._numbers: dict[tuple[float, torch.dtype], Tensor] = {}
+        self._alive: list[Tensor] = []  # ids and places name tensors only as long as these live
         self._captured: list[Tensor] = []
         self._captured_ids: set[int] = set()
         self._before: list[tuple[Tensor, Tensor]] = []
@@ -97,11 +99,17 @@ class Recording(TorchDispatchMode):
             view = func(*args, **kwargs)
             self._alive.append(view)
             return view
-        func = _number_form(func, args)
+        if _is_alias(func):
+            result = func(*args, **kwargs)
+            node = self._places.get(_place(result))
+            if node is not None:  # there already is a tensor of this shape at this very place
+                self._name(result, node)
+                return result
         noted_args, noted_kwargs = tree_map_only(Tensor, self._node, (args, kwargs))
         if func._schema.is_mutable:
             self._keep_before(func, args, kwargs)
         result = func(*args, **kwargs)
+        func, noted_args = self._with_tensor_for_number(func, noted_args, result)
         node = self._graph.call_function(func, noted_args, noted_kwargs)
         if isinstance(result, Tensor):
             self._name(result, node)
@@ -157,11 +165,24 @@ class Recording(TorchDispatchMode):
             self._name(tensor, node)
         return node
 
+    def _with_tensor_for_number(self, func: Any, args: Any, result: Any) -> tuple[Any, Any]:
+        """Turns `x + 1` into `x + one`: on a CPU each call would make that tensor anew."""
+        packet = func.overloadpacket
+        if packet not in _ARITHMETIC or len(args) != 2 or not isinstance(args[1], int | float):
+            return func, args
+        if result.device.type != "cpu" or not result.is_floating_point():
+            return func, args
+        key = float(args[1]), result.dtype
+        if key not in self._numbers:
+            self._numbers[key] = torch.tensor(args[1], dtype=result.dtype)
+        return packet.Tensor, (args[0], self._node(self._numbers[key]))
+
     def _is_outside(self, tensor: Tensor) -> bool:
         return id(tensor) in self._captured_ids or id(tensor) not in self._nodes
 
     def _name(self, tensor: Tensor, node: fx.Node) -> None:
         self._nodes[id(tensor)] = node
+        self._places.setdefault(_place(tensor), node)
         self._alive.append(tensor)
 
     def _keep_before(self, func: Any, args: Any, kwargs: Any) -> None:
@@ -208,6 +229,19 @@ def _memory(tensor: Tensor) -> int:
     return tensor.untyped_storage().data_ptr()
 
 
+def _place(tensor: Tensor) -> tuple[Any, ...]:
+    """Returns what two names of the same numbers share: memory, shape and type."""
+    start = _memory(tensor), tensor.storage_offset(), tensor.dtype
+    return (*start, tuple(tensor.shape), tensor.stride())
+
+
+def _is_alias(func: Any) -> bool:
+    """Tells whether an operation returns one tensor over its argument's memory, changing none."""
+    schema = func._schema
+    is_one = len(schema.returns) == 1 and isinstance(schema.returns[0].type, torch.TensorType)
+    return is_one and schema.returns[0].alias_info is not None and not schema.is_mutable
+
+
 def _is_view(func: Any) -> bool:
     """Tells whether an operation only returns other strides over its argument's memory."""
     return func in (
@@ -217,11 +251,10 @@ def _is_view(func: Any) -> bool:
     )
 
 
-def _number_form(func: Any, args: Any) -> Any:
-    """Returns the overload for a Python number, which spares making a tensor of it every time."""
-    if func._overloadname == "Tensor" and len(args) == 2 and isinstance(args[1], int | float):
-        return getattr(func.overloadpacket, "Scalar", func)
-    return func
+_ARITHMETIC = {
+    getattr(torch.ops.aten, name)
+    for name in ("add", "sub", "mul", "div", "add_", "sub_", "mul_", "div_")
+}
 
 
 def _item(parts: Any, index: int) -> Any:
