@@ -8,7 +8,7 @@ from plain import PlainActorCritic, plain_update
 
 from fastrl import PPO
 from fastrl.buffers.rollout import Minibatch
-from fastrl.run.compiling import num_threads, update_threads
+from fastrl.run.threads import num_threads, update_threads
 
 
 @pytest.fixture(params=[64, 2048])

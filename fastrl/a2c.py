@@ -32,8 +32,9 @@ from fastrl.models.optimizer import FlatAdam, FlatRMSprop
 from fastrl.on_policy import OnPolicy
 from fastrl.ops.losses import value_loss, weighted_mean
 from fastrl.ops.moments import moments_of
-from fastrl.run.compiling import build, num_threads
+from fastrl.run.compiling import build
 from fastrl.run.devices import make_devices
+from fastrl.run.threads import num_threads
 from fastrl.run.timer import StageTimer
 from fastrl.trainer import AgentTrainer
 

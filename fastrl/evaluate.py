@@ -214,7 +214,7 @@ def _play(
     should_stop: Callable[[], bool] = lambda: False,
 ) -> Evaluation:
     """Plays greedily in `env` and closes it."""
-    from fastrl.run.compiling import num_threads
+    from fastrl.run.threads import num_threads
 
     try:
         with num_threads(1):  # more would take the cores from the environments

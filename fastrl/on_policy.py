@@ -27,8 +27,13 @@ from fastrl.models.optimizer import FlatOptimizer
 from fastrl.ops.gae import gae
 from fastrl.ops.losses import explained_variance
 from fastrl.presets import resolve
-from fastrl.run.compiling import build, keep_freed_memory, update_threads
+from fastrl.run.compiling import build
 from fastrl.run.devices import Devices, make_devices
+from fastrl.run.recording import side_by_side
+from fastrl.run.threads import keep_freed_memory, update_threads
+
+
+_CHUNK = 2048  # rows that go through the networks at once: what is made of them stays in the cache
 
 
 class OnPolicy(Face):
@@ -118,7 +123,10 @@ class OnPolicy(Face):
             batch_size,
             self.device,
         )
-        self._threads = config.num_threads or update_threads(batch_size, max(config.hidden_sizes))
+        threads = config.num_threads or update_threads(batch_size, max(config.hidden_sizes))
+        # Compiled kernels share the work among threads themselves; recorded ones get parts of it.
+        in_parts = config.compile != "on" and self._on_cpu
+        self._num_parts, self._threads = (threads, 1) if in_parts else (1, threads)
         # On the CPU torch.compile acts more slowly than eager: what runs once a step is recorded.
         mode = "auto" if config.compile == "on" and self._on_cpu else config.compile
         for num_envs in {env.num_envs for env in self.envs}:
@@ -209,17 +217,23 @@ class OnPolicy(Face):
         Log-probabilities that the buffer has already stay: they are of the policy that acted. Rows
         go through the networks in chunks that stay in the cache.
         """
-        chunk = max(1, 8192 // buffer.num_envs)
+        obs, actions = buffer.obs[:-1].flatten(0, 1), buffer.actions.flatten(0, 1)
+        log_probs, values = buffer.log_probs.view(-1), buffer.values[:-1].view(-1)
+        chunks = [slice(start, start + _CHUNK) for start in range(0, len(obs), _CHUNK)]
         with self.devices.autocast():
-            for start in range(0, buffer.num_steps, chunk):
-                rows = slice(start, min(start + chunk, buffer.num_steps))
-                obs, actions = buffer.obs[rows].flatten(0, 1), buffer.actions[rows].flatten(0, 1)
+            for first in range(0, len(chunks), self._num_parts):
+                group = chunks[first : first + self._num_parts]
                 if has_log_probs:
-                    values = self.policy.value(obs)
+                    judged = side_by_side(self.policy.value, [(obs[rows],) for rows in group])
                 else:
-                    log_probs, _, values = self.policy.evaluate(obs, actions)
-                    buffer.log_probs[rows].copy_(log_probs.view_as(buffer.log_probs[rows]))
-                buffer.values[rows].copy_(values.view_as(buffer.log_probs[rows]))
+                    given = [(obs[rows], actions[rows]) for rows in group]
+                    judged = side_by_side(self.policy.evaluate, given)
+                for rows, result in zip(group, judged, strict=True):
+                    if has_log_probs:
+                        values[rows].copy_(result)
+                    else:
+                        log_probs[rows].copy_(result[0])
+                        values[rows].copy_(result[2])
             buffer.values[-1].copy_(self.policy.value(buffer.obs[-1]))
         discounts = (self.config.gamma, self.config.gae_lambda)
         advantages = gae(rewards, buffer.values, terminated, truncated, *discounts)

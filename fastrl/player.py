@@ -9,8 +9,8 @@ import numpy as np
 from fastrl.agent import Agent
 from fastrl.buffers.rollout import Episodes, RolloutBuffer
 from fastrl.envs.vector import EnvError, VectorEnv
-from fastrl.run.compiling import num_threads
 from fastrl.run.placement import Placement
+from fastrl.run.threads import num_threads
 from fastrl.run.timer import StageTimer
 from fastrl.run.watch import PULSE
 

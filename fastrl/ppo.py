@@ -39,8 +39,10 @@ from fastrl.ops.losses import (
     value_loss,
     weighted_mean,
 )
-from fastrl.run.compiling import build, num_threads
+from fastrl.run.compiling import build
 from fastrl.run.devices import make_devices
+from fastrl.run.threads import num_threads
+from fastrl.run.recording import sum_over_parts
 from fastrl.run.timer import StageTimer
 from fastrl.trainer import AgentTrainer
 
@@ -153,20 +155,22 @@ class PPO(OnPolicy):
 
     def _step(self, *fields: Tensor) -> Tensor:
         """One minibatch: gradient, clipping, Adam. Returns the sums of the metrics so far."""
-        gradient, metrics = self.devices.sum(*self._gradient(Minibatch(*fields)))
+        batch = Minibatch(*fields)
+        if self.config.normalize_advantages and self.devices.is_alone:
+            batch = batch._replace(advantages=normalize(batch.advantages, batch.weights))
+        gradient, metrics = sum_over_parts(self._gradient, batch, self._num_parts)
+        gradient, metrics = self.devices.sum(gradient, metrics.unbind())
         norm = self.optimizer.apply(gradient)
         with torch.no_grad():
             return self._metric_sums.add_(torch.stack([*metrics, norm]))
 
-    def _gradient(self, batch: Minibatch) -> tuple[Tensor, list[Tensor]]:
-        """Returns the gradient `[P]` over one minibatch, and the metrics but for its norm."""
-        config = self.config
+    def _gradient(self, *fields: Tensor) -> tuple[Tensor, Tensor]:
+        """Returns some rows' share of a minibatch's gradient `[P]` and of the metrics before it."""
+        config, batch = self.config, Minibatch(*fields)
         with self.devices.autocast():
             log_probs, entropy, values = self.policy.evaluate(batch.obs, batch.actions)
         weights, clip_coef = batch.weights, self._clip_coef
         advantages = batch.advantages
-        if config.normalize_advantages and self.devices.is_alone:
-            advantages = normalize(advantages, weights)
         log_ratio = log_probs - batch.log_probs
         policy_loss = clipped_surrogate(log_ratio, advantages, weights, clip_coef)
         if config.clip_vloss:
@@ -181,7 +185,7 @@ class PPO(OnPolicy):
             losses = [policy_loss.detach(), critic_loss.detach(), entropy_loss.detach()]
             kl = approximate_kl(log_ratio.detach(), weights)
             clipped = clip_fraction(log_ratio.detach(), weights, clip_coef)
-        return gradient, [*losses, kl, clipped]
+            return gradient, torch.stack([*losses, kl, clipped])
 
 
 def load_agent(path: str | Path) -> PPO:

@@ -11,7 +11,9 @@ from toy_agents import WALKS, Loop, differing, make_agent, run, tensors_of
 
 from fastrl.machine import available_cores
 from fastrl.ppo import PPO
-from fastrl.run.compiling import Recording, build, num_threads, update_threads
+from fastrl.run.compiling import build
+from fastrl.run.recording import Recording
+from fastrl.run.threads import num_threads, update_threads
 
 NORMALISERS = {"observation_normalization": True, "reward_scaling": True}
 HARD = {"normalize_advantages": True, "clip_vloss": True, "ent_coef": 0.01, "anneal_lr": True}

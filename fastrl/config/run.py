@@ -32,8 +32,8 @@ class RunConfig:
     num_envs: int = 4
     """Environments stepped side by side, per rank."""
     num_pools: int = 0
-    """1: all environments in step. 2: two halves in turn, one acts while the other steps. 0: what
-    is faster here."""
+    """1: all environments in step. 2: two halves in turn, one steps while the policy acts on the
+    other. 0: halves for a policy on a GPU, else one."""
     num_env_threads: int = 0
     """Threads that step EnvPool's environments; 0 takes the cores this process may use."""
     mask_vel: bool = False

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from functools import partial
 
 import gymnasium
+import torch
 
 from fastrl.config.run import RunConfig
 from fastrl.envs.envpool_env import default_num_threads
@@ -53,8 +54,7 @@ def open_envs(
         return [wrap_vector_env(env, seed=base_seed(config.seed, "train", restart))]
     if not isinstance(env, str):
         return [env]
-    may_halve = config.num_envs >= _FEWEST_ENVS_TO_HALVE and config.num_envs % 2 == 0
-    num_pools = config.num_pools or (2 if may_halve else 1)
+    num_pools = config.num_pools or _default_num_pools(config)
     size = config.num_envs // num_pools
     num_threads = -(-config.num_env_threads // num_pools)
     seed = base_seed(config.seed, "train", restart)
@@ -76,3 +76,10 @@ def open_envs(
             pools[0].close()
             return open_envs(env, config.replace(num_pools=1), rank, restart)
     return TaskPools(pools, partial(open_envs, env, config, rank))
+
+
+def _default_num_pools(config: RunConfig) -> int:
+    """Halves hide a policy that acts on another device; on the CPU it takes the cores they need."""
+    elsewhere = config.accelerator != "cpu" and torch.cuda.is_available()
+    may_halve = config.num_envs >= _FEWEST_ENVS_TO_HALVE and config.num_envs % 2 == 0
+    return 2 if elsewhere and may_halve else 1

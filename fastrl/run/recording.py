@@ -1,0 +1,340 @@
+"""Recording: one run of a function as a flat graph of ATen operations, for `run/compiling.py`."""
+
+from __future__ import annotations
+
+import logging
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, fx, nn
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves, tree_map_only
+
+Function = Callable[..., Any]
+
+logger = logging.getLogger("fastrl")
+
+
+class Recording(TorchDispatchMode):
+    """One run of a function as a flat graph of ATen operations, gradients included."""
+
+    running: ClassVar[Recording | None] = None
+    """The recording that is under way."""
+
+    def __init__(self, function: Function, example: tuple[Tensor, ...]) -> None:
+        """Runs the function once; whatever it changed in place is put back."""
+        super().__init__()
+        self._graph = fx.Graph()
+        self._nodes: dict[int, fx.Node] = {}
+        self._places: dict[tuple[Any, ...], fx.Node] = {}
+        self._numbers: dict[tuple[float, torch.dtype], Tensor] = {}
+        self._alive: list[Tensor] = []  # ids and places name tensors only as long as these live
+        self._captured: list[Tensor] = []
+        self._captured_ids: set[int] = set()
+        self._before: list[tuple[Tensor, Tensor]] = []
+        self._parts: list[list[fx.Node]] = []
+        self._part: list[fx.Node] | None = None
+        self._boundary = self._graph.create_node("placeholder", "boundary")
+        inputs = tuple(tensor.clone() for tensor in example)
+        for index, tensor in enumerate(inputs):
+            with self._graph.inserting_before(self._boundary):
+                self._name(tensor, self._graph.placeholder(f"input_{index}"))
+        with self:
+            Recording.running = self
+            try:
+                result = function(*inputs)
+            finally:
+                Recording.running = None
+        with torch.no_grad():
+            for tensor, value in self._before:
+                tensor.copy_(value)
+        self._graph.output(tree_map_only(Tensor, self._node, result))
+        self._graph.erase_node(self._boundary)
+        self._graph.eliminate_dead_code(is_impure_node=_must_stay)
+        self._module = fx.GraphModule({}, self._graph)
+        self._example = (*inputs, *self._captured)
+
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        """Spares importing torch.compile, most of a second, at the first operation."""
+        return False
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        """Runs one operation and notes it."""
+        kwargs = kwargs or {}
+        if func is torch.ops.aten.detach.default:
+            # Without autograd this is only another name for the same tensor.
+            result = func(*args, **kwargs)
+            self._name(result, self._node(args[0]))
+            return result
+        if _is_view(func) and self._is_outside(args[0]):
+            # A view of a weight stays one at every call: should it be used, it is captured in the
+            # weight's place.
+            view = func(*args, **kwargs)
+            self._alive.append(view)
+            return view
+        if _is_alias(func):
+            result = func(*args, **kwargs)
+            node = self._places.get(_place(result))
+            if node is not None:  # there already is a tensor of this shape at this very place
+                self._name(result, node)
+                return result
+        noted_args, noted_kwargs = tree_map_only(Tensor, self._node, (args, kwargs))
+        if func._schema.is_mutable:
+            self._keep_before(func, args, kwargs)
+        result = func(*args, **kwargs)
+        func, noted_args = self._with_tensor_for_number(func, noted_args, result)
+        node = self._note(func, noted_args, noted_kwargs)
+        if isinstance(result, Tensor):
+            self._name(result, node)
+        else:
+            for index, part in enumerate(result or ()):
+                self._name(part, self._note(_item, (node, index)))
+        return result
+
+    def scripted(self) -> Function:
+        """Returns the graph behind TorchScript's interpreter, or Python's where that is gone."""
+        try:
+            with torch.no_grad(), warnings.catch_warnings(), self._undone():
+                warnings.simplefilter("ignore")  # tracing is deprecated; see below for its end
+                module = self._forking() if self._parts else self._module
+                script: Any = torch.jit.trace(module, self._example, check_trace=False)
+                for simplify in (
+                    "inline",
+                    "constant_propagation",
+                    "constant_pooling",
+                    "cse",
+                    "dce",
+                ):
+                    getattr(torch._C, f"_jit_pass_{simplify}")(script.graph)
+                return self._bind(_as_written(script))
+        except torch.OutOfMemoryError:
+            raise
+        except (AttributeError, RuntimeError) as error:
+            logger.warning(
+                "TorchScript is not to be had (%s): the recorded graph runs through Python", error
+            )
+            return self._bind(self._module)
+
+    def compiled(self) -> Function:
+        """Returns the graph compiled whole; it raises rather than break the graph."""
+        return self._bind(torch.compile(self._module, fullgraph=True, dynamic=False))
+
+    @contextmanager
+    def part(self) -> Iterator[None]:
+        """Notes the operations of a block as some that may run beside those after the block."""
+        assert self._part is None, "a part has no parts"
+        self._part = []
+        self._parts.append(self._part)
+        places = dict(self._places)  # what follows must not wait for a view that was made in here
+        try:
+            yield
+        finally:
+            self._part, self._places = None, places
+
+    def _note(self, target: Any, args: Any, kwargs: Any = None) -> fx.Node:
+        node = self._graph.call_function(target, args, kwargs)
+        if self._part is not None:
+            self._part.append(node)
+        return node
+
+    def _forking(self) -> fx.GraphModule:
+        """Returns the graph with each part behind one call that another thread works on."""
+        graph, copies = fx.Graph(), {}
+        output = graph.graph_copy(self._graph, copies)
+        graph.output(output)
+        forks = nn.Module()
+        for index, part in enumerate(self._parts):
+            nodes = [copies[node] for node in part if node in copies]
+            inside = set(nodes)
+            inputs = list(
+                dict.fromkeys(x for n in nodes for x in n.all_input_nodes if x not in inside)
+            )
+            results = [node for node in nodes if any(user not in inside for user in node.users)]
+            body, inner = fx.Graph(), {}
+            for node in inputs:
+                inner[node] = body.placeholder(node.name)
+            for node in nodes:
+                inner[node] = body.node_copy(node, inner.__getitem__)
+            body.output(tuple(inner[node] for node in results))
+            forks.add_module(f"part_{index}", _Fork(fx.GraphModule({}, body)))
+            with graph.inserting_before(nodes[0]):
+                future = graph.call_module(f"part_{index}", tuple(inputs))
+            users = {user for node in results for user in node.users if user not in inside}
+            with graph.inserting_before(next(node for node in graph.nodes if node in users)):
+                done = graph.call_function(torch.jit.wait, (future,))
+                for position, node in enumerate(results):
+                    item = graph.call_function(_item, (done, position))
+                    node.replace_all_uses_with(item, lambda user, inside=inside: user not in inside)
+            for node in reversed(nodes):
+                graph.erase_node(node)
+        return fx.GraphModule(forks, graph)
+
+    def _bind(self, module: Function) -> Function:
+        captured = tuple(self._captured)
+
+        def call(*inputs: Tensor) -> Any:
+            with torch.no_grad():
+                return module(*inputs, *captured)
+
+        return call
+
+    def _node(self, tensor: Tensor) -> fx.Node:
+        """Returns the node that made a tensor; one from outside becomes an input of the graph."""
+        node = self._nodes.get(id(tensor))
+        if node is None:
+            with self._graph.inserting_before(self._boundary):
+                node = self._graph.placeholder(f"captured_{len(self._captured)}")
+            self._captured.append(tensor.detach())
+            self._captured_ids.add(id(tensor))
+            self._name(tensor, node)
+        return node
+
+    def _with_tensor_for_number(self, func: Any, args: Any, result: Any) -> tuple[Any, Any]:
+        """Turns `x + 1` into `x + one`: on a CPU each call would make that tensor anew."""
+        packet = func.overloadpacket
+        if packet not in _ARITHMETIC or len(args) != 2 or not isinstance(args[1], int | float):
+            return func, args
+        if result.device.type != "cpu" or not result.is_floating_point():
+            return func, args
+        key = float(args[1]), result.dtype
+        if key not in self._numbers:
+            self._numbers[key] = torch.tensor(args[1], dtype=result.dtype)
+        return packet.Tensor, (args[0], self._node(self._numbers[key]))
+
+    def _is_outside(self, tensor: Tensor) -> bool:
+        return id(tensor) in self._captured_ids or id(tensor) not in self._nodes
+
+    def _name(self, tensor: Tensor, node: fx.Node) -> None:
+        self._nodes[id(tensor)] = node
+        self._places.setdefault(_place(tensor), node)
+        self._alive.append(tensor)
+
+    def _keep_before(self, func: Any, args: Any, kwargs: Any) -> None:
+        """Copies captured tensors that this operation is about to change, to be put back later.
+
+        Several may share the memory, so whatever lies in it is kept; what was kept first is put
+        back last.
+        """
+        changed = {_memory(x) for x in tree_leaves((args, kwargs)) if isinstance(x, Tensor)}
+        for captured in self._captured:
+            if _memory(captured) in changed and all(
+                captured is not kept for kept, _ in self._before
+            ):
+                self._before.insert(0, (captured, captured.clone()))
+
+    @contextmanager
+    def _undone(self) -> Iterator[None]:
+        """Puts captured tensors back after a run of the graph."""
+        before = [tensor.clone() for tensor in self._captured]
+        try:
+            yield
+        finally:
+            for tensor, value in zip(self._captured, before, strict=True):
+                tensor.copy_(value)
+
+
+class _Fork(nn.Module):
+    """Starts a module in another thread and returns at once, with a future of its results."""
+
+    def __init__(self, body: nn.Module) -> None:
+        super().__init__()
+        self.body = body
+
+    def forward(self, *inputs: Tensor) -> Any:
+        return torch.jit.fork(self.body, *inputs)
+
+
+def side_by_side(function: Function, arguments: Sequence[tuple[Tensor, ...]]) -> list[Any]:
+    """Calls `function` once with each of some tuples of arguments and returns the results.
+
+    In a recorded graph each call but the first has a thread to itself. The numbers are the same.
+
+    Args:
+        function: changes no tensor.
+        arguments: of the first call, of the second and so on.
+    """
+    others = []
+    for call in arguments[1:]:
+        recording = Recording.running
+        with nullcontext() if recording is None else recording.part():
+            others.append(function(*call))
+    return [function(*arguments[0]), *others]
+
+
+def sum_over_parts(function: Function, rows: Sequence[Tensor], num_parts: int) -> Any:
+    """Adds up the tensors that `function` makes of parts of the rows, worked on side by side.
+
+    Args:
+        function: takes tensors of some rows each, changes none, returns a tuple of tensors.
+        rows: tensors `[B, ...]`.
+        num_parts: how many parts of B / num_parts rows.
+    """
+    if num_parts == 1:
+        return function(*rows)
+    parts = zip(*(tensor.tensor_split(num_parts) for tensor in rows), strict=True)
+    first, *others = side_by_side(function, list(parts))
+    for other in others:
+        first = tuple(total + more for total, more in zip(first, other, strict=True))
+    return first
+
+
+def _as_written(script: Function) -> Function:
+    """Keeps TorchScript's optimiser out: it splits `addmm` into two operations that round twice."""
+    get_optimize = torch._C._get_graph_executor_optimize
+    set_optimize = torch._C._set_graph_executor_optimize
+
+    def call(*inputs: Tensor) -> Any:
+        before = get_optimize()
+        set_optimize(False)
+        try:
+            return script(*inputs)
+        finally:
+            set_optimize(before)
+
+    return call
+
+
+def _memory(tensor: Tensor) -> int:
+    return tensor.untyped_storage().data_ptr()
+
+
+def _place(tensor: Tensor) -> tuple[Any, ...]:
+    """Returns what two names of the same numbers share: memory, shape and type."""
+    start = _memory(tensor), tensor.storage_offset(), tensor.dtype
+    return (*start, tuple(tensor.shape), tensor.stride())
+
+
+def _is_alias(func: Any) -> bool:
+    """Tells whether an operation returns one tensor over its argument's memory, changing none."""
+    schema = func._schema
+    is_one = len(schema.returns) == 1 and isinstance(schema.returns[0].type, torch.TensorType)
+    return is_one and schema.returns[0].alias_info is not None and not schema.is_mutable
+
+
+def _is_view(func: Any) -> bool:
+    """Tells whether an operation only returns other strides over its argument's memory."""
+    return func in (
+        torch.ops.aten.t.default,
+        torch.ops.aten.view.default,
+        torch.ops.aten.permute.default,
+    )
+
+
+_ARITHMETIC = {
+    getattr(torch.ops.aten, name)
+    for name in ("add", "sub", "mul", "div", "add_", "sub_", "mul_", "div_")
+}
+
+
+def _item(parts: Any, index: int) -> Any:
+    return parts[index]
+
+
+def _must_stay(node: fx.Node) -> bool:
+    """Tells whether a node has an effect besides its result."""
+    schema = getattr(node.target, "_schema", None)
+    return node.op in ("placeholder", "output") or (schema is not None and schema.is_mutable)
