@@ -34,6 +34,7 @@ from fastrl.ops.losses import value_loss, weighted_mean
 from fastrl.ops.moments import moments_of
 from fastrl.run.compiling import build
 from fastrl.run.devices import make_devices
+from fastrl.run.recording import sum_over_parts
 from fastrl.run.threads import num_threads
 from fastrl.run.timer import StageTimer
 from fastrl.trainer import AgentTrainer
@@ -122,6 +123,13 @@ class A2C(OnPolicy):
 
     def _add_gradient(self, *fields: Tensor) -> Tensor:
         """Adds what some rows contribute to the rollout's gradient `[P]` and to its mean losses."""
+        gradient, losses = sum_over_parts(self._gradient, fields, self._num_parts)
+        with torch.no_grad():
+            self._gradient_sum.add_(gradient)
+            return self._loss_sums.add_(losses)
+
+    def _gradient(self, *fields: Tensor) -> tuple[Tensor, Tensor]:
+        """Returns some rows' share of the rollout's gradient `[P]` and of its mean losses."""
         config, batch = self.config, Minibatch(*fields)
         # A row weighs the same whichever piece it is in; padding weighs nothing.
         weights = (batch.weights > 0) * self._row_weight
@@ -133,9 +141,8 @@ class A2C(OnPolicy):
         loss = policy_loss + config.vf_coef * critic_loss + self._ent_coef * entropy_loss
         gradient = self.optimizer.gradient(loss)
         with torch.no_grad():
-            self._gradient_sum.add_(gradient)
             losses = [policy_loss.detach(), critic_loss.detach(), entropy_loss.detach()]
-            return self._loss_sums.add_(torch.stack(losses))
+            return gradient, torch.stack(losses)
 
 
 def load_agent(path: str | Path) -> A2C:

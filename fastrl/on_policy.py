@@ -32,7 +32,6 @@ from fastrl.run.devices import Devices, make_devices
 from fastrl.run.recording import side_by_side
 from fastrl.run.threads import keep_freed_memory, update_threads
 
-
 _CHUNK = 2048  # rows that go through the networks at once: what is made of them stays in the cache
 
 

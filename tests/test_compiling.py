@@ -12,7 +12,7 @@ from toy_agents import WALKS, Loop, differing, make_agent, run, tensors_of
 from fastrl.machine import available_cores
 from fastrl.ppo import PPO
 from fastrl.run.compiling import build
-from fastrl.run.recording import Recording
+from fastrl.run.recording import Recording, sum_over_parts
 from fastrl.run.threads import num_threads, update_threads
 
 NORMALISERS = {"observation_normalization": True, "reward_scaling": True}
@@ -246,3 +246,52 @@ def test_recording_drops_operations_that_nothing_needs():
     graph = Recording(function, (torch.ones(2),))._graph
     names = [str(node.target) for node in graph.nodes if node.op == "call_function"]
     assert len(names) == 1 and "aten.add" in names[0]
+
+
+@pytest.mark.parametrize("num_parts", [2, 3])
+def test_recorded_training_in_parts_equals_eager_to_the_bit(num_parts, no_warning):
+    eager, recorded = (make_agent(compile=mode, num_threads=num_parts) for mode in ("off", "auto"))
+    run(eager), run(recorded)
+    assert not differing(tensors_of(eager), tensors_of(recorded))
+
+
+def test_training_in_parts_equals_training_on_whole_minibatches():
+    whole, parts = (make_agent(num_threads=num_parts, **HARD) for num_parts in (1, 3))
+    run(whole, 1), run(parts, 1)
+    for name, weights in tensors_of(whole).items():
+        torch.testing.assert_close(tensors_of(parts)[name], weights, rtol=1e-3, atol=1e-4)
+
+
+def test_all_parts_but_the_first_are_forked():
+    rows = torch.randn(9, 4)
+    weight = torch.randn(4, 4)
+    call = build(
+        lambda x: sum_over_parts(lambda part: ((part @ weight).sum(0),), [x], 3)[0], (rows,), "auto"
+    )
+    (script,) = scripts_of(call)
+    operations = [node.kind() for node in script.graph.nodes()]
+    assert operations.count("prim::fork") == operations.count("aten::wait") == 2
+    assert max(i for i, kind in enumerate(operations) if kind == "prim::fork") < min(
+        i for i, kind in enumerate(operations) if kind == "aten::matmul" or kind == "aten::mm"
+    )
+    torch.testing.assert_close(call(rows), (rows @ weight).sum(0))
+
+
+def test_a_part_does_not_wait_for_views_of_another():
+    rows = torch.randn(6, 4)
+    call = build(
+        lambda x: sum_over_parts(lambda part: ((part * x.t().sum(1)).sum(0),), [x], 2)[0],
+        (rows,),
+        "auto",
+    )
+    (script,) = scripts_of(call)
+    kinds = [node.kind() for node in script.graph.nodes()]
+    assert kinds.index("aten::wait") > kinds.index("aten::mul")
+
+
+def test_a_view_met_again_is_recorded_once():
+    def twice(x: Tensor) -> Tensor:
+        return x.view(2, 3).t() + x.view(2, 3).t()
+
+    graph = Recording(twice, (torch.randn(6),))._graph
+    assert sum(node.op == "call_function" for node in graph.nodes) == 3

@@ -115,7 +115,8 @@ def against_ddp(agent: PPO, buffer: RolloutBuffer) -> tuple[np.ndarray, np.ndarr
     agent._ent_coef.zero_()
     agent._clip_coef.fill_(0.2)
     batch = Minibatch(*map(torch.clone, agent._deal(buffer, 9, 0)[0]))
-    ours, _ = agent.devices.sum(*agent._gradient(batch))
+    gradient, metrics = agent._gradient(*batch)
+    ours, _ = agent.devices.sum(gradient, metrics.unbind())
     wrapped = nn.parallel.DistributedDataParallel(Loss(agent.policy))
     (agent.devices.world_size * wrapped(batch)).backward()  # it averages over the ranks
     theirs = torch.cat(
