@@ -11,7 +11,6 @@ import pytest
 import yaml
 
 from fastrl.config.ppo import PPOConfig
-from fastrl.presets import load_presets
 
 
 @pytest.mark.parametrize(
@@ -194,14 +193,6 @@ def test_replace_checks_again() -> None:
 def test_config_cannot_be_changed_in_place() -> None:
     with pytest.raises(dataclasses.FrozenInstanceError):
         setattr(PPOConfig(), "gamma", 0.5)  # noqa: B010
-
-
-def test_every_preset_makes_a_config() -> None:
-    presets = load_presets("ppo")
-    assert presets
-    for env_id, settings in presets.items():
-        assert "env_id" not in settings
-        PPOConfig.from_dict({**settings, "env_id": env_id}, f"preset {env_id}")
 
 
 def test_config_imports_no_torch() -> None:

@@ -1,4 +1,8 @@
-"""Tuned settings per task, as data: one YAML file an algorithm."""
+"""Tuned settings per task, as data, and what they reached.
+
+One YAML file an algorithm holds the settings; `results.yaml` holds what `python -m
+benchmarks.learning` measured with them. `python -m fastrl.presets` lists both.
+"""
 
 from __future__ import annotations
 
@@ -10,16 +14,34 @@ from fastrl.config.run import RunConfig
 Config = TypeVar("Config", bound=RunConfig)
 
 
+RESULTS_NAME = "results.yaml"
+
+
+def algorithms() -> list[str]:
+    """Returns the algorithms that have presets, by module name."""
+    names = [file.name for file in resources.files(__name__).iterdir()]
+    own = [name for name in names if name.endswith(".yaml") and name != RESULTS_NAME]
+    return sorted(name.removesuffix(".yaml") for name in own)
+
+
+def load_results() -> dict[str, dict[str, dict[str, Any]]]:
+    """Returns what the presets reached, by algorithm and task id.
+
+    A result holds `returns` (greedy mean of each of the `seeds`), their `return_mean` and
+    `return_std` (divided by their number less one), `eval_episodes` of each, `steps`,
+    `wall_seconds` and `cpu_seconds` (medians of whole processes), `machine`, `versions`, and the
+    preset's `settings` of then.
+    """
+    return _read(RESULTS_NAME)
+
+
 def load_presets(algo: str) -> dict[str, dict[str, Any]]:
     """Returns the presets of an algorithm, by task id.
 
     Args:
         algo: module name of the algorithm, for example "ppo".
     """
-    import yaml
-
-    text = resources.files(__name__).joinpath(f"{algo}.yaml").read_text(encoding="utf-8")
-    return yaml.safe_load(text) or {}
+    return _read(f"{algo}.yaml")
 
 
 def preset_for(algo: str, env_id: str) -> dict[str, Any]:
@@ -60,3 +82,10 @@ def resolve(
             )
         given["num_envs"] = num_envs
     return config_class.from_dict({**tuned, **given, **settings}, f"{algo} settings")
+
+
+def _read(name: str) -> dict[str, Any]:
+    import yaml
+
+    text = resources.files(__name__).joinpath(name).read_text(encoding="utf-8")
+    return yaml.safe_load(text) or {}

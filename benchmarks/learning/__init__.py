@@ -1,0 +1,1 @@
+"""Learning evidence: trains presets over seeds, and reports what they reach."""

@@ -1,0 +1,135 @@
+"""One finished training run as plain data, and what several of them come to."""
+
+from __future__ import annotations
+
+import csv
+import dataclasses
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import fmean, median, stdev
+from typing import Any
+
+from fastrl.run.folder import replaced_file
+
+MAX_POINTS = 50  # of a curve that is kept
+
+Curve = list[tuple[int, float]]
+"""Environment steps and mean return of the last 100 training episodes."""
+Curves = dict[tuple[str, str, int], Curve]
+"""Curves by algorithm, task and seed."""
+
+
+@dataclass(frozen=True)
+class Record:
+    """What came of one run of a preset."""
+
+    algo: str
+    env_id: str
+    seed: int
+    settings: dict[str, Any]
+    """What the run was told: the preset, and changes to it if there were any."""
+    return_mean: float
+    """Mean return of the final policy over `eval_episodes` greedy episodes."""
+    return_std: float
+    """Standard deviation of these returns."""
+    eval_episodes: int
+    steps: int
+    wall_seconds: float
+    """Of the whole process, from its start to its exit."""
+    cpu_seconds: float
+    """Of all cores together, the whole process."""
+    machine: str
+    versions: dict[str, str | None]
+    curve: Curve
+
+    @property
+    def name(self) -> str:
+        """Name of the record's file, without ending."""
+        return f"{self.algo}_{self.env_id.replace('/', '-')}_{self.seed}"
+
+
+def save(record: Record, folder: Path) -> None:
+    """Writes a record into a folder, in one step."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with replaced_file(folder / f"{record.name}.json") as file:
+        file.write(json.dumps(dataclasses.asdict(record)).encode() + b"\n")
+
+
+def load(folder: Path) -> list[Record]:
+    """Returns the records in a folder, none if it is not there.
+
+    Raises:
+        ValueError: a file holds no record.
+    """
+    return [_read(path) for path in sorted(folder.glob("*.json"))]
+
+
+def _read(path: Path) -> Record:
+    try:
+        fields = json.loads(path.read_text(encoding="utf-8"))
+        curve = [(int(step), float(value)) for step, value in fields.pop("curve")]
+        return Record(**fields, curve=curve)
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise ValueError(f"{path} is not a record of a run: {error}") from error
+
+
+def summarise(records: Iterable[Record]) -> dict[str, Any]:
+    """Returns what runs of one preset over several seeds reached, as `results.yaml` holds it.
+
+    Raises:
+        ValueError: the runs differ in more than their seed.
+    """
+    runs = sorted(records, key=lambda record: record.seed)
+    first = runs[0]
+    for run in runs:
+        for name in ("algo", "env_id", "settings", "steps", "eval_episodes"):
+            if getattr(run, name) != getattr(first, name):
+                raise ValueError(f"runs {first.name} and {run.name} differ in {name}")
+    returns = [run.return_mean for run in runs]
+    return {
+        "return_mean": round(fmean(returns), 2),
+        "return_std": round(stdev(returns), 2) if len(runs) > 1 else 0.0,
+        "returns": [round(value, 2) for value in returns],
+        "seeds": [run.seed for run in runs],
+        "eval_episodes": first.eval_episodes,
+        "steps": first.steps,
+        "wall_seconds": round(median(run.wall_seconds for run in runs), 1),
+        "cpu_seconds": round(median(run.cpu_seconds for run in runs), 1),
+        "machine": "; ".join(sorted({run.machine for run in runs})),
+        "versions": first.versions,
+        "settings": first.settings,
+    }
+
+
+def read_curve(metrics: Path) -> Curve:
+    """Returns the learning curve in a run's `metrics.csv`, thinned to MAX_POINTS points."""
+    with open(metrics, newline="", encoding="utf-8") as file:
+        rows = [row for row in csv.DictReader(file) if row.get("Rewards/rew_avg_100")]
+    curve = [(int(row["env_steps"]), float(row["Rewards/rew_avg_100"])) for row in rows]
+    if len(curve) <= MAX_POINTS:
+        return curve
+    last = len(curve) - 1
+    return [curve[round(point * last / (MAX_POINTS - 1))] for point in range(MAX_POINTS)]
+
+
+def write_curves(path: Path, curves: Mapping[tuple[str, str, int], Curve]) -> None:
+    """Writes curves as CSV, one row a point."""
+    lines = ["algo,env_id,seed,env_steps,mean_return"]
+    for (algo, env_id, seed), curve in sorted(curves.items()):
+        lines += [f"{algo},{env_id},{seed},{step},{value:.2f}" for step, value in curve]
+    with replaced_file(path) as file:
+        file.write("\n".join(lines).encode() + b"\n")
+
+
+def read_curves(path: Path) -> Curves:
+    """Returns the curves in a file that `write_curves` wrote; none if it is not there."""
+    curves: Curves = {}
+    if path.exists():
+        with open(path, newline="", encoding="utf-8") as file:
+            for row in csv.DictReader(file):
+                key = (row["algo"], row["env_id"], int(row["seed"]))
+                point = (int(row["env_steps"]), float(row["mean_return"]))
+                curves.setdefault(key, []).append(point)
+    return curves

@@ -1,0 +1,154 @@
+"""Where evidence is kept, and the table made of it.
+
+A report is four files side by side or, published, at their places in the source tree: results
+(YAML, as `fastrl.presets.load_results` says), curves (CSV), a table (Markdown) and a plot.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from benchmarks.learning.records import Record, read_curves, summarise, write_curves
+from fastrl.run.folder import replaced_file
+
+Results = dict[str, dict[str, dict[str, Any]]]
+"""Summaries of presets by algorithm and task."""
+
+ROOT = Path(__file__).parents[2]
+ANCHORS = Path(__file__).with_name("anchors.yaml")
+BEGIN, END = "<!-- learning table -->", "<!-- end of the learning table -->"
+RESULTS_NOTE = "# Written by python -m benchmarks.learning, never by hand.\n"
+
+
+@dataclass(frozen=True)
+class Report:
+    """Paths of one report."""
+
+    results: Path
+    curves: Path
+    table: Path
+    """A Markdown file; where it has the marks BEGIN and END, only what is between them changes."""
+    plot: Path
+
+
+PUBLISHED = Report(
+    results=ROOT / "fastrl" / "presets" / "results.yaml",
+    curves=ROOT / "docs" / "learning_curves.csv",
+    table=ROOT / "README.md",
+    plot=ROOT / "docs" / "learning_curves.png",
+)
+
+
+def report_in(folder: Path) -> Report:
+    """Returns the report of a folder of its own."""
+    names = ("results.yaml", "curves.csv", "table.md", "curves.png")
+    return Report(*(folder / name for name in names))
+
+
+def update(report: Report, records: Iterable[Record]) -> None:
+    """Puts runs into a report; what it holds of other presets stays.
+
+    Raises:
+        ValueError: the runs of one preset differ in more than their seed.
+    """
+    from benchmarks.learning.plots import draw
+
+    groups: dict[tuple[str, str], list[Record]] = defaultdict(list)
+    for record in records:
+        groups[record.algo, record.env_id].append(record)
+    results, curves = read_results(report.results), read_curves(report.curves)
+    curves = {key: curve for key, curve in curves.items() if key[:2] not in groups}
+    for (algo, env_id), runs in groups.items():
+        results.setdefault(algo, {})[env_id] = summarise(runs)
+        curves |= {(algo, env_id, run.seed): run.curve for run in runs}
+    results = {algo: dict(sorted(results[algo].items(), key=_place)) for algo in sorted(results)}
+    report.results.parent.mkdir(parents=True, exist_ok=True)
+    text = RESULTS_NOTE + yaml.safe_dump(results, sort_keys=False, width=100)
+    with replaced_file(report.results) as file:
+        file.write(text.encode())
+    write_curves(report.curves, curves)
+    write_table(report.table, markdown(results, read_anchors()))
+    draw(curves, results, read_anchors(), report.plot)
+
+
+def _place(item: tuple[str, Any]) -> tuple[int, str]:
+    """Sorts tasks by family: as the anchors list them, then by name."""
+    known = list(read_anchors())
+    return (known.index(item[0]) if item[0] in known else len(known), item[0])
+
+
+def read_results(path: Path) -> Results:
+    """Returns the results in a file, none if it is not there."""
+    return (yaml.safe_load(path.read_text(encoding="utf-8")) or {}) if path.exists() else {}
+
+
+def read_anchors() -> dict[str, dict[str, list[list[Any]]]]:
+    """Returns published figures by task and algorithm: mean, spread, steps, source."""
+    return yaml.safe_load(ANCHORS.read_text(encoding="utf-8"))
+
+
+def markdown(results: Results, anchors: Mapping[str, Mapping[str, list[list[Any]]]]) -> str:
+    """Returns the table of what presets reach, beside what others publish.
+
+    Args:
+        results: as `results.yaml` holds them.
+        anchors: as `read_anchors` returns them.
+    """
+    lines = [
+        "| task | algorithm | steps | return | each seed | wall, CPU s | published |",
+        "|---|---|---:|---:|---|---:|---|",
+    ]
+    for algo, tasks in results.items():
+        for env_id, result in tasks.items():
+            published = "; ".join(
+                f"{source} {_figure(mean)}{'' if steps == 1_000_000 else f' at {_steps(steps)}'}"
+                for mean, _, steps, source in anchors.get(env_id, {}).get(algo, [])
+            )
+            cells = [
+                env_id,
+                algo,
+                _steps(result["steps"]),
+                _with_spread(result),
+                ", ".join(map(_figure, result["returns"])),
+                f"{result['wall_seconds']:,.0f}, {result['cpu_seconds']:,.0f}",
+                published,
+            ]
+            lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines) + "\n"
+
+
+def write_table(path: Path, table: str) -> None:
+    """Writes a table into a file, between the marks if the file has them.
+
+    Raises:
+        ValueError: the file has one mark without the other.
+    """
+    text = path.read_text(encoding="utf-8") if path.exists() else ""
+    if (BEGIN in text) != (END in text):
+        raise ValueError(f"{path} has one of the marks {BEGIN} and {END} without the other")
+    if BEGIN in text:
+        before, rest = text.split(BEGIN, 1)
+        table = f"{before}{BEGIN}\n\n{table}\n{END}{rest.split(END, 1)[1]}"
+    with replaced_file(path) as file:
+        file.write(table.encode())
+
+
+def _with_spread(result: Mapping[str, Any]) -> str:
+    mean = _figure(result["return_mean"])
+    if len(result["seeds"]) == 1:
+        return mean
+    return f"{mean} +- {_figure(result['return_std'])}"
+
+
+def _figure(value: float) -> str:
+    return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.1f}"
+
+
+def _steps(steps: int) -> str:
+    return f"{steps / 1e6:.1f}M" if steps >= 95_000 else f"{steps:,}"

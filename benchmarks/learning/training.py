@@ -1,0 +1,128 @@
+"""Runs `python -m fastrl.<algo>` in processes of their own, and records what comes of them."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from benchmarks.learning.records import Record, read_curve
+from fastrl.run.folder import read_config
+
+
+class TrainingError(ValueError):
+    """A training process ended without a result."""
+
+
+@dataclass(frozen=True)
+class Job:
+    """One run to make."""
+
+    algo: str
+    env_id: str
+    seed: int
+    preset: dict[str, Any]
+    """What `python -m fastrl.<algo>` takes for this task by itself."""
+    changes: dict[str, str]
+    """Settings that differ from the preset's, by name, as flags spell them."""
+
+    @property
+    def name(self) -> str:
+        """Name of its files, without ending."""
+        return f"{self.algo}_{self.env_id.replace('/', '-')}_{self.seed}"
+
+
+@dataclass(frozen=True)
+class _Running:
+    job: Job
+    process: subprocess.Popen[bytes]
+    log: Path
+    started: float
+
+
+def train(
+    jobs: Iterable[Job],
+    folder: Path,
+    num_processes: int,
+    on_end: Callable[[Job, Record | TrainingError], None],
+) -> None:
+    """Makes runs, each with a greedy test of its final policy, some side by side.
+
+    Args:
+        jobs: in this order.
+        folder: where run folders and logs go.
+        num_processes: side by side, at most.
+        on_end: gets each job and what came of it.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    waiting = list(jobs)[::-1]
+    running: dict[int, _Running] = {}
+    try:
+        while waiting or running:
+            while waiting and len(running) < num_processes:
+                begun = _start(waiting.pop(), folder)
+                running[begun.process.pid] = begun
+            process_id, status, usage = os.wait4(-1, 0)  # tells the seconds of CPU too
+            ended = running.pop(process_id)
+            ended.process.returncode = os.waitstatus_to_exitcode(status)
+            try:
+                on_end(ended.job, _record(ended, usage.ru_utime + usage.ru_stime))
+            except TrainingError as error:
+                on_end(ended.job, error)
+    finally:
+        for left in running.values():
+            left.process.terminate()
+        for left in running.values():
+            left.process.wait()
+
+
+def _start(job: Job, folder: Path) -> _Running:
+    flags = {"env_id": job.env_id, "seed": str(job.seed), "eval_every": "0"}
+    flags |= {"checkpoint_every": "0", "log_dir": str(folder.resolve()), **job.changes}
+    words = [f"--{name.replace('_', '-')}={value}" for name, value in flags.items()]
+    log = folder / f"{job.name}.log"
+    started = time.perf_counter()
+    with open(log, "wb") as output:
+        process = subprocess.Popen(
+            [sys.executable, "-m", f"fastrl.{job.algo}", *words],
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+        )
+    return _Running(job, process, log, started)
+
+
+def _record(ended: _Running, cpu_seconds: float) -> Record:
+    job, seconds = ended.job, time.perf_counter() - ended.started
+    lines = ended.log.read_text(encoding="utf-8").splitlines()
+    runs = [line.removeprefix("run folder: ") for line in lines if line.startswith("run folder: ")]
+    if ended.process.returncode or not runs:
+        reason = lines[-1] if lines else "it said nothing"
+        raise TrainingError(f"{job.name} ended with status {ended.process.returncode}: {reason}")
+    run = Path(runs[-1])
+    summary = json.loads((run / "summary.json").read_text(encoding="utf-8"))
+    if summary["eval_return_mean"] is None:
+        raise TrainingError(f"{job.name} has no greedy test of the final policy")
+    config, machine = read_config(run / "config.yaml"), summary["machine"]
+    cores = f"{machine['cores']} core{'s' if machine['cores'] > 1 else ''}"
+    return Record(
+        algo=job.algo,
+        env_id=job.env_id,
+        seed=job.seed,
+        settings={**job.preset, **{name: config[name] for name in job.changes}},
+        return_mean=summary["eval_return_mean"],
+        return_std=summary["eval_return_std"],
+        eval_episodes=summary["eval_episodes"],
+        steps=summary["total_env_steps"],
+        wall_seconds=round(seconds, 2),
+        cpu_seconds=round(cpu_seconds, 2),
+        machine=f"{machine['cpu']}, {cores}",
+        versions={name: summary["versions"].get(name) for name in ("fastrl", "torch", "envpool")},
+        curve=read_curve(run / "metrics.csv"),
+    )

@@ -1,0 +1,104 @@
+"""Lists the presets with what they reached.
+
+python -m fastrl.presets --algo ppo
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Sequence
+from typing import Any, NoReturn
+
+from fastrl.presets import algorithms, load_presets, load_results
+from fastrl.run.mistakes import exit_status
+
+
+def listing(algos: Sequence[str]) -> list[dict[str, Any]]:
+    """Returns one entry a preset: `algo`, `env_id`, `settings`, `result`, `is_current`, `command`.
+
+    `result` is as `load_results` says, None if nothing was measured; `is_current` tells whether it
+    was measured with these very settings; `command` measures it again.
+
+    Args:
+        algos: module names of the algorithms.
+    """
+    results = load_results()
+    entries = []
+    for algo in algos:
+        for env_id, settings in load_presets(algo).items():
+            result = results.get(algo, {}).get(env_id)
+            entries.append(
+                {
+                    "algo": algo,
+                    "env_id": env_id,
+                    "settings": settings,
+                    "result": result,
+                    "is_current": result is not None and result["settings"] == settings,
+                    "command": command(algo, env_id, result["seeds"] if result else [1, 2, 3]),
+                }
+            )
+    return entries
+
+
+def command(algo: str, env_id: str, seeds: Sequence[int]) -> str:
+    """Returns the command that trains a preset over seeds and measures what it reaches."""
+    words = " ".join(map(str, seeds))
+    return f"python -m benchmarks.learning {env_id} --algo {algo} --seeds {words}"
+
+
+def table(entries: Sequence[dict[str, Any]]) -> str:
+    """Returns the listing as lines for a terminal, one a preset, and the machines measured on."""
+    rows = [("algo", "task", "return", "seeds", "steps", "wall s", "CPU s", "measure it again")]
+    machines = []
+    for entry in entries:
+        result = entry["result"]
+        facts = ("not measured", "", "", "", "")
+        if result is not None:
+            facts = (
+                f"{result['return_mean']:,.1f} +- {result['return_std']:,.1f}"
+                if len(result["seeds"]) > 1
+                else f"{result['return_mean']:,.1f}",
+                str(len(result["seeds"])),
+                f"{result['steps']:,}",
+                f"{result['wall_seconds']:,.0f}",
+                f"{result['cpu_seconds']:,.0f}",
+            )
+            machines += [result["machine"]] if result["machine"] not in machines else []
+        note = "  (other settings then)" if result and not entry["is_current"] else ""
+        rows.append((entry["algo"], entry["env_id"], *facts, entry["command"] + note))
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    lines = [
+        "  ".join(
+            cell.rjust(width) if 2 <= column <= 6 else cell.ljust(width)
+            for column, (cell, width) in enumerate(zip(row, widths, strict=True))
+        ).rstrip()
+        for row in rows
+    ]
+    note = "Return: greedy, mean +- standard deviation over the seeds. Seconds: median of a process"
+    return "\n".join([*lines, "", f"{note}; machine: {'; '.join(machines) or 'none yet'}."])
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        raise ValueError(message)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Prints the listing; returns 0, or 2 after a user's mistake."""
+    return exit_status(lambda: _run(argv))
+
+
+def _run(argv: Sequence[str] | None) -> int:
+    parser = _Parser(prog="python -m fastrl.presets", description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--algo", choices=algorithms(), help="only this one's presets")
+    parser.add_argument("--json", action="store_true", help="print one line of JSON")
+    arguments = parser.parse_args(argv)
+    entries = listing([arguments.algo] if arguments.algo else algorithms())
+    print(json.dumps(entries) if arguments.json else table(entries))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

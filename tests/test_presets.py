@@ -1,0 +1,89 @@
+"""The presets as data: what they hold, and how they are listed with what they reached."""
+
+from __future__ import annotations
+
+import importlib
+import json
+from typing import Any
+
+import pytest
+
+from fastrl import presets
+from fastrl.cli import parse
+from fastrl.presets import __main__ as command
+from fastrl.presets import algorithms, load_presets
+
+ALL = [(algo, env_id) for algo in algorithms() for env_id in load_presets(algo)]
+
+RESULT: dict[str, Any] = {
+    "return_mean": 1234.5,
+    "return_std": 6.0,
+    "returns": [1230.0, 1239.0],
+    "seeds": [4, 7],
+    "eval_episodes": 100,
+    "steps": 99_840,
+    "wall_seconds": 9.4,
+    "cpu_seconds": 12.6,
+    "machine": "a machine, 2 cores",
+    "versions": {},
+}
+
+
+@pytest.fixture
+def results(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
+    """Results that are listed in place of the published ones: of CartPole-v1, measured as it is."""
+    result = {**RESULT, "settings": load_presets("ppo")["CartPole-v1"]}
+    monkeypatch.setattr(command, "load_results", lambda: {"ppo": {"CartPole-v1": result}})
+    return result
+
+
+@pytest.mark.parametrize(("algo", "env_id"), ALL)
+def test_every_preset_is_a_valid_config(algo, env_id):
+    settings = load_presets(algo)[env_id]
+    config = parse(algo, ["--env-id", env_id]).config
+    assert settings and "env_id" not in settings
+    assert {name: config.to_dict()[name] for name in settings} == settings
+
+
+def test_every_algorithm_with_presets_is_a_module():
+    assert "ppo" in algorithms() and "results" not in algorithms()
+    for algo in algorithms():
+        assert importlib.util.find_spec(f"fastrl.{algo}") is not None
+
+
+def test_listing_holds_every_preset_once():
+    entries = command.listing(algorithms())
+    assert [(entry["algo"], entry["env_id"]) for entry in entries] == ALL
+    for entry in entries:
+        assert entry["settings"] == presets.preset_for(entry["algo"], entry["env_id"])
+
+
+def test_listing_shows_what_was_measured_and_how_to_measure_it_again(results, capsys):
+    assert command.main(["--algo", "ppo"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    (row,) = [line for line in lines if " CartPole-v1 " in line]
+    assert "1,234.5 +- 6.0" in row and "99,840" in row
+    assert row.endswith("python -m benchmarks.learning CartPole-v1 --algo ppo --seeds 4 7")
+    (other,) = [line for line in lines if " Acrobot-v1 " in line]
+    assert "not measured" in other
+    assert "a machine, 2 cores" in lines[-1]
+
+
+def test_result_of_other_settings_is_marked(results, capsys):
+    assert "other settings then" not in command.table(command.listing(["ppo"]))
+    results["settings"] = {**results["settings"], "gamma": 0.5}
+    (entry,) = [entry for entry in command.listing(["ppo"]) if entry["env_id"] == "CartPole-v1"]
+    assert not entry["is_current"]
+    assert "other settings then" in command.table([entry])
+
+
+def test_json_is_one_line_and_the_whole_listing(results, capsys):
+    assert command.main(["--json"]) == 0
+    out = capsys.readouterr().out
+    assert out.count("\n") == 1 and json.loads(out) == command.listing(algorithms())
+
+
+def test_unknown_algorithm_is_one_line(capsys):
+    assert command.main(["--algo", "nosuch"]) == 2
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1 and "nosuch" in error and "ppo" in error
