@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -13,8 +14,10 @@ import numpy as np
 import pytest
 import yaml
 
+from fastrl.cli import parse
 from fastrl.presets import __main__ as listing
 from fastrl.presets import algorithms, load_presets, load_results
+from fastrl.run.folder import write_config
 
 ROOT = Path(__file__).parent.parent
 
@@ -159,14 +162,12 @@ def test_table_changes_only_what_is_between_the_marks(learning, tmp_path):
         learning.report.write_table(path, "new\n")
 
 
-def test_same_data_draw_the_same_picture_and_other_data_another(learning, make_record, tmp_path):
-    runs = [make_record(seed) for seed in (1, 2)]
-    results = {"ppo": {"CartPole-v1": learning.records.summarise(runs)}}
+def test_same_data_draw_the_same_picture_and_other_data_another(learning, tmp_path):
     anchors = learning.report.read_anchors()
 
     def picture(last: float) -> bytes:
         curves = {("ppo", "CartPole-v1", seed): [(1, 0.0), (9, last * seed)] for seed in (1, 2)}
-        learning.plots.draw(curves, results, anchors, tmp_path / "plot.png")
+        learning.plots.draw(curves, ["CartPole-v1"], anchors, tmp_path / "plot.png")
         return (tmp_path / "plot.png").read_bytes()
 
     first = picture(10.0)
@@ -228,6 +229,39 @@ def test_what_is_on_record_is_not_run_again(learning, make_record, tmp_path, mon
     asked.clear()
     run("--again")
     assert asked == ["ppo_CartPole-v1_1", "ppo_CartPole-v1_2"]
+
+
+def test_finished_run_of_the_very_preset_is_taken_in(learning, tmp_path):
+    run = tmp_path / "run"
+    run.mkdir()
+    config = parse("ppo", ["--env-id", "CartPole-v1", "--seed", "3", "--eval-every", "0"]).config
+    settings = {"algo": "ppo", **config.to_dict()}
+    summary = {
+        "eval_return_mean": 12.0,
+        "eval_return_std": 1.0,
+        "eval_episodes": 100,
+        "total_env_steps": 99_840,
+        "wall_seconds": 5.0,
+        "interrupted": False,
+        "versions": {},
+        "machine": {"cpu": "a machine", "cores": 1},
+    }
+    write_config(run / "config.yaml", settings)
+    with pytest.raises(ValueError, match="not finished"):
+        learning.training.take_in(run)
+    (run / "summary.json").write_text(json.dumps(summary))
+    (run / "metrics.csv").write_text("env_steps,Rewards/rew_avg_100\n256,9.5\n")
+    job, record = learning.training.take_in(run)
+    assert job.name == record.name == "ppo_CartPole-v1_3"
+    assert record.return_mean == 12.0 and record.cpu_seconds is None
+    assert record.settings == load_presets("ppo")["CartPole-v1"]
+    words = ["CartPole-v1", "--seeds", "3", "--out", str(tmp_path / "out"), "--runs", str(run)]
+    assert learning.command.run(learning.command.arguments(words)) == 0
+    with pytest.raises(ValueError, match="not among the runs asked for"):
+        learning.command.run(learning.command.arguments([*words, "--seeds", "4"]))
+    write_config(run / "config.yaml", {**settings, "gamma": 0.5})
+    with pytest.raises(ValueError, match=r"has gamma=0\.5; the preset of ppo for Cart"):
+        learning.training.take_in(run)
 
 
 @pytest.mark.parametrize(

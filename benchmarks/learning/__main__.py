@@ -23,7 +23,7 @@ from typing import Any, NoReturn
 from benchmarks.learning import records
 from benchmarks.learning.records import Record
 from benchmarks.learning.report import PUBLISHED, read_results, report_in, update
-from benchmarks.learning.training import Job, TrainingError, train
+from benchmarks.learning.training import Job, TrainingError, take_in, train
 from fastrl.presets import algorithms, load_presets
 from fastrl.run.mistakes import exit_status, one_line
 
@@ -65,6 +65,14 @@ def arguments(words: Sequence[str] | None = None) -> argparse.Namespace:
         metavar="DIR",
         type=Path,
         help="default: logs/learning, or with --set logs/learning-changed",
+    )
+    parser.add_argument(
+        "--runs",
+        nargs="+",
+        type=Path,
+        default=[],
+        metavar="RUN",
+        help="run folders that are finished, of these tasks, algorithms and seeds, to take in",
     )
     parser.add_argument("--again", action="store_true", help="run also what is on record")
     parser.add_argument(
@@ -123,6 +131,11 @@ def jobs(options: argparse.Namespace) -> list[Job]:
 def run(options: argparse.Namespace) -> int:
     """Trains what is not on record yet and writes the report; returns 1 if a run failed."""
     folder, wanted = options.out / "records", jobs(options)
+    for path in options.runs:
+        job, record = take_in(path)
+        if job not in wanted:
+            raise ValueError(f"{path} is {job.name}, which is not among the runs asked for")
+        records.save(record, folder)
     on_record = {record.name: record for record in records.load(folder)}
     # Runs with changed settings are made anew: only the preset says what a record is of.
     may_skip = not (options.again or options.changes)
@@ -157,10 +170,11 @@ def run(options: argparse.Namespace) -> int:
 
 
 def _line(record: Record) -> str:
+    cpu_seconds = "" if record.cpu_seconds is None else f", CPU {record.cpu_seconds:.0f} s"
     return (
         f"{record.algo} {record.env_id} seed {record.seed}: {record.return_mean:.1f} +- "
         f"{record.return_std:.1f} over {record.eval_episodes} greedy episodes after "
-        f"{record.steps:,} steps, {record.wall_seconds:.0f} s, CPU {record.cpu_seconds:.0f} s"
+        f"{record.steps:,} steps, {record.wall_seconds:.0f} s{cpu_seconds}"
     )
 
 

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +17,7 @@ COLOURS = ("#1f5fbf", "#c8502b", "#3a8a4d", "#8c52a8", "#8a6d1f")
 
 def draw(
     curves: Mapping[tuple[str, str, int], Curve],
-    results: Mapping[str, Mapping[str, Any]],
+    tasks: Sequence[str],
     anchors: Mapping[str, Mapping[str, list[list[Any]]]],
     path: Path,
 ) -> None:
@@ -26,7 +25,7 @@ def draw(
 
     Args:
         curves: by algorithm, task and seed.
-        results: their order is that of the pictures.
+        tasks: the pictures to draw, in this order.
         anchors: published figures by task and algorithm; mean first, source last.
         path: of the picture, which is written anew.
     """
@@ -35,7 +34,10 @@ def draw(
     matplotlib.use("Agg")
     import matplotlib.pyplot as plt
 
-    tasks = _by_task(curves, results)
+    drawn: dict[str, dict[str, list[Curve]]] = {env_id: {} for env_id in tasks}
+    for (algo, env_id, _), curve in sorted(curves.items()):
+        if curve and env_id in drawn:
+            drawn[env_id].setdefault(algo, []).append(curve)
     num_columns = min(NUM_COLUMNS, max(1, len(tasks)))
     num_rows = max(1, math.ceil(len(tasks) / num_columns))
     size = (3.2 * num_columns, 2.3 * num_rows)
@@ -44,7 +46,7 @@ def draw(
     )
     for axes in grid.flat[len(tasks) :]:
         axes.set_visible(False)
-    for axes, (env_id, algos) in zip(grid.flat, tasks.items(), strict=False):
+    for axes, (env_id, algos) in zip(grid.flat, drawn.items(), strict=False):
         for (algo, seeds), colour in zip(algos.items(), COLOURS, strict=False):
             steps, low, middle, high = band(seeds)
             millions = steps / 1e6
@@ -73,16 +75,3 @@ def band(seeds: list[Curve]) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.nda
     steps = np.array([step for step, _ in seeds[0] if first <= step <= last])
     values = np.array([np.interp(steps, *zip(*curve, strict=True)) for curve in seeds])
     return steps, values.min(0), values.mean(0), values.max(0)
-
-
-def _by_task(
-    curves: Mapping[tuple[str, str, int], Curve], results: Mapping[str, Mapping[str, Any]]
-) -> dict[str, dict[str, list[Curve]]]:
-    """Groups the curves by task and algorithm, in the order of the results."""
-    tasks: dict[str, dict[str, list[Curve]]] = defaultdict(dict)
-    for algo, results_of_algo in results.items():
-        for env_id in results_of_algo:
-            seeds = [curve for key, curve in curves.items() if key[:2] == (algo, env_id) and curve]
-            if seeds:
-                tasks[env_id][algo] = seeds
-    return dict(tasks)

@@ -38,8 +38,8 @@ class Record:
     steps: int
     wall_seconds: float
     """Of the whole process, from its start to its exit."""
-    cpu_seconds: float
-    """Of all cores together, the whole process."""
+    cpu_seconds: float | None
+    """Of all cores together, the whole process; None if the run was made by somebody else."""
     machine: str
     versions: dict[str, str | None]
     curve: Curve
@@ -88,6 +88,7 @@ def summarise(records: Iterable[Record]) -> dict[str, Any]:
             if getattr(run, name) != getattr(first, name):
                 raise ValueError(f"runs {first.name} and {run.name} differ in {name}")
     returns = [run.return_mean for run in runs]
+    cpu_seconds = [run.cpu_seconds for run in runs if run.cpu_seconds is not None]
     return {
         "return_mean": round(fmean(returns), 2),
         "return_std": round(stdev(returns), 2) if len(runs) > 1 else 0.0,
@@ -96,7 +97,7 @@ def summarise(records: Iterable[Record]) -> dict[str, Any]:
         "eval_episodes": first.eval_episodes,
         "steps": first.steps,
         "wall_seconds": round(median(run.wall_seconds for run in runs), 1),
-        "cpu_seconds": round(median(run.cpu_seconds for run in runs), 1),
+        "cpu_seconds": round(median(cpu_seconds), 1) if cpu_seconds else None,
         "machine": "; ".join(sorted({run.machine for run in runs})),
         "versions": first.versions,
         "settings": first.settings,

@@ -67,20 +67,26 @@ def update(report: Report, records: Iterable[Record]) -> None:
     for (algo, env_id), runs in groups.items():
         results.setdefault(algo, {})[env_id] = summarise(runs)
         curves |= {(algo, env_id, run.seed): run.curve for run in runs}
-    results = {algo: dict(sorted(results[algo].items(), key=_place)) for algo in sorted(results)}
+    results = {
+        algo: {task: results[algo][task] for task in tasks_of({algo: results[algo]})}
+        for algo in sorted(results)
+    }
     report.results.parent.mkdir(parents=True, exist_ok=True)
     text = RESULTS_NOTE + yaml.safe_dump(results, sort_keys=False, width=100)
     with replaced_file(report.results) as file:
         file.write(text.encode())
     write_curves(report.curves, curves)
     write_table(report.table, markdown(results, read_anchors()))
-    draw(curves, results, read_anchors(), report.plot)
+    draw(curves, tasks_of(results), read_anchors(), report.plot)
 
 
-def _place(item: tuple[str, Any]) -> tuple[int, str]:
-    """Sorts tasks by family: as the anchors list them, then by name."""
+def tasks_of(results: Results) -> list[str]:
+    """Returns the tasks in results: first those with anchors, in their order, others by name."""
     known = list(read_anchors())
-    return (known.index(item[0]) if item[0] in known else len(known), item[0])
+    tasks = {env_id for tasks in results.values() for env_id in tasks}
+    return sorted(
+        tasks, key=lambda task: (known.index(task) if task in known else len(known), task)
+    )
 
 
 def read_results(path: Path) -> Results:
@@ -104,8 +110,11 @@ def markdown(results: Results, anchors: Mapping[str, Mapping[str, list[list[Any]
         "| task | algorithm | steps | return | each seed | wall, CPU s | published |",
         "|---|---|---:|---:|---|---:|---|",
     ]
-    for algo, tasks in results.items():
-        for env_id, result in tasks.items():
+    for env_id in tasks_of(results):
+        for algo in sorted(results):
+            if env_id not in results[algo]:
+                continue
+            result = results[algo][env_id]
             published = "; ".join(
                 f"{source} {_figure(mean)}{'' if steps == 1_000_000 else f' at {_steps(steps)}'}"
                 for mean, _, steps, source in anchors.get(env_id, {}).get(algo, [])
@@ -116,7 +125,7 @@ def markdown(results: Results, anchors: Mapping[str, Mapping[str, list[list[Any]
                 _steps(result["steps"]),
                 _with_spread(result),
                 ", ".join(map(_figure, result["returns"])),
-                f"{result['wall_seconds']:,.0f}, {result['cpu_seconds']:,.0f}",
+                f"{result['wall_seconds']:,.0f}, {_seconds(result['cpu_seconds'])}",
                 published,
             ]
             lines.append(f"| {' | '.join(cells)} |")
@@ -148,6 +157,10 @@ def _with_spread(result: Mapping[str, Any]) -> str:
 
 def _figure(value: float) -> str:
     return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.1f}"
+
+
+def _seconds(value: float | None) -> str:
+    return "?" if value is None else f"{value:,.0f}"
 
 
 def _steps(steps: int) -> str:

@@ -13,7 +13,16 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.learning.records import Record, read_curve
-from fastrl.run.folder import read_config
+from fastrl.cli import parse
+from fastrl.presets import preset_for
+from fastrl.run.folder import CONFIG_NAME, open_run_folder, read_config
+from fastrl.run.logger import METRICS_NAME, SUMMARY_NAME
+
+# What may differ in a run that counts as one of the preset: nothing that learning depends on.
+FREE = {
+    *("exp_name", "log_dir", "eval_every", "checkpoint_every", "keep_checkpoints"),
+    *("capture_video", "num_threads", "num_env_threads", "compile"),
+}
 
 
 class TrainingError(ValueError):
@@ -105,11 +114,40 @@ def _record(ended: _Running, cpu_seconds: float) -> Record:
     if ended.process.returncode or not runs:
         reason = lines[-1] if lines else "it said nothing"
         raise TrainingError(f"{job.name} ended with status {ended.process.returncode}: {reason}")
-    run = Path(runs[-1])
-    summary = json.loads((run / "summary.json").read_text(encoding="utf-8"))
-    if summary["eval_return_mean"] is None:
-        raise TrainingError(f"{job.name} has no greedy test of the final policy")
-    config, machine = read_config(run / "config.yaml"), summary["machine"]
+    return _record_of(job, Path(runs[-1]), round(seconds, 2), round(cpu_seconds, 2))
+
+
+def take_in(run: Path) -> tuple[Job, Record]:
+    """Returns the record of a run folder that somebody made with a preset as it is.
+
+    The seconds of CPU of such a run are not known.
+
+    Raises:
+        ValueError: the run is not finished, or its settings are not those of a preset.
+    """
+    config = dict(open_run_folder(run).config)
+    algo, env_id, seed = config.pop("algo"), config["env_id"], config["seed"]
+    job = Job(algo, env_id, seed, preset_for(algo, env_id), {})
+    expected = parse(algo, ["--env-id", env_id, "--seed", str(seed)]).config.to_dict()
+    for name, value in config.items():
+        if name not in FREE and expected.get(name) != value:
+            raise ValueError(
+                f"{run} has {name}={value}; the preset of {algo} for {env_id} means "
+                f"{expected.get(name)}"
+            )
+    return job, _record_of(job, run, None, None)
+
+
+def _record_of(
+    job: Job, run: Path, wall_seconds: float | None, cpu_seconds: float | None
+) -> Record:
+    try:
+        summary = json.loads((run / SUMMARY_NAME).read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise TrainingError(f"{run} is not finished: it has no {SUMMARY_NAME}") from None
+    if summary["interrupted"] or summary["eval_return_mean"] is None:
+        raise TrainingError(f"{run} has no greedy test of the final policy")
+    config, machine = read_config(run / CONFIG_NAME), summary["machine"]
     cores = f"{machine['cores']} core{'s' if machine['cores'] > 1 else ''}"
     return Record(
         algo=job.algo,
@@ -120,9 +158,9 @@ def _record(ended: _Running, cpu_seconds: float) -> Record:
         return_std=summary["eval_return_std"],
         eval_episodes=summary["eval_episodes"],
         steps=summary["total_env_steps"],
-        wall_seconds=round(seconds, 2),
-        cpu_seconds=round(cpu_seconds, 2),
+        wall_seconds=round(wall_seconds or summary["wall_seconds"], 2),
+        cpu_seconds=cpu_seconds,
         machine=f"{machine['cpu']}, {cores}",
         versions={name: summary["versions"].get(name) for name in ("fastrl", "torch", "envpool")},
-        curve=read_curve(run / "metrics.csv"),
+        curve=read_curve(run / METRICS_NAME),
     )

@@ -29,8 +29,8 @@ def load_results() -> dict[str, dict[str, dict[str, Any]]]:
 
     A result holds `returns` (greedy mean of each of the `seeds`), their `return_mean` and
     `return_std` (divided by their number less one), `eval_episodes` of each, `steps`,
-    `wall_seconds` and `cpu_seconds` (medians of whole processes), `machine`, `versions`, and the
-    preset's `settings` of then.
+    `wall_seconds` and `cpu_seconds` (medians of whole processes; None where not known), `machine`,
+    `versions`, and the preset's `settings` of then.
     """
     return _read(RESULTS_NAME)
 

@@ -63,7 +63,7 @@ def table(entries: Sequence[dict[str, Any]]) -> str:
                 str(len(result["seeds"])),
                 f"{result['steps']:,}",
                 f"{result['wall_seconds']:,.0f}",
-                f"{result['cpu_seconds']:,.0f}",
+                "" if result["cpu_seconds"] is None else f"{result['cpu_seconds']:,.0f}",
             )
             machines += [result["machine"]] if result["machine"] not in machines else []
         note = "  (other settings then)" if result and not entry["is_current"] else ""
