@@ -50,11 +50,12 @@ def command(algo: str, env_id: str, seeds: Sequence[int]) -> str:
 
 def table(entries: Sequence[dict[str, Any]]) -> str:
     """Returns the listing as lines for a terminal, one a preset, and the machines measured on."""
-    rows = [("algo", "task", "return", "seeds", "steps", "wall s", "CPU s", "measure it again")]
-    machines = []
+    titles = ("algo", "task", "return", "seeds", "steps", "wall s", "CPU s", "measure it again")
+    rows: list[tuple[str, ...]] = [titles]
+    machines: list[str] = []
     for entry in entries:
         result = entry["result"]
-        facts = ("not measured", "", "", "", "")
+        facts: tuple[str, ...] = ("not measured", "", "", "", "")
         if result is not None:
             facts = (
                 f"{result['return_mean']:,.1f} +- {result['return_std']:,.1f}"
