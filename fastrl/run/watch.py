@@ -23,7 +23,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 from fastrl.run.launch import (
@@ -83,10 +83,24 @@ class _Peer:
 
     connection: _Lines | None = None
     beats: tuple[int, bool, bool] = (0, False, False)
-    heard: float = field(default_factory=time.monotonic)
-    got_on: float = field(default_factory=time.monotonic)
+    heard: float = 0.0
+    got_on: float = 0.0
     is_done: bool = False
     failure: tuple[str, int] | None = None
+
+
+class _Clock:
+    """Seconds that this process ran: none pass while all are stopped, as a laptop in sleep."""
+
+    def __init__(self) -> None:
+        self.seconds, self._read = 0.0, time.monotonic()
+
+    def read(self) -> float:
+        """To be called several times a second."""
+        now = time.monotonic()
+        self.seconds += min(now - self._read, 2 * BEAT_SECONDS)
+        self._read = now
+        return self.seconds
 
 
 class _Lines:
@@ -134,7 +148,7 @@ class Watch:
         self._own_failure: tuple[str, int] | None = None
         self._is_done = False
         self._verdict: tuple[str, int] | None = None
-        self._first_failure = 0.0
+        self._clock, self._first_failure = _Clock(), 0.0
 
     def open(self, host: str) -> tuple[int, int]:
         """Rank 0: listens; returns the port and the token that others must show."""
@@ -187,13 +201,13 @@ class Watch:
     # Ranks other than 0
 
     def _report(self) -> None:
-        server, heard, sent = self._server, time.monotonic(), 0.0
+        server, clock, heard, sent = self._server, _Clock(), 0.0, -BEAT_SECONDS
         selector = selectors.DefaultSelector()
         selector.register(server.socket, selectors.EVENT_READ)
         let_go()
         while True:
             hold_on(3 * SILENT_SECONDS)
-            now = time.monotonic()
+            now = clock.read()
             if self._own_failure is not None:
                 message, status = self._own_failure
                 server.send(failed=message, status=status)
@@ -210,14 +224,14 @@ class Watch:
                 self._end("rank 0 ended without a word: was it killed?", 1, rank_zero_is_gone=True)
                 return
             if messages:
-                heard = time.monotonic()
+                heard = now
             for message in messages:
                 if "end" in message:
                     self._end(message["end"], message["status"])
                     return
                 if message.get("done"):
                     self._is_done = True
-            if time.monotonic() - heard > SILENT_SECONDS:
+            if now - heard > SILENT_SECONDS:
                 words = f"rank 0 did not answer for {SILENT_SECONDS:.0f} seconds"
                 self._end(words, 1, rank_zero_is_gone=True)
                 return
@@ -227,7 +241,7 @@ class Watch:
     def _judge(self) -> None:
         selector = selectors.DefaultSelector()
         selector.register(self._listener, selectors.EVENT_READ)
-        sent, own = 0.0, _Peer()
+        sent, own = -BEAT_SECONDS, _Peer()
         while self._verdict is None:
             for key, _ in selector.select(0.1):
                 if key.fileobj is self._listener:
@@ -236,7 +250,7 @@ class Watch:
                         selector.register(lines.socket, selectors.EVENT_READ, lines)
                 else:
                     self._hear(selector, key.data)
-            now = time.monotonic()
+            now = self._clock.read()
             own.heard = now
             self._take_beats(own, [PULSE.count, PULSE.waits, PULSE.is_watched], now)
             if self._own_failure is not None and own.failure is None:
@@ -257,7 +271,7 @@ class Watch:
 
     def _hear(self, selector: selectors.BaseSelector, lines: _Lines) -> None:
         rank = next((r for r, peer in self._peers.items() if peer.connection is lines), None)
-        now = time.monotonic()
+        now = self._clock.seconds
         try:
             messages = lines.receive()
         except (ConnectionError, ValueError):
