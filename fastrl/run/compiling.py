@@ -5,15 +5,16 @@ dispatch. A `Recording` takes all three out. It runs the function once, notes ev
 that reached the dispatcher (those of the backward pass among them), and leaves a flat graph without
 Python or autograd. TorchScript then replays that graph operation by operation: the same kernels in
 the same order, so the numbers are those of eager, to the bit, and there is no compiler to wait for.
-`torch.compile` turns the same graph into fused kernels: faster still on some machines, after some
-seconds of compiling.
+On a GPU the flat graph becomes a CUDA graph. `torch.compile` turns the same graph into fused
+kernels: faster still on some machines, after some seconds of compiling.
 """
 
 from __future__ import annotations
 
 from torch import Tensor
 
-from fastrl.run.recording import Function, Recording
+from fastrl.run.cuda_graphs import Function
+from fastrl.run.recording import Recording
 
 
 def build(function: Function, example: tuple[Tensor, ...], mode: str) -> Function:
@@ -32,4 +33,6 @@ def build(function: Function, example: tuple[Tensor, ...], mode: str) -> Functio
     if mode == "off":
         return function
     recording = Recording(function, example)
-    return recording.compiled() if mode == "on" else recording.scripted()
+    if mode == "on":
+        return recording.compiled()
+    return recording.captured() if example[0].is_cuda else recording.scripted()

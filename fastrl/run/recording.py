@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from typing import Any, ClassVar
 
@@ -13,9 +13,12 @@ from torch import Tensor, fx, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map_only
 
-Function = Callable[..., Any]
+from fastrl.run.cuda_graphs import CapturedGraph, Function
 
 logger = logging.getLogger("fastrl")
+
+
+_SIMPLIFICATIONS = ("inline", "constant_propagation", "constant_pooling", "cse", "dce")
 
 
 class Recording(TorchDispatchMode):
@@ -34,6 +37,7 @@ class Recording(TorchDispatchMode):
         self._alive: list[Tensor] = []  # ids and places name tensors only as long as these live
         self._captured: list[Tensor] = []
         self._captured_ids: set[int] = set()
+        self._changed: set[int] = set()
         self._before: list[tuple[Tensor, Tensor]] = []
         self._parts: list[list[fx.Node]] = []
         self._part: list[fx.Node] | None = None
@@ -102,13 +106,7 @@ class Recording(TorchDispatchMode):
                 warnings.simplefilter("ignore")  # tracing is deprecated; see below for its end
                 module = self._forking() if self._parts else self._module
                 script: Any = torch.jit.trace(module, self._example, check_trace=False)
-                for simplify in (
-                    "inline",
-                    "constant_propagation",
-                    "constant_pooling",
-                    "cse",
-                    "dce",
-                ):
+                for simplify in _SIMPLIFICATIONS:
                     getattr(torch._C, f"_jit_pass_{simplify}")(script.graph)
                 return self._bind(_as_written(script))
         except torch.OutOfMemoryError:
@@ -122,6 +120,16 @@ class Recording(TorchDispatchMode):
     def compiled(self) -> Function:
         """Returns the graph compiled whole; it raises rather than break the graph."""
         return self._bind(torch.compile(self._module, fullgraph=True, dynamic=False))
+
+    def captured(self) -> Function:
+        """Returns the graph as one CUDA graph; ranks exchange between graphs, not inside of one."""
+        if any(str(node.target).startswith("fastrl.") for node in self._graph.nodes):
+            return self.scripted()
+        given = self._example[: len(self._example) - len(self._captured)]
+        changed = [i for i, tensor in enumerate(given) if _memory(tensor) in self._changed]
+        function = self._bind(self._module)
+        with torch.no_grad():
+            return CapturedGraph(function, given, changed, self._captured)
 
     @contextmanager
     def part(self) -> Iterator[None]:
@@ -220,6 +228,7 @@ class Recording(TorchDispatchMode):
         back last.
         """
         changed = {_memory(x) for x in tree_leaves((args, kwargs)) if isinstance(x, Tensor)}
+        self._changed |= changed
         for captured in self._captured:
             if _memory(captured) in changed and all(
                 captured is not kept for kept, _ in self._before
