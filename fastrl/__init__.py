@@ -13,9 +13,10 @@ if TYPE_CHECKING:
     from fastrl.a2c import A2C
     from fastrl.envs.make import make_env
     from fastrl.ppo import PPO
+    from fastrl.ppo_recurrent import PPORecurrent
     from fastrl.trainer import AgentTrainer
 
-__all__ = ["A2C", "PPO", "AgentTrainer", "__version__", "make_env"]
+__all__ = ["A2C", "PPO", "AgentTrainer", "PPORecurrent", "__version__", "make_env"]
 
 try:
     __version__ = version("fastrl")
@@ -27,6 +28,7 @@ except PackageNotFoundError:  # a source tree that was never installed
 _HOMES = {
     "A2C": "fastrl.a2c",
     "PPO": "fastrl.ppo",
+    "PPORecurrent": "fastrl.ppo_recurrent",
     "AgentTrainer": "fastrl.trainer",
     "make_env": "fastrl.envs.make",
 }

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, ClassVar, Protocol
+from typing import Any, ClassVar, Protocol, runtime_checkable
 
 import numpy as np
 from torch import Tensor
@@ -55,4 +55,19 @@ class Agent(Protocol):
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Takes a state back."""
+        ...
+
+
+@runtime_checkable
+class HasMemory(Protocol):
+    """An agent that acts by all it saw in an episode. `predict` then takes a state along."""
+
+    def new_state(self, num_envs: int) -> Tensor:
+        """Returns zeros `[n, S]`: the state of n environments in which episodes begin."""
+        ...
+
+    def predict(
+        self, obs: np.ndarray, deterministic: bool = True, state: Tensor | None = None
+    ) -> np.ndarray:
+        """As `Agent.predict`; brings `state` up to date in place."""
         ...

@@ -77,6 +77,7 @@ def evaluate(
     env: VectorEnv,
     num_episodes: int,
     *,
+    begin: Callable[[np.ndarray], None] = lambda begins: None,
     max_episode_steps: int = 100_000,
     should_stop: Callable[[], bool] = lambda: False,
 ) -> Evaluation:
@@ -86,6 +87,7 @@ def evaluate(
         predict: gives the actions `[N]` or `[N, A]` that the env takes for observations `[N, *O]`.
         env: is reset first, and left as it is when the last dealt episode ends.
         num_episodes: how many, E.
+        begin: told, bool `[N]`, in which environments the next prediction begins a new episode.
         max_episode_steps: a longer episode is an error: the task may never end.
         should_stop: asked at every step.
 
@@ -110,6 +112,8 @@ def evaluate(
             raise StoppedError(f"{env.env_id}: the test was stopped")
         step = env.step(predict(obs))
         obs = step.obs
+        if is_reset_row.any():
+            begin(is_reset_row)
         counts = np.flatnonzero(plays & ~is_reset_row)
         returns[place[counts]] += step.rewards[counts]
         lengths[place[counts]] += 1
@@ -218,9 +222,26 @@ def _play(
 
     try:
         with num_threads(1):  # more would take the cores from the environments
-            return evaluate(agent.predict, env, num_episodes, should_stop=should_stop)
+            predict, begin = _greedy(agent, env.num_envs)
+            return evaluate(predict, env, num_episodes, begin=begin, should_stop=should_stop)
     finally:
         env.close()
+
+
+def _greedy(
+    agent: Agent, num_envs: int
+) -> tuple[Callable[[np.ndarray], np.ndarray], Callable[[np.ndarray], None]]:
+    """Returns how the agent acts on observations `[N, *O]`, and what to tell of new episodes."""
+    from fastrl.agent import HasMemory
+
+    if not isinstance(agent, HasMemory):
+        return agent.predict, lambda begins: None
+    state = agent.new_state(num_envs)
+
+    def begin(begins: np.ndarray) -> None:
+        state[begins.nonzero()] = 0
+
+    return lambda obs: agent.predict(obs, state=state), begin
 
 
 def _record(agent: Agent, folder: Path, name: str, seed: int) -> list[Path]:
@@ -237,10 +258,11 @@ def _record(agent: Agent, folder: Path, name: str, seed: int) -> list[Path]:
 def _frames(agent: Agent, env: VectorEnv) -> Iterator[np.ndarray]:
     """Yields one episode from its first observation to its last, at most MAX_FRAMES."""
     obs = env.reset()
+    predict, _ = _greedy(agent, 1)
     expose_opengl()
     yield env.render()
     for _ in range(MAX_FRAMES - 1):
-        step = env.step(agent.predict(obs))
+        step = env.step(predict(obs))
         obs = step.obs
         yield env.render()
         if step.terminated[0] or step.truncated[0]:

@@ -137,8 +137,15 @@ def _run(arguments: argparse.Namespace) -> int:
     path = arguments.out or saved.folder / f"policy{SUFFIXES[arguments.format]}"
     import torch
 
+    from fastrl.agent import HasMemory
+
     agent: Any = load_agent(saved)
     try:
+        if isinstance(agent, HasMemory):
+            raise ValueError(
+                f"{saved.algo} acts by what it saw before, and an exported file maps observations "
+                "alone to actions; load it with fastrl and give predict a state"
+            )
         shape = agent.envs[0].single_observation_space.shape
         assert shape is not None
         example = torch.randn(_NUM_CHECKED, *shape, generator=torch.Generator().manual_seed(0))

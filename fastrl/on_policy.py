@@ -39,6 +39,7 @@ class OnPolicy(Face):
     """Base of PPO and A2C, whose `make_buffer` and `update` finish it."""
 
     config_class: ClassVar[type[OnPolicyConfig]]
+    rows_are_independent = True  # so that a minibatch may be worked on in parts
     optimizer: FlatOptimizer
 
     def __init__(
@@ -81,17 +82,7 @@ class OnPolicy(Face):
         self.action_space = self.envs[0].single_action_space
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(config.seed)
-            self.policy = ActorCritic(
-                self.observation_space,
-                self.action_space,
-                hidden_sizes=config.hidden_sizes,
-                activation=config.activation_function,
-                shared=config.shared_network,
-                ortho_init=config.ortho_init,
-                squash_actions=config.squash_actions,
-                log_std_init=config.log_std_init,
-                normalize_observations=config.observation_normalization,
-            ).to(self.device)
+            self.policy = self.make_policy().to(self.device)
         self.reward_scale = None
         if config.reward_scaling:
             self.reward_scale = RewardScale(config.gamma).to(self.device)
@@ -100,6 +91,21 @@ class OnPolicy(Face):
 
         self._act: dict[int, Callable[..., Tensor]] = {}
         self._predict_generator = torch.Generator(self.device).manual_seed(seed + 2**31)
+
+    def make_policy(self) -> ActorCritic:
+        """Makes the networks, with their initial weights."""
+        config = self.config
+        return ActorCritic(
+            self.observation_space,
+            self.action_space,
+            hidden_sizes=config.hidden_sizes,
+            activation=config.activation_function,
+            shared=config.shared_network,
+            ortho_init=config.ortho_init,
+            squash_actions=config.squash_actions,
+            log_std_init=config.log_std_init,
+            normalize_observations=config.observation_normalization,
+        )
 
     @property
     def num_updates(self) -> int:
@@ -110,30 +116,33 @@ class OnPolicy(Face):
 
     def make_buffer(self) -> RolloutBuffer:
         """Allocates the rollout and builds `act` and `advantage` for its shapes."""
-        config, head = self.config, self.policy.head
+        config = self.config
         batch_size = config.per_rank_batch_size or config.num_steps * config.num_envs
-        buffer = RolloutBuffer(
-            config.num_steps,
-            config.num_envs,
-            self.observation_space,
-            head.action_shape,
-            head.action_dtype,
-            head.noise_size,
-            batch_size,
-            self.device,
-        )
+        buffer = self._allocate(batch_size)
         threads = config.num_threads or update_threads(batch_size, max(config.hidden_sizes))
         # Compiled kernels share the work among threads themselves; recorded ones get parts of it.
-        in_parts = config.compile != "on" and self._on_cpu
+        in_parts = config.compile != "on" and self._on_cpu and self.rows_are_independent
         self._num_parts, self._threads = (threads, 1) if in_parts else (1, threads)
         # On the CPU torch.compile acts more slowly than eager: what runs once a step is recorded.
         mode = "auto" if config.compile == "on" and self._on_cpu else config.compile
-        for num_envs in {env.num_envs for env in self.envs}:
-            example = tuple(x[0, :num_envs] for x in (buffer.obs, buffer.noise, buffer.actions))
-            self._act[num_envs] = build(self._draw_actions, example, mode)
+        self._build_act(buffer, mode)
         caused = (buffer.rewards, buffer.terminated, buffer.truncated)
         self._advantage = build(partial(self._compute_advantages, buffer), caused, mode)
         return buffer
+
+    def _allocate(self, batch_size: int) -> RolloutBuffer:
+        return RolloutBuffer(*self._rollout_sizes(batch_size))
+
+    def _rollout_sizes(self, batch_size: int) -> tuple[Any, ...]:
+        config, head = self.config, self.policy.head
+        action = head.action_shape, head.action_dtype, head.noise_size
+        sizes = config.num_steps, config.num_envs, self.observation_space
+        return *sizes, *action, batch_size, self.device
+
+    def _build_act(self, buffer: RolloutBuffer, mode: str) -> None:
+        for num_envs in {env.num_envs for env in self.envs}:
+            example = tuple(x[0, :num_envs] for x in (buffer.obs, buffer.noise, buffer.actions))
+            self._act[num_envs] = build(self._draw_actions, example, mode)
 
     def begin_rollout(self, buffer: RolloutBuffer) -> None:
         """Draws the noise of a whole rollout at once."""
@@ -213,31 +222,34 @@ class OnPolicy(Face):
     ) -> Tensor:
         """Fills values `[T + 1, N]`, log-probabilities, advantages and returns `[T, N]`.
 
-        Log-probabilities that the buffer has already stay: they are of the policy that acted. Rows
-        go through the networks in chunks that stay in the cache.
+        Log-probabilities that the buffer has already stay: they are of the policy that acted.
         """
-        obs, actions = buffer.obs[:-1].flatten(0, 1), buffer.actions.flatten(0, 1)
-        log_probs, values = buffer.log_probs.view(-1), buffer.values[:-1].view(-1)
-        chunks = [slice(start, start + _CHUNK) for start in range(0, len(obs), _CHUNK)]
         with self.devices.autocast():
-            for first in range(0, len(chunks), self._num_parts):
-                group = chunks[first : first + self._num_parts]
-                if has_log_probs:
-                    judged = side_by_side(self.policy.value, [(obs[rows],) for rows in group])
-                else:
-                    given = [(obs[rows], actions[rows]) for rows in group]
-                    judged = side_by_side(self.policy.evaluate, given)
-                for rows, result in zip(group, judged, strict=True):
-                    if has_log_probs:
-                        values[rows].copy_(result)
-                    else:
-                        log_probs[rows].copy_(result[0])
-                        values[rows].copy_(result[2])
-            buffer.values[-1].copy_(self.policy.value(buffer.obs[-1]))
+            self._evaluate_rows(buffer, has_log_probs)
         discounts = (self.config.gamma, self.config.gae_lambda)
         advantages = gae(rewards, buffer.values, terminated, truncated, *discounts)
         buffer.advantages.copy_(advantages)
         return buffer.returns.copy_(advantages + buffer.values[:-1])
+
+    def _evaluate_rows(self, buffer: RolloutBuffer, has_log_probs: bool) -> None:
+        """Fills values and log-probabilities, in chunks of rows that stay in the cache."""
+        obs, actions = buffer.obs[:-1].flatten(0, 1), buffer.actions.flatten(0, 1)
+        log_probs, values = buffer.log_probs.view(-1), buffer.values[:-1].view(-1)
+        chunks = [slice(start, start + _CHUNK) for start in range(0, len(obs), _CHUNK)]
+        for first in range(0, len(chunks), self._num_parts):
+            group = chunks[first : first + self._num_parts]
+            if has_log_probs:
+                judged = side_by_side(self.policy.value, [(obs[rows],) for rows in group])
+            else:
+                given = [(obs[rows], actions[rows]) for rows in group]
+                judged = side_by_side(self.policy.evaluate, given)
+            for rows, result in zip(group, judged, strict=True):
+                if has_log_probs:
+                    values[rows].copy_(result)
+                else:
+                    log_probs[rows].copy_(result[0])
+                    values[rows].copy_(result[2])
+        buffer.values[-1].copy_(self.policy.value(buffer.obs[-1]))
 
     # Saving
 

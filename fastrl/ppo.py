@@ -62,6 +62,7 @@ class PPO(OnPolicy):
     algo = "ppo"
     config_class = PPOConfig
     config: PPOConfig
+    minibatch_class: type = Minibatch
 
     def __init__(
         self,
@@ -155,7 +156,7 @@ class PPO(OnPolicy):
 
     def _step(self, *fields: Tensor) -> Tensor:
         """One minibatch: gradient, clipping, Adam. Returns the sums of the metrics so far."""
-        batch = Minibatch(*fields)
+        batch = self.minibatch_class(*fields)
         if self.config.normalize_advantages and self.devices.is_alone:
             batch = batch._replace(advantages=normalize(batch.advantages, batch.weights))
         gradient, metrics = sum_over_parts(self._gradient, batch, self._num_parts)
@@ -166,9 +167,9 @@ class PPO(OnPolicy):
 
     def _gradient(self, *fields: Tensor) -> tuple[Tensor, Tensor]:
         """Returns some rows' share of a minibatch's gradient `[P]` and of the metrics before it."""
-        config, batch = self.config, Minibatch(*fields)
+        config, batch = self.config, self.minibatch_class(*fields)
         with self.devices.autocast():
-            log_probs, entropy, values = self.policy.evaluate(batch.obs, batch.actions)
+            log_probs, entropy, values = self._evaluate(batch)
         weights, clip_coef = batch.weights, self._clip_coef
         advantages = batch.advantages
         log_ratio = log_probs - batch.log_probs
@@ -186,6 +187,10 @@ class PPO(OnPolicy):
             kl = approximate_kl(log_ratio.detach(), weights)
             clipped = clip_fraction(log_ratio.detach(), weights, clip_coef)
             return gradient, torch.stack([*losses, kl, clipped])
+
+    def _evaluate(self, batch: Minibatch) -> tuple[Tensor, Tensor, Tensor]:
+        """Returns log pi(a|s), the entropy and V(s) of the rows `[B]`."""
+        return self.policy.evaluate(batch.obs, batch.actions)
 
 
 def load_agent(path: str | Path) -> PPO:

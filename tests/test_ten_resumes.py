@@ -9,12 +9,13 @@ from typing import Any
 import pytest
 from test_resume import SETTINGS, UPDATE, assert_equal, last_state, metrics_of
 
-from fastrl import A2C, PPO, AgentTrainer
+from fastrl import A2C, PPO, AgentTrainer, PPORecurrent
 from fastrl.on_policy import OnPolicy
 
 AGENTS: dict[str, tuple[type[OnPolicy], dict[str, Any]]] = {
     "ppo": (PPO, {}),
     "a2c": (A2C, {}),
+    "ppo_recurrent": (PPORecurrent, {"sequence_length": 8, "previous_action": True}),
 }
 NUM_RESUMES = 10
 

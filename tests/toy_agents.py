@@ -14,6 +14,7 @@ from fastrl.buffers.rollout import RolloutBuffer
 from fastrl.on_policy import OnPolicy
 from fastrl.player import Player
 from fastrl.ppo import PPO
+from fastrl.ppo_recurrent import PPORecurrent
 from fastrl.run.timer import StageTimer
 
 
@@ -64,6 +65,14 @@ def make_agent(env: str | gymnasium.vector.VectorEnv | Any = "discrete", **setti
 def make_a2c(env: str | gymnasium.vector.VectorEnv | Any = "discrete", **settings: Any) -> A2C:
     """Return a small A2C agent likewise."""
     return make_agent_of(A2C, env, **settings)
+
+
+def make_recurrent(
+    env: str | gymnasium.vector.VectorEnv | Any = "discrete", **settings: Any
+) -> PPORecurrent:
+    """Return a small recurrent PPO agent likewise: minibatches of four sequences of eight rows."""
+    small = {"update_epochs": 2, "sequence_length": 8, "per_rank_batch_size": 32}
+    return make_agent_of(PPORecurrent, env, **{**small, **settings})
 
 
 Kind = TypeVar("Kind", bound=OnPolicy)

@@ -51,6 +51,12 @@ class Episodes(NamedTuple):
     lengths: np.ndarray
 
 
+def shuffle_seed(*key: int) -> int:
+    """Returns a seed in `[0, 2**64)` that depends on every bit of the numbers."""
+    digest = hashlib.blake2b(repr(key).encode(), digest_size=8).digest()
+    return int.from_bytes(digest, "little")
+
+
 class RolloutBuffer:
     """Storage for one rollout on the training device, and the recorder that fills it."""
 
@@ -119,18 +125,22 @@ class RolloutBuffer:
             self._finished_returns,
             self._finished_lengths,
         )
+        self._allocate_minibatches(batch_size)
 
-        num_minibatches = -(-num_steps * num_envs // batch_size)
+    def _allocate_minibatches(self, batch_size: int) -> None:
+        num_minibatches = -(-self.num_steps * self.num_envs // batch_size)
         self._indices = torch.zeros(num_minibatches, batch_size, dtype=torch.int64)
         self._weights = torch.zeros(num_minibatches, batch_size)
         judged = [self.log_probs, self.values[:-1], self.advantages, self.returns]
         self._sources = [x.flatten(0, 1) for x in (self.obs[:-1], self.actions, *judged)]
         num_rows = num_minibatches * batch_size
-        outputs = [zeros(num_rows, *x.shape[1:], dtype=x.dtype) for x in self._sources]
-        self._gather = RowGather(self._sources, outputs) if device.type == "cpu" else None
+        outputs = [x.new_zeros(num_rows, *x.shape[1:]) for x in self._sources]
+        self._gather = RowGather(self._sources, outputs) if self.device.type == "cpu" else None
         self._outputs = outputs
         self._device_weights = (
-            self._weights if device.type == "cpu" else zeros(num_minibatches, batch_size)
+            self._weights
+            if self.device.type == "cpu"
+            else self.values.new_zeros(num_minibatches, batch_size)
         )
         fields = [x.view(num_minibatches, batch_size, *x.shape[1:]) for x in outputs]
         fields.append(self._device_weights)
@@ -237,9 +247,8 @@ class RolloutBuffer:
         Args:
             *key: numbers that the shuffle follows from, so that it has no state to save.
         """
-        digest = hashlib.blake2b(repr(key).encode(), digest_size=8).digest()
-        seed = int.from_bytes(digest, "little")
-        shuffled_minibatches(self.host_valid[:-1].flatten(), seed, self._indices, self._weights)
+        valid, seed = self.host_valid[:-1].flatten(), shuffle_seed(*key)
+        shuffled_minibatches(valid, seed, self._indices, self._weights)
         if self._gather is not None:
             self._gather.gather(self._indices)
         else:

@@ -1,0 +1,59 @@
+"""One minibatch of recurrent PPO: recorded, eager, and a step at a time as nn.LSTMCell does it."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from fastrl import PPORecurrent
+
+NUM_SEQUENCES, LENGTH = 16, 32
+ROWS = NUM_SEQUENCES * LENGTH
+
+
+def make_agent(compile_mode, rnn):
+    """Returns an agent and a minibatch of random rows."""
+    sizes = {"num_envs": NUM_SEQUENCES, "num_steps": LENGTH, "sequence_length": LENGTH}
+    settings = {"per_rank_batch_size": ROWS, "ent_coef": 0.01, "accelerator": "cpu", "rnn": rnn}
+    agent = PPORecurrent("LunarLander-v2", preset="none", compile=compile_mode, **sizes, **settings)
+    buffer = agent.make_buffer()
+    batch = buffer.first_minibatch
+    batch.obs.copy_(torch.randn(ROWS, 8, generator=torch.Generator().manual_seed(1)))
+    batch.weights.fill_(1 / ROWS)
+    with torch.no_grad():
+        log_probs, _, values = agent._evaluate(batch)
+    batch.log_probs.copy_(log_probs)
+    batch.values.copy_(values)
+    batch.returns.copy_(torch.linspace(-1, 1, ROWS))
+    batch.advantages.copy_(batch.returns - values)
+    return agent, batch
+
+
+def step_by_step(agent):
+    """Makes the agent evaluate sequences by a plain loop of cells."""
+
+    def evaluate(batch):
+        state, parts = batch.states, []
+        for obs, actions in zip(
+            batch.obs.split(NUM_SEQUENCES), batch.actions.split(NUM_SEQUENCES), strict=True
+        ):
+            features, state = agent.policy.step(obs, state)
+            parts.append(agent.policy.judge(features, actions))
+        return tuple(torch.cat(part) for part in zip(*parts, strict=True))
+
+    agent._evaluate = evaluate
+
+
+@pytest.mark.parametrize("rnn", ["lstm", "gru"])
+@pytest.mark.parametrize("form", ["recorded", "eager", "step by step"])
+def test_update(benchmark, form, rnn):
+    benchmark.group = f"recurrent update, {rnn}, {NUM_SEQUENCES} sequences of {LENGTH} steps"
+    agent, batch = make_agent("auto" if form == "recorded" else "off", rnn)
+    twin, twin_batch = make_agent("off", rnn)
+    step_by_step(twin)
+    if form == "step by step":
+        step_by_step(agent)
+    agent._minibatch_step(*batch)
+    twin._minibatch_step(*twin_batch)
+    torch.testing.assert_close(agent.optimizer.flat, twin.optimizer.flat, rtol=1e-3, atol=1e-4)
+    benchmark.pedantic(agent._minibatch_step, batch, rounds=30, warmup_rounds=3)

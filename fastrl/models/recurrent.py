@@ -1,0 +1,179 @@
+"""Actor and critic that remember: layers, then an LSTM or GRU, then the heads.
+
+A state is one row `[B, S]`: what the memories hold and, if asked for, the previous action. Zeros
+are the state in which an episode begins. Letters: L steps of B sequences, O observation dims, E
+numbers of a previous action, F features in front of the heads.
+"""
+
+from __future__ import annotations
+
+import gymnasium
+import torch
+from torch import Tensor, nn
+
+from fastrl.models.distributions import CategoricalHead, make_action_head
+from fastrl.models.layers import linear, mlp
+from fastrl.models.normalization import RunningNorm
+from fastrl.models.rnn import Memory
+
+
+class RecurrentActorCritic(nn.Module):
+    """A policy and a value function of all that was seen in an episode."""
+
+    def __init__(
+        self,
+        observation_space: gymnasium.Space,
+        action_space: gymnasium.Space,
+        *,
+        rnn: str,
+        previous_action: bool,
+        hidden_sizes: tuple[int, ...],
+        activation: str,
+        shared: bool,
+        ortho_init: bool,
+        squash_actions: bool,
+        log_std_init: float,
+        normalize_observations: bool,
+    ) -> None:
+        """Makes the networks.
+
+        Args:
+            observation_space: a one-dimensional Box.
+            action_space: Discrete, MultiDiscrete or one-dimensional Box.
+            rnn: "lstm" or "gru".
+            previous_action: the memory sees what was done a step before, too.
+            hidden_sizes: widths of the layers; the last is the memory's.
+            activation: "relu", "tanh" or "elu", before the memory.
+            shared: one memory with two heads, in place of two.
+            ortho_init: orthogonal initial weights.
+            squash_actions: squash Box actions by tanh in place of clipping them.
+            log_std_init: initial logarithm of the standard deviation of Box actions.
+            normalize_observations: put a running normaliser in front.
+
+        Raises:
+            ValueError: a space is not supported.
+        """
+        super().__init__()
+        is_box = isinstance(observation_space, gymnasium.spaces.Box)
+        if not is_box or len(observation_space.shape) != 1:
+            raise ValueError(
+                f"unsupported observation space {observation_space}; "
+                "supported is a one-dimensional Box (gymnasium.wrappers.FlattenObservation)"
+            )
+        (num_inputs,) = observation_space.shape
+        self.normalizer = RunningNorm((num_inputs,)) if normalize_observations else None
+        *widths, num_features = hidden_sizes
+        action_gain, value_gain = (0.01, 1.0) if ortho_init else (None, None)
+        self.head = make_action_head(
+            action_space, num_features, squash_actions, log_std_init, action_gain
+        )
+        self.value_head = linear(num_features, 1, value_gain)
+        self.previous_size = 0
+        if previous_action:
+            is_choice = isinstance(self.head, CategoricalHead)
+            self.previous_size = self.head.noise_size if is_choice else self.head.action_shape[0]
+        num_memories = 1 if shared else 2
+        self.encoders = nn.ModuleList(
+            mlp(num_inputs, widths, activation, ortho_init) for _ in range(num_memories)
+        )
+        memory_inputs = (widths[-1] if widths else num_inputs) + self.previous_size
+        self.memories = nn.ModuleList(
+            Memory(rnn, memory_inputs, num_features, ortho_init) for _ in range(num_memories)
+        )
+        self.memory_sizes = [memory.state_size for memory in self.memories]
+        self.feature_sizes = [num_features] * num_memories
+        self.state_size = sum(self.memory_sizes) + self.previous_size
+
+    def forward(self, observations: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
+        """Returns the greedy actions `[B, ...]`, as the environment takes them, and the state."""
+        features, memory = self.step(observations, state)
+        actions = self.head.mode(self.head(self._of_actor(features)))
+        return self.head.to_env(actions), self.remember(memory, actions)
+
+    def act(self, observations: Tensor, noise: Tensor, state: Tensor) -> tuple[Tensor, ...]:
+        """Draws actions.
+
+        Args:
+            observations: `[B, O]`.
+            noise: `[B, noise_size]`.
+            state: `[B, S]` before the step.
+
+        Returns:
+            Actions `[B, *action_shape]`, features `[B, F]` and the state after the step `[B, S]`.
+        """
+        features, memory = self.step(observations, state)
+        actions = self.head.sample(self.head(self._of_actor(features)), noise)
+        return actions, features, self.remember(memory, actions)
+
+    def step(self, observations: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
+        """Takes observations `[B, O]` in; returns features `[B, F]` and what the memories hold."""
+        *memories, previous = state.split([*self.memory_sizes, self.previous_size], 1)
+        inputs = self.normalize(observations)
+        held = [
+            memory.step(torch.cat([encoder(inputs), previous], 1), before)
+            for encoder, memory, before in zip(self.encoders, self.memories, memories, strict=True)
+        ]
+        features = [x[:, :size] for x, size in zip(held, self.feature_sizes, strict=True)]
+        return torch.cat(features, 1), torch.cat(held, 1)
+
+    def remember(self, memory: Tensor, actions: Tensor) -> Tensor:
+        """Returns the state `[B, S]` of what the memories hold and of the action just taken."""
+        if not self.previous_size:
+            return memory
+        if isinstance(self.head, CategoricalHead):
+            columns = actions.unsqueeze(1) if self.head.single else actions
+            ones = [
+                nn.functional.one_hot(columns[:, dim], choices)
+                for dim, choices in enumerate(self.head.num_choices)
+            ]
+            return torch.cat([memory, *(x.to(memory.dtype) for x in ones)], 1)
+        return torch.cat([memory, self.head.to_env(actions)], 1)
+
+    def judge(self, features: Tensor, actions: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Returns log pi(a|s), the entropy and V(s), each `[B]`, of features `[B, F]`."""
+        with _full_precision(features):
+            features = features.float()
+            outputs = self.head(self._of_actor(features))
+            log_prob, entropy = self.head.log_prob_and_entropy(outputs, actions)
+            return log_prob, entropy, self.value(features)
+
+    def value(self, features: Tensor) -> Tensor:
+        """Returns V(s) `[B]` of features `[B, F]`."""
+        with _full_precision(features):
+            last = features.float().split(self.feature_sizes, 1)[-1]
+            return self.value_head(last).squeeze(-1)
+
+    def evaluate(
+        self, observations: Tensor, actions: Tensor, state: Tensor, previous: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Returns log pi(a|s), the entropy and V(s) of sequences, without a loop over steps.
+
+        Args:
+            observations: `[L * B, O]`, step by step.
+            actions: `[L * B, *action_shape]`.
+            state: `[B, S]` before the first step.
+            previous: previous actions `[L * B, E]`, as in a state.
+
+        Returns:
+            Three times `[L * B]`.
+        """
+        *memories, _ = state.split([*self.memory_sizes, self.previous_size], 1)
+        inputs = self.normalize(observations)
+        features = []
+        for encoder, memory, before in zip(self.encoders, self.memories, memories, strict=True):
+            rows = torch.cat([encoder(inputs).float(), previous], 1)
+            with _full_precision(rows):  # an error in a memory lasts
+                sequences = rows.unflatten(0, (-1, len(state)))
+                features.append(memory(sequences, before).flatten(0, 1))
+        return self.judge(torch.cat(features, 1), actions)
+
+    def normalize(self, observations: Tensor) -> Tensor:
+        """Brings observations `[B, O]`, of any type, to the floats that the networks see."""
+        return observations.float() if self.normalizer is None else self.normalizer(observations)
+
+    def _of_actor(self, features: Tensor) -> Tensor:
+        return features.split(self.feature_sizes, 1)[0]
+
+
+def _full_precision(like: Tensor) -> torch.autocast:
+    return torch.autocast(like.device.type, enabled=False)

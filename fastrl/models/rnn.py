@@ -1,0 +1,61 @@
+"""Memory for policies: an LSTM or a GRU, a step at a time and over whole sequences at once.
+
+A state is one row `[B, S]` whose first H numbers are the output; zeros are the state in which an
+episode begins. Letters: L steps of a sequence, B rows, F inputs, H outputs.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+
+class Memory(nn.Module):
+    """One layer of LSTM (Hochreiter and Schmidhuber 1997) or GRU (Cho et al. 2014)."""
+
+    def __init__(self, kind: str, num_inputs: int, num_outputs: int, ortho_init: bool) -> None:
+        """Makes the layer.
+
+        Args:
+            kind: "lstm" or "gru".
+            num_inputs: F.
+            num_outputs: H.
+            ortho_init: orthogonal initial weights and zero biases, in place of torch's default.
+        """
+        super().__init__()
+        self.num_outputs = num_outputs
+        self.layer = (nn.LSTM if kind == "lstm" else nn.GRU)(num_inputs, num_outputs)
+        self.state_size = num_outputs * (2 if kind == "lstm" else 1)
+        if ortho_init:
+            for name, parameter in self.layer.named_parameters():
+                if name.startswith("bias"):
+                    nn.init.zeros_(parameter)
+                    continue
+                for gate in parameter.detach().split(num_outputs):
+                    nn.init.orthogonal_(gate)
+
+    def forward(self, inputs: Tensor, state: Tensor) -> Tensor:
+        """Goes through sequences that all last L steps, without a reset in between.
+
+        The library's kernel does all steps in one call (on a GPU, and for an LSTM on a CPU).
+
+        Args:
+            inputs: `[L, B, F]`.
+            state: `[B, S]` before the first step.
+
+        Returns:
+            Outputs of all steps, `[L, B, H]`. Those of padding after a sequence's end depend on
+            nothing that comes later, and nothing that counts depends on them.
+        """
+        parts = tuple(part.contiguous().unsqueeze(0) for part in state.split(self.num_outputs, 1))
+        outputs, _ = self.layer(inputs, parts if len(parts) > 1 else parts[0])
+        return outputs
+
+    def step(self, inputs: Tensor, state: Tensor) -> Tensor:
+        """Takes one step from `state` `[B, S]` with `inputs` `[B, F]`; returns the new state."""
+        layer = self.layer
+        weights = (layer.weight_ih_l0, layer.weight_hh_l0, layer.bias_ih_l0, layer.bias_hh_l0)
+        if isinstance(layer, nn.GRU):
+            return torch.gru_cell(inputs, state, *weights)
+        output, cell = torch.lstm_cell(inputs, state.split(self.num_outputs, 1), *weights)
+        return torch.cat([output, cell], 1)

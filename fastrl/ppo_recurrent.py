@@ -1,0 +1,186 @@
+"""PPO with a memory: an LSTM or GRU between observations and heads.
+
+    python -m fastrl.ppo_recurrent --env-id CartPole-v1 --mask-vel
+
+What differs from `ppo.py`: acting takes a state along, which starts at zeros where an episode
+begins; minibatches are whole sequences, each of one episode and from the state in which the policy
+acted there (`buffers/sequences.py`); and their log-probabilities and values come from the library's
+LSTM or GRU over all steps at once. The value of an episode's last observation, which a time limit
+bootstraps from, is taken with that episode's state.
+"""
+
+from __future__ import annotations
+
+if __name__ == "__main__":  # before torch is imported, so that --help and mistakes answer at once
+    from fastrl.cli import main as command_line
+
+    raise SystemExit(command_line("ppo_recurrent"))
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from fastrl.buffers.sequences import SequenceMinibatch, SequenceRollout
+from fastrl.cli import Command, describe
+from fastrl.config.ppo_recurrent import PPORecurrentConfig
+from fastrl.models.recurrent import RecurrentActorCritic
+from fastrl.ppo import PPO
+from fastrl.run.compiling import build
+from fastrl.run.devices import make_devices
+from fastrl.trainer import AgentTrainer
+
+
+class PPORecurrent(PPO):
+    """A recurrent PPO agent: `PPORecurrent("CartPole-v1", mask_vel=True).learn(500_000)`."""
+
+    algo = "ppo_recurrent"
+    config_class = PPORecurrentConfig
+    config: PPORecurrentConfig
+    minibatch_class = SequenceMinibatch
+    policy: RecurrentActorCritic
+
+    def make_policy(self) -> Any:
+        """Makes the networks, with their initial weights."""
+        config = self.config
+        return RecurrentActorCritic(
+            self.observation_space,
+            self.action_space,
+            rnn=config.rnn,
+            previous_action=config.previous_action,
+            hidden_sizes=config.hidden_sizes,
+            activation=config.activation_function,
+            shared=config.shared_network,
+            ortho_init=config.ortho_init,
+            squash_actions=config.squash_actions,
+            log_std_init=config.log_std_init,
+            normalize_observations=config.observation_normalization,
+        )
+
+    # Acting
+
+    def _allocate(self, batch_size: int) -> SequenceRollout:
+        return SequenceRollout(
+            *self._rollout_sizes(batch_size),
+            sequence_length=self.config.sequence_length,
+            state_size=self.policy.state_size,
+            previous_size=self.policy.previous_size,
+            num_features=sum(self.policy.feature_sizes),
+        )
+
+    def _build_act(self, buffer: Any, mode: str) -> None:
+        # `act` is told which row it fills by where that row's actions are to be stored. The views
+        # are made once: slicing a tensor costs as much as a small matrix product.
+        self._memories: dict[int, tuple[Tensor, ...]] = {}
+        first_env = 0
+        for env in self.envs:
+            columns = slice(first_env, first_env + env.num_envs)
+            for t in range(buffer.num_steps):
+                rows = buffer.states[t], buffer.states[t + 1], buffer.features[t]
+                views = (buffer.host_valid[t, columns], *(x[columns] for x in rows))
+                self._memories[buffer.actions[t, columns].data_ptr()] = views
+            drawn = tuple(x[0, columns] for x in (buffer.obs, buffer.noise, buffer.actions))
+            if env.num_envs not in self._act:
+                memory = self._memories[drawn[2].data_ptr()]
+                example = (*drawn, memory[0].to(self.device), *memory[1:])
+                self._act[env.num_envs] = build(self._draw_with_memory, example, mode)
+            first_env += env.num_envs
+
+    def act(self, obs: Tensor, noise: Tensor, stored: Tensor) -> np.ndarray:
+        """Draws actions for `obs` `[n, O]` with `noise` `[n, K]` into `stored`.
+
+        Returns:
+            The actions as the environments take them.
+        """
+        valid, *states = self._memories[stored.data_ptr()]
+        valid = valid if self._on_cpu else valid.to(self.device)
+        actions = self._act[obs.shape[0]](obs, noise, stored, valid, *states)
+        return actions.numpy() if self._on_cpu else actions.cpu().numpy()
+
+    @torch.no_grad()
+    def _draw_with_memory(
+        self,
+        obs: Tensor,
+        noise: Tensor,
+        stored: Tensor,
+        valid: Tensor,
+        state: Tensor,
+        next_state: Tensor,
+        features: Tensor,
+    ) -> Tensor:
+        """Acts on a row `[n]`; fills its actions and features, and the state of the next row."""
+        actions, seen, after = self.policy.act(obs, noise, state)
+        stored.copy_(actions)
+        features.copy_(seen)
+        # A row that is not valid holds the last observation of an episode. It is seen with that
+        # episode's state, and only the row after it begins the next episode.
+        next_state.copy_(after * valid.unsqueeze(1))
+        return self.policy.head.to_env(actions)
+
+    def new_state(self, num_envs: int) -> Tensor:
+        """Returns zeros `[n, S]`: the state of n environments in which episodes begin."""
+        return torch.zeros(num_envs, self.policy.state_size, device=self.device)
+
+    @torch.no_grad()
+    def predict(
+        self, obs: np.ndarray, deterministic: bool = True, state: Tensor | None = None
+    ) -> np.ndarray:
+        """Returns the environments' actions for one observation `[O]` or a batch `[n, O]`.
+
+        Args:
+            obs: what the environments show.
+            deterministic: take the likeliest actions in place of drawing some.
+            state: `[n, S]` from `new_state`, changed in place: what was seen before. Set the rows
+                to zero whose environments begin an episode. None: all begin one here.
+        """
+        single = np.ndim(obs) == 1
+        rows = torch.as_tensor(np.array(obs, self.observation_space.dtype, ndmin=2)).to(self.device)
+        if rows.shape[1:] != self.observation_space.shape:
+            raise ValueError(f"expected {self.observation_space.shape} each, not {np.shape(obs)}")
+        before = self.new_state(len(rows)) if state is None else state
+        if before.shape != (len(rows), self.policy.state_size):
+            raise ValueError(
+                f"expected a state of shape {(len(rows), self.policy.state_size)} for "
+                f"{len(rows)} observations, not {tuple(before.shape)}"
+            )
+        if deterministic:
+            actions, after = self.policy(rows, before)
+        else:
+            noise = torch.empty(len(rows), self.policy.head.noise_size, device=self.device)
+            self.policy.head.draw_noise(noise, self._predict_generator)
+            actions, _, after = self.policy.act(rows, noise, before)
+            actions = self.policy.head.to_env(actions)
+        before.copy_(after)
+        return actions[0].cpu().numpy() if single else actions.cpu().numpy()
+
+    # Learning
+
+    def _evaluate_rows(self, buffer: Any, has_log_probs: bool) -> None:
+        """Fills values and log-probabilities from the features that acting left."""
+        assert not has_log_probs
+        features, actions = buffer.features.flatten(0, 1), buffer.actions.flatten(0, 1)
+        log_probs, _, values = self.policy.judge(features, actions)
+        buffer.log_probs.copy_(log_probs.view_as(buffer.log_probs))
+        buffer.values[:-1].copy_(values.view_as(buffer.log_probs))
+        last, _ = self.policy.step(buffer.obs[-1], buffer.states[-1])
+        buffer.values[-1].copy_(self.policy.value(last))
+
+    def _evaluate(self, batch: Any) -> tuple[Tensor, Tensor, Tensor]:
+        """Returns log pi(a|s), the entropy and V(s) of the rows `[L * B]`."""
+        return self.policy.evaluate(batch.obs, batch.actions, batch.states, batch.previous)
+
+
+def load_agent(path: str | Path) -> PPORecurrent:
+    """Reads an agent from a checkpoint, to be tested on whatever device is here."""
+    return PPORecurrent.load(path, accelerator="auto")
+
+
+def main(command: Command) -> int:
+    """Trains as the command line says; returns the exit status."""
+    devices = make_devices(command.config)
+    if command.resume is None and devices.is_global_zero:
+        print(describe(command), flush=True)
+    agent = PPORecurrent(command.config.env_id, command.config, devices=devices)
+    return AgentTrainer(resume=command.resume).fit(agent).exit_status
