@@ -167,6 +167,15 @@ class PPORecurrent(PPO):
         last, _ = self.policy.step(buffer.obs[-1], buffer.states[-1])
         buffer.values[-1].copy_(self.policy.value(last))
 
+    def _deal(self, buffer: Any, update_index: int, epoch: int) -> list[Any]:
+        """Deals the sequences; as many minibatches on each rank, however many episodes ended."""
+        if not epoch:
+            self._num_minibatches = int(self.devices.gather(np.array([buffer.cut()])).max())
+        key = self.config.seed, self.devices.global_rank, update_index, epoch
+        minibatches = buffer.minibatches(*key, num_minibatches=self._num_minibatches)
+        self.devices.balance(minibatches, self.config.normalize_advantages)
+        return minibatches
+
     def _evaluate(self, batch: Any) -> tuple[Tensor, Tensor, Tensor]:
         """Returns log pi(a|s), the entropy and V(s) of the rows `[L * B]`."""
         return self.policy.evaluate(batch.obs, batch.actions, batch.states, batch.previous)
@@ -179,8 +188,8 @@ def load_agent(path: str | Path) -> PPORecurrent:
 
 def main(command: Command) -> int:
     """Trains as the command line says; returns the exit status."""
-    devices = make_devices(command.config)
-    if command.resume is None and devices.is_global_zero:
-        print(describe(command), flush=True)
-    agent = PPORecurrent(command.config.env_id, command.config, devices=devices)
-    return AgentTrainer(resume=command.resume).fit(agent).exit_status
+    with make_devices(command.config) as devices:
+        if command.resume is None and devices.is_global_zero:
+            print(describe(command), flush=True)
+        agent = PPORecurrent(command.config.env_id, command.config, devices=devices)
+        return AgentTrainer(resume=command.resume).fit(agent).exit_status

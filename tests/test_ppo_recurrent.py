@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 from gymnasium import spaces
+from ranks import run_ranks
 from toy_agents import WALKS, Loop, differing, make_recurrent, run, tensors_of
 from toy_envs import EndlessEnv, ToyEnv
 
@@ -263,6 +264,7 @@ def test_flag_changes_what_is_learned(name):
         ({"rnn": "rnn"}, "rnn must be one of"),
         ({"sequence_length": 32}, "sequence_length=32 is longer than a rollout"),
         ({"per_rank_batch_size": 20}, "must be a multiple of sequence_length=8"),
+        ({"share_data": True, "devices": 2}, "share_data is not offered"),
         ({"compile": "on"}, "compile=on is not offered"),
         ({"recompute_advantages": True}, "recompute_advantages is not offered"),
     ],
@@ -289,3 +291,16 @@ def test_minibatches_of_an_update_follow_the_number_of_sequences():
         counts.append(len(loop.buffer.minibatches(0)))
         loop.update()
     assert min(counts) > 2  # 64 rows in sequences of 8 would fill two minibatches of 32
+
+
+def on_a_rank() -> tuple[np.ndarray, list[float], float]:
+    """Return weights and losses of one of two ranks, and how many steps its optimiser took."""
+    agent = make_recurrent(devices=2, normalize_advantages=True, total_timesteps=16 * 4 * 2 * 3)
+    losses = [metrics["Loss/value_loss"] for metrics in run(agent)]
+    return agent.optimizer.flat.numpy(), losses, tensors_of(agent)["optimizer.steps"].item()
+
+
+def test_ranks_stay_equal_though_other_episodes_end_on_each():
+    first, second = run_ranks(2, on_a_rank)
+    np.testing.assert_array_equal(first[0], second[0])
+    assert first[1:] == second[1:] and np.isfinite(first[0]).all()

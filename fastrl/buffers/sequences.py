@@ -116,22 +116,30 @@ class SequenceRollout(RolloutBuffer):
         super().load_state_dict(state)
         self.states[0] = state["states"]
 
-    def minibatches(self, *key: int) -> Any:
+    def cut(self) -> int:
+        """Cuts the rollout into sequences; returns how many minibatches they fill."""
+        valid = self.host_valid[:-1]
+        env, start, length = cut_sequences(~valid, self.sequence_length)
+        has_rows = valid[start, env]  # not so where a reset row stands alone
+        self._sequences = env[has_rows], start[has_rows], length[has_rows]
+        num_columns = self._batch_size // self.sequence_length
+        return -(-len(self._sequences[0]) // num_columns)
+
+    def minibatches(self, *key: int, num_minibatches: int | None = None) -> Any:
         """Deals all sequences, shuffled, into minibatches; each valid row is in exactly one.
 
         Their number depends on how many episodes ended; their shapes do not.
 
         Args:
             *key: numbers that the shuffle follows from, so that it has no state to save.
+            num_minibatches: how many, at least what `cut` said, which then need not be asked again.
 
         Returns:
             A list of `SequenceMinibatch`.
         """
+        num_minibatches = num_minibatches or self.cut()
+        env, start, length = self._sequences
         valid, num_columns = self.host_valid[:-1], self._batch_size // self.sequence_length
-        env, start, length = cut_sequences(~valid, self.sequence_length)
-        has_rows = valid[start, env]  # not so where a reset row stands alone
-        env, start, length = env[has_rows], start[has_rows], length[has_rows]
-        num_minibatches = -(-len(env) // num_columns)
         places = torch.zeros(num_minibatches, num_columns, dtype=torch.int64)
         shares = torch.zeros(num_minibatches, num_columns)
         everyone = torch.ones(len(env), dtype=torch.bool)
@@ -144,7 +152,7 @@ class SequenceRollout(RolloutBuffer):
         grid = grid.view(shape).transpose(0, 1).contiguous().flatten(1)
         mask = mask.view(shape).transpose(0, 1) & (shares > 0).unsqueeze(1)
         counts = (mask.flatten(1) & valid.flatten()[grid]).float()
-        weights = counts / counts.sum(1, keepdim=True)
+        weights = counts / counts.sum(1, keepdim=True).clamp(min=1)
         first_rows = (start * self.num_envs + env).view(num_minibatches, num_columns)
         if self._previous_size:
             self._previous.copy_(self.states[:-1, :, -self._previous_size :])

@@ -46,6 +46,11 @@ class PPORecurrentConfig(PPOConfig):
             )
         if self.compile == "on":
             raise ValueError("compile=on is not offered with a memory; auto records its update")
+        if self.share_data:
+            raise ValueError(
+                "share_data is not offered with a memory: sequences stay where they were played; "
+                "ranks share gradients"
+            )
         if self.recompute_advantages:
             raise ValueError(
                 "recompute_advantages is not offered with a memory, whose states are those of the "
