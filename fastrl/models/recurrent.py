@@ -122,8 +122,8 @@ class RecurrentActorCritic(nn.Module):
             return memory
         if isinstance(self.head, CategoricalHead):
             columns = actions.unsqueeze(1) if self.head.single else actions
-            ones = [
-                nn.functional.one_hot(columns[:, dim], choices)
+            ones = [  # one_hot would look at the values, which a recording cannot
+                columns[:, dim : dim + 1] == torch.arange(choices, device=actions.device)
                 for dim, choices in enumerate(self.head.num_choices)
             ]
             return torch.cat([memory, *(x.to(memory.dtype) for x in ones)], 1)
