@@ -236,12 +236,13 @@ def _greedy(
 
     if not isinstance(agent, HasMemory):
         return agent.predict, lambda begins: None
-    state = agent.new_state(num_envs)
+    player: HasMemory = agent
+    state = player.new_state(num_envs)
 
     def begin(begins: np.ndarray) -> None:
         state[begins.nonzero()] = 0
 
-    return lambda obs: agent.predict(obs, state=state), begin
+    return lambda obs: player.predict(obs, state=state), begin
 
 
 def _record(agent: Agent, folder: Path, name: str, seed: int) -> list[Path]:

@@ -137,11 +137,9 @@ def _run(arguments: argparse.Namespace) -> int:
     path = arguments.out or saved.folder / f"policy{SUFFIXES[arguments.format]}"
     import torch
 
-    from fastrl.agent import HasMemory
-
     agent: Any = load_agent(saved)
     try:
-        if isinstance(agent, HasMemory):
+        if hasattr(agent, "new_state"):
             raise ValueError(
                 f"{saved.algo} acts by what it saw before, and an exported file maps observations "
                 "alone to actions; load it with fastrl and give predict a state"

@@ -46,7 +46,7 @@ class SequenceRollout(RolloutBuffer):
 
     def __init__(
         self,
-        *arguments: Any,
+        *sizes: Any,
         sequence_length: int,
         state_size: int,
         previous_size: int,
@@ -55,7 +55,7 @@ class SequenceRollout(RolloutBuffer):
         """Allocates the rollout; minibatches are allocated as episodes make them necessary.
 
         Args:
-            *arguments: as of `RolloutBuffer`; `batch_size` is a multiple of `sequence_length`.
+            *sizes: as of `RolloutBuffer`; `batch_size` is a multiple of `sequence_length`.
             sequence_length: L.
             state_size: S.
             previous_size: E, the last numbers of a state.
@@ -63,7 +63,7 @@ class SequenceRollout(RolloutBuffer):
         """
         self.sequence_length, self._previous_size = sequence_length, previous_size
         self._sizes = state_size, num_features
-        super().__init__(*arguments)
+        super().__init__(*sizes)
 
     def _allocate_minibatches(self, batch_size: int) -> None:
         rows, (state_size, num_features) = (self.num_steps, self.num_envs), self._sizes
@@ -90,7 +90,8 @@ class SequenceRollout(RolloutBuffer):
                 self._gathers.append((RowGather(self._sources, rows), gather_states))
             previous = rows.pop() if self._previous_size else self._previous.new_zeros(num_rows, 0)
             weights = self.states.new_zeros(num_rows)
-            self._sequence_batches.append(SequenceMinibatch(*rows, weights, previous, states))
+            fields = [*rows, weights, previous, states]
+            self._sequence_batches.append(SequenceMinibatch._make(fields))
 
     @property
     def first_minibatch(self) -> Any:
@@ -140,7 +141,7 @@ class SequenceRollout(RolloutBuffer):
         num_minibatches = num_minibatches or self.cut()
         env, start, length = self._sequences
         valid, num_columns = self.host_valid[:-1], self._batch_size // self.sequence_length
-        places = torch.zeros(num_minibatches, num_columns, dtype=torch.int64)
+        places = torch.zeros((num_minibatches, num_columns), dtype=torch.int64)
         shares = torch.zeros(num_minibatches, num_columns)
         everyone = torch.ones(len(env), dtype=torch.bool)
         shuffled_minibatches(everyone, shuffle_seed(*key), places, shares)

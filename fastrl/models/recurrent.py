@@ -7,6 +7,8 @@ numbers of a previous action, F features in front of the heads.
 
 from __future__ import annotations
 
+import math
+
 import gymnasium
 import torch
 from torch import Tensor, nn
@@ -71,16 +73,19 @@ class RecurrentActorCritic(nn.Module):
         self.previous_size = 0
         if previous_action:
             is_choice = isinstance(self.head, CategoricalHead)
-            self.previous_size = self.head.noise_size if is_choice else self.head.action_shape[0]
+            self.previous_size = (
+                self.head.noise_size if is_choice else math.prod(self.head.action_shape)
+            )
         num_memories = 1 if shared else 2
         self.encoders = nn.ModuleList(
             mlp(num_inputs, widths, activation, ortho_init) for _ in range(num_memories)
         )
         memory_inputs = (widths[-1] if widths else num_inputs) + self.previous_size
-        self.memories = nn.ModuleList(
+        memories = [
             Memory(rnn, memory_inputs, num_features, ortho_init) for _ in range(num_memories)
-        )
-        self.memory_sizes = [memory.state_size for memory in self.memories]
+        ]
+        self.memories = nn.ModuleList(memories)
+        self.memory_sizes = [memory.state_size for memory in memories]
         self.feature_sizes = [num_features] * num_memories
         self.state_size = sum(self.memory_sizes) + self.previous_size
 
@@ -109,10 +114,10 @@ class RecurrentActorCritic(nn.Module):
         """Takes observations `[B, O]` in; returns features `[B, F]` and what the memories hold."""
         *memories, previous = state.split([*self.memory_sizes, self.previous_size], 1)
         inputs = self.normalize(observations)
-        held = [
-            memory.step(torch.cat([encoder(inputs), previous], 1), before)
-            for encoder, memory, before in zip(self.encoders, self.memories, memories, strict=True)
-        ]
+        held = []
+        for encoder, memory, before in zip(self.encoders, self.memories, memories, strict=True):
+            assert isinstance(memory, Memory)
+            held.append(memory.step(torch.cat([encoder(inputs), previous], 1), before))
         features = [x[:, :size] for x, size in zip(held, self.feature_sizes, strict=True)]
         return torch.cat(features, 1), torch.cat(held, 1)
 

@@ -24,7 +24,7 @@ class Memory(nn.Module):
         """
         super().__init__()
         self.num_outputs = num_outputs
-        self.layer = (nn.LSTM if kind == "lstm" else nn.GRU)(num_inputs, num_outputs)
+        self.layer: nn.RNNBase = (nn.LSTM if kind == "lstm" else nn.GRU)(num_inputs, num_outputs)
         self.state_size = num_outputs * (2 if kind == "lstm" else 1)
         if ortho_init:
             for name, parameter in self.layer.named_parameters():
@@ -47,15 +47,16 @@ class Memory(nn.Module):
             Outputs of all steps, `[L, B, H]`. Those of padding after a sequence's end depend on
             nothing that comes later, and nothing that counts depends on them.
         """
-        parts = tuple(part.contiguous().unsqueeze(0) for part in state.split(self.num_outputs, 1))
-        outputs, _ = self.layer(inputs, parts if len(parts) > 1 else parts[0])
+        parts = [part.contiguous().unsqueeze(0) for part in state.split(self.num_outputs, 1)]
+        outputs, _ = self.layer(inputs, parts[0] if len(parts) == 1 else tuple(parts))
         return outputs
 
     def step(self, inputs: Tensor, state: Tensor) -> Tensor:
         """Takes one step from `state` `[B, S]` with `inputs` `[B, F]`; returns the new state."""
-        layer = self.layer
-        weights = (layer.weight_ih_l0, layer.weight_hh_l0, layer.bias_ih_l0, layer.bias_hh_l0)
-        if isinstance(layer, nn.GRU):
-            return torch.gru_cell(inputs, state, *weights)
-        output, cell = torch.lstm_cell(inputs, state.split(self.num_outputs, 1), *weights)
+        (weights,) = self.layer.all_weights
+        w_ih, w_hh, b_ih, b_hh = weights
+        if isinstance(self.layer, nn.GRU):
+            return torch.gru_cell(inputs, state, w_ih, w_hh, b_ih, b_hh)
+        before = state.split(self.num_outputs, 1)
+        output, cell = torch.lstm_cell(inputs, before, w_ih, w_hh, b_ih, b_hh)
         return torch.cat([output, cell], 1)
