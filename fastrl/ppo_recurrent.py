@@ -40,6 +40,7 @@ class PPORecurrent(PPO):
     config_class = PPORecurrentConfig
     config: PPORecurrentConfig
     minibatch_class = SequenceMinibatch
+    rows_are_independent = False
     policy: RecurrentActorCritic
 
     def make_policy(self) -> Any:

@@ -112,7 +112,7 @@ def test_gradient_of_sequences_equals_that_of_a_loop_over_rows(variant):
     agent.judge(loop.buffer)
     batch = loop.buffer.minibatches(0)[0]
     length, count = agent.config.sequence_length, len(batch.states)
-    gradient, _ = agent._gradient(batch)
+    gradient, _ = agent._gradient(*batch)
 
     def stepwise(_: Any) -> tuple[torch.Tensor, ...]:
         state, parts = batch.states, []
@@ -124,7 +124,7 @@ def test_gradient_of_sequences_equals_that_of_a_loop_over_rows(variant):
         return tuple(torch.cat(part) for part in zip(*parts, strict=True))
 
     agent._evaluate = stepwise
-    expected, _ = agent._gradient(batch)
+    expected, _ = agent._gradient(*batch)
     torch.testing.assert_close(gradient, expected, rtol=1e-3, atol=1e-6)
 
 

@@ -17,7 +17,6 @@ from fastrl.run.cuda_graphs import CapturedGraph, Function
 
 logger = logging.getLogger("fastrl")
 
-
 _SIMPLIFICATIONS = ("inline", "constant_propagation", "constant_pooling", "cse", "dce")
 
 
@@ -58,6 +57,9 @@ class Recording(TorchDispatchMode):
         self._graph.output(tree_map_only(Tensor, self._node, result))
         self._graph.erase_node(self._boundary)
         self._graph.eliminate_dead_code(is_impure_node=_must_stay)
+        # No tensor here requires a gradient, but oneDNN's LSTM asks whether its backward follows.
+        has_lstm = any("mkldnn_rnn_layer" in str(node.target) for node in self._graph.nodes)
+        self._grad_mode = torch.enable_grad if has_lstm else torch.no_grad
         self._module = fx.GraphModule({}, self._graph)
         self._example = (*inputs, *self._captured)
 
@@ -102,7 +104,7 @@ class Recording(TorchDispatchMode):
     def scripted(self) -> Function:
         """Returns the graph behind TorchScript's interpreter, or Python's where that is gone."""
         try:
-            with torch.no_grad(), warnings.catch_warnings(), self._undone():
+            with self._grad_mode(), warnings.catch_warnings(), self._undone():
                 warnings.simplefilter("ignore")  # tracing is deprecated; see below for its end
                 module = self._forking() if self._parts else self._module
                 script: Any = torch.jit.trace(module, self._example, check_trace=False)
@@ -127,9 +129,8 @@ class Recording(TorchDispatchMode):
             return self.scripted()
         given = self._example[: len(self._example) - len(self._captured)]
         changed = [i for i, tensor in enumerate(given) if _memory(tensor) in self._changed]
-        function = self._bind(self._module)
         with torch.no_grad():
-            return CapturedGraph(function, given, changed, self._captured)
+            return CapturedGraph(self._bind(self._module), given, changed, self._captured)
 
     @contextmanager
     def part(self) -> Iterator[None]:
@@ -185,7 +186,7 @@ class Recording(TorchDispatchMode):
         captured = tuple(self._captured)
 
         def call(*inputs: Tensor) -> Any:
-            with torch.no_grad():
+            with self._grad_mode():
                 return module(*inputs, *captured)
 
         return call
