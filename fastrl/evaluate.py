@@ -236,7 +236,7 @@ def _greedy(
 
     if not isinstance(agent, HasMemory):
         return agent.predict, lambda begins: None
-    player: HasMemory = agent
+    player = cast(HasMemory, agent)  # whose predict takes a state
     state = player.new_state(num_envs)
 
     def begin(begins: np.ndarray) -> None:
