@@ -45,7 +45,7 @@ class Agent(Protocol):
         """Learns from a full buffer; returns metrics by their names in the README's glossary."""
         ...
 
-    def predict(self, obs: np.ndarray, deterministic: bool = True) -> np.ndarray:
+    def predict(self, obs: Any, deterministic: bool = True) -> np.ndarray:
         """Returns the actions that the environments take, for one observation or a batch."""
         ...
 

@@ -315,6 +315,7 @@ def _in_words(kind: Any) -> str:
     if isinstance(kind, types.UnionType):
         return " or ".join(map(_in_words, get_args(kind)))
     names = {int: "a whole number", float: "a number", types.NoneType: "None"}
+    names |= {tuple[str, ...]: "words with spaces between"}
     return names.get(kind, "one word" if kind is str else "whole numbers with spaces between")
 
 

@@ -199,8 +199,9 @@ def _fresh_env(
         seed=base_seed(seed, purpose),
         backend=cast(Backend, played.backend),
         num_threads=min(agent.config.num_env_threads, num_envs),
-        mask_vel=agent.config.mask_vel,
         render=render,
+        testing=True,
+        **agent.config.env_settings,
     )
     known, fresh = ((e.single_observation_space, e.single_action_space) for e in (played, env))
     if fresh != known:

@@ -31,8 +31,11 @@ from fastrl.run.compiling import build
 from fastrl.run.devices import Devices, make_devices
 from fastrl.run.recording import side_by_side
 from fastrl.run.threads import keep_freed_memory, update_threads
+from fastrl.spaces import rows_of
 
-_CHUNK = 2048  # rows that go through the networks at once: what is made of them stays in the cache
+# Rows that go through the networks at once, and numbers in them: what is made of them stays in the
+# cache.
+_CHUNK, _CHUNK_NUMBERS = 2048, 2**23
 
 
 class OnPolicy(Face):
@@ -105,6 +108,7 @@ class OnPolicy(Face):
             squash_actions=config.squash_actions,
             log_std_init=config.log_std_init,
             normalize_observations=config.observation_normalization,
+            encoder=config.encoder,
         )
 
     @property
@@ -119,9 +123,13 @@ class OnPolicy(Face):
         config = self.config
         batch_size = config.per_rank_batch_size or config.num_steps * config.num_envs
         buffer = self._allocate(batch_size)
-        threads = config.num_threads or update_threads(batch_size, max(config.hidden_sizes))
-        # Compiled kernels share the work among threads themselves; recorded ones get parts of it.
-        in_parts = config.compile != "on" and self._on_cpu and self.rows_are_independent
+        pixels_shape = self.policy.reader.pixels_shape
+        width = max(math.prod(pixels_shape), *config.hidden_sizes)
+        threads = config.num_threads or update_threads(batch_size, width)
+        # Compiled kernels share the work among threads themselves, and so do convolutions; other
+        # recorded ones get parts of it.
+        may_part = self.rows_are_independent and not pixels_shape
+        in_parts = config.compile != "on" and self._on_cpu and may_part
         self._num_parts, self._threads = (threads, 1) if in_parts else (1, threads)
         # On the CPU torch.compile acts more slowly than eager: what runs once a step is recorded.
         mode = "auto" if config.compile == "on" and self._on_cpu else config.compile
@@ -164,12 +172,13 @@ class OnPolicy(Face):
         return self.policy.head.to_env(actions)
 
     @torch.no_grad()
-    def predict(self, obs: np.ndarray, deterministic: bool = True) -> np.ndarray:
-        """Returns the environments' actions for one observation `[O]` or a batch `[n, O]`."""
-        single = np.ndim(obs) == 1
-        rows = torch.as_tensor(np.array(obs, self.observation_space.dtype, ndmin=2)).to(self.device)
-        if rows.shape[1:] != self.observation_space.shape:
-            raise ValueError(f"expected {self.observation_space.shape} each, not {np.shape(obs)}")
+    def predict(self, obs: Any, deterministic: bool = True) -> np.ndarray:
+        """Returns the environments' actions for one observation `[*O]` or a batch `[n, *O]`.
+
+        Of a Dict, `obs` is one too, or a row as the rollout stores it.
+        """
+        arrays, single = rows_of(self.observation_space, obs)
+        rows = torch.as_tensor(arrays).to(self.device)
         if deterministic:
             actions = self.policy(rows)
         else:
@@ -208,8 +217,8 @@ class OnPolicy(Face):
     def take_in_observations(self, buffer: RolloutBuffer) -> None:
         """Updates the normaliser: after learning, whose first ratios are of the acting policy."""
         if self.policy.normalizer is not None:
-            rows, valid = buffer.obs[:-1].flatten(0, 1), buffer.valid.flatten()
-            self.policy.normalizer.update(rows, valid, self.devices.merge)
+            rows = self.policy.reader.read(buffer.obs[:-1].flatten(0, 1)).vector
+            self.policy.normalizer.update(rows, buffer.valid.flatten(), self.devices.merge)
 
     @torch.no_grad()
     def _compute_advantages(
@@ -235,7 +244,8 @@ class OnPolicy(Face):
         """Fills values and log-probabilities, in chunks of rows that stay in the cache."""
         obs, actions = buffer.obs[:-1].flatten(0, 1), buffer.actions.flatten(0, 1)
         log_probs, values = buffer.log_probs.view(-1), buffer.values[:-1].view(-1)
-        chunks = [slice(start, start + _CHUNK) for start in range(0, len(obs), _CHUNK)]
+        size = max(1, min(_CHUNK, _CHUNK_NUMBERS // obs[0].numel()))
+        chunks = [slice(start, start + size) for start in range(0, len(obs), size)]
         for first in range(0, len(chunks), self._num_parts):
             group = chunks[first : first + self._num_parts]
             if has_log_probs:

@@ -227,15 +227,15 @@ def test_unknown_setting_is_refused_with_the_nearest_name():
         PPO("toy_agents:DiscreteWalk", gama=0.5)
 
 
-class ImageWalk(DiscreteWalk):
-    """Observations that are no vectors."""
+class TextWalk(DiscreteWalk):
+    """Observations that are no numbers."""
 
-    observation_space: Any = spaces.Box(0, 255, (4, 4), np.uint8)
+    observation_space: Any = spaces.Text(3)
 
 
 def test_unsupported_space_is_refused_by_name():
-    with pytest.raises(ValueError, match="observation space"):
-        make_agent("test_ppo:ImageWalk")
+    with pytest.raises(ValueError, match="observation space Text"):
+        make_agent("test_ppo:TextWalk")
 
 
 class ByteWalk(DiscreteWalk):

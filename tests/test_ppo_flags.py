@@ -55,6 +55,7 @@ BASES: dict[str, dict[str, Any]] = {
 
 def test_every_flag_is_in_the_table():
     shared = {field.name for field in dataclasses.fields(RunConfig)}
+    shared |= {"encoder"}  # of pixels alone: tests/test_encoders.py
     own = [field.name for field in dataclasses.fields(PPOConfig) if field.name not in shared]
     assert [*CHANGES, "share_data"] == sorted(own, key=[*CHANGES, "share_data"].index)
 
@@ -242,7 +243,7 @@ def test_actions_spread_at_first_as_the_initial_deviation_says():
     obs, actions = loop.buffer.obs[:-1].flatten(0, 1), loop.buffer.actions.flatten(0, 1)
     policy = loop.agent.policy
     with torch.no_grad():
-        noise = actions - policy.head(policy.actor(policy.normalize(obs)))
+        noise = actions - policy.head(policy.actor(policy.read(obs).vector))
     assert noise.std(0).log().tolist() == pytest.approx([-3.0, -3.0], abs=0.1)
 
 

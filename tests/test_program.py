@@ -125,7 +125,7 @@ def answer(capsys: pytest.CaptureFixture[str], *words: str) -> str:
         ("--env-id LunarLander-v1", "other versions: LunarLander-v2"),
         ("--env-id CartPol-v1", "nearest: CartPole-v1"),
         ("--env-id no_such_module:make", "no module 'no_such_module'"),
-        ("--env-id Blackjack-v1 --backend gymnasium", "Blackjack-v1: observation space Tuple"),
+        ("--env-id SearchAndRescue-v0", "SearchAndRescue-v0: action space Box"),
         ("--env-id toy_envs:RaisingEnv", "toy_envs:RaisingEnv: step of env 0 raised"),
         ("--env-id toy_envs:NanEnv", "toy_envs:NanEnv: environment 0 returned a non-finite"),
         ("--per-rank-batch-size 33", "per_rank_batch_size=33 is larger than a rollout"),

@@ -198,3 +198,120 @@ class StatefulEnv(ToyEnv):
         """Continue from `state_dict`."""
         self.position, self.num_steps = state["position"], state["num_steps"]
         self.np_random.bit_generator.state = json.loads(state["random_state"])
+
+
+class TargetEnv(ToyEnv):
+    """Shows one of four targets in many ways; reward 1 for naming it. Truncated at step 8."""
+
+    observation_spaces: ClassVar[dict[str, spaces.Space]] = {
+        "vector": spaces.Box(-1, 1, (2,), np.float64),
+        "discrete": spaces.Discrete(4, start=-1),
+        "multidiscrete": spaces.MultiDiscrete([2, 2], start=[0, 3]),
+        "multibinary": spaces.MultiBinary((2, 2)),
+        "grid": spaces.Box(0, 1, (2, 2), np.float32),
+        "grey": spaces.Box(0, 255, (8, 8), np.uint8),
+        "colour": spaces.Box(0, 255, (8, 8, 3), np.uint8),
+        "dict": spaces.Dict(
+            {
+                "low": spaces.Box(-1, 1, (1,), np.float64),
+                "inner": spaces.Dict({"high": spaces.Discrete(2)}),
+            }
+        ),
+        "tuple": spaces.Tuple([spaces.Discrete(2), spaces.Box(-1, 1, ())]),
+        "mixed": spaces.Dict(
+            {"image": spaces.Box(0, 255, (7, 7, 3), np.uint8), "high": spaces.Box(-1, 1, (3,))}
+        ),
+        "masked": spaces.Dict(
+            {"nothing": spaces.Box(-1, 1, (1,)), "action_mask": spaces.MultiBinary(4)}
+        ),
+        "masked_image": spaces.Dict(
+            {
+                "image": spaces.Box(0, 255, (7, 7, 3), np.uint8),
+                "action_mask": spaces.MultiBinary(4),
+            }
+        ),
+        "info": spaces.Box(-1, 1, (1,)),
+    }
+    action_spaces: ClassVar[dict[str, spaces.Space]] = {
+        "discrete": spaces.Discrete(4, start=1),
+        "multidiscrete": spaces.MultiDiscrete([2, 2], start=[1, 0]),
+        "multibinary": spaces.MultiBinary(2),
+        "integers": spaces.Box(np.array([-1, 0]), np.array([0, 1]), dtype=np.int64),
+    }
+
+    def __init__(
+        self,
+        shown: str = "vector",
+        named: str = "discrete",
+        render_mode: str | None = None,
+    ) -> None:
+        """Choose how the target is shown, and how it is named."""
+        super().__init__(render_mode)
+        self.shown, self.named, self.target = shown, named, 0
+        self.observation_space, self.action_space = (
+            self.observation_spaces[shown],
+            self.action_spaces[named],
+        )
+
+    def reset(
+        self, *, seed: int | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[Any, dict]:
+        """Draw a first target."""
+        gymnasium.Env.reset(self, seed=seed)
+        self.target = int(self.np_random.integers(4))
+        return super().reset(seed=seed)[0], {"action_mask": self.mask()}
+
+    def mask(self) -> np.ndarray:
+        """Allow the target alone."""
+        return (np.arange(4) == self.target).astype(np.int8)
+
+    def observation(self) -> Any:
+        """Show the target."""
+        high, low = divmod(self.target, 2)
+        image = np.zeros((8, 8), np.uint8)
+        image[4 * high : 4 * high + 4, 4 * low : 4 * low + 4] = 255
+        match self.shown:
+            case "vector":
+                return np.array([high, low], np.float64)
+            case "discrete":
+                return self.target - 1
+            case "multidiscrete":
+                return np.array([high, 3 + low])
+            case "multibinary":
+                return self.mask().reshape(2, 2)
+            case "grid":
+                return self.mask().reshape(2, 2).astype(np.float32)
+            case "grey":
+                return image
+            case "colour":
+                return np.stack([image, image // 2, 255 - image], 2)
+            case "dict":
+                return {"low": np.array([low], np.float64), "inner": {"high": high}}
+            case "tuple":
+                return high, np.array(low, np.float32)
+            case "mixed":
+                values = np.array([high, 0.25, -1], np.float32)
+                return {"image": np.full((7, 7, 3), 255 * low, np.uint8), "high": values}
+            case "masked":
+                return {"nothing": np.zeros(1, np.float32), "action_mask": self.mask()}
+            case "masked_image":
+                return {"image": np.zeros((7, 7, 3), np.uint8), "action_mask": self.mask()}
+        return np.zeros(1, np.float32)
+
+    def step(self, action: Any) -> tuple[Any, float, bool, bool, dict]:
+        """Judge the action, then draw another target."""
+        assert self.action_space.contains(np.asarray(action, self.action_space.dtype))
+        if self.named == "discrete":
+            answer = int(action) - 1
+        else:
+            start = {"multidiscrete": (1, 0), "multibinary": (0, 0), "integers": (-1, 0)}[
+                self.named
+            ]
+            answer = int(2 * (action[0] - start[0]) + action[1] - start[1])
+        is_right = answer == self.target
+        if not is_right and self.shown in ("masked", "masked_image", "info"):
+            raise ArithmeticError("a forbidden action")
+        self.target = int(self.np_random.integers(4))
+        self.num_steps += 1
+        info = {"action_mask": self.mask()}
+        return self.observation(), float(is_right), False, self.num_steps == 8, info

@@ -41,6 +41,9 @@ class OnPolicyConfig(RunConfig):
     """Widths of the hidden layers."""
     activation_function: Literal["relu", "tanh", "elu"] = "tanh"
     """Function between the layers."""
+    encoder: Literal["auto", "nature", "impala", "minatar"] = "auto"
+    """Convolutions over pixels, in front of the hidden layers. auto: nature from 36 x 36 pixels on,
+    below that minatar."""
     shared_network: bool = False
     """One network with two heads, in place of one network for the actor and one for the critic."""
     ortho_init: bool = False
@@ -63,6 +66,7 @@ class OnPolicyConfig(RunConfig):
         in_range(self, 0, 1, "gamma", "gae_lambda")
         in_range(self, -20, 2, "log_std_init")
         one_of(self, "activation_function", "relu", "tanh", "elu")
+        one_of(self, "encoder", "auto", "nature", "impala", "minatar")
         if not self.hidden_sizes or min(self.hidden_sizes) < 1:
             raise ValueError(
                 "hidden_sizes must hold at least one width, each at least 1, "

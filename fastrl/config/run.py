@@ -39,6 +39,15 @@ class RunConfig:
     mask_vel: bool = False
     """Hide the velocities in the observation (classic control and LunarLander), so that the task
     needs memory."""
+    env_kwargs: tuple[str, ...] = ()
+    """Settings of the environment itself, as name=value; from Python and YAML a mapping will do."""
+    obs_keys: tuple[str, ...] = ()
+    """Which keys of a Dict observation to take; all if none are named. Inner keys: outer.inner."""
+    frame_stack: int = 1
+    """Show the last so many observations at once. EnvPool's Atari stacks four by itself."""
+    info_action_mask: bool = False
+    """Never draw actions that the environment's info["action_mask"] forbids. A key action_mask in a
+    Dict observation counts by itself."""
 
     accelerator: Literal["auto", "cpu", "cuda", "gpu"] = "auto"
     """Device to train on, as Lightning Fabric names it; auto takes a GPU if there is one."""
@@ -82,6 +91,10 @@ class RunConfig:
     def __post_init__(self) -> None:
         """Checks what holds for every algorithm; algorithms add their own."""
         at_least(self, 1, "num_envs", "devices", "num_nodes", "total_timesteps", "keep_checkpoints")
+        at_least(self, 1, "frame_stack")
+        for setting in self.env_kwargs:
+            if not setting.partition("=")[0].isidentifier() or "=" not in setting:
+                raise ValueError(f"env_kwargs are written name=value, not {setting!r}")
         at_least(self, 0, "seed", "num_env_threads", "num_threads")
         at_least(self, 0, "eval_every", "eval_episodes", "checkpoint_every", "rank_timeout")
         one_of(self, "strategy", "auto", "ddp")
@@ -118,6 +131,20 @@ class RunConfig:
             for name, words in self.per_rank_sizes().items()
             if getattr(self, name)
         )
+
+    @property
+    def env_settings(self) -> dict[str, Any]:
+        """What `make_env` is told, the same for training and tests."""
+        import yaml
+
+        pairs = (setting.partition("=") for setting in self.env_kwargs)
+        return {
+            "mask_vel": self.mask_vel,
+            "obs_keys": self.obs_keys,
+            "frame_stack": self.frame_stack,
+            "info_mask": self.info_action_mask,
+            "env_kwargs": {name: yaml.safe_load(value) for name, _, value in pairs},
+        }
 
     def replace(self, **changes: Any) -> Self:
         """Returns a copy with some settings changed, checked again."""
@@ -202,6 +229,11 @@ def _as_field_type(field: dataclasses.Field[Any], value: Any, source: str) -> An
         result = _number(value)
         fits = _is_number(result)
         result = float(result) if fits else value
+    elif kind.startswith("tuple[str"):
+        if isinstance(value, dict):
+            result = value = [f"{name}={item}" for name, item in value.items()]
+        fits = isinstance(value, list | tuple) and all(isinstance(item, str) for item in value)
+        result = tuple(result) if fits else value
     elif kind.startswith("tuple[int"):
         fits = isinstance(value, list | tuple) and all(type(item) is int for item in value)
         result = tuple(result) if fits else value

@@ -5,14 +5,23 @@ waits for the first use.
 """
 
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 from gymnasium import spaces
 
-from fastrl.envs.vector import TimeStep, check_spaces, emitted_observation_space
+from fastrl.envs.vector import TimeStep
 from fastrl.machine import available_cores, thread_ids
+from fastrl.spaces import (
+    MASK_KEY,
+    PackedRow,
+    action_space_of,
+    check_action_space,
+    leaf_spaces,
+    num_choices,
+    observation_rows,
+)
 
 # What make_env decides itself; an `env_kwargs` that says something else would be silently at odds
 # with it.
@@ -45,7 +54,7 @@ def list_envpool_ids() -> frozenset[str]:
     return frozenset(envpool.list_all_envs())
 
 
-def check_envpool_id(env_id: str) -> None:
+def check_envpool_id(env_id: str, info_mask: bool = False) -> None:
     """Raise if `env_id`, which EnvPool lists, can't be used here.
 
     Raises:
@@ -57,7 +66,12 @@ def check_envpool_id(env_id: str) -> None:
     spec: Any = envpool.make_spec(env_id)
     if spec.config.max_num_players != 1:
         raise ValueError(f"{env_id}: has {spec.config.max_num_players} players; supported: 1")
-    check_spaces(env_id, *_spaces(spec, "gymnasium_observation_space", "gymnasium_action_space"))
+    names = "gymnasium_observation_space", "gymnasium_action_space"
+    observation_space, action_space = _spaces(spec, *names)
+    check_action_space(action_space, env_id)
+    observation_rows(env_id, observation_space, action_space_of(action_space))
+    if info_mask:
+        _mask_key(env_id, spec._state_keys)
 
 
 def _spaces(source: Any, *names: str) -> list[Any]:
@@ -68,11 +82,13 @@ def _spaces(source: Any, *names: str) -> list[Any]:
 
 
 def without_default_bounds(space: Any) -> Any:
-    """Return a Box with infinite bounds where EnvPool gives those of a C++ type for "not known".
+    """Return Boxes with infinite bounds where EnvPool gives those of a C++ type for "not known".
 
     An example is LunarLander, whose observations are not in [1.2e-38, 3.4e38]. Other spaces are
     returned as they are.
     """
+    if isinstance(space, spaces.Dict):
+        return spaces.Dict({key: without_default_bounds(part) for key, part in space.items()})
     if not isinstance(space, spaces.Box) or not np.issubdtype(space.dtype, np.floating):
         return space
     lowest, highest = space.low.copy(), space.high.copy()
@@ -81,6 +97,14 @@ def without_default_bounds(space: Any) -> Any:
         not_given = (space.low == info.tiny) & (space.high == info.max)
         lowest[not_given], highest[not_given] = -np.inf, np.inf
     return spaces.Box(lowest, highest, dtype=space.dtype)  # pyright: ignore[reportArgumentType]
+
+
+def _mask_key(env_id: str, state_keys: Sequence[str]) -> str:
+    """Returns the name of the action mask in EnvPool's info; ValueError if it holds none."""
+    for key in ("info:action_mask", "info:legal_action_mask"):
+        if key in state_keys:
+            return key
+    raise ValueError(f"{env_id}: EnvPool's info holds no action mask")
 
 
 class EnvPoolEnv:
@@ -100,6 +124,9 @@ class EnvPoolEnv:
         num_threads: int = 0,
         render: bool = False,
         env_kwargs: Mapping[str, Any] | None = None,
+        obs_keys: Sequence[str] = (),
+        info_mask: bool = False,
+        testing: bool = False,
     ) -> None:
         """Make the pool.
 
@@ -110,10 +137,15 @@ class EnvPoolEnv:
             num_threads: 0 takes `default_num_threads(num_envs)`.
             render: Whether `render` can be called.
             env_kwargs: More of the env's EnvPool config, such as `max_episode_steps`.
+            obs_keys: Which parts of a Dict to take; all if empty.
+            info_mask: Whether the info holds an action mask that counts.
+            testing: Atari: whether rewards are the game's own and its lives make one episode. In
+                training a lost life ends an episode and rewards are cut to their sign, unless
+                `env_kwargs` say otherwise (Mnih et al. 2015).
 
         Raises:
             ValueError: `env_kwargs` names something the env doesn't have, or something that is set
-                elsewhere.
+                elsewhere; a space is not supported; there is no such mask.
         """
         import envpool
 
@@ -123,8 +155,12 @@ class EnvPoolEnv:
             raise ValueError(
                 f"{env_id}: env_kwargs may not set {reserved}; what can be set of it is an argument"
             )
+        spec: Any = envpool.make_spec(env_id)
+        if "info:lives" in spec._state_keys:
+            env_kwargs = {"episodic_life": True, "reward_clip": True, **env_kwargs}
+            env_kwargs["reward_clip"] &= not testing
         known = {
-            *envpool.make_spec(env_id)._config_keys,
+            *spec._config_keys,
             "from_pixels",
             "render_width",
             "render_height",
@@ -146,11 +182,16 @@ class EnvPoolEnv:
         )
         self.env_id, self.num_envs = env_id, num_envs
         self.worker_threads = thread_ids() - threads_before
-        observation_space, self.single_action_space = _spaces(
-            pool, "observation_space", "action_space"
+        observation_space, action_space = _spaces(pool, "observation_space", "action_space")
+        check_action_space(action_space, env_id)
+        self.single_action_space = action_space_of(action_space)
+        self.single_observation_space = observation_rows(
+            env_id,
+            observation_space,
+            self.single_action_space,
+            obs_keys,
+            num_choices(self.single_action_space) if info_mask else 0,
         )
-        check_spaces(env_id, observation_space, self.single_action_space)
-        self.single_observation_space = emitted_observation_space(observation_space)
         self._pool: Any = pool
         self._renders = render
 
@@ -164,10 +205,22 @@ class EnvPoolEnv:
             and len(pool._spec._action_keys) == 3
         )
         keys = list(pool._state_keys)
-        self._obs_at, self._reward_at = keys.index("obs"), keys.index("reward")
+        self._reward_at = keys.index("reward")
         self._done_at, self._truncated_at = keys.index("done"), keys.index("trunc")
         self._env_id_at = keys.index("info:env_id")
+        self._obs_at = keys.index("obs") if "obs" in keys else -1
+        # Lives stay episodes to EnvPool in a test too: it fires the first ball of each.
+        joins_lives = testing and "info:lives" in keys
+        self._game_over_at = keys.index("info:terminated") if joins_lives else -1
+        self._parts_at: dict[str, int] = {}
         self._obs_dtype = self.single_observation_space.dtype
+        if isinstance(self.single_observation_space, PackedRow):
+            leaves = {
+                name: f"obs:{name}" if name else "obs" for name in leaf_spaces(observation_space)
+            }
+            if info_mask:
+                leaves[MASK_KEY] = _mask_key(env_id, keys)
+            self._parts_at = {name: keys.index(key) for name, key in leaves.items()}
 
     def reset(self) -> np.ndarray:
         """Start new episodes in all envs; observations [N, *O]."""
@@ -178,6 +231,14 @@ class EnvPoolEnv:
         assert np.array_equal(state[self._env_id_at], self._env_ids), (
             "EnvPool returned the envs out of order"
         )
+        return self._rows(state)
+
+    def _rows(self, state: Any) -> np.ndarray:
+        if self._parts_at:
+            parts = {name: state[place] for name, place in self._parts_at.items()}
+            return self.single_observation_space.pack(parts)
+        # EnvPool allocates each batch anew, so these arrays are ours; astype does nothing unless
+        # the env has another dtype.
         return state[self._obs_at].astype(self._obs_dtype, order="C", copy=False)
 
     def send(self, actions: np.ndarray) -> None:
@@ -205,10 +266,9 @@ class EnvPoolEnv:
         # observation), but not for envs in general. It costs one such step per limit reached while
         # failing.
         terminated = state[self._done_at] > truncated
-        # EnvPool allocates each batch anew, so these arrays are ours; astype does nothing unless
-        # the env has float64.
-        obs = state[self._obs_at].astype(self._obs_dtype, order="C", copy=False)
-        return TimeStep(obs, state[self._reward_at], terminated, truncated)
+        if self._game_over_at >= 0:
+            terminated &= state[self._game_over_at] > 0
+        return TimeStep(self._rows(state), state[self._reward_at], terminated, truncated)
 
     def step(self, actions: np.ndarray) -> TimeStep:
         """`send`, then `recv`."""

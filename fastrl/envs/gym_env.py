@@ -1,21 +1,23 @@
-"""Gymnasium envs behind the `VectorEnv` interface, whatever their autoreset.
-
-`GymEnv` steps single `gymnasium.Env`s itself. `WrappedVectorEnv` takes a
-`gymnasium.vector.VectorEnv` that the caller built.
-"""
+"""Single gymnasium envs behind the `VectorEnv` interface."""
 
 import logging
 from collections.abc import Callable, Sequence
-from functools import partial
 from typing import Any
 
 import gymnasium
 import numpy as np
-from gymnasium import spaces
-from gymnasium.vector import AsyncVectorEnv, AutoresetMode, SyncVectorEnv
 from gymnasium.wrappers import OrderEnforcing, PassiveEnvChecker, TimeLimit
 
-from fastrl.envs.vector import EnvError, TimeStep, check_spaces, emitted_observation_space
+from fastrl.envs.vector import EnvError, TimeStep
+from fastrl.spaces import (
+    MASK_KEY,
+    PackedRow,
+    action_space_of,
+    check_action_space,
+    leaf_values,
+    num_choices,
+    observation_rows,
+)
 
 _log = logging.getLogger("fastrl")
 
@@ -30,11 +32,20 @@ class GymEnv:
     backend = "gymnasium"
 
     def __init__(
-        self, env_id: str, env_fns: Sequence[Callable[[], gymnasium.Env]], seeds: Sequence[int]
+        self,
+        env_id: str,
+        env_fns: Sequence[Callable[[], gymnasium.Env]],
+        seeds: Sequence[int],
+        obs_keys: Sequence[str] = (),
+        info_mask: bool = False,
     ) -> None:
-        """Make one env per function. Only env 0 is ever rendered: it alone needs a render mode."""
+        """Make one env per function. Only env 0 is ever rendered: it alone needs a render mode.
+
+        `obs_keys` are the parts of a Dict to take; `info_mask` says that the info holds an action
+        mask that counts.
+        """
         self.env_id, self.num_envs = env_id, len(env_fns)
-        self.envs = [_call(f"{env_id}: making env {i}", f) for i, f in enumerate(env_fns)]
+        self.envs = [call(f"{env_id}: making env {i}", f) for i, f in enumerate(env_fns)]
         first = self.envs[0]
         for env in self.envs:
             if not isinstance(env, gymnasium.Env):
@@ -46,10 +57,16 @@ class GymEnv:
                 first.action_space,
             ):
                 raise ValueError(f"{env_id}: the envs differ in their spaces: {first} and {env}")
-        check_spaces(env_id, first.observation_space, first.action_space)
-        assert isinstance(first.observation_space, spaces.Box)
-        self.single_observation_space = emitted_observation_space(first.observation_space)
-        self.single_action_space = first.action_space
+        check_action_space(first.action_space, env_id)
+        self.single_action_space = action_space_of(first.action_space)
+        self._info_mask = info_mask
+        self.single_observation_space = observation_rows(
+            env_id,
+            first.observation_space,
+            self.single_action_space,
+            obs_keys,
+            num_choices(self.single_action_space) if info_mask else 0,
+        )
         self._action_dtype = first.action_space.dtype
         self._seeds: Sequence[int | None] = seeds
         self._actions: np.ndarray | None = None
@@ -62,10 +79,10 @@ class GymEnv:
         """Start new episodes in all envs; observations [N, *O]."""
         obs = self._empty_obs()
         for i, env in enumerate(self.envs):
-            answer = _call(f"{self.env_id}: reset of env {i}", env.reset, seed=self._seeds[i])
+            answer = call(f"{self.env_id}: reset of env {i}", env.reset, seed=self._seeds[i])
             if not isinstance(answer, tuple) or len(answer) != 2:
                 raise EnvError(f"{self.env_id}: reset of env {i} did not return (obs, info)")
-            obs[i] = self._checked(answer[0], i)
+            obs[i] = self._row(*answer, i)
         self._seeds = [None] * self.num_envs
         self._needs_reset = [False] * self.num_envs
         return obs
@@ -87,13 +104,13 @@ class GymEnv:
         for i, env in enumerate(self.envs):
             try:
                 if self._needs_reset[i]:
-                    row, _ = env.reset()
+                    row, info = env.reset()
                     self._needs_reset[i] = False
                 else:
-                    row, rewards[i], terminated[i], cut, _ = env.step(actions[i])
+                    row, rewards[i], terminated[i], cut, info = env.step(actions[i])
                     truncated[i] = cut and not terminated[i]
                     self._needs_reset[i] = bool(terminated[i] or cut)
-                obs[i] = self._checked(row, i)
+                obs[i] = self._row(row, info, i)
             except EnvError:
                 raise
             except Exception as error:
@@ -120,9 +137,17 @@ class GymEnv:
                 _log.warning("%s", _failure(f"{self.env_id}: close of env {i}", error))
         self.envs = []
 
-    def _checked(self, row: Any, i: int) -> Any:
+    def _row(self, row: Any, info: Any, i: int) -> Any:
         """Returns an observation if its shape is right; assigning would broadcast a wrong one."""
-        shape = self.single_observation_space.shape
+        space = self.single_observation_space
+        if isinstance(space, PackedRow):
+            parts = {name: np.asarray(part)[None] for name, part in leaf_values(row).items()}
+            if self._info_mask:
+                if MASK_KEY not in info:
+                    raise EnvError(f"{self.env_id}: env {i} gave no info['{MASK_KEY}']")
+                parts[MASK_KEY] = np.asarray(info[MASK_KEY])[None]
+            return space.pack(parts)[0]
+        shape = space.shape
         if np.shape(row) != shape:
             raise EnvError(
                 f"{self.env_id}: env {i} returned an observation of shape {np.shape(row)}, "
@@ -158,153 +183,11 @@ class GymEnv:
         return list(zip(self._stateful, self.envs, strict=True))
 
 
-class WrappedVectorEnv:
-    """A caller's `gymnasium.vector.VectorEnv` brought to next-step autoreset.
-
-    - NEXT_STEP is taken as it is.
-    - A plain `SyncVectorEnv` in another mode is switched to NEXT_STEP (its `autoreset_mode`
-      changes).
-    - SAME_STEP and DISABLED envs step all their sub-envs or none, while next-step autoreset needs
-      those whose episode has ended to wait for one step. So such a sub-env makes that step with an
-      action nobody looked at, the transition is thrown away, and `reset(options={"reset_mask":
-      ...})` starts it afresh: what is returned is exact, at the price of one step and one reset per
-      episode. Its random numbers differ from NEXT_STEP's. An env that ignores `reset_mask` is found
-      out, and refused with an EnvError.
-    """
-
-    backend = "gymnasium"
-
-    def __init__(self, env: gymnasium.vector.VectorEnv, seed: int | None = None) -> None:
-        """Take over `env`; `seed` goes to its first `reset`. ValueError if its mode isn't known."""
-        self.env: Any = env
-        self.env_id = env.spec.id if env.spec is not None else type(env.unwrapped).__name__
-        self.num_envs = env.num_envs
-        check_spaces(self.env_id, env.single_observation_space, env.single_action_space)
-        assert isinstance(env.single_observation_space, spaces.Box)
-        self.single_observation_space = emitted_observation_space(env.single_observation_space)
-        self.single_action_space = env.single_action_space
-        self._action_dtype = env.single_action_space.dtype
-        if type(env) is SyncVectorEnv and env.autoreset_mode != AutoresetMode.NEXT_STEP:
-            env.autoreset_mode = AutoresetMode.NEXT_STEP
-            env.metadata = {**env.metadata, "autoreset_mode": AutoresetMode.NEXT_STEP}
-        try:
-            self._mode = AutoresetMode(env.metadata.get("autoreset_mode"))
-        except ValueError:
-            raise ValueError(
-                f"{self.env_id}: metadata['autoreset_mode'] is "
-                f"{env.metadata.get('autoreset_mode')!r}; "
-                f"it must be one of {', '.join(map(str, AutoresetMode))}"
-            ) from None
-        self._seed = seed
-        self._is_async = type(env) is AsyncVectorEnv
-        self._actions: np.ndarray | None = None
-        self._waits = np.zeros(
-            self.num_envs, np.bool_
-        )  # the episode ended in the last step, in a mode that doesn't wait
-        if callable(getattr(env, "state_dict", None)) and callable(
-            getattr(env, "load_state_dict", None)
-        ):
-            self.state_dict, self.load_state_dict = self._state_dict, self._load_state_dict
-
-    def reset(self) -> np.ndarray:
-        """Start new episodes in all envs; observations [N, *O]."""
-        obs, _ = _call(f"{self.env_id}: reset", self.env.reset, seed=self._seed)
-        self._seed = None
-        self._waits[:] = False
-        return self._own(obs)
-
-    def send(self, actions: np.ndarray) -> None:
-        """Start the step if the env is an `AsyncVectorEnv`, else keep a copy of the actions."""
-        actions = np.array(actions, dtype=self._action_dtype)
-        if (
-            self._mode == AutoresetMode.DISABLED and self._waits.any()
-        ):  # it may not be stepped before
-            _call(
-                f"{self.env_id}: reset", self.env.reset, options={"reset_mask": self._waits.copy()}
-            )
-        if self._is_async:
-            _call(f"{self.env_id}: step", self.env.step_async, actions)
-        self._actions = actions
-
-    def recv(self) -> TimeStep:
-        """Finish the step that `send` started."""
-        assert self._actions is not None, "recv without send"
-        actions, self._actions = self._actions, None
-        finish = self.env.step_wait if self._is_async else partial(self.env.step, actions)
-        obs, rewards, terminated, truncated, info = _call(f"{self.env_id}: step", finish)
-        obs, rewards = self._own(obs), np.array(rewards, np.float32)
-        terminated = np.array(terminated, np.bool_)
-        truncated = np.asarray(truncated, np.bool_) & ~terminated
-        if self._mode != AutoresetMode.NEXT_STEP:
-            done = (terminated | truncated) & ~self._waits
-            if self._waits.any():
-                obs = self._restart_waiting(obs)
-                rewards[self._waits] = 0
-                terminated &= ~self._waits
-                truncated &= ~self._waits
-            if self._mode == AutoresetMode.SAME_STEP and done.any():
-                if "final_obs" not in info:
-                    raise EnvError(
-                        f"{self.env_id}: autoreset mode {self._mode}, but no info['final_obs'] "
-                        "when an episode ended"
-                    )
-                for i in np.flatnonzero(done):
-                    obs[i] = info["final_obs"][
-                        i
-                    ]  # the env's own row already holds the reset observation
-            self._waits = done
-        return TimeStep(obs, rewards, terminated, truncated)
-
-    def step(self, actions: np.ndarray) -> TimeStep:
-        """`send`, then `recv`."""
-        self.send(actions)
-        return self.recv()
-
-    def render(self) -> np.ndarray:
-        """Draw env 0; uint8 [H, W, 3]."""
-        if self.env.render_mode != "rgb_array":
-            raise ValueError(
-                f"{self.env_id}: render_mode is {self.env.render_mode!r}, it must be 'rgb_array'"
-            )
-        return np.asarray(self.env.render()[0], np.uint8)
-
-    def close(self) -> None:
-        """Close the env."""
-        self.env.close()
-
-    def _own(self, obs: Any) -> np.ndarray:
-        """Copy: the env may write to its own array again (`copy=False`)."""
-        return np.array(obs, self.single_observation_space.dtype, order="C")
-
-    def _restart_waiting(self, stepped_obs: np.ndarray) -> np.ndarray:
-        """Reset the envs that wait, and check that the env left the others alone."""
-        options = {"reset_mask": self._waits.copy()}
-        reset_obs, _ = _call(f"{self.env_id}: reset", self.env.reset, options=options)
-        reset_obs = self._own(reset_obs)
-        others = ~self._waits
-        if not np.array_equal(reset_obs[others], stepped_obs[others], equal_nan=True):
-            raise EnvError(
-                f"{self.env_id}: autoreset mode {self._mode} needs an env whose "
-                "reset(options={'reset_mask': mask}) resets only the chosen sub-envs and returns "
-                "the others' observations unchanged; this one does not. "
-                f"Make it with {AutoresetMode.NEXT_STEP}."
-            )
-        return reset_obs
-
-    def _state_dict(self) -> dict[str, Any]:
-        return {"env": self.env.state_dict(), "waits": self._waits.tolist()}
-
-    def _load_state_dict(self, state: dict[str, Any]) -> None:
-        self.env.load_state_dict(state["env"])
-        self._waits = np.array(state["waits"], np.bool_)
-        self._seed = None
-
-
 def _failure(where: str, error: Exception) -> EnvError:
     return EnvError(f"{where} raised {type(error).__name__}: {error}")
 
 
-def _call(where: str, function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+def call(where: str, function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
     """Call the env's own code; chain what it raises to an EnvError that says where."""
     try:
         return function(*args, **kwargs)

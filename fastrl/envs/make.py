@@ -4,16 +4,18 @@ import difflib
 import hashlib
 import importlib
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any, Literal, get_args
 
 import gymnasium
 
 from fastrl.envs.envpool_env import EnvPoolEnv, check_envpool_id, list_envpool_ids
-from fastrl.envs.gym_env import GymEnv, WrappedVectorEnv
+from fastrl.envs.gym_env import GymEnv
 from fastrl.envs.masking import MaskVelocity, check_mask_vel
+from fastrl.envs.stacking import FrameStack
 from fastrl.envs.vector import EnvError, VectorEnv
+from fastrl.envs.wrapped_env import WrappedVectorEnv
 
 Backend = Literal["auto", "envpool", "gymnasium"]
 Purpose = Literal["train", "eval", "video"]
@@ -43,6 +45,10 @@ def make_env(
     mask_vel: bool = False,
     render: bool = False,
     env_kwargs: Mapping[str, Any] | None = None,
+    obs_keys: Sequence[str] = (),
+    frame_stack: int = 1,
+    info_mask: bool = False,
+    testing: bool = False,
 ) -> VectorEnv:
     """Make `num_envs` copies of an env.
 
@@ -57,6 +63,10 @@ def make_env(
         mask_vel: Whether to replace velocities by 0 (for the ids in `masking.VELOCITY_INDICES`).
         render: Whether `render` can be called, on env 0.
         env_kwargs: Settings for EnvPool, `gymnasium.make` or the callable.
+        obs_keys: Which parts of a Dict observation to take; all if empty.
+        frame_stack: How many observations, the latest last, make one.
+        info_mask: Whether the info holds an action mask that counts.
+        testing: Whether returns and episodes are the task's own, where training trims them (Atari).
 
     Raises:
         ValueError: An argument is out of range, the id is unknown, or a space is not supported.
@@ -73,25 +83,41 @@ def make_env(
         check_mask_vel(env_id)
     seeds = [(seed + first_env + i) % 2**31 for i in range(num_envs)]
 
-    if _use_envpool(env_id, backend):
+    reading: dict[str, Any] = {"obs_keys": obs_keys, "info_mask": info_mask}
+    if _use_envpool(env_id, backend, info_mask):
         env: VectorEnv = EnvPoolEnv(
-            env_id, seeds, num_threads=num_threads, render=render, env_kwargs=env_kwargs
+            env_id,
+            seeds,
+            num_threads=num_threads,
+            render=render,
+            env_kwargs=env_kwargs,
+            testing=testing,
+            **reading,
         )
     else:
         make_one = _gymnasium_maker(env_id, backend, dict(env_kwargs or {}))
         drawn = partial(make_one, render_mode="rgb_array") if render else make_one
-        env = GymEnv(env_id, [drawn] + [make_one] * (num_envs - 1), seeds)
-    return MaskVelocity(env) if mask_vel else env
+        env = GymEnv(env_id, [drawn] + [make_one] * (num_envs - 1), seeds, **reading)
+    if mask_vel:
+        env = MaskVelocity(env)
+    return FrameStack(env, frame_stack) if frame_stack > 1 else env
 
 
-def wrap_vector_env(env: gymnasium.vector.VectorEnv, *, seed: int | None = None) -> VectorEnv:
+def wrap_vector_env(
+    env: gymnasium.vector.VectorEnv,
+    *,
+    seed: int | None = None,
+    obs_keys: Sequence[str] = (),
+    frame_stack: int = 1,
+) -> VectorEnv:
     """Use a caller's vector env of any autoreset mode; `seed` goes to its first `reset`."""
     if not isinstance(env, gymnasium.vector.VectorEnv):
         raise ValueError(f"{env!r} is a {type(env).__name__}, not a gymnasium.vector.VectorEnv")
-    return WrappedVectorEnv(env, seed)
+    wrapped = WrappedVectorEnv(env, seed, obs_keys)
+    return FrameStack(wrapped, frame_stack) if frame_stack > 1 else wrapped
 
 
-def _use_envpool(env_id: str, backend: Backend) -> bool:
+def _use_envpool(env_id: str, backend: Backend, info_mask: bool) -> bool:
     if backend == "gymnasium" or (":" in env_id and backend == "auto"):
         return False
     if env_id not in list_envpool_ids():
@@ -99,7 +125,7 @@ def _use_envpool(env_id: str, backend: Backend) -> bool:
             raise ValueError(_unknown_id(env_id, backend))
         return False
     try:
-        check_envpool_id(env_id)
+        check_envpool_id(env_id, info_mask)
     except (ValueError, ImportError):
         # EnvPool has it but not for us; gymnasium's env of that id may have other spaces and need
         # no extra library.

@@ -51,7 +51,8 @@ def open_envs(
         restart: how often the run was resumed; a resumed run does not play the same episodes again.
     """
     if isinstance(env, gymnasium.vector.VectorEnv):
-        return [wrap_vector_env(env, seed=base_seed(config.seed, "train", restart))]
+        reading = {"obs_keys": config.obs_keys, "frame_stack": config.frame_stack}
+        return [wrap_vector_env(env, seed=base_seed(config.seed, "train", restart), **reading)]
     if not isinstance(env, str):
         return [env]
     num_pools = config.num_pools or _default_num_pools(config)
@@ -68,7 +69,7 @@ def open_envs(
                 first_env=rank * config.num_envs + pool * size,
                 backend=config.backend,
                 num_threads=num_threads or default_num_threads(size, num_pools),
-                mask_vel=config.mask_vel,
+                **config.env_settings,
             )
         )
         if pool == 0 and pools[0].backend != "envpool" and config.num_pools == 0 and num_pools == 2:

@@ -7,12 +7,12 @@ import torch
 from torch import Tensor, nn
 
 from fastrl.models.distributions import make_action_head
-from fastrl.models.layers import linear, mlp
-from fastrl.models.normalization import RunningNorm
+from fastrl.models.encoders import Inputs, Reader, features_of, make_trunk
+from fastrl.models.layers import linear
 
 
 class ActorCritic(nn.Module):
-    """A policy and a value function over vector observations `[B, O]`."""
+    """A policy and a value function over rows `[B, *O]` as the rollout stores them."""
 
     def __init__(
         self,
@@ -26,68 +26,81 @@ class ActorCritic(nn.Module):
         squash_actions: bool,
         log_std_init: float,
         normalize_observations: bool,
+        encoder: str = "auto",
     ) -> None:
         """Makes the networks.
 
         Args:
-            observation_space: a one-dimensional Box.
-            action_space: Discrete, MultiDiscrete or one-dimensional Box.
-            hidden_sizes: widths of the hidden layers.
+            observation_space: of the rows, from `spaces.observation_rows`.
+            action_space: Discrete, MultiDiscrete, MultiBinary or one-dimensional Box.
+            hidden_sizes: widths of the hidden layers; with pixels, those after the convolutions.
             activation: "relu", "tanh" or "elu".
             shared: one trunk with two heads, in place of two trunks.
             ortho_init: orthogonal initial weights.
             squash_actions: squash Box actions by tanh in place of clipping them.
             log_std_init: initial logarithm of the standard deviation of Box actions.
-            normalize_observations: put a running normaliser in front.
+            normalize_observations: put a running normaliser in front of vectors.
+            encoder: the convolutions over pixels: "auto", "nature", "impala" or "minatar".
 
         Raises:
-            ValueError: a space is not supported.
+            ValueError: a space is not supported, or a setting has no effect on it.
         """
         super().__init__()
-        is_box = isinstance(observation_space, gymnasium.spaces.Box)
-        if not is_box or len(observation_space.shape) != 1:
-            raise ValueError(
-                f"unsupported observation space {observation_space}; "
-                "supported is a one-dimensional Box (gymnasium.wrappers.FlattenObservation)"
-            )
-        (num_inputs,) = observation_space.shape
-        self.normalizer = RunningNorm((num_inputs,)) if normalize_observations else None
-        self.actor = mlp(num_inputs, hidden_sizes, activation, ortho_init)
-        self.critic = None if shared else mlp(num_inputs, hidden_sizes, activation, ortho_init)
+        self.reader = Reader(observation_space)
+        self.normalizer = self.reader.make_normalizer() if normalize_observations else None
+        trunk = (self.reader, hidden_sizes, activation, ortho_init, encoder)
+        self.actor, num_features = make_trunk(*trunk)
+        self.critic = None if shared else make_trunk(*trunk)[0]
         action_gain, value_gain = (0.01, 1.0) if ortho_init else (None, None)
         self.head = make_action_head(
-            action_space, hidden_sizes[-1], squash_actions, log_std_init, action_gain
+            action_space, num_features, squash_actions, log_std_init, action_gain
         )
-        self.value_head = linear(hidden_sizes[-1], 1, value_gain)
+        self.value_head = linear(num_features, 1, value_gain)
 
-    def normalize(self, observations: Tensor) -> Tensor:
-        """Brings observations `[B, O]`, of any type, to the floats that the networks see."""
-        return observations.float() if self.normalizer is None else self.normalizer(observations)
+    def read(self, observations: Tensor) -> Inputs:
+        """Brings observations `[B, *O]`, of any type, to what the networks see."""
+        return self.reader.read(observations, self.normalizer)
 
     def forward(self, observations: Tensor) -> Tensor:
-        """Returns the greedy actions for observations `[B, O]`, as the environment takes them."""
-        return self.head.to_env(self.head.mode(self.head(self.actor(self.normalize(observations)))))
+        """Returns the greedy actions for observations `[B, *O]`, as the environment takes them."""
+        inputs = self.read(observations)
+        outputs = self._outputs(features_of(self.actor, inputs), inputs)
+        return self.head.to_env(self.head.mode(outputs))
 
     def act(self, observations: Tensor, noise: Tensor) -> Tensor:
         """Draws actions `[B, *action_shape]`, as they are stored, with noise `[B, noise_size]`."""
-        return self.head.sample(self.head(self.actor(self.normalize(observations))), noise)
+        inputs = self.read(observations)
+        return self.head.sample(self._outputs(features_of(self.actor, inputs), inputs), noise)
 
     def value(self, observations: Tensor) -> Tensor:
         """Returns V(s) `[B]`."""
         trunk = self.actor if self.critic is None else self.critic
-        features = trunk(self.normalize(observations))
+        features = features_of(trunk, self.read(observations))
         with _full_precision(features):
             return self.value_head(features.float()).squeeze(-1)
 
     def evaluate(self, observations: Tensor, actions: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Returns log pi(a|s), the entropy and V(s), each `[B]`."""
-        inputs = self.normalize(observations)
-        actor_features = self.actor(inputs)
-        critic_features = actor_features if self.critic is None else self.critic(inputs)
-        with _full_precision(inputs):
-            outputs = self.head(actor_features.float())
+        inputs = self.read(observations)
+        actor_features = features_of(self.actor, inputs)
+        critic_features = actor_features
+        if self.critic is not None:
+            critic_features = features_of(self.critic, inputs)
+        with _full_precision(actor_features):
+            outputs = self._outputs(actor_features.float(), inputs)
             log_prob, entropy = self.head.log_prob_and_entropy(outputs, actions)
             return log_prob, entropy, self.value_head(critic_features.float()).squeeze(-1)
+
+    def _outputs(self, features: Tensor, inputs: Inputs) -> Tensor:
+        """Returns the distribution's parameters; forbidden actions get no probability."""
+        outputs = self.head(features)
+        if inputs.mask is None:
+            return outputs
+        # Finite, so that its product with a probability of zero is zero in the entropy.
+        return outputs.masked_fill(~inputs.mask, _FORBIDDEN)
+
+
+_FORBIDDEN = -1e9
 
 
 def _full_precision(like: Tensor) -> torch.autocast:

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from fastrl.models.layers import linear
+from fastrl.spaces import check_action_space
 
 
 class ActionHead(Protocol):
@@ -52,7 +53,10 @@ class ActionHead(Protocol):
 
 
 class CategoricalHead(nn.Module):
-    """One choice out of n (Discrete), or A choices out of n_1 ... n_A at once (MultiDiscrete)."""
+    """One choice out of n (Discrete), or A choices out of n_1 ... n_A at once (MultiDiscrete).
+
+    MultiBinary is A choices out of two.
+    """
 
     starts: Tensor
 
@@ -226,19 +230,17 @@ def make_action_head(
     Raises:
         ValueError: the space is not supported, or squashing was asked for where it has no effect.
     """
+    check_action_space(space)
     for name, is_set in (("squash_actions", squash), ("log_std_init", log_std_init)):
         if is_set and not isinstance(space, gymnasium.spaces.Box):
             raise ValueError(f"{name} has no effect on {space}; it is for Box actions")
     if isinstance(space, gymnasium.spaces.Discrete):
         return CategoricalHead(num_features, [int(space.n)], [int(space.start)], True, gain)
-    if isinstance(space, gymnasium.spaces.MultiDiscrete) and space.nvec.ndim == 1:
+    if isinstance(space, gymnasium.spaces.MultiDiscrete):
         starts = [int(start) for start in space.start]
         return CategoricalHead(num_features, [int(n) for n in space.nvec], starts, False, gain)
-    if isinstance(space, gymnasium.spaces.Box) and len(space.shape) == 1:
-        if squash and not space.is_bounded():
-            raise ValueError(f"squash_actions needs finite bounds, and the action space is {space}")
-        return GaussianHead(num_features, space.low, space.high, squash, log_std_init, gain)
-    raise ValueError(
-        f"unsupported action space {space}; "
-        "supported are Discrete, MultiDiscrete and one-dimensional Box"
-    )
+    if isinstance(space, gymnasium.spaces.MultiBinary):
+        (num_dims,) = space.shape
+        return CategoricalHead(num_features, [2] * num_dims, [0] * num_dims, False, gain)
+    assert isinstance(space, gymnasium.spaces.Box)
+    return GaussianHead(num_features, space.low, space.high, squash, log_std_init, gain)

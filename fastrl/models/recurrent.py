@@ -1,8 +1,8 @@
 """Actor and critic that remember: layers, then an LSTM or GRU, then the heads.
 
 A state is one row `[B, S]`: what the memories hold and, if asked for, the previous action. Zeros
-are the state in which an episode begins. Letters: L steps of B sequences, O observation dims, E
-numbers of a previous action, F features in front of the heads.
+are the state in which an episode begins. Letters: L steps of B sequences, E numbers of a previous
+action, F features in front of the heads.
 """
 
 from __future__ import annotations
@@ -14,8 +14,8 @@ import torch
 from torch import Tensor, nn
 
 from fastrl.models.distributions import CategoricalHead, make_action_head
-from fastrl.models.layers import linear, mlp
-from fastrl.models.normalization import RunningNorm
+from fastrl.models.encoders import Inputs, Reader, features_of, make_trunk
+from fastrl.models.layers import linear
 from fastrl.models.rnn import Memory
 
 
@@ -36,12 +36,13 @@ class RecurrentActorCritic(nn.Module):
         squash_actions: bool,
         log_std_init: float,
         normalize_observations: bool,
+        encoder: str = "auto",
     ) -> None:
         """Makes the networks.
 
         Args:
-            observation_space: a one-dimensional Box.
-            action_space: Discrete, MultiDiscrete or one-dimensional Box.
+            observation_space: of the rows, from `spaces.observation_rows`.
+            action_space: Discrete, MultiDiscrete, MultiBinary or one-dimensional Box.
             rnn: "lstm" or "gru".
             previous_action: the memory sees what was done a step before, too.
             hidden_sizes: widths of the layers; the last is the memory's.
@@ -50,20 +51,17 @@ class RecurrentActorCritic(nn.Module):
             ortho_init: orthogonal initial weights.
             squash_actions: squash Box actions by tanh in place of clipping them.
             log_std_init: initial logarithm of the standard deviation of Box actions.
-            normalize_observations: put a running normaliser in front.
+            normalize_observations: put a running normaliser in front of vectors.
+            encoder: the convolutions over pixels: "auto", "nature", "impala" or "minatar".
 
         Raises:
-            ValueError: a space is not supported.
+            ValueError: a space is not supported, or a setting has no effect on it.
         """
         super().__init__()
-        is_box = isinstance(observation_space, gymnasium.spaces.Box)
-        if not is_box or len(observation_space.shape) != 1:
-            raise ValueError(
-                f"unsupported observation space {observation_space}; "
-                "supported is a one-dimensional Box (gymnasium.wrappers.FlattenObservation)"
-            )
-        (num_inputs,) = observation_space.shape
-        self.normalizer = RunningNorm((num_inputs,)) if normalize_observations else None
+        self.reader = Reader(observation_space)
+        if self.reader.mask_size:
+            raise ValueError("an action mask is not offered with a memory; ppo and a2c take one")
+        self.normalizer = self.reader.make_normalizer() if normalize_observations else None
         *widths, num_features = hidden_sizes
         action_gain, value_gain = (0.01, 1.0) if ortho_init else (None, None)
         self.head = make_action_head(
@@ -77,10 +75,12 @@ class RecurrentActorCritic(nn.Module):
                 self.head.noise_size if is_choice else math.prod(self.head.action_shape)
             )
         num_memories = 1 if shared else 2
-        self.encoders = nn.ModuleList(
-            mlp(num_inputs, widths, activation, ortho_init) for _ in range(num_memories)
-        )
-        memory_inputs = (widths[-1] if widths else num_inputs) + self.previous_size
+        trunks = [
+            make_trunk(self.reader, widths, activation, ortho_init, encoder)
+            for _ in range(num_memories)
+        ]
+        self.encoders = nn.ModuleList(trunk for trunk, _ in trunks)
+        memory_inputs = trunks[0][1] + self.previous_size
         memories = [
             Memory(rnn, memory_inputs, num_features, ortho_init) for _ in range(num_memories)
         ]
@@ -99,7 +99,7 @@ class RecurrentActorCritic(nn.Module):
         """Draws actions.
 
         Args:
-            observations: `[B, O]`.
+            observations: `[B, *O]`.
             noise: `[B, noise_size]`.
             state: `[B, S]` before the step.
 
@@ -111,13 +111,13 @@ class RecurrentActorCritic(nn.Module):
         return actions, features, self.remember(memory, actions)
 
     def step(self, observations: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
-        """Takes observations `[B, O]` in; returns features `[B, F]` and what the memories hold."""
+        """Takes observations `[B, *O]` in; returns features `[B, F]` and what the memories hold."""
         *memories, previous = state.split([*self.memory_sizes, self.previous_size], 1)
-        inputs = self.normalize(observations)
+        inputs = self.read(observations)
         held = []
         for encoder, memory, before in zip(self.encoders, self.memories, memories, strict=True):
             assert isinstance(memory, Memory)
-            held.append(memory.step(torch.cat([encoder(inputs), previous], 1), before))
+            held.append(memory.step(torch.cat([features_of(encoder, inputs), previous], 1), before))
         features = [x[:, :size] for x, size in zip(held, self.feature_sizes, strict=True)]
         return torch.cat(features, 1), torch.cat(held, 1)
 
@@ -154,7 +154,7 @@ class RecurrentActorCritic(nn.Module):
         """Returns log pi(a|s), the entropy and V(s) of sequences, without a loop over steps.
 
         Args:
-            observations: `[L * B, O]`, step by step.
+            observations: `[L * B, *O]`, step by step.
             actions: `[L * B, *action_shape]`.
             state: `[B, S]` before the first step.
             previous: previous actions `[L * B, E]`, as in a state.
@@ -163,18 +163,18 @@ class RecurrentActorCritic(nn.Module):
             Three times `[L * B]`.
         """
         *memories, _ = state.split([*self.memory_sizes, self.previous_size], 1)
-        inputs = self.normalize(observations)
+        inputs = self.read(observations)
         features = []
         for encoder, memory, before in zip(self.encoders, self.memories, memories, strict=True):
-            rows = torch.cat([encoder(inputs).float(), previous], 1)
+            rows = torch.cat([features_of(encoder, inputs).float(), previous], 1)
             with _full_precision(rows):  # an error in a memory lasts
                 sequences = rows.unflatten(0, (-1, len(state)))
                 features.append(memory(sequences, before).flatten(0, 1))
         return self.judge(torch.cat(features, 1), actions)
 
-    def normalize(self, observations: Tensor) -> Tensor:
-        """Brings observations `[B, O]`, of any type, to the floats that the networks see."""
-        return observations.float() if self.normalizer is None else self.normalizer(observations)
+    def read(self, observations: Tensor) -> Inputs:
+        """Brings observations `[B, *O]`, of any type, to what the networks see."""
+        return self.reader.read(observations, self.normalizer)
 
     def _of_actor(self, features: Tensor) -> Tensor:
         return features.split(self.feature_sizes, 1)[0]

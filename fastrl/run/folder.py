@@ -30,11 +30,16 @@ class _ConfigLoader(yaml.SafeLoader):
     """The safe loader, which also reads `3e-4` as a number (plain YAML 1.1 makes it a string)."""
 
 
-_ConfigLoader.add_implicit_resolver(
-    "tag:yaml.org,2002:float",
-    re.compile(r"[-+]?(\d+\.?\d*|\.\d+)[eE][-+]?\d+\Z"),
-    list("-+.0123456789"),
-)
+class _ConfigDumper(yaml.SafeDumper):
+    """The safe dumper, which quotes a string that the loader would read as such a number."""
+
+
+for _kind in (_ConfigLoader, _ConfigDumper):
+    _kind.add_implicit_resolver(
+        "tag:yaml.org,2002:float",
+        re.compile(r"[-+]?(\d+\.?\d*|\.\d+)[eE][-+]?\d+\Z"),
+        list("-+.0123456789"),
+    )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -120,7 +125,8 @@ def owned(folder: Path) -> Iterator[None]:
 
 def write_config(path: str | Path, config: dict[str, Any]) -> None:
     """Writes a plain dict as YAML in its own order; tuples become lists."""
-    text = yaml.safe_dump(_without_tuples(config), sort_keys=False, allow_unicode=True)
+    plain = _without_tuples(config)
+    text = yaml.dump(plain, Dumper=_ConfigDumper, sort_keys=False, allow_unicode=True)
     with replaced_file(path) as file:
         file.write(text.encode())
 

@@ -103,6 +103,8 @@ class Recording(TorchDispatchMode):
 
     def scripted(self) -> Function:
         """Returns the graph behind TorchScript's interpreter, or Python's where that is gone."""
+        if any(node.target in _UNTRACEABLE for node in self._graph.nodes):
+            return self._bind(self._module)
         try:
             with self._grad_mode(), warnings.catch_warnings(), self._undone():
                 warnings.simplefilter("ignore")  # tracing is deprecated; see below for its end
@@ -290,6 +292,10 @@ def sum_over_parts(function: Function, rows: Sequence[Tensor], num_parts: int) -
     for other in others:
         first = tuple(total + more for total, more in zip(first, other, strict=True))
     return first
+
+
+# Tracing knows no list of booleans. What Python costs is nothing beside these operations.
+_UNTRACEABLE = (torch.ops.aten.convolution_backward.default,)
 
 
 def _as_written(script: Function) -> Function:

@@ -1,0 +1,79 @@
+"""Show the last few observations at once, so that a policy sees what moves (`frame_stack`)."""
+
+from typing import Any
+
+import numpy as np
+from gymnasium import spaces
+
+from fastrl.envs.vector import HasState, TimeStep, VectorEnv
+from fastrl.spaces import PackedRow, channel_axis, is_pixels
+
+
+class FrameStack:
+    """A `VectorEnv` whose observations are the wrapped env's last `depth`, the latest last.
+
+    Images are stacked along their channels, vectors one behind the other. A new episode begins with
+    copies of its first observation.
+    """
+
+    def __init__(self, env: VectorEnv, depth: int) -> None:
+        """Wrap `env`. ValueError if its observations are no images and no vectors."""
+        space = env.single_observation_space
+        if not isinstance(space, spaces.Box) or isinstance(space, PackedRow):
+            raise ValueError(f"{env.env_id}: frame_stack has no effect on {space}; it is for a Box")
+        self.env, self._depth = env, depth
+        self.env_id, self.backend, self.num_envs = env.env_id, env.backend, env.num_envs
+        self.single_action_space = env.single_action_space
+        # A grey image [H, W] gets its channels by stacking.
+        self._lacks_channels = is_pixels(space) and len(space.shape) == 2
+        low, high = (
+            self._with_channels(space.low[None])[0],
+            self._with_channels(space.high[None])[0],
+        )
+        axis = channel_axis(low.shape) if is_pixels(space) and low.ndim == 3 else 0
+        low, high = (np.concatenate([bound] * depth, axis) for bound in (low, high))
+        self.single_observation_space = spaces.Box(low, high, dtype=space.dtype or np.float32)  # pyright: ignore[reportArgumentType]
+        self._axis = 1 + axis
+        self._stacked = np.zeros((env.num_envs, *low.shape), space.dtype)
+        self._begins = np.zeros(env.num_envs, np.bool_)
+        if isinstance(env, HasState):
+            self._stateful = env
+            self.state_dict, self.load_state_dict = self._state_dict, self._load_state_dict
+        self.send, self.render, self.close = env.send, env.render, env.close
+
+    def reset(self) -> np.ndarray:
+        """Return the stacked observations of new episodes."""
+        obs = self._with_channels(self.env.reset())
+        self._stacked = np.concatenate([obs] * self._depth, self._axis)
+        self._begins[:] = False
+        return self._stacked
+
+    def recv(self) -> TimeStep:
+        """Finish the step and stack its observations."""
+        step = self.env.recv()
+        obs = self._with_channels(step.obs)
+        size = obs.shape[self._axis]
+        kept = self._stacked.take(range(size, size * self._depth), self._axis)
+        # A new array: the last one is the caller's.
+        self._stacked = np.concatenate([kept, obs], self._axis)
+        if self._begins.any():
+            first = obs[self._begins]
+            self._stacked[self._begins] = np.concatenate([first] * self._depth, self._axis)
+        self._begins = step.terminated | step.truncated
+        return step._replace(obs=self._stacked)
+
+    def step(self, actions: np.ndarray) -> TimeStep:
+        """`send`, then `recv`."""
+        self.send(actions)
+        return self.recv()
+
+    def _with_channels(self, obs: np.ndarray) -> np.ndarray:
+        return obs[:, None] if self._lacks_channels else obs
+
+    def _state_dict(self) -> dict[str, Any]:
+        inner = self._stateful.state_dict()
+        return {"env": inner, "stacked": self._stacked, "begins": self._begins}
+
+    def _load_state_dict(self, state: dict[str, Any]) -> None:
+        self._stateful.load_state_dict(state["env"])
+        self._stacked, self._begins = state["stacked"], state["begins"]

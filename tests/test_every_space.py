@@ -1,0 +1,104 @@
+"""Every space, end to end: learned, resumed, tested and exported."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import toy_envs
+
+from fastrl import PPO
+from fastrl.evaluate import evaluate_agent
+from fastrl.export import export_policy
+from fastrl.spaces import rows_of
+from fastrl.trainer import AgentTrainer
+
+TARGETS = f"{toy_envs.__name__}:TargetEnv"
+MASKED = ["masked", "masked_image", "info"]
+SHOWN = [*toy_envs.TargetEnv.observation_spaces]
+NAMED = [*toy_envs.TargetEnv.action_spaces]
+SETTINGS: dict[str, Any] = {
+    "num_envs": 8,
+    "num_steps": 32,
+    "per_rank_batch_size": 64,
+    "update_epochs": 4,
+    "learning_rate": 5e-3,
+    "normalize_advantages": True,
+    "gamma": 0.0,
+    "hidden_sizes": (32,),
+    "eval_episodes": 0,
+    "accelerator": "cpu",
+}
+
+
+def make_agent(folder: Path, shown: str, named: str = "discrete", **changes: Any) -> PPO:
+    """Return an agent that is to name what it is shown."""
+    kwargs = (f"shown={shown}", f"named={named}")
+    more = {"env_kwargs": kwargs, "info_action_mask": shown == "info", "log_dir": str(folder)}
+    return PPO(TARGETS, **{**SETTINGS, **more, "total_timesteps": 3072, **changes})
+
+
+@pytest.mark.parametrize(
+    ("shown", "named"),
+    [*((shown, "discrete") for shown in SHOWN), *(("vector", named) for named in NAMED[1:])],
+)
+def test_every_space_is_learned(tmp_path, shown, named):
+    # Behind a mask nothing can be done wrong: the env raises if a forbidden action comes.
+    agent = make_agent(tmp_path, shown, named, total_timesteps=512 if shown in MASKED else 3072)
+    agent.learn()
+    result = evaluate_agent(agent, 16, 0)
+    assert result is not None and result.mean > 7.2
+
+
+@pytest.mark.parametrize("shown", SHOWN)
+def test_every_space_is_saved_and_exported(tmp_path, shown):
+    agent = make_agent(tmp_path, shown)
+    agent.save(tmp_path / "agent.pt")
+    loaded = PPO.load(tmp_path / "agent.pt")
+    rows = agent.envs[0].reset()
+    np.testing.assert_array_equal(loaded.predict(rows), agent.predict(rows))
+    rows = torch.from_numpy(rows)
+    for name in ("torchscript", "pt2"):
+        export_policy(agent.policy, rows, tmp_path / name, name)  # it compares the actions
+
+
+@pytest.mark.parametrize("shown", [shown for shown in SHOWN if shown != "info"])
+def test_one_observation_is_predicted_as_in_a_batch(tmp_path, shown):
+    agent = make_agent(tmp_path, shown)
+    env = toy_envs.TargetEnv(shown)
+    single, _ = env.reset(seed=3)
+    row, is_single = rows_of(agent.observation_space, single)
+    assert is_single and len(row) == 1
+    assert agent.predict(single) == agent.predict(row)[0]
+
+
+def test_a_run_over_pixels_and_vectors_goes_on(tmp_path):
+    agent = make_agent(tmp_path, "mixed", total_timesteps=512)
+    folder = AgentTrainer().fit(agent).folder
+    resumed = make_agent(tmp_path, "mixed", total_timesteps=1024)
+    summary = AgentTrainer(resume=folder).fit(resumed).summary
+    assert summary["total_env_steps"] == 1024 and summary["restarts"] == 1
+
+
+@pytest.mark.parametrize(
+    ("shown", "changes", "message"),
+    [
+        (
+            "discrete",
+            {"observation_normalization": True},
+            "observation_normalization has no effect",
+        ),
+        ("grey", {"observation_normalization": True}, "observation_normalization has no effect"),
+        ("vector", {"encoder": "impala"}, "encoder=impala has no effect"),
+        ("grey", {"encoder": "nature"}, "8 x 8 are too small for encoder=nature"),
+        ("dict", {"obs_keys": ("high",)}, r"no observation key 'high'.*inner\.high"),
+        ("vector", {"obs_keys": ("high",)}, "no observation key 'high'.*no keys"),
+        ("discrete", {"frame_stack": 2}, "frame_stack has no effect on Discrete"),
+        ("vector", {"named": "nothing"}, "KeyError: 'nothing'"),
+    ],
+)
+def test_settings_that_do_not_fit_the_space_are_refused(tmp_path, shown, changes, message):
+    named = changes.pop("named", "discrete")
+    with pytest.raises(ValueError, match=message):
+        make_agent(tmp_path, shown, named, **changes)
