@@ -26,6 +26,10 @@ class PlainActorCritic(nn.Module):
                 for parameter, source in zip(mine.parameters(), sources, strict=True):
                     parameter.copy_(source)
 
+    def forward(self, obs: Tensor) -> tuple[Tensor, Tensor]:
+        """Returns logits and values."""
+        return self.actor(obs), self.critic(obs).squeeze(-1)
+
     def act(self, obs: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Draws actions; returns them, their log-probabilities and the values."""
         distribution = torch.distributions.Categorical(logits=self.actor(obs))
@@ -33,15 +37,19 @@ class PlainActorCritic(nn.Module):
         return actions, distribution.log_prob(actions), self.critic(obs).squeeze(-1)
 
 
-def plain_update(model: PlainActorCritic, optimizer: torch.optim.Adam, batch: Minibatch) -> None:
-    """One minibatch with clip_coef 0.2, vf_coef 1, normalised advantages, gradients cut at 0.5."""
-    distribution = torch.distributions.Categorical(logits=model.actor(batch.obs))
+def plain_update(model: nn.Module, optimizer: torch.optim.Adam, batch: Minibatch) -> None:
+    """One minibatch with clip_coef 0.2, vf_coef 1, normalised advantages, gradients cut at 0.5.
+
+    The model returns logits and values.
+    """
+    logits, values = model(batch.obs)
+    distribution = torch.distributions.Categorical(logits=logits)
     ratio = (distribution.log_prob(batch.actions) - batch.log_probs).exp()
     advantages = batch.advantages
     advantages = (advantages - advantages.mean()) / (advantages.std() + 1e-8)
     clipped = ratio.clamp(0.8, 1.2)
     policy_loss = -torch.min(ratio * advantages, clipped * advantages).mean()
-    value_loss = (model.critic(batch.obs).squeeze(-1) - batch.returns).square().mean()
+    value_loss = (values - batch.returns).square().mean()
     loss = policy_loss + value_loss - 0.01 * distribution.entropy().mean()
     optimizer.zero_grad()
     loss.backward()
