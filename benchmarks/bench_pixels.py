@@ -50,7 +50,7 @@ class PlainNature(nn.Module):
 
 @pytest.fixture
 def make_agent():
-    """Returns a function that makes an agent, its buffer filled with one rollout, and its player."""
+    """Returns a function that makes an agent, its player, and its buffer with one rollout."""
 
     def make(compile_mode):
         settings = {"num_envs": NUM_ENVS, "num_steps": NUM_STEPS, "per_rank_batch_size": NUM_ROWS}
