@@ -7,6 +7,7 @@ algorithm's own file. Letters: O observation dimensions, K noise values a draw.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from functools import partial
 from typing import Any, ClassVar
