@@ -98,7 +98,8 @@ class Recording(TorchDispatchMode):
             self._name(result, node)
         else:
             for index, part in enumerate(result or ()):
-                self._name(part, self._note(_item, (node, index)))
+                if part is not None:  # the gradient of the first layer's input
+                    self._name(part, self._note(_item, (node, index)))
         return result
 
     def scripted(self) -> Function:
