@@ -76,7 +76,7 @@ class Recording(TorchDispatchMode):
             result = func(*args, **kwargs)
             self._name(result, self._node(args[0]))
             return result
-        if _is_view(func) and self._is_outside(args[0]):
+        if func in _VIEWS and self._is_outside(args[0]):
             # A view of a weight stays one at every call: should it be used, it is captured in the
             # weight's place.
             view = func(*args, **kwargs)
@@ -295,10 +295,6 @@ def sum_over_parts(function: Function, rows: Sequence[Tensor], num_parts: int) -
     return first
 
 
-# Tracing knows no list of booleans. What Python costs is nothing beside these operations.
-_UNTRACEABLE = (torch.ops.aten.convolution_backward.default,)
-
-
 def _as_written(script: Function) -> Function:
     """Keeps TorchScript's optimiser out: it splits `addmm` into two operations that round twice."""
     get_optimize = torch._C._get_graph_executor_optimize
@@ -332,15 +328,10 @@ def _is_alias(func: Any) -> bool:
     return is_one and schema.returns[0].alias_info is not None and not schema.is_mutable
 
 
-def _is_view(func: Any) -> bool:
-    """Tells whether an operation only returns other strides over its argument's memory."""
-    return func in (
-        torch.ops.aten.t.default,
-        torch.ops.aten.view.default,
-        torch.ops.aten.permute.default,
-    )
-
-
+# These only return other strides over their argument's memory.
+_VIEWS = {torch.ops.aten.t.default, torch.ops.aten.view.default, torch.ops.aten.permute.default}
+# Tracing knows no list of booleans. What Python costs is nothing beside these operations.
+_UNTRACEABLE = {torch.ops.aten.convolution_backward.default}
 _ARITHMETIC = {
     getattr(torch.ops.aten, name)
     for name in ("add", "sub", "mul", "div", "add_", "sub_", "mul_", "div_")
