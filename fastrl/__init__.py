@@ -11,12 +11,23 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from fastrl.a2c import A2C
+    from fastrl.droq import DroQ
     from fastrl.envs.make import make_env
     from fastrl.ppo import PPO
     from fastrl.ppo_recurrent import PPORecurrent
+    from fastrl.sac import SAC
     from fastrl.trainer import AgentTrainer
 
-__all__ = ["A2C", "PPO", "AgentTrainer", "PPORecurrent", "__version__", "make_env"]
+__all__ = [
+    "A2C",
+    "PPO",
+    "SAC",
+    "AgentTrainer",
+    "DroQ",
+    "PPORecurrent",
+    "__version__",
+    "make_env",
+]
 
 try:
     __version__ = version("fastrl")
@@ -27,8 +38,10 @@ except PackageNotFoundError:  # a source tree that was never installed
 # module not yet loaded.
 _HOMES = {
     "A2C": "fastrl.a2c",
+    "DroQ": "fastrl.droq",
     "PPO": "fastrl.ppo",
     "PPORecurrent": "fastrl.ppo_recurrent",
+    "SAC": "fastrl.sac",
     "AgentTrainer": "fastrl.trainer",
     "make_env": "fastrl.envs.make",
 }

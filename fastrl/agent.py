@@ -42,7 +42,11 @@ class Agent(Protocol):
     def update(
         self, buffer: RolloutBuffer, update_index: int, timer: StageTimer
     ) -> dict[str, float]:
-        """Learns from a full buffer; returns metrics by their names in the README's glossary."""
+        """Learns from a full buffer; returns metrics by their names in the README's glossary.
+
+        No metrics at all mean that there is nothing to write down yet: rows are then fewer than
+        updates.
+        """
         ...
 
     def predict(self, obs: Any, deterministic: bool = True) -> np.ndarray:

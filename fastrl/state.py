@@ -35,11 +35,24 @@ class Counters:
     last_checkpoint: int = 0
     recent_returns: list[float] = field(default_factory=list)
     recent_lengths: list[int] = field(default_factory=list)
+    unlogged: list[float] = field(default_factory=lambda: [0.0, 0.0, 0.0])
+    """Number, returns and lengths of the episodes since the last row of metrics, summed."""
 
     def take_episodes(self, returns: list[float], lengths: list[float]) -> None:
         """Takes in episodes of all ranks, oldest first; the latest are kept."""
         self.recent_returns = (self.recent_returns + returns)[-TARGET_EPISODES:]
         self.recent_lengths = (self.recent_lengths + list(map(int, lengths)))[-TARGET_EPISODES:]
+
+    def take_unlogged(self) -> dict[str, float]:
+        """Returns the metrics of the episodes since the last call."""
+        (count, returns, lengths), self.unlogged = self.unlogged, [0.0, 0.0, 0.0]
+        metrics = {}
+        if count:
+            metrics["Rewards/rew_avg"] = returns / count
+            metrics["Game/ep_len_avg"] = lengths / count
+        if self.recent_returns:
+            metrics["Rewards/rew_avg_100"] = self.mean_return
+        return metrics
 
     @property
     def mean_return(self) -> float:
@@ -61,20 +74,21 @@ def run_state(agent: Agent, buffer: RolloutBuffer, counters: Counters) -> dict[s
         buffer: carried over already; its first row goes with the environments.
         counters: up to date.
     """
+    learner = agent.state_dict()
     state = {
         "algo": agent.algo,
         "counters": dict(vars(counters)),
-        "agent": agent.state_dict(),
         "num_ranks": agent.devices.world_size,
     }
-    return state | {
-        key: value for key, value in rank_state(agent, buffer).items() if key != "agent"
-    }
+    return state | _rank_state(agent, buffer, learner) | {"agent": learner}
 
 
 def rank_state(agent: Agent, buffer: RolloutBuffer) -> dict[str, Any]:
     """Returns the part of the state that each rank has for itself."""
-    learner = agent.state_dict()
+    return _rank_state(agent, buffer, agent.state_dict())
+
+
+def _rank_state(agent: Agent, buffer: RolloutBuffer, learner: dict[str, Any]) -> dict[str, Any]:
     state: dict[str, Any] = {
         "agent": {name: learner[name] for name in agent.rank_state if name in learner},
         "torch_random": torch.get_rng_state(),
@@ -99,6 +113,8 @@ def share_of_rank(restored: dict[str, Any], agent: Agent, restart: int) -> dict[
     seed = devices.stream_seed(agent.config.seed, restart)
     noise = torch.Generator(devices.device).manual_seed(seed).get_state()
     anew = {"noise_generator": noise, "noise_device": devices.device.type}
+    if "row_generator" in restored["agent"]:
+        anew["row_generator"] = torch.Generator().manual_seed(seed).get_state()
     return {**restored, "agent": {**restored["agent"], **anew}}
 
 

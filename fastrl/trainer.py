@@ -151,8 +151,8 @@ class _Run:
             start = perf_counter()
             metrics = self._iterate()
             counters.loop_seconds += perf_counter() - start
-            metrics["Time/step_per_second"] = counters.steps_per_second
-            if records:
+            if records and metrics:
+                metrics["Time/step_per_second"] = counters.steps_per_second
                 records.log(metrics)
             self.devices.watch_for_hanging(True)  # the first iteration may have compiled
             if self._target_reached():
@@ -160,6 +160,7 @@ class _Run:
                     records.seconds_to_target = records.wall_seconds
                 break
             self._periodic(records)
+        self._take_stage_seconds()
         self._gather_ranks()
         self.devices.watch_for_hanging(False)
         if records:
@@ -167,24 +168,30 @@ class _Run:
         return TrainResult(Path(), {}, 128 + self._signal() if self._signal() else 0)
 
     def _iterate(self) -> dict[str, float]:
-        """One rollout and one update; returns the metrics."""
+        """One rollout and one update; returns the metrics, or nothing if the agent has none yet."""
         counters = self.counters
-        self.timer.reset()
         episodes = self.player.collect()
         metrics = self.agent.update(self.buffer, counters.updates, self.timer)
         num_valid = self.buffer.num_valid
         self.buffer.carry_over()
         counters.updates += 1
         counters.env_steps += self.steps_per_update
-        metrics |= self._count(episodes, num_valid)
+        self._count(episodes, num_valid)
+        if not metrics:
+            return {}
         self._check_finite(metrics)
-        for stage, seconds in self.timer.seconds.items():
-            metrics[f"Time/{stage}_seconds"] = seconds
-            counters.stage_seconds[stage] = counters.stage_seconds.get(stage, 0.0) + seconds
-        return metrics
+        return metrics | counters.take_unlogged() | self._take_stage_seconds()
 
-    def _count(self, episodes: Episodes, num_valid: int) -> dict[str, float]:
-        """Takes in the episodes and the signals of all ranks; returns the episodes' metrics."""
+    def _take_stage_seconds(self) -> dict[str, float]:
+        """Adds up the seconds since the last row of metrics, and returns them as metrics."""
+        seconds, total = self.timer.seconds, self.counters.stage_seconds
+        for stage, value in seconds.items():
+            total[stage] = total.get(stage, 0.0) + value
+        self.timer.reset()
+        return {f"Time/{stage}_seconds": value for stage, value in seconds.items()}
+
+    def _count(self, episodes: Episodes, num_valid: int) -> None:
+        """Takes in the episodes and the signals of all ranks."""
         counters, count = self.counters, len(episodes.returns)
         sums = [episodes.returns.sum(), episodes.lengths.sum()]
         own = np.zeros(5 + 2 * TARGET_EPISODES)
@@ -201,13 +208,8 @@ class _Run:
         # The latest of each rank come last, whichever rank has most of them.
         columns = ranks[:, 5:].reshape(-1, 2, TARGET_EPISODES).transpose(1, 2, 0)
         counters.take_episodes(*columns[:, is_there.T].tolist())
-        metrics = {}
-        if counts.sum():
-            metrics["Rewards/rew_avg"] = float(returns.sum() / counts.sum())
-            metrics["Game/ep_len_avg"] = float(lengths.sum() / counts.sum())
-        if counters.recent_returns:
-            metrics["Rewards/rew_avg_100"] = counters.mean_return
-        return metrics
+        sums = (counts.sum(), returns.sum(), lengths.sum())
+        counters.unlogged = [x + float(y) for x, y in zip(counters.unlogged, sums, strict=True)]
 
     def _signal(self) -> int:
         """The signal that ends the run, or 0: the same on all ranks while they train."""

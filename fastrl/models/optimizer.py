@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from fastrl.models.layers import flatten_gradients, flatten_parameters
-from fastrl.ops.adam import adam_step, clip_by_norm
+from fastrl.ops.adam import clip_by_norm, fused_adam_step
 from fastrl.ops.rmsprop import rmsprop_step
 
 
@@ -75,7 +75,7 @@ class FlatAdam(FlatOptimizer):
         self.steps = torch.zeros((), device=self.flat.device)
 
     def _step(self, gradient: Tensor) -> None:
-        adam_step(
+        fused_adam_step(
             self.flat,
             gradient,
             self.mean,

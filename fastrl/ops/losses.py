@@ -106,3 +106,23 @@ def explained_variance(
     returns_variance = weighted_mean((returns - weighted_mean(returns, weights)) ** 2, weights)
     error_variance = weighted_mean((error - weighted_mean(error, weights)) ** 2, weights)
     return torch.where(returns_variance > 0, 1 - error_variance / returns_variance, torch.nan)
+
+
+def soft_target(
+    rewards: Tensor, discounts: Tensor, next_values: Tensor, next_log_probs: Tensor, alpha: Tensor
+) -> Tensor:
+    """What a soft action value should be (arXiv 1812.05905, equations 2 and 3), `[B]`.
+
+    Args:
+        rewards: float `[B]`.
+        discounts: gamma, and 0 where the episode terminated; `[B]`.
+        next_values: Q(s', a') with a' drawn anew, `[B]`.
+        next_log_probs: log pi(a'|s'), `[B]`.
+        alpha: temperature, a scalar.
+    """
+    return rewards + discounts * (next_values - alpha * next_log_probs)
+
+
+def temporal_difference_loss(values: Tensor, targets: Tensor) -> Tensor:
+    """Mean squared error against `targets` `[B]`, summed over the critics' `values` `[E, B]`."""
+    return ((values - targets) ** 2).sum(0).mean()

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from fastrl.run.watch import PULSE
 
-_library = torch.library.Library("fastrl", "DEF")
+_library = torch.library.Library("fastrl", "FRAGMENT")
 _library.define("sum_over_ranks(Tensor x) -> Tensor")
 _failures: list[BaseException] = []
 

@@ -36,6 +36,17 @@ def num_threads(count: int) -> Iterator[None]:
         torch.set_num_threads(before)
 
 
+@contextmanager
+def matmul_precision(name: str) -> Iterator[None]:
+    """Runs a block with products of float32 at this precision, as torch names it."""
+    before = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision(name)
+    try:
+        yield
+    finally:
+        torch.set_float32_matmul_precision(before)
+
+
 def keep_freed_memory() -> bool:
     """Tells glibc to keep freed blocks for the next allocation.
 

@@ -1,0 +1,31 @@
+"""What DroQ is told: SAC's settings, dropout, and many gradient steps per environment step."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from fastrl.config.sac import SACConfig
+
+
+@dataclass(frozen=True, kw_only=True)
+class DroQConfig(SACConfig):
+    """Settings of DroQ (Hiraoka et al. 2021, arXiv 2110.02034)."""
+
+    env_id: str = "Hopper-v4"
+    """Task: an EnvPool or gymnasium id, or module:callable that returns a gymnasium.Env."""
+    num_envs: int = 1
+    """Environments stepped side by side, per rank."""
+    replay_ratio: float = 20.0
+    """Gradient steps of the critics per environment step."""
+    policy_frequency: int = 20
+    """Gradient steps of the critics per step of actor and temperature."""
+    dropout_rate: float = 0.01
+    """Share of the critics' hidden units that is left out in each pass."""
+    layer_norm: bool = True
+    """Normalise the critics' hidden layers."""
+
+    def __post_init__(self) -> None:
+        """Checks ranges and sizes."""
+        super().__post_init__()
+        if not 0 <= self.dropout_rate < 1:
+            raise ValueError(f"dropout_rate must be in [0, 1), not {self.dropout_rate}")

@@ -1,0 +1,97 @@
+"""DroQ (Hiraoka et al. 2021, arXiv 2110.02034): SAC that learns from far fewer steps.
+
+    python -m fastrl.droq --env-id Hopper-v4
+
+The critics have dropout and layer norm, which keeps them from overestimating, so that they can
+take many gradient steps per environment step, each on fresh transitions. After as many of them, the
+actor takes one, on a batch of its own, towards the mean of the critics.
+"""
+
+from __future__ import annotations
+
+if __name__ == "__main__":  # before torch is imported, so that --help and mistakes answer at once
+    from fastrl.cli import main as command_line
+
+    raise SystemExit(command_line("droq"))
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from fastrl.buffers.replay import Transitions
+from fastrl.cli import Command, describe
+from fastrl.config.droq import DroQConfig
+from fastrl.models.critics import Critics
+from fastrl.ops.dropout import draw_dropout
+from fastrl.run.compiling import build
+from fastrl.run.devices import make_devices
+from fastrl.sac import MOST_DRAWN, SAC
+from fastrl.trainer import AgentTrainer
+
+
+class DroQ(SAC):
+    """A DroQ agent: `DroQ("Hopper-v4", seed=1).learn(100_000)`."""
+
+    algo = "droq"
+    config_class = DroQConfig
+    config: DroQConfig
+
+    def _make_critics(self) -> Critics:
+        config = self.config
+        num_inputs = self.policy.num_inputs + self.policy.num_actions
+        return Critics(num_inputs, config.hidden_sizes, config.num_critics, config.layer_norm)
+
+    def _build_steps(self, minibatch: Transitions) -> None:
+        """Builds the gradient steps of the critics and of the actor, apart."""
+        batch_size, mode = self.config.per_rank_batch_size, self.config.compile
+        num_actions = self.policy.num_actions
+        self._noise = torch.zeros(MOST_DRAWN, batch_size, num_actions, device=self.device)
+        num_values = self.critics.num_mask_values(batch_size)
+        self._masks = torch.ones(2 * num_values, device=self.device)
+        self._target_masks, self._online_masks = self._masks.split(num_values)
+        noise, masks = self._noise[0], self._online_masks
+        example = (*minibatch, noise, self._target_masks, masks)
+        self._critic_step = build(self._learn_critics, example, mode)
+        self._actor_step = build(self._learn_actor, (minibatch.obs, noise, masks), mode)
+
+    def _learn(self, num_steps: int) -> None:
+        """Takes gradient steps, each on transitions of its own, those of the actor too."""
+        assert self.replay is not None
+        batch_size, rate = self.config.per_rank_batch_size, self.config.dropout_rate
+        generator = self.noise_generator
+        while num_steps > 0:
+            count = min(num_steps, MOST_DRAWN)
+            num_steps -= count
+            indices = self.replay.draw(count, batch_size, self.row_generator)
+            self._noise[:count].normal_(generator=generator)
+            for rows, noise in zip(indices, self._noise, strict=False):
+                draw_dropout(self._masks, rate, generator)
+                has_actor_step = self._begin_step()
+                minibatch = self.replay.gather(rows)
+                self._critic_step(*minibatch, noise, self._target_masks, self._online_masks)
+                if has_actor_step:
+                    (own_rows,) = self.replay.draw(1, batch_size, self.row_generator)
+                    obs = self.replay.gather(own_rows).obs
+                    draw_dropout(self._online_masks, rate, generator)
+                    noise.normal_(generator=generator)
+                    self._actor_step(obs, noise, self._online_masks)
+
+    def _combine(self, values: Tensor) -> Tensor:
+        """Returns the mean over the critics, `[B]` (algorithm 2, line 9)."""
+        return values.mean(0)
+
+
+def load_agent(path: str | Path) -> DroQ:
+    """Reads an agent from a checkpoint, to be tested on whatever device is here."""
+    return DroQ.load(path, accelerator="auto")
+
+
+def main(command: Command) -> int:
+    """Trains as the command line says; returns the exit status."""
+    with make_devices(command.config) as devices:
+        if command.resume is None and devices.is_global_zero:
+            print(describe(command), flush=True)
+        agent: Any = DroQ(command.config.env_id, command.config, devices=devices)
+        return AgentTrainer(resume=command.resume).fit(agent).exit_status

@@ -1,0 +1,188 @@
+"""Several critics as one module, and the squashed Gaussian actor they judge.
+
+Letters: E critics, B rows, O observation dimensions, A action dimensions, F features of a layer.
+"""
+
+from __future__ import annotations
+
+import math
+from itertools import pairwise
+from typing import Any
+
+import gymnasium
+import torch
+from torch import Tensor, nn
+
+from fastrl.models.layers import linear, mlp
+
+LOG_STD_MIN, LOG_STD_MAX = -5.0, 2.0
+
+
+class Critics(nn.Module):
+    """E action values Q(s, a), each a network of its own, computed as one batch of products.
+
+    With `layer_norm`, each hidden layer is linear, dropout, layer norm, ReLU (Hiraoka et al. 2021,
+    arXiv 2110.02034, figure 1); without, linear and ReLU.
+    """
+
+    def __init__(
+        self,
+        num_inputs: int,
+        hidden_sizes: tuple[int, ...],
+        num_critics: int,
+        layer_norm: bool = False,
+    ) -> None:
+        """Makes the networks, each initialised as torch initialises a linear layer.
+
+        Args:
+            num_inputs: O + A.
+            hidden_sizes: widths of the hidden layers.
+            num_critics: E.
+            layer_norm: put a layer norm behind each hidden layer.
+        """
+        super().__init__()
+        self.num_critics, self.hidden_sizes, self.layer_norm = num_critics, hidden_sizes, layer_norm
+        sizes = (num_inputs, *hidden_sizes, 1)
+        self.weights, self.biases = nn.ParameterList(), nn.ParameterList()
+        for fan_in, fan_out in pairwise(sizes):
+            bound = 1 / math.sqrt(fan_in)
+            weight = torch.empty(num_critics, fan_in, fan_out).uniform_(-bound, bound)
+            self.weights.append(nn.Parameter(weight))
+            bias = torch.empty(num_critics, 1, fan_out).uniform_(-bound, bound)
+            self.biases.append(nn.Parameter(bias))
+        self.scales, self.shifts = nn.ParameterList(), nn.ParameterList()
+        for size in hidden_sizes if layer_norm else ():
+            self.scales.append(nn.Parameter(torch.ones(num_critics, 1, size)))
+            self.shifts.append(nn.Parameter(torch.zeros(num_critics, 1, size)))
+
+    def num_mask_values(self, num_rows: int) -> int:
+        """Returns how many values the dropout masks of one pass over `num_rows` rows have."""
+        return self.num_critics * num_rows * sum(self.hidden_sizes)
+
+    def forward(self, obs: Tensor, actions: Tensor, masks: Tensor | None = None) -> Tensor:
+        """Returns Q(s, a) of every critic, `[E, B]`.
+
+        Args:
+            obs: `[B, O]`.
+            actions: `[B, A]`, scaled to [-1, 1].
+            masks: dropout as factors, 0 or 1 / (1 - rate), `[num_mask_values(B)]`; None: none.
+        """
+        num_rows = len(obs)
+        x = torch.cat([obs.float(), actions], 1).expand(self.num_critics, -1, -1)
+        offset = 0
+        for layer, size in enumerate(self.hidden_sizes):
+            x = torch.baddbmm(self.biases[layer], x, self.weights[layer])
+            if masks is not None:
+                num_values = self.num_critics * num_rows * size
+                x = x * masks[offset : offset + num_values].view_as(x)
+                offset += num_values
+            if self.layer_norm:
+                x = _Standardize.apply(x)
+                x = torch.addcmul(self.shifts[layer], x, self.scales[layer])
+            x = torch.relu(x)
+        return torch.baddbmm(self.biases[-1], x, self.weights[-1]).squeeze(-1).float()
+
+
+class _Standardize(torch.autograd.Function):
+    """Layer norm without weights over the last dimension.
+
+    The backward pass is written out: TorchScript cannot record torch's own, which takes a list of
+    bools.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        y, _, scale = torch.native_layer_norm(x, x.shape[-1:], None, None, 1e-5)
+        ctx.save_for_backward(y, scale)
+        return y
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> Tensor:
+        (gradient,) = gradients
+        y, scale = ctx.saved_tensors
+        along = (gradient * y).mean(-1, keepdim=True)
+        rest = gradient - gradient.mean(-1, keepdim=True)
+        return torch.addcmul(rest, y, along, value=-1) * scale
+
+
+class SquashedGaussianActor(nn.Module):
+    """A normal distribution whose mean and spread depend on the state, squashed by tanh.
+
+    Actions are scaled to [-1, 1]; `to_env` brings them to the bounds.
+    """
+
+    low: Tensor
+    high: Tensor
+
+    def __init__(
+        self,
+        observation_space: gymnasium.Space,
+        action_space: gymnasium.Space,
+        hidden_sizes: tuple[int, ...],
+    ) -> None:
+        """Makes the network.
+
+        Args:
+            observation_space: a one-dimensional Box.
+            action_space: a bounded one-dimensional Box.
+            hidden_sizes: widths of the hidden layers.
+
+        Raises:
+            ValueError: a space is not supported.
+        """
+        super().__init__()
+        box = gymnasium.spaces.Box
+        if not isinstance(observation_space, box) or len(observation_space.shape) != 1:
+            raise ValueError(
+                f"unsupported observation space {observation_space}; "
+                "supported is a one-dimensional Box (gymnasium.wrappers.FlattenObservation)"
+            )
+        if not isinstance(action_space, box) or len(action_space.shape) != 1:
+            raise ValueError(
+                f"unsupported action space {action_space}; supported is a one-dimensional Box: "
+                "the actor is a squashed Gaussian"
+            )
+        if not action_space.is_bounded():
+            raise ValueError(f"squashed actions need finite bounds, not those of {action_space}")
+        (self.num_inputs,), (self.num_actions,) = observation_space.shape, action_space.shape
+        self.trunk = mlp(self.num_inputs, hidden_sizes, "relu", ortho_init=False)
+        self.head = linear(hidden_sizes[-1], 2 * self.num_actions)
+        low, high = torch.as_tensor(action_space.low), torch.as_tensor(action_space.high)
+        self.register_buffer("low", low.float(), persistent=False)
+        self.register_buffer("high", high.float(), persistent=False)
+
+    def forward(self, obs: Tensor) -> Tensor:
+        """Returns the greedy actions for observations `[B, O]`, as the environment takes them."""
+        return self.to_env(torch.tanh(self._mean_and_log_std(obs)[0]))
+
+    def act(self, obs: Tensor, noise: Tensor) -> Tensor:
+        """Draws actions in [-1, 1], `[B, A]`, with standard normal noise `[B, A]`."""
+        mean, log_std = self._mean_and_log_std(obs)
+        return torch.tanh(torch.addcmul(mean, log_std.exp(), noise))
+
+    def sample(self, obs: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
+        """Draws actions and their log-density, with a gradient through both.
+
+        Args:
+            obs: `[B, O]`.
+            noise: standard normal, `[B, A]`.
+
+        Returns:
+            Actions in [-1, 1], `[B, A]`, and log pi(a|s) of these scaled actions, `[B]`, in nats
+            (arXiv 1812.05905, appendix C).
+        """
+        mean, log_std = self._mean_and_log_std(obs)
+        u = torch.addcmul(mean, log_std.exp(), noise)
+        # 2 (log 2 - u - softplus(-2u)) is log(1 - tanh(u)^2) without cancellation at large |u|.
+        log_slope = 2 * (math.log(2) - u - nn.functional.softplus(-2 * u))
+        log_normal = -0.5 * noise * noise - log_std - 0.5 * math.log(2 * math.pi)
+        return torch.tanh(u), (log_normal - log_slope).sum(1)
+
+    def to_env(self, actions: Tensor) -> Tensor:
+        """Brings actions from [-1, 1] to the environment's bounds."""
+        actions = self.low + (self.high - self.low) * ((actions + 1) / 2)
+        return torch.clamp(actions, self.low, self.high)  # rounding may go beyond
+
+    def _mean_and_log_std(self, obs: Tensor) -> tuple[Tensor, Tensor]:
+        mean, log_std = self.head(self.trunk(obs.float())).chunk(2, 1)
+        return mean, log_std.clamp(LOG_STD_MIN, LOG_STD_MAX)

@@ -1,0 +1,282 @@
+"""What all agents that learn from a replay buffer are alike in: acting, storing, counting, saving.
+
+The player takes T steps of N environments, most often one (`act`); they go into the replay buffer;
+then the gradient steps are taken that the replay ratio allows (`update`). What a gradient step is,
+is the algorithm's own file. Letters: O observation dimensions, A action dimensions.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from fractions import Fraction
+from pathlib import Path
+from typing import Any, ClassVar
+
+import gymnasium
+import numpy as np
+import torch
+from torch import Tensor
+
+from fastrl.buffers.replay import ReplayBuffer, StepsBuffer, Transitions
+from fastrl.config.sac import SACConfig
+from fastrl.envs.pools import open_envs
+from fastrl.envs.vector import VectorEnv
+from fastrl.face import Face
+from fastrl.models.critics import SquashedGaussianActor
+from fastrl.presets import resolve
+from fastrl.run.compiling import build
+from fastrl.run.devices import Devices, make_devices
+from fastrl.run.threads import (
+    keep_freed_memory,
+    matmul_precision,
+    num_threads,
+    update_threads,
+)
+from fastrl.run.timer import StageTimer
+
+
+class OffPolicy(Face):
+    """Base of SAC, whose networks and gradient steps finish it."""
+
+    config_class: ClassVar[type[SACConfig]]
+    config: SACConfig
+    policy: SquashedGaussianActor
+    rank_state = ("noise_generator", "noise_device", "row_generator", "replay")
+
+    def __init__(
+        self,
+        env: str | VectorEnv | gymnasium.vector.VectorEnv,
+        config: SACConfig | None = None,
+        *,
+        preset: str = "auto",
+        devices: Devices | None = None,
+        **settings: Any,
+    ) -> None:
+        """Makes environments and networks.
+
+        Args:
+            env: a task's id, or a vector environment that was built elsewhere.
+            config: all settings at once, in place of `preset` and `settings`.
+            preset: "auto" starts from the settings tuned for the task, "none" from the defaults.
+            devices: where to train, if the caller launched already.
+            **settings: fields of the algorithm's config, by name.
+
+        Raises:
+            ValueError: an unknown task or setting, a value out of range, an unsupported space.
+        """
+        if config is None:
+            config = resolve(self.config_class, self.algo, env, preset, settings)
+        elif settings:
+            raise ValueError(f"give a config or single settings, not both: {', '.join(settings)}")
+        keep_freed_memory()
+        self.config = config
+        self.devices = devices or make_devices(config)
+        self.device = self.devices.device
+        self._on_cpu = self.device.type == "cpu"
+        self.envs = open_envs(env, config, self.devices.global_rank)
+        num_envs = sum(pool.num_envs for pool in self.envs)
+        if num_envs != config.num_envs:
+            raise ValueError(f"num_envs={config.num_envs}, but {num_envs} environments were given")
+        self.observation_space = self.envs[0].single_observation_space
+        self.action_space = self.envs[0].single_action_space
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(config.seed)
+            self._make_networks()
+
+        seed = self.devices.stream_seed(config.seed)
+        self.noise_generator = torch.Generator(self.device).manual_seed(seed)
+        self.row_generator = torch.Generator().manual_seed(seed)
+        self._predict_generator = torch.Generator(self.device).manual_seed(seed ^ 2**31)
+        self.num_env_steps = 0
+        self.num_gradient_steps = 0
+        self._act: dict[int, Callable[..., Tensor]] = {}
+        self.replay: ReplayBuffer | None = None
+        self._saved_replay: dict[str, Any] | None = None
+
+    def _make_networks(self) -> None:
+        """Sets `policy` and whatever else learns."""
+        raise NotImplementedError
+
+    def _build_steps(self, minibatch: Transitions) -> None:
+        """Builds the gradient steps for minibatches like this one."""
+        raise NotImplementedError
+
+    def _learn(self, num_steps: int) -> None:
+        """Takes gradient steps and counts them."""
+        raise NotImplementedError
+
+    def _take_metrics(self) -> dict[str, float]:
+        """Returns means since the last call."""
+        raise NotImplementedError
+
+    @property
+    def num_updates(self) -> int:
+        """Updates of the whole run."""
+        return self.config.num_updates
+
+    # Acting
+
+    def make_buffer(self) -> StepsBuffer:
+        """Allocates replay and step buffer, and builds `act` and the gradient step."""
+        config, num_actions = self.config, self.policy.num_actions
+        steps = StepsBuffer(
+            config.num_steps,
+            config.num_envs,
+            self.observation_space,
+            (num_actions,),
+            torch.float32,
+            num_actions,
+            config.num_steps * config.num_envs,
+            self.device,
+        )
+        if self.replay is None:
+            self.replay = ReplayBuffer(
+                config.buffer_size,
+                config.num_envs,
+                self.observation_space,
+                num_actions,
+                config.per_rank_batch_size,
+                config.gamma,
+                config.num_return_steps,
+                self.device,
+            )
+        if self._saved_replay is not None:
+            self.replay.load_state_dict(self._saved_replay)
+            self._saved_replay = None
+        # The critics' products are one batch.
+        self._threads = config.num_threads or update_threads(
+            config.per_rank_batch_size * config.num_critics, max(config.hidden_sizes)
+        )
+        # On the CPU torch.compile acts more slowly than eager: what runs once a step is recorded.
+        acting = "auto" if config.compile == "on" and self._on_cpu else config.compile
+        for num_envs in {env.num_envs for env in self.envs}:
+            example = tuple(x[0, :num_envs] for x in (steps.obs, steps.noise, steps.actions))
+            self._act[num_envs] = build(self._draw_actions, example, acting)
+        self._build_steps(self.replay.minibatch)
+        return steps
+
+    @property
+    def is_warming_up(self) -> bool:
+        """Whether actions are still random."""
+        return self.num_env_steps < self.config.learning_starts
+
+    def begin_rollout(self, buffer: StepsBuffer) -> None:
+        """Draws the noise of the next steps; during warm-up these are the actions themselves."""
+        if self.is_warming_up:
+            buffer.noise.uniform_(-1, 1, generator=self.noise_generator)
+        else:
+            buffer.noise.normal_(generator=self.noise_generator)
+
+    def act(self, obs: Tensor, noise: Tensor, stored: Tensor) -> np.ndarray:
+        """Draws actions for `obs` `[n, O]` with `noise` `[n, A]` into `stored`.
+
+        Returns:
+            The actions as the environments take them.
+        """
+        if self.is_warming_up:
+            actions = self.policy.to_env(stored.copy_(noise))
+        else:
+            actions = self._act[obs.shape[0]](obs, noise, stored)
+        return actions.numpy() if self._on_cpu else actions.cpu().numpy()
+
+    @torch.no_grad()
+    def _draw_actions(self, obs: Tensor, noise: Tensor, stored: Tensor) -> Tensor:
+        actions = self.policy.act(obs, noise)
+        stored.copy_(actions)
+        return self.policy.to_env(actions)
+
+    @torch.no_grad()
+    def predict(self, obs: np.ndarray, deterministic: bool = True) -> np.ndarray:
+        """Returns the environments' actions for one observation `[O]` or a batch `[n, O]`."""
+        single = np.ndim(obs) == 1
+        rows = torch.as_tensor(np.array(obs, self.observation_space.dtype, ndmin=2)).to(self.device)
+        if rows.shape[1:] != self.observation_space.shape:
+            raise ValueError(f"expected {self.observation_space.shape} each, not {np.shape(obs)}")
+        if deterministic:
+            actions = self.policy(rows)
+        else:
+            noise = torch.empty(len(rows), self.policy.num_actions, device=self.device)
+            noise.normal_(generator=self._predict_generator)
+            actions = self.policy.to_env(self.policy.act(rows, noise))
+        return actions[0].cpu().numpy() if single else actions.cpu().numpy()
+
+    # Learning
+
+    def update(self, buffer: StepsBuffer, update_index: int, timer: StageTimer) -> dict[str, float]:
+        """Stores the latest steps and takes the gradient steps that are due.
+
+        Args:
+            buffer: a full step buffer.
+            update_index: this update's number in the run, from 0.
+            timer: takes the seconds of the stages "store" and "update".
+
+        Returns:
+            Means over the gradient steps since the last row of metrics, every `log_every` steps;
+            nothing in between.
+        """
+        assert self.replay is not None
+        with timer.stage("store"):
+            self.replay.append(buffer)
+        before = self.num_env_steps
+        self.num_env_steps += buffer.num_steps * buffer.num_envs * self.devices.world_size
+        if (num_due := self.num_due) > 0:
+            precision = matmul_precision(self.config.matmul_precision)
+            with num_threads(self._threads), precision, timer.stage("update"):
+                self._learn(num_due)
+        log_every = self.config.log_every or 1
+        if before // log_every == self.num_env_steps // log_every:
+            return {}
+        return self._take_metrics()
+
+    @property
+    def num_due(self) -> int:
+        """Gradient steps that the replay ratio allows by now and that are not taken yet.
+
+        Counted from the first step with an action of the policy, in whole numbers: a stopped run
+        goes on with what was left over.
+        """
+        learned_steps = max(0, self.num_env_steps - self.config.learning_starts)
+        ratio = Fraction(self.config.replay_ratio).limit_denominator(1_000_000)
+        return int(learned_steps * ratio) - self.num_gradient_steps
+
+    # Saving
+
+    def save(self, path: str | Path) -> None:
+        """Writes the agent to one file, as `Face.save`, but for the replay buffer."""
+        replay, self.replay = self.replay, None
+        try:
+            super().save(path)
+        finally:
+            self.replay = replay
+
+    def state_dict(self) -> dict[str, Any]:
+        """Returns counters, random states and, during a run, the replay buffer."""
+        return {
+            "config": self.config.to_dict(),
+            "num_env_steps": self.num_env_steps,
+            "num_gradient_steps": self.num_gradient_steps,
+            "noise_generator": self.noise_generator.get_state(),
+            "noise_device": self.device.type,
+            "row_generator": self.row_generator.get_state(),
+            "replay": None if self.replay is None else self.replay.state_dict(),
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Takes a state back; raises ValueError if it is another network's."""
+        try:
+            self._load_networks(state)
+            self.num_env_steps = state["num_env_steps"]
+            self.num_gradient_steps = state["num_gradient_steps"]
+            if state["noise_device"] == self.device.type:  # another's state means nothing here
+                self.noise_generator.set_state(state["noise_generator"])
+            self.row_generator.set_state(state["row_generator"])
+            if self.replay is None:
+                self._saved_replay = state["replay"]
+            elif state["replay"] is not None:
+                self.replay.load_state_dict(state["replay"])
+        except (KeyError, RuntimeError, TypeError) as error:
+            raise ValueError(f"the checkpoint does not fit this agent: {error}") from error
+
+    def _load_networks(self, state: dict[str, Any]) -> None:
+        """Takes back what `_make_networks` made."""
+        raise NotImplementedError
