@@ -49,7 +49,7 @@ class OffPolicy(Face):
         config: SACConfig | None = None,
         *,
         preset: str = "auto",
-        devices: Devices | None = None,
+        devices: Devices | int | None = None,
         **settings: Any,
     ) -> None:
         """Makes environments and networks.
@@ -58,12 +58,14 @@ class OffPolicy(Face):
             env: a task's id, or a vector environment that was built elsewhere.
             config: all settings at once, in place of `preset` and `settings`.
             preset: "auto" starts from the settings tuned for the task, "none" from the defaults.
-            devices: where to train, if the caller launched already.
+            devices: how many ranks; or where to train, if the caller launched them already.
             **settings: fields of the algorithm's config, by name.
 
         Raises:
             ValueError: an unknown task or setting, a value out of range, an unsupported space.
         """
+        if isinstance(devices, int):
+            devices, settings = None, {"devices": devices, **settings}
         if config is None:
             config = resolve(self.config_class, self.algo, env, preset, settings)
         elif settings:
