@@ -14,11 +14,32 @@ from typing import Any
 
 from benchmarks.peers.stopwatch import Stopwatch, read_work
 
+SAC_LEARNING_STARTS, SAC_BUFFER_SIZE = 100, 65_537  # of SheepRL's benchmark
 LOG_DIR = "logs"  # the parent starts every process in an empty folder
 
 
 def settings_of(work: dict[str, Any]) -> dict[str, Any]:
-    """Translates the work into fields of `PPOConfig`."""
+    """Translates the work into fields of `PPOConfig` or `SACConfig`."""
+    if work["algo"] == "sac":
+        return {
+            "total_timesteps": work["total_steps"],
+            "num_envs": work["num_envs"],
+            "per_rank_batch_size": work["minibatch_size"],
+            "replay_ratio": 1 / work["num_envs"],
+            "learning_starts": SAC_LEARNING_STARTS,
+            "buffer_size": SAC_BUFFER_SIZE,
+            "hidden_sizes": tuple(work["hidden_sizes"]),
+            "policy_lr": work["learning_rate"],
+            "q_lr": work["learning_rate"],
+            "alpha_lr": work["learning_rate"],
+            "gamma": work["gamma"],
+            "seed": work["seed"],
+            "accelerator": "cpu",
+            "eval_episodes": 0,
+            "checkpoint_every": 0,
+            "log_dir": LOG_DIR,
+            "num_threads": work.get("threads", 0),
+        }
     return {
         "total_timesteps": work["total_steps"],
         "num_envs": work["num_envs"],
@@ -47,7 +68,7 @@ def settings_of(work: dict[str, Any]) -> dict[str, Any]:
 
 
 def command_line(work: dict[str, Any]) -> list[str]:
-    """Returns the flags of `python -m fastrl.ppo` for the work."""
+    """Returns the flags of `python -m fastrl.<algo>` for the work."""
     words = ["--env-id", work["env_id"], "--preset", "none"]
     for name, value in settings_of(work).items():
         values = value if isinstance(value, tuple) else (value,)
@@ -74,16 +95,17 @@ def train_in_loop(work: dict[str, Any], stopwatch: Stopwatch) -> tuple[dict[str,
     return summary, sum(parameter.numel() for parameter in agent.policy.parameters())
 
 
-def train_as_command(work: dict[str, Any]) -> tuple[dict[str, Any], int]:
-    """Does what `python -m fastrl.ppo FLAGS` does; returns the summary and the parameters."""
+def train_as_command(work: dict[str, Any]) -> tuple[dict[str, Any], int | None]:
+    """Does what `python -m fastrl.<algo> FLAGS` does; returns the summary and the parameters."""
     sys.argv[1:] = command_line(work)
     with contextlib.suppress(SystemExit):
-        runpy.run_module("fastrl.ppo", run_name="__main__", alter_sys=True)
+        runpy.run_module(f"fastrl.{work['algo']}", run_name="__main__", alter_sys=True)
     from fastrl.run.checkpoint import load_checkpoint
 
     (summary,) = Path(LOG_DIR).rglob("summary.json")
-    weights = load_checkpoint(summary.parent / "checkpoints" / "last.pt")["agent"]["policy"]
-    return json.loads(summary.read_text()), sum(weight.numel() for weight in weights.values())
+    agent = load_checkpoint(summary.parent / "checkpoints" / "last.pt")["agent"]
+    sizes = [weight.numel() for weight in agent["policy"].values()] if "policy" in agent else []
+    return json.loads(summary.read_text()), sum(sizes) or None
 
 
 def main() -> None:

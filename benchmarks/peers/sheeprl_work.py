@@ -1,16 +1,18 @@
-"""SheepRL on the work that it publishes itself: its command line with `exp=ppo_benchmarks`.
+"""SheepRL on the work that it publishes itself: its command line with `exp=<algo>_benchmarks`.
 
-That experiment has tests, logs and checkpoints off. As published, actor and critic share their
-hidden layers; where the work asks for separate networks, overrides move the layers into each.
+Those experiments have tests, logs and checkpoints off. As published, PPO's actor and critic share
+their hidden layers; where the work asks for separate networks, overrides move the layers into each.
 """
 
 from __future__ import annotations
 
 import sys
+from types import ModuleType
 from typing import Any
 
 import torch
 from sheeprl.algos.ppo import ppo
+from sheeprl.algos.sac import sac
 from sheeprl.cli import run
 
 from benchmarks.peers.stopwatch import Stopwatch, read_work
@@ -21,6 +23,23 @@ NEVER = 10**9
 
 def overrides(work: dict[str, Any]) -> list[str]:
     """Translates the work into words of its command line."""
+    if work["algo"] == "sac":
+        (width,) = set(work["hidden_sizes"])
+        return [
+            "exp=sac_benchmarks",
+            f"env.id={work['env_id']}",
+            f"env.num_envs={work['num_envs']}",
+            f"algo.total_steps={work['total_steps']}",
+            f"algo.per_rank_batch_size={work['minibatch_size']}",
+            f"algo.replay_ratio={1 / work['num_envs']}",
+            f"algo.hidden_size={width}",
+            f"algo.gamma={work['gamma']}",
+            "metric.log_level=0",
+            f"checkpoint.every={NEVER}",
+            "checkpoint.save_last=False",
+            f"num_threads={work['threads']}",
+            f"seed={work['seed']}",
+        ]
     width = work["hidden_sizes"][0]
     depth = len(work["hidden_sizes"])
     if set(work["hidden_sizes"]) != {width}:
@@ -58,16 +77,16 @@ def overrides(work: dict[str, Any]) -> list[str]:
     ]
 
 
-def agents_of_updates() -> list[torch.nn.Module]:
+def agents_of_updates(algorithm: ModuleType) -> list[torch.nn.Module]:
     """Returns a list that will hold the agent once for every update; nothing else tells of them."""
     agents: list[torch.nn.Module] = []
-    train = ppo.train
+    train = algorithm.train
 
     def noted_train(fabric: Any, agent: torch.nn.Module, *rest: Any) -> int:
         agents.append(agent)
         return train(fabric, agent, *rest)
 
-    ppo.train = noted_train
+    algorithm.train = noted_train
     return agents
 
 
@@ -78,9 +97,9 @@ def main() -> None:
         raise ValueError(f"only whole processes are measured here, not {work['measure']}")
     torch.set_num_threads(work["threads"])
     sys.argv[1:] = overrides(work)
-    agents = agents_of_updates()
+    agents = agents_of_updates({"ppo": ppo, "sac": sac}[work["algo"]])
     run()
-    assert len(agents) == work["num_updates"], len(agents)
+    assert agents and (work["algo"] == "sac" or len(agents) == work["num_updates"]), len(agents)
     settings = {
         "environment": f"{work['env_id']}, SyncVectorEnv",
         "threads": torch.get_num_threads(),

@@ -73,7 +73,7 @@ OURS = System("fastrl", "fastrl_work", is_ours=True)
 PEERS = (
     System("rl-games", "rl_games_work", options={"compile": [False, True]}),
     System("stable-baselines3", "sb3_work"),
-    System("sheeprl", "sheeprl_work", works=("W3",)),
+    System("sheeprl", "sheeprl_work", works=("W3", "W5")),
 )
 
 

@@ -12,6 +12,8 @@ class Work:
     """A task and all that decides how much there is to compute. The defaults are those of SB3."""
 
     name: str
+    algo: Literal["ppo", "sac"] = "ppo"
+    """SAC has a gradient step per vector step; it uses none of the settings that are PPO's."""
     env_id: str
     num_envs: int
     num_steps: int
@@ -25,7 +27,7 @@ class Work:
     num_updates: int
     """Iterations that are measured; one is a rollout and its update."""
     hidden_sizes: tuple[int, ...] = (64, 64)
-    activation: Literal["tanh", "elu"] = "tanh"
+    activation: Literal["tanh", "elu", "relu"] = "tanh"
     shared_network: bool = False
     """One network with two heads, in place of one for the actor and one for the critic."""
     normalize_observations: bool = False
@@ -55,6 +57,12 @@ class Work:
         sizes = "-".join(map(str, self.hidden_sizes))
         layers = f"{sizes} {self.activation}, {'shared' if self.shared_network else 'separate'}"
         normalized = ", observations normalised" if self.normalize_observations else ""
+        if self.algo == "sac":
+            return (
+                f"{self.name}: SAC {self.env_id}, {self.total_steps:,} steps, whole process, "
+                f"{self.num_envs} envs, batch {self.minibatch_size}, a gradient step per vector "
+                f"step, {sizes} {self.activation}"
+            )
         whole = f", {self.total_steps:,} steps, whole process" if self.measure == "seconds" else ""
         return (
             f"{self.name}: PPO {self.env_id}{whole}, {self.num_envs} x {self.num_steps}, "
@@ -147,6 +155,21 @@ WORKS = {
             activation="elu",
             shared_network=True,
             normalize_observations=True,
+        ),
+        # SheepRL's published benchmark of SAC, a quarter of its length.
+        Work(
+            name="W5",
+            algo="sac",
+            env_id="LunarLanderContinuous-v3",
+            num_envs=4,
+            num_steps=1,
+            update_epochs=1,
+            minibatch_size=256,
+            measure="seconds",
+            warmup_updates=0,
+            num_updates=4096,
+            hidden_sizes=(256, 256),
+            activation="relu",
         ),
     )
 }
