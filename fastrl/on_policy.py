@@ -30,7 +30,7 @@ from fastrl.ops.losses import explained_variance
 from fastrl.presets import resolve
 from fastrl.run.compiling import build
 from fastrl.run.devices import Devices, make_devices
-from fastrl.run.recording import side_by_side
+from fastrl.run.parts import side_by_side
 from fastrl.run.threads import keep_freed_memory, update_threads
 from fastrl.spaces import rows_of
 

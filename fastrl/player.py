@@ -72,10 +72,10 @@ class Player:
         buffer, act = self._buffer, self._agent.act
         num_steps = buffer.num_steps
         env_seconds = act_seconds = store_seconds = 0.0
-        self._agent.begin_rollout(buffer)
         # A second thread costs a policy of this size more than it saves, and takes a core from the
         # environments.
         with num_threads(1), self._placement.rollout():
+            self._agent.begin_rollout(buffer)
             for t in range(num_steps + 1):
                 PULSE.count += 1
                 for env, first_env, obs, noise, actions in self._pools:

@@ -41,7 +41,7 @@ from fastrl.ops.losses import (
 )
 from fastrl.run.compiling import build
 from fastrl.run.devices import make_devices
-from fastrl.run.recording import sum_over_parts
+from fastrl.run.parts import sum_over_parts
 from fastrl.run.threads import num_threads
 from fastrl.run.timer import StageTimer
 from fastrl.trainer import AgentTrainer

@@ -12,7 +12,8 @@ from toy_agents import WALKS, Loop, differing, make_agent, run, tensors_of
 from fastrl.machine import available_cores
 from fastrl.ppo import PPO
 from fastrl.run.compiling import build
-from fastrl.run.recording import Recording, sum_over_parts
+from fastrl.run.parts import sum_over_parts
+from fastrl.run.recording import Recording
 from fastrl.run.threads import num_threads, update_threads
 
 NORMALISERS = {"observation_normalization": True, "reward_scaling": True}

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import logging
 import warnings
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any, ClassVar
 
 import torch
@@ -58,8 +58,8 @@ class Recording(TorchDispatchMode):
         self._graph.erase_node(self._boundary)
         self._graph.eliminate_dead_code(is_impure_node=_must_stay)
         # No tensor here requires a gradient, but oneDNN's LSTM asks whether its backward follows.
-        has_lstm = any("mkldnn_rnn_layer" in str(node.target) for node in self._graph.nodes)
-        self._grad_mode = torch.enable_grad if has_lstm else torch.no_grad
+        targets = [str(node.target) for node in self._graph.nodes]
+        self._has_grad_mode = any("mkldnn_rnn_layer" in target for target in targets)
         self._module = fx.GraphModule({}, self._graph)
         self._example = (*inputs, *self._captured)
 
@@ -107,13 +107,14 @@ class Recording(TorchDispatchMode):
         if any(node.target in _UNTRACEABLE for node in self._graph.nodes):
             return self._bind(self._module)
         try:
-            with self._grad_mode(), warnings.catch_warnings(), self._undone():
+            grad_mode = torch.set_grad_enabled(self._has_grad_mode)
+            with grad_mode, warnings.catch_warnings(), self._undone():
                 warnings.simplefilter("ignore")  # tracing is deprecated; see below for its end
                 module = self._forking() if self._parts else self._module
                 script: Any = torch.jit.trace(module, self._example, check_trace=False)
                 for simplify in _SIMPLIFICATIONS:
                     getattr(torch._C, f"_jit_pass_{simplify}")(script.graph)
-                return self._bind(_as_written(script))
+                return _as_written(script, tuple(self._captured), self._has_grad_mode)
         except torch.OutOfMemoryError:
             raise
         except (AttributeError, RuntimeError) as error:
@@ -186,10 +187,10 @@ class Recording(TorchDispatchMode):
         return fx.GraphModule(forks, graph)
 
     def _bind(self, module: Function) -> Function:
-        captured = tuple(self._captured)
+        captured, has_grad_mode = tuple(self._captured), self._has_grad_mode
 
         def call(*inputs: Tensor) -> Any:
-            with self._grad_mode():
+            with torch.set_grad_enabled(has_grad_mode):
                 return module(*inputs, *captured)
 
         return call
@@ -261,52 +262,25 @@ class _Fork(nn.Module):
         return torch.jit.fork(self.body, *inputs)
 
 
-def side_by_side(function: Function, arguments: Sequence[tuple[Tensor, ...]]) -> list[Any]:
-    """Calls `function` once with each of some tuples of arguments and returns the results.
+def _as_written(script: Any, captured: tuple[Tensor, ...], has_grad_mode: bool) -> Function:
+    """Keeps TorchScript's optimiser out: it splits `addmm` into two operations that round twice.
 
-    In a recorded graph each call but the first has a thread to itself. The numbers are the same.
-
-    Args:
-        function: changes no tensor.
-        arguments: of the first call, of the second and so on.
+    The method itself is called, between bare switches: the module's call and `torch.no_grad()` take
+    a third of the time of a policy that acts on one row.
     """
-    others = []
-    for call in arguments[1:]:
-        recording = Recording.running
-        with nullcontext() if recording is None else recording.part():
-            others.append(function(*call))
-    return [function(*arguments[0]), *others]
-
-
-def sum_over_parts(function: Function, rows: Sequence[Tensor], num_parts: int) -> Any:
-    """Adds up the tensors that `function` makes of parts of the rows, worked on side by side.
-
-    Args:
-        function: takes tensors of some rows each, changes none, returns a tuple of tensors.
-        rows: tensors `[B, ...]`.
-        num_parts: how many parts of B / num_parts rows.
-    """
-    if num_parts == 1:
-        return function(*rows)
-    parts = zip(*(tensor.tensor_split(num_parts) for tensor in rows), strict=True)
-    first, *others = side_by_side(function, list(parts))
-    for other in others:
-        first = tuple(total + more for total, more in zip(first, other, strict=True))
-    return first
-
-
-def _as_written(script: Function) -> Function:
-    """Keeps TorchScript's optimiser out: it splits `addmm` into two operations that round twice."""
-    get_optimize = torch._C._get_graph_executor_optimize
-    set_optimize = torch._C._set_graph_executor_optimize
+    forward = script._c._get_method("forward")
+    get_optimize, get_grad = torch._C._get_graph_executor_optimize, torch.is_grad_enabled
+    set_optimize, set_grad = torch._C._set_graph_executor_optimize, torch._C._set_grad_enabled
 
     def call(*inputs: Tensor) -> Any:
-        before = get_optimize()
+        before, grad = get_optimize(), get_grad()
         set_optimize(False)
+        set_grad(has_grad_mode)
         try:
-            return script(*inputs)
+            return forward(*inputs, *captured)
         finally:
             set_optimize(before)
+            set_grad(grad)
 
     return call
 
@@ -329,7 +303,7 @@ def _is_alias(func: Any) -> bool:
 
 
 # These only return other strides over their argument's memory.
-_VIEWS = {torch.ops.aten.t.default, torch.ops.aten.view.default, torch.ops.aten.permute.default}
+_VIEWS = {getattr(torch.ops.aten, name).default for name in ("t", "view", "permute", "unsqueeze")}
 # Tracing knows no list of booleans. What Python costs is nothing beside these operations.
 _UNTRACEABLE = {torch.ops.aten.convolution_backward.default}
 _ARITHMETIC = {
