@@ -330,6 +330,7 @@ nb::tuple SequenceGrid(handle env, handle start, handle length, int64_t num_envs
 }  // namespace
 
 NB_MODULE(_C, m) {
+  nb::set_leak_warnings(false);  // the process may leave its memory to the system as it ends
   m.doc() = "Row movement in C++. fastrl/buffers/indexing.py documents each operation.";
   nb::class_<Recorder>(m, "Recorder")
       .def(nb::init<handle, handle, handle, handle, handle, handle, handle, handle, handle>(),

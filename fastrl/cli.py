@@ -7,6 +7,7 @@ settings are known to be right, so that `--help` and mistakes are answered at on
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import dataclasses
 import difflib
@@ -86,12 +87,11 @@ def main(algo: str, argv: Sequence[str] | None = None) -> int:
         # short, it costs 7 % on an idle machine. It is read when torch is imported.
         os.environ.setdefault("GOMP_SPINCOUNT", "1000")
         start_ranks(command.config.devices, command.config.num_nodes)
-        # What is imported stays. The garbage collector looked through it 700 times on the way in,
-        # and once more on the way out: two thirds of a second.
+        # What is imported stays. The garbage collector would look through it 700 times on the way
+        # in, and once more on the way out: two thirds of a second.
         gc.set_threshold(100_000)
-        status = import_module(f"fastrl.{algo}").main(command)
-        gc.freeze()
-        return status
+        atexit.register(gc.freeze)
+        return import_module(f"fastrl.{algo}").main(command)
 
     return exit_status(work)
 
