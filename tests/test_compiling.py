@@ -58,9 +58,9 @@ def test_recorded_training_equals_eager_where_the_fast_tanh_serves(no_warning):
     assert not differing(tensors_of(eager), tensors_of(recorded))
 
 
-def scripts_of(function: Any) -> list[torch.jit.ScriptModule]:
-    """Return the TorchScript modules that a built function calls."""
-    if isinstance(function, torch.jit.ScriptModule):
+def scripts_of(function: Any) -> list[Any]:
+    """Return the TorchScript methods that a built function calls."""
+    if isinstance(function, torch._C.ScriptMethod):
         return [function]
     cells = [cell.cell_contents for cell in getattr(function, "__closure__", None) or ()]
     return [script for cell in cells for script in scripts_of(cell)]

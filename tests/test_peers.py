@@ -154,6 +154,6 @@ def test_our_flags_are_accepted_by_our_command_line(load):
 
     for work in load("works").WORKS.values():
         flags = load("fastrl_work").command_line(work.to_dict())
-        config = parse("ppo", flags).config
+        config = parse(work.algo, flags).config
         assert config.total_timesteps == work.total_steps
         assert config.hidden_sizes == work.hidden_sizes
