@@ -135,8 +135,7 @@ class OnPolicy(Face):
         # On the CPU torch.compile acts more slowly than eager: what runs once a step is recorded.
         mode = "auto" if config.compile == "on" and self._on_cpu else config.compile
         self._build_act(buffer, mode)
-        caused = (buffer.rewards, buffer.terminated, buffer.truncated)
-        self._advantage = build(partial(self._compute_advantages, buffer), caused, mode)
+        self._build_judging(buffer, mode)
         return buffer
 
     def _allocate(self, batch_size: int) -> RolloutBuffer:
@@ -202,6 +201,8 @@ class OnPolicy(Face):
             done, running = terminated | truncated, buffer.discounted_returns
             self.reward_scale.update(rewards, done, valid, running, self.devices.merge)
             rewards = self.reward_scale(rewards)
+        for span in self._spans:
+            self._fill_rows[len(span[0])](*span)
         self._advantage(rewards, terminated, truncated)
         over_ranks = None if self.devices.is_alone else self.devices.merge
         return explained_variance(buffer.values[:-1], buffer.returns, valid, over_ranks)
@@ -209,58 +210,87 @@ class OnPolicy(Face):
     def judge_again(self, buffer: RolloutBuffer) -> None:
         """Fills values, advantages and returns anew, by the critic as it has become.
 
-        Andrychowicz et al. 2021 (arXiv 2006.05990) find that old advantages slow learning down.
+        Log-probabilities stay: they are of the policy that acted. Andrychowicz et al. 2021 (arXiv
+        2006.05990) find that old advantages slow learning down.
         """
         rewards = buffer.rewards if self.reward_scale is None else self.reward_scale(buffer.rewards)
-        ends = buffer.terminated, buffer.truncated
-        self._compute_advantages(buffer, rewards, *ends, has_log_probs=True)
+        for inputs, _, _, values in self._spans:
+            self._fill_values[len(inputs)](inputs, values)
+        self._advantage(rewards, buffer.terminated, buffer.truncated)
 
     def take_in_observations(self, buffer: RolloutBuffer) -> None:
         """Updates the normaliser: after learning, whose first ratios are of the acting policy."""
         if self.policy.normalizer is not None:
             rows = self.policy.reader.read(buffer.obs[:-1].flatten(0, 1)).vector
+            assert rows is not None  # what the normaliser is for
             self.policy.normalizer.update(rows, buffer.valid.flatten(), self.devices.merge)
+
+    def _build_judging(self, buffer: RolloutBuffer, mode: str) -> None:
+        """Builds what judges the rollout: its rows span by span, then its advantages."""
+        inputs, actions = self._rows_to_judge(buffer)
+        fields = inputs, actions, buffer.log_probs.view(-1), buffer.values[:-1].view(-1)
+        self._chunk = max(1, min(_CHUNK, _CHUNK_NUMBERS // inputs[0].numel()))
+        pieces = [field.split(self._num_parts * self._chunk) for field in fields]
+        self._spans = list(zip(*pieces, strict=True))
+        examples = {len(span[0]): span for span in self._spans}  # the last may be shorter
+        self._fill_rows = {
+            num_rows: build(self._evaluate_span, span, mode) for num_rows, span in examples.items()
+        }
+        if getattr(self.config, "recompute_advantages", False):
+            self._fill_values = {
+                num_rows: build(self._value_span, (span[0], span[3]), mode)
+                for num_rows, span in examples.items()
+            }
+        caused = (buffer.rewards, buffer.terminated, buffer.truncated)
+        self._advantage = build(partial(self._compute_advantages, buffer), caused, mode)
+
+    def _rows_to_judge(self, buffer: RolloutBuffer) -> tuple[Tensor, Tensor]:
+        """Returns views of what `_judge_rows` takes: rows and the actions taken in them."""
+        return buffer.obs[:-1].flatten(0, 1), buffer.actions.flatten(0, 1)
+
+    def _judge_rows(self, rows: Tensor, actions: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Returns log pi(a|s), the entropy and V(s) of some rows."""
+        return self.policy.evaluate(rows, actions)
+
+    @torch.no_grad()
+    def _evaluate_span(
+        self, rows: Tensor, actions: Tensor, log_probs: Tensor, values: Tensor
+    ) -> Tensor:
+        """Fills `log_probs` and `values` of some chunks of rows, side by side; returns `values`."""
+        given = list(zip(rows.split(self._chunk), actions.split(self._chunk), strict=True))
+        with self.devices.autocast():
+            judged = side_by_side(self._judge_rows, given)
+        filled = zip(log_probs.split(self._chunk), values.split(self._chunk), strict=True)
+        for result, (own_log_probs, own_values) in zip(judged, filled, strict=True):
+            own_log_probs.copy_(result[0])
+            own_values.copy_(result[2])
+        return values
+
+    @torch.no_grad()
+    def _value_span(self, rows: Tensor, values: Tensor) -> Tensor:
+        """Fills `values` of some chunks of rows, side by side, and returns them."""
+        given = [(chunk,) for chunk in rows.split(self._chunk)]
+        with self.devices.autocast():
+            judged = side_by_side(self.policy.value, given)
+        for result, own_values in zip(judged, values.split(self._chunk), strict=True):
+            own_values.copy_(result)
+        return values
 
     @torch.no_grad()
     def _compute_advantages(
-        self,
-        buffer: RolloutBuffer,
-        rewards: Tensor,
-        terminated: Tensor,
-        truncated: Tensor,
-        has_log_probs: bool = False,
+        self, buffer: RolloutBuffer, rewards: Tensor, terminated: Tensor, truncated: Tensor
     ) -> Tensor:
-        """Fills values `[T + 1, N]`, log-probabilities, advantages and returns `[T, N]`.
-
-        Log-probabilities that the buffer has already stay: they are of the policy that acted.
-        """
+        """Fills the last row of values `[T + 1, N]`, advantages and returns `[T, N]`."""
         with self.devices.autocast():
-            self._evaluate_rows(buffer, has_log_probs)
+            buffer.values[-1].copy_(self._last_values(buffer))
         discounts = (self.config.gamma, self.config.gae_lambda)
         advantages = gae(rewards, buffer.values, terminated, truncated, *discounts)
         buffer.advantages.copy_(advantages)
         return buffer.returns.copy_(advantages + buffer.values[:-1])
 
-    def _evaluate_rows(self, buffer: RolloutBuffer, has_log_probs: bool) -> None:
-        """Fills values and log-probabilities, in chunks of rows that stay in the cache."""
-        obs, actions = buffer.obs[:-1].flatten(0, 1), buffer.actions.flatten(0, 1)
-        log_probs, values = buffer.log_probs.view(-1), buffer.values[:-1].view(-1)
-        size = max(1, min(_CHUNK, _CHUNK_NUMBERS // obs[0].numel()))
-        chunks = [slice(start, start + size) for start in range(0, len(obs), size)]
-        for first in range(0, len(chunks), self._num_parts):
-            group = chunks[first : first + self._num_parts]
-            if has_log_probs:
-                judged = side_by_side(self.policy.value, [(obs[rows],) for rows in group])
-            else:
-                given = [(obs[rows], actions[rows]) for rows in group]
-                judged = side_by_side(self.policy.evaluate, given)
-            for rows, result in zip(group, judged, strict=True):
-                if has_log_probs:
-                    values[rows].copy_(result)
-                else:
-                    log_probs[rows].copy_(result[0])
-                    values[rows].copy_(result[2])
-        buffer.values[-1].copy_(self.policy.value(buffer.obs[-1]))
+    def _last_values(self, buffer: RolloutBuffer) -> Tensor:
+        """Returns V of the observations after the last step, `[N]`."""
+        return self.policy.value(buffer.obs[-1])
 
     # Saving
 

@@ -158,15 +158,16 @@ class PPORecurrent(PPO):
 
     # Learning
 
-    def _evaluate_rows(self, buffer: Any, has_log_probs: bool) -> None:
-        """Fills values and log-probabilities from the features that acting left."""
-        assert not has_log_probs
-        features, actions = buffer.features.flatten(0, 1), buffer.actions.flatten(0, 1)
-        log_probs, _, values = self.policy.judge(features, actions)
-        buffer.log_probs.copy_(log_probs.view_as(buffer.log_probs))
-        buffer.values[:-1].copy_(values.view_as(buffer.log_probs))
-        last, _ = self.policy.step(buffer.obs[-1], buffer.states[-1])
-        buffer.values[-1].copy_(self.policy.value(last))
+    def _rows_to_judge(self, buffer: Any) -> tuple[Tensor, Tensor]:
+        """Returns the features that acting left, and the actions."""
+        return buffer.features.flatten(0, 1), buffer.actions.flatten(0, 1)
+
+    def _judge_rows(self, rows: Tensor, actions: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        return self.policy.judge(rows, actions)
+
+    def _last_values(self, buffer: Any) -> Tensor:
+        features, _ = self.policy.step(buffer.obs[-1], buffer.states[-1])
+        return self.policy.value(features)
 
     def _deal(self, buffer: Any, update_index: int, epoch: int) -> list[Any]:
         """Deals the sequences; as many minibatches on each rank, however many episodes ended."""

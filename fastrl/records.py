@@ -56,6 +56,8 @@ class Records:
         self._stopped, self._is_resumed = signals.came, is_resumed
         self._seconds_before = counters.wall_seconds
         self.seconds_to_target: float | None = None
+        self._latest_test: Evaluation | None = None
+        self._tested_at = -1  # environment steps
         beyond = counters.env_steps if is_resumed else None
         self._logger = Logger(folder, resume=is_resumed, resume_step=beyond)
         ranks = agent.devices.world_size
@@ -106,6 +108,7 @@ class Records:
         """Plays greedy episodes, if the task can be made anew; keeps the best policy so far."""
         config, env_steps = self.config, self.counters.env_steps
         result = evaluate_agent(self.agent, config.eval_episodes, env_steps, self._stopped)
+        self._latest_test, self._tested_at = result, env_steps
         if result is None:
             return None
         metrics = {"Test/cumulative_reward": result.mean, "Test/return_std": result.std}
@@ -134,7 +137,8 @@ class Records:
         result = None
         if not signal_number():
             if self.config.eval_episodes:
-                result = self.test(state)
+                is_tested = self._tested_at == counters.env_steps
+                result = self._latest_test if is_tested else self.test(state)
             if result is None:
                 self._keep_if_best(counters.mean_return, state)
             self.save_last(state())  # now with the best return so far

@@ -95,6 +95,13 @@ def test_one_slow_rollout_together_is_enough(worker: int, monkeypatch: pytest.Mo
     assert sum(ways) == 1
 
 
+def test_a_disturbed_choice_is_made_again(worker: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    place, clock = Placement(frozenset({worker})), Clock(monkeypatch)
+    assert play(place, clock, together=9.0, apart=1.0)[6:] == [False] * 4  # once, by accident
+    play(place, clock, together=0.5, apart=1.0)
+    assert all(play(place, clock, together=0.5, apart=1.0))
+
+
 def test_busy_cores_are_not_given_up_even_for_a_trial(
     worker: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:

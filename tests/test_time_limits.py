@@ -76,7 +76,7 @@ def advantages_of(agent: PPO, num_rollouts: int = 3) -> torch.Tensor:
         loop.collect()
         loop.num_updates += 1
         buffer = loop.buffer
-        agent._advantage(buffer.rewards, buffer.terminated, buffer.truncated)
+        agent.judge(buffer)
         assert buffer.num_valid < buffer.num_steps * buffer.num_envs
         kept.append(buffer.advantages[buffer.valid])
     return torch.cat(kept)

@@ -162,7 +162,7 @@ def test_stage_seconds_are_within_those_of_the_loop(cartpole):
 
 def test_periodic_tests_come_as_often_as_asked_and_one_at_the_end(tmp_path):
     result = train("toy_envs:EndlessEnv", tmp_path, eval_every=128, eval_episodes=2)
-    assert steps_of_tests(result.folder) == [128, 256, 256]
+    assert steps_of_tests(result.folder) == [128, 256]
 
 
 def test_eval_every_0_leaves_the_final_test(tmp_path):

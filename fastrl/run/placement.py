@@ -3,7 +3,7 @@
 Policy and environments take turns. Across cores each turn wakes a sleeping core, which may take
 longer than a whole step of cheap environments; on one core a turn is a switch of threads. Which is
 faster depends on task and machine, and no number that the agent sees depends on it. So both are
-tried, and the clock decides.
+tried, and the clock decides; now and then again, for it may have been disturbed.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from time import perf_counter, process_time
 
 _NUM_TRIALS = 2  # rollouts each way at most; the fastest of them counts
 _CLEAR = 1.2  # one trial each way is enough where one way takes this many times as long
+_NEXT_TRIALS, _LATER = 16, 4  # rollouts before both are tried again, and then times as many
 _PARALLEL = 3.0  # with this many cores at work at once, one alone is not worth a trial
 
 
@@ -35,6 +36,7 @@ class Placement:
         self._apart: list[float] = []
         self._together: list[float] = []
         self._is_warm = self._is_decided = False
+        self._num_rollouts, self._next_trials = 0, _NEXT_TRIALS
         self.together = False
         """Whether the next rollout runs on one core."""
 
@@ -51,7 +53,12 @@ class Placement:
             yield
         finally:
             os.sched_setaffinity(0, allowed)
-        if not self._is_decided:
+        self._num_rollouts += 1
+        if self._num_rollouts == self._next_trials:
+            self._next_trials *= _LATER
+            self._apart, self._together = [], []
+            self.together = self._is_decided = False
+        elif not self._is_decided:
             self._judge(perf_counter() - start, process_time() - cpu_start)
 
     def _bind(self, core: int | None, allowed: set[int]) -> None:
