@@ -151,8 +151,7 @@ class PPO(OnPolicy):
             if not epoch or config.recompute_advantages:
                 self._shared.refresh()
             minibatches = self._shared.minibatches(config.seed, 0, update_index, epoch)
-        self.devices.balance(minibatches, config.normalize_advantages)
-        return minibatches
+        return self.devices.balance(minibatches, config.normalize_advantages)
 
     def _step(self, *fields: Tensor) -> Tensor:
         """One minibatch: gradient, clipping, Adam. Returns the sums of the metrics so far."""

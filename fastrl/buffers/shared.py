@@ -27,6 +27,7 @@ class SharedRollout:
         rank: int,
         num_ranks: int,
         gather: Callable[[Tensor], Tensor],
+        num_rows: int = 0,
     ) -> None:
         """Allocates R times the memory of the rollout's rows.
 
@@ -36,10 +37,12 @@ class SharedRollout:
             rank: this one's number.
             num_ranks: R.
             gather: returns a tensor of all ranks, `[R, *]`.
+            num_rows: of all ranks together; by default R times this rank's.
         """
         self._buffer, self._rank, self._num_ranks, self._gather = buffer, rank, num_ranks, gather
-        num_minibatches = -(-buffer.num_steps * buffer.num_envs // batch_size)
-        shape = num_minibatches, batch_size * num_ranks
+        num_rows = num_rows or buffer.num_steps * buffer.num_envs * num_ranks
+        global_size = batch_size * num_ranks
+        shape = -(-num_rows // global_size), global_size
         self._indices = torch.zeros(shape, dtype=torch.int64)
         self._weights = torch.zeros(shape)
         self._sources: list[Tensor] = []

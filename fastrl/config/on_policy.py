@@ -57,8 +57,19 @@ class OnPolicyConfig(RunConfig):
     reward_scaling: bool = False
     """Divide rewards by the running spread of the discounted return."""
 
+    decoupled: bool = False
+    """Play and train in processes of their own: players send rollouts, trainers send weights."""
+    num_players: int = 1
+    """Decoupled: processes that play, each with `num_envs` environments."""
+    num_trainers: int = 1
+    """Decoupled: processes that train; each gets some environments' rows of every rollout."""
+    overlap: bool = False
+    """Decoupled: play the next rollout while trainers learn from this one, with the policy of one
+    update before. The ratio is clipped against the policy that acted."""
+
     def __post_init__(self) -> None:
         """Checks ranges and sizes."""
+        self._check_decoupled()
         super().__post_init__()
         at_least(self, 0, "per_rank_batch_size")
         at_least(self, 2, "num_steps")  # in one step alone, every row may be a reset row
@@ -86,10 +97,49 @@ class OnPolicyConfig(RunConfig):
                 f"of {self.steps_per_update} steps"
             )
 
+    def _check_decoupled(self) -> None:
+        at_least(self, 1, "num_players", "num_trainers", "devices", "num_nodes")
+        if not self.decoupled:
+            for name in ("num_players", "num_trainers", "overlap"):
+                if getattr(self, name) != getattr(OnPolicyConfig, name):
+                    raise ValueError(f"{name} has no effect without decoupled")
+            return
+        processes = self.num_players + self.num_trainers
+        if self.devices * self.num_nodes == 1:
+            object.__setattr__(self, "devices", processes)
+        if self.devices * self.num_nodes != processes:
+            raise ValueError(
+                f"num_players={self.num_players} and num_trainers={self.num_trainers} are "
+                f"{processes} processes, not devices={self.devices} x num_nodes={self.num_nodes}"
+            )
+        if self.num_trainers > self.num_players * self.num_envs:
+            raise ValueError(
+                f"num_trainers={self.num_trainers} cannot each get an environment's rows: there "
+                f"are {self.num_players} x {self.num_envs} environments"
+            )
+        if self.precision != "32-true":
+            raise ValueError(f"precision={self.precision} is not offered with decoupled")
+
+    @property
+    def num_rollouts(self) -> int:
+        """Processes that play at the same time."""
+        return self.num_players if self.decoupled else self.devices * self.num_nodes
+
+    def global_sizes(self) -> str:
+        """Spells what the sizes of one process come to over all."""
+        if not self.decoupled:
+            return super().global_sizes()
+        players, trainers = self.num_players, self.num_trainers
+        return (
+            f"{players} x {self.num_envs} = {players * self.num_envs:,} environments of players, "
+            f"{trainers} x {self.per_rank_batch_size} = {trainers * self.per_rank_batch_size:,} "
+            "rows a minibatch of trainers"
+        )
+
     @property
     def steps_per_update(self) -> int:
-        """Environment steps of one rollout, over all ranks."""
-        return self.num_envs * self.num_steps * self.devices * self.num_nodes
+        """Environment steps of one rollout, over all that play."""
+        return self.num_envs * self.num_steps * self.num_rollouts
 
     @property
     def num_updates(self) -> int:

@@ -38,6 +38,10 @@ class PPOConfig(OnPolicyConfig):
             raise ValueError("recompute_advantages has no effect while update_epochs is 1")
         if self.share_data and self.devices * self.num_nodes == 1:
             raise ValueError("share_data has no effect with one rank; devices is 1")
+        if self.share_data and self.decoupled and self.num_trainers == 1:
+            raise ValueError("share_data has no effect with one trainer")
+        if self.decoupled and self.recompute_advantages:
+            raise ValueError("recompute_advantages is not offered with decoupled: players judge")
         if not self.adam_eps > 0:
             raise ValueError(f"adam_eps must be above 0, not {self.adam_eps}")
         if not self.clip_coef > 0:

@@ -6,6 +6,7 @@ The process group is Lightning Fabric's. A rank that waits here says so to the w
 from __future__ import annotations
 
 import io
+import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -19,6 +20,16 @@ from fastrl.run.watch import PULSE
 _library = torch.library.Library("fastrl", "FRAGMENT")
 _library.define("sum_over_ranks(Tensor x) -> Tensor")
 _failures: list[BaseException] = []
+_group: Any = None  # of the ranks that do what this one does; None: of all
+
+
+def use_group(ranks_of_groups: list[list[int]]) -> None:
+    """From here on ranks exchange within their group; each is in one."""
+    global _group
+    for ranks in ranks_of_groups:
+        group = dist.new_group(ranks)
+        if dist.get_rank() in ranks:
+            _group = group
 
 
 def have_failed() -> bool:
@@ -39,7 +50,7 @@ def _exchange() -> Iterator[None]:
 def _sum_over_ranks(x: Tensor) -> Tensor:
     total = x.clone(memory_format=torch.contiguous_format)
     with _exchange():
-        dist.all_reduce(total)
+        dist.all_reduce(total, group=_group)
     return total
 
 
@@ -62,16 +73,60 @@ def sum_over_ranks(x: Tensor) -> Tensor:
 
 def gather(x: Tensor) -> Tensor:
     """Returns `x` `[*]` of all ranks as `[R, *]`; it must have one shape on all."""
-    parts = [torch.empty_like(x) for _ in range(dist.get_world_size())]
+    parts = [torch.empty_like(x) for _ in range(dist.get_world_size(_group))]
     with _exchange():
-        dist.all_gather(parts, x.contiguous())
+        dist.all_gather(parts, x.contiguous(), group=_group)
     return torch.stack(parts)
 
 
-def broadcast(x: Tensor, source: int = 0) -> None:
-    """Overwrites `x` with that of rank `source`."""
+def broadcast(x: Tensor) -> None:
+    """Overwrites `x` with that of the group's rank 0."""
     with _exchange():
-        dist.broadcast(x, source)
+        dist.broadcast(x, group=_group, group_src=0)
+
+
+class Mail:
+    """Tensors to other processes and from them, in order; sending does not wait for the receiver.
+
+    Tensors travel as they lie in memory. Both sides know their shapes, but for messages of plain
+    values, which travel as JSON.
+    """
+
+    def __init__(self) -> None:
+        self._under_way: list[tuple[Any, Tensor]] = []
+
+    def send(self, x: Tensor, rank: int) -> None:
+        """Sends a copy to a process of all."""
+        copy = x.detach().to("cpu", copy=True).contiguous().reshape(-1).view(torch.uint8)
+        with _exchange():
+            self._under_way = [(work, y) for work, y in self._under_way if not work.is_completed()]
+            self._under_way.append((dist.isend(copy, rank), copy))
+
+    def receive(self, x: Tensor, rank: int) -> Tensor:
+        """Waits for what `rank` sent, overwrites `x` with it and returns it."""
+        landed = torch.empty(x.shape, dtype=x.dtype)
+        with _exchange():
+            dist.recv(landed.view(-1).view(torch.uint8), rank)
+        return x.copy_(landed)
+
+    def send_values(self, values: dict[str, Any], rank: int) -> None:
+        """Sends numbers and strings by name."""
+        text = torch.frombuffer(bytearray(json.dumps(values).encode()), dtype=torch.uint8)
+        self.send(torch.tensor([len(text)]), rank)
+        self.send(text, rank)
+
+    def receive_values(self, rank: int) -> dict[str, Any]:
+        """Waits for numbers and strings that `rank` sent."""
+        length = int(self.receive(torch.zeros(1, dtype=torch.int64), rank))
+        text = self.receive(torch.zeros(length, dtype=torch.uint8), rank)
+        return json.loads(text.numpy().tobytes())
+
+    def flush(self) -> None:
+        """Waits until all is sent."""
+        with _exchange():
+            for work, _ in self._under_way:
+                work.wait()
+        self._under_way = []
 
 
 def gather_states(state: dict[str, Any]) -> list[dict[str, Any]]:
@@ -82,10 +137,10 @@ def gather_states(state: dict[str, Any]) -> list[dict[str, Any]]:
     sizes = gather(torch.tensor(own.numel())).tolist()
     padded = torch.zeros(max(sizes), dtype=torch.uint8)
     padded[: own.numel()] = own
-    leads = dist.get_rank() == 0
+    leads = dist.get_rank(_group) == 0
     parts = [torch.empty_like(padded) for _ in sizes] if leads else None
     with _exchange():
-        dist.gather(padded, parts)
+        dist.gather(padded, parts, group=_group, group_dst=0)
     return [
         torch.load(io.BytesIO(part[:size].numpy().tobytes()), weights_only=True)
         for part, size in zip(parts or [], sizes if leads else [], strict=True)

@@ -1,30 +1,21 @@
-"""Where a run computes: one device in this process, or R ranks that Lightning Fabric joins.
-
-What every rank does the same way is the seam of the algorithms: a gradient is summed over the ranks
-between its computation and its application, weights of rows count the rows of all ranks, and
-moments are merged. With one rank each of these returns its argument, and costs nothing.
-"""
+"""Where a run computes: one device in this process, or R ranks that Lightning Fabric joins."""
 
 from __future__ import annotations
 
-import hashlib
 import logging
 import os
 import warnings
-from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from datetime import timedelta
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Protocol, Self
+from typing import TYPE_CHECKING, Self
 
-import numpy as np
 import torch
-from torch import Tensor
 
 from fastrl.config.run import RunConfig
-from fastrl.ops.moments import Moments, merge
-from fastrl.run.launch import end_ranks, ranks_have_met, start_ranks
+from fastrl.run.launch import end_ranks, local_rank, ranks_have_met, start_ranks
 from fastrl.run.mistakes import one_line
+from fastrl.run.ranks import Ranks
 
 if TYPE_CHECKING:
     from lightning.fabric import Fabric
@@ -36,16 +27,7 @@ if TYPE_CHECKING:
 _PATIENCE = timedelta(hours=2)
 
 
-class Weighted(Protocol):
-    """A minibatch: `weights` are 1/count on the rows that count and 0 elsewhere."""
-
-    @property
-    def weights(self) -> Tensor: ...  # noqa: D102
-    @property
-    def advantages(self) -> Tensor: ...  # noqa: D102
-
-
-class Devices:
+class Devices(Ranks):
     """The device of this process, its place among the others, and what it does with them.
 
     Fabric owns device choice, precision and the process group. A single process at full precision
@@ -66,133 +48,29 @@ class Devices:
         self.device, self.fabric, self._watch = device, fabric, watch
         self.global_rank = fabric.global_rank if fabric else 0
         self.world_size = fabric.world_size if fabric else 1
+        self.is_global_zero = self.global_rank == 0
+        """Whether this process writes logs and checkpoints."""
+
+    def split(self, num_first: int) -> bool:
+        """Makes two groups of the ranks, the first `num_first` and the others.
+
+        From here on this rank learns or plays with those of its group alone, and counts among them.
+
+        Returns:
+            Whether it is in the first group.
+        """
+        from fastrl.run.collectives import use_group
+
+        ranks = list(range(self.world_size))
+        use_group([ranks[:num_first], ranks[num_first:]])
+        is_first = self.global_rank < num_first
+        self.world_size = num_first if is_first else self.world_size - num_first
+        self.global_rank -= 0 if is_first else num_first
+        return is_first
 
     def autocast(self) -> AbstractContextManager[None]:
         """Returns the context that forward passes run in: Fabric's precision, or nothing."""
         return self.fabric.autocast() if self.fabric else nullcontext()
-
-    @property
-    def is_global_zero(self) -> bool:
-        """Whether this process writes logs and checkpoints."""
-        return self.global_rank == 0
-
-    @property
-    def is_alone(self) -> bool:
-        """Whether there is no other rank."""
-        return self.world_size == 1
-
-    def stream_seed(self, seed: int, restart: int = 0) -> int:
-        """Returns the seed of this rank's own random stream; that of rank 0 is `seed` at first."""
-        if self.is_global_zero and not restart:
-            return seed
-        key = repr((seed, self.global_rank, restart))
-        digest = hashlib.blake2b(key.encode(), digest_size=8).digest()
-        return int.from_bytes(digest, "little") >> 1
-
-    # The seam
-
-    def sum(self, gradient: Tensor, metrics: Sequence[Tensor]) -> tuple[Tensor, Sequence[Tensor]]:
-        """Sums a gradient `[P]` and metrics (scalars) over all ranks, in one all-reduce.
-
-        For losses that are sums weighted by what `balance` made: the result is the gradient over
-        the global minibatch.
-        """
-        if self.is_alone:
-            return gradient, metrics
-        from fastrl.run.collectives import sum_over_ranks
-
-        with torch.no_grad():
-            parts = [gradient, torch.stack(list(metrics))] if metrics else [gradient]
-            total = sum_over_ranks(torch.cat(parts))
-            return total[: len(gradient)], total[len(gradient) :].unbind()
-
-    def mean(self, gradient: Tensor, metrics: Sequence[Tensor]) -> tuple[Tensor, Sequence[Tensor]]:
-        """Averages a gradient `[P]` and metrics over all ranks, in one all-reduce.
-
-        For losses that are means over as many rows on every rank.
-        """
-        if self.is_alone:
-            return gradient, metrics
-        gradient, metrics = self.sum(gradient, metrics)
-        return gradient / self.world_size, [metric / self.world_size for metric in metrics]
-
-    def balance(self, minibatches: Sequence[Weighted], normalize_advantages: bool) -> None:
-        """Makes the minibatches of an epoch this rank's shares of global ones, in place.
-
-        Weights become 1/count over the rows of all ranks, which may hold different numbers; so
-        sums over the ranks of weighted sums are means over the global minibatch.
-
-        Args:
-            minibatches: as many on every rank.
-            normalize_advantages: also give the advantages of each global minibatch mean 0 and
-                standard deviation 1; with one rank the loss does that.
-        """
-        if self.is_alone:
-            return
-        from fastrl.run.collectives import sum_over_ranks
-
-        weights = torch.stack([batch.weights for batch in minibatches]).flatten(1)
-        advantages = torch.stack([batch.advantages for batch in minibatches]).flatten(1).double()
-        rows = (weights > 0).double()
-        masked = advantages * rows
-        sums = torch.stack([rows.sum(1), masked.sum(1), (masked * advantages).sum(1)])
-        count, total, squares = sum_over_ranks(sums)[..., None].unbind()
-        count = count.clamp(min=1)
-        mean = total / count
-        spread = (squares / count - mean * mean).clamp(min=0).sqrt()
-        normal = (advantages - mean) / (spread + 1e-8)
-        for index, batch in enumerate(minibatches):
-            batch.weights.copy_((rows[index] / count[index]).view_as(batch.weights))
-            if normalize_advantages:
-                batch.advantages.copy_(normal[index].view_as(batch.advantages))
-
-    def merge(self, moments: Moments) -> Moments:
-        """Returns the moments of the rows of all ranks, merged in one order."""
-        if self.is_alone:
-            return moments
-        from fastrl.run.collectives import gather
-
-        flat = [moments.count.double().reshape(1), moments.mean.reshape(-1)]
-        parts = gather(torch.cat([*flat, moments.variance.reshape(-1)]))
-        size, shape = moments.mean.numel(), moments.mean.shape
-        merged = None
-        for part in parts:
-            count, mean = part[0].long(), part[1 : 1 + size].view(shape)
-            one = Moments(count, mean, part[1 + size :].view(shape))
-            merged = one if merged is None else merge(merged, one)
-        assert merged is not None
-        return merged
-
-    def gather(self, values: np.ndarray) -> np.ndarray:
-        """Returns numbers `[K]` of all ranks, `[R, K]`."""
-        if self.is_alone:
-            return values[None]
-        from fastrl.run.collectives import gather
-
-        return gather(torch.from_numpy(values)).numpy()
-
-    def gather_rows(self, x: Tensor) -> Tensor:
-        """Returns `x` `[*]` of all ranks, `[R, *]`."""
-        if self.is_alone:
-            return x[None]
-        from fastrl.run.collectives import gather
-
-        return gather(x.view(torch.uint8) if x.dtype == torch.bool else x).view(x.dtype)
-
-    def gather_states(self, state: dict[str, Any]) -> list[dict[str, Any]]:
-        """Returns what each rank gave, on rank 0; else, or if there is no other rank, []."""
-        if self.is_alone:
-            return []
-        from fastrl.run.collectives import gather_states
-
-        return gather_states(state)
-
-    def broadcast(self, x: Tensor) -> None:
-        """Overwrites `x` with that of rank 0."""
-        if not self.is_alone:
-            from fastrl.run.collectives import broadcast
-
-            broadcast(x)
 
     # Failing together
 
@@ -235,10 +113,12 @@ class Devices:
         self._watch.wait_for_verdict(10)  # it ends this process
 
 
-def make_devices(config: RunConfig) -> Devices:
+def make_devices(config: RunConfig, num_players: int = 0) -> Devices:
     """Returns where to train; with `torch_deterministic`, torch is told so for the whole process.
 
-    With several ranks, the others are started if nothing else has started them, and are met.
+    With several ranks, the others are started if nothing else has started them, and are met. With
+    players, these are the first ranks, and the others train: on a GPU if `config.accelerator` says
+    so, while players stay on the CPU.
 
     Raises:
         ValueError: the devices are not there, or a setting would have no effect.
@@ -250,13 +130,19 @@ def make_devices(config: RunConfig) -> Devices:
             f"strategy={config.strategy} has no effect on one device; leave it at auto"
         )
     start_ranks(config.devices, config.num_nodes)
-    device = _device(config.accelerator, config.devices)
+    device = _device("cpu" if num_players else config.accelerator, config.devices)
     if config.torch_deterministic:
         # cuBLAS reads this when it starts; torch refuses matrix products without it.
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
         torch.use_deterministic_algorithms(True)
     if num_ranks > 1:
-        return _join(config, device)
+        devices = _join(config, device)
+        if num_players and not devices.split(num_players):
+            devices.device = _device(config.accelerator, 1)
+            if devices.device.type == "cuda":
+                index = local_rank() % torch.cuda.device_count()
+                devices.device = torch.device("cuda", index)
+        return devices
     if config.precision != "32-true":
         from lightning.fabric import Fabric
 

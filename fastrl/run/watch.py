@@ -321,10 +321,8 @@ class Watch:
             if now - peer.heard > SILENT_SECONDS:
                 return f"rank {rank} did not answer for {SILENT_SECONDS:.0f} seconds", 1
             if self.hang_seconds and now - peer.got_on > self.hang_seconds:
-                return (
-                    f"rank {rank} hangs: it stood still for {self.hang_seconds:.0f} seconds while "
-                    "it had work (a task that is so slow needs a larger rank_timeout)"
-                ), 1
+                words = f"rank {rank} hangs: it stood still for {self.hang_seconds:.0f} seconds"
+                return f"{words} (is the task so slow? --rank-timeout)", 1
         return None
 
     def _end(self, message: str, status: int, rank_zero_is_gone: bool = False) -> None:
