@@ -152,6 +152,10 @@ def load_agent(path: str | Path) -> A2C:
 
 def main(command: Command) -> int:
     """Trains as the command line says; returns the exit status."""
+    if command.config.decoupled:
+        from fastrl.decoupled import train
+
+        return train(A2C, command)
     with make_devices(command.config) as devices:
         if command.resume is None and devices.is_global_zero:
             print(describe(command), flush=True)

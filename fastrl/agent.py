@@ -49,6 +49,10 @@ class Agent(Protocol):
         """
         ...
 
+    def settle(self) -> None:
+        """Has learned from all it was given, once this returns."""
+        ...
+
     def predict(self, obs: Any, deterministic: bool = True) -> np.ndarray:
         """Returns the actions that the environments take, for one observation or a batch."""
         ...

@@ -3,9 +3,9 @@
     python -m fastrl.ppo --decoupled --num-players 2 --num-trainers 2
 
 The first P processes play. Each fills a rollout and judges it by the policy that acted: values,
-log-probabilities and advantages. Its rows go to the M trainers, which learn as M ranks do; the
-weights come back as one flat tensor, with the optimiser's state behind them. Player 0 runs the
-training loop, and logs, tests and saves; the other players keep in step with it.
+log-probabilities and advantages. Its rows go to the M trainers, which learn as M ranks do, and the
+weights come back as one flat tensor. Player 0 runs the training loop, and logs, tests and saves;
+the other players keep in step with it.
 
 A trainer gets the columns of some environments, as many as the others or one more. With
 `share_data` each gets all, and they share out every epoch's minibatches anew. So P = 1 is a player
@@ -14,13 +14,14 @@ with several trainers, M = 1 many players with one, and with P = M trainer i get
 Strictly, players and trainers take turns, and one of each learns to the bit what one process does.
 With `overlap` a player goes on while the trainers learn: it then acts with the policy of one update
 before, the lag that `Info/policy_lag` shows.
+
+Player 0 leads: it sends each trainer an order, "learn", "tell" or "end". Letters: T steps, N
+environments of a player.
 """
 
 from __future__ import annotations
 
 import copy
-import os
-from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -34,10 +35,10 @@ from fastrl.cli import Command, describe
 from fastrl.envs.pools import open_envs
 from fastrl.run.collectives import Mail
 from fastrl.run.devices import Devices, make_devices
+from fastrl.run.pulse import PULSE
 from fastrl.run.signals import StopSignals
 from fastrl.run.threads import num_threads
 from fastrl.run.timer import StageTimer
-from fastrl.run.watch import PULSE
 from fastrl.trainer import AgentTrainer
 
 
@@ -49,259 +50,238 @@ def train(kind: Any, command: Command) -> int:
         command: its settings, `decoupled` among them.
     """
     config = command.config
-    with make_devices(config, num_players=config.num_players) as devices:
-        is_player = int(os.environ["RANK_OF_ALL"]) < config.num_players
-        if not is_player:
-            trainer = type("Trainer", (_TrainerSide, kind), {})
-            return trainer.of(config, devices).serve()
+    with make_devices(config) as devices:
+        if not devices.is_player:
+            return make_trainer(kind, config, devices).serve()
         if command.resume is None and devices.is_global_zero:
             print(describe(command), flush=True)
-        agent: Any = type("Player", (_PlayerSide, kind), {})(config.env_id, config, devices=devices)
-        status = AgentTrainer(resume=command.resume).fit(agent).exit_status
-        agent.dismiss(status)
+        player = make_player(kind, config, devices)
+        status = AgentTrainer(resume=command.resume).fit(player).exit_status
+        player.dismiss(status)
         return status
 
 
-def columns_of_trainers(num_columns: int, num_trainers: int, share_data: bool) -> list[slice]:
+def make_player(kind: Any, config: Any, devices: Devices) -> Any:
+    """Returns an agent that plays; its `update` has the trainers learn."""
+    return type("Player", (_Player, kind), {})(config.env_id, config, devices=devices)
+
+
+def make_trainer(kind: Any, config: Any, devices: Devices) -> Any:
+    """Returns an agent that learns what players send; its rollouts are as wide as its share."""
+    columns = columns_of_trainers(config)[devices.global_rank]
+    share = _altered(config, num_envs=columns.stop - columns.start)
+    # Only the spaces are wanted of the task.
+    (task,) = open_envs(config.env_id, _altered(config, num_envs=1, num_pools=1))
+    spaces = ("single_observation_space", "single_action_space", "env_id", "backend")
+    stage_set = SimpleNamespace(**{name: getattr(task, name) for name in spaces})
+    stage_set.num_envs = share.num_envs
+    task.close()
+    return type("Trainer", (_Trainer, kind), {"whole": config})(stage_set, share, devices=devices)
+
+
+def columns_of_trainers(config: Any) -> list[slice]:
     """Returns the columns of the players' rollouts, side by side, that each trainer gets."""
-    if share_data:
+    num_columns, num_trainers = config.num_players * config.num_envs, config.num_trainers
+    if getattr(config, "share_data", False):
         return [slice(0, num_columns)] * num_trainers
-    sizes = [len(part) for part in np.array_split(np.arange(num_columns), num_trainers)]
-    ends = np.cumsum(sizes).tolist()
-    return [slice(end - size, end) for end, size in zip(ends, sizes, strict=True)]
+    ends = [num_columns * (index + 1) // num_trainers for index in range(num_trainers)]
+    return [slice(start, end) for start, end in zip([0, *ends], ends, strict=False)]
+
+
+def exchanged_columns(config: Any, player: int, trainer: int) -> tuple[slice, slice]:
+    """Returns the columns that a player sends to a trainer, as each of the two counts them."""
+    theirs, first = columns_of_trainers(config)[trainer], player * config.num_envs
+    start = max(theirs.start, first)
+    stop = max(start, min(theirs.stop, first + config.num_envs))
+    return slice(start - first, stop - first), slice(start - theirs.start, stop - theirs.start)
+
+
+def _altered(config: Any, **changes: Any) -> Any:
+    """Returns a config for a part of the run; what is checked holds for the run as a whole."""
+    changed = copy.copy(config)
+    for name, value in changes.items():
+        object.__setattr__(changed, name, value)
+    return changed
 
 
 class _Side:
-    """What both sides know: who sends which rows to whom, and how."""
+    """What players and trainers exchange."""
 
-    config: Any
     policy: Any
     optimizer: Any
+    devices: Devices
 
-    @property
-    def mail(self) -> Mail:
-        if not hasattr(self, "_mail"):
-            self._mail = Mail()
-        return self._mail
-
-    def columns(self, player: int, trainer: int) -> tuple[slice, slice]:
-        """Returns the columns that a player sends to a trainer, as each of them counts."""
-        config = self.config
-        num_columns = config.num_players * self.num_envs_of_player
-        has_shared = getattr(config, "share_data", False)
-        theirs = columns_of_trainers(num_columns, config.num_trainers, has_shared)[trainer]
-        first = player * self.num_envs_of_player
-        start = max(theirs.start, first)
-        stop = max(start, min(theirs.stop, first + self.num_envs_of_player))
-        return slice(start - first, stop - first), slice(start - theirs.start, stop - theirs.start)
-
-    @property
-    def num_envs_of_player(self) -> int:
-        return self.config.num_envs
+    def __init__(self, *arguments: Any, **settings: Any) -> None:
+        super().__init__(*arguments, **settings)
+        self.mail = Mail()
 
     def rows(self, buffer: RolloutBuffer, columns: slice) -> list[Tensor]:
-        """Returns what learning reads of some columns of a rollout: views."""
-        judged = [buffer.log_probs, buffer.values[:-1], buffer.advantages, buffer.returns]
-        fields = [buffer.obs[:-1], buffer.actions, *judged, buffer.host_valid[:-1]]
-        return [x[:, columns] for x in fields]
+        """Returns what is learned of some columns of a rollout: views `[T, n, *]`."""
+        return [x[:, columns] for x in (*buffer.sources(), buffer.host_valid[:-1])]
 
-    def learner(self) -> list[Tensor]:
-        """Returns what learning changes, but for the normaliser: tensors that stay where they are.
-
-        The weights are one flat tensor.
-        """
-        state = self.optimizer.state_dict()
-        return [self.optimizer.flat, *(state[name] for name in sorted(state))]
-
-    def normalizer(self) -> list[Tensor]:
+    def weights(self) -> list[Tensor]:
+        """Returns what acting takes: all weights as one tensor, and the normaliser's moments."""
         normalizer = self.policy.normalizer
-        return [] if normalizer is None else list(normalizer.buffers())
+        return [self.optimizer.flat, *([] if normalizer is None else normalizer.buffers())]
 
-    def send_learner(self, rank: int) -> None:
-        self.mail.send(torch.cat([x.reshape(-1) for x in self.learner()]), rank)
-        for x in self.normalizer():
-            self.mail.send(x, rank)
+    def memory(self) -> list[Tensor]:
+        """Returns what the optimiser remembers."""
+        state = self.optimizer.state_dict()
+        return [state[name] for name in sorted(state)]
 
-    def receive_learner(self, rank: int) -> None:
-        tensors = self.learner()
-        flat = torch.zeros(sum(x.numel() for x in tensors))
-        self.mail.receive(flat, rank)
-        for x, part in zip(tensors, flat.split([x.numel() for x in tensors]), strict=True):
-            x.copy_(part.view_as(x))
-        for x in self.normalizer():
-            x.copy_(self.mail.receive(torch.zeros(x.shape, dtype=x.dtype), rank))
+    def send(self, tensors: list[Tensor], process: int) -> None:
+        for x in tensors:
+            self.mail.send(x, process)
+
+    def receive(self, tensors: list[Tensor], process: int) -> None:
+        """Overwrites tensors with what a process sent."""
+        with torch.no_grad():
+            for x in tensors:
+                self.mail.receive(x, process)
 
 
-class _PlayerSide(_Side):
-    """Plays and judges; `update` has the trainers learn."""
+class _Player(_Side):
+    """Plays and judges, in front of an algorithm's own agent."""
 
-    devices: Devices
+    config: Any
     judge: Any
     _threads: int
-    _version = -1  # updates that its weights have seen
-    _asked = 0  # updates that the trainers were asked for
+    _asked = -1  # updates that the trainers were told to make; -1: they know nothing yet
+    _seen = -1  # updates that its weights have seen
 
     def update(
         self, buffer: RolloutBuffer, update_index: int, timer: StageTimer
     ) -> dict[str, float]:
-        """Sends a rollout; returns the metrics of what came back, of an earlier one if it lags."""
-        config, players = self.config, self.config.num_players
+        """Sends a rollout off and returns the metrics of what came back.
+
+        With `overlap` those are of the update before, and at first there are none.
+        """
+        config = self.config
         with timer.stage("advantage"), num_threads(self._threads):
             explained = float(self.judge(buffer))
-        is_first = self._version < 0
+        is_first, player = self._asked < 0, self.devices.global_rank
         if is_first:
-            self._version = self._asked = update_index
-        if self.devices.global_rank == 0:
-            order = {"update": update_index, "version": self._version, "first": is_first}
-            for trainer in range(config.num_trainers):
-                self.mail.send_values({**order, "explained": explained}, players + trainer)
-                if is_first:
-                    self.send_learner(players + trainer)
+            self._asked = self._seen = update_index
+        leads = player == 0
         for trainer in range(config.num_trainers):
-            columns, _ = self.columns(self.devices.global_rank, trainer)
+            process = config.num_players + trainer
+            order = {"do": "learn", "update": update_index, "seen": self._seen, "first": is_first}
+            self.mail.send_values(order, process)
+            if is_first and leads:
+                self.send([*self.weights(), *self.memory()], process)
+            columns, _ = exchanged_columns(config, player, trainer)
             if columns.stop > columns.start:
-                for x in self.rows(buffer, columns):
-                    self.mail.send(x, players + trainer)
+                self.send(self.rows(buffer, columns), process)
         self._asked += 1
         with timer.stage("wait"):
-            metrics = self._catch_up(1 if config.overlap else 0, timer)
+            metrics = self._catch_up(timer, most_behind=1 if config.overlap else 0)
         return {**metrics, "Info/explained_variance": explained}
 
-    def _catch_up(self, most_behind: int, timer: StageTimer | None = None) -> dict[str, float]:
-        """Takes in new weights until at most so many updates are outstanding."""
+    def _catch_up(self, timer: StageTimer, most_behind: int) -> dict[str, float]:
+        """Takes in new weights until at most so many updates are under way."""
         metrics: dict[str, float] = {}
-        while self._asked - self._version > most_behind:
-            reply = self.mail.receive_values(self.config.num_players)
-            self.receive_learner(self.config.num_players)
-            self._version += 1
-            if timer is not None:
-                timer.add("update", reply["update_seconds"])
-            if reply["signal"] and self.devices.global_rank == 0:
-                os.kill(os.getpid(), reply["signal"])  # a trainer's is everybody's
+        first_trainer = self.config.num_players
+        while self._asked - self._seen > most_behind:
+            reply = self.mail.receive_values(first_trainer)
+            self.receive(self.weights(), first_trainer)
+            self._seen += 1
+            timer.add("update", reply["update_seconds"])
             metrics = reply["metrics"]
         return metrics
 
     def settle(self) -> None:
-        """Waits until all rollouts are learned from."""
-        self._catch_up(0)
+        """Waits until all rollouts are learned from; player 0 then has all that is saved."""
+        if self._asked < 0:
+            return
+        self._catch_up(StageTimer(), most_behind=0)
+        if self.devices.global_rank == 0:
+            self.mail.send_values({"do": "tell"}, self.config.num_players)
+            self.receive(self.memory(), self.config.num_players)
 
     def dismiss(self, status: int) -> None:
-        """Lets the trainers go."""
+        """Lets the trainers go; `status` is that of the run."""
         if self.devices.global_rank == 0:
             for trainer in range(self.config.num_trainers):
-                self.mail.send_values({"end": status}, self.config.num_players + trainer)
+                self.mail.send_values(
+                    {"do": "end", "status": status}, self.config.num_players + trainer
+                )
         self.mail.flush()
 
 
-class _TrainerSide(_Side):
-    """Learns from rows that players send."""
+class _Trainer(_Side):
+    """Learns from rows that players send, in front of an algorithm's own agent."""
 
-    devices: Devices
+    whole: Any  # the config of the run; `config` has this trainer's share of the environments
     update: Any
-    make_buffer: Any
-    _shared: Any = None
-    _explained = 0.0
-    _all: Any
-
-    @classmethod
-    def of(cls, config: Any, devices: Devices) -> Any:
-        """Makes a trainer whose rollouts are as wide as its share of the players'."""
-        # Only its spaces are wanted of the task.
-        (task,) = open_envs(config.env_id, config.replace(num_envs=1, **_COUPLED))
-        columns = columns_of_trainers(
-            config.num_players * config.num_envs,
-            config.num_trainers,
-            getattr(config, "share_data", False),
-        )[devices.global_rank]
-        share = copy.copy(config)
-        object.__setattr__(share, "num_envs", columns.stop - columns.start)
-        sketch = SimpleNamespace(
-            num_envs=share.num_envs,
-            single_observation_space=task.single_observation_space,
-            single_action_space=task.single_action_space,
-            env_id=task.env_id,
-            backend=task.backend,
-        )
-        task.close()
-        trainer: Any = cls
-        trainer.whole = config
-        return trainer(sketch, share, devices=devices)
-
-    whole: Any
 
     @property
     def num_updates(self) -> int:
         return self.whole.num_updates
 
-    @property
-    def num_envs_of_player(self) -> int:
-        return self.whole.num_envs
+    def make_buffer(self) -> RolloutBuffer:
+        maker: Any = super()
+        buffer = maker.make_buffer()
+        for name in ("_minibatch_step", "_accumulate"):
+            if hasattr(self, name):  # a long update must show that it gets on
+                setattr(self, name, _pulsing(getattr(self, name)))
+        return buffer
+
+    def share(self, buffer: RolloutBuffer) -> SharedRollout:
+        """All rows are here already."""
+        size, ranks = self.whole.per_rank_batch_size, self.devices
+        place = ranks.global_rank, ranks.world_size
+        return SharedRollout(buffer, size, *place, gather=None)
 
     def judge(self, buffer: RolloutBuffer) -> Tensor:
-        """The players have judged already."""
-        return torch.tensor(self._explained)
+        """The players have judged, and say how well the values explain the returns."""
+        return torch.full((), torch.nan)
 
     def take_in_observations(self, buffer: RolloutBuffer) -> None:
         """Updates the normaliser, from each row once."""
-        if self._shared is None:
-            super().take_in_observations(buffer)  # pyright: ignore
+        learner: Any = super()
+        if not getattr(self.whole, "share_data", False):
+            learner.take_in_observations(buffer)
         elif self.policy.normalizer is not None:
             rows, valid = buffer.obs[:-1].flatten(0, 1), buffer.valid.flatten()
             self.policy.normalizer.update(rows, valid)
 
     def serve(self) -> int:
-        """Learns until the players are done; returns the exit status of the run."""
-        players, trainer = self.whole.num_players, self.devices.global_rank
-        buffer = self._make_buffer()
-        timer = StageTimer()
-        with StopSignals() as signals:
+        """Learns until player 0 ends it; returns the exit status of the run."""
+        buffer, timer = self.make_buffer(), StageTimer()
+        with StopSignals():  # players get them too, and decide
             while True:
                 order = self.mail.receive_values(0)
-                if "end" in order:
-                    return order["end"]
-                if order["first"]:
-                    self.receive_learner(0)
-                for player in range(players):
-                    _, columns = self.columns(player, trainer)
-                    if columns.stop > columns.start:
-                        for x in self.rows(buffer, columns):
-                            landed = torch.zeros(x.shape, dtype=x.dtype)
-                            x.copy_(self.mail.receive(landed, player))
-                self._explained = order["explained"]
+                if order["do"] == "end":
+                    return order["status"]
+                if order["do"] == "tell":
+                    self.send(self.memory(), 0)
+                    continue
+                lag = self._take_rollouts(buffer, order)
                 timer.reset()
                 metrics = self.update(buffer, order["update"], timer)
                 PULSE.is_watched = True  # the first one may have compiled
-                lag = order["update"] - order["version"]
-                assert 0 <= lag <= (1 if self.whole.overlap else 0), f"a policy {lag} updates old"
-                if trainer == 0:
+                if self.devices.global_rank == 0:
                     reply = {
                         "metrics": {**metrics, "Info/policy_lag": lag},
                         "update_seconds": timer.seconds["update"],
-                        "signal": signals.number,
                     }
-                    for player in range(players):
+                    for player in range(self.whole.num_players):
                         self.mail.send_values(reply, player)
-                        self.send_learner(player)
+                        self.send(self.weights(), player)
 
-    def _make_buffer(self) -> RolloutBuffer:
-        whole, place = self.whole, (self.devices.global_rank, self.devices.world_size)
-        with_all = copy.copy(self.config)
-        object.__setattr__(with_all, "share_data", False)  # ours are shared out below
-        self.config, share = with_all, self.config
-        buffer = self.make_buffer()
-        self.config = share
-        if getattr(whole, "share_data", False):
-            num_rows = buffer.num_steps * buffer.num_envs
-            self._shared = SharedRollout(
-                buffer, whole.per_rank_batch_size, *place, lambda x: x[None], num_rows
-            )
-        for name in ("_minibatch_step", "_accumulate"):
-            if hasattr(self, name):
-                setattr(self, name, _pulsing(getattr(self, name)))
-        return buffer
-
-
-_COUPLED = {"decoupled": False, "num_players": 1, "num_trainers": 1, "overlap": False}
+    def _take_rollouts(self, buffer: RolloutBuffer, first_order: dict[str, Any]) -> int:
+        """Receives the players' rows; returns how many updates behind the oldest policy acted."""
+        lag, most = 0, 1 if self.whole.overlap else 0
+        for player in range(self.whole.num_players):
+            order = self.mail.receive_values(player) if player else first_order
+            lag = max(lag, order["update"] - order["seen"])
+            if order["first"] and player == 0:
+                self.receive([*self.weights(), *self.memory()], 0)
+            _, columns = exchanged_columns(self.whole, player, self.devices.global_rank)
+            if columns.stop > columns.start:
+                self.receive(self.rows(buffer, columns), player)
+        assert lag <= most, f"rows of a policy {lag} updates old"
+        return lag
 
 
 def _pulsing(function: Any) -> Any:

@@ -33,6 +33,9 @@ class Face:
         AgentTrainer().fit(agent)
         return self
 
+    def settle(self) -> None:
+        """Nothing is under way: `update` learns at once."""
+
     def save(self, path: str | Path) -> None:
         """Writes weights, normalisers, optimiser and random states to one file."""
         agent: Any = self
@@ -63,6 +66,8 @@ class Face:
         saved = state["agent"]["config"]
         if "devices" not in settings:  # however many ranks trained it, one is enough to play
             alone = {"devices": 1, "num_nodes": 1, "strategy": "auto", "share_data": False}
+            together = {"decoupled": False, "num_players": 1, "num_trainers": 1}
+            alone |= together | {"overlap": False, "player_on_gpu": False}
             settings = {name: x for name, x in alone.items() if name in saved} | settings
         config = cls.config_class.from_dict(saved, str(path)).replace(**settings)
         make: Any = cls

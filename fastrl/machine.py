@@ -6,6 +6,9 @@ import os
 from pathlib import Path
 
 
+_sharers = 0  # 0: as many as there are ranks on this machine
+
+
 def available_cores() -> int:
     """Return the cores this process may use.
 
@@ -14,8 +17,14 @@ def available_cores() -> int:
     cores = (
         len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     )
-    ranks = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))  # as torchrun and we set it
+    ranks = _sharers or int(os.environ.get("LOCAL_WORLD_SIZE", "1"))  # as torchrun and we set it
     return max(1, int(min(cores, _cgroup_cpu_quota())) // ranks)
+
+
+def share_cores(num_processes: int) -> None:
+    """From here on as many processes work on this machine at the same time."""
+    global _sharers
+    _sharers = num_processes
 
 
 def _cgroup_cpu_quota(

@@ -73,6 +73,8 @@ class OnPolicy(Face):
             config = resolve(self.config_class, self.algo, env, preset, settings)
         elif settings:
             raise ValueError(f"give a config or single settings, not both: {', '.join(settings)}")
+        if config.decoupled and devices is None:
+            raise ValueError(f"decoupled runs start as python -m fastrl.{self.algo} --decoupled")
         keep_freed_memory()
         self.config = config
         self.devices = devices or make_devices(config)

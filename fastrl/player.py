@@ -12,7 +12,7 @@ from fastrl.envs.vector import EnvError, VectorEnv
 from fastrl.run.placement import Placement
 from fastrl.run.threads import num_threads
 from fastrl.run.timer import StageTimer
-from fastrl.run.watch import PULSE
+from fastrl.run.pulse import PULSE
 
 
 class Player:

@@ -87,12 +87,14 @@ class PPO(OnPolicy):
         buffer = super().make_buffer()
         example = tuple(buffer.first_minibatch)
         self._minibatch_step = build(self._step, example, self.config.compile)
-        self._shared = None
-        if self.config.share_data:
-            batch_size, devices = self.config.per_rank_batch_size, self.devices
-            place = devices.global_rank, devices.world_size
-            self._shared = SharedRollout(buffer, batch_size, *place, devices.gather_rows)
+        self._shared = self.share(buffer) if self.config.share_data else None
         return buffer
+
+    def share(self, buffer: RolloutBuffer) -> SharedRollout:
+        """Returns what deals the rows of all ranks."""
+        batch_size, devices = self.config.per_rank_batch_size, self.devices
+        place = devices.global_rank, devices.world_size
+        return SharedRollout(buffer, batch_size, *place, devices.gather_rows)
 
     # Learning
 
@@ -199,6 +201,10 @@ def load_agent(path: str | Path) -> PPO:
 
 def main(command: Command) -> int:
     """Trains as the command line says; returns the exit status."""
+    if command.config.decoupled:
+        from fastrl.decoupled import train
+
+        return train(PPO, command)
     with make_devices(command.config) as devices:
         if command.resume is None and devices.is_global_zero:
             print(describe(command), flush=True)

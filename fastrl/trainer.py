@@ -236,6 +236,7 @@ class _Run:
         has_tests = config.eval_every > 0 and config.eval_episodes > 0
         if has_tests and counters.env_steps - counters.last_eval >= config.eval_every:
             counters.last_eval = counters.env_steps
+            self.agent.settle()
             if records:
                 records.test(lambda: self._state(records))
         steps_since = counters.env_steps - counters.last_checkpoint
@@ -247,6 +248,7 @@ class _Run:
 
     def _gather_ranks(self) -> None:
         """Brings what the ranks have for themselves to rank 0, which saves it with its own."""
+        self.agent.settle()
         if not self.devices.is_alone:
             self.ranks = self.devices.gather_states(rank_state(self.agent, self.buffer))
             self.ranks_at = self.counters.updates

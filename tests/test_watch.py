@@ -40,11 +40,11 @@ def fail(folder: Path, num_ranks: int, culprit: int, way: str) -> None:
 @pytest.mark.parametrize(
     ("num_ranks", "culprit", "way", "expected", "status"),
     [
-        (3, 1, "raise", "error: rank 1 of 3: a mistake\n", 2),
-        (2, 0, "raise", "error: rank 0 of 2: a mistake\n", 2),
+        (3, 1, "raise", "error: rank 1: a mistake\n", 2),
+        (2, 0, "raise", "error: rank 0: a mistake\n", 2),
         (2, 0, "all raise", "error: a mistake\n", 2),
-        (3, 2, "crash", "error: rank 2 of 3: RuntimeError: a bug\n", 1),
-        (3, 1, "die", "error: rank 1 of 3: ended without a word: was it killed?\n", 1),
+        (3, 2, "crash", "error: rank 2: RuntimeError: a bug\n", 1),
+        (3, 1, "die", "error: rank 1: ended without a word: was it killed?\n", 1),
         (2, 0, "die", "error: rank 0 ended without a word: was it killed?\n", 1),
         (2, 1, "hang", "error: rank 1 hangs: it stood still for 2 seconds", 1),
         (2, 0, "hang", "error: rank 0 hangs: it stood still for 2 seconds", 1),

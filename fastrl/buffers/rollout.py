@@ -131,8 +131,7 @@ class RolloutBuffer:
         num_minibatches = -(-self.num_steps * self.num_envs // batch_size)
         self._indices = torch.zeros(num_minibatches, batch_size, dtype=torch.int64)
         self._weights = torch.zeros(num_minibatches, batch_size)
-        judged = [self.log_probs, self.values[:-1], self.advantages, self.returns]
-        self._sources = [x.flatten(0, 1) for x in (self.obs[:-1], self.actions, *judged)]
+        self._sources = [x.flatten(0, 1) for x in self.sources()]
         num_rows = num_minibatches * batch_size
         outputs = [x.new_zeros(num_rows, *x.shape[1:]) for x in self._sources]
         self._gather = RowGather(self._sources, outputs) if self.device.type == "cpu" else None
@@ -145,6 +144,11 @@ class RolloutBuffer:
         fields = [x.view(num_minibatches, batch_size, *x.shape[1:]) for x in outputs]
         fields.append(self._device_weights)
         self._minibatches = [Minibatch(*batch) for batch in zip(*fields, strict=True)]
+
+    def sources(self) -> list[Tensor]:
+        """What a minibatch's fields are taken from, but for its weights: views `[T, N, *]`."""
+        judged = [self.log_probs, self.values[:-1], self.advantages, self.returns]
+        return [self.obs[:-1], self.actions, *judged]
 
     @property
     def first_minibatch(self) -> Minibatch:

@@ -26,8 +26,7 @@ class SharedRollout:
         batch_size: int,
         rank: int,
         num_ranks: int,
-        gather: Callable[[Tensor], Tensor],
-        num_rows: int = 0,
+        gather: Callable[[Tensor], Tensor] | None,
     ) -> None:
         """Allocates R times the memory of the rollout's rows.
 
@@ -36,11 +35,11 @@ class SharedRollout:
             batch_size: B.
             rank: this one's number.
             num_ranks: R.
-            gather: returns a tensor of all ranks, `[R, *]`.
-            num_rows: of all ranks together; by default R times this rank's.
+            gather: returns a tensor of all ranks, `[R, *]`; None if `buffer` has all their rows.
         """
-        self._buffer, self._rank, self._num_ranks, self._gather = buffer, rank, num_ranks, gather
-        num_rows = num_rows or buffer.num_steps * buffer.num_envs * num_ranks
+        self._buffer, self._rank, self._num_ranks = buffer, rank, num_ranks
+        self._gather = gather or (lambda x: x[None])
+        num_rows = buffer.num_steps * buffer.num_envs * (num_ranks if gather else 1)
         global_size = batch_size * num_ranks
         shape = -(-num_rows // global_size), global_size
         self._indices = torch.zeros(shape, dtype=torch.int64)
@@ -50,8 +49,7 @@ class SharedRollout:
     def refresh(self) -> None:
         """Fetches the rows of all ranks, once they are judged."""
         buffer = self._buffer
-        judged = [buffer.log_probs, buffer.values[:-1], buffer.advantages, buffer.returns]
-        own = [buffer.obs[:-1], buffer.actions, *judged, buffer.valid]
+        own = [*buffer.sources(), buffer.valid]
         # [R, T, N, *] to [T, R, N, *]: the order of one rank that has all environments.
         rows = [self._gather(x).transpose(0, 1).flatten(0, 2) for x in own]
         self._sources, self._valid = rows[:-1], rows[-1].cpu()

@@ -60,12 +60,14 @@ class OnPolicyConfig(RunConfig):
     decoupled: bool = False
     """Play and train in processes of their own: players send rollouts, trainers send weights."""
     num_players: int = 1
-    """Decoupled: processes that play, each with `num_envs` environments."""
+    """Decoupled: processes that play, each with num_envs environments."""
     num_trainers: int = 1
-    """Decoupled: processes that train; each gets some environments' rows of every rollout."""
+    """Decoupled: processes that train, each on the rows of some environments of every rollout."""
     overlap: bool = False
     """Decoupled: play the next rollout while trainers learn from this one, with the policy of one
-    update before. The ratio is clipped against the policy that acted."""
+    update before. Ratios are of the policy that acted."""
+    player_on_gpu: bool = False
+    """Decoupled: act on a GPU too; by default only trainers use those."""
 
     def __post_init__(self) -> None:
         """Checks ranges and sizes."""
@@ -85,11 +87,15 @@ class OnPolicyConfig(RunConfig):
             )
         if self.anneal_ent_coef and not self.ent_coef:
             raise ValueError("anneal_ent_coef has no effect while ent_coef is 0")
-        rows = self.num_envs * self.num_steps
+        envs = self.num_envs
+        if self.decoupled:
+            envs = self.num_players * self.num_envs // self.num_trainers
+        rows = envs * self.num_steps
         if self.per_rank_batch_size > rows:
+            whose = "that a trainer gets" if self.decoupled else f"of num_envs={self.num_envs}"
             raise ValueError(
-                f"per_rank_batch_size={self.per_rank_batch_size} is larger than a rollout of "
-                f"num_envs={self.num_envs} x num_steps={self.num_steps} = {rows} rows"
+                f"per_rank_batch_size={self.per_rank_batch_size} is larger than a rollout {whose}: "
+                f"{envs} environments x num_steps={self.num_steps} = {rows} rows"
             )
         if self.total_timesteps < self.steps_per_update:
             raise ValueError(
@@ -98,9 +104,9 @@ class OnPolicyConfig(RunConfig):
             )
 
     def _check_decoupled(self) -> None:
-        at_least(self, 1, "num_players", "num_trainers", "devices", "num_nodes")
+        at_least(self, 1, "num_envs", "num_players", "num_trainers", "devices", "num_nodes")
         if not self.decoupled:
-            for name in ("num_players", "num_trainers", "overlap"):
+            for name in ("num_players", "num_trainers", "overlap", "player_on_gpu"):
                 if getattr(self, name) != getattr(OnPolicyConfig, name):
                     raise ValueError(f"{name} has no effect without decoupled")
             return
@@ -119,6 +125,8 @@ class OnPolicyConfig(RunConfig):
             )
         if self.precision != "32-true":
             raise ValueError(f"precision={self.precision} is not offered with decoupled")
+        if self.player_on_gpu and self.accelerator == "cpu":
+            raise ValueError("player_on_gpu has no effect with accelerator=cpu")
 
     @property
     def num_rollouts(self) -> int:

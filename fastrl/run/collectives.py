@@ -15,7 +15,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from fastrl.run.watch import PULSE
+from fastrl.run.pulse import PULSE
 
 _library = torch.library.Library("fastrl", "FRAGMENT")
 _library.define("sum_over_ranks(Tensor x) -> Tensor")

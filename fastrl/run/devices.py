@@ -8,12 +8,13 @@ import warnings
 from contextlib import AbstractContextManager, nullcontext
 from datetime import timedelta
 from types import TracebackType
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, Any, Self
 
 import torch
 
 from fastrl.config.run import RunConfig
-from fastrl.run.launch import end_ranks, local_rank, ranks_have_met, start_ranks
+from fastrl.machine import share_cores
+from fastrl.run.launch import end_ranks, local_rank, node_rank, ranks_have_met, start_ranks
 from fastrl.run.mistakes import one_line
 from fastrl.run.ranks import Ranks
 
@@ -50,23 +51,24 @@ class Devices(Ranks):
         self.world_size = fabric.world_size if fabric else 1
         self.is_global_zero = self.global_rank == 0
         """Whether this process writes logs and checkpoints."""
+        self.is_player = True
+        """Whether it steps environments; so do all but trainers of a decoupled run."""
 
-    def split(self, num_first: int) -> bool:
-        """Makes two groups of the ranks, the first `num_first` and the others.
+    def split(self, num_players: int) -> None:
+        """Makes two groups of the ranks: the players, which come first, and the trainers.
 
-        From here on this rank learns or plays with those of its group alone, and counts among them.
-
-        Returns:
-            Whether it is in the first group.
+        From here on this rank plays or learns with those of its group alone, and counts among them.
         """
         from fastrl.run.collectives import use_group
 
         ranks = list(range(self.world_size))
-        use_group([ranks[:num_first], ranks[num_first:]])
-        is_first = self.global_rank < num_first
-        self.world_size = num_first if is_first else self.world_size - num_first
-        self.global_rank -= 0 if is_first else num_first
-        return is_first
+        use_group([ranks[:num_players], ranks[num_players:]])
+        self.is_player = self.global_rank < num_players
+        if self.is_player:
+            self.world_size = num_players
+        else:
+            self.world_size -= num_players
+            self.global_rank -= num_players
 
     def autocast(self) -> AbstractContextManager[None]:
         """Returns the context that forward passes run in: Fabric's precision, or nothing."""
@@ -77,7 +79,7 @@ class Devices(Ranks):
     def watch_for_hanging(self, is_watched: bool) -> None:
         """From here on a rank that stands still hangs, or may do so."""
         if self._watch is not None:
-            from fastrl.run.watch import PULSE
+            from fastrl.run.pulse import PULSE
 
             PULSE.is_watched = is_watched
 
@@ -113,12 +115,11 @@ class Devices(Ranks):
         self._watch.wait_for_verdict(10)  # it ends this process
 
 
-def make_devices(config: RunConfig, num_players: int = 0) -> Devices:
+def make_devices(config: RunConfig) -> Devices:
     """Returns where to train; with `torch_deterministic`, torch is told so for the whole process.
 
-    With several ranks, the others are started if nothing else has started them, and are met. With
-    players, these are the first ranks, and the others train: on a GPU if `config.accelerator` says
-    so, while players stay on the CPU.
+    With several ranks, the others are started if nothing else has started them, and are met. Of a
+    decoupled run the first ranks play, on the CPU unless `player_on_gpu`, and the others train.
 
     Raises:
         ValueError: the devices are not there, or a setting would have no effect.
@@ -130,19 +131,17 @@ def make_devices(config: RunConfig, num_players: int = 0) -> Devices:
             f"strategy={config.strategy} has no effect on one device; leave it at auto"
         )
     start_ranks(config.devices, config.num_nodes)
-    device = _device("cpu" if num_players else config.accelerator, config.devices)
+    is_decoupled = getattr(config, "decoupled", False)
+    device = _device(config.accelerator, 0 if is_decoupled else config.devices)
     if config.torch_deterministic:
         # cuBLAS reads this when it starts; torch refuses matrix products without it.
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
         torch.use_deterministic_algorithms(True)
+    if is_decoupled:
+        return _join_decoupled(config, device)
     if num_ranks > 1:
-        devices = _join(config, device)
-        if num_players and not devices.split(num_players):
-            devices.device = _device(config.accelerator, 1)
-            if devices.device.type == "cuda":
-                index = local_rank() % torch.cuda.device_count()
-                devices.device = torch.device("cuda", index)
-        return devices
+        names = [f"rank {rank}" for rank in range(num_ranks)]
+        return _join(config, device, device.type, names)
     if config.precision != "32-true":
         from lightning.fabric import Fabric
 
@@ -152,8 +151,44 @@ def make_devices(config: RunConfig, num_players: int = 0) -> Devices:
     return Devices(device)
 
 
-def _join(config: RunConfig, device: torch.device) -> Devices:
-    """Meets the other ranks, and has the watch look after them."""
+def _join_decoupled(config: Any, device: torch.device) -> Devices:
+    """Meets the other players and trainers, each on the device of its part.
+
+    Args:
+        config: of an algorithm that can be decoupled.
+        device: the kind that trains.
+    """
+    players, first = config.num_players, node_rank() * config.devices
+    players_here = min(max(players - first, 0), config.devices)
+    is_player = local_rank() < players_here
+    own, num_gpus = torch.device("cpu"), torch.cuda.device_count()
+    if device.type == "cuda":
+        needed = config.devices - players_here
+        if needed > num_gpus:
+            raise ValueError(f"{needed} trainers here, but this machine has {num_gpus} GPUs")
+        # Trainers take the first GPUs; players take the next ones, and share where none is left.
+        index = (needed + local_rank()) if is_player else local_rank() - players_here
+        if not is_player or config.player_on_gpu:
+            own = torch.device("cuda", index % num_gpus)
+    names = [f"player {index}" for index in range(players)]
+    names += [f"trainer {index}" for index in range(config.num_trainers)]
+    devices = _join(config, torch.device("cpu"), device.type, names)
+    devices.split(players)
+    devices.device = own
+    if not config.overlap:  # players wait while trainers work: each may use all cores
+        share_cores(players_here if is_player else config.devices - players_here)
+    return devices
+
+
+def _join(config: RunConfig, device: torch.device, reduced_on: str, names: list[str]) -> Devices:
+    """Meets the other ranks, and has the watch look after them.
+
+    Args:
+        config: says how many they are.
+        device: what Fabric gives to each.
+        reduced_on: type of the devices whose tensors are reduced.
+        names: what to call the ranks.
+    """
     from lightning.fabric import Fabric
     from lightning.fabric.strategies.ddp import DDPStrategy
 
@@ -163,7 +198,7 @@ def _join(config: RunConfig, device: torch.device) -> Devices:
     for package in ("fabric", "pytorch"):  # the latter takes over the former's voice
         for name in ("distributed", "rank_zero"):
             logging.getLogger(f"lightning.{package}.utilities.{name}").setLevel(logging.ERROR)
-    backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
+    backend = "cpu:gloo,cuda:nccl" if reduced_on == "cuda" else "gloo"
     strategy = DDPStrategy(process_group_backend=backend, timeout=_PATIENCE)
     try:
         with warnings.catch_warnings():
@@ -181,7 +216,7 @@ def _join(config: RunConfig, device: torch.device) -> Devices:
         raise OSError(f"the ranks cannot meet at {address}: {one_line(error)[:300]}") from error
     from fastrl.run.collectives import broadcast
 
-    watch = Watch(fabric.global_rank, fabric.world_size, config.rank_timeout)
+    watch = Watch(fabric.global_rank, names, config.rank_timeout)
     meeting = torch.zeros(2, dtype=torch.int64)
     host = os.environ["MASTER_ADDR"]
     if fabric.global_rank == 0:

@@ -41,6 +41,12 @@ def local_rank() -> int:
     return int(os.environ.get("LOCAL_RANK", os.environ.get("SLURM_LOCALID", "0")))
 
 
+def node_rank() -> int:
+    """This machine's number among those of the run."""
+    names = ("NODE_RANK", "GROUP_RANK", "SLURM_NODEID")
+    return next((int(os.environ[name]) for name in names if name in os.environ), 0)
+
+
 def launched_sizes() -> dict[str, int]:
     """The `devices` and `num_nodes` that torchrun, `fabric run` or SLURM has started; else none."""
     found = os.environ

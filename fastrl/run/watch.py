@@ -22,7 +22,7 @@ import socket
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -33,48 +33,15 @@ from fastrl.run.launch import (
     hold_on,
     let_go,
     local_rank,
+    node_rank,
     ranks_are_done,
 )
+from fastrl.run.pulse import PULSE
 
 BEAT_SECONDS = 0.5
 SILENT_SECONDS = 6.0
 """Without a beat for so long, a rank is out of reach."""
 _TOGETHER_SECONDS = 0.7  # a mistake that all ranks make alike is told once, without a rank's name
-
-
-class Pulse:
-    """How far this process's main thread is."""
-
-    def __init__(self) -> None:
-        self.count = 0
-        """Grows with every step of the environments, every collective, every minibatch."""
-        self.waits = False
-        """Whether it waits for other ranks."""
-        self.is_watched = False
-        """Whether standing still means that it hangs; not so while it compiles, say."""
-
-    @contextlib.contextmanager
-    def waiting(self) -> Iterator[None]:
-        """The block waits for other ranks."""
-        self.waits = True
-        try:
-            yield
-        finally:
-            self.waits = False
-            self.count += 1
-
-    @contextlib.contextmanager
-    def unwatched(self) -> Iterator[None]:
-        """The block may take long without a sign of life."""
-        before, self.is_watched = self.is_watched, False
-        try:
-            yield
-        finally:
-            self.count += 1
-            self.is_watched = before
-
-
-PULSE = Pulse()
 
 
 @dataclass
@@ -133,15 +100,15 @@ class _Lines:
 class Watch:
     """The watch of one process over all ranks; starts a daemon thread."""
 
-    def __init__(self, rank: int, num_ranks: int, hang_seconds: float) -> None:
+    def __init__(self, rank: int, names: Sequence[str], hang_seconds: float) -> None:
         """Prepares; `open` and `join` start it.
 
         Args:
             rank: this process's.
-            num_ranks: R, at least 2.
+            names: what to call each of the R ranks; at least 2.
             hang_seconds: standing still for so long is to hang; 0 switches that off.
         """
-        self.rank, self.num_ranks, self.hang_seconds = rank, num_ranks, hang_seconds
+        self.rank, self._names, self.hang_seconds = rank, names, hang_seconds
         self._ending = threading.Lock()
         self._has_ended = False
         self._peers: dict[int, _Peer] = {}
@@ -159,7 +126,7 @@ class Watch:
         except OSError:  # the address of this machine as others see it may not be one of its own
             self._listener = socket.create_server(("", 0), backlog=1024)
         self._listener.setblocking(False)
-        self._peers = {rank: _Peer() for rank in range(1, self.num_ranks)}
+        self._peers = {rank: _Peer() for rank in range(1, len(self._names))}
         return self._listener.getsockname()[1], self._token
 
     def join(self, host: str, port: int, token: int) -> None:
@@ -221,7 +188,8 @@ class Watch:
             try:
                 messages = server.receive()
             except ConnectionError:
-                self._end("rank 0 ended without a word: was it killed?", 1, rank_zero_is_gone=True)
+                words = f"{self._names[0]} ended without a word: was it killed?"
+                self._end(words, 1, rank_zero_is_gone=True)
                 return
             if messages:
                 heard = now
@@ -232,7 +200,7 @@ class Watch:
                 if message.get("done"):
                     self._is_done = True
             if now - heard > SILENT_SECONDS:
-                words = f"rank 0 did not answer for {SILENT_SECONDS:.0f} seconds"
+                words = f"{self._names[0]} did not answer for {SILENT_SECONDS:.0f} seconds"
                 self._end(words, 1, rank_zero_is_gone=True)
                 return
 
@@ -314,14 +282,15 @@ class Watch:
             rank, (message, status) = next(iter(failures.items()))
             if len(set(failures.values())) == 1 and len(failures) == len(peers):
                 return message, status
-            return f"rank {rank} of {self.num_ranks}: {message}", status
+            return f"{self._names[rank]}: {message}", status
         for rank, peer in peers.items():
             if peer.is_done:
                 continue
+            name = self._names[rank]
             if now - peer.heard > SILENT_SECONDS:
-                return f"rank {rank} did not answer for {SILENT_SECONDS:.0f} seconds", 1
+                return f"{name} did not answer for {SILENT_SECONDS:.0f} seconds", 1
             if self.hang_seconds and now - peer.got_on > self.hang_seconds:
-                words = f"rank {rank} hangs: it stood still for {self.hang_seconds:.0f} seconds"
+                words = f"{name} hangs: it stood still for {self.hang_seconds:.0f} seconds"
                 return f"{words} (is the task so slow? --rank-timeout)", 1
         return None
 
@@ -332,7 +301,7 @@ class Watch:
                 return
             self._has_ended = True
         # If rank 0 is gone, so is local rank 0 of its machine, which would print.
-        is_its_machine = int(os.environ.get("NODE_RANK", os.environ.get("GROUP_RANK", "0"))) == 0
+        is_its_machine = node_rank() == 0
         printer = 1 if rank_zero_is_gone and is_its_machine else 0
         if local_rank() == printer and status != 130:
             show_cursor = "\x1b[?25h" if sys.stderr.isatty() else ""

@@ -1,0 +1,41 @@
+"""Signs of life of this process's main thread, which the watch sends to rank 0."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+
+
+class Pulse:
+    """How far this process's main thread is."""
+
+    def __init__(self) -> None:
+        self.count = 0
+        """Grows with every step of the environments, every collective, every minibatch."""
+        self.waits = False
+        """Whether it waits for other ranks."""
+        self.is_watched = False
+        """Whether standing still means that it hangs; not so while it compiles, say."""
+
+    @contextlib.contextmanager
+    def waiting(self) -> Iterator[None]:
+        """The block waits for other ranks."""
+        self.waits = True
+        try:
+            yield
+        finally:
+            self.waits = False
+            self.count += 1
+
+    @contextlib.contextmanager
+    def unwatched(self) -> Iterator[None]:
+        """The block may take long without a sign of life."""
+        before, self.is_watched = self.is_watched, False
+        try:
+            yield
+        finally:
+            self.count += 1
+            self.is_watched = before
+
+
+PULSE = Pulse()
