@@ -25,7 +25,6 @@ import copy
 from types import SimpleNamespace
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -129,16 +128,6 @@ class _Side:
         state = self.optimizer.state_dict()
         return [state[name] for name in sorted(state)]
 
-    def send(self, tensors: list[Tensor], process: int) -> None:
-        for x in tensors:
-            self.mail.send(x, process)
-
-    def receive(self, tensors: list[Tensor], process: int) -> None:
-        """Overwrites tensors with what a process sent."""
-        with torch.no_grad():
-            for x in tensors:
-                self.mail.receive(x, process)
-
 
 class _Player(_Side):
     """Plays and judges, in front of an algorithm's own agent."""
@@ -168,10 +157,10 @@ class _Player(_Side):
             order = {"do": "learn", "update": update_index, "seen": self._seen, "first": is_first}
             self.mail.send_values(order, process)
             if is_first and leads:
-                self.send([*self.weights(), *self.memory()], process)
+                self.mail.send([*self.weights(), *self.memory()], process)
             columns, _ = exchanged_columns(config, player, trainer)
             if columns.stop > columns.start:
-                self.send(self.rows(buffer, columns), process)
+                self.mail.send(self.rows(buffer, columns), process)
         self._asked += 1
         with timer.stage("wait"):
             metrics = self._catch_up(timer, most_behind=1 if config.overlap else 0)
@@ -183,7 +172,7 @@ class _Player(_Side):
         first_trainer = self.config.num_players
         while self._asked - self._seen > most_behind:
             reply = self.mail.receive_values(first_trainer)
-            self.receive(self.weights(), first_trainer)
+            self.mail.receive(self.weights(), first_trainer)
             self._seen += 1
             timer.add("update", reply["update_seconds"])
             metrics = reply["metrics"]
@@ -196,15 +185,14 @@ class _Player(_Side):
         self._catch_up(StageTimer(), most_behind=0)
         if self.devices.global_rank == 0:
             self.mail.send_values({"do": "tell"}, self.config.num_players)
-            self.receive(self.memory(), self.config.num_players)
+            self.mail.receive(self.memory(), self.config.num_players)
 
     def dismiss(self, status: int) -> None:
         """Lets the trainers go; `status` is that of the run."""
         if self.devices.global_rank == 0:
             for trainer in range(self.config.num_trainers):
-                self.mail.send_values(
-                    {"do": "end", "status": status}, self.config.num_players + trainer
-                )
+                process = self.config.num_players + trainer
+                self.mail.send_values({"do": "end", "status": status}, process)
         self.mail.flush()
 
 
@@ -254,7 +242,7 @@ class _Trainer(_Side):
                 if order["do"] == "end":
                     return order["status"]
                 if order["do"] == "tell":
-                    self.send(self.memory(), 0)
+                    self.mail.send(self.memory(), 0)
                     continue
                 lag = self._take_rollouts(buffer, order)
                 timer.reset()
@@ -267,7 +255,7 @@ class _Trainer(_Side):
                     }
                     for player in range(self.whole.num_players):
                         self.mail.send_values(reply, player)
-                        self.send(self.weights(), player)
+                        self.mail.send(self.weights(), player)
 
     def _take_rollouts(self, buffer: RolloutBuffer, first_order: dict[str, Any]) -> int:
         """Receives the players' rows; returns how many updates behind the oldest policy acted."""
@@ -276,10 +264,10 @@ class _Trainer(_Side):
             order = self.mail.receive_values(player) if player else first_order
             lag = max(lag, order["update"] - order["seen"])
             if order["first"] and player == 0:
-                self.receive([*self.weights(), *self.memory()], 0)
+                self.mail.receive([*self.weights(), *self.memory()], 0)
             _, columns = exchanged_columns(self.whole, player, self.devices.global_rank)
             if columns.stop > columns.start:
-                self.receive(self.rows(buffer, columns), player)
+                self.mail.receive(self.rows(buffer, columns), player)
         assert lag <= most, f"rows of a policy {lag} updates old"
         return lag
 

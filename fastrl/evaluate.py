@@ -27,8 +27,8 @@ from fastrl.envs.make import Backend, Purpose, base_seed, make_env
 from fastrl.envs.vector import VectorEnv
 from fastrl.load import find_saved, load_agent
 from fastrl.run.mistakes import exit_status, one_line
-from fastrl.run.video import check_rendering, expose_opengl, write_video
 from fastrl.run.pulse import PULSE
+from fastrl.run.video import check_rendering, expose_opengl, write_video
 
 if TYPE_CHECKING:  # torch waits until the arguments are known to be right
     from fastrl.agent import Agent

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-
 _sharers = 0  # 0: as many as there are ranks on this machine
 
 

@@ -10,9 +10,9 @@ from fastrl.agent import Agent
 from fastrl.buffers.rollout import Episodes, RolloutBuffer
 from fastrl.envs.vector import EnvError, VectorEnv
 from fastrl.run.placement import Placement
+from fastrl.run.pulse import PULSE
 from fastrl.run.threads import num_threads
 from fastrl.run.timer import StageTimer
-from fastrl.run.pulse import PULSE
 
 
 class Player:

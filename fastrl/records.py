@@ -16,9 +16,9 @@ from fastrl.evaluate import Evaluation, evaluate_agent, record_agent
 from fastrl.run.checkpoint import Checkpoints
 from fastrl.run.logger import Logger, machine_facts, versions, write_summary
 from fastrl.run.progress import Progress
+from fastrl.run.pulse import PULSE
 from fastrl.run.signals import StopSignals
 from fastrl.run.start import seconds_since_process_start
-from fastrl.run.pulse import PULSE
 from fastrl.state import Counters
 
 State = dict[str, Any]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -92,3 +93,90 @@ def test_as_many_trainers_as_players_learn_to_the_bit_what_coupled_ranks_learn(k
     player = decoupled(way, 2, 2, kind)[0]
     for name, expected in coupled["learned"].items():
         assert np.array_equal(player["learned"][name], expected), name
+
+
+def plain_overlap(kind: Any, way: str) -> dict[str, np.ndarray]:
+    """Learns in one process as players and trainers with `overlap` do: a plain twin."""
+    actor, learner = (Loop(make_agent_of(kind, "discrete", **sized(1, way))) for _ in range(2))
+    judge = actor.agent.judge
+    for update in range(4):
+        actor.num_updates = update
+        actor.collect()
+        judged = judge(actor.buffer)
+        learner.agent.judge = lambda buffer, judged=judged: judged
+        rows = actor.buffer.sources(), learner.buffer.sources()
+        for source, target in zip(*rows, strict=True):
+            target.copy_(source)
+        learner.buffer.host_valid.copy_(actor.buffer.host_valid)
+        before = {name: x.clone() for name, x in learner.agent.policy.state_dict().items()}
+        learner.update()
+        actor.agent.policy.load_state_dict(before)
+    return arrays({**tensors_of(actor.agent), **tensors_of(learner.agent)})
+
+
+@pytest.mark.parametrize("way", ["own_data", "a2c"])
+def test_overlap_learns_to_the_bit_what_a_plain_loop_with_old_weights_learns(way):
+    expected = plain_overlap(KINDS[way], way)
+    (player,) = decoupled(way, 1, 1, overlap=True)
+    for name, actual in player["learned"].items():
+        if not name.startswith("reward_scale."):  # the actor's, which the twin overwrote
+            assert np.array_equal(actual, expected[name]), name
+
+
+def test_overlap_acts_with_the_policy_of_one_update_before():
+    (player,) = decoupled("own_data", 1, 1, overlap=True)
+    assert [metrics.get("Info/policy_lag") for metrics in player["metrics"]] == [None, 0, 1, 1]
+
+
+def test_ratios_of_overlap_are_of_the_policy_that_acted():
+    # In the only step of an update, the ratio is 1 unless the policy is another than the one that
+    # acted.
+    once = {"update_epochs": 1, "observation_normalization": False}
+    (strict,) = decoupled("own_data", 1, 1, **once)
+    (overlapped,) = decoupled("own_data", 1, 1, overlap=True, **once)
+    assert max(abs(metrics["Info/approx_kl"]) for metrics in strict["metrics"]) < 1e-7
+    assert overlapped["metrics"][2]["Info/approx_kl"] > 1e-6
+
+
+@pytest.mark.parametrize(("players", "envs", "trainers"), [(1, 5, 3), (3, 4, 5), (4, 1, 2)])
+@pytest.mark.parametrize("share_data", [False, True])
+def test_every_column_goes_to_one_trainer_or_with_share_data_to_each(
+    players, envs, trainers, share_data
+):
+    config = SimpleNamespace(
+        num_players=players, num_envs=envs, num_trainers=trainers, share_data=share_data
+    )
+    widths = columns_of_trainers(config)
+    for trainer in range(trainers):
+        landed: list[int] = []
+        for player in range(players):
+            sent, received = exchanged_columns(config, player, trainer)
+            assert sent.stop - sent.start == received.stop - received.start
+            landed += range(received.start, received.stop)
+        assert landed == list(range(widths[trainer].stop - widths[trainer].start))
+    sizes = [columns.stop - columns.start for columns in widths]
+    assert sum(sizes) == players * envs * (trainers if share_data else 1)
+    assert max(sizes) - min(sizes) <= 1
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"num_trainers": 5}, "num_trainers=5 cannot each get an environment's rows"),
+        ({"num_trainers": 2, "devices": 2}, "are 3 processes, not devices=2"),
+        ({"num_trainers": 2, "per_rank_batch_size": 257}, "larger than a rollout that a trainer"),
+        ({"share_data": True}, "share_data has no effect with one trainer"),
+        ({"recompute_advantages": True}, "recompute_advantages is not offered with decoupled"),
+        ({"precision": "bf16-mixed"}, "precision=bf16-mixed is not offered with decoupled"),
+        ({"player_on_gpu": True, "accelerator": "cpu"}, "player_on_gpu has no effect"),
+        ({"decoupled": False, "overlap": True}, "overlap has no effect without decoupled"),
+    ],
+)
+def test_settings_that_make_no_sense_are_refused(settings, message):
+    with pytest.raises(ValueError, match=message):
+        PPO.config_class(**{"decoupled": True, **settings})
+
+
+def test_agent_in_a_script_says_how_decoupled_runs_start():
+    with pytest.raises(ValueError, match=r"start as python -m fastrl.ppo --decoupled"):
+        PPO("CartPole-v1", preset="none", decoupled=True)

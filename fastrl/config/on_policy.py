@@ -137,12 +137,12 @@ class OnPolicyConfig(RunConfig):
         """Spells what the sizes of one process come to over all."""
         if not self.decoupled:
             return super().global_sizes()
-        players, trainers = self.num_players, self.num_trainers
-        return (
-            f"{players} x {self.num_envs} = {players * self.num_envs:,} environments of players, "
-            f"{trainers} x {self.per_rank_batch_size} = {trainers * self.per_rank_batch_size:,} "
-            "rows a minibatch of trainers"
-        )
+        players, trainers, rows = self.num_players, self.num_trainers, self.per_rank_batch_size
+        total = players * self.num_envs
+        sizes = [f"{players} x {self.num_envs} = {total:,} environments of players"]
+        if rows:
+            sizes.append(f"{trainers} x {rows} = {trainers * rows:,} rows a minibatch of trainers")
+        return ", ".join(sizes)
 
     @property
     def steps_per_update(self) -> int:

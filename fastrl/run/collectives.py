@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import io
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -85,40 +85,48 @@ def broadcast(x: Tensor) -> None:
         dist.broadcast(x, group=_group, group_src=0)
 
 
+_MESSAGE_BYTES = 4096  # of plain values; what is shorter is padded
+
+
 class Mail:
     """Tensors to other processes and from them, in order; sending does not wait for the receiver.
 
-    Tensors travel as they lie in memory. Both sides know their shapes, but for messages of plain
-    values, which travel as JSON.
+    Tensors travel as they lie in memory, all of one call in one parcel; both sides know their
+    shapes. Plain values travel as JSON.
     """
 
     def __init__(self) -> None:
+        """Starts with nothing under way."""
         self._under_way: list[tuple[Any, Tensor]] = []
 
-    def send(self, x: Tensor, rank: int) -> None:
-        """Sends a copy to a process of all."""
-        copy = x.detach().to("cpu", copy=True).contiguous().reshape(-1).view(torch.uint8)
+    def send(self, tensors: Sequence[Tensor], rank: int) -> None:
+        """Sends copies to a process, which is counted among all."""
+        parcel, parts = _pack(tensors)
+        for part, x in zip(parts, tensors, strict=True):
+            part.copy_(x.detach())
         with _exchange():
             self._under_way = [(work, y) for work, y in self._under_way if not work.is_completed()]
-            self._under_way.append((dist.isend(copy, rank), copy))
+            self._under_way.append((dist.isend(parcel, rank), parcel))
 
-    def receive(self, x: Tensor, rank: int) -> Tensor:
-        """Waits for what `rank` sent, overwrites `x` with it and returns it."""
-        landed = torch.empty(x.shape, dtype=x.dtype)
+    @torch.no_grad()
+    def receive(self, tensors: Sequence[Tensor], rank: int) -> None:
+        """Waits for what `rank` sent and overwrites tensors with it."""
+        parcel, parts = _pack(tensors)
         with _exchange():
-            dist.recv(landed.view(-1).view(torch.uint8), rank)
-        return x.copy_(landed)
+            dist.recv(parcel, rank)
+        for part, x in zip(parts, tensors, strict=True):
+            x.copy_(part)
 
     def send_values(self, values: dict[str, Any], rank: int) -> None:
         """Sends numbers and strings by name."""
-        text = torch.frombuffer(bytearray(json.dumps(values).encode()), dtype=torch.uint8)
-        self.send(torch.tensor([len(text)]), rank)
-        self.send(text, rank)
+        text = json.dumps(values).encode().ljust(_MESSAGE_BYTES)
+        assert len(text) == _MESSAGE_BYTES, f"a message of {len(text)} bytes"
+        self.send([torch.frombuffer(bytearray(text), dtype=torch.uint8)], rank)
 
     def receive_values(self, rank: int) -> dict[str, Any]:
         """Waits for numbers and strings that `rank` sent."""
-        length = int(self.receive(torch.zeros(1, dtype=torch.int64), rank))
-        text = self.receive(torch.zeros(length, dtype=torch.uint8), rank)
+        text = torch.empty(_MESSAGE_BYTES, dtype=torch.uint8)
+        self.receive([text], rank)
         return json.loads(text.numpy().tobytes())
 
     def flush(self) -> None:
@@ -127,6 +135,19 @@ class Mail:
             for work, _ in self._under_way:
                 work.wait()
         self._under_way = []
+
+
+def _pack(tensors: Sequence[Tensor]) -> tuple[Tensor, list[Tensor]]:
+    """Returns bytes that have room for all tensors, and a view on them in place of each."""
+    starts, end = [], 0
+    for x in tensors:
+        starts.append(end)
+        end += -(-x.numel() * x.element_size() // 8) * 8  # every type may start at a multiple of 8
+    parcel = torch.empty(end, dtype=torch.uint8)
+    return parcel, [
+        parcel[start : start + x.numel() * x.element_size()].view(x.dtype).view(x.shape)
+        for start, x in zip(starts, tensors, strict=True)
+    ]
 
 
 def gather_states(state: dict[str, Any]) -> list[dict[str, Any]]:
