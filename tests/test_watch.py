@@ -6,13 +6,20 @@ import os
 import signal
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from ranks import end_ranks_early, run_ranks
 
+from fastrl.buffers.rollout import RolloutBuffer
+from fastrl.cli import Command
 from fastrl.config.ppo import PPOConfig
+from fastrl.decoupled import train
+from fastrl.ppo import PPO
+from fastrl.run.checkpoint import Checkpoints, load_checkpoint
 from fastrl.run.devices import make_devices
+from fastrl.trainer import AgentTrainer
 
 
 def fail(folder: Path, num_ranks: int, culprit: int, way: str) -> None:
@@ -60,6 +67,77 @@ def test_failure_of_a_rank_ends_all_with_one_line(
     assert lines[-1].startswith(expected)
     assert len(lines) == 1 or way == "crash"  # a bug shows its traceback first
     assert seconds < 10
+
+
+class Failing(PPO):
+    """Fails on one rank of a run that is well under way."""
+
+    way, num_calls = "", 0
+
+    def begin_rollout(self, buffer: RolloutBuffer) -> None:
+        self.fail_at(30)  # on every rank that plays
+        super().begin_rollout(buffer)
+
+    def take_in_observations(self, buffer: RolloutBuffer) -> None:
+        self.fail_at(30)  # on every rank that learns
+        super().take_in_observations(buffer)
+
+    def fail_at(self, call: int) -> None:
+        self.num_calls += 1
+        if self.num_calls < call or os.environ["LOCAL_RANK"] != os.environ["CULPRIT"]:
+            return
+        (Path(self.config.log_dir) / "now").touch()
+        if self.way == "raise":
+            raise ValueError("a mistake")
+        if self.way == "hang":
+            time.sleep(600)
+        os.kill(os.getpid(), signal.SIGKILL)
+
+
+def train_until_failure(
+    folder: Path, culprit: int, way: str, settings: dict[str, Any], program: Any
+) -> None:
+    os.environ["CULPRIT"] = str(culprit)
+    Failing.way = way
+    small = {"num_envs": 2, "num_steps": 16, "per_rank_batch_size": 32, "update_epochs": 1}
+    small |= {"accelerator": "cpu", "compile": "off", "eval_episodes": 0, "checkpoint_every": 320}
+    config = PPOConfig(total_timesteps=2**40, log_dir=str(folder), **small, **settings)
+    program(Failing, Command(config.replace(rank_timeout=2.0)))
+
+
+def train_coupled(kind: Any, command: Command) -> None:
+    with make_devices(command.config) as devices:
+        AgentTrainer().fit(kind("CartPole-v1", command.config, devices=devices))
+
+
+@pytest.mark.parametrize(
+    ("num_players", "culprit", "way", "expected"),
+    [
+        (0, 1, "die", "error: rank 1: ended without a word"),
+        (2, 2, "die", "error: trainer 0: ended without a word"),
+        (2, 2, "raise", "error: trainer 0: a mistake"),
+        (2, 1, "hang", "error: player 1 hangs: it stood still for 2 seconds"),
+        (1, 1, "hang", "error: trainer 0 hangs: it stood still for 2 seconds"),
+        (1, 0, "die", "error: player 0 ended without a word"),
+    ],
+)
+def test_failure_in_the_middle_of_training_leaves_a_whole_checkpoint(
+    tmp_path, num_players, culprit, way, expected
+):
+    settings: dict[str, Any] = {"devices": 2}
+    if num_players:
+        settings = {"decoupled": True, "num_players": num_players, "devices": num_players + 1}
+    program = train if num_players else train_coupled
+    arguments = tmp_path, culprit, way, settings, program
+    codes, stderr, seconds = end_ranks_early(settings["devices"], train_until_failure, *arguments)
+    status = 2 if way == "raise" else 1
+    killed = {culprit} if way == "die" else set()
+    assert codes == [-signal.SIGKILL if i in killed else status for i in range(len(codes))]
+    assert stderr.startswith(expected)
+    assert stderr.count("\n") == 1
+    assert seconds < 10
+    checkpoints = Checkpoints(next(tmp_path.glob("*/*/*/checkpoints")))
+    assert load_checkpoint(checkpoints.newest())["counters"]["env_steps"] > 0
 
 
 def finish(num_ranks: int) -> int:

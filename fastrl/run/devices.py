@@ -14,7 +14,14 @@ import torch
 
 from fastrl.config.run import RunConfig
 from fastrl.machine import share_cores
-from fastrl.run.launch import end_ranks, local_rank, node_rank, ranks_have_met, start_ranks
+from fastrl.run.launch import (
+    choose_interface,
+    end_ranks,
+    local_rank,
+    node_rank,
+    ranks_have_met,
+    start_ranks,
+)
 from fastrl.run.mistakes import one_line
 from fastrl.run.ranks import Ranks
 
@@ -199,6 +206,8 @@ def _join(config: RunConfig, device: torch.device, reduced_on: str, names: list[
         for name in ("distributed", "rank_zero"):
             logging.getLogger(f"lightning.{package}.utilities.{name}").setLevel(logging.ERROR)
     backend = "cpu:gloo,cuda:nccl" if reduced_on == "cuda" else "gloo"
+    if config.num_nodes > 1:
+        choose_interface()
     strategy = DDPStrategy(process_group_backend=backend, timeout=_PATIENCE)
     try:
         with warnings.catch_warnings():

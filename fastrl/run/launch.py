@@ -16,6 +16,7 @@ import faulthandler
 import os
 import signal
 import socket
+import struct
 import subprocess
 import sys
 import threading
@@ -107,6 +108,33 @@ def start_ranks(devices: int, num_nodes: int) -> None:
     atexit.register(_let_them_end)
     if _children:
         threading.Thread(target=_see_them_start, name="fastrl-start", daemon=True).start()
+
+
+def choose_interface() -> None:
+    """Tells gloo to listen where the first machine can be reached from, if nobody has told it.
+
+    By default it takes the address that this machine's own name stands for: often the loopback,
+    where no other machine gets through.
+    """
+    address = (os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"]))
+    with suppress(OSError), socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+        probe.connect(address)  # sends nothing: it only looks the route up
+        own = probe.getsockname()[0]
+        for _, name in socket.if_nameindex():
+            if _address_of(name) == own:
+                os.environ.setdefault("GLOO_SOCKET_IFNAME", name)
+                return
+
+
+def _address_of(interface: str) -> str:
+    """Returns the IPv4 address of a network interface, or ""."""
+    import fcntl
+
+    get_address = 0x8915  # SIOCGIFADDR of Linux; elsewhere it is refused
+    request = struct.pack("256s", interface.encode()[:15])
+    with suppress(OSError), socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+        return socket.inet_ntoa(fcntl.ioctl(probe.fileno(), get_address, request)[20:24])
+    return ""
 
 
 def ranks_have_met() -> None:
