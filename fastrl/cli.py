@@ -240,6 +240,8 @@ def _group_words(argv: Sequence[str], kinds: Settings) -> dict[str, list[str]]:
             raise ValueError(f"{word!r} stands before any flag; settings look like --seed 1")
     groups: dict[str, list[str]] = {}
     for flag, words in uses:
+        if flag == "--cuda" and not words:
+            flag, words = "--accelerator", ["cuda"]
         name = flag[2:].replace("-", "_") if flag.startswith("--") else ""
         positive = name.removeprefix("no_")
         if name not in kinds and kinds.get(positive) is bool:

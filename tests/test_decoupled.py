@@ -13,6 +13,7 @@ from test_ranks import NUM_ENVS, SameA2C, SamePPO, arrays, learned, sized
 from toy_agents import Loop, make_agent_of, tensors_of
 
 from fastrl.a2c import A2C
+from fastrl.config.ppo_recurrent import PPORecurrentConfig
 from fastrl.decoupled import columns_of_trainers, exchanged_columns, make_player, make_trainer
 from fastrl.ppo import PPO
 from fastrl.run.devices import make_devices
@@ -175,6 +176,11 @@ def test_every_column_goes_to_one_trainer_or_with_share_data_to_each(
 def test_settings_that_make_no_sense_are_refused(settings, message):
     with pytest.raises(ValueError, match=message):
         PPO.config_class(**{"decoupled": True, **settings})
+
+
+def test_memory_is_refused():
+    with pytest.raises(ValueError, match="decoupled is not offered with a memory"):
+        PPORecurrentConfig(decoupled=True)
 
 
 def test_agent_in_a_script_says_how_decoupled_runs_start():

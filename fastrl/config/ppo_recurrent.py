@@ -51,6 +51,8 @@ class PPORecurrentConfig(PPOConfig):
                 "share_data is not offered with a memory: sequences stay where they were played; "
                 "ranks share gradients"
             )
+        if self.decoupled:
+            raise ValueError("decoupled is not offered with a memory: states stay with the player")
         if self.recompute_advantages:
             raise ValueError(
                 "recompute_advantages is not offered with a memory, whose states are those of the "

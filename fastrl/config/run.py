@@ -50,7 +50,8 @@ class RunConfig:
     Dict observation counts by itself."""
 
     accelerator: Literal["auto", "cpu", "cuda", "gpu"] = "auto"
-    """Device to train on, as Lightning Fabric names it; auto takes a GPU if there is one."""
+    """Device to train on, as Lightning Fabric names it; auto takes a GPU if there is one. --cuda is
+    short for --accelerator cuda."""
     devices: int = 1
     """Ranks to train with on each machine: processes with one device each. They start by
     themselves; torchrun, fabric run and SLURM may start them too. What is said to be per rank grows
