@@ -19,13 +19,14 @@ from fastrl.presets import preset_for
 # A flag is an interface: to add or rename one, say so in the changelog.
 PPO_FLAGS = """
 accelerator activation_function adam_eps anneal_clip_coef anneal_ent_coef anneal_lr backend
-capture_video checkpoint_every clip_coef clip_vloss compile config devices encoder ent_coef env_id
-env_kwargs eval_episodes eval_every exp_name frame_stack gae_lambda gamma hidden_sizes
-info_action_mask keep_checkpoints learning_rate log_dir log_std_init mask_vel max_grad_norm
-normalize_advantages num_env_threads num_envs num_nodes num_pools num_steps num_threads obs_keys
-observation_normalization ortho_init per_rank_batch_size precision preset rank_timeout
-recompute_advantages resume reward_scaling seed share_data shared_network squash_actions strategy
-target_kl target_return torch_deterministic total_timesteps update_epochs vf_coef
+capture_video checkpoint_every clip_coef clip_vloss compile config cuda decoupled devices encoder
+ent_coef env_id env_kwargs eval_episodes eval_every exp_name frame_stack gae_lambda gamma
+hidden_sizes info_action_mask keep_checkpoints learning_rate log_dir log_std_init mask_vel
+max_grad_norm normalize_advantages num_env_threads num_envs num_nodes num_players num_pools
+num_steps num_threads num_trainers obs_keys observation_normalization ortho_init overlap
+per_rank_batch_size player_on_gpu precision preset rank_timeout recompute_advantages resume
+reward_scaling seed share_data shared_network squash_actions strategy target_kl target_return
+torch_deterministic total_timesteps update_epochs vf_coef
 """
 
 # Settings that no preset has, for a task that has one.
@@ -128,6 +129,10 @@ def test_switches_are_read_in_every_style(words: list[str], value: bool) -> None
     command = cli.parse("ppo", [*words, "--seed", "1"])
     assert command.config.anneal_lr is value
     assert command.explicit == {"anneal_lr": value, "seed": 1}
+
+
+def test_cuda_is_short_for_the_accelerator() -> None:
+    assert cli.parse("ppo", ["--cuda", "--seed", "1"]).config.accelerator == "cuda"
 
 
 def test_typed_values_are_read() -> None:
