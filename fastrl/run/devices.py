@@ -177,6 +177,9 @@ def _join_decoupled(config: Any, device: torch.device) -> Devices:
         index = (needed + local_rank()) if is_player else local_rank() - players_here
         if not is_player or config.player_on_gpu:
             own = torch.device("cuda", index % num_gpus)
+            torch.cuda.set_device(own)
+    elif config.player_on_gpu:
+        raise ValueError("player_on_gpu has no effect: this machine has no GPU")
     names = [f"player {index}" for index in range(players)]
     names += [f"trainer {index}" for index in range(config.num_trainers)]
     devices = _join(config, torch.device("cpu"), device.type, names)
