@@ -14,9 +14,6 @@ pytestmark = pytest.mark.slow
 # The presets, with the same global sizes.
 WAYS = {
     "ppo on 2 ranks": "ppo --devices 2 --num-envs 4 --per-rank-batch-size 128",
-    "ppo on 2 ranks that share data": (
-        "ppo --devices 2 --num-envs 4 --per-rank-batch-size 128 --share-data"
-    ),
     "ppo decoupled": "ppo --decoupled --num-trainers 2 --per-rank-batch-size 128",
     "ppo decoupled, overlapping": "ppo --decoupled --overlap",
     "a2c on 2 ranks": "a2c --devices 2 --num-envs 8",
