@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 import gymnasium
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -88,6 +89,9 @@ class PPO(OnPolicy):
         example = tuple(buffer.first_minibatch)
         self._minibatch_step = build(self._step, example, self.config.compile)
         self._shared = self.share(buffer) if self.config.share_data else None
+        # Trainers that get other numbers of environments have other numbers of minibatches.
+        own = 0 if self._shared else self.config.num_minibatches
+        self._most_minibatches = int(self.devices.gather(np.array([own])).max())
         return buffer
 
     def share(self, buffer: RolloutBuffer) -> SharedRollout:
@@ -153,7 +157,8 @@ class PPO(OnPolicy):
             if not epoch or config.recompute_advantages:
                 self._shared.refresh()
             minibatches = self._shared.minibatches(config.seed, 0, update_index, epoch)
-        return self.devices.balance(minibatches, config.normalize_advantages)
+        most = self._most_minibatches
+        return self.devices.balance(minibatches, config.normalize_advantages, most)
 
     def _step(self, *fields: Tensor) -> Tensor:
         """One minibatch: gradient, clipping, Adam. Returns the sums of the metrics so far."""

@@ -64,7 +64,9 @@ class Ranks:
         gradient, metrics = self.sum(gradient, metrics)
         return gradient / self.world_size, [metric / self.world_size for metric in metrics]
 
-    def balance(self, minibatches: list[Batch], normalize_advantages: bool) -> list[Batch]:
+    def balance(
+        self, minibatches: list[Batch], normalize_advantages: bool, num_minibatches: int = 0
+    ) -> list[Batch]:
         """Makes the minibatches of an epoch this rank's shares of global ones.
 
         Weights become 1/count over the rows of all ranks, which may hold different numbers; so
@@ -76,16 +78,17 @@ class Ranks:
                 `advantages`; changed in place.
             normalize_advantages: also give the advantages of each global minibatch mean 0 and
                 standard deviation 1; with one rank the loss does that.
+            num_minibatches: most that any rank has; 0: all have as many.
         """
         if self.is_alone:
             return minibatches
         from fastrl.run.collectives import sum_over_ranks
 
-        most = int(self.gather(np.array([len(minibatches)])).max())
-        last: Any = minibatches[-1]
-        empty = last._replace(weights=torch.zeros_like(last.weights))
-        empty = empty._replace(advantages=last.advantages.clone())
-        batches: list[Any] = [*minibatches, *[empty] * (most - len(minibatches))]
+        batches: list[Any] = list(minibatches)
+        if len(batches) < num_minibatches:
+            empty = batches[-1]._replace(weights=torch.zeros_like(batches[-1].weights))
+            empty = empty._replace(advantages=empty.advantages.clone())
+            batches += [empty] * (num_minibatches - len(batches))
         weights = torch.stack([batch.weights for batch in batches]).flatten(1)
         advantages = torch.stack([batch.advantages for batch in batches]).flatten(1).double()
         rows = (weights > 0).double()
