@@ -249,7 +249,8 @@ def _group_words(argv: Sequence[str], kinds: Settings) -> dict[str, list[str]]:
                 raise ValueError(f"{flag} takes no value, not {' '.join(words)!r}")
             name, words = positive, ["false"]
         if name not in kinds:
-            near = difflib.get_close_matches(flag.replace("_", "-"), map(_flag, kinds), n=1)
+            spelt = flag.replace("_", "-")
+            near = difflib.get_close_matches(spelt, map(_flag, kinds), n=1, cutoff=0.75)
             hint = f"did you mean {near[0]}?" if near else "--help lists all"
             raise ValueError(f"unknown flag {flag}; {hint}")
         groups[name] = words

@@ -13,6 +13,7 @@ from test_ranks import NUM_ENVS, SameA2C, SamePPO, arrays, learned, sized
 from toy_agents import Loop, make_agent_of, tensors_of
 
 from fastrl.a2c import A2C
+from fastrl.cli import main
 from fastrl.config.ppo_recurrent import PPORecurrentConfig
 from fastrl.decoupled import columns_of_trainers, exchanged_columns, make_player, make_trainer
 from fastrl.ppo import PPO
@@ -181,6 +182,12 @@ def test_settings_that_make_no_sense_are_refused(settings, message):
 def test_memory_is_refused():
     with pytest.raises(ValueError, match="decoupled is not offered with a memory"):
         PPORecurrentConfig(decoupled=True)
+
+
+@pytest.mark.parametrize("algo", ["sac", "droq"])
+def test_algorithms_that_replay_do_not_have_it(algo, capsys):
+    assert main(algo, ["--decoupled"]) == 2
+    assert capsys.readouterr().err == "error: unknown flag --decoupled; --help lists all\n"
 
 
 def test_agent_in_a_script_says_how_decoupled_runs_start():
