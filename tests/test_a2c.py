@@ -210,6 +210,8 @@ BASES: dict[str, dict[str, Any]] = {"anneal_ent_coef": {"ent_coef": 0.1}}
 def test_every_flag_is_in_the_table():
     shared = {field.name for field in dataclasses.fields(RunConfig)}
     shared |= {"encoder"}  # of pixels alone: tests/test_encoders.py
+    shared |= {"decoupled", "num_players", "num_trainers", "overlap"}  # tests/test_decoupled.py
+    shared |= {"player_on_gpu"}
     own = [field.name for field in dataclasses.fields(A2CConfig) if field.name not in shared]
     assert list(CHANGES) == own
 

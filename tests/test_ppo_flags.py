@@ -56,6 +56,8 @@ BASES: dict[str, dict[str, Any]] = {
 def test_every_flag_is_in_the_table():
     shared = {field.name for field in dataclasses.fields(RunConfig)}
     shared |= {"encoder"}  # of pixels alone: tests/test_encoders.py
+    shared |= {"decoupled", "num_players", "num_trainers", "overlap"}  # tests/test_decoupled.py
+    shared |= {"player_on_gpu"}
     own = [field.name for field in dataclasses.fields(PPOConfig) if field.name not in shared]
     assert [*CHANGES, "share_data"] == sorted(own, key=[*CHANGES, "share_data"].index)
 

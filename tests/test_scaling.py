@@ -2,7 +2,7 @@
 
 import pytest
 
-from benchmarks.ranks import WARM_UP, steps_per_second
+from benchmarks.processes import WARM_UP, steps_per_second
 from benchmarks.scaling import LINKS, MEASURED, Link, all_reduce_seconds, iteration_seconds
 
 

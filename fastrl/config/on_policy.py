@@ -87,15 +87,15 @@ class OnPolicyConfig(RunConfig):
             )
         if self.anneal_ent_coef and not self.ent_coef:
             raise ValueError("anneal_ent_coef has no effect while ent_coef is 0")
-        envs = self.num_envs
+        envs, of_what = self.num_envs, f"of num_envs={self.num_envs}"
         if self.decoupled:
             envs = self.num_players * self.num_envs // self.num_trainers
+            of_what = f"that a trainer gets of {envs} environments"
         rows = envs * self.num_steps
         if self.per_rank_batch_size > rows:
-            whose = "that a trainer gets" if self.decoupled else f"of num_envs={self.num_envs}"
             raise ValueError(
-                f"per_rank_batch_size={self.per_rank_batch_size} is larger than a rollout {whose}: "
-                f"{envs} environments x num_steps={self.num_steps} = {rows} rows"
+                f"per_rank_batch_size={self.per_rank_batch_size} is larger than a rollout "
+                f"{of_what} x num_steps={self.num_steps} = {rows} rows"
             )
         if self.total_timesteps < self.steps_per_update:
             raise ValueError(

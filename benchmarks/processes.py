@@ -1,7 +1,7 @@
 """What several processes cost and gain, on the same global batch.
 
-    python -m benchmarks.ranks                   # about five minutes on two cores
-    python -m benchmarks.ranks W1 --rounds 5
+    python -m benchmarks.processes                   # about five minutes on two cores
+    python -m benchmarks.processes W1 --rounds 5
 
 To be run from the root of the source tree, on two cores with nothing else to do. Each work is done
 in some ways that take turns for some rounds; the table holds medians over the rounds, the range,
@@ -113,7 +113,7 @@ def table_of(work: Work, speeds: dict[str, list[float]]) -> str:
 def main() -> int:
     """Measures, prints; returns 1 if a run failed."""
     parser = argparse.ArgumentParser(
-        prog="python -m benchmarks.ranks",
+        prog="python -m benchmarks.processes",
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
