@@ -227,11 +227,8 @@ class _Trainer(_Side):
     def take_in_observations(self, buffer: RolloutBuffer) -> None:
         """Updates the normaliser, from each row once."""
         learner: Any = super()
-        if not getattr(self.whole, "share_data", False):
-            learner.take_in_observations(buffer)
-        elif self.policy.normalizer is not None:
-            rows, valid = buffer.obs[:-1].flatten(0, 1), buffer.valid.flatten()
-            self.policy.normalizer.update(rows, valid)
+        has_all = getattr(self.whole, "share_data", False)
+        learner.take_in_observations(buffer, (lambda moments: moments) if has_all else None)
 
     def serve(self) -> int:
         """Learns until player 0 ends it; returns the exit status of the run."""

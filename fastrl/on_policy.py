@@ -27,6 +27,7 @@ from fastrl.models.normalization import RewardScale
 from fastrl.models.optimizer import FlatOptimizer
 from fastrl.ops.gae import gae
 from fastrl.ops.losses import explained_variance
+from fastrl.ops.moments import Moments
 from fastrl.presets import resolve
 from fastrl.run.compiling import build
 from fastrl.run.devices import Devices, make_devices
@@ -220,12 +221,20 @@ class OnPolicy(Face):
             self._fill_values[len(inputs)](inputs, values)
         self._advantage(rewards, buffer.terminated, buffer.truncated)
 
-    def take_in_observations(self, buffer: RolloutBuffer) -> None:
-        """Updates the normaliser: after learning, whose first ratios are of the acting policy."""
+    def take_in_observations(
+        self, buffer: RolloutBuffer, merge: Callable[[Moments], Moments] | None = None
+    ) -> None:
+        """Updates the normaliser: after learning, whose first ratios are of the acting policy.
+
+        Args:
+            buffer: the rollout.
+            merge: brings in the moments of other ranks; by default all of them.
+        """
         if self.policy.normalizer is not None:
             rows = self.policy.reader.read(buffer.obs[:-1].flatten(0, 1)).vector
             assert rows is not None  # what the normaliser is for
-            self.policy.normalizer.update(rows, buffer.valid.flatten(), self.devices.merge)
+            merge = merge or self.devices.merge
+            self.policy.normalizer.update(rows, buffer.valid.flatten(), merge)
 
     def _build_judging(self, buffer: RolloutBuffer, mode: str) -> None:
         """Builds what judges the rollout: its rows span by span, then its advantages."""
