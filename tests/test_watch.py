@@ -78,9 +78,9 @@ class Failing(PPO):
         self.fail_at(30)  # on every rank that plays
         super().begin_rollout(buffer)
 
-    def take_in_observations(self, buffer: RolloutBuffer) -> None:
+    def take_in_observations(self, buffer: RolloutBuffer, *arguments: Any) -> None:
         self.fail_at(30)  # on every rank that learns
-        super().take_in_observations(buffer)
+        super().take_in_observations(buffer, *arguments)
 
     def fail_at(self, call: int) -> None:
         self.num_calls += 1
@@ -102,7 +102,8 @@ def train_until_failure(
     small = {"num_envs": 2, "num_steps": 16, "per_rank_batch_size": 32, "update_epochs": 1}
     small |= {"accelerator": "cpu", "compile": "off", "eval_episodes": 0, "checkpoint_every": 320}
     config = PPOConfig(total_timesteps=2**40, log_dir=str(folder), **small, **settings)
-    program(Failing, Command(config.replace(rank_timeout=2.0)))
+    timeout = 2.0 if way == "hang" else 60.0
+    program(Failing, Command(config.replace(rank_timeout=timeout)))
 
 
 def train_coupled(kind: Any, command: Command) -> None:
