@@ -1,12 +1,14 @@
-"""Whole training: rollouts and updates of PPO's standard work, per rollout."""
+"""Whole training, per rollout: PPO's standard work, and what a memory costs on it."""
 
 from __future__ import annotations
 
 import math
+import time
+from statistics import median
 
 import pytest
 
-from fastrl import PPO
+from fastrl import PPO, PPORecurrent
 from fastrl.player import Player
 from fastrl.run.timer import StageTimer
 
@@ -39,33 +41,56 @@ WORK = {
 FORMS = {"fastrl": {}, "plain eager loop": {"compile": "off", "num_threads": 1}}
 
 
+MEMORIES = {
+    "feed-forward": (PPO, {}),
+    "LSTM": (PPORecurrent, {"rnn": "lstm"}),
+    "GRU": (PPORecurrent, {"rnn": "gru"}),
+}
+
+
 @pytest.mark.parametrize("form", FORMS)
 @pytest.mark.parametrize("work", WORK)
 def test_train(benchmark, work, form):
     env_id, sizes = WORK[work]
-    num_envs, num_steps = sizes["num_envs"], sizes["num_steps"]
-    benchmark.group = f"train {work} ({env_id}), {num_envs} x {num_steps} steps"
-    steps_per_update = num_envs * num_steps
-    settings = {**sizes, **FORMS[form], "total_timesteps": 20 * steps_per_update}
-    agent = PPO(env_id, preset="none", **settings)
+    benchmark.group = f"train {work} ({env_id}), {sizes['num_envs']} x {sizes['num_steps']} steps"
+    measure(benchmark, PPO, env_id, {**sizes, **FORMS[form]})
+
+
+@pytest.mark.parametrize("memory", MEMORIES)
+@pytest.mark.parametrize("work", ["W1", "W2"])
+def test_train_with_a_memory(benchmark, work, memory):
+    """The aim: an LSTM makes at least a third of the feed-forward policy's steps per second."""
+    (env_id, sizes), (kind, settings) = WORK[work], MEMORIES[memory]
+    benchmark.group = f"train {work} ({env_id}), one trunk, with and without a memory"
+    measure(benchmark, kind, env_id, {**sizes, "shared_network": True, **settings})
+
+
+def measure(benchmark, kind, env_id, settings):
+    """Times iterations of an agent's training and checks that all rows are accounted for."""
+    num_envs, steps_per_update = settings["num_envs"], settings["num_envs"] * settings["num_steps"]
+    total = (NUM_WARM_UPS + ROUNDS) * steps_per_update
+    agent = kind(env_id, preset="none", **settings, total_timesteps=total)
     buffer, timer = agent.make_buffer(), StageTimer()
     player = Player(agent, agent.envs, buffer, timer)
     player.reset()
-    lengths = []
+    lengths, cpu_seconds, updates = [], [], iter(range(agent.num_updates))
 
-    def iterate(updates=iter(range(20))):  # noqa: B008  the iterator is this training's counter
+    def iterate():
+        began = time.process_time()
         episodes = player.collect()
         metrics = agent.update(buffer, next(updates), timer)
         buffer.carry_over()
         lengths.extend(episodes.lengths.tolist())
+        cpu_seconds.append(time.process_time() - began)
         return metrics
 
     metrics = benchmark.pedantic(iterate, rounds=ROUNDS, warmup_rounds=NUM_WARM_UPS)
     assert all(math.isfinite(value) for value in metrics.values())
     # All rows but one per ended episode are steps of some episode.
-    started = (ROUNDS + NUM_WARM_UPS) * steps_per_update
+    started = len(cpu_seconds) * steps_per_update
     unfinished = int(buffer.episode_lengths.sum())
     assert started - len(lengths) <= sum(lengths) + unfinished <= started - len(lengths) + num_envs
     if not benchmark.disabled:
         benchmark.extra_info["steps_per_second"] = steps_per_update / benchmark.stats["mean"]
+        benchmark.extra_info["cpu_seconds"] = median(cpu_seconds[-ROUNDS:])
         benchmark.extra_info["stage_seconds"] = timer.seconds

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import json
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -203,6 +204,19 @@ def test_command_trains_and_writes_the_whole_report(learning, tmp_path):
     assert (tmp_path / "curves.png").stat().st_size > 1000
 
 
+def test_flags_make_another_task_of_an_id(learning, tmp_path):
+    task = "CartPole-v1 --mask-vel --gamma=0.9"
+    (job,) = learning.command.jobs(learning.command.arguments([task, "--seeds", "3"]))
+    assert job.preset == {**load_presets("ppo")["CartPole-v1"], "mask_vel": True, "gamma": 0.9}
+    sizes = ["total_timesteps=512", "num_steps=32", "eval_episodes=2", "hidden_sizes=8"]
+    assert run_command(tmp_path, task, "--seeds", "3", "--set", *sizes).returncode == 0
+    (record,) = learning.records.load(tmp_path / "records")
+    assert record.env_id == task and record.settings["gamma"] == 0.9
+    (config,) = tmp_path.glob("runs/ppo/*/*/config.yaml")
+    told = yaml.safe_load(config.read_text())
+    assert told["mask_vel"] and told["gamma"] == 0.9 and told["env_id"] == "CartPole-v1"
+
+
 def test_run_that_fails_is_named_with_its_reason(tmp_path):
     done = run_command(tmp_path, "CartPole-v1", "--seeds", "1", "--set", "gamma=2")
     assert done.returncode == 1
@@ -268,6 +282,7 @@ def test_finished_run_of_the_very_preset_is_taken_in(learning, tmp_path):
     ("words", "message"),
     [
         (["NoSuch-v1"], "ppo has no preset for NoSuch-v1"),
+        (["CartPole-v1 --nosuch 1"], "--nosuch"),
         (["CartPole-v1", "--algo", "nosuch"], "invalid choice: 'nosuch'"),
         (
             ["CartPole-v1", "--publish", "--set", "gamma=0.5"],
@@ -289,16 +304,16 @@ def test_mistake_is_told(learning, words, message):
 
 def test_every_listed_command_measures_its_own_preset(learning):
     for entry in listing.listing(algorithms()):
-        words = entry["command"].split()[3:]
+        words = shlex.split(entry["command"])[3:]
         jobs = learning.command.jobs(learning.command.arguments(words))
         assert {(job.algo, job.env_id) for job in jobs} == {(entry["algo"], entry["env_id"])}
-        assert all(job.preset == entry["settings"] for job in jobs)
+        flags = set(entry["env_id"].split()[1:])
+        assert all((job.preset == entry["settings"]) == (not flags) for job in jobs)
 
 
 def test_published_results_are_of_the_presets_as_they_are():
-    for algo, tasks in load_results().items():
-        for env_id, result in tasks.items():
-            assert load_presets(algo)[env_id] == result["settings"], f"{algo} {env_id}"
+    for entry in listing.listing(algorithms()):
+        assert entry["is_current"] or entry["result"] is None, f"{entry['algo']} {entry['env_id']}"
 
 
 def test_published_table_and_curves_are_of_the_published_results(learning):

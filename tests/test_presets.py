@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import json
+import shlex
 from typing import Any
 
 import pytest
@@ -75,6 +76,20 @@ def test_result_of_other_settings_is_marked(results, capsys):
     (entry,) = [entry for entry in command.listing(["ppo"]) if entry["env_id"] == "CartPole-v1"]
     assert not entry["is_current"]
     assert "other settings then" in command.table([entry])
+
+
+def test_task_measured_with_flags_is_listed_beside_its_preset(results, monkeypatch):
+    preset = load_presets("ppo")["CartPole-v1"]
+    masked = {**RESULT, "settings": {**preset, "mask_vel": True, "gamma": 0.9}}
+    task = "CartPole-v1 --mask-vel --gamma=0.9"
+    monkeypatch.setattr(command, "load_results", lambda: {"ppo": {task: masked}})
+    plain, *_, entry = command.listing(["ppo"])
+    assert plain["env_id"] == "CartPole-v1" and plain["result"] is None
+    assert entry["env_id"] == task and entry["is_current"]
+    words = shlex.split(entry["command"])
+    assert words[3:6] == [task, "--algo", "ppo"]
+    masked["settings"]["gae_lambda"] = 0.5  # which no flag says
+    assert not command.listing(["ppo"])[-1]["is_current"]
 
 
 def test_json_is_one_line_and_the_whole_listing(results, capsys):

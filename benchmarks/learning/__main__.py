@@ -23,7 +23,7 @@ from typing import Any, NoReturn
 from benchmarks.learning import records
 from benchmarks.learning.records import Record
 from benchmarks.learning.report import PUBLISHED, read_results, report_in, update
-from benchmarks.learning.training import Job, TrainingError, take_in, train
+from benchmarks.learning.training import Job, TrainingError, settings_of, take_in, train
 from fastrl.presets import algorithms, load_presets
 from fastrl.run.mistakes import exit_status, one_line
 
@@ -54,7 +54,8 @@ def arguments(words: Sequence[str] | None = None) -> argparse.Namespace:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     sets = ", ".join([*SETS, "all (every preset)"])
-    parser.add_argument("tasks", nargs="+", metavar="TASK", help=f"a task's id, or of {sets}")
+    tasks = f"a task's id, or of {sets}; flags make others: 'CartPole-v1 --mask-vel'"
+    parser.add_argument("tasks", nargs="+", metavar="TASK", help=tasks)
     parser.add_argument("--algo", nargs="+", choices=algorithms(), default=["ppo"])
     parser.add_argument("--seeds", nargs="+", type=int, default=[1, 2, 3], help="default: 1 2 3")
     parser.add_argument(
@@ -114,13 +115,13 @@ def jobs(options: argparse.Namespace) -> list[Job]:
         presets = load_presets(algo)
         for task in options.tasks:
             members = presets if task == "all" else SETS.get(task, (task,))
-            known = [env_id for env_id in members if env_id in presets]
+            known = [env_id for env_id in members if env_id.split()[0] in presets]
             if not known:
                 raise ValueError(
                     f"{algo} has no preset for {task}; it has {', '.join(presets)}; "
                     f"sets are {', '.join(SETS)} and all"
                 )
-            chosen |= {(algo, env_id): presets[env_id] for env_id in known}
+            chosen |= {(algo, env_id): settings_of(algo, env_id) for env_id in known}
     return [
         Job(*identity, seed, preset, options.changes)
         for identity, preset in chosen.items()

@@ -27,6 +27,7 @@ class Record:
 
     algo: str
     env_id: str
+    """Id of the task, with the flags that make another task of it."""
     seed: int
     settings: dict[str, Any]
     """What the run was told: the preset, and changes to it if there were any."""
@@ -47,7 +48,12 @@ class Record:
     @property
     def name(self) -> str:
         """Name of the record's file, without ending."""
-        return f"{self.algo}_{self.env_id.replace('/', '-')}_{self.seed}"
+        return name_of(self.algo, self.env_id, self.seed)
+
+
+def name_of(algo: str, env_id: str, seed: int) -> str:
+    """Returns the name of a run's files, without ending."""
+    return f"{algo}_{env_id.replace('/', '-').replace(' ', '')}_{seed}"
 
 
 def save(record: Record, folder: Path) -> None:

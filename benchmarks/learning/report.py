@@ -84,9 +84,12 @@ def tasks_of(results: Results) -> list[str]:
     """Returns the tasks in results: first those with anchors, in their order, others by name."""
     known = list(read_anchors())
     tasks = {env_id for tasks in results.values() for env_id in tasks}
-    return sorted(
-        tasks, key=lambda task: (known.index(task) if task in known else len(known), task)
-    )
+
+    def place(task: str) -> tuple[int, str]:
+        env_id = task.split()[0]  # what follows are flags
+        return known.index(env_id) if env_id in known else len(known), task
+
+    return sorted(tasks, key=place)
 
 
 def read_results(path: Path) -> Results:

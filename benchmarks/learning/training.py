@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from benchmarks.learning.records import Record, read_curve
+from benchmarks.learning.records import Record, name_of, read_curve
 from fastrl.cli import parse
 from fastrl.presets import preset_for
 from fastrl.run.folder import CONFIG_NAME, open_run_folder, read_config
@@ -35,16 +35,17 @@ class Job:
 
     algo: str
     env_id: str
+    """Id of the task, with the flags that make another task of it: `CartPole-v1 --mask-vel`."""
     seed: int
     preset: dict[str, Any]
-    """What `python -m fastrl.<algo>` takes for this task by itself."""
+    """What `python -m fastrl.<algo>` takes for this task by itself, and what its flags say."""
     changes: dict[str, str]
     """Settings that differ from the preset's, by name, as flags spell them."""
 
     @property
     def name(self) -> str:
         """Name of its files, without ending."""
-        return f"{self.algo}_{self.env_id.replace('/', '-')}_{self.seed}"
+        return name_of(self.algo, self.env_id, self.seed)
 
 
 @dataclass(frozen=True)
@@ -53,6 +54,22 @@ class _Running:
     process: subprocess.Popen[bytes]
     log: Path
     started: float
+
+
+def settings_of(algo: str, env_id: str) -> dict[str, Any]:
+    """Returns what a task's preset and its flags set.
+
+    Args:
+        algo: module name of the algorithm.
+        env_id: id of the task, with flags of `python -m fastrl.<algo>` or without.
+
+    Raises:
+        ValueError: a flag is unknown or its value is not allowed.
+    """
+    name, *flags = env_id.split()
+    explicit = parse(algo, ["--env-id", name, *flags]).explicit
+    del explicit["env_id"]
+    return {**preset_for(algo, name), **explicit}
 
 
 def train(
@@ -92,14 +109,15 @@ def train(
 
 
 def _start(job: Job, folder: Path) -> _Running:
-    flags = {"env_id": job.env_id, "seed": str(job.seed), "eval_every": "0"}
+    env_id, *task_flags = job.env_id.split()
+    flags = {"env_id": env_id, "seed": str(job.seed), "eval_every": "0"}
     flags |= {"checkpoint_every": "0", "log_dir": str(folder.resolve()), **job.changes}
     words = [f"--{name.replace('_', '-')}={value}" for name, value in flags.items()]
     log = folder / f"{job.name}.log"
     started = time.perf_counter()
     with open(log, "wb") as output:
         process = subprocess.Popen(
-            [sys.executable, "-m", f"fastrl.{job.algo}", *words],
+            [sys.executable, "-m", f"fastrl.{job.algo}", *task_flags, *words],
             stdin=subprocess.DEVNULL,
             stdout=output,
             stderr=subprocess.STDOUT,

@@ -25,7 +25,7 @@ def algorithms() -> list[str]:
 
 
 def load_results() -> dict[str, dict[str, dict[str, Any]]]:
-    """Returns what the presets reached, by algorithm and task id.
+    """Returns what the presets reached, by algorithm and task: an id, some with flags behind it.
 
     A result holds `returns` (greedy mean of each of the `seeds`), their `return_mean` and
     `return_std` (divided by their number less one), `eval_episodes` of each, `steps`,

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import shlex
 import sys
 from collections.abc import Sequence
 from typing import Any, NoReturn
@@ -19,7 +20,8 @@ def listing(algos: Sequence[str]) -> list[dict[str, Any]]:
     """Returns one entry a preset: `algo`, `env_id`, `settings`, `result`, `is_current`, `command`.
 
     `result` is as `load_results` says, None if nothing was measured; `is_current` tells whether it
-    was measured with these very settings; `command` measures it again.
+    was measured with these very settings; `command` measures it again. A task that was measured
+    with flags, such as `CartPole-v1 --mask-vel`, has an entry of its own.
 
     Args:
         algos: module names of the algorithms.
@@ -27,15 +29,17 @@ def listing(algos: Sequence[str]) -> list[dict[str, Any]]:
     results = load_results()
     entries = []
     for algo in algos:
-        for env_id, settings in load_presets(algo).items():
-            result = results.get(algo, {}).get(env_id)
+        presets, measured = load_presets(algo), results.get(algo, {})
+        for env_id in [*presets, *(task for task in measured if task not in presets)]:
+            result, settings = measured.get(env_id), presets[env_id.split()[0]]
             entries.append(
                 {
                     "algo": algo,
                     "env_id": env_id,
                     "settings": settings,
                     "result": result,
-                    "is_current": result is not None and result["settings"] == settings,
+                    "is_current": result is not None
+                    and result["settings"] == {**settings, **_flags(env_id, result["settings"])},
                     "command": command(algo, env_id, result["seeds"] if result else [1, 2, 3]),
                 }
             )
@@ -45,7 +49,14 @@ def listing(algos: Sequence[str]) -> list[dict[str, Any]]:
 def command(algo: str, env_id: str, seeds: Sequence[int]) -> str:
     """Returns the command that trains a preset over seeds and measures what it reaches."""
     words = " ".join(map(str, seeds))
-    return f"python -m benchmarks.learning {env_id} --algo {algo} --seeds {words}"
+    return f"python -m benchmarks.learning {shlex.quote(env_id)} --algo {algo} --seeds {words}"
+
+
+def _flags(env_id: str, settings: dict[str, Any]) -> dict[str, Any]:
+    """Returns those of a run's settings that the flags behind a task's id set."""
+    flags = [word for word in env_id.split() if word.startswith("--")]
+    names = [flag.removeprefix("--").partition("=")[0].replace("-", "_") for flag in flags]
+    return {name: settings.get(name) for name in names}
 
 
 def table(entries: Sequence[dict[str, Any]]) -> str:
