@@ -44,7 +44,6 @@ class OnPolicy(Face):
     """Base of PPO and A2C, whose `make_buffer` and `update` finish it."""
 
     config_class: ClassVar[type[OnPolicyConfig]]
-    rows_are_independent = True  # so that a minibatch may be worked on in parts
     optimizer: FlatOptimizer
 
     def __init__(
@@ -126,20 +125,25 @@ class OnPolicy(Face):
         """Allocates the rollout and builds `act` and `advantage` for its shapes."""
         config = self.config
         batch_size = config.per_rank_batch_size or config.num_steps * config.num_envs
-        buffer = self._allocate(batch_size)
-        pixels_shape = self.policy.reader.pixels_shape
-        width = max(math.prod(pixels_shape), *config.hidden_sizes)
-        threads = config.num_threads or update_threads(batch_size, width)
-        # Compiled kernels share the work among threads themselves, and so do convolutions; other
-        # recorded ones get parts of it.
-        may_part = self.rows_are_independent and not pixels_shape
-        in_parts = config.compile != "on" and self._on_cpu and may_part
+        threads = config.num_threads or update_threads(batch_size, self._width)
+        # Compiled kernels share the work among threads themselves; recorded ones get parts of it.
+        in_parts = config.compile != "on" and self._on_cpu and self._splits(batch_size, threads)
         self._num_parts, self._threads = (threads, 1) if in_parts else (1, threads)
+        buffer = self._allocate(batch_size)
         # On the CPU torch.compile acts more slowly than eager: what runs once a step is recorded.
         mode = "auto" if config.compile == "on" and self._on_cpu else config.compile
         self._build_act(buffer, mode)
         self._build_judging(buffer, mode)
         return buffer
+
+    @property
+    def _width(self) -> int:
+        """Numbers that the widest layer takes or makes of a row."""
+        return max(math.prod(self.policy.reader.pixels_shape), *self.config.hidden_sizes)
+
+    def _splits(self, batch_size: int, num_parts: int) -> bool:
+        """Tells whether a minibatch may be worked on in parts, side by side."""
+        return not self.policy.reader.pixels_shape  # convolutions share their work themselves
 
     def _allocate(self, batch_size: int) -> RolloutBuffer:
         return RolloutBuffer(*self._rollout_sizes(batch_size))

@@ -40,7 +40,6 @@ class PPORecurrent(PPO):
     config_class = PPORecurrentConfig
     config: PPORecurrentConfig
     minibatch_class = SequenceMinibatch
-    rows_are_independent = False
     policy: RecurrentActorCritic
 
     def make_policy(self) -> Any:
@@ -62,10 +61,20 @@ class PPORecurrent(PPO):
 
     # Acting
 
+    @property
+    def _width(self) -> int:
+        num_gates = 4 if self.config.rnn == "lstm" else 3
+        return max(super()._width, num_gates * self.config.hidden_sizes[-1])
+
+    def _splits(self, batch_size: int, num_parts: int) -> bool:
+        num_sequences = batch_size // self.config.sequence_length
+        return num_sequences % num_parts == 0 and super()._splits(batch_size, num_parts)
+
     def _allocate(self, batch_size: int) -> SequenceRollout:
         return SequenceRollout(
             *self._rollout_sizes(batch_size),
             sequence_length=self.config.sequence_length,
+            num_parts=self._num_parts,
             state_size=self.policy.state_size,
             previous_size=self.policy.previous_size,
             num_features=sum(self.policy.feature_sizes),

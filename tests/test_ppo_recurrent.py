@@ -128,9 +128,19 @@ def test_gradient_of_sequences_equals_that_of_a_loop_over_rows(variant):
     torch.testing.assert_close(gradient, expected, rtol=1e-3, atol=1e-6)
 
 
+@pytest.mark.parametrize("normalize_advantages", [True, False])
+def test_parts_side_by_side_learn_what_the_whole_minibatch_does(normalize_advantages):
+    settings = {"normalize_advantages": normalize_advantages, "previous_action": True}
+    whole, parted = (make_recurrent(num_threads=count, **settings) for count in (1, 2))
+    for expected, actual in zip(run(whole), run(parted), strict=True):
+        assert actual == pytest.approx(expected, rel=1e-3, abs=1e-4)
+    assert (whole._num_parts, parted._num_parts) == (1, 2)
+
+
 @pytest.mark.parametrize("rnn", ["lstm", "gru"])
-def test_recorded_run_equals_the_eager_one_to_the_bit(rnn):
-    settings = {"rnn": rnn, "previous_action": True, "num_pools": 2}
+@pytest.mark.parametrize("num_threads", [1, 2])
+def test_recorded_run_equals_the_eager_one_to_the_bit(rnn, num_threads):
+    settings = {"rnn": rnn, "previous_action": True, "num_pools": 2, "num_threads": num_threads}
     eager, recorded = (make_recurrent(compile=mode, **settings) for mode in ("off", "auto"))
     assert run(eager) == run(recorded)
     assert not differing(tensors_of(eager), tensors_of(recorded))

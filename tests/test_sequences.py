@@ -91,6 +91,19 @@ def test_shapes_do_not_depend_on_the_number_of_episodes():
         assert [x.shape for x in batch] == [x.shape for x in few[0]]
 
 
+def test_parts_are_minibatches_of_their_own():
+    """Of the same sequences as undivided, those of the first columns first."""
+    for whole, parted in zip(
+        make_rollout(ENDS, 4 * L).minibatches(0),
+        make_rollout(ENDS, 4 * L, num_parts=2).minibatches(0),
+        strict=True,
+    ):
+        parts = [SequenceMinibatch(*x) for x in zip(*(y.chunk(2) for y in parted), strict=True)]
+        sequences = [sequence for part in parts for sequence in columns_of(part)]
+        for expected, actual in zip(columns_of(whole), sequences, strict=True):
+            assert all(map(torch.equal, expected, actual))
+
+
 def test_shuffle_follows_from_its_key_alone():
     rollout = make_rollout(ENDS)
 

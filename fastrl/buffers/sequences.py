@@ -26,8 +26,9 @@ from fastrl.buffers.rollout import RolloutBuffer, shuffle_seed
 class SequenceMinibatch(NamedTuple):
     """B sequences side by side, padded to L steps: rows `[L * B]`, step by step.
 
-    `weights` are 1/count on the rows that count and 0 on padding and reset rows, so that they sum
-    to 1. `states` `[B, S]` are from before each sequence's first row.
+    Of P parts, each is such a minibatch of B / P sequences, and they follow one another. `weights`
+    are 1/count on the rows that count and 0 on padding and reset rows, so that they sum to 1.
+    `states` `[B, S]` are from before each sequence's first row.
     """
 
     obs: Tensor
@@ -48,6 +49,7 @@ class SequenceRollout(RolloutBuffer):
         self,
         *sizes: Any,
         sequence_length: int,
+        num_parts: int = 1,
         state_size: int,
         previous_size: int,
         num_features: int,
@@ -57,11 +59,13 @@ class SequenceRollout(RolloutBuffer):
         Args:
             *sizes: as of `RolloutBuffer`; `batch_size` is a multiple of `sequence_length`.
             sequence_length: L.
+            num_parts: P, which divides B.
             state_size: S.
             previous_size: E, the last numbers of a state.
             num_features: F.
         """
         self.sequence_length, self._previous_size = sequence_length, previous_size
+        self._num_parts = num_parts
         self._sizes = state_size, num_features
         super().__init__(*sizes)
 
@@ -148,11 +152,8 @@ class SequenceRollout(RolloutBuffer):
         columns = places.flatten()
         env, start, length = env[columns], start[columns], length[columns]
         grid, mask = sequence_grid(env, start, length, self.num_envs, self.sequence_length)
-        # [L, M * B] to [M, L * B]
-        shape = self.sequence_length, num_minibatches, num_columns
-        grid = grid.view(shape).transpose(0, 1).contiguous().flatten(1)
-        mask = mask.view(shape).transpose(0, 1) & (shares > 0).unsqueeze(1)
-        counts = (mask.flatten(1) & valid.flatten()[grid]).float()
+        grid, mask = self._in_parts(grid), self._in_parts(mask & (shares.flatten() > 0))
+        counts = (mask & valid.flatten()[grid]).float()
         weights = counts / counts.sum(1, keepdim=True).clamp(min=1)
         first_rows = (start * self.num_envs + env).view(num_minibatches, num_columns)
         if self._previous_size:
@@ -162,6 +163,12 @@ class SequenceRollout(RolloutBuffer):
             self._fill(index, grid[index], first_rows[index])
             self._sequence_batches[index].weights.copy_(weights[index])
         return self._sequence_batches[:num_minibatches]
+
+    def _in_parts(self, grid: Tensor) -> Tensor:
+        """Brings `[L, M * B]` into the order of the minibatches' rows, `[M, P * L * (B / P)]`."""
+        num_columns = self._batch_size // self.sequence_length // self._num_parts
+        parts = grid.unflatten(1, (-1, self._num_parts, num_columns))
+        return parts.permute(1, 2, 0, 3).flatten(1).contiguous()
 
     def _fill(self, index: int, rows: Tensor, first_rows: Tensor) -> None:
         if self._gathers:
