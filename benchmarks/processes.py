@@ -59,9 +59,9 @@ WORKS = {
         _WAYS,
     ),
     "overlap": Work(
-        "PPO LunarLander-v2 stepped by gymnasium, 8 envs x 256 steps, 10 epochs, minibatch 64: "
+        "PPO Acrobot-v1 stepped by gymnasium, 8 envs x 256 steps, 10 epochs, minibatch 64: "
         "neither half gains from a second core",
-        "--env-id LunarLander-v2 --backend gymnasium --num-envs 8 --num-steps 256 "
+        "--env-id Acrobot-v1 --backend gymnasium --num-envs 8 --num-steps 256 "
         "--update-epochs 10 --per-rank-batch-size 64 --normalize-advantages",
         30 * 2048,
         {
