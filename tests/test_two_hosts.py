@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
@@ -28,6 +29,7 @@ def command(*words: str) -> None:
 @pytest.fixture
 def hosts() -> Iterator[tuple[str, ...]]:
     """Two hosts with one cable between them."""
+    _remove_hosts()  # of a test that was killed
     try:
         for host in HOSTS:
             command("ip", "netns", "add", host)
@@ -46,7 +48,10 @@ def hosts() -> Iterator[tuple[str, ...]]:
 
 def _remove_hosts() -> None:
     for host in HOSTS:
-        subprocess.run(["ip", "netns", "delete", host], capture_output=True)
+        with contextlib.suppress(OSError):  # where there is no such command
+            for pid in pids_of(host):
+                os.kill(pid, signal.SIGKILL)
+            subprocess.run(["ip", "netns", "delete", host], capture_output=True)
 
 
 def start(rank: int, log: Path, *words: str) -> subprocess.Popen[bytes]:
