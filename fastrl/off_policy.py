@@ -33,6 +33,7 @@ from fastrl.run.threads import (
     update_threads,
 )
 from fastrl.run.timer import StageTimer
+from fastrl.spaces import rows_of
 
 
 class OffPolicy(Face):
@@ -188,12 +189,13 @@ class OffPolicy(Face):
         return self.policy.to_env(actions)
 
     @torch.no_grad()
-    def predict(self, obs: np.ndarray, deterministic: bool = True) -> np.ndarray:
-        """Returns the environments' actions for one observation `[O]` or a batch `[n, O]`."""
-        single = np.ndim(obs) == 1
-        rows = torch.as_tensor(np.array(obs, self.observation_space.dtype, ndmin=2)).to(self.device)
-        if rows.shape[1:] != self.observation_space.shape:
-            raise ValueError(f"expected {self.observation_space.shape} each, not {np.shape(obs)}")
+    def predict(self, obs: Any, deterministic: bool = True) -> np.ndarray:
+        """Returns the environments' actions for one observation `[*O]` or a batch `[n, *O]`.
+
+        Of a Dict, `obs` is one too, or a row as the buffer stores it.
+        """
+        arrays, single = rows_of(self.observation_space, obs)
+        rows = torch.as_tensor(arrays).to(self.device)
         if deterministic:
             actions = self.policy(rows)
         else:

@@ -30,6 +30,7 @@ from fastrl.models.recurrent import RecurrentActorCritic
 from fastrl.ppo import PPO
 from fastrl.run.compiling import build
 from fastrl.run.devices import make_devices
+from fastrl.spaces import rows_of
 from fastrl.trainer import AgentTrainer
 
 
@@ -57,6 +58,7 @@ class PPORecurrent(PPO):
             squash_actions=config.squash_actions,
             log_std_init=config.log_std_init,
             normalize_observations=config.observation_normalization,
+            encoder=config.encoder,
         )
 
     # Acting
@@ -135,20 +137,18 @@ class PPORecurrent(PPO):
 
     @torch.no_grad()
     def predict(
-        self, obs: np.ndarray, deterministic: bool = True, state: Tensor | None = None
+        self, obs: Any, deterministic: bool = True, state: Tensor | None = None
     ) -> np.ndarray:
-        """Returns the environments' actions for one observation `[O]` or a batch `[n, O]`.
+        """Returns the environments' actions for one observation `[*O]` or a batch `[n, *O]`.
 
         Args:
-            obs: what the environments show.
+            obs: what the environments show; of a Dict, one too, or a row as the rollout stores it.
             deterministic: take the likeliest actions in place of drawing some.
             state: `[n, S]` from `new_state`, changed in place: what was seen before. Set the rows
                 to zero whose environments begin an episode. None: all begin one here.
         """
-        single = np.ndim(obs) == 1
-        rows = torch.as_tensor(np.array(obs, self.observation_space.dtype, ndmin=2)).to(self.device)
-        if rows.shape[1:] != self.observation_space.shape:
-            raise ValueError(f"expected {self.observation_space.shape} each, not {np.shape(obs)}")
+        arrays, single = rows_of(self.observation_space, obs)
+        rows = torch.as_tensor(arrays).to(self.device)
         before = self.new_state(len(rows)) if state is None else state
         if before.shape != (len(rows), self.policy.state_size):
             raise ValueError(

@@ -171,11 +171,12 @@ class SAC(OffPolicy):
         """
         with torch.no_grad(), self.devices.autocast():
             next_actions, next_log_probs = self.policy.sample(next_obs, noise)
-            next_values = self.target_critics(next_obs, next_actions, target_masks).amin(0)
+            next_inputs = self.policy.read(next_obs)
+            next_values = self.target_critics(next_inputs, next_actions, target_masks).amin(0)
             alpha = self.temperature.log_alpha.exp()
             targets = soft_target(rewards, discounts, next_values, next_log_probs, alpha)
         with self.devices.autocast():
-            values = self.critics(obs, actions, masks)
+            values = self.critics(self.policy.read(obs), actions, masks)
         loss = temporal_difference_loss(values, targets)
         gradient = self.critic_optimizer.gradient(loss)
         gradient, metrics = self.devices.mean(gradient, [loss.detach(), values.detach().mean()])
@@ -197,7 +198,7 @@ class SAC(OffPolicy):
         """
         with self.devices.autocast():
             actions, log_probs = self.policy.sample(obs, noise)
-            values = self._combine(self.critics(obs, actions, masks))
+            values = self._combine(self.critics(self.policy.read(obs), actions, masks))
         log_alpha = self.temperature.log_alpha
         policy_loss = (log_alpha.detach().exp() * log_probs - values).mean()
         gradient = self.actor_optimizer.gradient(policy_loss)

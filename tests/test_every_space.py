@@ -8,7 +8,7 @@ import pytest
 import torch
 import toy_envs
 
-from fastrl import PPO
+from fastrl import PPO, SAC, PPORecurrent
 from fastrl.evaluate import evaluate_agent
 from fastrl.export import export_policy
 from fastrl.spaces import rows_of
@@ -32,11 +32,13 @@ SETTINGS: dict[str, Any] = {
 }
 
 
-def make_agent(folder: Path, shown: str, named: str = "discrete", **changes: Any) -> PPO:
+def make_agent(
+    folder: Path, shown: str, named: str = "discrete", kind: type[PPO] = PPO, **changes: Any
+) -> PPO:
     """Return an agent that is to name what it is shown."""
     kwargs = (f"shown={shown}", f"named={named}")
     more = {"env_kwargs": kwargs, "info_action_mask": shown == "info", "log_dir": str(folder)}
-    return PPO(TARGETS, **{**SETTINGS, **more, "total_timesteps": 3072, **changes})
+    return kind(TARGETS, **{**SETTINGS, **more, "total_timesteps": 3072, **changes})
 
 
 @pytest.mark.parametrize(
@@ -49,6 +51,33 @@ def test_every_space_is_learned(tmp_path, shown, named):
     agent.learn()
     result = evaluate_agent(agent, 16, 0)
     assert result is not None and result.mean > 7.2
+
+
+@pytest.mark.parametrize("shown", ["discrete", "mixed"])
+def test_a_memory_takes_numbers_and_pixels(tmp_path, shown):
+    agent = make_agent(tmp_path, shown, kind=PPORecurrent, sequence_length=8, total_timesteps=6144)
+    agent.learn()
+    result = evaluate_agent(agent, 16, 0)
+    assert result is not None and result.mean > 7.2
+
+
+def test_off_policy_sees_numbers_one_hot(tmp_path):
+    weights = []
+    for shown in ("discrete", "multibinary"):  # which shows the same numbers as one-hot bits
+        settings = {"num_envs": 2, "learning_starts": 20, "per_rank_batch_size": 8, "seed": 3}
+        settings |= {"total_timesteps": 60, "eval_episodes": 0, "log_dir": str(tmp_path)}
+        kwargs = (f"shown={shown}", "named=signs")
+        agent = SAC(TARGETS, accelerator="cpu", env_kwargs=kwargs, **settings)
+        agent.learn()
+        weights.append(torch.cat([x.flatten() for x in agent.critics.parameters()]))
+    torch.testing.assert_close(*weights, rtol=0, atol=0)
+
+
+def test_what_an_algorithm_cannot_see_is_refused(tmp_path):
+    with pytest.raises(ValueError, match="an action mask is not offered with a memory"):
+        make_agent(tmp_path, "masked", kind=PPORecurrent, sequence_length=8)
+    with pytest.raises(ValueError, match=r"pixels.* are not offered off-policy"):
+        SAC(TARGETS, accelerator="cpu", env_kwargs=("shown=grey", "named=signs"))
 
 
 @pytest.mark.parametrize("shown", SHOWN)

@@ -237,6 +237,7 @@ class TargetEnv(ToyEnv):
         "multidiscrete": spaces.MultiDiscrete([2, 2], start=[1, 0]),
         "multibinary": spaces.MultiBinary(2),
         "integers": spaces.Box(np.array([-1, 0]), np.array([0, 1]), dtype=np.int64),
+        "signs": spaces.Box(-1, 1, (2,)),
     }
 
     def __init__(
@@ -303,6 +304,8 @@ class TargetEnv(ToyEnv):
         assert self.action_space.contains(np.asarray(action, self.action_space.dtype))
         if self.named == "discrete":
             answer = int(action) - 1
+        elif self.named == "signs":
+            answer = int(2 * (action[0] > 0) + (action[1] > 0))
         else:
             start = {"multidiscrete": (1, 0), "multibinary": (0, 0), "integers": (-1, 0)}[
                 self.named

@@ -13,6 +13,7 @@ import gymnasium
 import torch
 from torch import Tensor, nn
 
+from fastrl.models.encoders import Reader
 from fastrl.models.layers import linear, mlp
 
 LOG_STD_MIN, LOG_STD_MAX = -5.0, 2.0
@@ -63,7 +64,7 @@ class Critics(nn.Module):
         """Returns Q(s, a) of every critic, `[E, B]`.
 
         Args:
-            obs: `[B, O]`.
+            obs: `[B, O]`, as `SquashedGaussianActor.read` gives them.
             actions: `[B, A]`, scaled to [-1, 1].
             masks: dropout as factors, 0 or 1 / (1 - rate), `[num_mask_values(B)]`; None: none.
         """
@@ -123,7 +124,7 @@ class SquashedGaussianActor(nn.Module):
         """Makes the network.
 
         Args:
-            observation_space: a one-dimensional Box.
+            observation_space: of the rows, from `spaces.observation_rows`; no pixels.
             action_space: a bounded one-dimensional Box.
             hidden_sizes: widths of the hidden layers.
 
@@ -132,10 +133,10 @@ class SquashedGaussianActor(nn.Module):
         """
         super().__init__()
         box = gymnasium.spaces.Box
-        if not isinstance(observation_space, box) or len(observation_space.shape) != 1:
+        self.reader = Reader(observation_space)
+        if self.reader.pixels_shape:
             raise ValueError(
-                f"unsupported observation space {observation_space}; "
-                "supported is a one-dimensional Box (gymnasium.wrappers.FlattenObservation)"
+                f"pixels, {observation_space}, are not offered off-policy; ppo and a2c take them"
             )
         if not isinstance(action_space, box) or len(action_space.shape) != 1:
             raise ValueError(
@@ -144,15 +145,21 @@ class SquashedGaussianActor(nn.Module):
             )
         if not action_space.is_bounded():
             raise ValueError(f"squashed actions need finite bounds, not those of {action_space}")
-        (self.num_inputs,), (self.num_actions,) = observation_space.shape, action_space.shape
+        self.num_inputs, (self.num_actions,) = self.reader.vector_size, action_space.shape
         self.trunk = mlp(self.num_inputs, hidden_sizes, "relu", ortho_init=False)
         self.head = linear(hidden_sizes[-1], 2 * self.num_actions)
         low, high = torch.as_tensor(action_space.low), torch.as_tensor(action_space.high)
         self.register_buffer("low", low.float(), persistent=False)
         self.register_buffer("high", high.float(), persistent=False)
 
+    def read(self, obs: Tensor) -> Tensor:
+        """Returns observations as the networks see them, float `[B, num_inputs]`."""
+        vector = self.reader.read(obs).vector
+        assert vector is not None, "there are no pixels"
+        return vector
+
     def forward(self, obs: Tensor) -> Tensor:
-        """Returns the greedy actions for observations `[B, O]`, as the environment takes them."""
+        """Returns the greedy actions for observations `[B, *O]`, as the environment takes them."""
         return self.to_env(torch.tanh(self._mean_and_log_std(obs)[0]))
 
     def act(self, obs: Tensor, noise: Tensor) -> Tensor:
@@ -184,5 +191,5 @@ class SquashedGaussianActor(nn.Module):
         return torch.clamp(actions, self.low, self.high)  # rounding may go beyond
 
     def _mean_and_log_std(self, obs: Tensor) -> tuple[Tensor, Tensor]:
-        mean, log_std = self.head(self.trunk(obs.float())).chunk(2, 1)
+        mean, log_std = self.head(self.trunk(self.read(obs))).chunk(2, 1)
         return mean, log_std.clamp(LOG_STD_MIN, LOG_STD_MAX)
