@@ -153,7 +153,7 @@ def make_devices(config: RunConfig) -> Devices:
         from lightning.fabric import Fabric
 
         fabric = Fabric(accelerator=device.type, devices=1, precision=config.precision)
-        fabric.launch()
+        _launch(fabric)
         return Devices(fabric.device, fabric)
     return Devices(device)
 
@@ -222,7 +222,7 @@ def _join(config: RunConfig, device: torch.device, reduced_on: str, names: list[
                 strategy=strategy,
                 precision=config.precision,
             )
-            fabric.launch()
+            _launch(fabric)
     except (RuntimeError, TypeError) as error:
         address = f"{os.environ.get('MASTER_ADDR')}:{os.environ.get('MASTER_PORT')}"
         raise OSError(f"the ranks cannot meet at {address}: {one_line(error)[:300]}") from error
@@ -237,6 +237,12 @@ def _join(config: RunConfig, device: torch.device, reduced_on: str, names: list[
     watch.join(host, *meeting.tolist())
     ranks_have_met()
     return Devices(fabric.device, fabric, watch)
+
+
+def _launch(fabric: Fabric) -> None:
+    """Launches Fabric, unless `fabric run` did so as Fabric was made."""
+    if os.environ.get("LT_CLI_USED") != "1":
+        fabric.launch()
 
 
 def _device(accelerator: str, num_devices: int) -> torch.device:
