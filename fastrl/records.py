@@ -139,7 +139,7 @@ class Records:
             if self.config.eval_episodes:
                 is_tested = self._tested_at == counters.env_steps
                 result = self._latest_test if is_tested else self.test(state)
-            if result is None:
+            if result is None and not self._stopped():  # a test cut short says nothing
                 self._keep_if_best(counters.mean_return, state)
             self.save_last(state())  # now with the best return so far
         number = signal_number()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import math
+import signal
 from pathlib import Path
 from typing import Any
 
@@ -255,6 +256,20 @@ def test_failing_env_is_named_and_the_last_checkpoint_stays_whole(tmp_path, env_
         train(env_id, tmp_path)
     (checkpoints,) = tmp_path.glob("ppo/*/*/checkpoints")
     assert Checkpoints(checkpoints).newest().name == "last.pt"
+
+
+def test_signal_in_the_final_test_leaves_best_to_whole_tests(tmp_path, monkeypatch):
+    agent = agent_for("toy_envs:EndlessEnv", tmp_path, eval_episodes=2)
+    predict = agent.predict
+
+    def predict_and_stop(*observations: Any) -> Any:
+        signal.raise_signal(signal.SIGTERM)
+        return predict(*observations)
+
+    monkeypatch.setattr(agent, "predict", predict_and_stop)
+    result = AgentTrainer().fit(agent)
+    assert result.exit_status == 128 + signal.SIGTERM
+    assert checkpoint_names(result.folder) == ["last.pt"]
 
 
 # Environments from elsewhere
