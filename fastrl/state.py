@@ -13,6 +13,7 @@ import torch
 from fastrl.agent import Agent
 from fastrl.buffers.rollout import RolloutBuffer
 from fastrl.envs.vector import HasState, VectorEnv
+from fastrl.run.devices import Devices
 from fastrl.run.logger import SUMMARY_NAME
 
 TARGET_EPISODES = 100  # training episodes that a mean return is taken over
@@ -100,14 +101,21 @@ def _rank_state(agent: Agent, buffer: RolloutBuffer, learner: dict[str, Any]) ->
     return state
 
 
+def is_whole(restored: dict[str, Any], devices: Devices) -> bool:
+    """Returns whether a checkpoint has what each of these ranks had for itself."""
+    has_ranks = devices.is_alone or bool(restored.get("ranks"))
+    return has_ranks and restored.get("num_ranks", 1) == devices.world_size
+
+
 def share_of_rank(restored: dict[str, Any], agent: Agent, restart: int) -> dict[str, Any]:
     """Returns a checkpoint with what this rank had for itself.
 
     Ranks of another number than were saved get random streams of their own anew.
     """
     devices = agent.devices
+    can_go_on = is_whole(restored, devices)
     ranks = restored.pop("ranks", [])
-    if restored.get("num_ranks", 1) == devices.world_size and (ranks or devices.is_alone):
+    if can_go_on:
         own = ranks[devices.global_rank] if ranks else {}
         return {**restored, **own, "agent": {**restored["agent"], **own.get("agent", {})}}
     seed = devices.stream_seed(agent.config.seed, restart)

@@ -32,6 +32,7 @@ from fastrl.state import (
     TARGET_EPISODES,
     Counters,
     check_unfinished,
+    is_whole,
     rank_state,
     restore_envs,
     restored_counters,
@@ -93,7 +94,7 @@ class AgentTrainer:
             if self._resume is not None:
                 folder = open_run_folder(self._resume).path
                 restored = load_checkpoint(Checkpoints(folder / "checkpoints").newest())
-                if restored.get("num_ranks", 1) != agent.devices.world_size:
+                if not is_whole(restored, agent.devices):
                     restored.pop("envs", None)  # they were shared out otherwise
                 counters = restored_counters(restored)
                 check_unfinished(agent, folder, counters)
@@ -138,6 +139,7 @@ class _Run:
         self.counters, self.buffer, self.player, self.timer = counters, buffer, player, timer
         self.signals, self.agreed_signal = signals, 0
         self.ranks: list[dict[str, Any]] = []
+        self.ranks_at = -1  # updates, when they were gathered
         self.steps_per_update = buffer.num_steps * buffer.num_envs * self.devices.world_size
 
     def play(self, records: Records | None, is_resumed: bool) -> TrainResult:
@@ -236,7 +238,7 @@ class _Run:
         has_tests = config.eval_every > 0 and config.eval_episodes > 0
         if has_tests and counters.env_steps - counters.last_eval >= config.eval_every:
             counters.last_eval = counters.env_steps
-            self.agent.settle()
+            self._gather_ranks()  # the best policy's checkpoint is whole too
             if records:
                 records.test(lambda: self._state(records))
         steps_since = counters.env_steps - counters.last_checkpoint
@@ -249,7 +251,7 @@ class _Run:
     def _gather_ranks(self) -> None:
         """Brings what the ranks have for themselves to rank 0, which saves it with its own."""
         self.agent.settle()
-        if not self.devices.is_alone:
+        if not self.devices.is_alone and self.ranks_at != self.counters.updates:
             self.ranks = self.devices.gather_states(rank_state(self.agent, self.buffer))
             self.ranks_at = self.counters.updates
 

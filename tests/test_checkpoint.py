@@ -294,6 +294,8 @@ def test_the_newest_is_found_by_the_counter_inside(tmp_path):
     assert checkpoints.newest().name == "last.pt"
     checkpoints.save_best(state_at(999))  # killed between the best and the next periodic one
     assert checkpoints.newest().name == "best.pt"
+    checkpoints.save_periodic(state_at(999), 999)
+    assert checkpoints.newest().name == "step_000000000999.pt"
 
 
 @pytest.mark.parametrize("damage", [cut, flip_a_weight])

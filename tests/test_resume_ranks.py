@@ -18,9 +18,10 @@ from fastrl.buffers.rollout import RolloutBuffer
 from fastrl.config.ppo import PPOConfig
 from fastrl.config.resume import resumed
 from fastrl.ppo import PPO
-from fastrl.run.devices import make_devices
+from fastrl.run.checkpoint import load_checkpoint
+from fastrl.run.devices import Devices, make_devices
 from fastrl.run.folder import read_config
-from fastrl.state import Counters
+from fastrl.state import Counters, is_whole
 from fastrl.trainer import AgentTrainer
 
 NUM_ENVS, BATCH, NUM_STEPS = 12, 96, 16  # over all ranks; steps of a rollout
@@ -63,6 +64,37 @@ def go_on(num_ranks: int, folder: Path) -> dict[str, Any]:
     agent = SameNoisePPO(config.env_id, config, devices=make_devices(config))
     result = AgentTrainer(resume=folder).fit(agent)
     return {**seen(agent, folder), "summary": result.summary}
+
+
+def best_of_run(log_dir: Path) -> Path:
+    steps = 2 * 4 * NUM_STEPS  # of an update
+    settings = {"num_envs": 4, "num_steps": NUM_STEPS, "total_timesteps": 2 * steps}
+    tests = {"eval_every": steps, "eval_episodes": 1, "checkpoint_every": 0}
+    parts = {"devices": 2, "log_dir": str(log_dir)}
+    agent = make_agent_of(PPO, "discrete", **settings, **tests, **parts)
+    return AgentTrainer().fit(agent).folder / "checkpoints" / "best.pt"
+
+
+def test_best_checkpoint_of_a_periodic_test_has_the_state_of_every_rank(tmp_path):
+    ranks = load_checkpoint(run_ranks(2, best_of_run, tmp_path)[0])["ranks"]
+    noise = [rank["agent"]["noise_generator"] for rank in ranks]
+    assert len(noise) == 2
+    assert not torch.equal(*noise)
+
+
+@pytest.mark.parametrize(
+    ("saved", "num_ranks", "expected"),
+    [
+        ({}, 1, True),
+        ({"num_ranks": 2, "ranks": [{}, {}]}, 2, True),
+        ({"num_ranks": 2, "ranks": [{}, {}]}, 1, False),
+        ({"num_ranks": 2}, 2, False),
+    ],
+)
+def test_checkpoint_is_whole_if_it_has_what_each_rank_had(saved, num_ranks, expected):
+    devices = Devices(torch.device("cpu"))
+    devices.world_size = num_ranks
+    assert is_whole(saved, devices) == expected
 
 
 @pytest.fixture(scope="module")

@@ -93,15 +93,18 @@ class Checkpoints:
     def newest(self) -> Path:
         """The whole checkpoint with the most `["counters"]["env_steps"]`.
 
-        A damaged file is passed over with a warning. `last.pt` wins a tie.
+        A damaged file is passed over with a warning. `last.pt` wins a tie, and `best.pt` loses it.
 
         Raises:
             ValueError: There is no whole checkpoint.
         """
         reasons = []
         found: list[tuple[int, Path]] = []
-        named = [self.folder / "last.pt", self.folder / "best.pt"]
-        for path in [*named, *self._periodic().values()]:
+        for path in (
+            self.folder / "last.pt",
+            *self._periodic().values(),
+            self.folder / "best.pt",
+        ):
             if not path.is_file():
                 continue
             try:
