@@ -2,6 +2,7 @@
 
 import os
 from pathlib import Path
+from typing import Any
 
 import gymnasium
 import numpy as np
@@ -198,6 +199,13 @@ def test_mask_vel_fits_every_env_it_names():
 def test_mask_vel_refuses_other_envs():
     with pytest.raises(ValueError, match=r"Acrobot-v1.*CartPole-v1"):
         make_env("Acrobot-v1", 1, mask_vel=True)
+
+
+def test_threads_below_wrappers_are_known():
+    # The player places them on the cores by the clock.
+    env: Any = make_env("CartPole-v1", 2, backend="envpool", mask_vel=True, frame_stack=2)
+    assert env.worker_threads == env.env.worker_threads == env.env.env.worker_threads
+    env.close()
 
 
 # Rendering

@@ -34,6 +34,7 @@ class MaskVelocity:
         check_mask_vel(env.env_id)
         self.env = env
         self.env_id, self.backend, self.num_envs = env.env_id, env.backend, env.num_envs
+        self.worker_threads: frozenset[int] = getattr(env, "worker_threads", frozenset())
         self.single_observation_space = env.single_observation_space
         self.single_action_space = env.single_action_space
         self._mask = np.ones(env.single_observation_space.shape or (), np.float32)

@@ -23,6 +23,7 @@ class FrameStack:
             raise ValueError(f"{env.env_id}: frame_stack has no effect on {space}; it is for a Box")
         self.env, self._depth = env, depth
         self.env_id, self.backend, self.num_envs = env.env_id, env.backend, env.num_envs
+        self.worker_threads: frozenset[int] = getattr(env, "worker_threads", frozenset())
         self.single_action_space = env.single_action_space
         # A grey image [H, W] gets its channels by stacking.
         self._lacks_channels = is_pixels(space) and len(space.shape) == 2
