@@ -273,7 +273,9 @@ def _frames(agent: Agent, env: VectorEnv) -> Iterator[np.ndarray]:
 
 def _frames_per_second(env: VectorEnv) -> float:
     """Returns about the speed of the task: gymnasium knows it, EnvPool does not tell."""
-    inner: Any = getattr(env, "env", env)  # below a velocity mask
+    inner: Any = env
+    while hasattr(inner, "env"):  # below a velocity mask and a stack
+        inner = inner.env
     if env.backend == "gymnasium":
         return float(inner.envs[0].metadata.get("render_fps") or 30)
     import envpool
@@ -315,7 +317,6 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
 
 def _run(arguments: argparse.Namespace) -> int:
     saved = find_saved(arguments.run, arguments.checkpoint)
-    checkpoint = saved.checkpoint
     agent = load_agent(saved)
     seed = agent.config.seed if arguments.seed is None else arguments.seed
     try:
@@ -327,7 +328,7 @@ def _run(arguments: argparse.Namespace) -> int:
             "eval_episodes": len(result.returns),
             "eval_length_mean": result.mean_length,
             "returns": result.returns.tolist(),
-            "checkpoint": str(checkpoint),
+            "checkpoint": str(saved.checkpoint),
             "env_id": agent.envs[0].env_id,
         }
         if not arguments.json:
@@ -337,7 +338,7 @@ def _run(arguments: argparse.Namespace) -> int:
                 flush=True,
             )
         if arguments.video:
-            paths = _record(agent, saved.videos, f"evaluate_{checkpoint.stem}", seed)
+            paths = _record(agent, saved.videos, f"evaluate_{saved.checkpoint.stem}", seed)
             facts["videos"] = [str(path) for path in paths]
             if not arguments.json:
                 print("\n".join(f"video: {path}" for path in paths))

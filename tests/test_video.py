@@ -12,7 +12,7 @@ import toy_envs
 from PIL import Image
 from test_evaluate import GreedyAgent
 
-from fastrl import evaluate
+from fastrl import evaluate, make_env
 from fastrl.evaluate import record_agent
 from fastrl.run import video
 from fastrl.run.video import GIF_FRAMES_PER_SECOND, GIF_WIDTH, write_video
@@ -144,6 +144,12 @@ def test_toy_env_of_gymnasium_is_drawn(tmp_path):
     agent = GreedyAgent(f"{toy_envs.__name__}:CountingEnv")
     mp4, _ = record_agent(agent, tmp_path / "videos", "film", 0)
     assert len(read_mp4(mp4)) == length_of_test_film(agent) + 1
+
+
+def test_gymnasium_task_below_mask_and_stack_keeps_its_speed():
+    env = make_env("CartPole-v1", 1, backend="gymnasium", mask_vel=True, frame_stack=2)
+    assert evaluate._frames_per_second(env) == 50  # pyright: ignore
+    env.close()
 
 
 def test_long_episode_is_cut(tmp_path, monkeypatch):
