@@ -5,6 +5,7 @@ Only rank 0 does that.
 
 from __future__ import annotations
 
+import itertools
 import shlex
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -22,6 +23,7 @@ from fastrl.run.start import seconds_since_process_start
 from fastrl.state import Counters
 
 State = dict[str, Any]
+_runs_of_this_process = itertools.count()
 
 
 @dataclass(frozen=True)
@@ -55,6 +57,8 @@ class Records:
         self.checkpoints = Checkpoints(folder / "checkpoints", self.config.keep_checkpoints)
         self._stopped, self._is_resumed = signals.came, is_resumed
         self._seconds_before = counters.wall_seconds
+        # Imports are part of the first run of a process; a later one begins here.
+        self._began_at = seconds_since_process_start() if next(_runs_of_this_process) else 0.0
         self.seconds_to_target: float | None = None
         self._latest_test: Evaluation | None = None
         self._tested_at = -1  # environment steps
@@ -78,8 +82,8 @@ class Records:
 
     @property
     def wall_seconds(self) -> float:
-        """Seconds since the process began, those of the earlier parts of a resumed run included."""
-        return self._seconds_before + seconds_since_process_start()
+        """Seconds of the run, start-up and the earlier parts of a resumed run included."""
+        return self._seconds_before + seconds_since_process_start() - self._began_at
 
     def log(self, metrics: dict[str, float]) -> None:
         """Writes an iteration's metrics and moves the live line."""

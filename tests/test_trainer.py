@@ -7,6 +7,7 @@ import json
 import math
 import signal
 from pathlib import Path
+from time import perf_counter
 from typing import Any
 
 import gymnasium
@@ -156,6 +157,13 @@ def test_stage_seconds_are_within_those_of_the_loop(cartpole):
     assert set(stages) == {"env", "act", "store", "advantage", "update"}
     assert 0 < sum(stages.values()) <= cartpole.summary["loop_seconds"]
     assert cartpole.summary["loop_seconds"] < cartpole.summary["wall_seconds"]
+
+
+def test_wall_seconds_of_a_later_run_of_the_process_are_its_own(tmp_path):
+    train("toy_envs:EndlessEnv", tmp_path, total_timesteps=64)
+    start = perf_counter()
+    summary = train("toy_envs:EndlessEnv", tmp_path, total_timesteps=64).summary
+    assert 0 < summary["wall_seconds"] <= perf_counter() - start + 0.01  # the clock's ticks
 
 
 # Tests during training
