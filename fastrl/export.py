@@ -2,9 +2,10 @@
 
     python -m fastrl.export RUN --format torchscript
 
-The file's graph holds normaliser, networks and action bounds: it takes observations `[B, O]` and
-returns the greedy actions as the environment takes them. Before the file takes its place, it is
-read back and must give the policy's own actions on random observations.
+The file's graph holds normaliser, networks and action bounds: it takes observations `[B, *O]`, of
+the dtype that a rollout stores, and returns the greedy actions as the environment takes them.
+Before the file takes its place, it is read back and must give the policy's own actions on random
+observations.
 """
 
 from __future__ import annotations
@@ -16,9 +17,13 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+from gymnasium import Space, spaces
+
 from fastrl.load import find_saved, load_agent
 from fastrl.run.folder import CHECKPOINTS_NAME
 from fastrl.run.mistakes import exit_status
+from fastrl.spaces import PackedRow
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -113,6 +118,27 @@ def _share_of_equal_actions(wanted: Tensor, got: Tensor) -> float:
     return same.all(1).double().mean().item()
 
 
+def example_rows(space: Space) -> np.ndarray:
+    """Returns random rows `[256, ...]` of the space of a rollout's rows, of its dtype.
+
+    Integers are anything that the space has. Real numbers are normal ones within the bounds, for
+    these may be those of the number format.
+    """
+    generator = np.random.default_rng(0)
+
+    def draw(part: Space) -> np.ndarray:
+        if isinstance(part, spaces.Box) and np.issubdtype(part.dtype, np.floating):
+            numbers = generator.standard_normal((_NUM_CHECKED, *part.shape))
+            return numbers.clip(part.low, part.high).astype(part.dtype)
+        part = copy.deepcopy(part)
+        part.seed(0)
+        return np.stack([part.sample() for _ in range(_NUM_CHECKED)])
+
+    if isinstance(space, PackedRow):
+        return space.pack({name: draw(part) for name, part in space.parts.items()})
+    return draw(space)
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Exports the policy of a run; returns 0, or 2 after a user's mistake."""
     parser = argparse.ArgumentParser(
@@ -144,14 +170,13 @@ def _run(arguments: argparse.Namespace) -> int:
                 f"{saved.algo} acts by what it saw before, and an exported file maps observations "
                 "alone to actions; load it with fastrl and give predict a state"
             )
-        shape = agent.envs[0].single_observation_space.shape
-        assert shape is not None
-        example = torch.randn(_NUM_CHECKED, *shape, generator=torch.Generator().manual_seed(0))
+        example = torch.from_numpy(example_rows(agent.envs[0].single_observation_space))
         export_policy(agent.policy, example, path, arguments.format)
     finally:
         for env in agent.envs:
             env.close()
-    print(f"{path}: observations [B, {', '.join(map(str, shape))}] to greedy actions")
+    shape, dtype = ", ".join(map(str, ("B", *example.shape[1:]))), str(example.dtype)
+    print(f"{path}: {dtype.removeprefix('torch.')} observations [{shape}] to greedy actions")
     return 0
 
 

@@ -10,7 +10,7 @@ import toy_envs
 
 from fastrl import PPO, SAC, PPORecurrent
 from fastrl.evaluate import evaluate_agent
-from fastrl.export import export_policy
+from fastrl.export import example_rows, export_policy
 from fastrl.spaces import rows_of
 from fastrl.trainer import AgentTrainer
 
@@ -88,8 +88,10 @@ def test_every_space_is_saved_and_exported(tmp_path, shown):
     rows = agent.envs[0].reset()
     np.testing.assert_array_equal(loaded.predict(rows), agent.predict(rows))
     rows = torch.from_numpy(rows)
-    for name in ("torchscript", "pt2"):
-        export_policy(agent.policy, rows, tmp_path / name, name)  # it compares the actions
+    examples = torch.from_numpy(example_rows(agent.observation_space))
+    assert examples.dtype == rows.dtype and len(examples.unique(dim=0)) > 1
+    for name, example in (("torchscript", rows), ("torchscript", examples), ("pt2", examples)):
+        export_policy(agent.policy, example, tmp_path / name, name)  # it compares the actions
 
 
 @pytest.mark.parametrize("shown", [shown for shown in SHOWN if shown != "info"])

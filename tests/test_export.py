@@ -3,10 +3,11 @@
 import numpy as np
 import pytest
 import torch
+from gymnasium import spaces
 from toy_agents import make_agent
 
 from fastrl import PPO
-from fastrl.export import SUFFIXES, export_policy, main
+from fastrl.export import SUFFIXES, example_rows, export_policy, main
 
 EXAMPLE = torch.randn(64, 4, generator=torch.Generator().manual_seed(1))
 
@@ -54,6 +55,20 @@ def test_file_that_differs_is_not_written(tmp_path):
     with pytest.raises(ValueError, match="differ"):
         export_policy(Drifting(), EXAMPLE, tmp_path / "policy.pt", "torchscript")
     assert list(tmp_path.iterdir()) == []
+
+
+def test_command_checks_and_records_rows_of_integers(tmp_path, capsys):
+    agent = make_agent("toy_envs:TargetEnv", env_kwargs=("shown=discrete",))
+    agent.save(tmp_path / "agent.pt")
+    assert main([str(tmp_path / "agent.pt"), "--out", str(tmp_path / "policy.pt")]) == 0
+    assert "int64 observations [B]" in capsys.readouterr().out
+    rows = np.arange(-1, 3)
+    read = torch.jit.load(str(tmp_path / "policy.pt"))
+    assert np.array_equal(read(torch.from_numpy(rows)).numpy(), agent.predict(rows))
+
+
+def test_examples_tell_all_values_of_a_discrete_space_apart():
+    assert set(example_rows(spaces.Discrete(4, start=-1))) == {-1, 0, 1, 2}
 
 
 def test_command_writes_into_the_run_folder(agent, tmp_path, capsys):
