@@ -152,6 +152,7 @@ class _Player(_Side):
         if is_first:
             self._asked = self._seen = update_index
         leads = player == 0
+        self.mail.flush()  # what was sent an update ago is received by now, or soon
         for trainer in range(config.num_trainers):
             process = config.num_players + trainer
             order = {"do": "learn", "update": update_index, "seen": self._seen, "first": is_first}
@@ -250,6 +251,7 @@ class _Trainer(_Side):
                         "metrics": {**metrics, "Info/policy_lag": lag},
                         "update_seconds": timer.seconds["update"],
                     }
+                    self.mail.flush()  # each player waited for the reply before, or will
                     for player in range(self.whole.num_players):
                         self.mail.send_values(reply, player)
                         self.mail.send(self.weights(), player)

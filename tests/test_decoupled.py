@@ -41,18 +41,21 @@ class Shell:
 
 
 def play_or_train(way: str, players: int, trainers: int, kind: Any, settings: Any) -> Any:
-    """Trains for some updates; what the players have then, and None from trainers."""
+    """Trains for some updates; what this process has then."""
     kind = kind or KINDS[way]
     config = Shell.config(way, players, trainers, kind, **settings)
     devices = make_devices(config)
     if not devices.is_player:
-        assert make_trainer(kind, config, devices).serve() == 7
-        return None
+        trainer = make_trainer(kind, config, devices)
+        assert trainer.serve() == 7
+        return {"parcels": len(trainer.mail._under_way)}
     loop = Loop(make_player(kind, config, devices))
     metrics = loop.run(4)
     loop.agent.settle()
+    parcels = len(loop.agent.mail._under_way)
     loop.agent.dismiss(7)
-    return {"learned": arrays(tensors_of(loop.agent)), "metrics": metrics}
+    learned = arrays(tensors_of(loop.agent))
+    return {"learned": learned, "metrics": metrics, "parcels": parcels}
 
 
 @functools.cache
@@ -138,6 +141,14 @@ def test_ratios_of_overlap_are_of_the_policy_that_acted():
     (overlapped,) = decoupled("own_data", 1, 1, overlap=True, **once)
     assert max(abs(metrics["Info/approx_kl"]) for metrics in strict["metrics"]) < 1e-7
     assert overlapped["metrics"][2]["Info/approx_kl"] > 1e-6
+
+
+@pytest.mark.parametrize("overlap", [False, True])
+def test_parcels_of_earlier_updates_are_let_go(overlap):
+    arguments = "own_data", 1, 1, None, {"overlap": overlap}
+    for process in run_ranks(2, play_or_train, *arguments):
+        # Two of the last update, and one of `settle`.
+        assert process["parcels"] <= 3
 
 
 @pytest.mark.parametrize(("players", "envs", "trainers"), [(1, 5, 3), (3, 4, 5), (4, 1, 2)])

@@ -92,7 +92,8 @@ class Mail:
     """Tensors to other processes and from them, in order; sending does not wait for the receiver.
 
     Tensors travel as they lie in memory, all of one call in one parcel; both sides know their
-    shapes. Plain values travel as JSON.
+    shapes. Plain values travel as JSON. Parcels are kept until `flush`: gloo never says by itself
+    that it has sent one.
     """
 
     def __init__(self) -> None:
@@ -105,7 +106,6 @@ class Mail:
         for part, x in zip(parts, tensors, strict=True):
             part.copy_(x.detach())
         with _exchange():
-            self._under_way = [(work, y) for work, y in self._under_way if not work.is_completed()]
             self._under_way.append((dist.isend(parcel, rank), parcel))
 
     @torch.no_grad()
