@@ -75,9 +75,7 @@ class SequenceRollout(RolloutBuffer):
         self.states = torch.zeros(rows[0] + 1, rows[1], state_size, device=self.device)
         self.features = torch.zeros(*rows, num_features, device=self.device)
         self._previous = torch.zeros(*rows, self._previous_size, device=self.device)
-        judged = [self.log_probs, self.values[:-1], self.advantages, self.returns]
-        sources = [self.obs[:-1], self.actions, *judged]
-        sources += [self._previous] if self._previous_size else []
+        sources = [*self.sources(), *([self._previous] if self._previous_size else [])]
         self._sources = [x.flatten(0, 1) for x in sources]
         self._sequence_batches: list[SequenceMinibatch] = []
         self._gathers: list[tuple[RowGather, RowGather]] = []

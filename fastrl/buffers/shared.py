@@ -7,14 +7,13 @@ Letters: T steps, N environments of a rank, M minibatches of B rows of a rank.
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable
 
 import torch
 from torch import Tensor
 
 from fastrl.buffers.indexing import shuffled_minibatches
-from fastrl.buffers.rollout import Minibatch, RolloutBuffer
+from fastrl.buffers.rollout import Minibatch, RolloutBuffer, shuffle_seed
 
 
 class SharedRollout:
@@ -60,9 +59,7 @@ class SharedRollout:
         Args:
             *key: numbers that the shuffle follows from, the same on all ranks.
         """
-        digest = hashlib.blake2b(repr(key).encode(), digest_size=8).digest()
-        seed = int.from_bytes(digest, "little")
-        shuffled_minibatches(self._valid, seed, self._indices, self._weights)
+        shuffled_minibatches(self._valid, shuffle_seed(*key), self._indices, self._weights)
         columns = slice(self._rank, None, self._num_ranks)
         indices, weights = self._indices[:, columns], self._weights[:, columns]
         device = self._buffer.device
