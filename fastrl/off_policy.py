@@ -236,8 +236,8 @@ class OffPolicy(Face):
     def num_due(self) -> int:
         """Gradient steps that the replay ratio allows by now and that are not taken yet.
 
-        Counted from the first step with an action of the policy, in whole numbers: a stopped run
-        goes on with what was left over.
+        Counted from `learning_starts` on, in whole numbers: a stopped run goes on with what was
+        left over.
         """
         learned_steps = max(0, self.num_env_steps - self.config.learning_starts)
         ratio = Fraction(self.config.replay_ratio).limit_denominator(1_000_000)
