@@ -37,6 +37,7 @@ class DroQ(SAC):
     algo = "droq"
     config_class = DroQConfig
     config: DroQConfig
+    has_parts = False  # masks are laid out for whole minibatches
 
     def _make_critics(self) -> Critics:
         config = self.config

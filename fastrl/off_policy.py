@@ -43,6 +43,8 @@ class OffPolicy(Face):
     config: SACConfig
     policy: SquashedGaussianActor
     rank_state = ("noise_generator", "noise_device", "row_generator", "replay")
+    has_parts: ClassVar[bool] = True
+    """Whether a gradient step may be worked out in parts of its rows, one a core."""
 
     def __init__(
         self,
@@ -92,6 +94,7 @@ class OffPolicy(Face):
         self._predict_generator = torch.Generator(self.device).manual_seed(seed ^ 2**31)
         self.num_env_steps = 0
         self.num_gradient_steps = 0
+        self._replay_ratio = Fraction(config.replay_ratio).limit_denominator(1_000_000)
         self._act: dict[int, Callable[..., Tensor]] = {}
         self.replay: ReplayBuffer | None = None
         self._saved_replay: dict[str, Any] | None = None
@@ -147,9 +150,12 @@ class OffPolicy(Face):
             self.replay.load_state_dict(self._saved_replay)
             self._saved_replay = None
         # The critics' products are one batch.
-        self._threads = config.num_threads or update_threads(
+        threads = config.num_threads or update_threads(
             config.per_rank_batch_size * config.num_critics, max(config.hidden_sizes)
         )
+        # Compiled kernels share the work among threads themselves; recorded ones get parts of it.
+        in_parts = self.has_parts and config.compile != "on" and self._on_cpu
+        self._num_parts, self._threads = (threads, 1) if in_parts else (1, threads)
         # On the CPU torch.compile acts more slowly than eager: what runs once a step is recorded.
         acting = "auto" if config.compile == "on" and self._on_cpu else config.compile
         for num_envs in {env.num_envs for env in self.envs}:
@@ -240,8 +246,7 @@ class OffPolicy(Face):
         left over.
         """
         learned_steps = max(0, self.num_env_steps - self.config.learning_starts)
-        ratio = Fraction(self.config.replay_ratio).limit_denominator(1_000_000)
-        return int(learned_steps * ratio) - self.num_gradient_steps
+        return int(learned_steps * self._replay_ratio) - self.num_gradient_steps
 
     # Saving
 

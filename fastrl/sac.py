@@ -34,6 +34,7 @@ from fastrl.off_policy import OffPolicy
 from fastrl.ops.losses import soft_target, temporal_difference_loss
 from fastrl.run.compiling import build
 from fastrl.run.devices import make_devices
+from fastrl.run.parts import sum_over_parts
 from fastrl.trainer import AgentTrainer
 
 CRITIC_METRICS = ("Loss/value_loss", "Info/q_value", "Gradients/critic_norm")
@@ -169,21 +170,42 @@ class SAC(OffPolicy):
         Returns:
             The sums of the metrics so far.
         """
-        with torch.no_grad(), self.devices.autocast():
-            next_actions, next_log_probs = self.policy.sample(next_obs, noise)
-            next_inputs = self.policy.read(next_obs)
-            next_values = self.target_critics(next_inputs, next_actions, target_masks).amin(0)
-            alpha = self.temperature.log_alpha.exp()
-            targets = soft_target(rewards, discounts, next_values, next_log_probs, alpha)
-        with self.devices.autocast():
-            values = self.critics(self.policy.read(obs), actions, masks)
-        loss = temporal_difference_loss(values, targets)
-        gradient = self.critic_optimizer.gradient(loss)
-        gradient, metrics = self.devices.mean(gradient, [loss.detach(), values.detach().mean()])
+        rows = obs, actions, next_obs, rewards, discounts, noise
+        if masks is None:
+            shares = sum_over_parts(self._critic_gradient, rows, self._num_parts)
+        else:
+            shares = self._critic_gradient(*rows, target_masks, masks)
+        gradient, metrics = self.devices.mean(shares[0], shares[1].unbind())
         norm = self.critic_optimizer.apply(gradient)
         with torch.no_grad():
             self._target_flat.lerp_(self.critic_optimizer.flat, self._tau)
             return self._critic_sums.add_(torch.stack([*metrics, norm]))
+
+    def _critic_gradient(
+        self,
+        obs: Tensor,
+        actions: Tensor,
+        next_obs: Tensor,
+        rewards: Tensor,
+        discounts: Tensor,
+        noise: Tensor,
+        target_masks: Tensor | None = None,
+        masks: Tensor | None = None,
+    ) -> tuple[Tensor, Tensor]:
+        """Returns some rows' share of the gradient `[P]`, and of loss and mean value."""
+        batch_size = self.config.per_rank_batch_size
+        with torch.no_grad(), self.devices.autocast():
+            next_actions, next_log_probs = self.policy.sample(next_obs, noise)
+            next_values = self.target_critics(next_obs, next_actions, target_masks).amin(0)
+            alpha = self.temperature.log_alpha.exp()
+            targets = soft_target(rewards, discounts, next_values, next_log_probs, alpha)
+        with self.devices.autocast():
+            values = self.critics(obs, actions, masks)
+        loss = temporal_difference_loss(values, targets, batch_size)
+        gradient = self.critic_optimizer.gradient(loss)
+        with torch.no_grad():
+            mean_value = values.mean(0).sum() / batch_size
+            return gradient, torch.stack([loss.detach(), mean_value])
 
     def _learn_actor(self, obs: Tensor, noise: Tensor, masks: Tensor | None = None) -> Tensor:
         """One gradient step of actor and temperature.
@@ -196,16 +218,14 @@ class SAC(OffPolicy):
         Returns:
             The sums of the metrics so far.
         """
-        with self.devices.autocast():
-            actions, log_probs = self.policy.sample(obs, noise)
-            values = self._combine(self.critics(self.policy.read(obs), actions, masks))
-        log_alpha = self.temperature.log_alpha
-        policy_loss = (log_alpha.detach().exp() * log_probs - values).mean()
-        gradient = self.actor_optimizer.gradient(policy_loss)
-        metrics = [policy_loss.detach(), -log_probs.detach().mean()]
-        gradient, (policy_loss, entropy) = self.devices.mean(gradient, metrics)
+        if masks is None:
+            shares = sum_over_parts(self._actor_gradient, (obs, noise), self._num_parts)
+        else:
+            shares = self._actor_gradient(obs, noise, masks)
+        gradient, (policy_loss, entropy) = self.devices.mean(shares[0], shares[1].unbind())
         norm = self.actor_optimizer.apply(gradient)
         alpha_loss = torch.zeros_like(entropy)
+        log_alpha = self.temperature.log_alpha
         if self.config.tune_alpha:
             # The gradient is that of log alpha, as in the authors' code; the entropy that of all
             # ranks, so that all take the same step.
@@ -213,6 +233,20 @@ class SAC(OffPolicy):
             self.alpha_optimizer.apply(self.alpha_optimizer.gradient(alpha_loss))
         with torch.no_grad():
             return self._actor_sums.add_(torch.stack([policy_loss, alpha_loss, entropy, norm]))
+
+    def _actor_gradient(
+        self, obs: Tensor, noise: Tensor, masks: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """Returns some rows' share of the gradient `[P]`, and of loss and entropy."""
+        batch_size = self.config.per_rank_batch_size
+        with self.devices.autocast():
+            actions, log_probs = self.policy.sample(obs, noise)
+            values = self._combine(self.critics(obs, actions, masks))
+        alpha = self.temperature.log_alpha.detach().exp()
+        policy_loss = (alpha * log_probs - values).sum() / batch_size
+        gradient = self.actor_optimizer.gradient(policy_loss)
+        with torch.no_grad():
+            return gradient, torch.stack([policy_loss.detach(), -log_probs.sum() / batch_size])
 
     def _combine(self, values: Tensor) -> Tensor:
         """Returns what the actor climbs, `[B]`, of the critics' values `[E, B]`."""

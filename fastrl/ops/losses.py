@@ -123,6 +123,12 @@ def soft_target(
     return rewards + discounts * (next_values - alpha * next_log_probs)
 
 
-def temporal_difference_loss(values: Tensor, targets: Tensor) -> Tensor:
-    """Mean squared error against `targets` `[B]`, summed over the critics' `values` `[E, B]`."""
-    return ((values - targets) ** 2).sum(0).mean()
+def temporal_difference_loss(values: Tensor, targets: Tensor, batch_size: int) -> Tensor:
+    """Squared error against `targets`, summed over the critics, mean over the whole minibatch.
+
+    Args:
+        values: of some rows of the minibatch, `[E, R]`.
+        targets: of these rows, `[R]`.
+        batch_size: rows of the whole minibatch.
+    """
+    return ((values - targets) ** 2).sum() / batch_size
