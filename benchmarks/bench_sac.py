@@ -50,7 +50,7 @@ def test_sac_step_with_modules_and_adam(benchmark, make_agent):
     agent, batch, noise = make_agent("off")
     twin = PlainSAC(agent)
     before = twin.critics[0](torch.cat(batch[:2], 1)).squeeze(1)
-    with num_threads(agent._threads):
+    with num_threads(agent._num_parts * agent._threads):
         benchmark.pedantic(twin.step, (batch, *noise), rounds=100, warmup_rounds=10)
     after = twin.critics[0](torch.cat(batch[:2], 1)).squeeze(1)
     wanted = batch.rewards
