@@ -111,6 +111,9 @@ def share_of_rank(restored: dict[str, Any], agent: Agent, restart: int) -> dict[
     """Returns a checkpoint with what this rank had for itself.
 
     Ranks of another number than were saved get random streams of their own anew.
+
+    Raises:
+        ValueError: this rank's replay buffer was not saved.
     """
     devices = agent.devices
     can_go_on = is_whole(restored, devices)
@@ -118,11 +121,13 @@ def share_of_rank(restored: dict[str, Any], agent: Agent, restart: int) -> dict[
     if can_go_on:
         own = ranks[devices.global_rank] if ranks else {}
         return {**restored, **own, "agent": {**restored["agent"], **own.get("agent", {})}}
+    if restored["agent"].get("replay") is not None:
+        raise ValueError(
+            f"the checkpoint has no replay buffer of its own for each of {devices.world_size} ranks"
+        )
     seed = devices.stream_seed(agent.config.seed, restart)
     noise = torch.Generator(devices.device).manual_seed(seed).get_state()
     anew = {"noise_generator": noise, "noise_device": devices.device.type}
-    if "row_generator" in restored["agent"]:
-        anew["row_generator"] = torch.Generator().manual_seed(seed).get_state()
     return {**restored, "agent": {**restored["agent"], **anew}}
 
 

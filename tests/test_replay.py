@@ -205,6 +205,13 @@ def test_state_goes_into_a_smaller_ring_as_its_newest_rows():
     assert rounded(drawn(copy)) == rounded(flat(world.plain(10)))
 
 
+def test_state_of_another_number_of_environments_is_refused():
+    one = ring(40, num_envs=1)  # broadcasting would fit it into two
+    one.append(World(num_envs=1).collect())
+    with pytest.raises(ValueError, match="has 1 environments, not 2"):
+        ring(40).load_state_dict(one.state_dict())
+
+
 @pytest.mark.parametrize("num_return_steps", [1, 3])
 def test_no_transition_leads_from_before_a_restart_to_after_it(num_return_steps):
     before, after = World(seed=1), World(seed=2, start=100)

@@ -5,7 +5,8 @@ from __future__ import annotations
 import functools
 import shutil
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -17,11 +18,12 @@ from toy_agents import make_agent_of, tensors_of
 from fastrl.buffers.rollout import RolloutBuffer
 from fastrl.config.ppo import PPOConfig
 from fastrl.config.resume import resumed
+from fastrl.config.sac import SACConfig
 from fastrl.ppo import PPO
 from fastrl.run.checkpoint import load_checkpoint
 from fastrl.run.devices import Devices, make_devices
 from fastrl.run.folder import read_config
-from fastrl.state import Counters, is_whole
+from fastrl.state import Counters, is_whole, share_of_rank
 from fastrl.trainer import AgentTrainer
 
 NUM_ENVS, BATCH, NUM_STEPS = 12, 96, 16  # over all ranks; steps of a rollout
@@ -95,6 +97,18 @@ def test_checkpoint_is_whole_if_it_has_what_each_rank_had(saved, num_ranks, expe
     devices = Devices(torch.device("cpu"))
     devices.world_size = num_ranks
     assert is_whole(saved, devices) == expected
+
+
+def test_run_with_replay_buffers_refuses_another_number_of_ranks():
+    with pytest.raises(ValueError, match="on each of its 2 ranks, so it cannot go on with 1"):
+        resumed(SACConfig(devices=2), {"devices": 1}, "runs/x")
+
+
+def test_rank_whose_replay_was_not_saved_does_not_get_that_of_another():
+    agent = cast(Any, SimpleNamespace(devices=Devices(torch.device("cpu"))))
+    saved = {"num_ranks": 2, "ranks": [{}, {}], "agent": {"replay": {}}}
+    with pytest.raises(ValueError, match="no replay buffer of its own for each of 1 ranks"):
+        share_of_rank(saved, agent, restart=1)
 
 
 @pytest.fixture(scope="module")

@@ -230,7 +230,14 @@ class ReplayBuffer:
         return {**state, "valid": self.valid[rows]}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Takes it back, into a ring of any capacity: the newest rows that fit."""
+        """Takes it back, into a ring of any capacity: the newest rows that fit.
+
+        Raises:
+            ValueError: it is of another number of environments.
+        """
+        saved_envs = state["valid"].shape[1]
+        if saved_envs != self.num_envs:
+            raise ValueError(f"the saved replay has {saved_envs} environments, not {self.num_envs}")
         count = min(len(state["valid"]), self.num_rows)
         for name in ("obs", "actions", "rewards", "terminated", "done", "valid"):
             getattr(self, name)[:count] = state[name][-count:].to(getattr(self, name).device)

@@ -19,7 +19,8 @@ Config = TypeVar("Config", bound=RunConfig)
 def resumed(saved: Config, changes: dict[str, Any], run: str) -> Config:
     """Returns the settings that a saved run goes on with.
 
-    Another number of ranks goes on with the same global sizes, each rank with its share.
+    Another number of ranks goes on with the same global sizes, each rank with its share. With a
+    replay buffer on each rank the number must stay.
 
     Args:
         saved: what it was started with.
@@ -38,6 +39,11 @@ def resumed(saved: Config, changes: dict[str, Any], run: str) -> Config:
             )
     before = saved.devices * saved.num_nodes
     now = changes.get("devices", saved.devices) * changes.get("num_nodes", saved.num_nodes)
+    if now != before and hasattr(saved, "buffer_size"):
+        raise ValueError(
+            f"{run} has a replay buffer on each of its {before} ranks, "
+            f"so it cannot go on with {now}"
+        )
     shares: dict[str, Any] = {}
     if now == 1 and hasattr(saved, "share_data"):
         shares["share_data"] = False
