@@ -276,6 +276,8 @@ class OffPolicy(Face):
             self._load_networks(state)
             self.num_env_steps = state["num_env_steps"]
             self.num_gradient_steps = state["num_gradient_steps"]
+            if state["replay"] is None:  # a file of `save`: rows to learn from are collected anew
+                self.num_env_steps = self.num_gradient_steps = 0
             if state["noise_device"] == self.device.type:  # another's state means nothing here
                 self.noise_generator.set_state(state["noise_generator"])
             self.row_generator.set_state(state["row_generator"])

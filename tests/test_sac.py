@@ -349,6 +349,16 @@ def test_replay_is_in_the_checkpoints_of_a_run_and_not_in_a_saved_agent(tmp_path
         np.testing.assert_array_equal(loaded.predict(obs), agent.predict(obs))
 
 
+def test_saved_agent_that_learns_again_warms_up_first(tmp_path):
+    agent = trained()
+    assert not agent.is_warming_up
+    agent.save(tmp_path / "agent.pt")
+    loaded = SAC.load(tmp_path / "agent.pt")
+    assert loaded.is_warming_up
+    Loop(loaded).run(8)  # 32 steps, of which the first 20 are for warming up
+    assert loaded.num_gradient_steps == 6
+
+
 def test_exported_policy_gives_the_same_actions(tmp_path):
     agent = trained()
     obs = torch.randn(32, 2)
