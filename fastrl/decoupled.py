@@ -15,8 +15,8 @@ Strictly, players and trainers take turns, and one of each learns to the bit wha
 With `overlap` a player goes on while the trainers learn: it then acts with the policy of one update
 before, the lag that `Info/policy_lag` shows.
 
-Player 0 leads: it sends each trainer an order, "learn", "tell" or "end". Letters: T steps, N
-environments of a player.
+Every player sends each trainer the order "learn" before its rows; player 0 leads, and alone sends
+"tell" and "end". Letters: T steps, N environments of a player.
 """
 
 from __future__ import annotations
