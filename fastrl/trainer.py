@@ -166,7 +166,10 @@ class _Run:
         self._gather_ranks()
         self.devices.watch_for_hanging(False)
         if records:
-            return records.finish(lambda: self._state(records), self._signal)
+            # The ranks agree on no signal any more; rank 0 alone tests, and may get one meanwhile.
+            return records.finish(
+                lambda: self._state(records), lambda: self._signal() or self.signals.number
+            )
         return TrainResult(Path(), {}, 128 + self._signal() if self._signal() else 0)
 
     def _iterate(self) -> dict[str, float]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import shutil
+import signal
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
@@ -82,6 +83,25 @@ def test_best_checkpoint_of_a_periodic_test_has_the_state_of_every_rank(tmp_path
     noise = [rank["agent"]["noise_generator"] for rank in ranks]
     assert len(noise) == 2
     assert not torch.equal(*noise)
+
+
+class SignalledPPO(PPO):
+    """Receives a signal in its first greedy test."""
+
+    def predict(self, obs: Any, deterministic: bool = True) -> np.ndarray:
+        signal.raise_signal(signal.SIGTERM)
+        return super().predict(obs, deterministic)
+
+
+def status_of_run(log_dir: Path) -> int:
+    settings = {"num_steps": NUM_STEPS, "total_timesteps": 8 * NUM_STEPS, "eval_episodes": 1}
+    parts = {"devices": 2, "log_dir": str(log_dir)}
+    agent = make_agent_of(SignalledPPO, "discrete", **settings, **parts)
+    return AgentTrainer().fit(agent).exit_status
+
+
+def test_signal_to_rank_0_in_the_final_test_is_told(tmp_path):
+    assert run_ranks(2, status_of_run, tmp_path)[0] == 128 + signal.SIGTERM
 
 
 @pytest.mark.parametrize(
