@@ -95,7 +95,7 @@ def train_in_loop(work: dict[str, Any], stopwatch: Stopwatch) -> tuple[dict[str,
     return summary, sum(parameter.numel() for parameter in agent.policy.parameters())
 
 
-def train_as_command(work: dict[str, Any]) -> tuple[dict[str, Any], int | None]:
+def train_as_command(work: dict[str, Any]) -> tuple[dict[str, Any], int]:
     """Does what `python -m fastrl.<algo> FLAGS` does; returns the summary and the parameters."""
     sys.argv[1:] = command_line(work)
     with contextlib.suppress(SystemExit):
@@ -104,8 +104,9 @@ def train_as_command(work: dict[str, Any]) -> tuple[dict[str, Any], int | None]:
 
     (summary,) = Path(LOG_DIR).rglob("summary.json")
     agent = load_checkpoint(summary.parent / "checkpoints" / "last.pt")["agent"]
-    sizes = [weight.numel() for weight in agent["policy"].values()] if "policy" in agent else []
-    return json.loads(summary.read_text()), sum(sizes) or None
+    networks = [agent[name] for name in ("policy", "critics", "target_critics") if name in agent]
+    size = sum(weight.numel() for weights in networks for weight in weights.values())
+    return json.loads(summary.read_text()), size
 
 
 def main() -> None:
