@@ -1,6 +1,5 @@
-// The only file that knows Python: checks arguments, releases the GIL, calls the headers.
-//
-// Every complaint is a ValueError that names the argument; buffers/indexing.py has the same ones.
+// The only file that knows Python: checks arguments, releases the GIL, calls the headers. Every
+// complaint is a ValueError that names the argument; buffers/indexing.py has the same ones.
 
 #include <nanobind/nanobind.h>
 #include <nanobind/ndarray.h>
