@@ -1,4 +1,4 @@
-"""fastrl: PPO on vectorised environments, fast, exact and readable in one sitting.
+"""fastrl: PPO and its family, fast, exact and readable in one sitting.
 
 from fastrl import PPO
 
