@@ -22,6 +22,7 @@ Every player sends each trainer the order "learn" before its rows; player 0 lead
 from __future__ import annotations
 
 import copy
+from collections.abc import Mapping
 from types import SimpleNamespace
 from typing import Any
 
@@ -137,6 +138,7 @@ class _Player(_Side):
     _threads: int
     _asked = -1  # updates that the trainers were told to make; -1: they know nothing yet
     _seen = -1  # updates that its weights have seen
+    _left_over: Mapping[str, float] = {}  # metrics that came while the run was settled
 
     def update(
         self, buffer: RolloutBuffer, update_index: int, timer: StageTimer
@@ -165,6 +167,7 @@ class _Player(_Side):
         self._asked += 1
         with timer.stage("wait"):
             metrics = self._catch_up(timer, most_behind=1 if config.overlap else 0)
+        metrics, self._left_over = {**self._left_over, **metrics}, {}
         return {**metrics, "Info/explained_variance": explained}
 
     def _catch_up(self, timer: StageTimer, most_behind: int) -> dict[str, float]:
@@ -183,7 +186,8 @@ class _Player(_Side):
         """Waits until all rollouts are learned from; player 0 then has all that is saved."""
         if self._asked < 0:
             return
-        self._catch_up(StageTimer(), most_behind=0)
+        metrics = self._catch_up(StageTimer(), most_behind=0)
+        self._left_over = {**self._left_over, **metrics}
         if self.devices.global_rank == 0:
             self.mail.send_values({"do": "tell"}, self.config.num_players)
             self.mail.receive(self.memory(), self.config.num_players)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -15,9 +15,16 @@ from toy_agents import Loop, make_agent_of, tensors_of
 from fastrl.a2c import A2C
 from fastrl.cli import main
 from fastrl.config.ppo_recurrent import PPORecurrentConfig
-from fastrl.decoupled import columns_of_trainers, exchanged_columns, make_player, make_trainer
+from fastrl.decoupled import (
+    _Player,
+    columns_of_trainers,
+    exchanged_columns,
+    make_player,
+    make_trainer,
+)
 from fastrl.ppo import PPO
 from fastrl.run.devices import make_devices
+from fastrl.run.timer import StageTimer
 
 KINDS: dict[str, Any] = {"share_data": SamePPO, "own_data": SamePPO, "a2c": SameA2C}
 
@@ -141,6 +148,40 @@ def test_ratios_of_overlap_are_of_the_policy_that_acted():
     (overlapped,) = decoupled("own_data", 1, 1, overlap=True, **once)
     assert max(abs(metrics["Info/approx_kl"]) for metrics in strict["metrics"]) < 1e-7
     assert overlapped["metrics"][2]["Info/approx_kl"] > 1e-6
+
+
+class LonePlayer(_Player):
+    """A player whose trainer answers at once, with the number of its answer as a loss."""
+
+    def __init__(self) -> None:
+        self.config = SimpleNamespace(
+            num_players=1, num_trainers=1, num_envs=2, share_data=False, overlap=True
+        )
+        self.devices: Any = SimpleNamespace(global_rank=0)
+        self.answers = 0
+        self.mail: Any = SimpleNamespace(receive_values=self.answer)
+        for name in ("send_values", "send", "receive", "flush"):
+            setattr(self.mail, name, lambda *_: None)
+        self.judge, self._threads = lambda _: 0.0, 1
+
+    def answer(self, _: int) -> dict[str, Any]:
+        self.answers += 1
+        return {"update_seconds": 0.0, "metrics": {"Loss/policy_loss": float(self.answers)}}
+
+    def rows(self, *_: Any) -> list[Any]:
+        return []
+
+    weights = memory = rows
+
+
+def test_metrics_that_came_while_an_overlapping_run_settled_are_in_the_next_row():
+    player, buffer, losses = LonePlayer(), SimpleNamespace(num_envs=2), []
+    for update in range(5):
+        row = player.update(cast(Any, buffer), update, StageTimer())
+        losses.append(row.get("Loss/policy_loss"))
+        if update == 2:
+            player.settle(), player.settle()  # before a test and before a checkpoint
+    assert losses == [None, 1.0, 2.0, 3.0, 4.0]
 
 
 @pytest.mark.parametrize("overlap", [False, True])
