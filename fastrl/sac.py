@@ -196,11 +196,12 @@ class SAC(OffPolicy):
         batch_size = self.config.per_rank_batch_size
         with torch.no_grad(), self.devices.autocast():
             next_actions, next_log_probs = self.policy.sample(next_obs, noise)
-            next_values = self.target_critics(next_obs, next_actions, target_masks).amin(0)
+            next_inputs = self.policy.read(next_obs)
+            next_values = self.target_critics(next_inputs, next_actions, target_masks).amin(0)
             alpha = self.temperature.log_alpha.exp()
             targets = soft_target(rewards, discounts, next_values, next_log_probs, alpha)
         with self.devices.autocast():
-            values = self.critics(obs, actions, masks)
+            values = self.critics(self.policy.read(obs), actions, masks)
         loss = temporal_difference_loss(values, targets, batch_size)
         gradient = self.critic_optimizer.gradient(loss)
         with torch.no_grad():
@@ -241,7 +242,7 @@ class SAC(OffPolicy):
         batch_size = self.config.per_rank_batch_size
         with self.devices.autocast():
             actions, log_probs = self.policy.sample(obs, noise)
-            values = self._combine(self.critics(obs, actions, masks))
+            values = self._combine(self.critics(self.policy.read(obs), actions, masks))
         alpha = self.temperature.log_alpha.detach().exp()
         policy_loss = (alpha * log_probs - values).sum() / batch_size
         gradient = self.actor_optimizer.gradient(policy_loss)

@@ -180,7 +180,8 @@ def test_metrics_that_came_while_an_overlapping_run_settled_are_in_the_next_row(
         row = player.update(cast(Any, buffer), update, StageTimer())
         losses.append(row.get("Loss/policy_loss"))
         if update == 2:
-            player.settle(), player.settle()  # before a test and before a checkpoint
+            player.settle()  # before a test
+            player.settle()  # and before a checkpoint
     assert losses == [None, 1.0, 2.0, 3.0, 4.0]
 
 
