@@ -20,9 +20,11 @@ def run_ranks(num_ranks: int, function: Callable[..., Any], *arguments: Any) -> 
     Every process has the environment variables of a launched rank, so `make_devices` joins them.
     """
     context = _context()
-    port, queue = _free_port(), context.Queue()
+    port, queue, are_all_told = _free_port(), context.Queue(), context.Event()
     processes = [
-        context.Process(target=_rank, args=(rank, num_ranks, port, queue, function, arguments))
+        context.Process(
+            target=_rank, args=(rank, num_ranks, port, queue, function, arguments, are_all_told)
+        )
         for rank in range(num_ranks)
     ]
     for process in processes:
@@ -33,6 +35,7 @@ def run_ranks(num_ranks: int, function: Callable[..., Any], *arguments: Any) -> 
             rank, result, error = queue.get(timeout=PATIENCE_SECONDS)
             assert error is None, f"rank {rank}: {error}"
             results[rank] = result
+        are_all_told.set()
         for process in processes:
             process.join(PATIENCE_SECONDS)
     finally:
@@ -60,6 +63,7 @@ def _rank(
     queue: Any,
     function: Callable[..., Any],
     arguments: Any,
+    are_all_told: Any = None,
     stderr: Path | None = None,
 ) -> None:
     if stderr is not None:
@@ -80,6 +84,8 @@ def _rank(
         queue.put((rank, None, traceback.format_exc()))
     queue.close()
     queue.join_thread()
+    if are_all_told is not None:  # a rank that leaves early would end those that still work
+        are_all_told.wait(PATIENCE_SECONDS)
 
 
 def end_ranks_early(
@@ -96,7 +102,8 @@ def end_ranks_early(
     processes = [
         context.Process(
             target=_rank,
-            args=(rank, num_ranks, port, queue, function, (folder, *arguments), folder / "stderr"),
+            args=(rank, num_ranks, port, queue, function, (folder, *arguments)),
+            kwargs={"stderr": folder / "stderr"},
         )
         for rank in range(num_ranks)
     ]
