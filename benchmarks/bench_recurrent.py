@@ -34,9 +34,8 @@ def step_by_step(agent):
 
     def evaluate(batch):
         state, parts = batch.states, []
-        for obs, actions in zip(
-            batch.obs.split(NUM_SEQUENCES), batch.actions.split(NUM_SEQUENCES), strict=True
-        ):
+        width = len(state)  # a minibatch may be worked on in parts, of some sequences each
+        for obs, actions in zip(batch.obs.split(width), batch.actions.split(width), strict=True):
             features, state = agent.policy.step(obs, state)
             parts.append(agent.policy.judge(features, actions))
         return tuple(torch.cat(part) for part in zip(*parts, strict=True))
