@@ -16,7 +16,6 @@ if __name__ == "__main__":  # before torch is imported, so that --help and mista
 
     raise SystemExit(command_line("a2c"))
 
-from pathlib import Path
 from typing import Any
 
 import gymnasium
@@ -25,7 +24,6 @@ import torch
 from torch import Tensor
 
 from fastrl.buffers.rollout import Minibatch, RolloutBuffer
-from fastrl.cli import Command, describe
 from fastrl.config.a2c import A2CConfig
 from fastrl.envs.vector import VectorEnv
 from fastrl.models.optimizer import FlatAdam, FlatRMSprop
@@ -33,11 +31,9 @@ from fastrl.on_policy import OnPolicy
 from fastrl.ops.losses import value_loss, weighted_mean
 from fastrl.ops.moments import moments_of
 from fastrl.run.compiling import build
-from fastrl.run.devices import make_devices
 from fastrl.run.parts import sum_over_parts
 from fastrl.run.threads import num_threads
 from fastrl.run.timer import StageTimer
-from fastrl.trainer import AgentTrainer
 
 LOSSES = ("Loss/policy_loss", "Loss/value_loss", "Loss/entropy_loss")
 
@@ -145,19 +141,5 @@ class A2C(OnPolicy):
             return gradient, torch.stack(losses)
 
 
-def load_agent(path: str | Path) -> A2C:
-    """Reads an agent from a checkpoint, to be tested on whatever device is here."""
-    return A2C.load(path, accelerator="auto")
-
-
-def main(command: Command) -> int:
-    """Trains as the command line says; returns the exit status."""
-    if command.config.decoupled:
-        from fastrl.decoupled import train
-
-        return train(A2C, command)
-    with make_devices(command.config) as devices:
-        if command.resume is None and devices.is_global_zero:
-            print(describe(command), flush=True)
-        agent = A2C(command.config.env_id, command.config, devices=devices)
-        return AgentTrainer(resume=command.resume).fit(agent).exit_status
+# What `python -m fastrl.a2c`, and what `evaluate` and `export` call.
+main, load_agent = A2C.run, A2C.load_anywhere

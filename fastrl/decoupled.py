@@ -42,7 +42,7 @@ from fastrl.run.timer import StageTimer
 from fastrl.trainer import AgentTrainer
 
 
-def train(kind: Any, command: Command) -> int:
+def run_part(kind: Any, command: Command) -> int:
     """Plays or trains, whichever is this process's part; returns the exit status.
 
     Args:

@@ -14,21 +14,15 @@ if __name__ == "__main__":  # before torch is imported, so that --help and mista
 
     raise SystemExit(command_line("droq"))
 
-from pathlib import Path
-from typing import Any
-
 import torch
 from torch import Tensor
 
 from fastrl.buffers.replay import Transitions
-from fastrl.cli import Command, describe
 from fastrl.config.droq import DroQConfig
 from fastrl.models.critics import Critics
 from fastrl.ops.dropout import draw_dropout
 from fastrl.run.compiling import build
-from fastrl.run.devices import make_devices
 from fastrl.sac import MOST_DRAWN, SAC
-from fastrl.trainer import AgentTrainer
 
 
 class DroQ(SAC):
@@ -84,15 +78,5 @@ class DroQ(SAC):
         return values.mean(0)
 
 
-def load_agent(path: str | Path) -> DroQ:
-    """Reads an agent from a checkpoint, to be tested on whatever device is here."""
-    return DroQ.load(path, accelerator="auto")
-
-
-def main(command: Command) -> int:
-    """Trains as the command line says; returns the exit status."""
-    with make_devices(command.config) as devices:
-        if command.resume is None and devices.is_global_zero:
-            print(describe(command), flush=True)
-        agent: Any = DroQ(command.config.env_id, command.config, devices=devices)
-        return AgentTrainer(resume=command.resume).fit(agent).exit_status
+# What `python -m fastrl.droq`, and what `evaluate` and `export` call.
+main, load_agent = DroQ.run, DroQ.load_anywhere

@@ -1,16 +1,25 @@
-"""What a user calls on an agent of any algorithm: learn, save, load."""
+"""What all agents have: settings, devices and environments; predict, learn, save, load."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
 import gymnasium
+import numpy as np
+import torch
+from torch import Tensor
 
+from fastrl.cli import Command, describe
 from fastrl.config.run import RunConfig
+from fastrl.envs.pools import open_envs
 from fastrl.envs.vector import VectorEnv
+from fastrl.presets import resolve
 from fastrl.run.checkpoint import load_checkpoint, save_checkpoint
-from fastrl.run.devices import Devices
+from fastrl.run.devices import Devices, make_devices
+from fastrl.run.threads import keep_freed_memory
+from fastrl.spaces import rows_of
 from fastrl.trainer import AgentTrainer
 
 
@@ -20,10 +29,83 @@ class Face:
     algo: str
     config_class: ClassVar[type[RunConfig]]
     config: Any
-    devices: Devices
+    policy: Any
 
     rank_state: ClassVar[tuple[str, ...]] = ("noise_generator",)
     """Names in `state_dict` of what each rank has for itself."""
+
+    def __init__(
+        self,
+        env: str | VectorEnv | gymnasium.vector.VectorEnv,
+        config: Any = None,
+        *,
+        preset: str = "auto",
+        devices: Devices | int | None = None,
+        **settings: Any,
+    ) -> None:
+        """Makes environments and networks.
+
+        Args:
+            env: a task's id, or a vector environment that was built elsewhere.
+            config: all settings at once, in place of `preset` and `settings`.
+            preset: "auto" starts from the settings tuned for the task, "none" from the defaults.
+            devices: how many ranks; or where to train, if the caller launched them already.
+            **settings: fields of the algorithm's config, by name.
+
+        Raises:
+            ValueError: an unknown task or setting, a value out of range, an unsupported space.
+        """
+        if isinstance(devices, int):
+            devices, settings = None, {"devices": devices, **settings}
+        if config is None:
+            config = resolve(self.config_class, self.algo, env, preset, settings)
+        elif settings:
+            raise ValueError(f"give a config or single settings, not both: {', '.join(settings)}")
+        keep_freed_memory()
+        self.config = config
+        self.devices = devices or self._make_devices()
+        self.device = self.devices.device
+        self._on_cpu = self.device.type == "cpu"
+        self.envs = open_envs(env, config, self.devices.global_rank)
+        num_envs = sum(pool.num_envs for pool in self.envs)
+        if num_envs != config.num_envs:
+            raise ValueError(f"num_envs={config.num_envs}, but {num_envs} environments were given")
+        self.observation_space = self.envs[0].single_observation_space
+        self.action_space = self.envs[0].single_action_space
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(config.seed)
+            self._make_networks()
+        seed = self.devices.stream_seed(config.seed)
+        self.noise_generator = torch.Generator(self.device).manual_seed(seed)
+        self._predict_generator = torch.Generator(self.device).manual_seed(seed + 2**31)
+        self._act: dict[int, Callable[..., Tensor]] = {}
+
+    def _make_devices(self) -> Devices:
+        return make_devices(self.config)
+
+    def _make_networks(self) -> None:
+        """Sets `policy` and whatever else learns."""
+        raise NotImplementedError
+
+    def _sample(self, rows: Tensor) -> Tensor:
+        """Draws actions for some rows, as the environments take them."""
+        raise NotImplementedError
+
+    @property
+    def num_updates(self) -> int:
+        """Updates of the whole run."""
+        return self.config.num_updates
+
+    @torch.no_grad()
+    def predict(self, obs: Any, deterministic: bool = True) -> np.ndarray:
+        """Returns the environments' actions for one observation `[*O]` or a batch `[n, *O]`.
+
+        Of a Dict, `obs` is one too, or a row as the buffer stores it.
+        """
+        arrays, single = rows_of(self.observation_space, obs)
+        rows = torch.as_tensor(arrays).to(self.device)
+        actions = self.policy(rows) if deterministic else self._sample(rows)
+        return actions[0].cpu().numpy() if single else actions.cpu().numpy()
 
     def learn(self, total_timesteps: int | None = None) -> Self:
         """Trains in a new run folder, for `total_timesteps` or as long as the config says."""
@@ -74,3 +156,17 @@ class Face:
         agent = make(env or config.env_id, config)
         agent.load_state_dict(state["agent"])
         return agent
+
+    @classmethod
+    def load_anywhere(cls, path: str | Path) -> Self:
+        """Reads an agent from a checkpoint, to be tested on whatever device is here."""
+        return cls.load(path, accelerator="auto")
+
+    @classmethod
+    def run(cls, command: Command) -> int:
+        """Trains as the command line says; returns the exit status."""
+        with make_devices(command.config) as devices:
+            if command.resume is None and devices.is_global_zero:
+                print(describe(command), flush=True)
+            agent: Any = cls(command.config.env_id, command.config, devices=devices)
+            return AgentTrainer(resume=command.resume).fit(agent).exit_status

@@ -7,33 +7,25 @@ is the algorithm's own file. Letters: O observation dimensions, A action dimensi
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from fractions import Fraction
 from pathlib import Path
 from typing import Any, ClassVar
 
-import gymnasium
 import numpy as np
 import torch
 from torch import Tensor
 
 from fastrl.buffers.replay import ReplayBuffer, StepsBuffer, Transitions
 from fastrl.config.sac import SACConfig
-from fastrl.envs.pools import open_envs
-from fastrl.envs.vector import VectorEnv
 from fastrl.face import Face
 from fastrl.models.critics import SquashedGaussianActor
-from fastrl.presets import resolve
 from fastrl.run.compiling import build
-from fastrl.run.devices import Devices, make_devices
 from fastrl.run.threads import (
-    keep_freed_memory,
     matmul_precision,
     num_threads,
     update_threads,
 )
 from fastrl.run.timer import StageTimer
-from fastrl.spaces import rows_of
 
 
 class OffPolicy(Face):
@@ -46,62 +38,17 @@ class OffPolicy(Face):
     has_parts: ClassVar[bool] = True
     """Whether a gradient step may be worked out in parts of its rows, one a core."""
 
-    def __init__(
-        self,
-        env: str | VectorEnv | gymnasium.vector.VectorEnv,
-        config: SACConfig | None = None,
-        *,
-        preset: str = "auto",
-        devices: Devices | int | None = None,
-        **settings: Any,
-    ) -> None:
-        """Makes environments and networks.
-
-        Args:
-            env: a task's id, or a vector environment that was built elsewhere.
-            config: all settings at once, in place of `preset` and `settings`.
-            preset: "auto" starts from the settings tuned for the task, "none" from the defaults.
-            devices: how many ranks; or where to train, if the caller launched them already.
-            **settings: fields of the algorithm's config, by name.
-
-        Raises:
-            ValueError: an unknown task or setting, a value out of range, an unsupported space.
-        """
-        if isinstance(devices, int):
-            devices, settings = None, {"devices": devices, **settings}
-        if config is None:
-            config = resolve(self.config_class, self.algo, env, preset, settings)
-        elif settings:
-            raise ValueError(f"give a config or single settings, not both: {', '.join(settings)}")
-        keep_freed_memory()
-        self.config = config
-        self.devices = devices or make_devices(config)
-        self.device = self.devices.device
-        self._on_cpu = self.device.type == "cpu"
-        self.envs = open_envs(env, config, self.devices.global_rank)
-        num_envs = sum(pool.num_envs for pool in self.envs)
-        if num_envs != config.num_envs:
-            raise ValueError(f"num_envs={config.num_envs}, but {num_envs} environments were given")
-        self.observation_space = self.envs[0].single_observation_space
-        self.action_space = self.envs[0].single_action_space
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(config.seed)
-            self._make_networks()
-
+    def __init__(self, env: Any, config: SACConfig | None = None, **settings: Any) -> None:
+        """Makes environments and networks; arguments as of `Face`."""
+        super().__init__(env, config, **settings)
+        config = self.config
         seed = self.devices.stream_seed(config.seed)
-        self.noise_generator = torch.Generator(self.device).manual_seed(seed)
         self.row_generator = torch.Generator().manual_seed(seed)
-        self._predict_generator = torch.Generator(self.device).manual_seed(seed ^ 2**31)
         self.num_env_steps = 0
         self.num_gradient_steps = 0
         self._replay_ratio = Fraction(config.replay_ratio).limit_denominator(1_000_000)
-        self._act: dict[int, Callable[..., Tensor]] = {}
         self.replay: ReplayBuffer | None = None
         self._saved_replay: dict[str, Any] | None = None
-
-    def _make_networks(self) -> None:
-        """Sets `policy` and whatever else learns."""
-        raise NotImplementedError
 
     def _build_steps(self, minibatch: Transitions) -> None:
         """Builds the gradient steps for minibatches like this one."""
@@ -114,11 +61,6 @@ class OffPolicy(Face):
     def _take_metrics(self) -> dict[str, float]:
         """Returns means since the last call."""
         raise NotImplementedError
-
-    @property
-    def num_updates(self) -> int:
-        """Updates of the whole run."""
-        return self.config.num_updates
 
     # Acting
 
@@ -194,21 +136,10 @@ class OffPolicy(Face):
         stored.copy_(actions)
         return self.policy.to_env(actions)
 
-    @torch.no_grad()
-    def predict(self, obs: Any, deterministic: bool = True) -> np.ndarray:
-        """Returns the environments' actions for one observation `[*O]` or a batch `[n, *O]`.
-
-        Of a Dict, `obs` is one too, or a row as the buffer stores it.
-        """
-        arrays, single = rows_of(self.observation_space, obs)
-        rows = torch.as_tensor(arrays).to(self.device)
-        if deterministic:
-            actions = self.policy(rows)
-        else:
-            noise = torch.empty(len(rows), self.policy.num_actions, device=self.device)
-            noise.normal_(generator=self._predict_generator)
-            actions = self.policy.to_env(self.policy.act(rows, noise))
-        return actions[0].cpu().numpy() if single else actions.cpu().numpy()
+    def _sample(self, rows: Tensor) -> Tensor:
+        noise = torch.empty(len(rows), self.policy.num_actions, device=self.device)
+        noise.normal_(generator=self._predict_generator)
+        return self.policy.to_env(self.policy.act(rows, noise))
 
     # Learning
 

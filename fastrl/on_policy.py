@@ -12,15 +12,14 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any, ClassVar
 
-import gymnasium
 import numpy as np
 import torch
 from torch import Tensor
 
 from fastrl.buffers.rollout import RolloutBuffer
+from fastrl.cli import Command
 from fastrl.config.on_policy import OnPolicyConfig
-from fastrl.envs.pools import open_envs
-from fastrl.envs.vector import VectorEnv
+from fastrl.decoupled import run_part
 from fastrl.face import Face
 from fastrl.models.actor_critic import ActorCritic
 from fastrl.models.normalization import RewardScale
@@ -28,12 +27,10 @@ from fastrl.models.optimizer import FlatOptimizer
 from fastrl.ops.gae import gae
 from fastrl.ops.losses import explained_variance
 from fastrl.ops.moments import Moments
-from fastrl.presets import resolve
 from fastrl.run.compiling import build
-from fastrl.run.devices import Devices, make_devices
+from fastrl.run.devices import Devices
 from fastrl.run.parts import side_by_side
-from fastrl.run.threads import keep_freed_memory, update_threads
-from fastrl.spaces import rows_of
+from fastrl.run.threads import update_threads
 
 # Rows that go through the networks at once, and numbers in them: what is made of them stays in the
 # cache.
@@ -44,64 +41,33 @@ class OnPolicy(Face):
     """Base of PPO and A2C, whose `make_buffer` and `update` finish it."""
 
     config_class: ClassVar[type[OnPolicyConfig]]
+    policy_class: ClassVar[Callable[..., ActorCritic]] = ActorCritic
     optimizer: FlatOptimizer
 
-    def __init__(
-        self,
-        env: str | VectorEnv | gymnasium.vector.VectorEnv,
-        config: OnPolicyConfig | None = None,
-        *,
-        preset: str = "auto",
-        devices: Devices | int | None = None,
-        **settings: Any,
-    ) -> None:
-        """Makes environments and networks.
-
-        Args:
-            env: a task's id, or a vector environment that was built elsewhere.
-            config: all settings at once, in place of `preset` and `settings`.
-            preset: "auto" starts from the settings tuned for the task, "none" from the defaults.
-            devices: how many ranks; or where to train, if the caller launched them already.
-            **settings: fields of the algorithm's config, by name.
-
-        Raises:
-            ValueError: an unknown task or setting, a value out of range, an unsupported space.
-        """
-        if isinstance(devices, int):
-            devices, settings = None, {"devices": devices, **settings}
-        if config is None:
-            config = resolve(self.config_class, self.algo, env, preset, settings)
-        elif settings:
-            raise ValueError(f"give a config or single settings, not both: {', '.join(settings)}")
-        if config.decoupled and devices is None:
-            raise ValueError(f"decoupled runs start as python -m fastrl.{self.algo} --decoupled")
-        keep_freed_memory()
-        self.config = config
-        self.devices = devices or make_devices(config)
-        self.device = self.devices.device
-        self._on_cpu = self.device.type == "cpu"
-        self.envs = open_envs(env, config, self.devices.global_rank)
-        num_envs = sum(pool.num_envs for pool in self.envs)
-        if num_envs != config.num_envs:
-            raise ValueError(f"num_envs={config.num_envs}, but {num_envs} environments were given")
-        self.observation_space = self.envs[0].single_observation_space
-        self.action_space = self.envs[0].single_action_space
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(config.seed)
-            self.policy = self.make_policy().to(self.device)
+    def __init__(self, env: Any, config: OnPolicyConfig | None = None, **settings: Any) -> None:
+        """Makes environments and networks; arguments as of `Face`."""
+        super().__init__(env, config, **settings)
         self.reward_scale = None
-        if config.reward_scaling:
-            self.reward_scale = RewardScale(config.gamma).to(self.device)
-        seed = self.devices.stream_seed(config.seed)
-        self.noise_generator = torch.Generator(self.device).manual_seed(seed)
+        if self.config.reward_scaling:
+            self.reward_scale = RewardScale(self.config.gamma).to(self.device)
 
-        self._act: dict[int, Callable[..., Tensor]] = {}
-        self._predict_generator = torch.Generator(self.device).manual_seed(seed + 2**31)
+    def _make_devices(self) -> Devices:
+        if self.config.decoupled:
+            raise ValueError(f"decoupled runs start as python -m fastrl.{self.algo} --decoupled")
+        return super()._make_devices()
 
-    def make_policy(self) -> ActorCritic:
-        """Makes the networks, with their initial weights."""
+    def _make_networks(self) -> None:
+        self.policy = self.make_policy().to(self.device)
+
+    @classmethod
+    def run(cls, command: Command) -> int:
+        """Trains as the command line says, maybe as one part of a decoupled run."""
+        return run_part(cls, command) if command.config.decoupled else super().run(command)
+
+    def make_policy(self, **more: Any) -> ActorCritic:
+        """Makes the networks, with their initial weights; `more` is what the class takes more."""
         config = self.config
-        return ActorCritic(
+        return self.policy_class(
             self.observation_space,
             self.action_space,
             hidden_sizes=config.hidden_sizes,
@@ -112,12 +78,8 @@ class OnPolicy(Face):
             log_std_init=config.log_std_init,
             normalize_observations=config.observation_normalization,
             encoder=config.encoder,
+            **more,
         )
-
-    @property
-    def num_updates(self) -> int:
-        """Updates of the whole run."""
-        return self.config.num_updates
 
     # Acting
 
@@ -130,11 +92,14 @@ class OnPolicy(Face):
         in_parts = config.compile != "on" and self._on_cpu and self._splits(batch_size, threads)
         self._num_parts, self._threads = (threads, 1) if in_parts else (1, threads)
         buffer = self._allocate(batch_size)
-        # On the CPU torch.compile acts more slowly than eager: what runs once a step is recorded.
-        mode = "auto" if config.compile == "on" and self._on_cpu else config.compile
-        self._build_act(buffer, mode)
-        self._build_judging(buffer, mode)
+        self._build_act(buffer, self._acting_mode)
+        self._build_judging(buffer, self._acting_mode)
         return buffer
+
+    @property
+    def _acting_mode(self) -> str:
+        """How what runs once a step or rollout is built: torch.compile is slow there on a CPU."""
+        return "auto" if self.config.compile == "on" and self._on_cpu else self.config.compile
 
     @property
     def _width(self) -> int:
@@ -178,21 +143,10 @@ class OnPolicy(Face):
         stored.copy_(actions)
         return self.policy.head.to_env(actions)
 
-    @torch.no_grad()
-    def predict(self, obs: Any, deterministic: bool = True) -> np.ndarray:
-        """Returns the environments' actions for one observation `[*O]` or a batch `[n, *O]`.
-
-        Of a Dict, `obs` is one too, or a row as the rollout stores it.
-        """
-        arrays, single = rows_of(self.observation_space, obs)
-        rows = torch.as_tensor(arrays).to(self.device)
-        if deterministic:
-            actions = self.policy(rows)
-        else:
-            noise = torch.empty(len(rows), self.policy.head.noise_size, device=self.device)
-            self.policy.head.draw_noise(noise, self._predict_generator)
-            actions = self.policy.head.to_env(self.policy.act(rows, noise))
-        return actions[0].cpu().numpy() if single else actions.cpu().numpy()
+    def _sample(self, rows: Tensor) -> Tensor:
+        noise = torch.empty(len(rows), self.policy.head.noise_size, device=self.device)
+        self.policy.head.draw_noise(noise, self._predict_generator)
+        return self.policy.head.to_env(self.policy.act(rows, noise))
 
     # Judging
 
@@ -208,22 +162,11 @@ class OnPolicy(Face):
             done, running = terminated | truncated, buffer.discounted_returns
             self.reward_scale.update(rewards, done, valid, running, self.devices.merge)
             rewards = self.reward_scale(rewards)
-        for span in self._spans:
-            self._fill_rows[len(span[0])](*span)
+        for fill in self._fill_rows:
+            fill()
         self._advantage(rewards, terminated, truncated)
         over_ranks = None if self.devices.is_alone else self.devices.merge
         return explained_variance(buffer.values[:-1], buffer.returns, valid, over_ranks)
-
-    def judge_again(self, buffer: RolloutBuffer) -> None:
-        """Fills values, advantages and returns anew, by the critic as it has become.
-
-        Log-probabilities stay: they are of the policy that acted. Andrychowicz et al. 2021 (arXiv
-        2006.05990) find that old advantages slow learning down.
-        """
-        rewards = buffer.rewards if self.reward_scale is None else self.reward_scale(buffer.rewards)
-        for inputs, _, _, values in self._spans:
-            self._fill_values[len(inputs)](inputs, values)
-        self._advantage(rewards, buffer.terminated, buffer.truncated)
 
     def take_in_observations(
         self, buffer: RolloutBuffer, merge: Callable[[Moments], Moments] | None = None
@@ -247,17 +190,18 @@ class OnPolicy(Face):
         self._chunk = max(1, min(_CHUNK, _CHUNK_NUMBERS // inputs[0].numel()))
         pieces = [field.split(self._num_parts * self._chunk) for field in fields]
         self._spans = list(zip(*pieces, strict=True))
-        examples = {len(span[0]): span for span in self._spans}  # the last may be shorter
-        self._fill_rows = {
-            num_rows: build(self._evaluate_span, span, mode) for num_rows, span in examples.items()
-        }
-        if getattr(self.config, "recompute_advantages", False):
-            self._fill_values = {
-                num_rows: build(self._value_span, (span[0], span[3]), mode)
-                for num_rows, span in examples.items()
-            }
+        self._fill_rows = self._build_per_span(self._evaluate_span, self._spans, mode)
         caused = (buffer.rewards, buffer.terminated, buffer.truncated)
         self._advantage = build(partial(self._compute_advantages, buffer), caused, mode)
+
+    @staticmethod
+    def _build_per_span(
+        function: Callable[..., Tensor], spans: list[tuple[Tensor, ...]], mode: str
+    ) -> list[Callable[[], Tensor]]:
+        """Builds a function of some of a span's fields; returns its call for each span."""
+        examples = {len(span[0]): span for span in spans}  # the last may be shorter
+        built = {num_rows: build(function, span, mode) for num_rows, span in examples.items()}
+        return [partial(built[len(span[0])], *span) for span in spans]
 
     def _rows_to_judge(self, buffer: RolloutBuffer) -> tuple[Tensor, Tensor]:
         """Returns views of what `_judge_rows` takes: rows and the actions taken in them."""
@@ -279,16 +223,6 @@ class OnPolicy(Face):
         for result, (own_log_probs, own_values) in zip(judged, filled, strict=True):
             own_log_probs.copy_(result[0])
             own_values.copy_(result[2])
-        return values
-
-    @torch.no_grad()
-    def _value_span(self, rows: Tensor, values: Tensor) -> Tensor:
-        """Fills `values` of some chunks of rows, side by side, and returns them."""
-        given = [(chunk,) for chunk in rows.split(self._chunk)]
-        with self.devices.autocast():
-            judged = side_by_side(self.policy.value, given)
-        for result, own_values in zip(judged, values.split(self._chunk), strict=True):
-            own_values.copy_(result)
         return values
 
     @torch.no_grad()

@@ -16,7 +16,6 @@ if __name__ == "__main__":  # before torch is imported, so that --help and mista
 
     raise SystemExit(command_line("ppo"))
 
-from pathlib import Path
 from typing import Any
 
 import gymnasium
@@ -26,7 +25,6 @@ from torch import Tensor
 
 from fastrl.buffers.rollout import Minibatch, RolloutBuffer
 from fastrl.buffers.shared import SharedRollout
-from fastrl.cli import Command, describe
 from fastrl.config.ppo import PPOConfig
 from fastrl.envs.vector import VectorEnv
 from fastrl.models.optimizer import FlatAdam
@@ -41,11 +39,9 @@ from fastrl.ops.losses import (
     weighted_mean,
 )
 from fastrl.run.compiling import build
-from fastrl.run.devices import make_devices
-from fastrl.run.parts import sum_over_parts
+from fastrl.run.parts import side_by_side, sum_over_parts
 from fastrl.run.threads import num_threads
 from fastrl.run.timer import StageTimer
-from fastrl.trainer import AgentTrainer
 
 METRICS = (
     "Loss/policy_loss",
@@ -88,6 +84,9 @@ class PPO(OnPolicy):
         buffer = super().make_buffer()
         example = tuple(buffer.first_minibatch)
         self._minibatch_step = build(self._step, example, self.config.compile)
+        if self.config.recompute_advantages:
+            judged = [(rows, values) for rows, _, _, values in self._spans]
+            self._fill_values = self._build_per_span(self._value_span, judged, self._acting_mode)
         self._shared = self.share(buffer) if self.config.share_data else None
         # Trainers that get other numbers of environments have other numbers of minibatches.
         own = 0 if self._shared else self.config.num_minibatches
@@ -147,6 +146,27 @@ class PPO(OnPolicy):
             "Info/ent_coef": float(self._ent_coef),
         }
 
+    def judge_again(self, buffer: RolloutBuffer) -> None:
+        """Fills values, advantages and returns anew, by the critic as it has become.
+
+        Log-probabilities stay: they are of the policy that acted. Andrychowicz et al. 2021 (arXiv
+        2006.05990) find that old advantages slow learning down.
+        """
+        rewards = buffer.rewards if self.reward_scale is None else self.reward_scale(buffer.rewards)
+        for fill in self._fill_values:
+            fill()
+        self._advantage(rewards, buffer.terminated, buffer.truncated)
+
+    @torch.no_grad()
+    def _value_span(self, rows: Tensor, values: Tensor) -> Tensor:
+        """Fills `values` of some chunks of rows, side by side, and returns them."""
+        given = [(chunk,) for chunk in rows.split(self._chunk)]
+        with self.devices.autocast():
+            judged = side_by_side(self.policy.value, given)
+        for result, own_values in zip(judged, values.split(self._chunk), strict=True):
+            own_values.copy_(result)
+        return values
+
     def _deal(self, buffer: RolloutBuffer, update_index: int, epoch: int) -> list[Minibatch]:
         """Deals the rows that this rank learns from; weights count those of all ranks."""
         config = self.config
@@ -199,19 +219,5 @@ class PPO(OnPolicy):
         return self.policy.evaluate(batch.obs, batch.actions)
 
 
-def load_agent(path: str | Path) -> PPO:
-    """Reads an agent from a checkpoint, to be tested on whatever device is here."""
-    return PPO.load(path, accelerator="auto")
-
-
-def main(command: Command) -> int:
-    """Trains as the command line says; returns the exit status."""
-    if command.config.decoupled:
-        from fastrl.decoupled import train
-
-        return train(PPO, command)
-    with make_devices(command.config) as devices:
-        if command.resume is None and devices.is_global_zero:
-            print(describe(command), flush=True)
-        agent = PPO(command.config.env_id, command.config, devices=devices)
-        return AgentTrainer(resume=command.resume).fit(agent).exit_status
+# What `python -m fastrl.ppo`, and what `evaluate` and `export` call.
+main, load_agent = PPO.run, PPO.load_anywhere

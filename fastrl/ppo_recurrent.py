@@ -16,22 +16,18 @@ if __name__ == "__main__":  # before torch is imported, so that --help and mista
 
     raise SystemExit(command_line("ppo_recurrent"))
 
-from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from fastrl.buffers.sequences import SequenceMinibatch, SequenceRollout
-from fastrl.cli import Command, describe
 from fastrl.config.ppo_recurrent import PPORecurrentConfig
 from fastrl.models.recurrent import RecurrentActorCritic
 from fastrl.ppo import PPO
 from fastrl.run.compiling import build
-from fastrl.run.devices import make_devices
 from fastrl.spaces import rows_of
-from fastrl.trainer import AgentTrainer
 
 
 class PPORecurrent(PPO):
@@ -41,25 +37,13 @@ class PPORecurrent(PPO):
     config_class = PPORecurrentConfig
     config: PPORecurrentConfig
     minibatch_class = SequenceMinibatch
+    policy_class: ClassVar[Any] = RecurrentActorCritic
     policy: RecurrentActorCritic
 
-    def make_policy(self) -> Any:
+    def make_policy(self, **more: Any) -> Any:
         """Makes the networks, with their initial weights."""
-        config = self.config
-        return RecurrentActorCritic(
-            self.observation_space,
-            self.action_space,
-            rnn=config.rnn,
-            previous_action=config.previous_action,
-            hidden_sizes=config.hidden_sizes,
-            activation=config.activation_function,
-            shared=config.shared_network,
-            ortho_init=config.ortho_init,
-            squash_actions=config.squash_actions,
-            log_std_init=config.log_std_init,
-            normalize_observations=config.observation_normalization,
-            encoder=config.encoder,
-        )
+        memory = {"rnn": self.config.rnn, "previous_action": self.config.previous_action}
+        return super().make_policy(**memory, **more)
 
     # Acting
 
@@ -192,15 +176,5 @@ class PPORecurrent(PPO):
         return self.policy.evaluate(batch.obs, batch.actions, batch.states, batch.previous)
 
 
-def load_agent(path: str | Path) -> PPORecurrent:
-    """Reads an agent from a checkpoint, to be tested on whatever device is here."""
-    return PPORecurrent.load(path, accelerator="auto")
-
-
-def main(command: Command) -> int:
-    """Trains as the command line says; returns the exit status."""
-    with make_devices(command.config) as devices:
-        if command.resume is None and devices.is_global_zero:
-            print(describe(command), flush=True)
-        agent = PPORecurrent(command.config.env_id, command.config, devices=devices)
-        return AgentTrainer(resume=command.resume).fit(agent).exit_status
+# What `python -m fastrl.ppo_recurrent`, and what `evaluate` and `export` call.
+main, load_agent = PPORecurrent.run, PPORecurrent.load_anywhere

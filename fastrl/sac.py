@@ -8,7 +8,7 @@ B transitions (`update`). A gradient step moves the critics along their temporal
 actor towards what they value plus entropy, the temperature towards the target entropy, and the
 target critics after the critics: one static function of tensors that `run/compiling.py` builds. All
 that is random is drawn before it and handed in.
-Letters: O observation dimensions, A action dimensions, E critics, P parameters.
+Letters: O observation dimensions, A action dimensions, E critics, P parameters, R rows of a part.
 """
 
 from __future__ import annotations
@@ -18,14 +18,12 @@ if __name__ == "__main__":  # before torch is imported, so that --help and mista
 
     raise SystemExit(command_line("sac"))
 
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from fastrl.buffers.replay import Transitions
-from fastrl.cli import Command, describe
 from fastrl.config.sac import SACConfig
 from fastrl.models.critics import Critics, SquashedGaussianActor
 from fastrl.models.layers import flatten_parameters
@@ -33,9 +31,7 @@ from fastrl.models.optimizer import FlatAdam
 from fastrl.off_policy import OffPolicy
 from fastrl.ops.losses import soft_target, temporal_difference_loss
 from fastrl.run.compiling import build
-from fastrl.run.devices import make_devices
 from fastrl.run.parts import sum_over_parts
-from fastrl.trainer import AgentTrainer
 
 CRITIC_METRICS = ("Loss/value_loss", "Info/q_value", "Gradients/critic_norm")
 ACTOR_METRICS = ("Loss/policy_loss", "Loss/alpha_loss", "Info/entropy", "Gradients/actor_norm")
@@ -144,37 +140,12 @@ class SAC(OffPolicy):
         self._learn_critics(*critic_fields)
         return self._learn_actor(fields[0], actor_noise)
 
-    def _learn_critics(
-        self,
-        obs: Tensor,
-        actions: Tensor,
-        next_obs: Tensor,
-        rewards: Tensor,
-        discounts: Tensor,
-        noise: Tensor,
-        target_masks: Tensor | None = None,
-        masks: Tensor | None = None,
-    ) -> Tensor:
-        """One gradient step of the critics; the target critics follow.
+    def _learn_critics(self, *fields: Tensor) -> Tensor:
+        """One gradient step of the critics, on the arguments of `_critic_gradient`.
 
-        Args:
-            obs: `[B, O]`; this and the next four are `Transitions`.
-            actions: `[B, A]`.
-            next_obs: `[B, O]`.
-            rewards: `[B]`.
-            discounts: `[B]`.
-            noise: for the next actions, `[B, A]`.
-            target_masks: dropout in the target critics.
-            masks: dropout in the critics.
-
-        Returns:
-            The sums of the metrics so far.
+        The target critics follow. Returns the sums of the metrics so far.
         """
-        rows = obs, actions, next_obs, rewards, discounts, noise
-        if masks is None:
-            shares = sum_over_parts(self._critic_gradient, rows, self._num_parts)
-        else:
-            shares = self._critic_gradient(*rows, target_masks, masks)
+        shares = sum_over_parts(self._critic_gradient, fields, self._num_parts)
         gradient, metrics = self.devices.mean(shares[0], shares[1].unbind())
         norm = self.critic_optimizer.apply(gradient)
         with torch.no_grad():
@@ -192,7 +163,18 @@ class SAC(OffPolicy):
         target_masks: Tensor | None = None,
         masks: Tensor | None = None,
     ) -> tuple[Tensor, Tensor]:
-        """Returns some rows' share of the gradient `[P]`, and of loss and mean value."""
+        """Returns some rows' share of the gradient `[P]`, and of loss and mean value.
+
+        Args:
+            obs: `[R, *O]`; this and the next four are `Transitions`.
+            actions: `[R, A]`.
+            next_obs: `[R, *O]`.
+            rewards: `[R]`.
+            discounts: `[R]`.
+            noise: for the next actions, `[R, A]`.
+            target_masks: dropout in the target critics, for a whole minibatch.
+            masks: dropout in the critics, for a whole minibatch.
+        """
         batch_size = self.config.per_rank_batch_size
         with torch.no_grad(), self.devices.autocast():
             next_actions, next_log_probs = self.policy.sample(next_obs, noise)
@@ -208,21 +190,12 @@ class SAC(OffPolicy):
             mean_value = values.mean(0).sum() / batch_size
             return gradient, torch.stack([loss.detach(), mean_value])
 
-    def _learn_actor(self, obs: Tensor, noise: Tensor, masks: Tensor | None = None) -> Tensor:
-        """One gradient step of actor and temperature.
+    def _learn_actor(self, *fields: Tensor) -> Tensor:
+        """One gradient step of actor and temperature, on the arguments of `_actor_gradient`.
 
-        Args:
-            obs: `[B, O]`.
-            noise: for the actions, `[B, A]`.
-            masks: dropout in the critics.
-
-        Returns:
-            The sums of the metrics so far.
+        Returns the sums of the metrics so far.
         """
-        if masks is None:
-            shares = sum_over_parts(self._actor_gradient, (obs, noise), self._num_parts)
-        else:
-            shares = self._actor_gradient(obs, noise, masks)
+        shares = sum_over_parts(self._actor_gradient, fields, self._num_parts)
         gradient, (policy_loss, entropy) = self.devices.mean(shares[0], shares[1].unbind())
         norm = self.actor_optimizer.apply(gradient)
         alpha_loss = torch.zeros_like(entropy)
@@ -238,7 +211,13 @@ class SAC(OffPolicy):
     def _actor_gradient(
         self, obs: Tensor, noise: Tensor, masks: Tensor | None = None
     ) -> tuple[Tensor, Tensor]:
-        """Returns some rows' share of the gradient `[P]`, and of loss and entropy."""
+        """Returns some rows' share of the gradient `[P]`, and of loss and entropy.
+
+        Args:
+            obs: `[R, *O]`.
+            noise: for the actions, `[R, A]`.
+            masks: dropout in the critics, for a whole minibatch.
+        """
         batch_size = self.config.per_rank_batch_size
         with self.devices.autocast():
             actions, log_probs = self.policy.sample(obs, noise)
@@ -283,15 +262,5 @@ class SAC(OffPolicy):
         self._summed_steps = list(state["summed_steps"])
 
 
-def load_agent(path: str | Path) -> SAC:
-    """Reads an agent from a checkpoint, to be tested on whatever device is here."""
-    return SAC.load(path, accelerator="auto")
-
-
-def main(command: Command) -> int:
-    """Trains as the command line says; returns the exit status."""
-    with make_devices(command.config) as devices:
-        if command.resume is None and devices.is_global_zero:
-            print(describe(command), flush=True)
-        agent: Any = SAC(command.config.env_id, command.config, devices=devices)
-        return AgentTrainer(resume=command.resume).fit(agent).exit_status
+# What `python -m fastrl.sac`, and what `evaluate` and `export` call.
+main, load_agent = SAC.run, SAC.load_anywhere

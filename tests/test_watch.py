@@ -15,7 +15,7 @@ from ranks import end_ranks_early, run_ranks
 from fastrl.buffers.rollout import RolloutBuffer
 from fastrl.cli import Command
 from fastrl.config.ppo import PPOConfig
-from fastrl.decoupled import train
+from fastrl.decoupled import run_part
 from fastrl.ppo import PPO
 from fastrl.run.checkpoint import Checkpoints, load_checkpoint
 from fastrl.run.devices import make_devices
@@ -128,7 +128,7 @@ def test_failure_in_the_middle_of_training_leaves_a_whole_checkpoint(
     settings: dict[str, Any] = {"devices": 2}
     if num_players:
         settings = {"decoupled": True, "num_players": num_players, "devices": num_players + 1}
-    program = train if num_players else train_coupled
+    program = run_part if num_players else train_coupled
     arguments = tmp_path, culprit, way, settings, program
     codes, stderr, seconds = end_ranks_early(settings["devices"], train_until_failure, *arguments)
     status = 2 if way == "raise" else 1
