@@ -1,15 +1,15 @@
-"""Players and trainers in processes of their own, for the on-policy algorithms.
+"""Players and trainers in processes of their own.
 
     python -m fastrl.ppo --decoupled --num-players 2 --num-trainers 2
 
-The first P processes play. Each fills a rollout and judges it by the policy that acted: values,
-log-probabilities and advantages. Its rows go to the M trainers, which learn as M ranks do, and the
-weights come back as one flat tensor. Player 0 runs the training loop, and logs, tests and saves;
-the other players keep in step with it.
+The first P processes play. Each fills a rollout and sends its rows to the M trainers, which learn
+as M ranks do, and the weights come back as one flat tensor. Player 0 runs the training loop, and
+logs, tests and saves; the other players keep in step with it. What travels is said by
+`decoupled_rollout.py`, and for algorithms with a replay buffer by `decoupled_replay.py`.
 
 A trainer gets the columns of some environments, as many as the others or one more. With
-`share_data` each gets all, and they share out every epoch's minibatches anew. So P = 1 is a player
-with several trainers, M = 1 many players with one, and with P = M trainer i gets player i's rows.
+`share_data`, or to fill a replay buffer, each gets all. So P = 1 is a player with several trainers,
+M = 1 many players with one, and with P = M trainer i gets player i's rows.
 
 Strictly, players and trainers take turns, and one of each learns to the bit what one process does.
 With `overlap` a player goes on while the trainers learn: it then acts with the policy of one update
@@ -24,20 +24,17 @@ from __future__ import annotations
 import copy
 from collections.abc import Mapping
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, ClassVar
 
-import torch
 from torch import Tensor
 
 from fastrl.buffers.rollout import RolloutBuffer
-from fastrl.buffers.shared import SharedRollout
 from fastrl.cli import Command, describe
 from fastrl.envs.pools import open_envs
 from fastrl.run.collectives import Mail
 from fastrl.run.devices import Devices, make_devices
 from fastrl.run.pulse import PULSE
 from fastrl.run.signals import StopSignals
-from fastrl.run.threads import num_threads
 from fastrl.run.timer import StageTimer
 from fastrl.trainer import AgentTrainer
 
@@ -63,26 +60,27 @@ def run_part(kind: Any, command: Command) -> int:
 
 def make_player(kind: Any, config: Any, devices: Devices) -> Any:
     """Returns an agent that plays; its `update` has the trainers learn."""
-    return type("Player", (_Player, kind), {})(config.env_id, config, devices=devices)
+    return type("Player", (kind.sides[0], kind), {})(config.env_id, config, devices=devices)
 
 
 def make_trainer(kind: Any, config: Any, devices: Devices) -> Any:
     """Returns an agent that learns what players send; its rollouts are as wide as its share."""
     columns = columns_of_trainers(config)[devices.global_rank]
-    share = _altered(config, num_envs=columns.stop - columns.start)
+    share = _altered(config, num_envs=columns.stop - columns.start, num_players=1)
     # Only the spaces are wanted of the task.
     (task,) = open_envs(config.env_id, _altered(config, num_envs=1, num_pools=1))
     spaces = ("single_observation_space", "single_action_space", "env_id", "backend")
     stage_set = SimpleNamespace(**{name: getattr(task, name) for name in spaces})
     stage_set.num_envs = share.num_envs
     task.close()
-    return type("Trainer", (_Trainer, kind), {"whole": config})(stage_set, share, devices=devices)
+    trainer = type("Trainer", (kind.sides[1], kind), {"whole": config})
+    return trainer(stage_set, share, devices=devices)
 
 
 def columns_of_trainers(config: Any) -> list[slice]:
     """Returns the columns of the players' rollouts, side by side, that each trainer gets."""
     num_columns, num_trainers = config.num_players * config.num_envs, config.num_trainers
-    if getattr(config, "share_data", False):
+    if config.trainers_get_all_rows:
         return [slice(0, num_columns)] * num_trainers
     ends = [num_columns * (index + 1) // num_trainers for index in range(num_trainers)]
     return [slice(start, end) for start, end in zip([0, *ends], ends, strict=False)]
@@ -104,40 +102,40 @@ def _altered(config: Any, **changes: Any) -> Any:
     return changed
 
 
-class _Side:
-    """What players and trainers exchange."""
+class Side:
+    """What players and trainers have in common; what they exchange is said by classes on this."""
 
-    policy: Any
-    optimizer: Any
     devices: Devices
 
     def __init__(self, *arguments: Any, **settings: Any) -> None:
+        """Opens the mail."""
         super().__init__(*arguments, **settings)
         self.mail = Mail()
 
-    def rows(self, buffer: RolloutBuffer, columns: slice) -> list[Tensor]:
-        """Returns what is learned of some columns of a rollout: views `[T, n, *]`."""
-        return [x[:, columns] for x in (*buffer.sources(), buffer.host_valid[:-1])]
+    def rows(self, buffer: Any, columns: slice) -> list[Tensor]:
+        """Returns what is learned of some columns of a rollout."""
+        raise NotImplementedError
 
     def weights(self) -> list[Tensor]:
-        """Returns what acting takes: all weights as one tensor, and the normaliser's moments."""
-        normalizer = self.policy.normalizer
-        return [self.optimizer.flat, *([] if normalizer is None else normalizer.buffers())]
+        """Returns what acting takes."""
+        raise NotImplementedError
 
-    def memory(self) -> list[Tensor]:
-        """Returns what the optimiser remembers."""
-        state = self.optimizer.state_dict()
-        return [state[name] for name in sorted(state)]
+    def send_memory(self, process: int) -> None:
+        """Sends all that learning goes on from."""
+        raise NotImplementedError
+
+    def receive_memory(self, process: int) -> None:
+        """Takes it in."""
+        raise NotImplementedError
 
 
-class _Player(_Side):
-    """Plays and judges, in front of an algorithm's own agent."""
+class Playing(Side):
+    """Plays, in front of an algorithm's own agent."""
 
     config: Any
-    judge: Any
-    _threads: int
     _asked = -1  # updates that the trainers were told to make; -1: they know nothing yet
     _seen = -1  # updates that its weights have seen
+    _told = -1  # updates, when trainer 0 told all that it knows
     _left_over: Mapping[str, float] = {}  # metrics that came while the run was settled
 
     def update(
@@ -148,8 +146,7 @@ class _Player(_Side):
         With `overlap` those are of the update before, and at first there are none.
         """
         config = self.config
-        with timer.stage("advantage"), num_threads(self._threads):
-            explained = float(self.judge(buffer))
+        prepared = self.prepare(buffer, timer)
         is_first, player = self._asked < 0, self.devices.global_rank
         if is_first:
             self._asked = self._seen = update_index
@@ -160,7 +157,7 @@ class _Player(_Side):
             order = {"do": "learn", "update": update_index, "seen": self._seen, "first": is_first}
             self.mail.send_values(order, process)
             if is_first and leads:
-                self.mail.send([*self.weights(), *self.memory()], process)
+                self.send_memory(process)
             columns, _ = exchanged_columns(config, player, trainer)
             if columns.stop > columns.start:
                 self.mail.send(self.rows(buffer, columns), process)
@@ -168,7 +165,7 @@ class _Player(_Side):
         with timer.stage("wait"):
             metrics = self._catch_up(timer, most_behind=1 if config.overlap else 0)
         metrics, self._left_over = {**self._left_over, **metrics}, {}
-        return {**metrics, "Info/explained_variance": explained}
+        return {**metrics, **prepared}
 
     def _catch_up(self, timer: StageTimer, most_behind: int) -> dict[str, float]:
         """Takes in new weights until at most so many updates are under way."""
@@ -182,15 +179,20 @@ class _Player(_Side):
             metrics = reply["metrics"]
         return metrics
 
+    def prepare(self, buffer: Any, timer: StageTimer) -> dict[str, float]:
+        """Does the player's part of learning from a rollout; returns what is to be logged."""
+        raise NotImplementedError
+
     def settle(self) -> None:
         """Waits until all rollouts are learned from; player 0 then has all that is saved."""
         if self._asked < 0:
             return
         metrics = self._catch_up(StageTimer(), most_behind=0)
         self._left_over = {**self._left_over, **metrics}
-        if self.devices.global_rank == 0:
+        if self.devices.global_rank == 0 and self._told < self._seen:
             self.mail.send_values({"do": "tell"}, self.config.num_players)
-            self.mail.receive(self.memory(), self.config.num_players)
+            self.receive_memory(self.config.num_players)
+            self._told = self._seen
 
     def dismiss(self, status: int) -> None:
         """Lets the trainers go; `status` is that of the run."""
@@ -201,39 +203,26 @@ class _Player(_Side):
         self.mail.flush()
 
 
-class _Trainer(_Side):
+class Training(Side):
     """Learns from rows that players send, in front of an algorithm's own agent."""
 
     whole: Any  # the config of the run; `config` has this trainer's share of the environments
     update: Any
+    steps: ClassVar[tuple[str, ...]]  # names of what the algorithm does many times in an update
 
     @property
     def num_updates(self) -> int:
+        """Updates of the whole run."""
         return self.whole.num_updates
 
     def make_buffer(self) -> RolloutBuffer:
+        """Allocates room for this trainer's rows, and builds its steps."""
         maker: Any = super()
         buffer = maker.make_buffer()
-        for name in ("_minibatch_step", "_accumulate"):
+        for name in self.steps:
             if hasattr(self, name):  # a long update must show that it gets on
                 setattr(self, name, _pulsing(getattr(self, name)))
         return buffer
-
-    def share(self, buffer: RolloutBuffer) -> SharedRollout:
-        """All rows are here already."""
-        size, ranks = self.whole.per_rank_batch_size, self.devices
-        place = ranks.global_rank, ranks.world_size
-        return SharedRollout(buffer, size, *place, gather=None)
-
-    def judge(self, buffer: RolloutBuffer) -> Tensor:
-        """The players have judged, and say how well the values explain the returns."""
-        return torch.full((), torch.nan)
-
-    def take_in_observations(self, buffer: RolloutBuffer) -> None:
-        """Updates the normaliser, from each row once."""
-        learner: Any = super()
-        has_all = getattr(self.whole, "share_data", False)
-        learner.take_in_observations(buffer, (lambda moments: moments) if has_all else None)
 
     def serve(self) -> int:
         """Learns until player 0 ends it; returns the exit status of the run."""
@@ -244,17 +233,17 @@ class _Trainer(_Side):
                 if order["do"] == "end":
                     return order["status"]
                 if order["do"] == "tell":
-                    self.mail.send(self.memory(), 0)
+                    self.send_memory(0)
                     continue
                 lag = self._take_rollouts(buffer, order)
                 timer.reset()
                 metrics = self.update(buffer, order["update"], timer)
                 PULSE.is_watched = True  # the first one may have compiled
                 if self.devices.global_rank == 0:
-                    reply = {
-                        "metrics": {**metrics, "Info/policy_lag": lag},
-                        "update_seconds": timer.seconds["update"],
-                    }
+                    if metrics:
+                        metrics["Info/policy_lag"] = lag
+                    seconds = timer.seconds.get("update", 0.0)
+                    reply = {"metrics": metrics, "update_seconds": seconds}
                     self.mail.flush()  # each player waited for the reply before, or will
                     for player in range(self.whole.num_players):
                         self.mail.send_values(reply, player)
@@ -267,7 +256,7 @@ class _Trainer(_Side):
             order = self.mail.receive_values(player) if player else first_order
             lag = max(lag, order["update"] - order["seen"])
             if order["first"] and player == 0:
-                self.mail.receive([*self.weights(), *self.memory()], 0)
+                self.receive_memory(0)
             _, columns = exchanged_columns(self.whole, player, self.devices.global_rank)
             if columns.stop > columns.start:
                 self.mail.receive(self.rows(buffer, columns), player)

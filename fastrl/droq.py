@@ -55,11 +55,11 @@ class DroQ(SAC):
         """Takes gradient steps, each on transitions of its own, those of the actor too."""
         assert self.replay is not None
         batch_size, rate = self.config.per_rank_batch_size, self.config.dropout_rate
-        generator = self.noise_generator
+        generator = self._step_generator
         while num_steps > 0:
             count = min(num_steps, MOST_DRAWN)
             num_steps -= count
-            indices = self.replay.draw(count, batch_size, self.row_generator)
+            indices = self._draw_rows(count)
             self._noise[:count].normal_(generator=generator)
             for rows, noise in zip(indices, self._noise, strict=False):
                 draw_dropout(self._masks, rate, generator)
@@ -67,7 +67,7 @@ class DroQ(SAC):
                 minibatch = self.replay.gather(rows)
                 self._critic_step(*minibatch, noise, self._target_masks, self._online_masks)
                 if has_actor_step:
-                    (own_rows,) = self.replay.draw(1, batch_size, self.row_generator)
+                    (own_rows,) = self.replay.draw(1, batch_size, self._row_generator)
                     obs = self.replay.gather(own_rows).obs
                     draw_dropout(self._online_masks, rate, generator)
                     noise.normal_(generator=generator)

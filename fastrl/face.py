@@ -12,7 +12,8 @@ import torch
 from torch import Tensor
 
 from fastrl.cli import Command, describe
-from fastrl.config.run import RunConfig
+from fastrl.config.decoupled import DecoupledConfig
+from fastrl.decoupled import run_part
 from fastrl.envs.pools import open_envs
 from fastrl.envs.vector import VectorEnv
 from fastrl.presets import resolve
@@ -27,10 +28,12 @@ class Face:
     """Base of the agents; the algorithm itself is in the subclass, which follows `agent.Agent`."""
 
     algo: str
-    config_class: ClassVar[type[RunConfig]]
+    config_class: ClassVar[type[DecoupledConfig]]
     config: Any
     policy: Any
 
+    sides: ClassVar[tuple[type, type]]
+    """What makes of the algorithm a player and a trainer, of a decoupled run."""
     rank_state: ClassVar[tuple[str, ...]] = ("noise_generator",)
     """Names in `state_dict` of what each rank has for itself."""
 
@@ -81,6 +84,8 @@ class Face:
         self._act: dict[int, Callable[..., Tensor]] = {}
 
     def _make_devices(self) -> Devices:
+        if self.config.decoupled:
+            raise ValueError(f"decoupled runs start as python -m fastrl.{self.algo} --decoupled")
         return make_devices(self.config)
 
     def _make_networks(self) -> None:
@@ -164,7 +169,9 @@ class Face:
 
     @classmethod
     def run(cls, command: Command) -> int:
-        """Trains as the command line says; returns the exit status."""
+        """Trains as the command line says, maybe as one part of it; returns the exit status."""
+        if command.config.decoupled:
+            return run_part(cls, command)
         with make_devices(command.config) as devices:
             if command.resume is None and devices.is_global_zero:
                 print(describe(command), flush=True)

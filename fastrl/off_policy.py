@@ -17,6 +17,7 @@ from torch import Tensor
 
 from fastrl.buffers.replay import ReplayBuffer, StepsBuffer, Transitions
 from fastrl.config.sac import SACConfig
+from fastrl.decoupled_replay import ReplayPlaying, ReplayTraining
 from fastrl.face import Face
 from fastrl.models.critics import SquashedGaussianActor
 from fastrl.run.compiling import build
@@ -34,19 +35,20 @@ class OffPolicy(Face):
     config_class: ClassVar[type[SACConfig]]
     config: SACConfig
     policy: SquashedGaussianActor
-    rank_state = ("noise_generator", "noise_device", "row_generator", "replay")
+    sides = ReplayPlaying, ReplayTraining
+    rank_state = ("noise_generator", "noise_device", "replay")
     has_parts: ClassVar[bool] = True
     """Whether a gradient step may be worked out in parts of its rows, one a core."""
 
     def __init__(self, env: Any, config: SACConfig | None = None, **settings: Any) -> None:
         """Makes environments and networks; arguments as of `Face`."""
         super().__init__(env, config, **settings)
-        config = self.config
-        seed = self.devices.stream_seed(config.seed)
-        self.row_generator = torch.Generator().manual_seed(seed)
+        # What gradient steps draw depends on their number alone, so its state need not be saved.
+        self._row_generator = torch.Generator()  # of the host
+        self._step_generator = torch.Generator(self.device)
         self.num_env_steps = 0
         self.num_gradient_steps = 0
-        self._replay_ratio = Fraction(config.replay_ratio).limit_denominator(1_000_000)
+        self._replay_ratio = Fraction(self.config.replay_ratio).limit_denominator(1_000_000)
         self.replay: ReplayBuffer | None = None
         self._saved_replay: dict[str, Any] | None = None
 
@@ -65,7 +67,7 @@ class OffPolicy(Face):
     # Acting
 
     def make_buffer(self) -> StepsBuffer:
-        """Allocates replay and step buffer, and builds `act` and the gradient step."""
+        """Allocates step and replay buffer, and builds `act` and the gradient step."""
         config, num_actions = self.config, self.policy.num_actions
         steps = StepsBuffer(
             config.num_steps,
@@ -77,12 +79,23 @@ class OffPolicy(Face):
             config.num_steps * config.num_envs,
             self.device,
         )
+        # On the CPU torch.compile acts more slowly than eager: what runs once a step is recorded.
+        acting = "auto" if config.compile == "on" and self._on_cpu else config.compile
+        for num_envs in {env.num_envs for env in self.envs}:
+            example = tuple(x[0, :num_envs] for x in (steps.obs, steps.noise, steps.actions))
+            self._act[num_envs] = build(self._draw_actions, example, acting)
+        self._make_learning()
+        return steps
+
+    def _make_learning(self) -> None:
+        """Allocates the replay buffer and builds the gradient step."""
+        config = self.config
         if self.replay is None:
             self.replay = ReplayBuffer(
                 config.buffer_size,
                 config.num_envs,
                 self.observation_space,
-                num_actions,
+                self.policy.num_actions,
                 config.per_rank_batch_size,
                 config.gamma,
                 config.num_return_steps,
@@ -98,13 +111,7 @@ class OffPolicy(Face):
         # Compiled kernels share the work among threads themselves; recorded ones get parts of it.
         in_parts = self.has_parts and config.compile != "on" and self._on_cpu
         self._num_parts, self._threads = (threads, 1) if in_parts else (1, threads)
-        # On the CPU torch.compile acts more slowly than eager: what runs once a step is recorded.
-        acting = "auto" if config.compile == "on" and self._on_cpu else config.compile
-        for num_envs in {env.num_envs for env in self.envs}:
-            example = tuple(x[0, :num_envs] for x in (steps.obs, steps.noise, steps.actions))
-            self._act[num_envs] = build(self._draw_actions, example, acting)
         self._build_steps(self.replay.minibatch)
-        return steps
 
     @property
     def is_warming_up(self) -> bool:
@@ -159,7 +166,7 @@ class OffPolicy(Face):
         with timer.stage("store"):
             self.replay.append(buffer)
         before = self.num_env_steps
-        self.num_env_steps += buffer.num_steps * buffer.num_envs * self.devices.world_size
+        self.num_env_steps += self.config.steps_per_update
         if (num_due := self.num_due) > 0:
             precision = matmul_precision(self.config.matmul_precision)
             with num_threads(self._threads), precision, timer.stage("update"):
@@ -179,6 +186,14 @@ class OffPolicy(Face):
         learned_steps = max(0, self.num_env_steps - self.config.learning_starts)
         return int(learned_steps * self._replay_ratio) - self.num_gradient_steps
 
+    def _draw_rows(self, num_steps: int) -> Tensor:
+        """Draws row numbers `[G, B]` for G gradient steps, and seeds the rest of what they draw."""
+        assert self.replay is not None
+        seed = self.devices.stream_seed(self.config.seed, 0, self.num_gradient_steps)
+        self._step_generator.manual_seed(seed)
+        self._row_generator.manual_seed(seed ^ 1)
+        return self.replay.draw(num_steps, self.config.per_rank_batch_size, self._row_generator)
+
     # Saving
 
     def save(self, path: str | Path) -> None:
@@ -197,7 +212,6 @@ class OffPolicy(Face):
             "num_gradient_steps": self.num_gradient_steps,
             "noise_generator": self.noise_generator.get_state(),
             "noise_device": self.device.type,
-            "row_generator": self.row_generator.get_state(),
             "replay": None if self.replay is None else self.replay.state_dict(),
         }
 
@@ -211,7 +225,6 @@ class OffPolicy(Face):
                 self.num_env_steps = self.num_gradient_steps = 0
             if state["noise_device"] == self.device.type:  # another's state means nothing here
                 self.noise_generator.set_state(state["noise_generator"])
-            self.row_generator.set_state(state["row_generator"])
             if self.replay is None:
                 self._saved_replay = state["replay"]
             elif state["replay"] is not None:

@@ -17,9 +17,8 @@ import torch
 from torch import Tensor
 
 from fastrl.buffers.rollout import RolloutBuffer
-from fastrl.cli import Command
 from fastrl.config.on_policy import OnPolicyConfig
-from fastrl.decoupled import run_part
+from fastrl.decoupled_rollout import RolloutPlaying, RolloutTraining
 from fastrl.face import Face
 from fastrl.models.actor_critic import ActorCritic
 from fastrl.models.normalization import RewardScale
@@ -28,7 +27,6 @@ from fastrl.ops.gae import gae
 from fastrl.ops.losses import explained_variance
 from fastrl.ops.moments import Moments
 from fastrl.run.compiling import build
-from fastrl.run.devices import Devices
 from fastrl.run.parts import side_by_side
 from fastrl.run.threads import update_threads
 
@@ -43,6 +41,7 @@ class OnPolicy(Face):
     config_class: ClassVar[type[OnPolicyConfig]]
     policy_class: ClassVar[Callable[..., ActorCritic]] = ActorCritic
     optimizer: FlatOptimizer
+    sides = RolloutPlaying, RolloutTraining
 
     def __init__(self, env: Any, config: OnPolicyConfig | None = None, **settings: Any) -> None:
         """Makes environments and networks; arguments as of `Face`."""
@@ -51,18 +50,8 @@ class OnPolicy(Face):
         if self.config.reward_scaling:
             self.reward_scale = RewardScale(self.config.gamma).to(self.device)
 
-    def _make_devices(self) -> Devices:
-        if self.config.decoupled:
-            raise ValueError(f"decoupled runs start as python -m fastrl.{self.algo} --decoupled")
-        return super()._make_devices()
-
     def _make_networks(self) -> None:
         self.policy = self.make_policy().to(self.device)
-
-    @classmethod
-    def run(cls, command: Command) -> int:
-        """Trains as the command line says, maybe as one part of a decoupled run."""
-        return run_part(cls, command) if command.config.decoupled else super().run(command)
 
     def make_policy(self, **more: Any) -> ActorCritic:
         """Makes the networks, with their initial weights; `more` is what the class takes more."""

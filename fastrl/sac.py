@@ -109,12 +109,11 @@ class SAC(OffPolicy):
     def _learn(self, num_steps: int) -> None:
         """Takes gradient steps, each on transitions of its own."""
         assert self.replay is not None
-        batch_size = self.config.per_rank_batch_size
         while num_steps > 0:
             count = min(num_steps, MOST_DRAWN)
             num_steps -= count
-            indices = self.replay.draw(count, batch_size, self.row_generator)
-            self._noise[:, :count].normal_(generator=self.noise_generator)
+            indices = self._draw_rows(count)
+            self._noise[:, :count].normal_(generator=self._step_generator)
             for rows, *noise in zip(indices, *self._noise, strict=False):
                 minibatch = self.replay.gather(rows)
                 if self._begin_step():

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 
 from fastrl.agent import Agent
+from fastrl.buffers.replay import columns_of
 from fastrl.buffers.rollout import RolloutBuffer
 from fastrl.envs.vector import HasState, VectorEnv
 from fastrl.run.devices import Devices
@@ -110,10 +111,11 @@ def is_whole(restored: dict[str, Any], devices: Devices) -> bool:
 def share_of_rank(restored: dict[str, Any], agent: Agent, restart: int) -> dict[str, Any]:
     """Returns a checkpoint with what this rank had for itself.
 
-    Ranks of another number than were saved get random streams of their own anew.
+    Ranks of another number than were saved get random streams of their own anew, and of the replay
+    buffers, laid side by side, the columns of as many environments as they have.
 
     Raises:
-        ValueError: this rank's replay buffer was not saved.
+        ValueError: the replay buffers that were saved are of fewer environments.
     """
     devices = agent.devices
     can_go_on = is_whole(restored, devices)
@@ -121,13 +123,14 @@ def share_of_rank(restored: dict[str, Any], agent: Agent, restart: int) -> dict[
     if can_go_on:
         own = ranks[devices.global_rank] if ranks else {}
         return {**restored, **own, "agent": {**restored["agent"], **own.get("agent", {})}}
-    if restored["agent"].get("replay") is not None:
-        raise ValueError(
-            f"the checkpoint has no replay buffer of its own for each of {devices.world_size} ranks"
-        )
     seed = devices.stream_seed(agent.config.seed, restart)
     noise = torch.Generator(devices.device).manual_seed(seed).get_state()
-    anew = {"noise_generator": noise, "noise_device": devices.device.type}
+    anew: dict[str, Any] = {"noise_generator": noise, "noise_device": devices.device.type}
+    if restored["agent"].get("replay") is not None:
+        rings = [rank["agent"]["replay"] for rank in ranks] or [restored["agent"]["replay"]]
+        num_envs = agent.config.num_envs
+        first = devices.global_rank * num_envs
+        anew["replay"] = columns_of(rings, slice(first, first + num_envs))
     return {**restored, "agent": {**restored["agent"], **anew}}
 
 

@@ -13,18 +13,18 @@ from test_ranks import NUM_ENVS, SameA2C, SamePPO, arrays, learned, sized
 from toy_agents import Loop, make_agent_of, tensors_of
 
 from fastrl.a2c import A2C
-from fastrl.cli import main
 from fastrl.config.ppo_recurrent import PPORecurrentConfig
 from fastrl.decoupled import (
-    _Player,
     columns_of_trainers,
     exchanged_columns,
     make_player,
     make_trainer,
 )
+from fastrl.decoupled_rollout import RolloutPlaying
 from fastrl.ppo import PPO
 from fastrl.run.devices import make_devices
 from fastrl.run.timer import StageTimer
+from fastrl.sac import SAC
 
 KINDS: dict[str, Any] = {"share_data": SamePPO, "own_data": SamePPO, "a2c": SameA2C}
 
@@ -150,12 +150,12 @@ def test_ratios_of_overlap_are_of_the_policy_that_acted():
     assert overlapped["metrics"][2]["Info/approx_kl"] > 1e-6
 
 
-class LonePlayer(_Player):
+class LonePlayer(RolloutPlaying):
     """A player whose trainer answers at once, with the number of its answer as a loss."""
 
     def __init__(self) -> None:
         self.config = SimpleNamespace(
-            num_players=1, num_trainers=1, num_envs=2, share_data=False, overlap=True
+            num_players=1, num_trainers=1, num_envs=2, trainers_get_all_rows=False, overlap=True
         )
         self.devices: Any = SimpleNamespace(global_rank=0)
         self.answers = 0
@@ -199,7 +199,7 @@ def test_every_column_goes_to_one_trainer_or_with_share_data_to_each(
     players, envs, trainers, share_data
 ):
     config = SimpleNamespace(
-        num_players=players, num_envs=envs, num_trainers=trainers, share_data=share_data
+        num_players=players, num_envs=envs, num_trainers=trainers, trainers_get_all_rows=share_data
     )
     widths = columns_of_trainers(config)
     for trainer in range(trainers):
@@ -237,12 +237,7 @@ def test_memory_is_refused():
         PPORecurrentConfig(decoupled=True)
 
 
-@pytest.mark.parametrize("algo", ["sac", "droq"])
-def test_algorithms_that_replay_do_not_have_it(algo, capsys):
-    assert main(algo, ["--decoupled"]) == 2
-    assert capsys.readouterr().err == "error: unknown flag --decoupled; --help lists all\n"
-
-
-def test_agent_in_a_script_says_how_decoupled_runs_start():
-    with pytest.raises(ValueError, match=r"start as python -m fastrl.ppo --decoupled"):
-        PPO("CartPole-v1", preset="none", decoupled=True)
+@pytest.mark.parametrize("kind", [PPO, SAC])
+def test_agent_in_a_script_says_how_decoupled_runs_start(kind):
+    with pytest.raises(ValueError, match=rf"start as python -m fastrl.{kind.algo} --decoupled"):
+        kind("Pendulum-v1", preset="none", decoupled=True)

@@ -6,16 +6,17 @@ import functools
 import shutil
 import signal
 from pathlib import Path
-from types import SimpleNamespace
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from ranks import run_ranks
 from test_ranks import LEARNER, SETTINGS
+from test_sac import make_agent as make_sac
 from toy_agents import make_agent_of, tensors_of
 
+from fastrl.buffers.replay import columns_of
 from fastrl.buffers.rollout import RolloutBuffer
 from fastrl.config.ppo import PPOConfig
 from fastrl.config.resume import resumed
@@ -24,7 +25,8 @@ from fastrl.ppo import PPO
 from fastrl.run.checkpoint import load_checkpoint
 from fastrl.run.devices import Devices, make_devices
 from fastrl.run.folder import read_config
-from fastrl.state import Counters, is_whole, share_of_rank
+from fastrl.sac import SAC
+from fastrl.state import Counters, is_whole
 from fastrl.trainer import AgentTrainer
 
 NUM_ENVS, BATCH, NUM_STEPS = 12, 96, 16  # over all ranks; steps of a rollout
@@ -119,16 +121,56 @@ def test_checkpoint_is_whole_if_it_has_what_each_rank_had(saved, num_ranks, expe
     assert is_whole(saved, devices) == expected
 
 
-def test_run_with_replay_buffers_refuses_another_number_of_ranks():
-    with pytest.raises(ValueError, match="on each of its 2 ranks, so it cannot go on with 1"):
-        resumed(SACConfig(devices=2), {"devices": 1}, "runs/x")
+def test_ranks_share_out_a_replay_buffer_evenly():
+    saved = SACConfig(devices=2, num_envs=6, buffer_size=100, per_rank_batch_size=9)
+    config = resumed(saved, {"devices": 3}, "runs/x")
+    sizes = config.num_envs, config.buffer_size, config.per_rank_batch_size
+    assert sizes == (4, 66, 6)
 
 
-def test_rank_whose_replay_was_not_saved_does_not_get_that_of_another():
-    agent = cast(Any, SimpleNamespace(devices=Devices(torch.device("cpu"))))
-    saved = {"num_ranks": 2, "ranks": [{}, {}], "agent": {"replay": {}}}
-    with pytest.raises(ValueError, match="no replay buffer of its own for each of 1 ranks"):
-        share_of_rank(saved, agent, restart=1)
+def begin_sac(num_ranks: int, log_dir: Path) -> Path:
+    sizes = {"num_envs": 4 // num_ranks, "per_rank_batch_size": 16 // num_ranks}
+    parts = {"devices": num_ranks, "total_timesteps": 80, "log_dir": str(log_dir)}
+    return AgentTrainer().fit(make_sac(**sizes, **parts)).folder
+
+
+def go_on_with_sac(num_ranks: int, folder: Path, num_steps: int) -> Path:
+    settings = {k: x for k, x in read_config(folder / "config.yaml").items() if k != "algo"}
+    changes = {"devices": num_ranks, "total_timesteps": num_steps}
+    config = resumed(SACConfig.from_dict(settings), changes, str(folder))
+    agent = SAC(config.env_id, config, devices=make_devices(config))
+    AgentTrainer(resume=folder).fit(agent)
+    return folder
+
+
+def replay_of(folder: Path) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
+    """Returns what all ranks stored, side by side, and the newest checkpoint."""
+    state = load_checkpoint(folder / "checkpoints" / "last.pt")
+    rings = [rank["agent"]["replay"] for rank in state.get("ranks", [])]
+    return columns_of(rings or [state["agent"]["replay"]], slice(0, 4)), state
+
+
+@pytest.mark.parametrize(("before", "after"), [(2, 1), (1, 2)])
+def test_other_number_of_ranks_goes_on_from_the_same_replay(tmp_path, before, after):
+    folder = run_ranks(before, begin_sac, before, tmp_path)[0]
+    saved, first = replay_of(folder)
+    run_ranks(after, go_on_with_sac, after, folder, 120)
+    stored, second = replay_of(folder)
+    num_rows = len(saved["rewards"]) - 1  # the last one was to come
+    assert num_rows == 20
+    for name in ("actions", "rewards", "obs"):
+        assert torch.equal(stored[name][:num_rows], saved[name][:num_rows]), name
+    assert stored["done"][num_rows - 1].all()  # episodes under way ended there
+    assert len(stored["rewards"]) == num_rows + 1 + 10 + 1
+    assert (first["num_ranks"], second["num_ranks"]) == (before, after)
+    assert second["agent"]["num_env_steps"] == 120
+    assert second["agent"]["num_gradient_steps"] == 50
+
+
+def test_replay_of_fewer_environments_than_were_saved_is_refused():
+    ring = {"valid": torch.zeros(3, 2, dtype=torch.bool)}
+    with pytest.raises(ValueError, match="the saved replay has 4 environments, not 6"):
+        columns_of([ring, ring], slice(3, 6))
 
 
 @pytest.fixture(scope="module")

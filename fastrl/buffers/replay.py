@@ -39,12 +39,31 @@ class Transitions(NamedTuple):
 class StepsBuffer(RolloutBuffer):
     """The latest steps, on their way into the replay buffer; knows when episodes began anew."""
 
-    is_restarted = False
+    def __init__(self, *sizes: Any) -> None:
+        """Allocates as `RolloutBuffer` does."""
+        super().__init__(*sizes)
+        self.is_restarted = torch.zeros((), dtype=torch.bool)
 
     def start(self, obs: np.ndarray, first_env: int) -> None:
         """Takes in first observations: row 0 does not follow from what was collected before."""
         super().start(obs, first_env)
-        self.is_restarted = True
+        self.is_restarted.fill_(True)
+
+
+def columns_of(states: list[dict[str, Tensor]], columns: slice) -> dict[str, Tensor]:
+    """Returns what some environments stored, out of the states of rings that lie side by side.
+
+    Args:
+        states: of `ReplayBuffer.state_dict`, of ranks that stepped together.
+        columns: which environments, counted over all the rings.
+
+    Raises:
+        ValueError: there are not as many environments.
+    """
+    num_envs = sum(state["valid"].shape[1] for state in states)
+    if columns.stop > num_envs:
+        raise ValueError(f"the saved replay has {num_envs} environments, not {columns.stop}")
+    return {name: torch.cat([state[name] for state in states], 1)[:, columns] for name in states[0]}
 
 
 class ReplayBuffer:
@@ -117,7 +136,7 @@ class ReplayBuffer:
             if self.size:
                 self._close_seam()
             self.obs[self.head] = steps.obs[0]
-            steps.is_restarted = False
+            steps.is_restarted.fill_(False)
         start = 0
         while start < steps.num_steps:
             count = min(steps.num_steps - start, self.num_rows - self.head)

@@ -5,11 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from fastrl.config.run import RunConfig, at_least, in_range, one_of
+from fastrl.config.decoupled import DecoupledConfig
+from fastrl.config.run import at_least, in_range, one_of
 
 
 @dataclass(frozen=True, kw_only=True)
-class OnPolicyConfig(RunConfig):
+class OnPolicyConfig(DecoupledConfig):
     """Settings that PPO and A2C share; each may choose other defaults."""
 
     num_steps: int = 128
@@ -57,21 +58,8 @@ class OnPolicyConfig(RunConfig):
     reward_scaling: bool = False
     """Divide rewards by the running spread of the discounted return."""
 
-    decoupled: bool = False
-    """Play and train in processes of their own: players send rollouts, trainers send weights."""
-    num_players: int = 1
-    """Decoupled: processes that play, each with num_envs environments."""
-    num_trainers: int = 1
-    """Decoupled: processes that train, each on the rows of some environments of every rollout."""
-    overlap: bool = False
-    """Decoupled: play the next rollout while trainers learn from this one, with the policy of one
-    update before. Ratios are of the policy that acted."""
-    player_on_gpu: bool = False
-    """Decoupled: act on a GPU too; by default only trainers use those."""
-
     def __post_init__(self) -> None:
         """Checks ranges and sizes."""
-        self._check_decoupled()
         super().__post_init__()
         at_least(self, 0, "per_rank_batch_size")
         at_least(self, 2, "num_steps")  # in one step alone, every row may be a reset row
@@ -88,6 +76,11 @@ class OnPolicyConfig(RunConfig):
         if self.anneal_ent_coef and not self.ent_coef:
             raise ValueError("anneal_ent_coef has no effect while ent_coef is 0")
         envs, of_what = self.num_envs, f"of num_envs={self.num_envs}"
+        if self.decoupled and self.num_trainers > self.num_players * self.num_envs:
+            raise ValueError(
+                f"num_trainers={self.num_trainers} cannot each get an environment's rows: there "
+                f"are {self.num_players} x {self.num_envs} environments"
+            )
         if self.decoupled:
             envs = self.num_players * self.num_envs // self.num_trainers
             of_what = f"that a trainer gets of {envs} environments"
@@ -102,54 +95,3 @@ class OnPolicyConfig(RunConfig):
                 f"total_timesteps={self.total_timesteps} is less than one rollout "
                 f"of {self.steps_per_update} steps"
             )
-
-    def _check_decoupled(self) -> None:
-        at_least(self, 1, "num_envs", "num_players", "num_trainers", "devices", "num_nodes")
-        if not self.decoupled:
-            for name in ("num_players", "num_trainers", "overlap", "player_on_gpu"):
-                if getattr(self, name) != getattr(OnPolicyConfig, name):
-                    raise ValueError(f"{name} has no effect without decoupled")
-            return
-        processes = self.num_players + self.num_trainers
-        if self.devices * self.num_nodes == 1:
-            object.__setattr__(self, "devices", processes)
-        if self.devices * self.num_nodes != processes:
-            raise ValueError(
-                f"num_players={self.num_players} and num_trainers={self.num_trainers} are "
-                f"{processes} processes, not devices={self.devices} x num_nodes={self.num_nodes}"
-            )
-        if self.num_trainers > self.num_players * self.num_envs:
-            raise ValueError(
-                f"num_trainers={self.num_trainers} cannot each get an environment's rows: there "
-                f"are {self.num_players} x {self.num_envs} environments"
-            )
-        if self.precision != "32-true":
-            raise ValueError(f"precision={self.precision} is not offered with decoupled")
-        if self.player_on_gpu and self.accelerator == "cpu":
-            raise ValueError("player_on_gpu has no effect with accelerator=cpu")
-
-    @property
-    def num_rollouts(self) -> int:
-        """Processes that play at the same time."""
-        return self.num_players if self.decoupled else self.devices * self.num_nodes
-
-    def global_sizes(self) -> str:
-        """Spells what the sizes of one process come to over all."""
-        if not self.decoupled:
-            return super().global_sizes()
-        players, trainers, rows = self.num_players, self.num_trainers, self.per_rank_batch_size
-        total = players * self.num_envs
-        sizes = [f"{players} x {self.num_envs} = {total:,} environments of players"]
-        if rows:
-            sizes.append(f"{trainers} x {rows} = {trainers * rows:,} rows a minibatch of trainers")
-        return ", ".join(sizes)
-
-    @property
-    def steps_per_update(self) -> int:
-        """Environment steps of one rollout, over all that play."""
-        return self.num_envs * self.num_steps * self.num_rollouts
-
-    @property
-    def num_updates(self) -> int:
-        """Whole rollouts in the run."""
-        return self.total_timesteps // self.steps_per_update

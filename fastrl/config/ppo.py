@@ -52,6 +52,11 @@ class PPOConfig(OnPolicyConfig):
             )
 
     @property
+    def trainers_get_all_rows(self) -> bool:
+        """Decoupled: whether each trainer gets the rows of all environments, or those of some."""
+        return self.share_data
+
+    @property
     def num_minibatches(self) -> int:
         """Minibatches of one epoch."""
         return -(-self.num_envs * self.num_steps // self.per_rank_batch_size)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any, TypeVar
 
 from fastrl.config.run import RunConfig
+from fastrl.config.sac import SACConfig
 
 # What leaves the learning as it is: its length, what is written down, how the machines are used.
 CHANGEABLE = (
@@ -19,8 +20,7 @@ Config = TypeVar("Config", bound=RunConfig)
 def resumed(saved: Config, changes: dict[str, Any], run: str) -> Config:
     """Returns the settings that a saved run goes on with.
 
-    Another number of ranks goes on with the same global sizes, each rank with its share. With a
-    replay buffer on each rank the number must stay.
+    Another number of ranks goes on with the same global sizes, each rank with its share.
 
     Args:
         saved: what it was started with.
@@ -39,11 +39,6 @@ def resumed(saved: Config, changes: dict[str, Any], run: str) -> Config:
             )
     before = saved.devices * saved.num_nodes
     now = changes.get("devices", saved.devices) * changes.get("num_nodes", saved.num_nodes)
-    if now != before and hasattr(saved, "buffer_size"):
-        raise ValueError(
-            f"{run} has a replay buffer on each of its {before} ranks, "
-            f"so it cannot go on with {now}"
-        )
     shares: dict[str, Any] = {}
     if now == 1 and hasattr(saved, "share_data"):
         shares["share_data"] = False
@@ -54,6 +49,8 @@ def resumed(saved: Config, changes: dict[str, Any], run: str) -> Config:
                 f"{run} has {name} {total} over all ranks, which {now} ranks cannot share evenly"
             )
         shares[name] = total // now
+    if now != before and isinstance(saved, SACConfig):
+        shares["buffer_size"] = saved.buffer_size * before // now
     return saved.replace(**changes, **shares)
 
 

@@ -5,19 +5,19 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from fastrl.config.run import RunConfig, at_least, in_range, one_of
+from fastrl.config.decoupled import DecoupledConfig
+from fastrl.config.run import at_least, in_range, one_of
 
 
 @dataclass(frozen=True, kw_only=True)
-class SACConfig(RunConfig):
+class SACConfig(DecoupledConfig):
     """Settings of the soft actor-critic (Haarnoja et al. 2018, arXiv 1812.05905)."""
 
     env_id: str = "LunarLanderContinuous-v2"
     """Task: an EnvPool or gymnasium id, or module:callable that returns a gymnasium.Env."""
-    num_steps: int = 1
-    """Steps of every environment between two updates."""
     buffer_size: int = 1_000_000
-    """Transitions that the replay buffer holds, over all environments of a rank."""
+    """Transitions that the replay buffer holds, over all environments of a rank; of all players, if
+    decoupled."""
     learning_starts: int = 5_000
     """Environment steps with random actions before the first gradient step."""
     replay_ratio: float = 1.0
@@ -88,11 +88,12 @@ class SACConfig(RunConfig):
                 "hidden_sizes must hold at least one width, each at least 1, "
                 f"not {list(self.hidden_sizes)}"
             )
-        rows = self.num_envs * max(self.num_steps, 2)
-        if self.buffer_size < rows:
+        players = self.num_players if self.decoupled else 1
+        num_envs, steps = players * self.num_envs, max(self.num_steps, 2)
+        if self.buffer_size < num_envs * steps:
             raise ValueError(
-                f"buffer_size={self.buffer_size} holds less than num_envs={self.num_envs} x "
-                f"{rows // self.num_envs} steps"
+                f"buffer_size={self.buffer_size} holds less than {steps} steps of "
+                f"{num_envs} environments"
             )
         if self.total_timesteps < self.steps_per_update:
             raise ValueError(
@@ -101,11 +102,6 @@ class SACConfig(RunConfig):
             )
 
     @property
-    def steps_per_update(self) -> int:
-        """Environment steps between two updates, over all ranks."""
-        return self.num_envs * self.num_steps * self.devices * self.num_nodes
-
-    @property
-    def num_updates(self) -> int:
-        """Updates in the run."""
-        return self.total_timesteps // self.steps_per_update
+    def trainers_get_all_rows(self) -> bool:
+        """Decoupled: each trainer keeps a replay buffer of all players' rows."""
+        return True

@@ -129,6 +129,18 @@ class Mail:
         self.receive([text], rank)
         return json.loads(text.numpy().tobytes())
 
+    def send_state(self, state: dict[str, Any], rank: int) -> None:
+        """Sends nested dicts of tensors and plain values, for which nobody made room."""
+        parcel = _packed_state(state)
+        self.send_values({"num_bytes": parcel.numel()}, rank)
+        self.send([parcel], rank)
+
+    def receive_state(self, rank: int) -> dict[str, Any]:
+        """Waits for what `send_state` sent."""
+        parcel = torch.empty(self.receive_values(rank)["num_bytes"], dtype=torch.uint8)
+        self.receive([parcel], rank)
+        return _unpacked_state(parcel)
+
     def flush(self) -> None:
         """Waits until all is sent."""
         with _exchange():
@@ -150,11 +162,19 @@ def _pack(tensors: Sequence[Tensor]) -> tuple[Tensor, list[Tensor]]:
     ]
 
 
-def gather_states(state: dict[str, Any]) -> list[dict[str, Any]]:
-    """Returns on rank 0 what each rank gave, nested dicts of tensors and plain values; else []."""
+def _packed_state(state: dict[str, Any]) -> Tensor:
     buffer = io.BytesIO()
     torch.save(state, buffer)
-    own = torch.frombuffer(bytearray(buffer.getvalue()), dtype=torch.uint8)
+    return torch.frombuffer(bytearray(buffer.getvalue()), dtype=torch.uint8)
+
+
+def _unpacked_state(parcel: Tensor) -> dict[str, Any]:
+    return torch.load(io.BytesIO(parcel.numpy().tobytes()), weights_only=True)
+
+
+def gather_states(state: dict[str, Any]) -> list[dict[str, Any]]:
+    """Returns on rank 0 what each rank gave, nested dicts of tensors and plain values; else []."""
+    own = _packed_state(state)
     sizes = gather(torch.tensor(own.numel())).tolist()
     padded = torch.zeros(max(sizes), dtype=torch.uint8)
     padded[: own.numel()] = own
@@ -163,6 +183,6 @@ def gather_states(state: dict[str, Any]) -> list[dict[str, Any]]:
     with _exchange():
         dist.gather(padded, parts, group=_group, group_dst=0)
     return [
-        torch.load(io.BytesIO(part[:size].numpy().tobytes()), weights_only=True)
+        _unpacked_state(part[:size])
         for part, size in zip(parts or [], sizes if leads else [], strict=True)
     ]

@@ -31,11 +31,16 @@ class Ranks:
         """Whether there is no other rank."""
         return self.world_size == 1
 
-    def stream_seed(self, seed: int, restart: int = 0) -> int:
-        """Returns the seed of this rank's own random stream; that of rank 0 is `seed` at first."""
-        if self.global_rank == 0 and not restart:
+    def stream_seed(self, seed: int, *stream: int) -> int:
+        """Returns the seed of a random stream of this rank's own; rank 0's nameless one is `seed`.
+
+        Args:
+            seed: of the run.
+            stream: numbers that tell the streams of a rank apart.
+        """
+        if self.global_rank == 0 and not stream:
             return seed
-        key = repr((seed, self.global_rank, restart))
+        key = repr((seed, self.global_rank, *stream))
         digest = hashlib.blake2b(key.encode(), digest_size=8).digest()
         return int.from_bytes(digest, "little") >> 1
 

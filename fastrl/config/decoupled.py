@@ -1,0 +1,86 @@
+"""What runs are told that play and train in processes of their own."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from fastrl.config.run import RunConfig, at_least
+
+
+@dataclass(frozen=True, kw_only=True)
+class DecoupledConfig(RunConfig):
+    """Settings of players and trainers."""
+
+    decoupled: bool = False
+    """Play and train in processes of their own: players send what they played, trainers send
+    weights."""
+    num_players: int = 1
+    """Decoupled: processes that play, each with num_envs environments."""
+    num_trainers: int = 1
+    """Decoupled: processes that train: on the rows of some environments each, or, with a replay
+    buffer, on minibatches of their own from the rows of all."""
+    overlap: bool = False
+    """Decoupled: play on while trainers learn, with the policy of one update before. Ratios are of
+    the policy that acted."""
+    player_on_gpu: bool = False
+    """Decoupled: act on a GPU too; by default only trainers use those."""
+    num_steps: int = 1
+    """Steps of every environment between two updates."""
+
+    def __post_init__(self) -> None:
+        """Checks that the settings go together."""
+        at_least(self, 1, "num_envs", "num_players", "num_trainers", "devices", "num_nodes")
+        if self.decoupled:
+            self._check_decoupled()
+        else:
+            for name in ("num_players", "num_trainers", "overlap", "player_on_gpu"):
+                if getattr(self, name) != getattr(DecoupledConfig, name):
+                    raise ValueError(f"{name} has no effect without decoupled")
+        super().__post_init__()
+
+    def _check_decoupled(self) -> None:
+        processes = self.num_players + self.num_trainers
+        if self.devices * self.num_nodes == 1:
+            object.__setattr__(self, "devices", processes)
+        if self.devices * self.num_nodes != processes:
+            raise ValueError(
+                f"num_players={self.num_players} and num_trainers={self.num_trainers} are "
+                f"{processes} processes, not devices={self.devices} x num_nodes={self.num_nodes}"
+            )
+        if self.precision != "32-true":
+            raise ValueError(f"precision={self.precision} is not offered with decoupled")
+        if self.player_on_gpu and self.accelerator == "cpu":
+            raise ValueError("player_on_gpu has no effect with accelerator=cpu")
+
+    @property
+    def num_rollouts(self) -> int:
+        """Processes that play at the same time."""
+        return self.num_players if self.decoupled else self.devices * self.num_nodes
+
+    @property
+    def trainers_get_all_rows(self) -> bool:
+        """Decoupled: whether each trainer gets the rows of all environments, or those of some."""
+        return False
+
+    def global_sizes(self) -> str:
+        """Spells what the sizes of one process come to over all."""
+        if not self.decoupled:
+            return super().global_sizes()
+        players, trainers, sizes = self.num_players, self.num_trainers, self.per_rank_sizes()
+        total = players * self.num_envs
+        spelled = [f"{players} x {self.num_envs} = {total:,} environments of players"]
+        for name in sizes.keys() - {"num_envs"}:
+            if size := getattr(self, name):
+                rows = f"{trainers} x {size} = {trainers * size:,} {sizes[name]} of trainers"
+                spelled.append(rows)
+        return ", ".join(spelled)
+
+    @property
+    def steps_per_update(self) -> int:
+        """Environment steps between two updates, over all that play."""
+        return self.num_envs * self.num_steps * self.num_rollouts
+
+    @property
+    def num_updates(self) -> int:
+        """Whole rollouts in the run."""
+        return self.total_timesteps // self.steps_per_update
