@@ -11,6 +11,7 @@
 #include <utility>
 #include <vector>
 
+#include "exchange.h"
 #include "record.h"
 #include "rows.h"
 #include "sequences.h"
@@ -254,6 +255,40 @@ class RowGather {
   fastrl::RowGather gather_{{}, 0, 0};
 };
 
+// Holds on to the memory that processes share.
+class Exchange {
+ public:
+  Exchange(handle memory, int64_t rank, int64_t num_ranks, double spin_seconds) {
+    memory_ = ImportFirst<Output>(memory, "memory", nb::dtype<uint8_t>(), 1, "[bytes]");
+    if (num_ranks < 1) Refuse("num_ranks: expected at least 1, got ", num_ranks);
+    if (rank < 0 || rank >= num_ranks) {
+      Refuse("rank: expected one in [0, ", num_ranks, "), got ", rank);
+    }
+    const int64_t slot_bytes = fastrl::Exchange::SlotBytes(memory_.shape_ptr()[0], num_ranks);
+    if (slot_bytes < 1) Refuse("memory: expected more bytes, got ", memory_.shape_ptr()[0]);
+    exchange_ = fastrl::Exchange(Data<char>(memory_), rank, num_ranks, slot_bytes, spin_seconds);
+  }
+
+  int64_t slot_bytes() const { return exchange_.slot_bytes(); }
+
+  bool Gather(handle own, handle all, double patience_seconds) {
+    const auto own_in = ImportFirst<Input>(own, "own", nb::dtype<uint8_t>(), 1, "[K]");
+    const int64_t num_bytes = own_in.shape_ptr()[0];
+    if (num_bytes > slot_bytes()) {
+      Refuse("own: expected at most ", slot_bytes(), " bytes, got ", num_bytes);
+    }
+    const Shape shape = {exchange_.num_ranks(), num_bytes};
+    const auto all_out = ImportAs<Output>(all, "all", nb::dtype<uint8_t>(), shape);
+    nb::gil_scoped_release release;
+    return exchange_.Gather(Data<const char>(own_in), num_bytes, Data<char>(all_out),
+                            patience_seconds);
+  }
+
+ private:
+  Output memory_;
+  fastrl::Exchange exchange_{nullptr, 0, 1, 0, 0.0};
+};
+
 uint64_t ImportSeed(handle seed) {
   const nb::object integer = nb::steal(PyNumber_Index(seed.ptr()));
   if (!integer.is_valid()) throw nb::python_error();
@@ -342,6 +377,11 @@ NB_MODULE(_C, m) {
   nb::class_<RowGather>(m, "RowGather")
       .def(nb::init<nb::sequence, nb::sequence>(), "sources"_a, "outputs"_a)
       .def("gather", &RowGather::Gather, "indices"_a);
+  nb::class_<Exchange>(m, "Exchange")
+      .def(nb::init<handle, int64_t, int64_t, double>(), "memory"_a, "rank"_a, "num_ranks"_a,
+           "spin_seconds"_a)
+      .def_prop_ro("slot_bytes", &Exchange::slot_bytes)
+      .def("gather", &Exchange::Gather, "own"_a, "all"_a, "patience_seconds"_a);
   m.def("shuffled_minibatches", &ShuffledMinibatches, "valid"_a, "seed"_a, "indices"_a,
         "weights"_a);
   m.def("cut_sequences", &CutSequences, "done"_a, "max_length"_a);

@@ -13,17 +13,37 @@ def available_cores() -> int:
 
     Its CPU affinity, capped by its cgroup's CPU quota; ranks on one machine share these evenly.
     """
-    cores = (
-        len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    )
-    ranks = _sharers or int(os.environ.get("LOCAL_WORLD_SIZE", "1"))  # as torchrun and we set it
-    return max(1, int(min(cores, _cgroup_cpu_quota())) // ranks)
+    return max(1, _shared_cores() // _num_sharers())
+
+
+def has_core_for_each_rank() -> bool:
+    """Return whether those that share this machine's cores can all work at the same time."""
+    return _shared_cores() >= _num_sharers()
+
+
+def own_cores(cores: set[int], rank: int) -> list[int]:
+    """Return the part of some cores that is for one of those that share them; never none."""
+    ordered, sharers = sorted(cores), _num_sharers()
+    rank %= sharers
+    first = len(ordered) * rank // sharers
+    return ordered[first : max(first + 1, len(ordered) * (rank + 1) // sharers)]
 
 
 def share_cores(num_processes: int) -> None:
     """From here on as many processes work on this machine at the same time."""
     global _sharers
     _sharers = num_processes
+
+
+def _num_sharers() -> int:
+    return _sharers or int(os.environ.get("LOCAL_WORLD_SIZE", "1"))  # as torchrun and we set it
+
+
+def _shared_cores() -> int:
+    cores = (
+        len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    )
+    return int(min(cores, _cgroup_cpu_quota()))
 
 
 def _cgroup_cpu_quota(

@@ -1,6 +1,7 @@
 """What ranks exchange: sums, gathered rows and states.
 
-The process group is Lightning Fabric's. A rank that waits here says so to the watch.
+The process group is Lightning Fabric's; on one machine, memory that the ranks share carries what is
+small. A rank that waits here says so to the watch.
 """
 
 from __future__ import annotations
@@ -16,20 +17,24 @@ import torch.distributed as dist
 from torch import Tensor
 
 from fastrl.run.pulse import PULSE
+from fastrl.run.shared_memory import SharedMemory, share_memory
 
 _library = torch.library.Library("fastrl", "FRAGMENT")
 _library.define("sum_over_ranks(Tensor x) -> Tensor")
 _failures: list[BaseException] = []
 _group: Any = None  # of the ranks that do what this one does; None: of all
+_memory: SharedMemory | None = None  # of the group
+_has_tried_memory = False
 
 
 def use_group(ranks_of_groups: list[list[int]]) -> None:
     """From here on ranks exchange within their group; each is in one."""
-    global _group
+    global _group, _memory, _has_tried_memory
     for ranks in ranks_of_groups:
         group = dist.new_group(ranks)
         if dist.get_rank() in ranks:
             _group = group
+    _memory, _has_tried_memory = None, False
 
 
 def have_failed() -> bool:
@@ -47,7 +52,22 @@ def _exchange() -> Iterator[None]:
             raise
 
 
+def _memory_for(x: Tensor) -> SharedMemory | None:
+    """Returns the memory by which to exchange such a tensor; None: the process group does it."""
+    global _memory, _has_tried_memory
+    if not _has_tried_memory:
+        _memory, _has_tried_memory = share_memory(_group), True
+    return _memory if _memory is not None and _memory.takes(x) else None
+
+
 def _sum_over_ranks(x: Tensor) -> Tensor:
+    with _exchange():
+        memory = _memory_for(x)
+        if memory is not None:
+            first, *others = memory.gather(x)
+            for other in others:  # in the same order on each rank
+                first += other
+            return first
     total = x.clone(memory_format=torch.contiguous_format)
     with _exchange():
         dist.all_reduce(total, group=_group)
@@ -73,6 +93,10 @@ def sum_over_ranks(x: Tensor) -> Tensor:
 
 def gather(x: Tensor) -> Tensor:
     """Returns `x` `[*]` of all ranks as `[R, *]`; it must have one shape on all."""
+    with _exchange():
+        memory = _memory_for(x)
+        if memory is not None:
+            return memory.gather(x)
     parts = [torch.empty_like(x) for _ in range(dist.get_world_size(_group))]
     with _exchange():
         dist.all_gather(parts, x.contiguous(), group=_group)

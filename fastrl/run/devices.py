@@ -23,16 +23,13 @@ from fastrl.run.launch import (
     start_ranks,
 )
 from fastrl.run.mistakes import one_line
+from fastrl.run.pulse import PATIENCE_SECONDS, PULSE
 from fastrl.run.ranks import Ranks
 
 if TYPE_CHECKING:
     from lightning.fabric import Fabric
 
     from fastrl.run.watch import Watch
-
-# Longest wait of a rank for the others, in the middle of a run: rank 0 tests the policy meanwhile.
-# That a rank is gone or hangs is found out by the watch, within seconds.
-_PATIENCE = timedelta(hours=2)
 
 
 class Devices(Ranks):
@@ -86,8 +83,6 @@ class Devices(Ranks):
     def watch_for_hanging(self, is_watched: bool) -> None:
         """From here on a rank that stands still hangs, or may do so."""
         if self._watch is not None:
-            from fastrl.run.pulse import PULSE
-
             PULSE.is_watched = is_watched
 
     def __enter__(self) -> Self:
@@ -211,7 +206,9 @@ def _join(config: RunConfig, device: torch.device, reduced_on: str, names: list[
     backend = "cpu:gloo,cuda:nccl" if reduced_on == "cuda" else "gloo"
     if config.num_nodes > 1:
         choose_interface()
-    strategy = DDPStrategy(process_group_backend=backend, timeout=_PATIENCE)
+    strategy = DDPStrategy(
+        process_group_backend=backend, timeout=timedelta(seconds=PATIENCE_SECONDS)
+    )
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")

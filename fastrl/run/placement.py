@@ -14,6 +14,9 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from time import perf_counter, process_time
 
+from fastrl.machine import own_cores
+from fastrl.run.launch import local_rank
+
 _NUM_TRIALS = 2  # rollouts each way at most; the fastest of them counts
 _CLEAR = 1.2  # one trial each way is enough where one way takes this many times as long
 _NEXT_TRIALS, _LATER = 16, 4  # rollouts before both are tried again, and then times as many
@@ -49,7 +52,7 @@ class Placement:
         allowed = os.sched_getaffinity(0)
         start, cpu_start = perf_counter(), process_time()
         try:
-            self._bind(self._current_core() if self.together else None, allowed)
+            self._bind(self._core(allowed) if self.together else None, allowed)
             yield
         finally:
             os.sched_setaffinity(0, allowed)
@@ -60,6 +63,16 @@ class Placement:
             self.together = self._is_decided = False
         elif not self._is_decided:
             self._judge(perf_counter() - start, process_time() - cpu_start)
+
+    def _core(self, allowed: set[int]) -> int:
+        """Returns this thread's core, if it is one of those that this rank has for itself.
+
+        Ranks that meet at the end of an update may be on any: two would stay on one core for the
+        whole of a rollout, and leave another idle.
+        """
+        assert self._current_core is not None
+        current, own = self._current_core(), own_cores(allowed, local_rank())
+        return current if current in own else own[0]
 
     def _bind(self, core: int | None, allowed: set[int]) -> None:
         """Binds this thread and the workers to one core, or the workers to none."""

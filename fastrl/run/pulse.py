@@ -5,6 +5,10 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterator
 
+PATIENCE_SECONDS = 7200.0
+"""Longest wait of a rank for the others, in the middle of a run: rank 0 tests the policy meanwhile.
+That a rank is gone or hangs is found out by the watch, within seconds."""
+
 
 class Pulse:
     """How far this process's main thread is."""
