@@ -22,6 +22,14 @@ from fastrl.buffers.indexing import BACKEND
 from fastrl.machine import has_core_for_each_rank
 from fastrl.run.pulse import PATIENCE_SECONDS
 
+if BACKEND == "c++" and sys.platform.startswith("linux"):
+    try:
+        from fastrl._C import Exchange
+    except ImportError:  # an extension that was built before there was one
+        Exchange = None
+else:
+    Exchange = None
+
 _FOLDER = Path("/dev/shm")
 _SLOT_BYTES = 2**20  # of what one rank tells at once; more goes through gloo
 _PATH_BYTES = 256
@@ -39,8 +47,7 @@ class SharedMemory:
             rank: this one's number in the group.
             num_ranks: R.
         """
-        from fastrl._C import Exchange
-
+        assert Exchange is not None
         spin_seconds = _SPIN_SECONDS if has_core_for_each_rank() else 0.0
         self._exchange = Exchange(region, rank, num_ranks, spin_seconds)
         self._num_ranks = num_ranks
@@ -89,7 +96,7 @@ def share_memory(group: Any) -> SharedMemory | None:
 
 def _reserve(num_bytes: int) -> str:
     """Returns the path of a new file of zeros in memory, or "" if there can be none."""
-    if BACKEND != "c++" or not sys.platform.startswith("linux"):
+    if Exchange is None:
         return ""
     with contextlib.suppress(OSError):
         number, name = tempfile.mkstemp(prefix="fastrl-", dir=_FOLDER)
@@ -105,7 +112,7 @@ def _reserve(num_bytes: int) -> str:
 
 def _open(name: str, num_bytes: int) -> Tensor | None:
     """Maps the file that rank 0 made; None if it is not to be seen from here."""
-    if BACKEND != "c++" or not Path(name).is_file():  # torch would make another one
+    if Exchange is None or not Path(name).is_file():  # torch would make another one
         return None
     try:
         return torch.from_file(name, shared=True, size=num_bytes, dtype=torch.uint8)
