@@ -17,16 +17,14 @@ WAYS = {
     "ppo decoupled": "ppo --decoupled --num-trainers 2 --per-rank-batch-size 128",
     "ppo decoupled, overlapping": "ppo --decoupled --overlap",
     "a2c on 2 ranks": "a2c --devices 2 --num-envs 8",
-    # Of seeds 1 to 3 two end at 500; the first has lost it again by the last update.
-    "a2c decoupled": "a2c --decoupled --num-players 2 --num-envs 8 --seed 2",
+    "a2c decoupled": "a2c --decoupled --num-players 2 --num-envs 8",
 }
 
 
 @pytest.mark.parametrize("way", WAYS)
 def test_processes_solve_cartpole(way, tmp_path):
     algo, *words = WAYS[way].split()
-    words += ["--env-id", "CartPole-v1", "--accelerator", "cpu"]
-    words += [] if "--seed" in words else ["--seed", "1"]
+    words += ["--env-id", "CartPole-v1", "--seed", "1", "--accelerator", "cpu"]
     words += ["--eval-every", "0", "--log-dir", str(tmp_path)]
     done = subprocess.run(
         [sys.executable, "-m", f"fastrl.{algo}", *words],
