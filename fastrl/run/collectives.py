@@ -193,7 +193,8 @@ def _packed_state(state: dict[str, Any]) -> Tensor:
 
 
 def _unpacked_state(parcel: Tensor) -> dict[str, Any]:
-    return torch.load(io.BytesIO(parcel.numpy().tobytes()), weights_only=True)
+    data = io.BytesIO(parcel.numpy().tobytes())
+    return torch.load(data, map_location="cpu", weights_only=True)
 
 
 def gather_states(state: dict[str, Any]) -> list[dict[str, Any]]:
