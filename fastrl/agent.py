@@ -49,8 +49,8 @@ class Agent(Protocol):
         """
         ...
 
-    def settle(self) -> None:
-        """Has learned from all it was given, once this returns."""
+    def settle(self) -> dict[str, float]:
+        """Has learned from all it was given, once this returns; returns metrics that came late."""
         ...
 
     def predict(self, obs: Any, deterministic: bool = True) -> np.ndarray:

@@ -183,16 +183,21 @@ class Playing(Side):
         """Does the player's part of learning from a rollout; returns what is to be logged."""
         raise NotImplementedError
 
-    def settle(self) -> None:
-        """Waits until all rollouts are learned from; player 0 then has all that is saved."""
+    def settle(self) -> dict[str, float]:
+        """Waits until all rollouts are learned from; player 0 then has all that is saved.
+
+        Returns:
+            The metrics that came meanwhile; they are in the next row too.
+        """
         if self._asked < 0:
-            return
+            return {}
         metrics = self._catch_up(StageTimer(), most_behind=0)
         self._left_over = {**self._left_over, **metrics}
         if self.devices.global_rank == 0 and self._told < self._seen:
             self.mail.send_values({"do": "tell"}, self.config.num_players)
             self.receive_memory(self.config.num_players)
             self._told = self._seen
+        return metrics
 
     def dismiss(self, status: int) -> None:
         """Lets the trainers go; `status` is that of the run."""

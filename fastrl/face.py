@@ -120,8 +120,9 @@ class Face:
         AgentTrainer().fit(agent)
         return self
 
-    def settle(self) -> None:
-        """Nothing is under way: `update` learns at once."""
+    def settle(self) -> dict[str, float]:
+        """Returns no metrics: nothing is under way, because `update` learns at once."""
+        return {}
 
     def save(self, path: str | Path) -> None:
         """Writes weights, normalisers, optimiser and random states to one file."""

@@ -183,6 +183,7 @@ def test_metrics_that_came_while_an_overlapping_run_settled_are_in_the_next_row(
             player.settle()  # before a test
             player.settle()  # and before a checkpoint
     assert losses == [None, 1.0, 2.0, 3.0, 4.0]
+    assert player.settle()["Loss/policy_loss"] == 5.0  # of the last update, to be checked too
 
 
 @pytest.mark.parametrize("overlap", [False, True])

@@ -139,7 +139,7 @@ class Pixels(nn.Module):
         """Returns features of uint8 images."""
         layer = self.first
         dtype = _compute_dtype(pixels.device.type)
-        # Channels last: a quarter less time on a CPU, and what the units for bfloat16 of a GPU read.
+        # Channels last: a quarter less time on a CPU, and what units for bfloat16 on a GPU read.
         fits = pixels.device.type == "cpu" or dtype == torch.bfloat16
         order = torch.channels_last if fits else torch.preserve_format
         images = pixels.to(dtype, memory_format=order)
