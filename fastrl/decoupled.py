@@ -15,7 +15,7 @@ Strictly, players and trainers take turns, and one of each learns to the bit wha
 With `overlap` a player goes on while the trainers learn: it then acts with the policy of one update
 before, the lag that `Info/policy_lag` shows.
 
-Every player sends each trainer the order "learn" before its rows; player 0 leads, and alone sends
+Every player sends each trainer the order "learn" with its rows; player 0 leads, and alone sends
 "tell" and "end". Letters: T steps, N environments of a player.
 """
 
@@ -137,6 +137,13 @@ class Playing(Side):
     _seen = -1  # updates that its weights have seen
     _told = -1  # updates, when trainer 0 told all that it knows
     _left_over: Mapping[str, float] = {}  # metrics that came while the run was settled
+    _buffer: Any = None  # what it plays into
+
+    def make_buffer(self) -> RolloutBuffer:
+        """Allocates the storage of a rollout, and builds what acting takes."""
+        maker: Any = super()
+        self._buffer = maker.make_buffer()
+        return self._buffer
 
     def update(
         self, buffer: RolloutBuffer, update_index: int, timer: StageTimer
@@ -145,25 +152,19 @@ class Playing(Side):
 
         With `overlap` those are of the update before, and at first there are none.
         """
-        config = self.config
         prepared = self.prepare(buffer, timer)
-        is_first, player = self._asked < 0, self.devices.global_rank
+        is_first, leads = self._asked < 0, self.devices.global_rank == 0
         if is_first:
             self._asked = self._seen = update_index
-        leads = player == 0
         self.mail.flush()  # what was sent an update ago is received by now, or soon
-        for trainer in range(config.num_trainers):
-            process = config.num_players + trainer
-            order = {"do": "learn", "update": update_index, "seen": self._seen, "first": is_first}
-            self.mail.send_values(order, process)
+        order = {"do": "learn", "update": update_index, "seen": self._seen, "first": is_first}
+        for trainer in range(self.config.num_trainers):
+            self._order(order, trainer)
             if is_first and leads:
-                self.send_memory(process)
-            columns, _ = exchanged_columns(config, player, trainer)
-            if columns.stop > columns.start:
-                self.mail.send(self.rows(buffer, columns), process)
+                self.send_memory(self.config.num_players + trainer)
         self._asked += 1
         with timer.stage("wait"):
-            metrics = self._catch_up(timer, most_behind=1 if config.overlap else 0)
+            metrics = self._catch_up(timer, most_behind=1 if self.config.overlap else 0)
         metrics, self._left_over = {**self._left_over, **metrics}, {}
         return {**metrics, **prepared}
 
@@ -172,8 +173,7 @@ class Playing(Side):
         metrics: dict[str, float] = {}
         first_trainer = self.config.num_players
         while self._asked - self._seen > most_behind:
-            reply = self.mail.receive_values(first_trainer)
-            self.mail.receive(self.weights(), first_trainer)
+            reply = self.mail.receive(self.weights(), first_trainer)
             self._seen += 1
             timer.add("update", reply["update_seconds"])
             metrics = reply["metrics"]
@@ -194,7 +194,7 @@ class Playing(Side):
         metrics = self._catch_up(StageTimer(), most_behind=0)
         self._left_over = {**self._left_over, **metrics}
         if self.devices.global_rank == 0 and self._told < self._seen:
-            self.mail.send_values({"do": "tell"}, self.config.num_players)
+            self._order({"do": "tell"}, 0)
             self.receive_memory(self.config.num_players)
             self._told = self._seen
         return metrics
@@ -203,9 +203,14 @@ class Playing(Side):
         """Lets the trainers go; `status` is that of the run."""
         if self.devices.global_rank == 0:
             for trainer in range(self.config.num_trainers):
-                process = self.config.num_players + trainer
-                self.mail.send_values({"do": "end", "status": status}, process)
+                self._order({"do": "end", "status": status}, trainer)
         self.mail.flush()
+
+    def _order(self, order: dict[str, Any], trainer: int) -> None:
+        """Sends an order to a trainer; the rows that it gets come with every one."""
+        columns, _ = exchanged_columns(self.config, self.devices.global_rank, trainer)
+        rows = self.rows(self._buffer, columns) if columns.stop > columns.start else []
+        self.mail.send(order, rows, self.config.num_players + trainer)
 
 
 class Training(Side):
@@ -234,7 +239,7 @@ class Training(Side):
         buffer, timer = self.make_buffer(), StageTimer()
         with StopSignals():  # players get them too, and decide
             while True:
-                order = self.mail.receive_values(0)
+                order = self._receive_order(0, buffer)
                 if order["do"] == "end":
                     return order["status"]
                 if order["do"] == "tell":
@@ -251,20 +256,22 @@ class Training(Side):
                     reply = {"metrics": metrics, "update_seconds": seconds}
                     self.mail.flush()  # each player waited for the reply before, or will
                     for player in range(self.whole.num_players):
-                        self.mail.send_values(reply, player)
-                        self.mail.send(self.weights(), player)
+                        self.mail.send(reply, self.weights(), player)
+
+    def _receive_order(self, player: int, buffer: RolloutBuffer) -> dict[str, Any]:
+        """Waits for an order of a player, and takes in the rows that come with it."""
+        _, columns = exchanged_columns(self.whole, player, self.devices.global_rank)
+        rows = self.rows(buffer, columns) if columns.stop > columns.start else []
+        return self.mail.receive(rows, player)
 
     def _take_rollouts(self, buffer: RolloutBuffer, first_order: dict[str, Any]) -> int:
         """Receives the players' rows; returns how many updates behind the oldest policy acted."""
         lag, most = 0, 1 if self.whole.overlap else 0
         for player in range(self.whole.num_players):
-            order = self.mail.receive_values(player) if player else first_order
+            order = self._receive_order(player, buffer) if player else first_order
             lag = max(lag, order["update"] - order["seen"])
             if order["first"] and player == 0:
                 self.receive_memory(0)
-            _, columns = exchanged_columns(self.whole, player, self.devices.global_rank)
-            if columns.stop > columns.start:
-                self.mail.receive(self.rows(buffer, columns), player)
         assert lag <= most, f"rows of a policy {lag} updates old"
         return lag
 

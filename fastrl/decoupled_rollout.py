@@ -40,7 +40,7 @@ class RolloutSide(Side):
 
     def send_memory(self, process: int) -> None:
         """Sends all that learning goes on from."""
-        self.mail.send([*self.weights(), *self.memory()], process)
+        self.mail.send({}, [*self.weights(), *self.memory()], process)
 
     def receive_memory(self, process: int) -> None:
         """Takes it in."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 from types import SimpleNamespace
 from typing import Any, cast
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
@@ -159,12 +160,10 @@ class LonePlayer(RolloutPlaying):
         )
         self.devices: Any = SimpleNamespace(global_rank=0)
         self.answers = 0
-        self.mail: Any = SimpleNamespace(receive_values=self.answer)
-        for name in ("send_values", "send", "receive", "flush"):
-            setattr(self.mail, name, lambda *_: None)
+        self.mail: Any = Mock(receive=self.answer)
         self.judge, self._threads = lambda _: 0.0, 1
 
-    def answer(self, _: int) -> dict[str, Any]:
+    def answer(self, *_: Any) -> dict[str, Any]:
         self.answers += 1
         return {"update_seconds": 0.0, "metrics": {"Loss/policy_loss": float(self.answers)}}
 
@@ -172,6 +171,9 @@ class LonePlayer(RolloutPlaying):
         return []
 
     weights = memory = rows
+
+    def receive_memory(self, process: int) -> None:
+        pass
 
 
 def test_metrics_that_came_while_an_overlapping_run_settled_are_in_the_next_row():

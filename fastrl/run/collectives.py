@@ -115,53 +115,46 @@ _MESSAGE_BYTES = 4096  # of plain values; what is shorter is padded
 class Mail:
     """Tensors to other processes and from them, in order; sending does not wait for the receiver.
 
-    Tensors travel as they lie in memory, all of one call in one parcel; both sides know their
-    shapes. Plain values travel as JSON. Parcels are kept until `flush`: gloo never says by itself
-    that it has sent one.
+    Tensors travel as they lie in memory, and numbers and strings as JSON before them: all of one
+    call in one parcel, because each wakes the other process up. Both sides know the shapes. Parcels
+    are kept until `flush`: gloo never says by itself that it has sent one.
     """
 
     def __init__(self) -> None:
         """Starts with nothing under way."""
         self._under_way: list[tuple[Any, Tensor]] = []
 
-    def send(self, tensors: Sequence[Tensor], rank: int) -> None:
-        """Sends copies to a process, which is counted among all."""
-        parcel, parts = _pack(tensors)
-        for part, x in zip(parts, tensors, strict=True):
+    def send(self, values: dict[str, Any], tensors: Sequence[Tensor], rank: int) -> None:
+        """Sends values by name and copies of tensors to a process, which is counted among all."""
+        text = json.dumps(values).encode().ljust(_MESSAGE_BYTES)
+        assert len(text) == _MESSAGE_BYTES, f"a message of {len(text)} bytes"
+        message = torch.frombuffer(bytearray(text), dtype=torch.uint8)
+        parcel, parts = _pack([message, *tensors])
+        for part, x in zip(parts, [message, *tensors], strict=True):
             part.copy_(x.detach())
         with _exchange():
             self._under_way.append((dist.isend(parcel, rank), parcel))
 
     @torch.no_grad()
-    def receive(self, tensors: Sequence[Tensor], rank: int) -> None:
-        """Waits for what `rank` sent and overwrites tensors with it."""
-        parcel, parts = _pack(tensors)
+    def receive(self, tensors: Sequence[Tensor], rank: int) -> dict[str, Any]:
+        """Waits for what `rank` sent, overwrites tensors with it, and returns the values."""
+        message = torch.empty(_MESSAGE_BYTES, dtype=torch.uint8)
+        parcel, (text, *parts) = _pack([message, *tensors])
         with _exchange():
             dist.recv(parcel, rank)
         for part, x in zip(parts, tensors, strict=True):
             x.copy_(part)
-
-    def send_values(self, values: dict[str, Any], rank: int) -> None:
-        """Sends numbers and strings by name."""
-        text = json.dumps(values).encode().ljust(_MESSAGE_BYTES)
-        assert len(text) == _MESSAGE_BYTES, f"a message of {len(text)} bytes"
-        self.send([torch.frombuffer(bytearray(text), dtype=torch.uint8)], rank)
-
-    def receive_values(self, rank: int) -> dict[str, Any]:
-        """Waits for numbers and strings that `rank` sent."""
-        text = torch.empty(_MESSAGE_BYTES, dtype=torch.uint8)
-        self.receive([text], rank)
         return json.loads(text.numpy().tobytes())
 
     def send_state(self, state: dict[str, Any], rank: int) -> None:
         """Sends nested dicts of tensors and plain values, for which nobody made room."""
         parcel = _packed_state(state)
-        self.send_values({"num_bytes": parcel.numel()}, rank)
-        self.send([parcel], rank)
+        self.send({"num_bytes": parcel.numel()}, [], rank)
+        self.send({}, [parcel], rank)
 
     def receive_state(self, rank: int) -> dict[str, Any]:
         """Waits for what `send_state` sent."""
-        parcel = torch.empty(self.receive_values(rank)["num_bytes"], dtype=torch.uint8)
+        parcel = torch.empty(self.receive([], rank)["num_bytes"], dtype=torch.uint8)
         self.receive([parcel], rank)
         return _unpacked_state(parcel)
 
