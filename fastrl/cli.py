@@ -14,44 +14,22 @@ import difflib
 import gc
 import io
 import os
-import re
 import sys
-import textwrap
 import types
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from importlib import import_module
-from typing import Any, Literal, get_args, get_origin, get_type_hints
+from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
 
-from fastrl.config.resume import resumed, spell
-from fastrl.config.run import RunConfig, check_names
-from fastrl.presets import load_presets, preset_for
+from fastrl.command import Command, Settings
+from fastrl.config.resume import resumed
+from fastrl.config.run import RunConfig, check_names, documentation
+from fastrl.presets import blame_preset, load_presets, preset_for
 from fastrl.run.folder import open_run_folder, read_config
 from fastrl.run.launch import launched_sizes, start_ranks
 from fastrl.run.mistakes import exit_status
 
-Settings = dict[str, Any]
-
 _BOOLEAN_WORDS = {"true": True, "yes": True, "1": True, "false": False, "no": False, "0": False}
-
-
-@dataclass(frozen=True)
-class Command:
-    """What a command line asks for; the algorithm's `main(command)` gets it."""
-
-    config: Any
-    """The algorithm's config, complete and checked."""
-    resume: str | None = None
-    """Run folder to go on with."""
-    preset_settings: Settings = field(default_factory=dict)
-    """What the preset contributed and nothing overrode."""
-    explicit: Settings = field(default_factory=dict)
-    """What the user's flags and `--config` file set."""
-
-    @property
-    def algo(self) -> str:
-        """Name of the algorithm's module; the module of its config has the same."""
-        return type(self.config).__module__.rpartition(".")[2]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -126,37 +104,12 @@ def parse(algo: str, argv: Sequence[str] | None = None) -> Command:
         # tyro has typed the flags, so a wrong type can only be the file's.
         config = config_class.from_dict({**from_preset, **explicit}, source.get("config", "flags"))
     except ValueError as error:
-        # Who sets num_envs may hear of a batch size that the preset chose: say so.
-        guilty = [name for name in from_preset if re.search(rf"\b{name}\b", str(error))]
-        hint = (
-            f" (the preset set {', '.join(guilty)}; --preset none goes without)" if guilty else ""
-        )
+        hint = blame_preset(from_preset, error, "--preset none")
         raise ValueError(f"{error}{hint}") from error
     return Command(
         config=config,
         preset_settings={name: getattr(config, name) for name in from_preset},
         explicit={name: getattr(config, name) for name in explicit},
-    )
-
-
-def describe(command: Command) -> str:
-    """Returns lines for the start of a run: task, seed, the preset's and the user's settings."""
-    config = command.config
-    lines = [f"{command.algo} on {config.env_id}, seed {config.seed}"]
-    if command.resume is not None:
-        lines.append(f"resume {command.resume}")
-    elif command.preset_settings:
-        lines.append(f"preset {config.env_id}: {_assignments(command.preset_settings)}")
-    else:
-        lines.append("preset: none")
-    if (ranks := config.devices * config.num_nodes) > 1:
-        lines.append(f"{ranks} ranks, over all: {config.global_sizes()}")
-    # The first line shows two of them already.
-    yours = {key: value for key, value in command.explicit.items() if key not in ("env_id", "seed")}
-    if yours:
-        lines.append(f"you set: {_assignments(yours)}")
-    return "\n".join(
-        textwrap.fill(line, 100, subsequent_indent="    ", break_on_hyphens=False) for line in lines
     )
 
 
@@ -305,8 +258,18 @@ def _print_help(algo: str, config_class: type[RunConfig], argv: Sequence[str]) -
             note = f"The defaults below hold {' and '.join(origins) or 'no preset'}."
     values = {entry.name: getattr(shown, entry.name) for entry in dataclasses.fields(config_class)}
     description = f"{(config_class.__doc__ or '').strip().splitlines()[0]}\n\n{note}"
-    form, program = _form(config_class), f"python -m fastrl.{algo}"
+    program = f"python -m fastrl.{algo}"
+    form = _explained(_form(config_class), documentation(SourceFlags, config_class))
     tyro.cli(form, default=form(**values), args=["--help"], prog=program, description=description)
+
+
+def _explained(form: Any, texts: dict[str, str]) -> Any:
+    """Returns a form with explanations of whole lines, which the terminal breaks where it ends."""
+    import tyro
+
+    kinds = get_type_hints(form)
+    notes = {name: Annotated[kinds[name], tyro.conf.arg(help=texts[name])] for name in texts}
+    return dataclass(frozen=True)(type("Flags", (form,), {"__annotations__": notes}))
 
 
 def _boolean(name: str, words: list[str]) -> bool:
@@ -342,7 +305,3 @@ def _is_number(word: str) -> bool:
 
 def _flag(name: str) -> str:
     return "--" + name.replace("_", "-")
-
-
-def _assignments(settings: Settings) -> str:
-    return " ".join(f"{name}={spell(value)}" for name, value in settings.items())

@@ -29,7 +29,7 @@ from typing import Any, ClassVar
 from torch import Tensor
 
 from fastrl.buffers.rollout import RolloutBuffer
-from fastrl.cli import Command, describe
+from fastrl.command import Command, describe
 from fastrl.envs.pools import open_envs
 from fastrl.run.collectives import Mail
 from fastrl.run.devices import Devices, make_devices
@@ -50,7 +50,7 @@ def run_part(kind: Any, command: Command) -> int:
     with make_devices(config) as devices:
         if not devices.is_player:
             return make_trainer(kind, config, devices).serve()
-        if command.resume is None and devices.is_global_zero:
+        if devices.is_global_zero:
             print(describe(command), flush=True)
         player = make_player(kind, config, devices)
         status = AgentTrainer(resume=command.resume).fit(player).exit_status

@@ -28,7 +28,7 @@ from fastrl.envs.vector import VectorEnv
 from fastrl.load import find_saved, load_agent
 from fastrl.run.mistakes import exit_status, one_line
 from fastrl.run.pulse import PULSE
-from fastrl.run.video import check_rendering, expose_opengl, write_video
+from fastrl.run.video import check_packages, check_rendering, expose_opengl, write_video
 
 if TYPE_CHECKING:  # torch waits until the arguments are known to be right
     from fastrl.agent import Agent
@@ -317,6 +317,8 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
 
 def _run(arguments: argparse.Namespace) -> int:
     saved = find_saved(arguments.run, arguments.checkpoint)
+    if arguments.video:
+        check_packages()
     agent = load_agent(saved)
     seed = agent.config.seed if arguments.seed is None else arguments.seed
     try:

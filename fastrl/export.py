@@ -92,7 +92,7 @@ def _onnx(policy: nn.Module, example: Tensor, path: Path) -> Callable[[Tensor], 
         import onnxruntime  # pyright: ignore[reportMissingImports]
         import onnxscript  # noqa: F401  # pyright: ignore[reportMissingImports]
     except ImportError as error:
-        raise ValueError(f'{error}; ONNX needs: pip install "fastrl[onnx]"') from error
+        raise ValueError(f"{error}; ONNX needs: pip install onnx onnxruntime onnxscript") from error
     import torch
 
     torch.onnx.export(

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fastrl.cli import Command, describe
+from fastrl.command import Command, describe
 from fastrl.config.decoupled import DecoupledConfig
 from fastrl.decoupled import run_part
 from fastrl.envs.pools import open_envs
@@ -62,6 +62,9 @@ class Face:
             devices, settings = None, {"devices": devices, **settings}
         if config is None:
             config = resolve(self.config_class, self.algo, env, preset, settings)
+        elif not isinstance(config, self.config_class):
+            expected = self.config_class.__name__
+            raise ValueError(f"config must be a {expected}, not {config!r}; settings go by name")
         elif settings:
             raise ValueError(f"give a config or single settings, not both: {', '.join(settings)}")
         keep_freed_memory()
@@ -95,6 +98,10 @@ class Face:
     def _sample(self, rows: Tensor) -> Tensor:
         """Draws actions for some rows, as the environments take them."""
         raise NotImplementedError
+
+    def __repr__(self) -> str:
+        config = self.config
+        return f"{type(self).__name__}({config.env_id!r}, seed={config.seed})"
 
     @property
     def num_updates(self) -> int:
@@ -174,7 +181,7 @@ class Face:
         if command.config.decoupled:
             return run_part(cls, command)
         with make_devices(command.config) as devices:
-            if command.resume is None and devices.is_global_zero:
+            if devices.is_global_zero:
                 print(describe(command), flush=True)
             agent: Any = cls(command.config.env_id, command.config, devices=devices)
             return AgentTrainer(resume=command.resume).fit(agent).exit_status

@@ -73,7 +73,8 @@ class Records:
         self._progress.__enter__()
         if not self._is_resumed:
             self._logger.log_text("hyperparameters", _table(self.config.to_dict()), 0)
-        self._progress.print(f"run folder: {self.folder}")
+        at = f", from step {self.counters.env_steps:,}" if self._is_resumed else ""
+        self._progress.print(f"run folder: {self.folder}{at}")
         return self
 
     def __exit__(self, *exception: Any) -> None:

@@ -16,7 +16,7 @@ from test_sac_ranks import KINDS, learners
 from toy_agents import Loop
 
 from fastrl import SAC
-from fastrl.cli import Command
+from fastrl.command import Command
 from fastrl.config.sac import SACConfig
 from fastrl.decoupled import make_player, make_trainer, run_part
 from fastrl.run.checkpoint import load_checkpoint

@@ -13,7 +13,7 @@ import pytest
 from ranks import end_ranks_early, run_ranks
 
 from fastrl.buffers.rollout import RolloutBuffer
-from fastrl.cli import Command
+from fastrl.command import Command
 from fastrl.config.ppo import PPOConfig
 from fastrl.decoupled import run_part
 from fastrl.ppo import PPO

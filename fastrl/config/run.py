@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import ast
 import dataclasses
+import inspect
+import itertools
 import math
+import textwrap
 from dataclasses import dataclass
 from typing import Any, Literal, Self
 
@@ -175,6 +179,19 @@ class RunConfig:
         return cls(
             **{name: _as_field_type(fields[name], value, source) for name, value in values.items()}
         )
+
+
+def documentation(*config_classes: type) -> dict[str, str]:
+    """Returns what stands under each setting, in one line."""
+    texts: dict[str, str] = {}
+    for kind in [kind for last in config_classes for kind in reversed(last.__mro__[:-1])]:
+        body = ast.parse(textwrap.dedent(inspect.getsource(kind))).body[0]
+        assert isinstance(body, ast.ClassDef)
+        for entry, text in itertools.pairwise(body.body):
+            if isinstance(entry, ast.AnnAssign) and isinstance(text, ast.Expr):
+                name, words = ast.unparse(entry.target), ast.literal_eval(text.value)
+                texts[name] = " ".join(words.split())
+    return texts
 
 
 def check_names(values: dict[str, Any], known: list[str], source: str) -> None:

@@ -6,6 +6,7 @@ benchmarks.learning` measured with them. `python -m fastrl.presets` lists both.
 
 from __future__ import annotations
 
+import re
 from importlib import resources
 from typing import Any, TypeVar
 
@@ -77,11 +78,31 @@ def resolve(
         num_envs = getattr(env, "num_envs", None)
         if num_envs is None:
             raise ValueError(
-                f"cannot play a {type(env).__name__}; give a task's id, module:callable, or a "
-                "gymnasium.vector.VectorEnv"
+                f"cannot play {type(env).__name__}, which is one environment or none; give a "
+                "task's id, module:callable, or a gymnasium.vector.VectorEnv"
             )
         given["num_envs"] = num_envs
-    return config_class.from_dict({**tuned, **given, **settings}, f"{algo} settings")
+    given |= settings
+    tuned = {name: value for name, value in tuned.items() if name not in given}
+    try:
+        return config_class.from_dict({**tuned, **given}, f"{algo} settings")
+    except ValueError as error:
+        hint = blame_preset(tuned, error, 'preset="none"')
+        raise ValueError(f"{error}{hint}") from error
+
+
+def blame_preset(tuned: dict[str, Any], error: ValueError, way_out: str) -> str:
+    """Returns a hint at the settings of a preset that an error names; nothing if it names none.
+
+    Who sets num_envs may hear of a batch size that the preset chose.
+
+    Args:
+        tuned: what the preset contributed.
+        error: says what is wrong.
+        way_out: how to go without a preset.
+    """
+    guilty = [name for name in tuned if re.search(rf"\b{name}\b", str(error))]
+    return f" (the preset set {', '.join(guilty)}; {way_out} goes without)" if guilty else ""
 
 
 def _read(name: str) -> dict[str, Any]:

@@ -1,6 +1,6 @@
 """Videos of an episode: an mp4 that browsers play and a small GIF; can a task be drawn here?
 
-Imports no torch. The packages that write videos are optional: `pip install "fastrl[video]"`.
+Imports no torch. The packages that write videos are optional: the extra "video".
 """
 
 import ctypes
@@ -41,7 +41,7 @@ def write_video(frames: Iterable[np.ndarray], stem: Path, frames_per_second: flo
         ValueError: a package is missing, or the frames are none, or not of one such shape.
         OSError: the encoder failed or the disk is full.
     """
-    _check_packages()
+    check_packages()
     stem.parent.mkdir(parents=True, exist_ok=True)
     mp4, gif = (stem.with_name(f"{stem.name}.{ending}") for ending in ("mp4", "gif"))
     thumbnails = _write_mp4(frames, mp4, frames_per_second)
@@ -118,13 +118,14 @@ def _why_not_rendered(env_id: str) -> str:
     return lines[-1] if lines else f"the renderer ended its process with {child.returncode}"
 
 
-def _check_packages() -> None:
+def check_packages() -> None:
+    """Raises ValueError if films cannot be written here."""
     try:
         import imageio_ffmpeg  # noqa: F401
         import PIL.Image  # noqa: F401
     except ImportError as error:
         raise ValueError(
-            f'videos need the package {error.name}: pip install "fastrl[video]"'
+            f"videos need the package {error.name}: pip install imageio imageio-ffmpeg pillow"
         ) from error
 
 

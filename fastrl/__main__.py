@@ -1,0 +1,21 @@
+"""`python -m fastrl` lists what `python -m` can start."""
+
+import ast
+from importlib import resources
+
+COMMANDS = (
+    "ppo", "a2c", "ppo_recurrent", "sac", "droq", "evaluate", "export", "presets",
+)  # fmt: skip
+
+
+def main() -> None:
+    """Prints each command with the first line of its docstring; none is imported."""
+    for name in COMMANDS:
+        root = resources.files("fastrl")
+        file = root / f"{name}.py" if name != "presets" else root / "presets" / "__main__.py"
+        text = ast.get_docstring(ast.parse(file.read_text(encoding="utf-8"))) or ""
+        print(f"python -m fastrl.{name:<14} {text.splitlines()[0]}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,58 @@
+"""What a run was told on the command line, and the lines at its start that say so."""
+
+from __future__ import annotations
+
+import textwrap
+from dataclasses import dataclass, field
+from typing import Any
+
+from fastrl.config.resume import spell
+
+Settings = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Command:
+    """What a command line asks for; the algorithm's `main(command)` gets it."""
+
+    config: Any
+    """The algorithm's config, complete and checked."""
+    resume: str | None = None
+    """Run folder to go on with."""
+    preset_settings: Settings = field(default_factory=dict)
+    """What the preset contributed and nothing overrode."""
+    explicit: Settings = field(default_factory=dict)
+    """What the user's flags and `--config` file set."""
+
+    @property
+    def algo(self) -> str:
+        """Name of the algorithm's module; the module of its config has the same."""
+        return type(self.config).__module__.rpartition(".")[2]
+
+
+def describe(command: Command) -> str:
+    """Returns lines for the start of a run: task, length, the preset's and the user's settings."""
+    config = command.config
+    lines = [f"{command.algo} on {config.env_id}, seed {config.seed}"]
+    num_steps = config.num_updates * config.steps_per_update
+    if num_steps != config.total_timesteps:
+        lines[0] += f", {num_steps:,} steps in rollouts of {config.steps_per_update:,}"
+    if command.resume is not None:
+        lines.append(f"resume {command.resume}")
+    elif command.preset_settings:
+        lines.append(f"preset {config.env_id}: {_assignments(command.preset_settings)}")
+    else:
+        lines.append("preset: none")
+    if (ranks := config.devices * config.num_nodes) > 1:
+        lines.append(f"{ranks} ranks, over all: {config.global_sizes()}")
+    # The first line shows two of them already.
+    yours = {key: value for key, value in command.explicit.items() if key not in ("env_id", "seed")}
+    if yours:
+        lines.append(f"you set: {_assignments(yours)}")
+    return "\n".join(
+        textwrap.fill(line, 100, subsequent_indent="    ", break_on_hyphens=False) for line in lines
+    )
+
+
+def _assignments(settings: Settings) -> str:
+    return " ".join(f"{name}={spell(value)}" for name, value in settings.items())
