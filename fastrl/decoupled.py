@@ -22,6 +22,7 @@ Every player sends each trainer the order "learn" with its rows; player 0 leads,
 from __future__ import annotations
 
 import copy
+import signal
 from collections.abc import Mapping
 from types import SimpleNamespace
 from typing import Any, ClassVar
@@ -176,6 +177,8 @@ class Playing(Side):
             reply = self.mail.receive(self.weights(), first_trainer)
             self._seen += 1
             timer.add("update", reply["update_seconds"])
+            if reply["was_stopped"]:  # as if this process had been
+                signal.raise_signal(signal.SIGTERM)
             metrics = reply["metrics"]
         return metrics
 
@@ -237,7 +240,8 @@ class Training(Side):
     def serve(self) -> int:
         """Learns until player 0 ends it; returns the exit status of the run."""
         buffer, timer = self.make_buffer(), StageTimer()
-        with StopSignals():  # players get them too, and decide
+        PULSE.is_watched = self.whole.compile != "on"  # that compiles in the first update
+        with StopSignals() as signals:  # players decide
             while True:
                 order = self._receive_order(0, buffer)
                 if order["do"] == "end":
@@ -248,12 +252,13 @@ class Training(Side):
                 lag = self._take_rollouts(buffer, order)
                 timer.reset()
                 metrics = self.update(buffer, order["update"], timer)
-                PULSE.is_watched = True  # the first one may have compiled
+                PULSE.is_watched = True
                 if self.devices.global_rank == 0:
                     if metrics:
                         metrics["Info/policy_lag"] = lag
                     seconds = timer.seconds.get("update", 0.0)
                     reply = {"metrics": metrics, "update_seconds": seconds}
+                    reply["was_stopped"] = signals.came()
                     self.mail.flush()  # each player waited for the reply before, or will
                     for player in range(self.whole.num_players):
                         self.mail.send(reply, self.weights(), player)

@@ -33,6 +33,8 @@ from fastrl.run.video import check_packages, check_rendering, expose_opengl, wri
 if TYPE_CHECKING:  # torch waits until the arguments are known to be right
     from fastrl.agent import Agent
 
+Asks = Callable[[], bool]  # `bool` is one that always says no
+
 MAX_ENVS = 128  # environments that play a test side by side, at most
 MAX_FRAMES = 2000  # of a video, at most
 
@@ -79,7 +81,7 @@ def evaluate(
     *,
     begin: Callable[[np.ndarray], None] = lambda begins: None,
     max_episode_steps: int = 100_000,
-    should_stop: Callable[[], bool] = lambda: False,
+    should_stop: Asks = bool,
 ) -> Evaluation:
     """Plays episodes dealt out beforehand, as evenly as can be: env i plays its first k_i.
 
@@ -137,7 +139,7 @@ def evaluate_agent(
     agent: Agent,
     num_episodes: int,
     env_steps: int,
-    should_stop: Callable[[], bool] = lambda: False,
+    should_stop: Asks = bool,
 ) -> Evaluation | None:
     """Tests an agent greedily in fresh environments of the task it plays.
 
@@ -168,7 +170,9 @@ def evaluate_agent(
         return None
 
 
-def record_agent(agent: Agent, folder: Path, name: str, env_steps: int) -> list[Path]:
+def record_agent(
+    agent: Agent, folder: Path, name: str, env_steps: int, should_stop: Asks = bool
+) -> list[Path]:
     """Films one greedy episode, without a display, as `<folder>/<name>.mp4` and `.gif`.
 
     Args:
@@ -176,13 +180,16 @@ def record_agent(agent: Agent, folder: Path, name: str, env_steps: int) -> list[
         folder: where to; created if it is not there.
         name: the files' name without ending.
         env_steps: how far the training is, for the log.
+        should_stop: asked at every frame; a film that was stopped is none.
 
     Returns:
         The files; none, with one line in the log, if the task cannot be drawn or the packages for
         videos are missing: no training ends for want of a video.
     """
     try:
-        return _record(agent, folder, name, agent.config.seed)
+        return _record(agent, folder, name, agent.config.seed, should_stop)
+    except StoppedError:
+        return []
     except Exception as error:  # renderers raise whatever they like
         _log.warning("no video at %d steps: %s", env_steps, one_line(error))
         return []
@@ -212,12 +219,7 @@ def _fresh_env(
     return env
 
 
-def _play(
-    agent: Agent,
-    env: VectorEnv,
-    num_episodes: int,
-    should_stop: Callable[[], bool] = lambda: False,
-) -> Evaluation:
+def _play(agent: Agent, env: VectorEnv, num_episodes: int, should_stop: Asks = bool) -> Evaluation:
     """Plays greedily in `env` and closes it."""
     from fastrl.run.threads import num_threads
 
@@ -246,24 +248,26 @@ def _greedy(
     return lambda obs: player.predict(obs, state=state), begin
 
 
-def _record(agent: Agent, folder: Path, name: str, seed: int) -> list[Path]:
+def _record(agent: Agent, folder: Path, name: str, seed: int, should_stop: Asks) -> list[Path]:
     played = agent.envs[0]
     if played.backend == "envpool":
         check_rendering(played.env_id)
     env = _fresh_env(agent, 1, "video", seed, render=True)
     try:
-        return write_video(_frames(agent, env), folder / name, _frames_per_second(env))
+        return write_video(_frames(agent, env, should_stop), folder / name, _frames_per_second(env))
     finally:
         env.close()
 
 
-def _frames(agent: Agent, env: VectorEnv) -> Iterator[np.ndarray]:
+def _frames(agent: Agent, env: VectorEnv, should_stop: Asks) -> Iterator[np.ndarray]:
     """Yields one episode from its first observation to its last, at most MAX_FRAMES."""
     obs = env.reset()
     predict, _ = _greedy(agent, 1)
     expose_opengl()
     yield env.render()
     for _ in range(MAX_FRAMES - 1):
+        if should_stop():
+            raise StoppedError(f"{env.env_id}: the film was stopped")
         step = env.step(predict(obs))
         obs = step.obs
         yield env.render()
@@ -340,7 +344,7 @@ def _run(arguments: argparse.Namespace) -> int:
                 flush=True,
             )
         if arguments.video:
-            paths = _record(agent, saved.videos, f"evaluate_{saved.checkpoint.stem}", seed)
+            paths = _record(agent, saved.videos, f"evaluate_{saved.checkpoint.stem}", seed, bool)
             facts["videos"] = [str(path) for path in paths]
             if not arguments.json:
                 print("\n".join(f"video: {path}" for path in paths))

@@ -126,7 +126,8 @@ class Records:
         if config.capture_video:
             name = f"step_{env_steps:012d}"
             with PULSE.unwatched():
-                for path in record_agent(self.agent, self.folder / "videos", name, env_steps):
+                videos = self.folder / "videos"
+                for path in record_agent(self.agent, videos, name, env_steps, self._stopped):
                     self._progress.print(f"video: {path}")
         return result
 

@@ -9,6 +9,7 @@ the same decisions, from numbers that are reduced over all; rank 0 alone writes.
 from __future__ import annotations
 
 import math
+from contextlib import ExitStack
 from pathlib import Path
 from time import perf_counter
 from typing import Any
@@ -89,10 +90,12 @@ class AgentTrainer:
             agent.config = agent.config.replace(**settings)
         if env is not None:
             agent.envs = _fitting_envs(agent, env)
-        with StopSignals() as signals:
+        with StopSignals() as signals, ExitStack() as ownership:
             counters, restored, folder = Counters(), None, None
             if self._resume is not None:
                 folder = open_run_folder(self._resume).path
+                if agent.devices.is_global_zero:  # from here on nobody else writes
+                    ownership.enter_context(owned(folder))
                 restored = load_checkpoint(Checkpoints(folder / "checkpoints").newest())
                 if not is_whole(restored, agent.devices):
                     restored.pop("envs", None)  # they were shared out otherwise
@@ -115,12 +118,12 @@ class AgentTrainer:
             run = _Run(agent, counters, buffer, player, timer, signals)
             if not agent.devices.is_global_zero:
                 return run.play(None, restored is not None)
-            # Late, so that a run folder has a checkpoint almost as soon as it is there.
-            folder = folder or _new_folder(agent)
-            with owned(folder):
-                write_config(folder / "config.yaml", {"algo": agent.algo, **agent.config.to_dict()})
-                with Records(agent, folder, counters, signals, restored is not None) as records:
-                    return run.play(records, restored is not None)
+            if folder is None:  # late, so that it has a checkpoint almost as soon as it is there
+                folder = _new_folder(agent)
+                ownership.enter_context(owned(folder))
+            write_config(folder / "config.yaml", {"algo": agent.algo, **agent.config.to_dict()})
+            with Records(agent, folder, counters, signals, restored is not None) as records:
+                return run.play(records, restored is not None)
 
 
 class _Run:
@@ -149,6 +152,7 @@ class _Run:
             self._gather_ranks()
             if records:
                 records.save_last(self._state(records))  # whenever it is killed, it can go on
+        self.devices.watch_for_hanging(self.config.compile != "on")  # compiles in the first update
         while counters.updates < agent.num_updates and not self._signal():
             start = perf_counter()
             metrics = self._iterate()
@@ -156,7 +160,7 @@ class _Run:
             if records and metrics:
                 metrics["Time/step_per_second"] = counters.steps_per_second
                 records.log(metrics)
-            self.devices.watch_for_hanging(True)  # the first iteration may have compiled
+            self.devices.watch_for_hanging(True)
             if self._target_reached():
                 if records:
                     records.seconds_to_target = records.wall_seconds

@@ -165,7 +165,8 @@ class LonePlayer(RolloutPlaying):
 
     def answer(self, *_: Any) -> dict[str, Any]:
         self.answers += 1
-        return {"update_seconds": 0.0, "metrics": {"Loss/policy_loss": float(self.answers)}}
+        metrics = {"Loss/policy_loss": float(self.answers)}
+        return {"update_seconds": 0.0, "was_stopped": False, "metrics": metrics}
 
     def rows(self, *_: Any) -> list[Any]:
         return []

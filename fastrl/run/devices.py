@@ -25,6 +25,7 @@ from fastrl.run.launch import (
 from fastrl.run.mistakes import one_line
 from fastrl.run.pulse import PATIENCE_SECONDS, PULSE
 from fastrl.run.ranks import Ranks
+from fastrl.run.signals import is_interrupt
 
 if TYPE_CHECKING:
     from lightning.fabric import Fabric
@@ -105,7 +106,7 @@ class Devices(Ranks):
         from fastrl.run.collectives import have_failed
 
         if not have_failed():
-            if isinstance(error, KeyboardInterrupt):
+            if is_interrupt(error):
                 self._watch.fail("interrupted", 130)
             elif isinstance(error, ValueError | OSError):
                 self._watch.fail(one_line(error), 2)

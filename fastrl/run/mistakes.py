@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import signal
 import sys
 import time
 import traceback
 from collections.abc import Callable
 
 from fastrl.run.launch import local_rank
+from fastrl.run.signals import is_interrupt
 
 
 def exit_status(work: Callable[[], int]) -> int:
@@ -22,15 +25,19 @@ def exit_status(work: Callable[[], int]) -> int:
     except BrokenPipeError:  # the reader of our output went away, as `| head` does
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 141
-    except (ValueError, OSError) as error:
+    except BaseException as error:
+        if is_interrupt(error):
+            with contextlib.suppress(ValueError):  # not the main thread
+                signal.signal(signal.SIGINT, signal.SIG_IGN)  # it is leaving already
+            if local_rank() == 0:
+                print("interrupted", file=sys.stderr)
+            return 130
+        if not isinstance(error, ValueError | OSError):
+            raise
         if os.environ.get("FASTRL_TRACEBACK") == "1":
             traceback.print_exc()
         print(_whose(), one_line(error), file=sys.stderr)
         return 2
-    except KeyboardInterrupt:
-        if local_rank() == 0:
-            print("interrupted", file=sys.stderr)
-        return 130
 
 
 def _whose() -> str:

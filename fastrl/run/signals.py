@@ -6,6 +6,8 @@ import signal
 from types import FrameType
 from typing import Any, Self
 
+_is_cut_short = False  # by a second Ctrl-C
+
 
 class StopSignals:
     """Notes the first SIGINT or SIGTERM while it is entered; a second Ctrl-C ends the run at once.
@@ -35,6 +37,13 @@ class StopSignals:
             signal.signal(number, handler)
 
     def _note(self, number: int, frame: FrameType | None) -> None:
+        global _is_cut_short
         if self.number and number == signal.SIGINT:
+            _is_cut_short = True
             raise KeyboardInterrupt
-        self.number = number
+        self.number = self.number or number
+
+
+def is_interrupt(error: BaseException) -> bool:
+    """Whether Ctrl-C is behind an error. TorchScript makes a RuntimeError of it."""
+    return _is_cut_short or isinstance(error, KeyboardInterrupt)
