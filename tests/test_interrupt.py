@@ -15,7 +15,9 @@ from pathlib import Path
 
 import pytest
 
+from fastrl.run import signals
 from fastrl.run.checkpoint import Checkpoints, load_checkpoint
+from fastrl.run.mistakes import exit_status
 
 PROGRAM = [sys.executable, "-m", "fastrl.ppo"]
 TINY = shlex.split(
@@ -72,6 +74,34 @@ def test_signal_ends_the_run_in_order(tmp_path, number):
     assert summary["interrupted"] is True
     last = load_checkpoint(folder / "checkpoints" / "last.pt")
     assert last["counters"]["env_steps"] == summary["total_env_steps"] > 0
+
+
+def test_error_that_a_second_ctrl_c_caused_is_an_interrupt(monkeypatch, capsys):
+    monkeypatch.setattr(signals, "_is_cut_short", False)
+
+    def replay() -> int:
+        with signals.StopSignals():
+            signal.raise_signal(signal.SIGINT)
+            try:
+                signal.raise_signal(signal.SIGINT)
+            except KeyboardInterrupt:  # as TorchScript does
+                raise RuntimeError("an operation of the graph failed") from None
+        return 0
+
+    before = signal.getsignal(signal.SIGINT)
+    try:
+        assert exit_status(replay) == 130
+    finally:
+        signal.signal(signal.SIGINT, before)
+    assert capsys.readouterr().err == "interrupted\n"
+
+
+def test_error_without_an_interrupt_passes():
+    def fail() -> int:
+        raise RuntimeError("ours")
+
+    with pytest.raises(RuntimeError, match="ours"):
+        exit_status(fail)
 
 
 def test_second_ctrl_c_ends_a_run_that_hangs(tmp_path):

@@ -16,6 +16,7 @@ from fastrl import PPO, AgentTrainer, make_env
 from fastrl.envs import pools
 from fastrl.envs.make import base_seed
 from fastrl.run.checkpoint import load_checkpoint, save_checkpoint
+from fastrl.run.folder import owned
 
 STATEFUL = "toy_envs:StatefulEnv"
 UPDATE = 64  # steps
@@ -243,3 +244,11 @@ def test_resume_refuses_environments_that_cannot_take_the_saved_state(tmp_path):
     endless = agent_for("toy_envs:EndlessEnv", tmp_path)
     with pytest.raises(ValueError, match="these cannot go on from there"):
         AgentTrainer(resume=folder).fit(endless)
+
+
+def test_run_that_another_process_writes_is_not_even_read(tmp_path):
+    folder = AgentTrainer().fit(agent_for("CartPole-v1", tmp_path)).folder
+    for path in (folder / "checkpoints").glob("*.pt"):
+        path.write_bytes(b"half a file")
+    with owned(folder):
+        assert "is being written by another process" in resume_error(folder)

@@ -202,3 +202,10 @@ def test_mujoco_is_drawn_or_refused_in_one_line(tmp_path, monkeypatch, caplog):
         assert len(film) == 3 and film.std() > 10
     else:
         assert len(caplog.messages) == 1 and "cannot be drawn on this machine" in caplog.messages[0]
+
+
+def test_film_ends_early_when_the_run_is_to_stop(tmp_path, caplog):
+    asked = iter([False, True])
+    agent = GreedyAgent("CartPole-v1")
+    assert record_agent(agent, tmp_path, "film", 0, lambda: next(asked)) == []
+    assert list(tmp_path.iterdir()) == [] and not caplog.records
