@@ -90,7 +90,7 @@ class A2C(OnPolicy):
         learning_rate.fill_(config.learning_rate * (remaining if config.anneal_lr else 1))
         self._ent_coef.fill_(config.ent_coef * (remaining if config.anneal_ent_coef else 1))
 
-        with num_threads(self._threads):
+        with num_threads(self._num_threads):
             with timer.stage("advantage"):
                 explained = self.judge(buffer)
                 num_valid = self.devices.gather(np.array([buffer.num_valid])).sum()

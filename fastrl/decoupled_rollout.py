@@ -51,11 +51,11 @@ class RolloutPlaying(RolloutSide, Playing):
     """Plays and judges, in front of an algorithm's own agent."""
 
     judge: Any
-    _threads: int
+    _num_threads: int
 
     def prepare(self, buffer: RolloutBuffer, timer: StageTimer) -> dict[str, float]:
         """Does the player's part of learning from a rollout; returns what is to be logged."""
-        with timer.stage("advantage"), num_threads(self._threads):
+        with timer.stage("advantage"), num_threads(self._num_threads):
             return {"Info/explained_variance": float(self.judge(buffer))}
 
 

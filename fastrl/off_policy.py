@@ -110,7 +110,7 @@ class OffPolicy(Face):
         )
         # Compiled kernels share the work among threads themselves; recorded ones get parts of it.
         in_parts = self.has_parts and config.compile != "on" and self._on_cpu
-        self._num_parts, self._threads = (threads, 1) if in_parts else (1, threads)
+        self._num_parts, self._num_threads = (threads, 1) if in_parts else (1, threads)
         self._build_steps(self.replay.minibatch)
 
     @property
@@ -169,7 +169,7 @@ class OffPolicy(Face):
         self.num_env_steps += self.config.steps_per_update
         if (num_due := self.num_due) > 0:
             precision = matmul_precision(self.config.matmul_precision)
-            with num_threads(self._threads), precision, timer.stage("update"):
+            with num_threads(self._num_threads), precision, timer.stage("update"):
                 self._learn(num_due)
         log_every = self.config.log_every or 1
         if before // log_every == self.num_env_steps // log_every:

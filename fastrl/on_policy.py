@@ -79,7 +79,7 @@ class OnPolicy(Face):
         threads = config.num_threads or update_threads(batch_size, self._width)
         # Compiled kernels share the work among threads themselves; recorded ones get parts of it.
         in_parts = config.compile != "on" and self._on_cpu and self._splits(batch_size, threads)
-        self._num_parts, self._threads = (threads, 1) if in_parts else (1, threads)
+        self._num_parts, self._num_threads = (threads, 1) if in_parts else (1, threads)
         buffer = self._allocate(batch_size)
         self._build_act(buffer, self._acting_mode)
         self._build_judging(buffer, self._acting_mode)

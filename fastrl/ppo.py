@@ -117,7 +117,7 @@ class PPO(OnPolicy):
         self._clip_coef.fill_(config.clip_coef * (remaining if config.anneal_clip_coef else 1))
         self._ent_coef.fill_(config.ent_coef * (remaining if config.anneal_ent_coef else 1))
 
-        with num_threads(self._threads):
+        with num_threads(self._num_threads):
             with timer.stage("advantage"):
                 explained = self.judge(buffer)
 

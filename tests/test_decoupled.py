@@ -165,7 +165,7 @@ class LonePlayer(RolloutPlaying):
         self.devices: Any = SimpleNamespace(global_rank=0)
         self.answers = 0
         self.mail: Any = Mock(receive=self.answer)
-        self.judge, self._threads = lambda _: 0.0, 1
+        self.judge, self._num_threads = lambda _: 0.0, 1
 
     def answer(self, *_: Any) -> dict[str, Any]:
         self.answers += 1
