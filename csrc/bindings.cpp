@@ -1,126 +1,23 @@
 // The only file that knows Python: checks arguments, releases the GIL, calls the headers. Every
-// complaint is a ValueError that names the argument; buffers/indexing.py has the same ones.
-
-#include <nanobind/nanobind.h>
-#include <nanobind/ndarray.h>
+// complaint is a ValueError that names the argument; buffers/indexing.py has those of its part.
 
 #include <algorithm>
 #include <cstdint>
-#include <sstream>
 #include <string>
 #include <utility>
 #include <vector>
 
+#include "arguments.h"
 #include "exchange.h"
 #include "record.h"
+#include "recurrent.h"
 #include "rows.h"
 #include "sequences.h"
 #include "shuffle.h"
 
-namespace nb = nanobind;
-using nb::handle;
 using nb::literals::operator""_a;
 
 namespace {
-
-using Output = nb::ndarray<>;       // an array to write to
-using Input = nb::ndarray<nb::ro>;  // an array to read
-using Shape = std::vector<int64_t>;
-using DType = nb::dlpack::dtype;
-
-constexpr DType kBool = nb::dtype<bool>();
-constexpr DType kInt64 = nb::dtype<int64_t>();
-constexpr DType kFloat32 = nb::dtype<float>();
-constexpr DType kFloat64 = nb::dtype<double>();
-
-template <typename... Parts>
-[[noreturn]] void Refuse(const Parts&... parts) {
-  std::ostringstream message;
-  (message << ... << parts);
-  throw nb::value_error(message.str().c_str());
-}
-
-std::string Describe(DType dtype, const Shape& shape) {
-  const char* const kinds[] = {"int", "uint", "float", "opaque", "bfloat", "complex", "bool"};
-  std::string text = dtype.code < 7 ? kinds[dtype.code] : "opaque";
-  if (dtype != kBool) text += std::to_string(dtype.bits);
-  for (size_t i = 0; i < shape.size(); ++i) text += (i ? ", " : " [") + std::to_string(shape[i]);
-  return text + (shape.empty() ? " []" : "]");
-}
-
-template <typename Array>
-Shape ShapeOf(const Array& array) {
-  return Shape(array.shape_ptr(), array.shape_ptr() + array.ndim());
-}
-
-// What keeps the array from being one block of this machine's memory, or "".
-template <typename Array>
-const char* Complaint(const Array& array) {
-  // Pinned memory calls itself a device of its own, but it is the CPU's.
-  const int device = array.device_type();
-  if (device != nb::device::cpu::value && device != nb::device::cuda_host::value) {
-    return ", not on the CPU";
-  }
-  int64_t stride = 1;
-  for (size_t i = array.ndim(); i-- > 0 && array.size() > 0;) {
-    if (array.shape(i) != 1 && array.stride(i) != stride) return ", not contiguous";
-    stride *= array.shape_ptr()[i];
-  }
-  return "";
-}
-
-template <typename Array>
-Array Import(handle object, const std::string& name) {
-  Array array;
-  if (!nb::try_cast(object, array, false) || !array.is_valid()) {
-    Refuse(name, ": expected an array in plain memory, got ",
-           nb::str(object.type().attr("__name__")).c_str());
-  }
-  return array;
-}
-
-template <typename Array>
-void Require(const Array& array, const std::string& name, DType dtype, const Shape& shape) {
-  bool same = array.ndim() == shape.size() && array.dtype() == dtype;
-  for (size_t i = 0; same && i < shape.size(); ++i) same = array.shape_ptr()[i] == shape[i];
-  const char* complaint = Complaint(array);
-  if (same && *complaint == '\0') return;
-  Refuse(name, ": expected contiguous ", Describe(dtype, shape), " on the CPU, got ",
-         Describe(array.dtype(), ShapeOf(array)), complaint);
-}
-
-template <typename Array>
-Array ImportAs(handle object, const std::string& name, DType dtype, const Shape& shape) {
-  Array array = Import<Array>(object, name);
-  Require(array, name, dtype, shape);
-  return array;
-}
-
-// For the argument that sets the sizes of the others: they are free, but not 0.
-template <typename Array>
-Array ImportFirst(handle object, const std::string& name, DType dtype, size_t num_dims,
-                  const char* letters) {
-  Array array = Import<Array>(object, name);
-  if (array.ndim() != num_dims || array.size() == 0) {
-    Refuse(name, ": expected shape ", letters, " without zeros, got ",
-           Describe(array.dtype(), ShapeOf(array)));
-  }
-  Require(array, name, dtype, ShapeOf(array));
-  return array;
-}
-
-template <typename Scalar, typename Array>
-Scalar* Data(const Array& array) {
-  return static_cast<Scalar*>(array.data());
-}
-
-// A fresh torch tensor, not yet filled.
-template <typename Scalar>
-nb::ndarray<nb::pytorch, Scalar> NewTensor(size_t count, std::initializer_list<size_t> shape) {
-  auto* values = new Scalar[count];
-  nb::capsule owner(values, [](void* p) noexcept { delete[] static_cast<Scalar*>(p); });
-  return nb::ndarray<nb::pytorch, Scalar>(values, shape, owner);
-}
 
 fastrl::ObsKind KindOf(const Output& obs) {
   const DType dtype = obs.dtype();
@@ -289,15 +186,6 @@ class Exchange {
   fastrl::Exchange exchange_{nullptr, 0, 1, 0, 0.0};
 };
 
-uint64_t ImportSeed(handle seed) {
-  const nb::object integer = nb::steal(PyNumber_Index(seed.ptr()));
-  if (!integer.is_valid()) throw nb::python_error();
-  const uint64_t value = PyLong_AsUnsignedLongLong(integer.ptr());
-  if (!PyErr_Occurred()) return value;
-  PyErr_Clear();
-  Refuse("seed: expected an integer in [0, 2**64), got ", nb::str(integer).c_str());
-}
-
 int64_t ShuffledMinibatches(handle valid, handle seed, handle indices, handle weights) {
   const auto valid_in = ImportFirst<Input>(valid, "valid", kBool, 1, "[R]");
   const int64_t num_rows = valid_in.shape_ptr()[0];
@@ -361,11 +249,84 @@ nb::tuple SequenceGrid(handle env, handle start, handle length, int64_t num_envs
   return nb::make_tuple(indices, mask);
 }
 
+// Sizes, weight and living rows of a pass over sequences, checked; G gates.
+fastrl::Sequences ImportSequences(handle gates, handle weight, handle alive, int64_t num_gates,
+                                  bool is_forward) {
+  const auto gates_in = ImportFirst<Input>(gates, "gates", kFloat32, 3, "[L, B, G * H]");
+  const int64_t L = gates_in.shape_ptr()[0], B = gates_in.shape_ptr()[1];
+  const int64_t GH = gates_in.shape_ptr()[2], H = GH / num_gates;
+  if (GH % num_gates != 0) Refuse("gates: expected ", num_gates, " gates, got ", GH, " numbers");
+  const Shape shape = is_forward ? Shape{H, GH} : Shape{GH, H};
+  const auto weight_in = ImportAs<Input>(weight, "weight", kFloat32, shape);
+  const auto alive_in = ImportAs<Input>(alive, "alive", kInt64, {L});
+  const auto* rows = Data<const int64_t>(alive_in);
+  for (int64_t t = 0; t < L; ++t) {
+    const int64_t most = t == 0 ? B : rows[t - 1];
+    if (rows[t] < 0 || rows[t] > most) {
+      Refuse("alive: expected at most ", most, " rows at step ", t, ", got ", rows[t]);
+    }
+  }
+  return {L, B, H, rows, Data<const float>(weight_in)};
+}
+
+void LstmForward(handle gates, handle hidden, handle cells, handle squashed, handle weight,
+                 handle alive) {
+  const auto s = ImportSequences(gates, weight, alive, 4, true);
+  const int64_t L = s.num_steps, B = s.num_rows, H = s.num_outputs;
+  const auto g = ImportAs<Output>(gates, "gates", kFloat32, {L, B, 4 * H});
+  const auto h = ImportAs<Output>(hidden, "hidden", kFloat32, {L + 1, B, H});
+  const auto c = ImportAs<Output>(cells, "cells", kFloat32, {L + 1, B, H});
+  const auto q = ImportAs<Output>(squashed, "squashed", kFloat32, {L, B, H});
+  nb::gil_scoped_release release;
+  fastrl::RunLstmForward(s, Data<float>(g), Data<float>(h), Data<float>(c), Data<float>(q));
+}
+
+void LstmBackward(handle gates, handle cells, handle squashed, handle d_outputs, handle d_gates,
+                  handle weight, handle alive) {
+  const auto s = ImportSequences(gates, weight, alive, 4, false);
+  const int64_t L = s.num_steps, B = s.num_rows, H = s.num_outputs;
+  const auto g = ImportAs<Input>(gates, "gates", kFloat32, {L, B, 4 * H});
+  const auto c = ImportAs<Input>(cells, "cells", kFloat32, {L + 1, B, H});
+  const auto q = ImportAs<Input>(squashed, "squashed", kFloat32, {L, B, H});
+  const auto d = ImportAs<Input>(d_outputs, "d_outputs", kFloat32, {L, B, H});
+  const auto dg = ImportAs<Output>(d_gates, "d_gates", kFloat32, {L, B, 4 * H});
+  nb::gil_scoped_release release;
+  fastrl::RunLstmBackward(s, Data<const float>(g), Data<const float>(c), Data<const float>(q),
+                          Data<const float>(d), Data<float>(dg));
+}
+
+void GruForward(handle gates, handle candidates, handle hidden, handle weight, handle alive) {
+  const auto s = ImportSequences(gates, weight, alive, 3, true);
+  const int64_t L = s.num_steps, B = s.num_rows, H = s.num_outputs;
+  const auto g = ImportAs<Output>(gates, "gates", kFloat32, {L, B, 3 * H});
+  const auto m = ImportAs<Output>(candidates, "candidates", kFloat32, {L, B, H});
+  const auto h = ImportAs<Output>(hidden, "hidden", kFloat32, {L + 1, B, H});
+  nb::gil_scoped_release release;
+  fastrl::RunGruForward(s, Data<float>(g), Data<float>(m), Data<float>(h));
+}
+
+void GruBackward(handle gates, handle candidates, handle hidden, handle d_outputs, handle d_inputs,
+                 handle d_states, handle weight, handle alive) {
+  const auto s = ImportSequences(gates, weight, alive, 3, false);
+  const int64_t L = s.num_steps, B = s.num_rows, H = s.num_outputs;
+  const auto g = ImportAs<Input>(gates, "gates", kFloat32, {L, B, 3 * H});
+  const auto m = ImportAs<Input>(candidates, "candidates", kFloat32, {L, B, H});
+  const auto h = ImportAs<Input>(hidden, "hidden", kFloat32, {L + 1, B, H});
+  const auto d = ImportAs<Input>(d_outputs, "d_outputs", kFloat32, {L, B, H});
+  const auto di = ImportAs<Output>(d_inputs, "d_inputs", kFloat32, {L, B, 3 * H});
+  const auto ds = ImportAs<Output>(d_states, "d_states", kFloat32, {L, B, 3 * H});
+  nb::gil_scoped_release release;
+  fastrl::RunGruBackward(s, Data<const float>(g), Data<const float>(m), Data<const float>(h),
+                         Data<const float>(d), Data<float>(di), Data<float>(ds));
+}
+
 }  // namespace
 
 NB_MODULE(_C, m) {
   nb::set_leak_warnings(false);  // the process may leave its memory to the system as it ends
-  m.doc() = "Row movement in C++. fastrl/buffers/indexing.py documents each operation.";
+  m.doc() =
+      "Row movement, exchanges between ranks and recurrent steps in C++, for their files in "
+      "fastrl.";
   nb::class_<Recorder>(m, "Recorder")
       .def(nb::init<handle, handle, handle, handle, handle, handle, handle, handle, handle>(),
            "obs"_a, "rewards"_a, "terminated"_a, "truncated"_a, "valid"_a, "episode_returns"_a,
@@ -387,4 +348,11 @@ NB_MODULE(_C, m) {
   m.def("cut_sequences", &CutSequences, "done"_a, "max_length"_a);
   m.def("sequence_grid", &SequenceGrid, "env"_a, "start"_a, "length"_a, "num_envs"_a,
         "max_length"_a);
+  m.def("lstm_forward", &LstmForward, "gates"_a, "hidden"_a, "cells"_a, "squashed"_a, "weight"_a,
+        "alive"_a);
+  m.def("lstm_backward", &LstmBackward, "gates"_a, "cells"_a, "squashed"_a, "d_outputs"_a,
+        "d_gates"_a, "weight"_a, "alive"_a);
+  m.def("gru_forward", &GruForward, "gates"_a, "candidates"_a, "hidden"_a, "weight"_a, "alive"_a);
+  m.def("gru_backward", &GruBackward, "gates"_a, "candidates"_a, "hidden"_a, "d_outputs"_a,
+        "d_inputs"_a, "d_states"_a, "weight"_a, "alive"_a);
 }

@@ -1,4 +1,5 @@
-# What the compiled part promises; buffers/indexing.py documents each operation.
+# What the compiled part promises; buffers/indexing.py, run/shared_memory.py and ops/recurrence.py
+# say what for.
 
 from collections.abc import Sequence
 
@@ -47,3 +48,28 @@ def cut_sequences(done: Tensor, max_length: int) -> tuple[Tensor, Tensor, Tensor
 def sequence_grid(
     env: Tensor, start: Tensor, length: Tensor, num_envs: int, max_length: int
 ) -> tuple[Tensor, Tensor]: ...
+def lstm_forward(
+    gates: Tensor, hidden: Tensor, cells: Tensor, squashed: Tensor, weight: Tensor, alive: Tensor
+) -> None: ...
+def lstm_backward(
+    gates: Tensor,
+    cells: Tensor,
+    squashed: Tensor,
+    d_outputs: Tensor,
+    d_gates: Tensor,
+    weight: Tensor,
+    alive: Tensor,
+) -> None: ...
+def gru_forward(
+    gates: Tensor, candidates: Tensor, hidden: Tensor, weight: Tensor, alive: Tensor
+) -> None: ...
+def gru_backward(
+    gates: Tensor,
+    candidates: Tensor,
+    hidden: Tensor,
+    d_outputs: Tensor,
+    d_inputs: Tensor,
+    d_states: Tensor,
+    weight: Tensor,
+    alive: Tensor,
+) -> None: ...

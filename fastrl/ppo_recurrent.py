@@ -173,7 +173,9 @@ class PPORecurrent(PPO):
 
     def _evaluate(self, batch: Any) -> tuple[Tensor, Tensor, Tensor]:
         """Returns log pi(a|s), the entropy and V(s) of the rows `[L * B]`."""
-        return self.policy.evaluate(batch.obs, batch.actions, batch.states, batch.previous)
+        steps = batch.weights.unflatten(0, (-1, len(batch.states)))
+        alive = (steps > 0).sum(1)
+        return self.policy.evaluate(batch.obs, batch.actions, batch.states, batch.previous, alive)
 
 
 # What `python -m fastrl.ppo_recurrent`, and what `evaluate` and `export` call.

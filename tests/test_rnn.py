@@ -5,6 +5,9 @@ import torch
 from torch import nn
 
 from fastrl.models.rnn import Memory
+from fastrl.ops.recurrence import HAS_KERNELS
+
+kernels = pytest.mark.skipif(not HAS_KERNELS, reason="no C++ extension")
 
 
 @pytest.fixture(params=["lstm", "gru"])
@@ -43,6 +46,57 @@ def test_padding_after_the_end_changes_nothing_before_it(memory):
     other = inputs.clone()
     other[4:] = 100.0
     assert torch.equal(memory(inputs, state)[:4], memory(other, state)[:4])
+
+
+def of_lengths(*lengths: int) -> torch.Tensor:
+    """How many of some sequences have each of the steps."""
+    return (torch.tensor(lengths) > torch.arange(6)[:, None]).sum(1)
+
+
+ALIVE = [of_lengths(6, 6, 6, 6, 6), of_lengths(6, 4, 4, 1, 0), of_lengths(3, 3, 2, 2, 1)]
+SIZES = [(5, 7), (3, 16), (8, 64), (70, 100)]  # outputs that fill vectors, and such that do not
+
+
+@kernels
+@pytest.mark.parametrize("sizes", SIZES)
+@pytest.mark.parametrize("alive", ALIVE)
+@pytest.mark.parametrize("kind", ["lstm", "gru"])
+def test_kernels_give_the_outputs_and_gradients_of_the_library_s_layers(kind, alive, sizes):
+    torch.manual_seed(0)
+    memory = Memory(kind, *sizes, ortho_init=False)
+    inputs = torch.randn(6, 5, sizes[0], requires_grad=True)
+    state, weights = torch.randn(5, memory.state_size), torch.randn(6, 5, sizes[1])
+    counts = (torch.arange(5) < alive[:, None]).unsqueeze(-1)
+    wanted, results = [*memory.parameters(), inputs], []
+    for given in (alive, None):
+        outputs = memory(inputs, state, given) * counts
+        loss = (outputs * weights).sum() + outputs.square().sum()
+        results.append([outputs, *torch.autograd.grad(loss, wanted)])
+    for got, expected in zip(*results, strict=True):
+        torch.testing.assert_close(got, expected, rtol=1e-4, atol=2e-5)
+
+
+@kernels
+def test_kernels_follow_large_numbers_to_the_ends_of_the_gates(memory):
+    inputs, state = 1e4 * torch.randn(6, 3, 5), torch.randn(3, memory.state_size)
+    expected = memory(inputs, state)
+    torch.testing.assert_close(memory(inputs, state, torch.full((6,), 3)), expected)
+
+
+@kernels
+def test_kernels_pass_nan_on(memory):
+    inputs, state = torch.zeros(6, 3, 5), torch.zeros(3, memory.state_size)
+    inputs[2, 1] = torch.nan
+    outputs = memory(inputs, state, torch.full((6,), 3))
+    assert outputs[2:, 1].isnan().all() and outputs[:, ::2].isfinite().all()
+
+
+@kernels
+@pytest.mark.parametrize("alive", [[3, 4, 0, 0, 0, 0], [6, 0, 0, 0, 0, 0], [1, 1, 1, 1, 1, -1]])
+def test_sequences_in_another_order_are_refused(memory, alive):
+    inputs, state = torch.zeros(6, 5, 5), torch.zeros(5, memory.state_size)
+    with pytest.raises(ValueError, match="alive: expected at most"):
+        memory(inputs, state, torch.tensor(alive))
 
 
 @pytest.mark.parametrize("kind", ["lstm", "gru"])

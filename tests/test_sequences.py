@@ -91,15 +91,25 @@ def test_shapes_do_not_depend_on_the_number_of_episodes():
         assert [x.shape for x in batch] == [x.shape for x in few[0]]
 
 
+def lengths(batch: SequenceMinibatch) -> list[int]:
+    return [int((weights > 0).sum()) for _, weights, _ in columns_of(batch)]
+
+
+def test_sequences_of_a_minibatch_lie_in_order_of_falling_length():
+    for batch in make_rollout(ENDS, 5 * L).minibatches(0):
+        assert lengths(batch) == sorted(lengths(batch), reverse=True)
+
+
 def test_parts_are_minibatches_of_their_own():
-    """Of the same sequences as undivided, those of the first columns first."""
+    """They get the sequences of the undivided minibatch in turn."""
     for whole, parted in zip(
         make_rollout(ENDS, 4 * L).minibatches(0),
         make_rollout(ENDS, 4 * L, num_parts=2).minibatches(0),
         strict=True,
     ):
         parts = [SequenceMinibatch(*x) for x in zip(*(y.chunk(2) for y in parted), strict=True)]
-        sequences = [sequence for part in parts for sequence in columns_of(part)]
+        in_turn = zip(*(columns_of(part) for part in parts), strict=True)
+        sequences = [sequence for pair in in_turn for sequence in pair]
         for expected, actual in zip(columns_of(whole), sequences, strict=True):
             assert all(map(torch.equal, expected, actual))
 

@@ -24,7 +24,7 @@ from fastrl.buffers.rollout import RolloutBuffer, shuffle_seed
 
 
 class SequenceMinibatch(NamedTuple):
-    """B sequences side by side, padded to L steps: rows `[L * B]`, step by step.
+    """B sequences side by side, the longest first, padded to L steps: rows `[L * B]`, step by step.
 
     Of P parts, each is such a minibatch of B / P sequences, and they follow one another. `weights`
     are 1/count on the rows that count and 0 on padding and reset rows, so that they sum to 1.
@@ -124,7 +124,9 @@ class SequenceRollout(RolloutBuffer):
         valid = self.host_valid[:-1]
         env, start, length = cut_sequences(~valid, self.sequence_length)
         has_rows = valid[start, env]  # not so where a reset row stands alone
-        self._sequences = env[has_rows], start[has_rows], length[has_rows]
+        env, start, length = env[has_rows], start[has_rows], length[has_rows]
+        self._sequences = env, start, length
+        self._num_valid = length - (~valid[start + length - 1, env]).long()
         num_columns = self._batch_size // self.sequence_length
         return -(-len(self._sequences[0]) // num_columns)
 
@@ -147,6 +149,7 @@ class SequenceRollout(RolloutBuffer):
         shares = torch.zeros(num_minibatches, num_columns)
         everyone = torch.ones(len(env), dtype=torch.bool)
         shuffled_minibatches(everyone, shuffle_seed(*key), places, shares)
+        places, shares = self._by_length(places, shares)
         columns = places.flatten()
         env, start, length = env[columns], start[columns], length[columns]
         grid, mask = sequence_grid(env, start, length, self.num_envs, self.sequence_length)
@@ -161,6 +164,16 @@ class SequenceRollout(RolloutBuffer):
             self._fill(index, grid[index], first_rows[index])
             self._sequence_batches[index].weights.copy_(weights[index])
         return self._sequence_batches[:num_minibatches]
+
+    def _by_length(self, places: Tensor, shares: Tensor) -> tuple[Tensor, Tensor]:
+        """Brings the sequences of each minibatch `[M, B]` into the order of falling length.
+
+        Its parts get them in turn, so that none has more to do than another.
+        """
+        num_valid = self._num_valid[places] * (shares > 0)
+        order = num_valid.argsort(1, descending=True, stable=True)
+        order = order.unflatten(1, (-1, self._num_parts)).transpose(1, 2).flatten(1)
+        return places.gather(1, order), shares.gather(1, order)
 
     def _in_parts(self, grid: Tensor) -> Tensor:
         """Brings `[L, M * B]` into the order of the minibatches' rows, `[M, P * L * (B / P)]`."""

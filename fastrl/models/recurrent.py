@@ -117,9 +117,9 @@ class RecurrentActorCritic(nn.Module):
         held = []
         for encoder, memory, before in zip(self.encoders, self.memories, memories, strict=True):
             assert isinstance(memory, Memory)
-            held.append(memory.step(torch.cat([features_of(encoder, inputs), previous], 1), before))
+            held.append(memory.step(self._with(previous, features_of(encoder, inputs)), before))
         features = [x[:, :size] for x, size in zip(held, self.feature_sizes, strict=True)]
-        return torch.cat(features, 1), torch.cat(held, 1)
+        return _joined(features), _joined(held)
 
     def remember(self, memory: Tensor, actions: Tensor) -> Tensor:
         """Returns the state `[B, S]` of what the memories hold and of the action just taken."""
@@ -149,7 +149,12 @@ class RecurrentActorCritic(nn.Module):
             return self.value_head(last).squeeze(-1)
 
     def evaluate(
-        self, observations: Tensor, actions: Tensor, state: Tensor, previous: Tensor
+        self,
+        observations: Tensor,
+        actions: Tensor,
+        state: Tensor,
+        previous: Tensor,
+        alive: Tensor | None = None,
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Returns log pi(a|s), the entropy and V(s) of sequences, without a loop over steps.
 
@@ -158,6 +163,7 @@ class RecurrentActorCritic(nn.Module):
             actions: `[L * B, *action_shape]`.
             state: `[B, S]` before the first step.
             previous: previous actions `[L * B, E]`, as in a state.
+            alive: int64 `[L]`: how many sequences have a step t, the first ones; None: all.
 
         Returns:
             Three times `[L * B]`.
@@ -166,18 +172,27 @@ class RecurrentActorCritic(nn.Module):
         inputs = self.read(observations)
         features = []
         for encoder, memory, before in zip(self.encoders, self.memories, memories, strict=True):
-            rows = torch.cat([features_of(encoder, inputs).float(), previous], 1)
+            rows = self._with(previous, features_of(encoder, inputs).float())
             with _full_precision(rows):  # an error in a memory lasts
                 sequences = rows.unflatten(0, (-1, len(state)))
-                features.append(memory(sequences, before).flatten(0, 1))
-        return self.judge(torch.cat(features, 1), actions)
+                features.append(memory(sequences, before, alive).flatten(0, 1))
+        return self.judge(_joined(features), actions)
 
     def read(self, observations: Tensor) -> Inputs:
         """Brings observations `[B, *O]`, of any type, to what the networks see."""
         return self.reader.read(observations, self.normalizer)
 
+    def _with(self, previous: Tensor, features: Tensor) -> Tensor:
+        """Returns what a memory sees: features and the previous action, if it is asked for."""
+        return torch.cat([features, previous], 1) if self.previous_size else features
+
     def _of_actor(self, features: Tensor) -> Tensor:
         return features.split(self.feature_sizes, 1)[0]
+
+
+def _joined(parts: list[Tensor]) -> Tensor:
+    """Returns tensors `[B, *]` side by side; one alone is not copied."""
+    return parts[0] if len(parts) == 1 else torch.cat(parts, 1)
 
 
 def _full_precision(like: Tensor) -> torch.autocast:

@@ -9,6 +9,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from fastrl.ops.recurrence import HAS_KERNELS, gru, lstm
+
 
 class Memory(nn.Module):
     """One layer of LSTM (Hochreiter and Schmidhuber 1997) or GRU (Cho et al. 2014)."""
@@ -34,19 +36,24 @@ class Memory(nn.Module):
                 for gate in parameter.detach().split(num_outputs):
                     nn.init.orthogonal_(gate)
 
-    def forward(self, inputs: Tensor, state: Tensor) -> Tensor:
-        """Goes through sequences that all last L steps, without a reset in between.
+    def forward(self, inputs: Tensor, state: Tensor, alive: Tensor | None = None) -> Tensor:
+        """Goes through sequences of at most L steps, without a reset in between.
 
-        The library's kernel does all steps in one call (on a GPU, and for an LSTM on a CPU).
+        On a GPU the library's kernel does all steps in one call, on a CPU our own does; see
+        `ops/recurrence.py`.
 
         Args:
             inputs: `[L, B, F]`.
-            state: `[B, S]` before the first step.
+            state: `[B, S]` before the first step; it gets no gradient if `alive` is given.
+            alive: int64 `[L]`: how many sequences have a step t, the first ones; None: all have L.
 
         Returns:
             Outputs of all steps, `[L, B, H]`. Those of padding after a sequence's end depend on
             nothing that comes later, and nothing that counts depends on them.
         """
+        if alive is not None and HAS_KERNELS and inputs.device.type == "cpu":
+            run = gru if isinstance(self.layer, nn.GRU) else lstm
+            return run(inputs, state, alive, *self.layer.all_weights[0])
         parts = [part.contiguous().unsqueeze(0) for part in state.split(self.num_outputs, 1)]
         outputs, _ = self.layer(inputs, parts[0] if len(parts) == 1 else tuple(parts))
         return outputs

@@ -1,0 +1,291 @@
+// What of an LSTM or a GRU cannot be done for all steps at once: the product with the state before,
+// the gates, and the same backwards. Projections of inputs and gradients of weights are ordinary
+// products over all rows, and not here. Letters: L steps, B sequences, H outputs.
+//
+// Sequences lie in order of falling length: of step t the first alive[t] rows count, and the others
+// are neither read nor written.
+
+#pragma once
+
+#include <algorithm>
+#include <cstdint>
+#include <cstring>
+#include <vector>
+
+#include "products.h"
+
+namespace fastrl {
+
+struct Sequences {
+  int64_t num_steps;     // L
+  int64_t num_rows;      // B
+  int64_t num_outputs;   // H
+  const int64_t* alive;  // [L], falling
+  const float* weight;   // forward: [H, G * H]; backward: [G * H, H]; G gates
+};
+
+// exp within 2 units in the last place, in operations that compilers do for many numbers at once:
+// no comparison of floats, which might trap. It stays below 2^128 and above 2^-127.
+FASTRL_INLINE float Exp(float x) {
+  const float n = (x * 1.44269504f + 12582912.0f) - 12582912.0f;  // to the nearest integer
+  const float r = (x - n * 0.693359375f) + n * 2.12194440e-4f;
+  float p = 1.9875691500e-4f;
+  p = p * r + 1.3981999507e-3f;
+  p = p * r + 8.3334519073e-3f;
+  p = p * r + 4.1665795894e-2f;
+  p = p * r + 1.6666665459e-1f;
+  p = p * r + 5.0000001201e-1f;
+  int32_t exponent = static_cast<int32_t>(n);
+  exponent = exponent < -126 ? -126 : exponent;
+  exponent = exponent > 127 ? 127 : exponent;
+  const int32_t bits = (exponent + 127) << 23;
+  float power;
+  std::memcpy(&power, &bits, sizeof(power));
+  return (p * r * r + r + 1.0f) * power;
+}
+
+FASTRL_INLINE float Sigmoid(float x) { return 1.0f / (1.0f + Exp(-x)); }
+FASTRL_INLINE float Tanh(float x) { return 2.0f / (1.0f + Exp(-2.0f * x)) - 1.0f; }
+
+// Some neighbouring numbers: a size known to the compiler makes vectors of the loops over them.
+constexpr int64_t kBlock = 16;
+
+struct Block {
+  float at[kBlock];
+
+  FASTRL_INLINE void Load(const float* from, int64_t count) {
+    if (count == kBlock) {
+      std::memcpy(at, from, sizeof(at));
+    } else {
+      std::memset(at, 0, sizeof(at));
+      std::memcpy(at, from, static_cast<size_t>(count) * sizeof(float));
+    }
+  }
+
+  FASTRL_INLINE void Store(float* to, int64_t count) const {
+    if (count == kBlock) {
+      std::memcpy(to, at, sizeof(at));
+    } else {
+      std::memcpy(to, at, static_cast<size_t>(count) * sizeof(float));
+    }
+  }
+};
+
+// gates [L, B, 4 H]: from projected inputs to the values of i, f, g and o. Row t + 1 of hidden and
+// cells, both [L + 1, B, H], is what step t makes of row t; squashed [L, B, H] is tanh of cells.
+template <typename Shape>
+FASTRL_INLINE void LstmForward(const Sequences& s, float* gates, float* hidden, float* cells,
+                               float* squashed) {
+  const int64_t H = s.num_outputs, step = s.num_rows * H;
+  const Panels<Shape> weight(s.weight, 4 * H, H, 4 * H);
+  for (int64_t t = 0; t < s.num_steps && s.alive[t] > 0; ++t) {
+    float* const g = gates + t * 4 * step;
+    const int64_t rows = s.alive[t];
+    weight.AddProduct(hidden + t * step, H, g, 4 * H, rows);
+    for (int64_t r = 0; r < rows; ++r) {
+      for (int64_t j = 0; j < H; j += kBlock) {
+        const int64_t count = std::min(kBlock, H - j), at = r * H + j;
+        float* const row = g + r * 4 * H + j;
+        Block in, forget, fresh, out, cell, tanh_cell, output;
+        in.Load(row, count);
+        forget.Load(row + H, count);
+        fresh.Load(row + 2 * H, count);
+        out.Load(row + 3 * H, count);
+        cell.Load(cells + t * step + at, count);
+        for (int64_t k = 0; k < kBlock; ++k) in.at[k] = Sigmoid(in.at[k]);
+        for (int64_t k = 0; k < kBlock; ++k) forget.at[k] = Sigmoid(forget.at[k]);
+        for (int64_t k = 0; k < kBlock; ++k) fresh.at[k] = Tanh(fresh.at[k]);
+        for (int64_t k = 0; k < kBlock; ++k) out.at[k] = Sigmoid(out.at[k]);
+        for (int64_t k = 0; k < kBlock; ++k) {
+          cell.at[k] = forget.at[k] * cell.at[k] + in.at[k] * fresh.at[k];
+          tanh_cell.at[k] = Tanh(cell.at[k]);
+          output.at[k] = out.at[k] * tanh_cell.at[k];
+        }
+        in.Store(row, count);
+        forget.Store(row + H, count);
+        fresh.Store(row + 2 * H, count);
+        out.Store(row + 3 * H, count);
+        cell.Store(cells + (t + 1) * step + at, count);
+        tanh_cell.Store(squashed + t * step + at, count);
+        output.Store(hidden + (t + 1) * step + at, count);
+      }
+    }
+  }
+}
+
+// From gradients of outputs [L, B, H] to those of projected inputs [L, B, 4 H].
+template <typename Shape>
+FASTRL_INLINE void LstmBackward(const Sequences& s, const float* gates, const float* cells,
+                                const float* squashed, const float* d_outputs, float* d_gates) {
+  const int64_t H = s.num_outputs, step = s.num_rows * H;
+  const Panels<Shape> weight(s.weight, H, 4 * H, H);
+  std::vector<float> d_hidden(static_cast<size_t>(step)), d_cells(static_cast<size_t>(step));
+  for (int64_t t = s.num_steps - 1; t >= 0; --t) {
+    const int64_t rows = s.alive[t];
+    for (int64_t r = 0; r < rows; ++r) {
+      for (int64_t j = 0; j < H; j += kBlock) {
+        const int64_t count = std::min(kBlock, H - j), at = r * H + j;
+        const float* const row = gates + (t * s.num_rows + r) * 4 * H + j;
+        float* const d_row = d_gates + (t * s.num_rows + r) * 4 * H + j;
+        Block in, forget, fresh, out, before, tanh_cell, d, d_h, d_c;
+        in.Load(row, count);
+        forget.Load(row + H, count);
+        fresh.Load(row + 2 * H, count);
+        out.Load(row + 3 * H, count);
+        before.Load(cells + t * step + at, count);
+        tanh_cell.Load(squashed + t * step + at, count);
+        d.Load(d_outputs + t * step + at, count);
+        d_h.Load(d_hidden.data() + at, count);
+        d_c.Load(d_cells.data() + at, count);
+        for (int64_t k = 0; k < kBlock; ++k) {
+          const float i = in.at[k], f = forget.at[k], n = fresh.at[k], o = out.at[k];
+          const float t_c = tanh_cell.at[k], d_output = d_h.at[k] + d.at[k];
+          const float d_cell = d_c.at[k] + d_output * o * (1.0f - t_c * t_c);
+          in.at[k] = d_cell * n * i * (1.0f - i);
+          forget.at[k] = d_cell * before.at[k] * f * (1.0f - f);
+          fresh.at[k] = d_cell * i * (1.0f - n * n);
+          out.at[k] = d_output * t_c * o * (1.0f - o);
+          d_c.at[k] = d_cell * f;
+          d_h.at[k] = 0.0f;
+        }
+        in.Store(d_row, count);
+        forget.Store(d_row + H, count);
+        fresh.Store(d_row + 2 * H, count);
+        out.Store(d_row + 3 * H, count);
+        d_c.Store(d_cells.data() + at, count);
+        d_h.Store(d_hidden.data() + at, count);
+      }
+    }
+    weight.AddProduct(d_gates + t * 4 * step, 4 * H, d_hidden.data(), H, rows);
+  }
+}
+
+// gates [L, B, 3 H]: from projected inputs to the values of r, z and n. candidates [L, B, H]: from
+// the state's bias of n to all that the state adds to it. hidden [L + 1, B, H] as above.
+template <typename Shape>
+FASTRL_INLINE void GruForward(const Sequences& s, float* gates, float* candidates, float* hidden) {
+  const int64_t H = s.num_outputs, step = s.num_rows * H;
+  const Panels<Shape> gate_weight(s.weight, 3 * H, H, 2 * H);
+  const Panels<Shape> candidate_weight(s.weight + 2 * H, 3 * H, H, H);
+  for (int64_t t = 0; t < s.num_steps && s.alive[t] > 0; ++t) {
+    float *const g = gates + t * 3 * step, *const m = candidates + t * step;
+    const float* const h = hidden + t * step;
+    const int64_t rows = s.alive[t];
+    gate_weight.AddProduct(h, H, g, 3 * H, rows);
+    candidate_weight.AddProduct(h, H, m, H, rows);
+    for (int64_t r = 0; r < rows; ++r) {
+      for (int64_t j = 0; j < H; j += kBlock) {
+        const int64_t count = std::min(kBlock, H - j), at = r * H + j;
+        float* const row = g + r * 3 * H + j;
+        Block reset, keep, fresh, candidate, output;
+        reset.Load(row, count);
+        keep.Load(row + H, count);
+        fresh.Load(row + 2 * H, count);
+        candidate.Load(m + at, count);
+        output.Load(h + at, count);
+        for (int64_t k = 0; k < kBlock; ++k) {
+          reset.at[k] = Sigmoid(reset.at[k]);
+          keep.at[k] = Sigmoid(keep.at[k]);
+          fresh.at[k] = Tanh(fresh.at[k] + reset.at[k] * candidate.at[k]);
+          output.at[k] = fresh.at[k] + keep.at[k] * (output.at[k] - fresh.at[k]);
+        }
+        reset.Store(row, count);
+        keep.Store(row + H, count);
+        fresh.Store(row + 2 * H, count);
+        output.Store(hidden + (t + 1) * step + at, count);
+      }
+    }
+  }
+}
+
+// From gradients of outputs [L, B, H] to those of what inputs and state each add to the gates, both
+// [L, B, 3 H]; they differ in n alone.
+template <typename Shape>
+FASTRL_INLINE void GruBackward(const Sequences& s, const float* gates, const float* candidates,
+                               const float* hidden, const float* d_outputs, float* d_inputs,
+                               float* d_states) {
+  const int64_t H = s.num_outputs, step = s.num_rows * H;
+  const Panels<Shape> weight(s.weight, H, 3 * H, H);
+  std::vector<float> d_hidden(static_cast<size_t>(step));
+  for (int64_t t = s.num_steps - 1; t >= 0; --t) {
+    const int64_t rows = s.alive[t];
+    for (int64_t r = 0; r < rows; ++r) {
+      for (int64_t j = 0; j < H; j += kBlock) {
+        const int64_t count = std::min(kBlock, H - j), at = r * H + j;
+        const int64_t row = (t * s.num_rows + r) * 3 * H + j;
+        Block reset, keep, fresh, candidate, before, d, d_h, d_state;
+        reset.Load(gates + row, count);
+        keep.Load(gates + row + H, count);
+        fresh.Load(gates + row + 2 * H, count);
+        candidate.Load(candidates + t * step + at, count);
+        before.Load(hidden + t * step + at, count);
+        d.Load(d_outputs + t * step + at, count);
+        d_h.Load(d_hidden.data() + at, count);
+        for (int64_t k = 0; k < kBlock; ++k) {
+          const float a = reset.at[k], z = keep.at[k], n = fresh.at[k];
+          const float d_output = d_h.at[k] + d.at[k];
+          const float d_fresh = d_output * (1.0f - z) * (1.0f - n * n);
+          reset.at[k] = d_fresh * candidate.at[k] * a * (1.0f - a);
+          keep.at[k] = d_output * (before.at[k] - n) * z * (1.0f - z);
+          fresh.at[k] = d_fresh;
+          d_state.at[k] = d_fresh * a;
+          d_h.at[k] = d_output * z;
+        }
+        reset.Store(d_inputs + row, count);
+        keep.Store(d_inputs + row + H, count);
+        fresh.Store(d_inputs + row + 2 * H, count);
+        reset.Store(d_states + row, count);
+        keep.Store(d_states + row + H, count);
+        d_state.Store(d_states + row + 2 * H, count);
+        d_h.Store(d_hidden.data() + at, count);
+      }
+    }
+    weight.AddProduct(d_states + t * 3 * step, 3 * H, d_hidden.data(), H, rows);
+  }
+}
+
+// Each of the four for the widest vectors that this processor has.
+#if FASTRL_VECTORS && defined(__x86_64__)
+#define FASTRL_FOR_THIS_PROCESSOR(NAME, PARAMETERS, ARGUMENTS)                           \
+  __attribute__((                                                                        \
+      target("avx512f,avx512dq,avx512vl,avx2,fma"))) inline void NAME##Wide PARAMETERS { \
+    NAME<Wide> ARGUMENTS;                                                                \
+  }                                                                                      \
+  __attribute__((target("avx2,fma"))) inline void NAME##Narrow PARAMETERS {              \
+    NAME<Narrow> ARGUMENTS;                                                              \
+  }                                                                                      \
+  inline void Run##NAME PARAMETERS {                                                     \
+    static const bool has_narrow =                                                       \
+        __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");                 \
+    static const bool has_wide = has_narrow && __builtin_cpu_supports("avx512f") &&      \
+                                 __builtin_cpu_supports("avx512dq") &&                   \
+                                 __builtin_cpu_supports("avx512vl");                     \
+    if (has_wide) return NAME##Wide ARGUMENTS;                                           \
+    if (has_narrow) return NAME##Narrow ARGUMENTS;                                       \
+    NAME<Plain> ARGUMENTS;                                                               \
+  }
+#else
+#define FASTRL_FOR_THIS_PROCESSOR(NAME, PARAMETERS, ARGUMENTS) \
+  inline void Run##NAME PARAMETERS { NAME<Plain> ARGUMENTS; }
+#endif
+
+FASTRL_FOR_THIS_PROCESSOR(LstmForward,
+                          (const Sequences& s, float* gates, float* hidden, float* cells,
+                           float* squashed),
+                          (s, gates, hidden, cells, squashed))
+FASTRL_FOR_THIS_PROCESSOR(LstmBackward,
+                          (const Sequences& s, const float* gates, const float* cells,
+                           const float* squashed, const float* d_outputs, float* d_gates),
+                          (s, gates, cells, squashed, d_outputs, d_gates))
+FASTRL_FOR_THIS_PROCESSOR(GruForward,
+                          (const Sequences& s, float* gates, float* candidates, float* hidden),
+                          (s, gates, candidates, hidden))
+FASTRL_FOR_THIS_PROCESSOR(GruBackward,
+                          (const Sequences& s, const float* gates, const float* candidates,
+                           const float* hidden, const float* d_outputs, float* d_inputs,
+                           float* d_states),
+                          (s, gates, candidates, hidden, d_outputs, d_inputs, d_states))
+
+#undef FASTRL_FOR_THIS_PROCESSOR
+
+}  // namespace fastrl
