@@ -2,8 +2,8 @@
 // the gates, and the same backwards. Projections of inputs and gradients of weights are ordinary
 // products over all rows, and not here. Letters: L steps, B sequences, H outputs.
 //
-// Sequences lie in order of falling length: of step t the first alive[t] rows count, and the others
-// are neither read nor written.
+// Sequences lie in order of falling length, and step t has a row for the first alive[t] of them, no
+// others: rows are packed, [R, *] with R the sum of alive.
 
 #pragma once
 
@@ -18,8 +18,9 @@ namespace fastrl {
 
 struct Sequences {
   int64_t num_steps;     // L
-  int64_t num_rows;      // B
+  int64_t num_columns;   // B
   int64_t num_outputs;   // H
+  int64_t num_rows;      // R
   const int64_t* alive;  // [L], falling
   const float* weight;   // forward: [H, G * H]; backward: [G * H, H]; G gates
 };
@@ -71,27 +72,31 @@ struct Block {
   }
 };
 
-// gates [L, B, 4 H]: from projected inputs to the values of i, f, g and o. Row t + 1 of hidden and
-// cells, both [L + 1, B, H], is what step t makes of row t; squashed [L, B, H] is tanh of cells.
+// gates [R, 4 H]: from projected inputs to the values of i, f, g and o. From the states before the
+// first step, [B, H] each, to hidden, cells, squashed = tanh(cells), and `before`, the hidden state
+// that each row starts from, all [R, H].
 template <typename Shape>
-FASTRL_INLINE void LstmForward(const Sequences& s, float* gates, float* hidden, float* cells,
-                               float* squashed) {
-  const int64_t H = s.num_outputs, step = s.num_rows * H;
+FASTRL_INLINE void LstmForward(const Sequences& s, const float* first_hidden,
+                               const float* first_cells, float* gates, float* hidden, float* cells,
+                               float* squashed, float* before) {
+  const int64_t H = s.num_outputs;
   const Panels<Shape> weight(s.weight, 4 * H, H, 4 * H);
-  for (int64_t t = 0; t < s.num_steps && s.alive[t] > 0; ++t) {
-    float* const g = gates + t * 4 * step;
+  const float *h = first_hidden, *c = first_cells;
+  for (int64_t t = 0, first = 0; t < s.num_steps && s.alive[t] > 0; first += s.alive[t++]) {
     const int64_t rows = s.alive[t];
-    weight.AddProduct(hidden + t * step, H, g, 4 * H, rows);
+    float* const g = gates + first * 4 * H;
+    std::memcpy(before + first * H, h, static_cast<size_t>(rows * H) * sizeof(float));
+    weight.AddProduct(h, H, g, 4 * H, rows);
     for (int64_t r = 0; r < rows; ++r) {
       for (int64_t j = 0; j < H; j += kBlock) {
-        const int64_t count = std::min(kBlock, H - j), at = r * H + j;
+        const int64_t count = std::min(kBlock, H - j), at = (first + r) * H + j;
         float* const row = g + r * 4 * H + j;
         Block in, forget, fresh, out, cell, tanh_cell, output;
         in.Load(row, count);
         forget.Load(row + H, count);
         fresh.Load(row + 2 * H, count);
         out.Load(row + 3 * H, count);
-        cell.Load(cells + t * step + at, count);
+        cell.Load(c + r * H + j, count);
         for (int64_t k = 0; k < kBlock; ++k) in.at[k] = Sigmoid(in.at[k]);
         for (int64_t k = 0; k < kBlock; ++k) forget.at[k] = Sigmoid(forget.at[k]);
         for (int64_t k = 0; k < kBlock; ++k) fresh.at[k] = Tanh(fresh.at[k]);
@@ -105,38 +110,44 @@ FASTRL_INLINE void LstmForward(const Sequences& s, float* gates, float* hidden, 
         forget.Store(row + H, count);
         fresh.Store(row + 2 * H, count);
         out.Store(row + 3 * H, count);
-        cell.Store(cells + (t + 1) * step + at, count);
-        tanh_cell.Store(squashed + t * step + at, count);
-        output.Store(hidden + (t + 1) * step + at, count);
+        cell.Store(cells + at, count);
+        tanh_cell.Store(squashed + at, count);
+        output.Store(hidden + at, count);
       }
     }
+    h = hidden + first * H;
+    c = cells + first * H;
   }
 }
 
-// From gradients of outputs [L, B, H] to those of projected inputs [L, B, 4 H].
+// From gradients of outputs [R, H] to those of projected inputs [R, 4 H].
 template <typename Shape>
-FASTRL_INLINE void LstmBackward(const Sequences& s, const float* gates, const float* cells,
-                                const float* squashed, const float* d_outputs, float* d_gates) {
-  const int64_t H = s.num_outputs, step = s.num_rows * H;
+FASTRL_INLINE void LstmBackward(const Sequences& s, const float* first_cells, const float* gates,
+                                const float* cells, const float* squashed, const float* d_outputs,
+                                float* d_gates) {
+  const int64_t H = s.num_outputs;
   const Panels<Shape> weight(s.weight, H, 4 * H, H);
-  std::vector<float> d_hidden(static_cast<size_t>(step)), d_cells(static_cast<size_t>(step));
-  for (int64_t t = s.num_steps - 1; t >= 0; --t) {
+  const auto size = static_cast<size_t>(s.num_columns * H);
+  std::vector<float> d_hidden(size), d_cells(size);
+  for (int64_t t = s.num_steps - 1, first = s.num_rows; t >= 0; --t) {
     const int64_t rows = s.alive[t];
+    first -= rows;
+    const float* const c = t > 0 ? cells + (first - s.alive[t - 1]) * H : first_cells;
     for (int64_t r = 0; r < rows; ++r) {
       for (int64_t j = 0; j < H; j += kBlock) {
-        const int64_t count = std::min(kBlock, H - j), at = r * H + j;
-        const float* const row = gates + (t * s.num_rows + r) * 4 * H + j;
-        float* const d_row = d_gates + (t * s.num_rows + r) * 4 * H + j;
+        const int64_t count = std::min(kBlock, H - j), at = (first + r) * H + j, own = r * H + j;
+        const float* const row = gates + (first + r) * 4 * H + j;
+        float* const d_row = d_gates + (first + r) * 4 * H + j;
         Block in, forget, fresh, out, before, tanh_cell, d, d_h, d_c;
         in.Load(row, count);
         forget.Load(row + H, count);
         fresh.Load(row + 2 * H, count);
         out.Load(row + 3 * H, count);
-        before.Load(cells + t * step + at, count);
-        tanh_cell.Load(squashed + t * step + at, count);
-        d.Load(d_outputs + t * step + at, count);
-        d_h.Load(d_hidden.data() + at, count);
-        d_c.Load(d_cells.data() + at, count);
+        before.Load(c + own, count);
+        tanh_cell.Load(squashed + at, count);
+        d.Load(d_outputs + at, count);
+        d_h.Load(d_hidden.data() + own, count);
+        d_c.Load(d_cells.data() + own, count);
         for (int64_t k = 0; k < kBlock; ++k) {
           const float i = in.at[k], f = forget.at[k], n = fresh.at[k], o = out.at[k];
           const float t_c = tanh_cell.at[k], d_output = d_h.at[k] + d.at[k];
@@ -152,37 +163,39 @@ FASTRL_INLINE void LstmBackward(const Sequences& s, const float* gates, const fl
         forget.Store(d_row + H, count);
         fresh.Store(d_row + 2 * H, count);
         out.Store(d_row + 3 * H, count);
-        d_c.Store(d_cells.data() + at, count);
-        d_h.Store(d_hidden.data() + at, count);
+        d_c.Store(d_cells.data() + own, count);
+        d_h.Store(d_hidden.data() + own, count);
       }
     }
-    weight.AddProduct(d_gates + t * 4 * step, 4 * H, d_hidden.data(), H, rows);
+    weight.AddProduct(d_gates + first * 4 * H, 4 * H, d_hidden.data(), H, rows);
   }
 }
 
-// gates [L, B, 3 H]: from projected inputs to the values of r, z and n. candidates [L, B, H]: from
-// the state's bias of n to all that the state adds to it. hidden [L + 1, B, H] as above.
+// gates [R, 3 H]: from projected inputs to the values of r, z and n. candidates [R, H]: from the
+// state's bias of n to all that the state adds to it. hidden and before [R, H] as above.
 template <typename Shape>
-FASTRL_INLINE void GruForward(const Sequences& s, float* gates, float* candidates, float* hidden) {
-  const int64_t H = s.num_outputs, step = s.num_rows * H;
+FASTRL_INLINE void GruForward(const Sequences& s, const float* first_hidden, float* gates,
+                              float* candidates, float* hidden, float* before) {
+  const int64_t H = s.num_outputs;
   const Panels<Shape> gate_weight(s.weight, 3 * H, H, 2 * H);
   const Panels<Shape> candidate_weight(s.weight + 2 * H, 3 * H, H, H);
-  for (int64_t t = 0; t < s.num_steps && s.alive[t] > 0; ++t) {
-    float *const g = gates + t * 3 * step, *const m = candidates + t * step;
-    const float* const h = hidden + t * step;
+  const float* h = first_hidden;
+  for (int64_t t = 0, first = 0; t < s.num_steps && s.alive[t] > 0; first += s.alive[t++]) {
     const int64_t rows = s.alive[t];
+    float* const g = gates + first * 3 * H;
+    std::memcpy(before + first * H, h, static_cast<size_t>(rows * H) * sizeof(float));
     gate_weight.AddProduct(h, H, g, 3 * H, rows);
-    candidate_weight.AddProduct(h, H, m, H, rows);
+    candidate_weight.AddProduct(h, H, candidates + first * H, H, rows);
     for (int64_t r = 0; r < rows; ++r) {
       for (int64_t j = 0; j < H; j += kBlock) {
-        const int64_t count = std::min(kBlock, H - j), at = r * H + j;
+        const int64_t count = std::min(kBlock, H - j), at = (first + r) * H + j;
         float* const row = g + r * 3 * H + j;
         Block reset, keep, fresh, candidate, output;
         reset.Load(row, count);
         keep.Load(row + H, count);
         fresh.Load(row + 2 * H, count);
-        candidate.Load(m + at, count);
-        output.Load(h + at, count);
+        candidate.Load(candidates + at, count);
+        output.Load(before + at, count);
         for (int64_t k = 0; k < kBlock; ++k) {
           reset.at[k] = Sigmoid(reset.at[k]);
           keep.at[k] = Sigmoid(keep.at[k]);
@@ -192,35 +205,37 @@ FASTRL_INLINE void GruForward(const Sequences& s, float* gates, float* candidate
         reset.Store(row, count);
         keep.Store(row + H, count);
         fresh.Store(row + 2 * H, count);
-        output.Store(hidden + (t + 1) * step + at, count);
+        output.Store(hidden + at, count);
       }
     }
+    h = hidden + first * H;
   }
 }
 
-// From gradients of outputs [L, B, H] to those of what inputs and state each add to the gates, both
-// [L, B, 3 H]; they differ in n alone.
+// From gradients of outputs [R, H] to those of what inputs and state each add to the gates, both
+// [R, 3 H]; they differ in n alone.
 template <typename Shape>
 FASTRL_INLINE void GruBackward(const Sequences& s, const float* gates, const float* candidates,
-                               const float* hidden, const float* d_outputs, float* d_inputs,
+                               const float* before_rows, const float* d_outputs, float* d_inputs,
                                float* d_states) {
-  const int64_t H = s.num_outputs, step = s.num_rows * H;
+  const int64_t H = s.num_outputs;
   const Panels<Shape> weight(s.weight, H, 3 * H, H);
-  std::vector<float> d_hidden(static_cast<size_t>(step));
-  for (int64_t t = s.num_steps - 1; t >= 0; --t) {
+  std::vector<float> d_hidden(static_cast<size_t>(s.num_columns * H));
+  for (int64_t t = s.num_steps - 1, first = s.num_rows; t >= 0; --t) {
     const int64_t rows = s.alive[t];
+    first -= rows;
     for (int64_t r = 0; r < rows; ++r) {
       for (int64_t j = 0; j < H; j += kBlock) {
-        const int64_t count = std::min(kBlock, H - j), at = r * H + j;
-        const int64_t row = (t * s.num_rows + r) * 3 * H + j;
+        const int64_t count = std::min(kBlock, H - j), at = (first + r) * H + j, own = r * H + j;
+        const int64_t row = (first + r) * 3 * H + j;
         Block reset, keep, fresh, candidate, before, d, d_h, d_state;
         reset.Load(gates + row, count);
         keep.Load(gates + row + H, count);
         fresh.Load(gates + row + 2 * H, count);
-        candidate.Load(candidates + t * step + at, count);
-        before.Load(hidden + t * step + at, count);
-        d.Load(d_outputs + t * step + at, count);
-        d_h.Load(d_hidden.data() + at, count);
+        candidate.Load(candidates + at, count);
+        before.Load(before_rows + at, count);
+        d.Load(d_outputs + at, count);
+        d_h.Load(d_hidden.data() + own, count);
         for (int64_t k = 0; k < kBlock; ++k) {
           const float a = reset.at[k], z = keep.at[k], n = fresh.at[k];
           const float d_output = d_h.at[k] + d.at[k];
@@ -237,10 +252,10 @@ FASTRL_INLINE void GruBackward(const Sequences& s, const float* gates, const flo
         reset.Store(d_states + row, count);
         keep.Store(d_states + row + H, count);
         d_state.Store(d_states + row + 2 * H, count);
-        d_h.Store(d_hidden.data() + at, count);
+        d_h.Store(d_hidden.data() + own, count);
       }
     }
-    weight.AddProduct(d_states + t * 3 * step, 3 * H, d_hidden.data(), H, rows);
+    weight.AddProduct(d_states + first * 3 * H, 3 * H, d_hidden.data(), H, rows);
   }
 }
 
@@ -270,21 +285,24 @@ FASTRL_INLINE void GruBackward(const Sequences& s, const float* gates, const flo
 #endif
 
 FASTRL_FOR_THIS_PROCESSOR(LstmForward,
-                          (const Sequences& s, float* gates, float* hidden, float* cells,
-                           float* squashed),
-                          (s, gates, hidden, cells, squashed))
+                          (const Sequences& s, const float* first_hidden, const float* first_cells,
+                           float* gates, float* hidden, float* cells, float* squashed,
+                           float* before),
+                          (s, first_hidden, first_cells, gates, hidden, cells, squashed, before))
 FASTRL_FOR_THIS_PROCESSOR(LstmBackward,
-                          (const Sequences& s, const float* gates, const float* cells,
-                           const float* squashed, const float* d_outputs, float* d_gates),
-                          (s, gates, cells, squashed, d_outputs, d_gates))
+                          (const Sequences& s, const float* first_cells, const float* gates,
+                           const float* cells, const float* squashed, const float* d_outputs,
+                           float* d_gates),
+                          (s, first_cells, gates, cells, squashed, d_outputs, d_gates))
 FASTRL_FOR_THIS_PROCESSOR(GruForward,
-                          (const Sequences& s, float* gates, float* candidates, float* hidden),
-                          (s, gates, candidates, hidden))
+                          (const Sequences& s, const float* first_hidden, float* gates,
+                           float* candidates, float* hidden, float* before),
+                          (s, first_hidden, gates, candidates, hidden, before))
 FASTRL_FOR_THIS_PROCESSOR(GruBackward,
                           (const Sequences& s, const float* gates, const float* candidates,
-                           const float* hidden, const float* d_outputs, float* d_inputs,
+                           const float* before_rows, const float* d_outputs, float* d_inputs,
                            float* d_states),
-                          (s, gates, candidates, hidden, d_outputs, d_inputs, d_states))
+                          (s, gates, candidates, before_rows, d_outputs, d_inputs, d_states))
 
 #undef FASTRL_FOR_THIS_PROCESSOR
 

@@ -49,10 +49,19 @@ def sequence_grid(
     env: Tensor, start: Tensor, length: Tensor, num_envs: int, max_length: int
 ) -> tuple[Tensor, Tensor]: ...
 def lstm_forward(
-    gates: Tensor, hidden: Tensor, cells: Tensor, squashed: Tensor, weight: Tensor, alive: Tensor
+    gates: Tensor,
+    first_hidden: Tensor,
+    first_cells: Tensor,
+    hidden: Tensor,
+    cells: Tensor,
+    squashed: Tensor,
+    before: Tensor,
+    weight: Tensor,
+    alive: Tensor,
 ) -> None: ...
 def lstm_backward(
     gates: Tensor,
+    first_cells: Tensor,
     cells: Tensor,
     squashed: Tensor,
     d_outputs: Tensor,
@@ -61,12 +70,19 @@ def lstm_backward(
     alive: Tensor,
 ) -> None: ...
 def gru_forward(
-    gates: Tensor, candidates: Tensor, hidden: Tensor, weight: Tensor, alive: Tensor
+    gates: Tensor,
+    first_hidden: Tensor,
+    candidates: Tensor,
+    hidden: Tensor,
+    before: Tensor,
+    weight: Tensor,
+    alive: Tensor,
 ) -> None: ...
 def gru_backward(
     gates: Tensor,
+    first_hidden: Tensor,
     candidates: Tensor,
-    hidden: Tensor,
+    before: Tensor,
     d_outputs: Tensor,
     d_inputs: Tensor,
     d_states: Tensor,

@@ -53,7 +53,7 @@ def of_lengths(*lengths: int) -> torch.Tensor:
     return (torch.tensor(lengths) > torch.arange(6)[:, None]).sum(1)
 
 
-ALIVE = [of_lengths(6, 6, 6, 6, 6), of_lengths(6, 4, 4, 1, 0), of_lengths(3, 3, 2, 2, 1)]
+ALIVE = [of_lengths(*x) for x in ((6, 6, 6, 6, 6), (6, 4, 4, 1, 0), (3, 3, 2, 2, 1), (0,) * 5)]
 SIZES = [(5, 7), (3, 16), (8, 64), (70, 100)]  # outputs that fill vectors, and such that do not
 
 

@@ -171,7 +171,7 @@ class SequenceRollout(RolloutBuffer):
         Its parts get them in turn, so that none has more to do than another.
         """
         num_valid = self._num_valid[places] * (shares > 0)
-        order = num_valid.argsort(1, descending=True, stable=True)
+        order = num_valid.argsort(dim=1, descending=True, stable=True)
         order = order.unflatten(1, (-1, self._num_parts)).transpose(1, 2).flatten(1)
         return places.gather(1, order), shares.gather(1, order)
 
