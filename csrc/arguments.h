@@ -12,6 +12,8 @@
 #include <string>
 #include <vector>
 
+#include "record.h"
+
 namespace nb = nanobind;
 using nb::handle;
 
@@ -123,6 +125,22 @@ uint64_t ImportSeed(handle seed) {
   if (!PyErr_Occurred()) return value;
   PyErr_Clear();
   Refuse("seed: expected an integer in [0, 2**64), got ", nb::str(integer).c_str());
+}
+
+// The memory of floats that stays with its tensor.
+float* Floats(handle object, const char* name, int64_t rows, int64_t columns) {
+  return Data<float>(ImportAs<Output>(object, name, kFloat32, {rows, columns}));
+}
+
+fastrl::ObsKind KindOf(const Output& obs) {
+  const DType dtype = obs.dtype();
+  if (dtype == kFloat32) return fastrl::ObsKind::kFloat32;
+  if (dtype == kFloat64) return fastrl::ObsKind::kFloat64;
+  if (dtype == nb::dtype<uint8_t>() || dtype == nb::dtype<int32_t>() || dtype == kInt64) {
+    return fastrl::ObsKind::kInteger;
+  }
+  Refuse("obs: expected float32, float64, uint8, int32 or int64, got ",
+         Describe(dtype, ShapeOf(obs)));
 }
 
 }  // namespace

@@ -19,17 +19,6 @@ using nb::literals::operator""_a;
 
 namespace {
 
-fastrl::ObsKind KindOf(const Output& obs) {
-  const DType dtype = obs.dtype();
-  if (dtype == kFloat32) return fastrl::ObsKind::kFloat32;
-  if (dtype == kFloat64) return fastrl::ObsKind::kFloat64;
-  if (dtype == nb::dtype<uint8_t>() || dtype == nb::dtype<int32_t>() || dtype == kInt64) {
-    return fastrl::ObsKind::kInteger;
-  }
-  Refuse("obs: expected float32, float64, uint8, int32 or int64, got ",
-         Describe(dtype, ShapeOf(obs)));
-}
-
 // Holds on to the arrays whose memory the recorder writes.
 class Recorder {
  public:
@@ -268,11 +257,6 @@ fastrl::Sequences ImportSequences(handle gates, handle first, handle weight, han
   return {L, B, H, R, rows, Data<const float>(weight_in)};
 }
 
-// The memory of floats that stays with its tensor.
-float* Floats(handle object, const char* name, int64_t rows, int64_t columns) {
-  return Data<float>(ImportAs<Output>(object, name, kFloat32, {rows, columns}));
-}
-
 void LstmForward(handle gates, handle first_hidden, handle first_cells, handle hidden, handle cells,
                  handle squashed, handle before, handle weight, handle alive) {
   const auto s = ImportSequences(gates, first_hidden, weight, alive, 4, true);
@@ -325,9 +309,7 @@ void GruBackward(handle gates, handle first_hidden, handle candidates, handle be
 
 NB_MODULE(_C, m) {
   nb::set_leak_warnings(false);  // the process may leave its memory to the system as it ends
-  m.doc() =
-      "Row movement, exchanges between ranks and recurrent steps in C++, for their files in "
-      "fastrl.";
+  m.doc() = "What fastrl does in C++; the file that calls an operation documents it.";
   nb::class_<Recorder>(m, "Recorder")
       .def(nb::init<handle, handle, handle, handle, handle, handle, handle, handle, handle>(),
            "obs"_a, "rewards"_a, "terminated"_a, "truncated"_a, "valid"_a, "episode_returns"_a,

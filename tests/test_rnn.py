@@ -76,6 +76,12 @@ def test_kernels_give_the_outputs_and_gradients_of_the_library_s_layers(kind, al
         torch.testing.assert_close(got, expected, rtol=1e-4, atol=2e-5)
 
 
+def test_without_the_extension_the_library_s_layers_serve(memory, monkeypatch):
+    monkeypatch.setattr("fastrl.models.rnn.HAS_KERNELS", False)
+    inputs, state, alive = torch.randn(6, 3, 5), torch.randn(3, memory.state_size), of_lengths(6, 4)
+    assert torch.equal(memory(inputs, state, alive), memory(inputs, state))
+
+
 @kernels
 def test_kernels_follow_large_numbers_to_the_ends_of_the_gates(memory):
     inputs, state = 1e4 * torch.randn(6, 3, 5), torch.randn(3, memory.state_size)
