@@ -17,10 +17,10 @@ from torch import Tensor
 HAS_KERNELS = False
 if os.environ.get("FASTRL_NO_EXTENSION") != "1":
     try:
-        from fastrl import _C
+        from fastrl._C import gru_backward, gru_forward, lstm_backward, lstm_forward
 
         HAS_KERNELS = True
-    except ImportError:
+    except ImportError:  # none, or one from before these were in it
         pass
 
 
@@ -92,7 +92,7 @@ def _lstm_forward(
     gates = torch.addmm(b_ih + b_hh, x, w_ih.t())
     made = [x.new_empty(len(rows), w_hh.shape[1]) for _ in range(4)]
     first = [part.contiguous() for part in state.chunk(2, 1)]
-    _C.lstm_forward(gates, *first, *made, w_hh.t().contiguous(), alive)
+    lstm_forward(gates, *first, *made, w_hh.t().contiguous(), alive)
     hidden, cells, squashed, before = made
     return _padded(hidden, rows, *inputs.shape[:2]), rows, x, gates, cells, squashed, before
 
@@ -112,7 +112,7 @@ def _lstm_backward(
 ) -> tuple[Tensor, ...]:
     d_packed, d_gates = _packed(d_outputs, rows), torch.empty_like(gates)
     first = state.chunk(2, 1)[1].contiguous()
-    _C.lstm_backward(gates, first, cells, squashed, d_packed, d_gates, w_hh.contiguous(), alive)
+    lstm_backward(gates, first, cells, squashed, d_packed, d_gates, w_hh.contiguous(), alive)
     d_inputs, d_bias = _padded(d_gates @ w_ih, rows, *d_outputs.shape[:2]), d_gates.sum(0)
     return d_inputs, d_gates.t() @ x, d_gates.t() @ before, d_bias, d_bias.clone()
 
@@ -135,7 +135,7 @@ def _gru_forward(
     hidden, before = (x.new_empty(len(rows), num_outputs) for _ in range(2))
     candidates = of_candidates.repeat(len(rows), 1)
     made = candidates, hidden, before
-    _C.gru_forward(gates, state.contiguous(), *made, w_hh.t().contiguous(), alive)
+    gru_forward(gates, state.contiguous(), *made, w_hh.t().contiguous(), alive)
     return _padded(hidden, rows, *inputs.shape[:2]), rows, x, gates, candidates, before
 
 
@@ -154,7 +154,7 @@ def _gru_backward(
     d_packed = _packed(d_outputs, rows)
     d_x, d_states = torch.empty_like(gates), torch.empty_like(gates)
     given = gates, state.contiguous(), candidates, before, d_packed
-    _C.gru_backward(*given, d_x, d_states, w_hh.contiguous(), alive)
+    gru_backward(*given, d_x, d_states, w_hh.contiguous(), alive)
     d_inputs = _padded(d_x @ w_ih, rows, *d_outputs.shape[:2])
     return d_inputs, d_x.t() @ x, d_states.t() @ before, d_x.sum(0), d_states.sum(0)
 
