@@ -91,7 +91,7 @@ class SequenceRollout(RolloutBuffer):
                 gather_states = RowGather([self.states.flatten(0, 1)], [states])
                 self._gathers.append((RowGather(self._sources, rows), gather_states))
             previous = rows.pop() if self._previous_size else self._previous.new_zeros(num_rows, 0)
-            weights = self.states.new_zeros(num_rows)
+            weights = self.states.new_ones(num_rows)  # an update is recorded with rows that count
             fields = [*rows, weights, previous, states]
             self._sequence_batches.append(SequenceMinibatch._make(fields))
 
