@@ -23,7 +23,7 @@ class PPORecurrentConfig(PPOConfig):
     """One memory with two heads, in place of one for the actor and one for the critic."""
 
     rnn: Literal["lstm", "gru"] = "lstm"
-    """Kind of the memory. An LSTM is the faster one on a CPU, where a GRU runs step by step."""
+    """Kind of the memory. A GRU has a gate less to work out."""
     sequence_length: int = 32
     """Most steps of a sequence that learning looks back over; it ends earlier with its episode."""
     previous_action: bool = False
