@@ -64,6 +64,9 @@ FASTRL_INLINE void Columns(const float* a, int64_t a_stride, const float* w, int
   for (; r + R <= rows; r += R) {
     Tile<Shape, R, V>(a + r * a_stride, a_stride, w, w_stride, c + r * c_stride, c_stride, K);
   }
+  for (; r + 4 <= rows; r += 4) {
+    Tile<Shape, 4, V>(a + r * a_stride, a_stride, w, w_stride, c + r * c_stride, c_stride, K);
+  }
   for (; r + 2 <= rows; r += 2) {
     Tile<Shape, 2, V>(a + r * a_stride, a_stride, w, w_stride, c + r * c_stride, c_stride, K);
   }
