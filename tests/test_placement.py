@@ -69,6 +69,19 @@ def test_a_rollout_together_has_all_threads_on_one_core_and_frees_this_one_after
     assert os.sched_getaffinity(0) == allowed
 
 
+@pytest.mark.parametrize("rank", [0, 1])
+def test_a_rank_plays_on_one_of_its_own_cores(
+    worker: int, monkeypatch: pytest.MonkeyPatch, rank: int
+) -> None:
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "2")
+    monkeypatch.setenv("LOCAL_RANK", str(rank))
+    place, cores = Placement(frozenset({worker})), sorted(os.sched_getaffinity(0))
+    place.together = True
+    with place.rollout():
+        (core,) = os.sched_getaffinity(worker)
+    assert (core in cores[: len(cores) // 2]) == (rank == 0)
+
+
 def test_a_rollout_apart_frees_the_workers_again(worker: int) -> None:
     place = Placement(frozenset({worker}))
     place.together = True
