@@ -1,5 +1,5 @@
-// The only file that knows Python: checks arguments, releases the GIL, calls the headers. Every
-// complaint is a ValueError that names the argument; buffers/indexing.py has those of its part.
+// With arguments.h the only file that knows Python: checks arguments, releases the GIL, calls the
+// other headers.
 
 #include <algorithm>
 #include <cstdint>

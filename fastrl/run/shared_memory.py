@@ -1,8 +1,8 @@
 """What ranks of one machine exchange through memory, in place of the loopback network.
 
 A gradient of some ten thousand weights is there in microseconds; through gloo it takes two calls to
-the system, two wake-ups and two copies by the kernel for each rank that it goes to. There is no
-twin in torch: where the extension or the memory is missing, gloo serves.
+the system, two wake-ups and two copies by the kernel for each rank that it goes to. gloo is the
+twin, and serves where the extension or the memory is missing.
 """
 
 from __future__ import annotations
