@@ -15,15 +15,15 @@ import gc
 import io
 import os
 import sys
-import types
 from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib import import_module
-from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
+from typing import Annotated, Any, Literal, get_type_hints
 
 from fastrl.command import Command, Settings
 from fastrl.config.resume import resumed
 from fastrl.config.run import RunConfig, check_names, documentation
+from fastrl.config.values import in_words
 from fastrl.presets import blame_preset, load_presets, preset_for
 from fastrl.run.folder import open_run_folder, read_config
 from fastrl.run.launch import launched_sizes, start_ranks
@@ -47,8 +47,7 @@ class SourceFlags:
 def main(algo: str, argv: Sequence[str] | None = None) -> int:
     """Runs an algorithm from the command line.
 
-    A ValueError is a user's mistake and an OSError the machine's: one line on stderr, after a
-    traceback if FASTRL_TRACEBACK=1.
+    A mistake is told in one line on stderr, after a traceback if FASTRL_TRACEBACK=1.
 
     Args:
         algo: module name under `fastrl`; its `main(command: Command) -> int` does the work.
@@ -282,13 +281,9 @@ def _boolean(name: str, words: list[str]) -> bool:
 
 def _in_words(kind: Any) -> str:
     """Says what a flag of this type takes."""
-    if get_origin(kind) is Literal:
-        return f"one of {', '.join(map(str, get_args(kind)))}"
-    if isinstance(kind, types.UnionType):
-        return " or ".join(map(_in_words, get_args(kind)))
-    names = {int: "a whole number", float: "a number", types.NoneType: "None"}
-    names |= {tuple[str, ...]: "words with spaces between"}
-    return names.get(kind, "one word" if kind is str else "whole numbers with spaces between")
+    names: dict[Any, str] = {str: "one word", tuple[str, ...]: "words with spaces between"}
+    names[tuple[int, ...]] = "whole numbers with spaces between"
+    return names.get(kind) or in_words(kind)
 
 
 def _whole(word: str) -> str:

@@ -206,6 +206,7 @@ def test_error_says_which_settings_the_preset_chose() -> None:
         ("--hidden-sizes x", "--hidden-sizes takes whole numbers with spaces between, not 'x'"),
         ("--gamma 2 --preset none", "gamma must be between 0 and 1, not 2.0"),
         ("--config absent.yaml", "absent.yaml does not exist; expected a YAML file of settings"),
+        ("--config /", "/ is a folder; expected a YAML file of settings"),
         ("--resume absent", "absent does not exist; expected the folder of a run"),
     ],
 )
@@ -219,8 +220,8 @@ def test_mistake_is_one_line_and_exit_code_2(argv: str, line: str, commands, cap
     ("text", "part"),
     [
         ("num_evs: 3", "unknown setting 'num_evs'; did you mean num_envs"),
-        ("num_envs: x", "num_envs must be int, not 'x'"),
-        ("env_id: [a]", "env_id must be str, not ['a']"),
+        ("num_envs: x", "num_envs must be a whole number, not 'x'"),
+        ("env_id: [a]", "env_id must be text, not ['a']"),
         ("a: [1\nb: 2", "is not a YAML file"),
         ("- 1", "must map names to values"),
     ],
@@ -295,6 +296,7 @@ def test_resume_takes_the_saved_settings_and_no_preset(run_folder: Path) -> None
 )
 def test_resumed_run_may_change(flag: str, run_folder: Path) -> None:
     special = {"--capture-video": "True", "--compile": "off"}
+    special |= {"--num-threads": "9", "--num-env-threads": "9"}
     value = special.get(flag, "5.0" if flag in ("--target-return", "--rank-timeout") else "9999")
     command = cli.parse("ppo", ["--resume", str(run_folder), flag, value])
     name = flag[2:].replace("-", "_")

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
+import math
+import re
 import subprocess
 import sys
+from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import yaml
 
@@ -22,10 +26,10 @@ from fastrl.config.ppo import PPOConfig
         ({"total_timesteps": 0}, "total_timesteps must be at least 1, not 0"),
         ({"keep_checkpoints": 0}, "keep_checkpoints must be at least 1, not 0"),
         ({"seed": -1}, "seed must be at least 0, not -1"),
-        ({"num_threads": -1}, "num_threads must be at least 0, not -1"),
-        ({"num_env_threads": -1}, "num_env_threads must be at least 0, not -1"),
+        ({"num_threads": -1}, "num_threads must be between 0 and 1024, not -1"),
+        ({"num_env_threads": -1}, "num_env_threads must be between 0 and 1024, not -1"),
         ({"eval_every": -1}, "eval_every must be at least 0, not -1"),
-        ({"eval_episodes": -1}, "eval_episodes must be at least 0, not -1"),
+        ({"eval_episodes": -1}, "eval_episodes must be between 0 and 1000000, not -1"),
         ({"checkpoint_every": -1}, "checkpoint_every must be at least 0, not -1"),
         ({"num_pools": 3}, "num_pools must be one of 0, 1, 2, not 3"),
         ({"backend": "x"}, "backend must be one of auto, envpool, gymnasium, not 'x'"),
@@ -36,12 +40,12 @@ from fastrl.config.ppo import PPOConfig
         ({"update_epochs": 0}, "update_epochs must be at least 1, not 0"),
         ({"per_rank_batch_size": 0}, "per_rank_batch_size must be at least 1, not 0"),
         ({"learning_rate": -1.0}, "learning_rate must be at least 0, not -1.0"),
-        ({"learning_rate": float("nan")}, "learning_rate must be at least 0, not nan"),
+        ({"learning_rate": float("nan")}, "learning_rate must be finite and below 3e38, not nan"),
         ({"max_grad_norm": -1.0}, "max_grad_norm must be at least 0, not -1.0"),
         ({"vf_coef": -1.0}, "vf_coef must be at least 0, not -1.0"),
         ({"ent_coef": -1.0}, "ent_coef must be at least 0, not -1.0"),
         ({"gamma": 1.5}, "gamma must be between 0 and 1, not 1.5"),
-        ({"gamma": float("nan")}, "gamma must be between 0 and 1, not nan"),
+        ({"gamma": float("nan")}, "gamma must be finite and below 3e38, not nan"),
         ({"gae_lambda": -0.5}, "gae_lambda must be between 0 and 1, not -0.5"),
         ({"log_std_init": 3.0}, "log_std_init must be between -20 and 2, not 3.0"),
         ({"adam_eps": 0.0}, "adam_eps must be above 0, not 0.0"),
@@ -169,6 +173,81 @@ def test_wrong_type_names_source_setting_and_value(name: str, value: Any) -> Non
         PPOConfig.from_dict({name: value}, "a.yaml")
     assert str(caught.value).startswith(f"a.yaml: {name} must be ")
     assert str(caught.value).endswith(f"not {value!r}")
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        None,
+        1e-5,
+        1e20,
+        math.inf,
+        "yes",
+        "5",
+        "1e-3",
+        "",
+        "a: b",
+        (1, 2),
+        [1],
+        {"a": {"b": (1, "x")}},
+    ],
+    ids=repr,
+)
+def test_env_kwargs_reach_the_environment_as_they_were_given(value: Any) -> None:
+    config = PPOConfig.from_dict({"env_kwargs": {"given": value}})
+    again = PPOConfig.from_dict(yaml.safe_load(yaml.safe_dump(config.to_dict())))
+    assert repr(again.env_settings["env_kwargs"]) == repr({"given": value})
+
+
+def test_env_kwargs_of_a_command_line_may_be_powers_of_ten() -> None:
+    settings = PPOConfig(env_kwargs=("gravity=1e-3",)).env_settings
+    assert settings["env_kwargs"] == {"gravity": 1e-3}
+
+
+@pytest.mark.parametrize(
+    ("env_kwargs", "message"),
+    [
+        (["a=["], "env_kwargs: of a, '[' is not YAML"),
+        ({"a": object}, "env_kwargs <class 'object'> cannot be written as YAML"),
+    ],
+)
+def test_env_kwargs_that_are_no_yaml_are_refused(env_kwargs: Any, message: str) -> None:
+    with pytest.raises(ValueError, match=re.escape(message)):
+        PPOConfig.from_dict({"env_kwargs": env_kwargs})
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"num_steps": 10**12}, "num_steps must be below 2**31, not 1000000000000"),
+        ({"hidden_sizes": [10**20]}, f"hidden_sizes must be below 2**31, not {10**20}"),
+        ({"total_timesteps": 2**63}, f"total_timesteps must be below 2**63, not {2**63}"),
+        ({"num_threads": 10**9}, "num_threads must be between 0 and 1024, not 1000000000"),
+        ({"frame_stack": 10**9}, "frame_stack must be between 1 and 1000, not 1000000000"),
+        ({"eval_episodes": 10**9}, "eval_episodes must be between 0 and 1000000, not 10000"),
+        ({"learning_rate": 1e300}, "learning_rate must be finite and below 3e38, not 1e+300"),
+        ({"learning_rate": 10**400}, "learning_rate must be finite and below 3e38, not inf"),
+        ({"ent_coef": math.inf}, "ent_coef must be finite and below 3e38, not inf"),
+    ],
+)
+def test_numbers_that_no_machine_can_take_are_refused(
+    settings: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(ValueError, match=re.escape(message)):
+        PPOConfig.from_dict(settings)
+
+
+def test_off_and_on_are_words_where_yaml_makes_them_booleans() -> None:
+    for word in ("off", "on"):
+        assert PPOConfig.from_dict(yaml.safe_load(f"compile: {word}")).compile == word
+
+
+def test_numbers_of_numpy_and_paths_are_taken() -> None:
+    settings = {"num_envs": np.int64(6), "learning_rate": np.float32(0.5), "log_dir": Path("x")}
+    expected = {"num_envs": 6, "learning_rate": 0.5, "log_dir": "x"}
+    config = PPOConfig.from_dict({**settings, "hidden_sizes": [np.int64(8)]}).to_dict()
+    expected["hidden_sizes"] = [8]
+    assert repr({name: config[name] for name in expected}) == repr(expected)
 
 
 def test_unknown_setting_is_refused_with_the_nearest_name() -> None:

@@ -6,10 +6,16 @@ import ast
 import dataclasses
 import inspect
 import itertools
-import math
 import textwrap
 from dataclasses import dataclass
-from typing import Any, Literal, Self
+from typing import Any, Literal, Self, get_type_hints
+
+from fastrl.config.values import as_kind, read_value
+
+_STEPS = ("total_timesteps", "eval_every", "checkpoint_every", "log_every", "learning_starts")
+_MOST_THREADS = 1024
+_MOST_EPISODES = 1_000_000
+_MOST_FRAMES = 1000
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -95,23 +101,28 @@ class RunConfig:
 
     def __post_init__(self) -> None:
         """Checks what holds for every algorithm; algorithms add their own."""
+        for name, value in vars(self).items():
+            for item in value if isinstance(value, tuple) else (value,):
+                _check_magnitude(name, item)
+        in_range(self, 0, _MOST_THREADS, "num_env_threads", "num_threads")
+        in_range(self, 0, _MOST_EPISODES, "eval_episodes")
         at_least(self, 1, "num_envs", "devices", "num_nodes", "total_timesteps", "keep_checkpoints")
-        at_least(self, 1, "frame_stack")
+        in_range(self, 1, _MOST_FRAMES, "frame_stack")
         for setting in self.env_kwargs:
-            if not setting.partition("=")[0].isidentifier() or "=" not in setting:
+            name, equals, value = setting.partition("=")
+            if not name.isidentifier() or not equals:
                 raise ValueError(f"env_kwargs are written name=value, not {setting!r}")
-        at_least(self, 0, "seed", "num_env_threads", "num_threads")
-        at_least(self, 0, "eval_every", "eval_episodes", "checkpoint_every", "rank_timeout")
+            try:
+                read_value(value)
+            except ValueError as error:
+                raise ValueError(f"env_kwargs: of {name}, {error}") from error
+        at_least(self, 0, "seed", "eval_every", "checkpoint_every", "rank_timeout")
         one_of(self, "strategy", "auto", "ddp")
         one_of(self, "num_pools", 0, 1, 2)
         one_of(self, "backend", "auto", "envpool", "gymnasium")
         one_of(self, "accelerator", "auto", "cpu", "cuda", "gpu")
         one_of(self, "precision", "32-true", "bf16-mixed")
         one_of(self, "compile", "off", "auto", "on")
-        if self.seed >= 2**63:
-            raise ValueError(f"seed must be below 2**63, not {self.seed}")
-        if self.target_return is not None and not math.isfinite(self.target_return):
-            raise ValueError(f"target_return must be a number, not {self.target_return}")
         if not self.env_id:
             raise ValueError("env_id is empty; name a task, for example LunarLander-v2")
         if self.num_pools == 2 and self.num_envs % 2:
@@ -140,15 +151,13 @@ class RunConfig:
     @property
     def env_settings(self) -> dict[str, Any]:
         """What `make_env` is told, the same for training and tests."""
-        import yaml
-
         pairs = (setting.partition("=") for setting in self.env_kwargs)
         return {
             "mask_vel": self.mask_vel,
             "obs_keys": self.obs_keys,
             "frame_stack": self.frame_stack,
             "info_mask": self.info_action_mask,
-            "env_kwargs": {name: yaml.safe_load(value) for name, _, value in pairs},
+            "env_kwargs": {name: read_value(value) for name, _, value in pairs},
         }
 
     def replace(self, **changes: Any) -> Self:
@@ -174,11 +183,15 @@ class RunConfig:
         Raises:
             ValueError: an unknown name, a value of the wrong type or out of range.
         """
-        fields = {field.name: field for field in dataclasses.fields(cls)}
-        check_names(values, list(fields), source)
-        return cls(
-            **{name: _as_field_type(fields[name], value, source) for name, value in values.items()}
-        )
+        check_names(values, [field.name for field in dataclasses.fields(cls)], source)
+        kinds = get_type_hints(cls)
+        settings: dict[str, Any] = {}
+        for name, value in values.items():
+            try:
+                settings[name] = as_kind(kinds[name], value)
+            except ValueError as error:
+                raise ValueError(f"{source}: {name} {error}") from error
+        return cls(**settings)
 
 
 def documentation(*config_classes: type) -> dict[str, str]:
@@ -225,52 +238,17 @@ def in_range(config: object, low: float, high: float, *names: str) -> None:
             raise ValueError(f"{name} must be between {low} and {high}, not {value}")
 
 
+def _check_magnitude(name: str, value: object) -> None:
+    """Refuses numbers that float32 cannot hold, and sizes that no memory can."""
+    if isinstance(value, float) and not abs(value) < 3e38:
+        raise ValueError(f"{name} must be finite and below 3e38, not {value}")
+    bits = 63 if name in ("seed", *_STEPS) else 31
+    if isinstance(value, int) and value >= 2**bits:
+        raise ValueError(f"{name} must be below 2**{bits}, not {value}")
+
+
 def one_of(config: object, name: str, *allowed: object) -> None:
     """Refuses values outside a list."""
     value = getattr(config, name)
     if value not in allowed:
         raise ValueError(f"{name} must be one of {', '.join(map(str, allowed))}, not {value!r}")
-
-
-def _as_field_type(field: dataclasses.Field[Any], value: Any, source: str) -> Any:
-    """Accepts what YAML and JSON make of a number: 1e6 is a float there, 3 may stand for 3.0."""
-    kind = str(field.type)
-    result: Any = value
-    if value is None and "None" in kind:
-        return None
-    if kind.startswith("bool"):
-        fits = isinstance(value, bool)
-    elif kind.startswith("int"):
-        fits = _is_number(value) and (isinstance(result, int) or float(result).is_integer())
-        result = int(result) if fits else value
-    elif kind.startswith("float"):
-        result = _number(value)
-        fits = _is_number(result)
-        result = float(result) if fits else value
-    elif kind.startswith("tuple[str"):
-        if isinstance(value, dict):
-            result = value = [f"{name}={item}" for name, item in value.items()]
-        fits = isinstance(value, list | tuple) and all(isinstance(item, str) for item in value)
-        result = tuple(result) if fits else value
-    elif kind.startswith("tuple[int"):
-        fits = isinstance(value, list | tuple) and all(type(item) is int for item in value)
-        result = tuple(result) if fits else value
-    else:
-        fits = isinstance(value, str)
-    if not fits:
-        raise ValueError(f"{source}: {field.name} must be {kind}, not {value!r}")
-    return result
-
-
-def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)
-
-
-def _number(value: Any) -> Any:
-    """YAML 1.1 reads 3e-4 as text; people mean the number."""
-    if isinstance(value, str):
-        try:
-            return float(value)
-        except ValueError:
-            return value
-    return value

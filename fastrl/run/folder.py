@@ -19,27 +19,13 @@ from typing import Any, BinaryIO
 
 import yaml
 
+from fastrl.config.values import ConfigDumper, ConfigLoader
+
 CONFIG_NAME = "config.yaml"
 CHECKPOINTS_NAME = "checkpoints"
 VIDEOS_NAME = "videos"
 
 _TEMPORARY_SUFFIX = ".fastrl-tmp"
-
-
-class _ConfigLoader(yaml.SafeLoader):
-    """The safe loader, which also reads `3e-4` as a number (plain YAML 1.1 makes it a string)."""
-
-
-class _ConfigDumper(yaml.SafeDumper):
-    """The safe dumper, which quotes a string that the loader would read as such a number."""
-
-
-for _kind in (_ConfigLoader, _ConfigDumper):
-    _kind.add_implicit_resolver(
-        "tag:yaml.org,2002:float",
-        re.compile(r"[-+]?(\d+\.?\d*|\.\d+)[eE][-+]?\d+\Z"),
-        list("-+.0123456789"),
-    )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -126,7 +112,7 @@ def owned(folder: Path) -> Iterator[None]:
 def write_config(path: str | Path, config: dict[str, Any]) -> None:
     """Writes a plain dict as YAML in its own order; tuples become lists."""
     plain = _without_tuples(config)
-    text = yaml.dump(plain, Dumper=_ConfigDumper, sort_keys=False, allow_unicode=True)
+    text = yaml.dump(plain, Dumper=ConfigDumper, sort_keys=False, allow_unicode=True)
     with replaced_file(path) as file:
         file.write(text.encode())
 
@@ -139,10 +125,11 @@ def read_config(path: str | Path) -> dict[str, Any]:
     """
     path = Path(path).expanduser()
     if not path.is_file():
-        raise ValueError(f"{path} does not exist; expected a YAML file of settings")
+        fault = "is a folder" if path.is_dir() else "does not exist"
+        raise ValueError(f"{path} {fault}; expected a YAML file of settings")
     try:
         # The loader is a SafeLoader: it builds plain values only.
-        config = yaml.load(path.read_text(encoding="utf-8"), Loader=_ConfigLoader)
+        config = yaml.load(path.read_text(encoding="utf-8"), Loader=ConfigLoader)
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         reason = " ".join(str(error).split())
         raise ValueError(f"{path} is not a YAML file: {reason}") from error

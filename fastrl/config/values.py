@@ -1,0 +1,130 @@
+"""What the value of a setting may look like: in YAML, on a command line, from Python."""
+
+from __future__ import annotations
+
+import math
+import os
+import re
+import types
+from typing import Any, Literal, cast, get_args, get_origin
+
+import yaml
+
+
+class ConfigLoader(yaml.SafeLoader):
+    """The safe loader, which also reads `3e-4` as a number (plain YAML 1.1 makes it a string)."""
+
+
+class ConfigDumper(yaml.SafeDumper):
+    """The safe dumper, which quotes a string that the loader would read as such a number."""
+
+
+for _kind in (ConfigLoader, ConfigDumper):
+    _kind.add_implicit_resolver(
+        "tag:yaml.org,2002:float",
+        re.compile(r"[-+]?(\d+\.?\d*|\.\d+)[eE][-+]?\d+\Z"),
+        list("-+.0123456789"),
+    )
+
+
+_TUPLE = "tag:yaml.org,2002:python/tuple"
+ConfigLoader.add_constructor(
+    _TUPLE, lambda loader, node: tuple(loader.construct_sequence(cast(Any, node), deep=True))
+)
+ConfigDumper.add_representer(tuple, lambda dumper, value: dumper.represent_sequence(_TUPLE, value))
+
+
+def read_value(text: str) -> Any:
+    """Returns the value that a text stands for as YAML: `1e-3` is a number, `[1, a]` a list.
+
+    Raises:
+        ValueError: it is no YAML.
+    """
+    try:
+        return yaml.load(text, Loader=ConfigLoader)
+    except yaml.YAMLError as error:
+        raise ValueError(f"{text!r} is not YAML") from error
+
+
+def write_value(value: Any) -> str:
+    """Returns YAML that `read_value` reads as the same value.
+
+    Raises:
+        ValueError: the value is neither plain nor made of plain ones.
+    """
+    options: dict[str, Any] = {"default_flow_style": True, "sort_keys": False, "width": math.inf}
+    try:
+        text = yaml.dump(_plain(value), Dumper=ConfigDumper, allow_unicode=True, **options)
+    except yaml.YAMLError as error:
+        raise ValueError(f"{value!r} cannot be written as YAML") from error
+    return text.removesuffix("...\n").rstrip("\n")
+
+
+def as_kind(kind: Any, value: Any) -> Any:
+    """Returns a value as a setting of this type holds it.
+
+    1e6 is a float in YAML and may be meant as a whole number, 3 may stand for 3.0, and off is a
+    boolean there; Python may have numbers of numpy, paths and mappings.
+
+    Args:
+        kind: the setting's type.
+        value: from YAML, JSON or Python; lists stand for tuples.
+
+    Raises:
+        ValueError: it does not fit.
+    """
+    kinds = get_args(kind) if isinstance(kind, types.UnionType) else (kind,)
+    if value is None and types.NoneType in kinds:
+        return None
+    kind, given = kinds[0], _plain(value)
+    if get_origin(kind) is Literal and isinstance(given, bool):
+        given = "on" if given else "off"
+    if kind == tuple[str, ...] and isinstance(given, dict):
+        given = [f"{name}={write_value(item)}" for name, item in given.items()]
+    if kind is bool:
+        fits = isinstance(given, bool)
+    elif kind is int:
+        if isinstance(given, float) and given.is_integer():
+            given = int(given)
+        fits = type(given) is int
+    elif kind is float:
+        given = _as_float(given)
+        fits = isinstance(given, float)
+    elif kind in (tuple[str, ...], tuple[int, ...]):
+        fits = isinstance(given, list | tuple)
+        given = tuple(map(_plain, given)) if fits else given
+        fits = fits and all(type(item) is get_args(kind)[0] for item in given)
+    else:
+        fits = isinstance(given, str)
+    if not fits:
+        raise ValueError(f"must be {' or '.join(map(in_words, kinds))}, not {value!r}")
+    return given
+
+
+def in_words(kind: Any) -> str:
+    """Says what a setting of this type takes."""
+    if get_origin(kind) is Literal:
+        return f"one of {', '.join(map(str, get_args(kind)))}"
+    if isinstance(kind, types.UnionType):
+        return " or ".join(map(in_words, get_args(kind)))
+    names = {int: "a whole number", float: "a number", bool: "true or false", str: "text"}
+    names |= {types.NoneType: "None", tuple[str, ...]: "a list of texts"}
+    return names.get(kind, "a list of whole numbers")
+
+
+def _plain(value: Any) -> Any:
+    """Returns Python's own number for one of numpy, and text for a path."""
+    if isinstance(value, os.PathLike):
+        return os.fspath(value)
+    is_scalar = hasattr(value, "item") and getattr(value, "ndim", None) == 0
+    return value.item() if is_scalar else value
+
+
+def _as_float(value: Any) -> Any:
+    """Returns a float if it is meant as one: YAML 1.1 reads 3e-4 as text."""
+    try:
+        return value if isinstance(value, bool | None) else float(value)
+    except OverflowError:
+        return math.inf
+    except (ValueError, TypeError):
+        return value
