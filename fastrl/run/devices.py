@@ -22,7 +22,7 @@ from fastrl.run.launch import (
     ranks_have_met,
     start_ranks,
 )
-from fastrl.run.mistakes import one_line
+from fastrl.run.mistakes import is_told_in_a_line, one_line
 from fastrl.run.pulse import PATIENCE_SECONDS, PULSE
 from fastrl.run.ranks import Ranks
 from fastrl.run.signals import is_interrupt
@@ -108,7 +108,7 @@ class Devices(Ranks):
         if not have_failed():
             if is_interrupt(error):
                 self._watch.fail("interrupted", 130)
-            elif isinstance(error, ValueError | OSError):
+            elif is_told_in_a_line(error):
                 self._watch.fail(one_line(error), 2)
             else:
                 import traceback as printer

@@ -23,7 +23,7 @@ import threading
 import time
 from contextlib import suppress
 from functools import cache
-from typing import TextIO
+from typing import TextIO, cast
 
 _LEAVE_SECONDS = 5.0  # what a rank gets to end by itself once rank 0 has
 
@@ -37,29 +37,45 @@ def children() -> list[subprocess.Popen[bytes]]:
     return _children
 
 
+def read_number(*names: str, default: int | None = None) -> int:
+    """Returns the number in the first of these environment variables that is set.
+
+    Raises:
+        ValueError: it is no whole number from 0 on, or none is set and there is no default.
+    """
+    name = next((name for name in names if name in os.environ), None)
+    if name is None and default is None:
+        raise ValueError(f"the environment variable {names[0]} is missing; launchers set it")
+    if name is None:
+        return cast(int, default)
+    if not os.environ[name].isdecimal():
+        value = os.environ[name]
+        raise ValueError(f"the environment variable {name} must be a whole number, not {value!r}")
+    return int(os.environ[name])
+
+
 def local_rank() -> int:
     """This process's number among those of its machine."""
-    return int(os.environ.get("LOCAL_RANK", os.environ.get("SLURM_LOCALID", "0")))
+    return read_number("LOCAL_RANK", "SLURM_LOCALID", default=0)
 
 
 def node_rank() -> int:
     """This machine's number among those of the run."""
-    names = ("NODE_RANK", "GROUP_RANK", "SLURM_NODEID")
-    return next((int(os.environ[name]) for name in names if name in os.environ), 0)
+    return read_number("NODE_RANK", "GROUP_RANK", "SLURM_NODEID", default=0)
 
 
 def launched_sizes() -> dict[str, int]:
     """The `devices` and `num_nodes` that torchrun, `fabric run` or SLURM has started; else none."""
     found = os.environ
     if "TORCHELASTIC_RUN_ID" in found:
-        devices, ranks = int(found["LOCAL_WORLD_SIZE"]), int(found["WORLD_SIZE"])
-        return {"devices": devices, "num_nodes": ranks // devices}
+        devices, ranks = read_number("LOCAL_WORLD_SIZE"), read_number("WORLD_SIZE")
+        return {"devices": devices, "num_nodes": ranks // max(devices, 1)}
     is_step = "SLURM_PROCID" in found and found.get("SLURM_JOB_NAME") not in ("bash", "interactive")
-    if is_step and int(found.get("SLURM_NTASKS", "1")) > 1:
+    if is_step and read_number("SLURM_NTASKS", default=1) > 1:
         if "SLURM_NTASKS_PER_NODE" not in found:
             raise ValueError("give srun --ntasks-per-node, the number of devices of a machine")
-        nodes = int(found.get("SLURM_NNODES", "1"))
-        return {"devices": int(found["SLURM_NTASKS_PER_NODE"]), "num_nodes": nodes}
+        nodes = read_number("SLURM_NNODES", default=1)
+        return {"devices": read_number("SLURM_NTASKS_PER_NODE"), "num_nodes": nodes}
     return {}
 
 
@@ -75,9 +91,11 @@ def start_ranks(devices: int, num_nodes: int) -> None:
         ValueError: another number of ranks was started, or it is unknown where to meet.
     """
     ranks = devices * num_nodes
+    if ranks == 1 and (_children or "FASTRL_PARENT" in os.environ):
+        return  # after its run with several ranks, a script goes on with agents of their own
     launched = launched_sizes()
     if "LOCAL_RANK" in os.environ or launched:
-        started = int(os.environ.get("WORLD_SIZE", os.environ.get("SLURM_NTASKS", "1")))
+        started = read_number("WORLD_SIZE", "SLURM_NTASKS", default=1)
         if started != ranks:
             raise ValueError(
                 f"{started} processes were started, but devices={devices} x num_nodes={num_nodes} "
@@ -98,7 +116,7 @@ def start_ranks(devices: int, num_nodes: int) -> None:
             "or module, not from a prompt"
         )
     os.environ.setdefault("MASTER_ADDR", "127.0.0.1")
-    os.environ.setdefault("MASTER_PORT", str(_free_port()))
+    os.environ["MASTER_PORT"] = str(read_number("MASTER_PORT", default=_free_port()))
     os.environ.setdefault("NODE_RANK", "0")
     os.environ.update(LOCAL_RANK="0", LOCAL_WORLD_SIZE=str(devices), WORLD_SIZE=str(ranks))
     command = [sys.executable, *sys.orig_argv[1:]]
@@ -116,7 +134,7 @@ def choose_interface() -> None:
     By default it takes the address that this machine's own name stands for: often the loopback,
     where no other machine gets through.
     """
-    address = (os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"]))
+    address = (os.environ["MASTER_ADDR"], read_number("MASTER_PORT"))
     with suppress(OSError), socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
         probe.connect(address)  # sends nothing: it only looks the route up
         own = probe.getsockname()[0]

@@ -2,24 +2,39 @@
 
 from __future__ import annotations
 
+import argparse
 import contextlib
+import io
 import os
 import signal
 import sys
 import time
 import traceback
 from collections.abc import Callable
+from typing import NoReturn
 
 from fastrl.run.launch import local_rank
 from fastrl.run.signals import is_interrupt
+
+_NO_MEMORY = ("can't allocate memory", "out of memory", "Storage size calculation overflowed")
+
+
+class Parser(argparse.ArgumentParser):
+    """Raises a mistake as the ValueError that it is."""
+
+    def error(self, message: str) -> NoReturn:
+        """Raises it."""
+        raise ValueError(message)
 
 
 def exit_status(work: Callable[[], int]) -> int:
     """Runs a program's work and returns its exit status.
 
-    A ValueError is the user's mistake and an OSError the machine's: one line on stderr and status
-    2, after a traceback if FASTRL_TRACEBACK=1. Ctrl-C gives 130. Anything else is ours, and passes.
+    What `is_told_in_a_line` gives one on stderr and status 2, after a traceback if
+    FASTRL_TRACEBACK=1. Ctrl-C gives 130. Anything else is ours, and passes.
     """
+    if isinstance(sys.stdout, io.TextIOWrapper):  # no letter that it lacks ends a run
+        sys.stdout.reconfigure(errors="backslashreplace")
     try:
         return work()
     except BrokenPipeError:  # the reader of our output went away, as `| head` does
@@ -29,10 +44,10 @@ def exit_status(work: Callable[[], int]) -> int:
         if is_interrupt(error):
             with contextlib.suppress(ValueError):  # not the main thread
                 signal.signal(signal.SIGINT, signal.SIG_IGN)  # it is leaving already
-            if local_rank() == 0:
+            if _rank() == 0:
                 print("interrupted", file=sys.stderr)
             return 130
-        if not isinstance(error, ValueError | OSError):
+        if not is_told_in_a_line(error):
             raise
         if os.environ.get("FASTRL_TRACEBACK") == "1":
             traceback.print_exc()
@@ -40,12 +55,31 @@ def exit_status(work: Callable[[], int]) -> int:
         return 2
 
 
+def is_told_in_a_line(error: BaseException) -> bool:
+    """Tells whether a line is all that there is to say.
+
+    A ValueError is the user's mistake, an OSError the machine's, and memory that is not there is a
+    matter between both.
+    """
+    if isinstance(error, RuntimeError):  # torch has no common type for these
+        return any(words in str(error) for words in _NO_MEMORY)
+    return isinstance(error, ValueError | OSError | MemoryError)
+
+
 def _whose() -> str:
     """Begins the line; another rank than the first gives that one time to say the same."""
-    if local_rank() == 0:
+    if _rank() == 0:
         return "error:"
     time.sleep(3)  # it ends this process as it leaves
-    return f"error: local rank {local_rank()}:"
+    return f"error: local rank {_rank()}:"
+
+
+def _rank() -> int:
+    """Returns the local rank, or 0 if the mistake is in how it is given."""
+    try:
+        return local_rank()
+    except ValueError:
+        return 0
 
 
 def one_line(error: BaseException) -> str:

@@ -1,0 +1,95 @@
+"""What is told in one line, and that telling it fails for nothing."""
+
+from __future__ import annotations
+
+import pytest
+from test_program import run_python
+
+from fastrl.run.launch import launched_sizes, local_rank, start_ranks
+from fastrl.run.mistakes import exit_status
+
+ALLOCATOR = (
+    "[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes"
+)
+
+
+def fail(error: BaseException) -> int:
+    raise error
+
+
+@pytest.mark.parametrize(
+    ("error", "line"),
+    [
+        (ValueError("wrong\nvalue"), "wrong value"),
+        (OSError(28, "No space left on device", "last.pt"), "[Errno 28] No space left"),
+        (MemoryError("Unable to allocate 7 TiB"), "Unable to allocate 7 TiB"),
+        (MemoryError(), "MemoryError"),
+        (RuntimeError(ALLOCATOR), ALLOCATOR),
+        (RuntimeError("CUDA out of memory. Tried to allocate 9 GiB"), "CUDA out of memory."),
+    ],
+)
+def test_mistake_and_want_of_memory_are_one_line_and_status_2(error, line, capsys):
+    assert exit_status(lambda: fail(error)) == 2
+    told = capsys.readouterr().err
+    assert told.startswith(f"error: {line}") and told.count("\n") == 1
+
+
+def test_our_own_faults_pass():
+    with pytest.raises(RuntimeError, match="a bug"):
+        exit_status(lambda: fail(RuntimeError("a bug")))
+
+
+# Environment variables of launchers
+
+
+@pytest.fixture(autouse=True)
+def no_launcher(monkeypatch):
+    for name in ("LOCAL_RANK", "SLURM_LOCALID", "TORCHELASTIC_RUN_ID", "SLURM_PROCID"):
+        monkeypatch.delenv(name, raising=False)
+
+
+@pytest.mark.parametrize(
+    ("variables", "message"),
+    [
+        ({"TORCHELASTIC_RUN_ID": "1"}, "LOCAL_WORLD_SIZE is missing"),
+        (
+            {"SLURM_PROCID": "0", "SLURM_NTASKS": "a"},
+            "SLURM_NTASKS must be a whole number, not 'a'",
+        ),
+        (
+            {"TORCHELASTIC_RUN_ID": "1", "LOCAL_WORLD_SIZE": "-1"},
+            "LOCAL_WORLD_SIZE must be a whole number, not '-1'",
+        ),
+    ],
+)
+def test_variable_of_a_launcher_is_blamed_by_name(variables, message, monkeypatch):
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(ValueError, match=f"the environment variable {message}"):
+        launched_sizes()
+
+
+def test_mistake_is_told_although_the_rank_is_unknown(monkeypatch, capsys):
+    monkeypatch.setenv("LOCAL_RANK", "x")
+    assert exit_status(local_rank) == 2
+    expected = "error: the environment variable LOCAL_RANK must be a whole number, not 'x'\n"
+    assert capsys.readouterr().err == expected
+
+
+def test_port_that_is_no_number_is_blamed_by_name(monkeypatch):
+    monkeypatch.setenv("MASTER_PORT", "abc")
+    told = run_python("-m", "fastrl.ppo", "--devices", "2", "--accelerator", "cpu").stderr
+    assert told == "error: the environment variable MASTER_PORT must be a whole number, not 'abc'\n"
+
+
+def test_script_goes_on_alone_after_its_ranks(monkeypatch):
+    monkeypatch.setenv("FASTRL_PARENT", "1")
+    monkeypatch.setenv("LOCAL_RANK", "1")
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    start_ranks(1, 1)
+
+
+def test_terminal_that_lacks_letters_ends_no_program(monkeypatch):
+    monkeypatch.setenv("PYTHONIOENCODING", "ascii")
+    code = "from fastrl.run.mistakes import exit_status; exit_status(lambda: print('h\u00e9') or 0)"
+    assert run_python("-c", code).stdout == "h\\xe9\n"
