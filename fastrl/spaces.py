@@ -177,6 +177,8 @@ def observation_rows(
                 f"{env_id}: observation space {part}{where} is not supported; supported: "
                 f"{SUPPORTED_OBSERVATIONS}. --obs-keys chooses among the keys of a Dict."
             )
+    if not parts or any(0 in (part.shape or ()) for part in parts.values()):
+        raise ValueError(f"{env_id}: observation space {space} holds no numbers to learn from")
     if mask_size:
         parts[MASK_KEY] = spaces.MultiBinary(mask_size)
     elif MASK_KEY in parts and not isinstance(action_space, spaces.Box):

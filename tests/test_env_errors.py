@@ -1,5 +1,7 @@
 """Which backend takes an id, and what a wrong id, argument, space or env says."""
 
+import sys
+
 import gymnasium
 import numpy as np
 import pytest
@@ -7,6 +9,7 @@ import toy_envs
 from gymnasium import spaces
 from gymnasium.vector import SyncVectorEnv
 
+from fastrl.envs.gym_env import GymEnv
 from fastrl.envs.make import make_env, wrap_vector_env
 from fastrl.envs.vector import EnvError
 from fastrl.spaces import check_action_space, observation_rows
@@ -87,6 +90,15 @@ def test_unsupported_observation_space_is_named(space, named):
 
 
 @pytest.mark.parametrize(
+    "space",
+    [spaces.Box(-1, 1, (0,)), spaces.Dict({}), spaces.Dict({"x": spaces.Box(0, 1, (2, 0))})],
+)
+def test_observation_space_without_numbers_is_refused(space):
+    with pytest.raises(ValueError, match=r"MyEnv: observation space .* holds no numbers"):
+        observation_rows("MyEnv", space, DISCRETE)
+
+
+@pytest.mark.parametrize(
     ("space", "named"),
     [
         (spaces.MultiBinary((2, 2)), "MultiBinary"),
@@ -123,6 +135,44 @@ def test_error_in_step_names_the_env_and_keeps_its_cause(is_wrapped):
             env.step(np.zeros(3, np.int64))
     assert isinstance(caught.value.__cause__, ArithmeticError)
     assert is_wrapped or "env 1" in str(caught.value)
+
+
+class LeavingEnv(toy_envs.ToyEnv):
+    """Calls sys.exit, as a script that was made an environment may do."""
+
+    def outcome(self, action):
+        sys.exit(0)
+
+    def reset(self, *, seed=None, options=None):
+        if seed == 1:
+            sys.exit(0)
+        return super().reset(seed=seed, options=options)
+
+
+def test_env_that_exits_is_an_error():
+    with pytest.raises(EnvError, match="LeavingEnv: reset of env 1 raised SystemExit"):
+        GymEnv("LeavingEnv", [LeavingEnv, LeavingEnv], [0, 1]).reset()
+    env = GymEnv("LeavingEnv", [LeavingEnv], [0])
+    env.reset()
+    with pytest.raises(EnvError, match="LeavingEnv: step of env 0 raised SystemExit: 0"):
+        env.step(np.zeros(1, np.int64))
+
+
+class HugeEnv(toy_envs.ToyEnv):
+    """Gives rewards that float32 cannot hold."""
+
+    def outcome(self, action):
+        return 1e300, False, False
+
+
+@pytest.mark.parametrize("is_wrapped", [False, True])
+def test_reward_beyond_float32_is_infinite_without_a_warning(is_wrapped):
+    if is_wrapped:
+        env = wrap_vector_env(SyncVectorEnv([HugeEnv]), seed=0)
+    else:
+        env = GymEnv("HugeEnv", [HugeEnv], [0])
+    env.reset()
+    assert env.step(np.zeros(1, np.int64)).rewards == np.inf
 
 
 def test_envpool_refuses_actions_of_a_wrong_shape():

@@ -189,7 +189,8 @@ def test_error_of_a_renderer_costs_one_line(tmp_path, monkeypatch, caplog):
     monkeypatch.setattr(toy_envs.ToyEnv, "render", render)
     agent = GreedyAgent(f"{toy_envs.__name__}:CountingEnv")
     assert record_agent(agent, tmp_path, "film", 0) == []
-    assert caplog.messages == ["no video at 0 steps: MemoryError"]
+    what = f"{toy_envs.__name__}:CountingEnv: render raised MemoryError"
+    assert caplog.messages == [f"no video at 0 steps: {what}"]
     assert list(tmp_path.iterdir()) == []
 
 

@@ -105,15 +105,16 @@ class GymEnv:
             try:
                 if self._needs_reset[i]:
                     row, info = env.reset()
-                    self._needs_reset[i] = False
+                    reward, self._needs_reset[i] = 0.0, False
                 else:
-                    row, rewards[i], terminated[i], cut, info = env.step(actions[i])
+                    row, reward, terminated[i], cut, info = env.step(actions[i])
                     truncated[i] = cut and not terminated[i]
                     self._needs_reset[i] = bool(terminated[i] or cut)
-                obs[i] = self._row(row, info, i)
+                with np.errstate(over="ignore"):  # beyond float32 is infinite, and refused as such
+                    obs[i], rewards[i] = self._row(row, info, i), reward
             except EnvError:
                 raise
-            except Exception as error:
+            except (Exception, SystemExit) as error:
                 raise _failure(f"{self.env_id}: step of env {i}", error) from error
         return TimeStep(obs, rewards, terminated, truncated)
 
@@ -126,14 +127,14 @@ class GymEnv:
         """Draw env 0; uint8 [H, W, 3]."""
         if self.envs[0].render_mode != "rgb_array":
             raise ValueError(f"{self.env_id}: made without render=True")
-        return np.asarray(self.envs[0].render(), np.uint8)
+        return np.asarray(call(f"{self.env_id}: render", self.envs[0].render), np.uint8)
 
     def close(self) -> None:
         """Close the envs."""
         for i, env in enumerate(self.envs):
             try:
                 env.close()
-            except Exception as error:  # nothing that was learned is lost over this
+            except (Exception, SystemExit) as error:  # nothing that was learned is lost over this
                 _log.warning("%s", _failure(f"{self.env_id}: close of env {i}", error))
         self.envs = []
 
@@ -183,15 +184,16 @@ class GymEnv:
         return list(zip(self._stateful, self.envs, strict=True))
 
 
-def _failure(where: str, error: Exception) -> EnvError:
-    return EnvError(f"{where} raised {type(error).__name__}: {error}")
+def _failure(where: str, error: BaseException) -> EnvError:
+    words = f": {error}" if str(error) else ""
+    return EnvError(f"{where} raised {type(error).__name__}{words}")
 
 
 def call(where: str, function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
     """Call the env's own code; chain what it raises to an EnvError that says where."""
     try:
         return function(*args, **kwargs)
-    except Exception as error:
+    except (Exception, SystemExit) as error:  # code of others may call sys.exit
         raise _failure(where, error) from error
 
 

@@ -147,7 +147,7 @@ def _gymnasium_maker(
             if error.name is None or not f"{module_name}.".startswith(f"{error.name}."):
                 raise EnvError(f"{env_id!r}: {module_name!r} imports {error.name!r}") from error
             raise ValueError(f"{env_id!r}: no module {module_name!r} can be imported") from error
-        except Exception as error:  # it is somebody else's code
+        except (Exception, SystemExit) as error:  # it is somebody else's code
             what = f"{type(error).__name__}: {error}"
             raise EnvError(f"{env_id!r}: importing {module_name!r} raised {what}") from error
         if callable(getattr(module, name, None)):

@@ -100,7 +100,8 @@ class WrappedVectorEnv:
         actions, self._actions = self._actions, None
         finish = self.env.step_wait if self._is_async else partial(self.env.step, actions)
         obs, rewards, terminated, truncated, info = call(f"{self.env_id}: step", finish)
-        obs, rewards = self._own(obs), np.array(rewards, np.float32)
+        with np.errstate(over="ignore"):  # beyond float32 is infinite, and refused as such
+            obs, rewards = self._own(obs), np.array(rewards, np.float32)
         terminated = np.array(terminated, np.bool_)
         truncated = np.asarray(truncated, np.bool_) & ~terminated
         if self._mode != AutoresetMode.NEXT_STEP:
