@@ -4,6 +4,7 @@ import collections
 import os
 import pickle
 import random
+import resource
 import signal
 import subprocess
 import sys
@@ -275,6 +276,20 @@ def test_a_run_resumed_from_before_replaces_what_lay_beyond(tmp_path):
     saved = checkpoints.save_periodic(state_at(1500), 1500)
     assert checkpoints.newest() == saved
     assert names(tmp_path) == ["step_000000001500.pt"]
+
+
+def test_a_full_disk_is_an_os_error_that_names_the_file(tmp_path):
+    checkpoints = Checkpoints(tmp_path)
+    checkpoints.save_last(state_at(1))
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (16384, before[1]))
+    try:
+        with pytest.raises(OSError, match=r"File too large: .*last\.pt"):
+            checkpoints.save_last({"weights": torch.zeros(100_000)})
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert names(tmp_path) == ["last.pt"]
+    assert load_checkpoint(tmp_path / "last.pt")["counters"] == {"env_steps": 1}
 
 
 @pytest.mark.parametrize("keep", [0, -1])

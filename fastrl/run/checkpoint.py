@@ -4,10 +4,12 @@ A checkpoint is a nested dict of tensors, numbers, strings, bools and None. It i
 running any code from the file. A file is replaced in one step, so it is the old one or the new one.
 """
 
+import contextlib
 import logging
 import pickle
 import re
 import zipfile
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -36,10 +38,11 @@ def save_checkpoint(path: str | Path, state: dict[str, Any]) -> None:
 
     Raises:
         TypeError: Another type is in there; the message names its key.
+        OSError: The file cannot be written, for one because the disk is full.
     """
     assert "format" not in state and "format_version" not in state, "these keys are added here"
     plain = _plain(state, "")
-    with replaced_file(path) as file:
+    with replaced_file(path) as file, _cause_of_failure(path):
         torch.save({"format": FORMAT, "format_version": FORMAT_VERSION, **plain}, file)
 
 
@@ -138,6 +141,17 @@ class Checkpoints:
     def _periodic(self) -> dict[int, Path]:
         matches = ((_STEP_FILE.fullmatch(path.name), path) for path in self.folder.glob("step_*"))
         return {int(match[1]): path for match, path in matches if match}
+
+
+@contextlib.contextmanager
+def _cause_of_failure(path: str | Path) -> Iterator[None]:
+    """Raises the OSError under which torch's writer gave up, with the file's name."""
+    try:
+        yield
+    except RuntimeError as error:
+        if not isinstance(error.__context__, OSError):
+            raise
+        raise OSError(error.__context__.errno, error.__context__.strerror, str(path)) from error
 
 
 def _plain(value: Any, key: str) -> Any:
