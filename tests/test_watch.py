@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import select
 import signal
+import socket
 import time
 from pathlib import Path
 from typing import Any
@@ -19,6 +21,7 @@ from fastrl.decoupled import run_part
 from fastrl.ppo import PPO
 from fastrl.run.checkpoint import Checkpoints, load_checkpoint
 from fastrl.run.devices import make_devices
+from fastrl.run.watch import _Lines
 from fastrl.trainer import AgentTrainer
 
 
@@ -139,6 +142,16 @@ def test_failure_in_the_middle_of_training_leaves_a_whole_checkpoint(
     assert seconds < 10
     checkpoints = Checkpoints(next(tmp_path.glob("*/*/*/checkpoints")))
     assert load_checkpoint(checkpoints.newest())["counters"]["env_steps"] > 0
+
+
+def test_what_is_no_message_is_passed_over():
+    server = socket.create_server(("127.0.0.1", 0))
+    with server, socket.create_connection(server.getsockname()) as other:
+        other.sendall(b'5\n[1]\nnull\n{"token": 1}\n')
+        lines = _Lines(server.accept()[0])
+        with lines.socket:
+            select.select([lines.socket], [], [], 10)
+            assert lines.receive() == [{"token": 1}]
 
 
 def finish(num_ranks: int) -> int:

@@ -94,7 +94,7 @@ class _Lines:
         if not data:
             raise ConnectionError("closed")
         *lines, self._rest = (self._rest + data).split(b"\n")
-        return [json.loads(line) for line in lines]
+        return [message for message in map(json.loads, lines) if isinstance(message, dict)]
 
 
 class Watch:
@@ -242,7 +242,7 @@ class Watch:
         now = self._clock.seconds
         try:
             messages = lines.receive()
-        except (ConnectionError, ValueError):
+        except (ConnectionError, ValueError, RecursionError):
             selector.unregister(lines.socket)
             lines.socket.close()
             if rank is not None and not self._peers[rank].is_done:
