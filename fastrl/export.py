@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import copy
+import logging
 import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -22,7 +23,7 @@ from gymnasium import Space, spaces
 
 from fastrl.load import find_saved, load_agent
 from fastrl.run.folder import CHECKPOINTS_NAME
-from fastrl.run.mistakes import exit_status
+from fastrl.run.mistakes import Parser, exit_status
 from fastrl.spaces import PackedRow
 
 if TYPE_CHECKING:
@@ -95,16 +96,22 @@ def _onnx(policy: nn.Module, example: Tensor, path: Path) -> Callable[[Tensor], 
         raise ValueError(f"{error}; ONNX needs: pip install onnx onnxruntime onnxscript") from error
     import torch
 
-    torch.onnx.export(
-        policy,
-        (example,),
-        str(path),
-        input_names=["observations"],
-        output_names=["actions"],
-        dynamic_shapes=({0: torch.export.Dim("batch", min=1)},),
-        external_data=False,
-        verbose=False,
-    )
+    logger = logging.getLogger("torch.onnx")
+    level = logger.level
+    logger.setLevel(logging.ERROR)  # it warns of packages that nobody needs here
+    try:
+        torch.onnx.export(
+            policy,
+            (example,),
+            str(path),
+            input_names=["observations"],
+            output_names=["actions"],
+            dynamic_shapes=({0: torch.export.Dim("batch", min=1)},),
+            external_data=False,
+            verbose=False,
+        )
+    finally:
+        logger.setLevel(level)
     session = onnxruntime.InferenceSession(str(path))
     return lambda rows: torch.from_numpy(session.run(None, {"observations": rows.numpy()})[0])
 
@@ -141,7 +148,11 @@ def example_rows(space: Space) -> np.ndarray:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Exports the policy of a run; returns 0, or 2 after a user's mistake."""
-    parser = argparse.ArgumentParser(
+    return exit_status(lambda: _run(_parse(argv)))
+
+
+def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
+    parser = Parser(
         prog="python -m fastrl.export", description="Writes a trained policy as one file."
     )
     parser.add_argument("run", metavar="RUN", type=Path, help="run folder, or a checkpoint file")
@@ -154,8 +165,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--out", type=Path, help="the file to write (default: policy in the run folder)"
     )
-    arguments = parser.parse_args(argv)
-    return exit_status(lambda: _run(arguments))
+    return parser.parse_args(argv)
 
 
 def _run(arguments: argparse.Namespace) -> int:

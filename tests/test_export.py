@@ -33,6 +33,13 @@ def test_file_acts_like_the_policy_for_any_batch(agent, form, tmp_path):
         assert np.array_equal(read(rows).numpy(), agent.predict(rows.numpy()))
 
 
+@pytest.mark.slow
+def test_onnx_acts_like_the_policy_and_is_written_without_a_word(agent, tmp_path, capfd):
+    pytest.importorskip("onnxscript")
+    export_policy(agent.policy, EXAMPLE, tmp_path / "policy.onnx", "onnx")  # it checks the actions
+    assert capfd.readouterr() == ("", "")
+
+
 def test_file_carries_bounds_of_box_actions(tmp_path):
     agent = make_agent("box")
     shape = agent.observation_space.shape
@@ -77,3 +84,10 @@ def test_command_writes_into_the_run_folder(agent, tmp_path, capsys):
     assert (tmp_path / "policy.pt").exists()
     assert main([str(tmp_path / "missing")]) == 2
     assert capsys.readouterr().err.startswith("error: ")
+
+
+def test_wrong_flag_is_one_line(capsys):
+    assert main(["run", "--format", "foo"]) == 2
+    told = capsys.readouterr().err
+    assert told.startswith("error: argument --format: invalid choice: 'foo'")
+    assert told.count("\n") == 1

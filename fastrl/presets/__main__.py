@@ -5,15 +5,14 @@ python -m fastrl.presets --algo ppo
 
 from __future__ import annotations
 
-import argparse
 import json
 import shlex
 import sys
 from collections.abc import Sequence
-from typing import Any, NoReturn
+from typing import Any
 
 from fastrl.presets import algorithms, load_presets, load_results
-from fastrl.run.mistakes import exit_status
+from fastrl.run.mistakes import Parser, exit_status
 
 
 def listing(algos: Sequence[str]) -> list[dict[str, Any]]:
@@ -92,18 +91,13 @@ def table(entries: Sequence[dict[str, Any]]) -> str:
     return "\n".join([*lines, "", f"{note}; machine: {'; '.join(machines) or 'none yet'}."])
 
 
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> NoReturn:
-        raise ValueError(message)
-
-
 def main(argv: Sequence[str] | None = None) -> int:
     """Prints the listing; returns 0, or 2 after a user's mistake."""
     return exit_status(lambda: _run(argv))
 
 
 def _run(argv: Sequence[str] | None) -> int:
-    parser = _Parser(prog="python -m fastrl.presets", description=(__doc__ or "").splitlines()[0])
+    parser = Parser(prog="python -m fastrl.presets", description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--algo", choices=algorithms(), help="only this one's presets")
     parser.add_argument("--json", action="store_true", help="print one line of JSON")
     arguments = parser.parse_args(argv)
