@@ -19,14 +19,14 @@ import logging
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 
 from fastrl.envs.make import Backend, Purpose, base_seed, make_env
 from fastrl.envs.vector import VectorEnv
 from fastrl.load import find_saved, load_agent
-from fastrl.run.mistakes import exit_status, one_line
+from fastrl.run.mistakes import Parser, exit_status, one_line
 from fastrl.run.pulse import PULSE
 from fastrl.run.video import check_packages, check_rendering, expose_opengl, write_video
 
@@ -128,10 +128,8 @@ def evaluate(
         ended = counts[is_reset_row[counts]]
         place[ended] += 1
         plays[ended] = place[ended] < end[ended]
-    if not np.isfinite(returns).all():
-        raise ValueError(
-            f"{env.env_id}: an episode's return is {returns[~np.isfinite(returns)][0]}"
-        )
+    if not (is_finite := np.isfinite(returns)).all():
+        raise ValueError(f"{env.env_id}: an episode's return is {returns[~is_finite][0]}")
     return Evaluation(returns, lengths)
 
 
@@ -291,18 +289,13 @@ def _frames_per_second(env: VectorEnv) -> float:
 # The command line
 
 
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> NoReturn:
-        raise ValueError(message)
-
-
 def main(argv: Sequence[str] | None = None) -> int:
     """Tests what a run has learned; returns 0, 2 after a user's mistake, 130 after Ctrl-C."""
     return exit_status(lambda: _run(_parse(argv)))
 
 
 def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
-    parser = _Parser(
+    parser = Parser(
         prog="python -m fastrl.evaluate", description="Plays greedy episodes with a trained agent."
     )
     parser.add_argument("run", metavar="RUN", type=Path, help="run folder, or a checkpoint file")

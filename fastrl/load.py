@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from fastrl.run.folder import open_run_folder
+from fastrl.run.mistakes import one_line
 
 if TYPE_CHECKING:
     from fastrl.agent import Agent
@@ -61,9 +62,8 @@ def load_agent(saved: Saved) -> Agent:
         ValueError: the checkpoint is damaged, foreign or of an unknown algorithm.
     """
     name = f"fastrl.{saved.algo}"
-    module: Any = (
-        import_module(name) if str(saved.algo).isidentifier() and find_spec(name) else None
-    )
+    is_known = str(saved.algo).isidentifier() and find_spec(f"fastrl.config.{saved.algo}")
+    module: Any = import_module(name) if is_known and find_spec(name) else None
     if not hasattr(module, "load_agent"):
         raise ValueError(
             f"{saved.checkpoint} is of the algorithm {saved.algo!r}, which fastrl does not have"
@@ -73,4 +73,8 @@ def load_agent(saved: Saved) -> Agent:
     except KeyError as error:
         raise ValueError(
             f"{saved.checkpoint} holds no {error}, which an agent of {saved.algo} needs"
+        ) from error
+    except (AttributeError, TypeError) as error:
+        raise ValueError(
+            f"{saved.checkpoint} holds no agent of {saved.algo}: {one_line(error)}"
         ) from error

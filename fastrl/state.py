@@ -139,6 +139,8 @@ def restored_counters(restored: dict[str, Any]) -> Counters:
     try:
         if not {"agent", "torch_random"} <= restored.keys():
             raise KeyError("agent or torch_random is missing")
+        if not isinstance(restored["agent"], dict):
+            raise TypeError(f"its agent is {restored['agent']!r}")
         return Counters(**restored["counters"])
     except (KeyError, TypeError) as error:
         reason = " ".join(str(error).split())

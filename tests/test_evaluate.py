@@ -228,7 +228,7 @@ def test_mistake_is_told_in_one_line(words, message, tmp_path, capsys):
     assert message in captured.err
 
 
-@pytest.mark.parametrize("algo", ["no_such", "cli", "../ppo", ""])
+@pytest.mark.parametrize("algo", ["no_such", "cli", "evaluate", "../ppo", "", 3])
 def test_unknown_algorithm_is_told_in_one_line(algo, tmp_path, capsys):
     from fastrl.run.checkpoint import save_checkpoint
 
@@ -337,6 +337,16 @@ def test_checkpoint_without_an_agent_is_told_in_one_line(tmp_path, capsys):
     save_checkpoint(tmp_path / "empty.pt", {"algo": "ppo"})
     assert main([str(tmp_path / "empty.pt")]) == 2
     assert "'agent'" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("agent", [3, {"config": 3}, {"config": {"num_envs": "x"}}, {"config": {}}])
+def test_checkpoint_of_another_agent_is_told_in_one_line(agent, tmp_path, capsys):
+    from fastrl.run.checkpoint import save_checkpoint
+
+    save_checkpoint(tmp_path / "other.pt", {"algo": "ppo", "agent": agent})
+    assert main([str(tmp_path / "other.pt")]) == 2
+    told = capsys.readouterr().err
+    assert told.startswith("error: ") and told.count("\n") == 1
 
 
 def test_video_lies_in_the_run_folder(run_folder, capsys):

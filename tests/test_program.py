@@ -179,7 +179,7 @@ def test_truncated_checkpoint_is_answered_in_one_line(run, killed_run, capsys):
     assert "is cut short" in answer(capsys, "--resume", str(killed_run))
 
 
-@pytest.mark.parametrize("kind", ["pickle", "text", "other state"])
+@pytest.mark.parametrize("kind", ["pickle", "text", "other state", "other agent"])
 def test_foreign_checkpoint_is_answered_in_one_line(killed_run, capsys, kind):
     path = killed_run / "checkpoints" / "last.pt"
     if kind == "pickle":
@@ -188,6 +188,9 @@ def test_foreign_checkpoint_is_answered_in_one_line(killed_run, capsys, kind):
         torch.save({"counters": {"env_steps": 1}}, path)
     elif kind == "text":
         path.write_text("not a checkpoint")
+    elif kind == "other agent":
+        state = {"counters": {"env_steps": 1}, "agent": 3, "torch_random": 0}
+        save_checkpoint(path, state)
     else:
         save_checkpoint(path, {"counters": {"env_steps": 1, "surprises": 2}})
     assert "checkpoint" in answer(capsys, "--resume", str(killed_run))
