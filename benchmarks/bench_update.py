@@ -51,7 +51,7 @@ def test_update(benchmark, make_agent, num_rows, compile_mode):
     benchmark.group = f"update on {num_rows} rows"
     agent, batch = make_agent(compile_mode)
     twin, twin_step = plain_twin(agent, batch)
-    with num_threads(agent._threads):
+    with num_threads(agent._num_threads):
         agent._minibatch_step(*batch)
         twin_step()
         after_one_step = PlainActorCritic(agent.policy, 8, 4)
