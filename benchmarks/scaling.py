@@ -54,8 +54,8 @@ class Link:
     bytes_per_second: float
 
 
-# A rank with two cores of an AMD EPYC, as in the README's table; --measure takes yours.
-MEASURED = Parts(0.106, 1.7e-3, 4 * (9_797 + 5))
+# A rank with two cores of an Intel Xeon, as in the README's table; --measure takes yours.
+MEASURED = Parts(0.102, 1.7e-3, 4 * (9_797 + 5))
 LINKS = {
     "8 GPUs of a machine, assumed NVLink": Link(8e-6, 200e9),
     "8 machines, assumed 25 Gb/s Ethernet": Link(30e-6, 3e9),
