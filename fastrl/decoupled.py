@@ -256,9 +256,11 @@ class Training(Side):
                 if self.devices.global_rank == 0:
                     if metrics:
                         metrics["Info/policy_lag"] = lag
-                    seconds = timer.seconds.get("update", 0.0)
-                    reply = {"metrics": metrics, "update_seconds": seconds}
-                    reply["was_stopped"] = signals.came()
+                    reply = {
+                        "metrics": metrics,
+                        "update_seconds": timer.seconds.get("update", 0.0),
+                        "was_stopped": signals.came(),
+                    }
                     self.mail.flush()  # each player waited for the reply before, or will
                     for player in range(self.whole.num_players):
                         self.mail.send(reply, self.weights(), player)

@@ -99,6 +99,11 @@ class Face:
         """Draws actions for some rows, as the environments take them."""
         raise NotImplementedError
 
+    @property
+    def _acting_mode(self) -> str:
+        """How what runs once a step or rollout is built: torch.compile is slow there on a CPU."""
+        return "auto" if self.config.compile == "on" and self._on_cpu else self.config.compile
+
     def __repr__(self) -> str:
         config = self.config
         return f"{type(self).__name__}({config.env_id!r}, seed={config.seed})"

@@ -21,11 +21,7 @@ from fastrl.decoupled_replay import ReplayPlaying, ReplayTraining
 from fastrl.face import Face
 from fastrl.models.critics import SquashedGaussianActor
 from fastrl.run.compiling import build
-from fastrl.run.threads import (
-    matmul_precision,
-    num_threads,
-    update_threads,
-)
+from fastrl.run.threads import matmul_precision, num_threads, update_threads
 from fastrl.run.timer import StageTimer
 
 
@@ -79,11 +75,9 @@ class OffPolicy(Face):
             config.num_steps * config.num_envs,
             self.device,
         )
-        # On the CPU torch.compile acts more slowly than eager: what runs once a step is recorded.
-        acting = "auto" if config.compile == "on" and self._on_cpu else config.compile
         for num_envs in {env.num_envs for env in self.envs}:
             example = tuple(x[0, :num_envs] for x in (steps.obs, steps.noise, steps.actions))
-            self._act[num_envs] = build(self._draw_actions, example, acting)
+            self._act[num_envs] = build(self._draw_actions, example, self._acting_mode)
         self._make_learning()
         return steps
 

@@ -86,11 +86,6 @@ class OnPolicy(Face):
         return buffer
 
     @property
-    def _acting_mode(self) -> str:
-        """How what runs once a step or rollout is built: torch.compile is slow there on a CPU."""
-        return "auto" if self.config.compile == "on" and self._on_cpu else self.config.compile
-
-    @property
     def _width(self) -> int:
         """Numbers that the widest layer takes or makes of a row."""
         return max(math.prod(self.policy.reader.pixels_shape), *self.config.hidden_sizes)

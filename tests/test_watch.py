@@ -73,21 +73,21 @@ def test_failure_of_a_rank_ends_all_with_one_line(
 
 
 class Failing(PPO):
-    """Fails on one rank of a run that is well under way."""
+    """Fails on one rank, by default of a run that is well under way."""
 
-    way, num_calls = "", 0
+    way, num_calls, failing_call = "", 0, 30
 
     def begin_rollout(self, buffer: RolloutBuffer) -> None:
-        self.fail_at(30)  # on every rank that plays
+        self.fail_in_time()  # on every rank that plays
         super().begin_rollout(buffer)
 
     def take_in_observations(self, buffer: RolloutBuffer, *arguments: Any) -> None:
-        self.fail_at(30)  # on every rank that learns
+        self.fail_in_time()  # on every rank that learns
         super().take_in_observations(buffer, *arguments)
 
-    def fail_at(self, call: int) -> None:
+    def fail_in_time(self) -> None:
         self.num_calls += 1
-        if self.num_calls < call or os.environ["LOCAL_RANK"] != os.environ["CULPRIT"]:
+        if self.num_calls < self.failing_call or os.environ["LOCAL_RANK"] != os.environ["CULPRIT"]:
             return
         (Path(self.config.log_dir) / "now").touch()
         if self.way == "raise":
@@ -98,10 +98,10 @@ class Failing(PPO):
 
 
 def train_until_failure(
-    folder: Path, culprit: int, way: str, settings: dict[str, Any], program: Any
+    folder: Path, culprit: int, way: str, settings: dict[str, Any], program: Any, call: int = 30
 ) -> None:
     os.environ["CULPRIT"] = str(culprit)
-    Failing.way = way
+    Failing.way, Failing.failing_call = way, call
     small = {"num_envs": 2, "num_steps": 16, "per_rank_batch_size": 32, "update_epochs": 1}
     small |= {"accelerator": "cpu", "compile": "off", "eval_episodes": 0, "checkpoint_every": 320}
     config = PPOConfig(total_timesteps=2**40, log_dir=str(folder), **small, **settings)
@@ -112,6 +112,13 @@ def train_until_failure(
 def train_coupled(kind: Any, command: Command) -> None:
     with make_devices(command.config) as devices:
         AgentTrainer().fit(kind("CartPole-v1", command.config, devices=devices))
+
+
+def test_hang_in_the_first_rollout_ends_the_run(tmp_path):
+    arguments = tmp_path, 1, "hang", {"devices": 2}, train_coupled, 1
+    _, stderr, seconds = end_ranks_early(2, train_until_failure, *arguments)
+    assert "error: rank 1 hangs: it stood still for 2 seconds" in stderr
+    assert seconds < 10
 
 
 @pytest.mark.parametrize(

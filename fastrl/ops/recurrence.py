@@ -18,11 +18,11 @@ HAS_KERNELS = False
 _KERNELS: list[Any] = []
 if os.environ.get("FASTRL_NO_EXTENSION") != "1":
     try:
-        from fastrl import _C
+        from fastrl._C import gru_backward, gru_forward, lstm_backward, lstm_forward
 
-        _KERNELS = [_C.lstm_forward, _C.lstm_backward, _C.gru_forward, _C.gru_backward]
+        _KERNELS = [lstm_forward, lstm_backward, gru_forward, gru_backward]
         HAS_KERNELS = True
-    except (AttributeError, ImportError):  # none, or one from before these were in it
+    except ImportError:  # none, or one from before these were in it
         pass
 
 
@@ -51,16 +51,8 @@ def gru(inputs: Tensor, state: Tensor, alive: Tensor, *weights: Tensor) -> Tenso
 
 class _Lstm(torch.autograd.Function):
     @staticmethod
-    def forward(
-        ctx: Any,
-        inputs: Tensor,
-        state: Tensor,
-        alive: Tensor,
-        w_ih: Tensor,
-        w_hh: Tensor,
-        b_ih: Tensor,
-        b_hh: Tensor,
-    ) -> Tensor:
+    def forward(ctx: Any, inputs: Tensor, state: Tensor, alive: Tensor, *weights: Tensor) -> Tensor:
+        w_ih, w_hh, b_ih, b_hh = weights
         rows, x = _packed(inputs, alive)
         gates = torch.addmm(b_ih + b_hh, x, w_ih.t())
         first = [part.contiguous() for part in state.chunk(2, 1)]
@@ -82,16 +74,8 @@ class _Lstm(torch.autograd.Function):
 
 class _Gru(torch.autograd.Function):
     @staticmethod
-    def forward(
-        ctx: Any,
-        inputs: Tensor,
-        state: Tensor,
-        alive: Tensor,
-        w_ih: Tensor,
-        w_hh: Tensor,
-        b_ih: Tensor,
-        b_hh: Tensor,
-    ) -> Tensor:
+    def forward(ctx: Any, inputs: Tensor, state: Tensor, alive: Tensor, *weights: Tensor) -> Tensor:
+        w_ih, w_hh, b_ih, b_hh = weights
         rows, x = _packed(inputs, alive)
         num_outputs = w_hh.shape[1]
         # The state's bias of n lies inside the product with r, and so with the candidates.
