@@ -19,9 +19,13 @@ from fastrl.envs.vector import VectorEnv
 from fastrl.presets import resolve
 from fastrl.run.checkpoint import load_checkpoint, save_checkpoint
 from fastrl.run.devices import Devices, make_devices
+from fastrl.run.mistakes import one_line
 from fastrl.run.threads import keep_freed_memory
 from fastrl.spaces import rows_of
 from fastrl.trainer import AgentTrainer
+
+# What a value of a wrong type or shape can raise where it is taken in.
+_MISFITS = (ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError)
 
 
 class Face:
@@ -156,23 +160,33 @@ class Face:
             **settings: settings to change, by name.
 
         Raises:
+            FileNotFoundError: the file is missing.
             ValueError: the file is damaged, foreign or another algorithm's.
         """
         state = load_checkpoint(path)
         if state.get("algo") != cls.algo:
-            raise ValueError(f"{path} holds {state.get('algo')!r}, not {cls.algo!r}")
+            raise ValueError(f"{path} holds {str(state.get('algo'))!r}, not {cls.algo!r}")
         if env is not None and not isinstance(env, str):
             settings = {"num_envs": env.num_envs, **settings}
-        saved = state["agent"]["config"]
+        learner = state.get("agent")
+        saved = learner.get("config") if isinstance(learner, dict) else None
+        if not isinstance(saved, dict):
+            raise ValueError(f"{path} holds no agent of {cls.algo} with its config")
         if "devices" not in settings:  # however many ranks trained it, one is enough to play
             alone = {"devices": 1, "num_nodes": 1, "strategy": "auto", "share_data": False}
             together = {"decoupled": False, "num_players": 1, "num_trainers": 1}
             alone |= together | {"overlap": False, "player_on_gpu": False}
             settings = {name: x for name, x in alone.items() if name in saved} | settings
-        config = cls.config_class.from_dict(saved, str(path)).replace(**settings)
+        try:
+            config = cls.config_class.from_dict(saved)
+        except (TypeError, ValueError) as error:
+            raise ValueError(f"{path}: {one_line(error)}") from error
         make: Any = cls
-        agent = make(env or config.env_id, config)
-        agent.load_state_dict(state["agent"])
+        agent = make(env or config.env_id, config.replace(**settings))
+        try:
+            agent.load_state_dict(learner)
+        except _MISFITS as error:
+            raise ValueError(f"{path} holds no agent of {cls.algo}: {one_line(error)}") from error
         return agent
 
     @classmethod

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from fastrl.run.folder import open_run_folder
-from fastrl.run.mistakes import one_line
 
 if TYPE_CHECKING:
     from fastrl.agent import Agent
@@ -68,13 +67,4 @@ def load_agent(saved: Saved) -> Agent:
         raise ValueError(
             f"{saved.checkpoint} is of the algorithm {saved.algo!r}, which fastrl does not have"
         )
-    try:
-        return module.load_agent(saved.checkpoint)
-    except KeyError as error:
-        raise ValueError(
-            f"{saved.checkpoint} holds no {error}, which an agent of {saved.algo} needs"
-        ) from error
-    except (AttributeError, TypeError) as error:
-        raise ValueError(
-            f"{saved.checkpoint} holds no agent of {saved.algo}: {one_line(error)}"
-        ) from error
+    return module.load_agent(saved.checkpoint)

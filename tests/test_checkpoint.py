@@ -148,7 +148,7 @@ def test_a_flipped_bit_is_refused(tmp_path):
 
 
 def test_a_missing_file_is_refused(tmp_path):
-    with pytest.raises(ValueError, match="does not exist"):
+    with pytest.raises(FileNotFoundError, match=r"a\.pt does not exist"):
         load_checkpoint(tmp_path / "a.pt")
 
 

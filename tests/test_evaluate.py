@@ -336,7 +336,7 @@ def test_checkpoint_without_an_agent_is_told_in_one_line(tmp_path, capsys):
 
     save_checkpoint(tmp_path / "empty.pt", {"algo": "ppo"})
     assert main([str(tmp_path / "empty.pt")]) == 2
-    assert "'agent'" in capsys.readouterr().err
+    assert "holds no agent of ppo" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("agent", [3, {"config": 3}, {"config": {"num_envs": "x"}}, {"config": {}}])

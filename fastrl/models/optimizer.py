@@ -58,8 +58,13 @@ class FlatOptimizer:
         raise NotImplementedError
 
     def load_state_dict(self, state: dict[str, Tensor]) -> None:
-        """Takes a state back."""
+        """Takes a state back; ValueError if a tensor has another shape: copying may fill it."""
         for name, tensor in self.state_dict().items():
+            if state[name].shape != tensor.shape:
+                raise ValueError(
+                    f"the optimizer's {name} has shape {tuple(state[name].shape)}, "
+                    f"not {tuple(tensor.shape)}"
+                )
             tensor.copy_(state[name])
 
 

@@ -50,7 +50,8 @@ def load_checkpoint(path: str | Path) -> dict[str, Any]:
     """Loads what `save_checkpoint` saved, with all tensors on the CPU. Never runs code of the file.
 
     Raises:
-        ValueError: The file is missing, damaged, foreign, or of a newer format.
+        FileNotFoundError: The file is missing.
+        ValueError: The file is damaged, foreign, or of a newer format.
     """
     state = _read(Path(path), mmap=False)
     _check_sums(Path(path))
@@ -194,10 +195,14 @@ def _is_wrapped(name: str | int) -> bool:
 
 
 def _read(path: Path, mmap: bool) -> dict[str, Any]:
+    if not path.exists():
+        raise FileNotFoundError(f"{path} does not exist; expected a checkpoint file")
     if not path.is_file():
-        raise ValueError(f"{path} does not exist; expected a checkpoint file")
+        raise ValueError(f"{path} is a folder or device; expected a checkpoint file")
     # Only the zip format holds our files; torch would go on to try its older, looser ones.
-    if not zipfile.is_zipfile(path):
+    with _damage_told(path):
+        is_zip = zipfile.is_zipfile(path)
+    if not is_zip:
         raise ValueError(f"{path} is cut short or is not a fastrl checkpoint")
     try:
         state = torch.load(path, map_location="cpu", weights_only=True, mmap=mmap)
@@ -211,10 +216,11 @@ def _read(path: Path, mmap: bool) -> dict[str, Any]:
     except Exception as error:  # torch raises many types here, none of them documented
         reason = str(error).strip().split("\n")[0][:200]
         raise ValueError(f"{path} is damaged or not a fastrl checkpoint: {reason}") from error
-    if not isinstance(state, dict) or state.pop("format", None) != FORMAT:
+    kind = state.pop("format", None) if isinstance(state, dict) else None
+    if not isinstance(kind, str) or kind != FORMAT:  # to compare a tensor gives a tensor
         raise ValueError(f"{path} is not a fastrl checkpoint")
     version = state.pop("format_version", None)
-    if version != FORMAT_VERSION:
+    if not isinstance(version, int) or version != FORMAT_VERSION:
         raise ValueError(
             f"{path} has format_version {version!r}; this fastrl reads {FORMAT_VERSION}"
         )
@@ -223,13 +229,21 @@ def _read(path: Path, mmap: bool) -> dict[str, Any]:
 
 def _check_sums(path: Path) -> None:
     """Compares each part of the file with its checksum, which torch.load does not do."""
-    try:
-        with zipfile.ZipFile(path) as archive:
-            damaged = archive.testzip()
-    except (zipfile.BadZipFile, NotImplementedError) as error:
-        raise ValueError(f"{path} is damaged: {error}") from error
+    with _damage_told(path), zipfile.ZipFile(path) as archive:
+        damaged = archive.testzip()
     if damaged is not None:
         raise ValueError(f"{path} is damaged: the checksum of {damaged} is wrong")
+
+
+@contextlib.contextmanager
+def _damage_told(path: Path) -> Iterator[None]:
+    """Raises a ValueError with the file's name for what zipfile makes of damaged bytes."""
+    try:
+        yield
+    except OSError:
+        raise
+    except Exception as error:  # of many types, as torch's
+        raise ValueError(f"{path} is damaged: {error}") from error
 
 
 def _env_steps(path: Path, state: dict[str, Any]) -> int:
