@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any, ClassVar, Protocol, runtime_checkable
 
 import numpy as np
@@ -18,6 +19,7 @@ class Agent(Protocol):
 
     algo: str
     config: Any  # the algorithm's own kind of RunConfig
+    start_folder: Path  # where relative paths begin, even if an environment changes folders
     envs: list[VectorEnv]
     devices: Devices
     rank_state: ClassVar[tuple[str, ...]]  # names in `state_dict` of what each rank has for itself

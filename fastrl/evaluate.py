@@ -316,6 +316,7 @@ def _run(arguments: argparse.Namespace) -> int:
     saved = find_saved(arguments.run, arguments.checkpoint)
     if arguments.video:
         check_packages()
+    videos = saved.videos.absolute()  # now: an environment may change folders
     agent = load_agent(saved)
     seed = agent.config.seed if arguments.seed is None else arguments.seed
     try:
@@ -337,10 +338,10 @@ def _run(arguments: argparse.Namespace) -> int:
                 flush=True,
             )
         if arguments.video:
-            paths = _record(agent, saved.videos, f"evaluate_{saved.checkpoint.stem}", seed, bool)
-            facts["videos"] = [str(path) for path in paths]
+            paths = _record(agent, videos, f"evaluate_{saved.checkpoint.stem}", seed, bool)
+            facts["videos"] = [str(saved.videos / path.name) for path in paths]
             if not arguments.json:
-                print("\n".join(f"video: {path}" for path in paths))
+                print("\n".join(f"video: {path}" for path in facts["videos"]))
         if arguments.json:
             print(json.dumps(facts))
         return 0

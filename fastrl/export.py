@@ -173,6 +173,7 @@ def _run(arguments: argparse.Namespace) -> int:
     path = arguments.out or saved.folder / f"policy{SUFFIXES[arguments.format]}"
     import torch
 
+    target = path.absolute()  # now: an environment may change folders
     agent: Any = load_agent(saved)
     try:
         if hasattr(agent, "new_state"):
@@ -181,7 +182,7 @@ def _run(arguments: argparse.Namespace) -> int:
                 "alone to actions; load it with fastrl and give predict a state"
             )
         example = torch.from_numpy(example_rows(agent.envs[0].single_observation_space))
-        export_policy(agent.policy, example, path, arguments.format)
+        export_policy(agent.policy, example, target, arguments.format)
     finally:
         for env in agent.envs:
             env.close()

@@ -19,6 +19,7 @@ from fastrl.envs.vector import VectorEnv
 from fastrl.presets import resolve
 from fastrl.run.checkpoint import load_checkpoint, save_checkpoint
 from fastrl.run.devices import Devices, make_devices
+from fastrl.run.folder import working_folder
 from fastrl.run.mistakes import one_line
 from fastrl.run.threads import keep_freed_memory
 from fastrl.spaces import rows_of
@@ -73,6 +74,7 @@ class Face:
             raise ValueError(f"give a config or single settings, not both: {', '.join(settings)}")
         keep_freed_memory()
         self.config = config
+        self.start_folder = working_folder()
         self.devices = devices or self._make_devices()
         self.device = self.devices.device
         self._on_cpu = self.device.type == "cpu"

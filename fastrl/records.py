@@ -31,7 +31,7 @@ class TrainResult:
     """What came of a run."""
 
     folder: Path
-    """The run folder."""
+    """The run folder, absolute."""
     summary: dict[str, Any]
     """What summary.json holds; empty on other ranks than 0."""
     exit_status: int
@@ -42,18 +42,26 @@ class Records:
     """The run folder of a run under way; enter it to begin."""
 
     def __init__(
-        self, agent: Agent, folder: Path, counters: Counters, signals: StopSignals, is_resumed: bool
+        self,
+        agent: Agent,
+        folder: Path,
+        shown: Path,
+        counters: Counters,
+        signals: StopSignals,
+        is_resumed: bool,
     ) -> None:
         """Takes a folder that no other process writes to.
 
         Args:
             agent: who learns.
-            folder: the run folder.
+            folder: the run folder, absolute.
+            shown: the same, as the user wrote it.
             counters: how far the run is; kept up to date by the trainer.
             signals: end a greedy test early.
             is_resumed: whether to go on in files that are there.
         """
         self.agent, self.config, self.folder, self.counters = agent, agent.config, folder, counters
+        self._shown = shown
         self.checkpoints = Checkpoints(folder / "checkpoints", self.config.keep_checkpoints)
         self._stopped, self._is_resumed = signals.came, is_resumed
         self._seconds_before = counters.wall_seconds
@@ -74,7 +82,7 @@ class Records:
         if not self._is_resumed:
             self._logger.log_text("hyperparameters", _table(self.config.to_dict()), 0)
         at = f", from step {self.counters.env_steps:,}" if self._is_resumed else ""
-        self._progress.print(f"run folder: {self.folder}{at}")
+        self._progress.print(f"run folder: {self._shown}{at}")
         return self
 
     def __exit__(self, *exception: Any) -> None:
@@ -128,7 +136,7 @@ class Records:
             with PULSE.unwatched():
                 videos = self.folder / "videos"
                 for path in record_agent(self.agent, videos, name, env_steps, self._stopped):
-                    self._progress.print(f"video: {path}")
+                    self._progress.print(f"video: {self._shown / 'videos' / path.name}")
         return result
 
     def finish(self, state: Callable[[], State], signal_number: Callable[[], int]) -> TrainResult:
@@ -152,7 +160,7 @@ class Records:
         summary = self._summary(result, bool(number))
         write_summary(self.folder, summary)
         if number:
-            resume = f"python -m fastrl.{self.agent.algo} --resume {shlex.quote(str(self.folder))}"
+            resume = f"python -m fastrl.{self.agent.algo} --resume {shlex.quote(str(self._shown))}"
             self._progress.print(
                 f"interrupted at {counters.env_steps:,} steps; go on with: {resume}"
             )
@@ -162,7 +170,7 @@ class Records:
             if self.seconds_to_target is not None:
                 line += f"; target return reached {self.seconds_to_target:.1f} s after the start"
             self._progress.print(line)
-        self._progress.print(f"run folder: {self.folder}")
+        self._progress.print(f"run folder: {self._shown}")
         return TrainResult(self.folder, summary, 128 + number if number else 0)
 
     def _summary(self, result: Evaluation | None, is_interrupted: bool) -> dict[str, Any]:

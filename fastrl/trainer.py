@@ -70,7 +70,8 @@ class AgentTrainer:
 
         Args:
             config: length of the run and what is written down; by default as the agent's.
-            resume: run folder to go on in; by default a new one is made.
+            resume: run folder to go on in; by default a new one is made. Relative paths begin
+                where the agent was made.
         """
         self._config, self._resume = config, resume
 
@@ -93,7 +94,7 @@ class AgentTrainer:
         with StopSignals() as signals, ExitStack() as ownership:
             counters, restored, folder = Counters(), None, None
             if self._resume is not None:
-                folder = open_run_folder(self._resume).path
+                folder = open_run_folder(_absolute(self._resume, agent)).path
                 if agent.devices.is_global_zero:  # from here on nobody else writes
                     ownership.enter_context(owned(folder))
                 restored = load_checkpoint(Checkpoints(folder / "checkpoints").newest())
@@ -122,7 +123,10 @@ class AgentTrainer:
                 folder = _new_folder(agent)
                 ownership.enter_context(owned(folder))
             write_config(folder / "config.yaml", {"algo": agent.algo, **agent.config.to_dict()})
-            with Records(agent, folder, counters, signals, restored is not None) as records:
+            shown = folder
+            if not Path(self._resume or agent.config.log_dir).expanduser().is_absolute():
+                shown = folder.relative_to(agent.start_folder)
+            with Records(agent, folder, shown, counters, signals, restored is not None) as records:
                 return run.play(records, restored is not None)
 
 
@@ -273,7 +277,11 @@ class _Run:
 def _new_folder(agent: Agent) -> Path:
     config = agent.config
     names = config.env_id, config.exp_name
-    return create_run_folder(config.log_dir, agent.algo, *names, config.seed)
+    return create_run_folder(_absolute(config.log_dir, agent), agent.algo, *names, config.seed)
+
+
+def _absolute(path: str | Path, agent: Agent) -> Path:
+    return agent.start_folder / Path(path).expanduser()
 
 
 def _fitting_envs(agent: Agent, env: AnyEnvs) -> list[VectorEnv]:

@@ -46,6 +46,16 @@ class RunFolder:
         return self.path / VIDEOS_NAME
 
 
+def working_folder() -> Path:
+    """Returns the folder that relative paths begin in, absolute; empty if it was removed.
+
+    To be asked before there are environments: some change it.
+    """
+    with contextlib.suppress(FileNotFoundError):
+        return Path.cwd()
+    return Path()
+
+
 def create_run_folder(
     log_dir: str | Path, algo: str, env_id: str, exp_name: str, seed: int
 ) -> Path:
