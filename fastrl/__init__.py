@@ -6,7 +6,6 @@ model = PPO("LunarLander-v2", seed=1).learn(500_000)
 """
 
 from importlib import import_module
-from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -18,6 +17,8 @@ if TYPE_CHECKING:
     from fastrl.sac import SAC
     from fastrl.trainer import AgentTrainer
 
+    __version__: str
+
 __all__ = [
     "A2C",
     "PPO",
@@ -28,11 +29,6 @@ __all__ = [
     "__version__",
     "make_env",
 ]
-
-try:
-    __version__ = version("fastrl")
-except PackageNotFoundError:  # a source tree that was never installed
-    __version__ = "0+unknown"
 
 # Names come on first use: `import fastrl` imports no torch, and `python -m fastrl.ppo` finds its
 # module not yet loaded.
@@ -48,6 +44,17 @@ _HOMES = {
 
 
 def __getattr__(name: str) -> Any:
+    if name == "__version__":
+        return _version()
     if name not in _HOMES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     return getattr(import_module(_HOMES[name]), name)
+
+
+def _version() -> str:
+    from importlib.metadata import PackageNotFoundError, version
+
+    try:
+        return version("fastrl")
+    except PackageNotFoundError:  # a source tree that was never installed
+        return "0+unknown"

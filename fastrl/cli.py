@@ -7,27 +7,30 @@ settings are known to be right, so that `--help` and mistakes are answered at on
 
 from __future__ import annotations
 
-import atexit
-import contextlib
-import dataclasses
-import difflib
-import gc
-import io
-import os
-import sys
-from collections.abc import Sequence
-from dataclasses import dataclass
-from importlib import import_module
-from typing import Annotated, Any, Literal, get_type_hints
+from fastrl.run.signals import leaving_at_once
 
-from fastrl.command import Command, Settings
-from fastrl.config.resume import resumed
-from fastrl.config.run import RunConfig, check_names, documentation
-from fastrl.config.values import in_words
-from fastrl.presets import blame_preset, load_presets, preset_for
-from fastrl.run.folder import open_run_folder, read_config
-from fastrl.run.launch import launched_sizes, start_ranks
-from fastrl.run.mistakes import exit_status
+with leaving_at_once():  # Ctrl-C may come this early
+    import atexit
+    import contextlib
+    import dataclasses
+    import difflib
+    import gc
+    import io
+    import os
+    import sys
+    from collections.abc import Sequence
+    from dataclasses import dataclass
+    from importlib import import_module
+    from typing import Annotated, Any, Literal, get_type_hints
+
+    from fastrl.command import Command, Settings
+    from fastrl.config.resume import resumed
+    from fastrl.config.run import RunConfig, check_names, documentation
+    from fastrl.config.values import in_words
+    from fastrl.presets import blame_preset, load_presets, preset_for
+    from fastrl.run.folder import open_run_folder, read_config
+    from fastrl.run.launch import launched_sizes, start_ranks
+    from fastrl.run.mistakes import exit_status
 
 _BOOLEAN_WORDS = {"true": True, "yes": True, "1": True, "false": False, "no": False, "0": False}
 
@@ -58,17 +61,19 @@ def main(algo: str, argv: Sequence[str] | None = None) -> int:
     """
 
     def work() -> int:
-        command = parse(algo, argv)  # mistakes are told before the algorithm imports torch
-        # OpenMP's threads wait for each other by spinning: by default so long that an update on two
-        # threads falls to a tenth of its speed, or less, once another process wants a core. This
-        # short, it costs 7 % on an idle machine. It is read when torch is imported.
-        os.environ.setdefault("GOMP_SPINCOUNT", "1000")
-        start_ranks(command.config.devices, command.config.num_nodes)
-        # What is imported stays. The garbage collector would look through it 700 times on the way
-        # in, and once more on the way out: two thirds of a second.
-        gc.set_threshold(100_000)
-        atexit.register(gc.freeze)
-        return import_module(f"fastrl.{algo}").main(command)
+        with leaving_at_once():
+            command = parse(algo, argv)  # mistakes are told before the algorithm imports torch
+            # OpenMP's threads wait for each other by spinning: by default so long that an update on
+            # two threads falls to a tenth of its speed, or less, once another process wants a core.
+            # This short, it costs 7 % on an idle machine. It is read when torch is imported.
+            os.environ.setdefault("GOMP_SPINCOUNT", "1000")
+            start_ranks(command.config.devices, command.config.num_nodes)
+            # What is imported stays. The garbage collector would look through it 700 times on the
+            # way in, and once more on the way out: two thirds of a second.
+            gc.set_threshold(100_000)
+            atexit.register(gc.freeze)
+            algorithm = import_module(f"fastrl.{algo}")
+        return algorithm.main(command)
 
     return exit_status(work)
 

@@ -9,8 +9,10 @@ count short ones too often, and with them the failures of some tasks and the suc
 from __future__ import annotations
 
 if __name__ == "__main__":  # the module that the trainer imports, not a second one named __main__
-    from fastrl.evaluate import main as command_line
+    from fastrl.run.signals import leaving_at_once
 
+    with leaving_at_once():
+        from fastrl.evaluate import main as command_line
     raise SystemExit(command_line())
 
 import argparse

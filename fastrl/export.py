@@ -10,6 +10,13 @@ observations.
 
 from __future__ import annotations
 
+if __name__ == "__main__":
+    from fastrl.run.signals import leaving_at_once
+
+    with leaving_at_once():
+        from fastrl.export import main as command_line
+    raise SystemExit(command_line())
+
 import argparse
 import copy
 import logging
@@ -189,7 +196,3 @@ def _run(arguments: argparse.Namespace) -> int:
     shape, dtype = ", ".join(map(str, ("B", *example.shape[1:]))), str(example.dtype)
     print(f"{path}: {dtype.removeprefix('torch.')} observations [{shape}] to greedy actions")
     return 0
-
-
-if __name__ == "__main__":
-    raise SystemExit(main())

@@ -19,7 +19,6 @@ from fastrl.run import signals
 from fastrl.run.checkpoint import Checkpoints, load_checkpoint
 from fastrl.run.mistakes import exit_status
 
-PROGRAM = [sys.executable, "-m", "fastrl.ppo"]
 TINY = shlex.split(
     "--env-id CartPole-v1 --preset none --num-envs 2 --num-steps 16 --per-rank-batch-size 32 "
     "--update-epochs 1 --hidden-sizes 8 --accelerator cpu --compile off --eval-episodes 0 "
@@ -29,15 +28,22 @@ ENDLESS = ["--total-timesteps", str(2**40)]
 START_SECONDS = 60  # imports, on a busy machine
 
 
-def start(*words: str) -> subprocess.Popen[str]:
-    paths = [str(Path(__file__).parent), *sys.path]  # environments of these tests too
+def start(*words: str, program: str = "ppo", first: str = "") -> subprocess.Popen[str]:
+    """Starts a program; `first` is where it looks for packages before anywhere else."""
+    paths = [
+        *filter(None, [first]),
+        str(Path(__file__).parent),
+        *sys.path,
+    ]  # environments of these tests too
     return subprocess.Popen(
-        [*PROGRAM, *words],
+        [sys.executable, "-m", f"fastrl.{program}", *words],
         env={**os.environ, "PYTHONPATH": os.pathsep.join(paths)},
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
+        # Whoever runs these tests in the background has it ignored, and their children with it.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
 
 
@@ -74,6 +80,28 @@ def test_signal_ends_the_run_in_order(tmp_path, number):
     assert summary["interrupted"] is True
     last = load_checkpoint(folder / "checkpoints" / "last.pt")
     assert last["counters"]["env_steps"] == summary["total_env_steps"] > 0
+
+
+@pytest.mark.parametrize(
+    ("program", "package", "words"),
+    [
+        ("ppo", "yaml", TINY),
+        ("ppo", "tyro", TINY),
+        ("ppo", "torch", TINY),
+        ("ppo", "torch", [*TINY, "--devices", "2"]),
+        ("evaluate", "numpy", ["nowhere"]),
+        ("export", "numpy", ["nowhere"]),
+    ],
+)
+def test_ctrl_c_among_the_imports_is_one_line(program, package, words, tmp_path):
+    reached = tmp_path / "reached"
+    slow = f"import pathlib, time; pathlib.Path({str(reached)!r}).touch(); time.sleep(600)\n"
+    (tmp_path / f"{package}.py").write_text(slow)
+    process = start(*words, program=program, first=str(tmp_path))
+    wait_for(tmp_path, "reached", process)
+    process.send_signal(signal.SIGINT)
+    _, stderr = process.communicate(timeout=START_SECONDS)  # of other ranks too, if they live
+    assert (process.returncode, stderr) == (130, "interrupted\n")
 
 
 def test_error_that_a_second_ctrl_c_caused_is_an_interrupt(monkeypatch, capsys):
