@@ -22,7 +22,6 @@ Every player sends each trainer the order "learn" with its rows; player 0 leads,
 from __future__ import annotations
 
 import copy
-import signal
 from collections.abc import Mapping
 from types import SimpleNamespace
 from typing import Any, ClassVar
@@ -177,8 +176,6 @@ class Playing(Side):
             reply = self.mail.receive(self.weights(), first_trainer)
             self._seen += 1
             timer.add("update", reply["update_seconds"])
-            if reply["was_stopped"]:  # as if this process had been
-                signal.raise_signal(signal.SIGTERM)
             metrics = reply["metrics"]
         return metrics
 
@@ -241,7 +238,7 @@ class Training(Side):
         """Learns until player 0 ends it; returns the exit status of the run."""
         buffer, timer = self.make_buffer(), StageTimer()
         PULSE.is_watched = self.whole.compile != "on"  # that compiles in the first update
-        with StopSignals() as signals:  # players decide
+        with StopSignals():  # the watch tells player 0
             while True:
                 order = self._receive_order(0, buffer)
                 if order["do"] == "end":
@@ -259,7 +256,6 @@ class Training(Side):
                     reply = {
                         "metrics": metrics,
                         "update_seconds": timer.seconds.get("update", 0.0),
-                        "was_stopped": signals.came(),
                     }
                     self.mail.flush()  # each player waited for the reply before, or will
                     for player in range(self.whole.num_players):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import signal
 from types import SimpleNamespace
 from typing import Any, cast
 from unittest.mock import Mock
@@ -25,7 +24,6 @@ from fastrl.decoupled import (
 from fastrl.decoupled_rollout import RolloutPlaying
 from fastrl.ppo import PPO
 from fastrl.run.devices import make_devices
-from fastrl.run.signals import StopSignals
 from fastrl.run.timer import StageTimer
 from fastrl.sac import SAC
 
@@ -156,8 +154,6 @@ def test_ratios_of_overlap_are_of_the_policy_that_acted():
 class LonePlayer(RolloutPlaying):
     """A player whose trainer answers at once, with the number of its answer as a loss."""
 
-    was_stopped = False
-
     def __init__(self) -> None:
         self.config = SimpleNamespace(
             num_players=1, num_trainers=1, num_envs=2, trainers_get_all_rows=False, overlap=True
@@ -170,7 +166,7 @@ class LonePlayer(RolloutPlaying):
     def answer(self, *_: Any) -> dict[str, Any]:
         self.answers += 1
         metrics = {"Loss/policy_loss": float(self.answers)}
-        return {"update_seconds": 0.0, "was_stopped": self.was_stopped, "metrics": metrics}
+        return {"update_seconds": 0.0, "metrics": metrics}
 
     def rows(self, *_: Any) -> list[Any]:
         return []
@@ -191,16 +187,6 @@ def test_metrics_that_came_while_an_overlapping_run_settled_are_in_the_next_row(
             player.settle()  # and before a checkpoint
     assert losses == [None, 1.0, 2.0, 3.0, 4.0]
     assert player.settle()["Loss/policy_loss"] == 5.0  # of the last update, to be checked too
-
-
-def test_signal_to_a_trainer_stops_the_player():
-    player = LonePlayer()
-    player.was_stopped = True
-    with StopSignals() as signals:
-        player.update(cast(Any, SimpleNamespace(num_envs=2)), 0, StageTimer())
-        assert not signals.came()  # overlap: no reply was asked for yet
-        player.settle()
-        assert signals.number == signal.SIGTERM
 
 
 @pytest.mark.parametrize("overlap", [False, True])

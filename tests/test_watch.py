@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import select
 import signal
@@ -149,6 +150,54 @@ def test_failure_in_the_middle_of_training_leaves_a_whole_checkpoint(
     assert seconds < 10
     checkpoints = Checkpoints(next(tmp_path.glob("*/*/*/checkpoints")))
     assert load_checkpoint(checkpoints.newest())["counters"]["env_steps"] > 0
+
+
+class Signalled(PPO):
+    """Gets a signal on one rank, in the fifth update."""
+
+    number, num_updates_seen = 0, 0
+
+    def take_in_observations(self, buffer: RolloutBuffer, *arguments: Any) -> None:
+        self.num_updates_seen += 1
+        if self.num_updates_seen == 5 and os.environ["LOCAL_RANK"] == os.environ["CULPRIT"]:
+            signal.raise_signal(self.number)
+        super().take_in_observations(buffer, *arguments)
+
+
+def train_until_signal(folder: Path, culprit: int, number: int, settings: dict[str, Any]) -> int:
+    os.environ["CULPRIT"], Signalled.number = str(culprit), number
+    small = {"num_envs": 2, "num_steps": 16, "per_rank_batch_size": 16, "update_epochs": 1}
+    small |= {"accelerator": "cpu", "compile": "off", "eval_episodes": 0}
+    config = PPOConfig(total_timesteps=2**40, log_dir=str(folder), **small, **settings)
+    if config.decoupled:
+        return run_part(Signalled, Command(config))
+    with make_devices(config) as devices:
+        agent: Any = Signalled("CartPole-v1", config, devices=devices)
+        return AgentTrainer().fit(agent).exit_status
+
+
+COUPLED = {"devices": 2}
+ONE_PLAYER = {"decoupled": True, "num_trainers": 2, "devices": 3}
+
+
+@pytest.mark.parametrize(
+    ("settings", "culprit", "number"),
+    [
+        (COUPLED, 1, signal.SIGINT),
+        (ONE_PLAYER, 1, signal.SIGINT),
+        (ONE_PLAYER, 2, signal.SIGTERM),
+        (ONE_PLAYER | {"overlap": True}, 2, signal.SIGINT),
+    ],
+)
+def test_signal_to_any_rank_ends_the_run_in_order(settings, culprit, number, tmp_path):
+    num_ranks = settings["devices"]
+    arguments = tmp_path, culprit, number, settings
+    assert run_ranks(num_ranks, train_until_signal, *arguments) == [128 + number] * num_ranks
+    (folder,) = tmp_path.glob("ppo/*/*")
+    summary = json.loads((folder / "summary.json").read_text())
+    assert summary["interrupted"] is True
+    last = load_checkpoint(folder / "checkpoints" / "last.pt")
+    assert last["counters"]["env_steps"] == summary["total_env_steps"] > 0
 
 
 def test_what_is_no_message_is_passed_over():

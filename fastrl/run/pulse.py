@@ -20,6 +20,9 @@ class Pulse:
         """Whether it waits for other ranks."""
         self.is_watched = False
         """Whether standing still means that it hangs; not so while it compiles, say."""
+        self.signal = 0
+        """The signal that came to end the run; 0 before. The watch tells rank 0 of that of others,
+        so rank 0 has it too."""
 
     @contextlib.contextmanager
     def waiting(self) -> Iterator[None]:

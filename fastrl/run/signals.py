@@ -12,25 +12,33 @@ from collections.abc import Iterator
 from types import FrameType
 from typing import Any, Self
 
+from fastrl.run.pulse import PULSE
+
 _is_cut_short = False  # by a second Ctrl-C
 
 
 class StopSignals:
     """Notes the first SIGINT or SIGTERM while it is entered; a second Ctrl-C ends the run at once.
 
-    Outside the main thread, where Python handles no signals, nothing is noted.
+    Rank 0 also notes what came to any other rank. Outside the main thread, where Python handles no
+    signals, nothing is noted that came to this process.
     """
 
     def __init__(self) -> None:
-        self.number = 0
-        """The signal that came; 0 before."""
+        self._came_here = False
         self._before: dict[int, Any] = {}
+
+    @property
+    def number(self) -> int:
+        """The signal that came; 0 before."""
+        return PULSE.signal
 
     def came(self) -> bool:
         """Whether the run should end."""
         return self.number != 0
 
     def __enter__(self) -> Self:
+        PULSE.signal = 0
         try:
             for number in (signal.SIGINT, signal.SIGTERM):
                 self._before[number] = signal.signal(number, self._note)
@@ -41,13 +49,15 @@ class StopSignals:
     def __exit__(self, *exception: object) -> None:
         for number, handler in self._before.items():
             signal.signal(number, handler)
+        PULSE.signal = 0
 
     def _note(self, number: int, frame: FrameType | None) -> None:
         global _is_cut_short
-        if self.number and number == signal.SIGINT:
+        if self._came_here and number == signal.SIGINT:
             _is_cut_short = True
             raise KeyboardInterrupt
-        self.number = self.number or number
+        self._came_here = True
+        PULSE.signal = PULSE.signal or number
 
 
 @contextlib.contextmanager

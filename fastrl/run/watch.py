@@ -4,7 +4,7 @@ Every rank keeps a connection to rank 0 and sends a beat twice a second: how oft
 got on, and whether that waits for other ranks. Rank 0 judges. A rank whose connection closes has
 died; one whose beats stay away is out of reach; one that neither gets on nor waits hangs. Rank 0
 then tells all others, and on each machine one process prints why. If rank 0 is the one, the others
-notice by the same signs.
+notice by the same signs. Beats also tell of a signal, by which rank 0 ends the run in order.
 
 Nothing here touches the hot path but `PULSE.count += 1`. Imports no torch: the connection is plain
 TCP with one JSON object a line, so that it works while a collective is stuck.
@@ -180,7 +180,8 @@ class Watch:
                 server.send(failed=message, status=status)
                 self._own_failure = None
             if now - sent >= BEAT_SECONDS or self._is_done:
-                server.send(beats=[PULSE.count, PULSE.waits, PULSE.is_watched], done=self._is_done)
+                beats = [PULSE.count, PULSE.waits, PULSE.is_watched]
+                server.send(beats=beats, signal=PULSE.signal, done=self._is_done)
                 sent = now
             if self._is_done:
                 return
@@ -263,6 +264,7 @@ class Watch:
                 peer.failure = peer.failure or (message["failed"], message["status"])
             if "beats" in message:
                 self._take_beats(peer, message["beats"], now)
+                PULSE.signal = PULSE.signal or message["signal"]
                 peer.is_done = message["done"]
 
     @staticmethod
