@@ -27,6 +27,7 @@ from fastrl.player import Player
 from fastrl.records import Records, TrainResult
 from fastrl.run.checkpoint import Checkpoints, load_checkpoint
 from fastrl.run.folder import create_run_folder, open_run_folder, owned, write_config
+from fastrl.run.pulse import PULSE
 from fastrl.run.signals import StopSignals
 from fastrl.run.timer import StageTimer
 from fastrl.state import (
@@ -53,6 +54,9 @@ TRAINER_SETTINGS = (
     "log_dir",
     "exp_name",
 )
+
+# All environments begin at once here, and some load much before they do.
+_SLOWNESS_OF_RESETS = 10
 
 AnyEnvs = VectorEnv | gymnasium.vector.VectorEnv | list[VectorEnv]
 
@@ -112,10 +116,11 @@ class AgentTrainer:
                 restored = share_of_rank(restored, agent, counters.restarts)
                 agent.load_state_dict(restored["agent"])
                 torch.set_rng_state(restored["torch_random"])
-            if restored is not None and "envs" in restored:
-                restore_envs(agent.envs, buffer, restored)
-            else:
-                player.reset()
+            with PULSE.slow(_SLOWNESS_OF_RESETS):
+                if restored is not None and "envs" in restored:
+                    restore_envs(agent.envs, buffer, restored)
+                else:
+                    player.reset()
             run = _Run(agent, counters, buffer, player, timer, signals)
             if not agent.devices.is_global_zero:
                 return run.play(None, restored is not None)

@@ -14,7 +14,9 @@ from typing import Any
 import numpy as np
 import pytest
 from ranks import end_ranks_early, run_ranks
+from toy_envs import EndlessEnv
 
+from fastrl import trainer
 from fastrl.buffers.rollout import RolloutBuffer
 from fastrl.command import Command
 from fastrl.config.ppo import PPOConfig
@@ -112,7 +114,7 @@ def train_until_failure(
 
 def train_coupled(kind: Any, command: Command) -> None:
     with make_devices(command.config) as devices:
-        AgentTrainer().fit(kind("CartPole-v1", command.config, devices=devices))
+        AgentTrainer().fit(kind(command.config.env_id, command.config, devices=devices))
 
 
 def test_hang_in_the_first_rollout_ends_the_run(tmp_path):
@@ -120,6 +122,36 @@ def test_hang_in_the_first_rollout_ends_the_run(tmp_path):
     _, stderr, seconds = end_ranks_early(2, train_until_failure, *arguments)
     assert "error: rank 1 hangs: it stood still for 2 seconds" in stderr
     assert seconds < 10
+
+
+class HangingReset(EndlessEnv):
+    """Hangs in its first reset, on one rank."""
+
+    def reset(self, **options: Any) -> Any:
+        if os.environ["LOCAL_RANK"] == os.environ["CULPRIT"]:
+            Path(os.environ["NOW"]).touch()
+            time.sleep(600)
+        return super().reset(**options)
+
+
+def begin(folder: Path, culprit: int, settings: dict[str, Any]) -> None:
+    os.environ.update(CULPRIT=str(culprit), NOW=str(folder / "now"))
+    trainer._SLOWNESS_OF_RESETS = 2  # ten would take long
+    settings |= {"accelerator": "cpu", "log_dir": str(folder), "rank_timeout": 2.0}
+    command = Command(PPOConfig(env_id=f"{__name__}:HangingReset", **settings))
+    (run_part if command.config.decoupled else train_coupled)(PPO, command)
+
+
+@pytest.mark.parametrize(
+    ("settings", "culprit", "name"),
+    [({"devices": 2}, 1, "rank 1"), ({"decoupled": True}, 0, "player 0")],
+)
+def test_hang_in_the_first_reset_ends_the_run_after_a_multiple_of_the_limit(
+    settings, culprit, name, tmp_path
+):
+    _, stderr, seconds = end_ranks_early(2, begin, tmp_path, culprit, settings)
+    assert f"error: {name} hangs: it stood still for 4 seconds" in stderr
+    assert 4 < seconds < 12
 
 
 @pytest.mark.parametrize(

@@ -20,9 +20,16 @@ class Pulse:
         """Whether it waits for other ranks."""
         self.is_watched = False
         """Whether standing still means that it hangs; not so while it compiles, say."""
+        self.slowness = 1
+        """How many times as long as --rank-timeout it may stand still."""
         self.signal = 0
         """The signal that came to end the run; 0 before. The watch tells rank 0 of that of others,
         so rank 0 has it too."""
+
+    @property
+    def beats(self) -> list[int]:
+        """What rank 0 judges by."""
+        return [self.count, self.waits, self.is_watched, self.slowness]
 
     @contextlib.contextmanager
     def waiting(self) -> Iterator[None]:
@@ -43,6 +50,17 @@ class Pulse:
         finally:
             self.count += 1
             self.is_watched = before
+
+    @contextlib.contextmanager
+    def slow(self, times: int) -> Iterator[None]:
+        """The block may stand still for so many times as long, and then hangs."""
+        before = self.is_watched, self.slowness
+        self.is_watched, self.slowness = True, times
+        try:
+            yield
+        finally:
+            self.count += 1
+            self.is_watched, self.slowness = before
 
 
 PULSE = Pulse()

@@ -49,7 +49,7 @@ class _Peer:
     """What rank 0 knows of one rank."""
 
     connection: _Lines | None = None
-    beats: tuple[int, bool, bool] = (0, False, False)
+    beats: tuple[int, bool, bool, int] = (0, False, False, 1)
     heard: float = 0.0
     got_on: float = 0.0
     is_done: bool = False
@@ -180,8 +180,7 @@ class Watch:
                 server.send(failed=message, status=status)
                 self._own_failure = None
             if now - sent >= BEAT_SECONDS or self._is_done:
-                beats = [PULSE.count, PULSE.waits, PULSE.is_watched]
-                server.send(beats=beats, signal=PULSE.signal, done=self._is_done)
+                server.send(beats=PULSE.beats, signal=PULSE.signal, done=self._is_done)
                 sent = now
             if self._is_done:
                 return
@@ -221,7 +220,7 @@ class Watch:
                     self._hear(selector, key.data)
             now = self._clock.read()
             own.heard = now
-            self._take_beats(own, [PULSE.count, PULSE.waits, PULSE.is_watched], now)
+            self._take_beats(own, PULSE.beats, now)
             if self._own_failure is not None and own.failure is None:
                 own.failure = self._own_failure
             if now - sent >= BEAT_SECONDS or self._is_done:
@@ -269,10 +268,10 @@ class Watch:
 
     @staticmethod
     def _take_beats(peer: _Peer, beats: list[Any], now: float) -> None:
-        count, waits, is_watched = beats
+        count, waits, is_watched, slowness = beats
         if count != peer.beats[0] or waits or not is_watched:
             peer.got_on = now
-        peer.beats = count, waits, is_watched
+        peer.beats = count, waits, is_watched, slowness
 
     def _find(self, peers: dict[int, _Peer], now: float) -> tuple[str, int] | None:
         """Returns what ends the run, and its exit status; None while all is well."""
@@ -291,8 +290,9 @@ class Watch:
             name = self._names[rank]
             if now - peer.heard > SILENT_SECONDS:
                 return f"{name} did not answer for {SILENT_SECONDS:.0f} seconds", 1
-            if self.hang_seconds and now - peer.got_on > self.hang_seconds:
-                words = f"{name} hangs: it stood still for {self.hang_seconds:.0f} seconds"
+            limit = self.hang_seconds * peer.beats[3]
+            if limit and now - peer.got_on > limit:
+                words = f"{name} hangs: it stood still for {limit:.0f} seconds"
                 return f"{words} (is the task so slow? --rank-timeout)", 1
         return None
 
