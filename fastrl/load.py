@@ -7,7 +7,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from fastrl.run.folder import open_run_folder
+from fastrl.run.folder import expanded, open_run_folder
 
 if TYPE_CHECKING:
     from fastrl.agent import Agent
@@ -32,7 +32,7 @@ def find_saved(run: Path, checkpoint: str | None = None) -> Saved:
     Raises:
         ValueError: neither a run folder nor a whole checkpoint of ours.
     """
-    run = run.expanduser()
+    run = expanded(run)
     if run.is_file():
         if checkpoint is not None:
             raise ValueError(f"--checkpoint has no effect: {run} is a file, not a run folder")
@@ -49,7 +49,7 @@ def find_saved(run: Path, checkpoint: str | None = None) -> Saved:
     elif checkpoint == "best":
         path = folder.checkpoints / "best.pt"
     else:
-        path = Path(checkpoint).expanduser()
+        path = expanded(checkpoint)
         path = path if path.exists() else folder.checkpoints / checkpoint
     return Saved(folder.config.get("algo", ""), path, folder.path, folder.videos)
 

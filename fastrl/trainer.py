@@ -26,7 +26,7 @@ from fastrl.envs.vector import VectorEnv
 from fastrl.player import Player
 from fastrl.records import Records, TrainResult
 from fastrl.run.checkpoint import Checkpoints, load_checkpoint
-from fastrl.run.folder import create_run_folder, open_run_folder, owned, write_config
+from fastrl.run.folder import create_run_folder, expanded, open_run_folder, owned, write_config
 from fastrl.run.pulse import PULSE
 from fastrl.run.signals import StopSignals
 from fastrl.run.timer import StageTimer
@@ -129,7 +129,7 @@ class AgentTrainer:
                 ownership.enter_context(owned(folder))
             write_config(folder / "config.yaml", {"algo": agent.algo, **agent.config.to_dict()})
             shown = folder
-            if not Path(self._resume or agent.config.log_dir).expanduser().is_absolute():
+            if not expanded(self._resume or agent.config.log_dir).is_absolute():
                 shown = folder.relative_to(agent.start_folder)
             with Records(agent, folder, shown, counters, signals, restored is not None) as records:
                 return run.play(records, restored is not None)
@@ -286,7 +286,7 @@ def _new_folder(agent: Agent) -> Path:
 
 
 def _absolute(path: str | Path, agent: Agent) -> Path:
-    return agent.start_folder / Path(path).expanduser()
+    return agent.start_folder / expanded(path)
 
 
 def _fitting_envs(agent: Agent, env: AnyEnvs) -> list[VectorEnv]:

@@ -4,11 +4,13 @@ import os
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from fastrl.load import find_saved
 from fastrl.run import folder as folder_module
 from fastrl.run.checkpoint import Checkpoints
 from fastrl.run.folder import (
@@ -68,6 +70,14 @@ def test_a_folder_that_does_not_exist_is_refused_in_one_line(tmp_path):
     with pytest.raises(ValueError, match="does not exist") as error:
         open_run_folder(tmp_path / "nothing")
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    "read", [open_run_folder, read_config, lambda path: find_saved(Path(path))]
+)
+def test_a_path_of_an_unknown_user_is_refused_in_one_line(read):
+    with pytest.raises(ValueError, match=r"^~nobody-of-that-name/run: "):
+        read("~nobody-of-that-name/run")
 
 
 def test_a_folder_without_config_is_no_run_folder(tmp_path):

@@ -56,6 +56,18 @@ def working_folder() -> Path:
     return Path()
 
 
+def expanded(path: str | Path) -> Path:
+    """Returns a path with `~` or `~user` at its beginning written out.
+
+    Raises:
+        ValueError: There is no such user.
+    """
+    try:
+        return Path(path).expanduser()
+    except RuntimeError as error:
+        raise ValueError(f"{path}: {error}") from error
+
+
 def create_run_folder(
     log_dir: str | Path, algo: str, env_id: str, exp_name: str, seed: int
 ) -> Path:
@@ -67,7 +79,7 @@ def create_run_folder(
     Returns:
         `<log_dir>/<algo>/<YYYY-mm-dd_HH-MM-SS>/<env>_<exp>_<seed>`.
     """
-    parent = Path(log_dir).expanduser() / _safe_name(algo)
+    parent = expanded(log_dir) / _safe_name(algo)
     parent.mkdir(parents=True, exist_ok=True)
     time_name = datetime.now().strftime("%Y-%m-%d_%H-%M-%S")
     attempt = 0
@@ -91,7 +103,7 @@ def open_run_folder(path: str | Path) -> RunFolder:
     Raises:
         ValueError: The folder does not exist, or is not a run folder.
     """
-    folder = Path(path).expanduser()
+    folder = expanded(path)
     if not folder.exists():
         raise ValueError(f"{folder} does not exist; expected the folder of a run")
     if not folder.is_dir():
@@ -133,7 +145,7 @@ def read_config(path: str | Path) -> dict[str, Any]:
     Raises:
         ValueError: The file is missing, is not YAML, or is not a mapping of names to values.
     """
-    path = Path(path).expanduser()
+    path = expanded(path)
     if not path.is_file():
         fault = "is a folder" if path.is_dir() else "does not exist"
         raise ValueError(f"{path} {fault}; expected a YAML file of settings")
