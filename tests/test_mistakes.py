@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+
 import pytest
 from test_program import run_python
 
@@ -32,6 +34,12 @@ def test_mistake_and_want_of_memory_are_one_line_and_status_2(error, line, capsy
     assert exit_status(lambda: fail(error)) == 2
     told = capsys.readouterr().err
     assert told.startswith(f"error: {line}") and told.count("\n") == 1
+
+
+def test_mistake_with_stderr_closed_is_not_told_on_stdout(monkeypatch, capsys):
+    monkeypatch.setattr(sys, "stderr", None)
+    assert exit_status(lambda: fail(ValueError("wrong value"))) == 2
+    assert capsys.readouterr().out == ""
 
 
 def test_our_own_faults_pass():

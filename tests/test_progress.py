@@ -33,6 +33,13 @@ def test_nothing_is_shown_when_stderr_is_no_terminal(capsys):
     assert capsys.readouterr() == ("", "")
 
 
+def test_nothing_is_shown_when_stderr_is_closed(monkeypatch, capsys):
+    monkeypatch.setattr(sys, "stderr", None)
+    with Progress(100) as progress:
+        progress.update(50, 10.0)
+    assert capsys.readouterr() == ("", "")
+
+
 def test_print_goes_to_stdout_when_stderr_is_no_terminal(capsys):
     with Progress(1000) as progress:
         progress.print("[0] saved")

@@ -33,6 +33,9 @@ def exit_status(work: Callable[[], int]) -> int:
     What `is_told_in_a_line` gives one on stderr and status 2, after a traceback if
     FASTRL_TRACEBACK=1. Ctrl-C gives 130. Anything else is ours, and passes.
     """
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:  # it was closed: print would take the other one
+            setattr(sys, name, open(os.devnull, "w"))  # noqa: SIM115  # it stays open
     if isinstance(sys.stdout, io.TextIOWrapper):  # no letter that it lacks ends a run
         sys.stdout.reconfigure(errors="backslashreplace")
     try:

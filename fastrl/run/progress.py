@@ -4,7 +4,7 @@ import contextlib
 import math
 import sys
 from types import TracebackType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TextIO
 
 if TYPE_CHECKING:
     from rich.progress import Progress as RichProgress
@@ -28,7 +28,7 @@ class Progress:
     def __init__(
         self, total_env_steps: int, *, initial: int = 0, enabled: bool | None = None
     ) -> None:
-        self.enabled = sys.stderr.isatty() if enabled is None else enabled
+        self.enabled = _is_terminal(sys.stderr) if enabled is None else enabled
         self._total = total_env_steps
         self._initial = initial
         self._line: RichProgress | None = None
@@ -89,8 +89,13 @@ def _rich_line() -> "RichProgress":
         console=Console(stderr=True),
         refresh_per_second=_REFRESHES_PER_SECOND,
         # A stdout that goes to a file must keep going there.
-        redirect_stdout=sys.stdout.isatty(),
+        redirect_stdout=_is_terminal(sys.stdout),
     )
+
+
+def _is_terminal(stream: TextIO | None) -> bool:
+    """Whether a stream is a terminal; None is one that was closed before the program began."""
+    return stream is not None and stream.isatty()
 
 
 def _status(
