@@ -63,6 +63,7 @@ def export_policy(policy: nn.Module, example: Tensor, path: Path, form: str) -> 
     write = {"torchscript": _torchscript, "pt2": _pt2, "onnx": _onnx}[form]
     path.parent.mkdir(parents=True, exist_ok=True)
     try:
+        writing.touch()  # torch would give no OSError if it cannot be written
         with torch.no_grad(), warnings.catch_warnings():
             warnings.simplefilter(
                 "ignore"

@@ -33,6 +33,12 @@ def test_file_acts_like_the_policy_for_any_batch(agent, form, tmp_path):
         assert np.array_equal(read(rows).numpy(), agent.predict(rows.numpy()))
 
 
+def test_file_that_cannot_be_written_is_an_os_error(agent, tmp_path):
+    with pytest.raises(OSError, match="File name too long"):
+        export_policy(agent.policy, EXAMPLE, tmp_path / ("a" * 250 + ".pt"), "torchscript")
+    assert list(tmp_path.iterdir()) == []
+
+
 @pytest.mark.slow
 def test_onnx_acts_like_the_policy_and_is_written_without_a_word(agent, tmp_path, capfd):
     pytest.importorskip("onnxscript")
