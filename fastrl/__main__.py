@@ -3,19 +3,26 @@
 import ast
 from importlib import resources
 
+from fastrl.run.mistakes import exit_status
+
 COMMANDS = (
     "ppo", "a2c", "ppo_recurrent", "sac", "droq", "evaluate", "export", "presets",
 )  # fmt: skip
 
 
-def main() -> None:
+def main() -> int:
     """Prints each command with the first line of its docstring; none is imported."""
+    return exit_status(_list)
+
+
+def _list() -> int:
     for name in COMMANDS:
         root = resources.files("fastrl")
         file = root / f"{name}.py" if name != "presets" else root / "presets" / "__main__.py"
         text = ast.get_docstring(ast.parse(file.read_text(encoding="utf-8"))) or ""
-        print(f"python -m fastrl.{name:<14} {text.splitlines()[0]}")
+        print(f"python -m fastrl.{name:<14} {text.splitlines()[0]}", flush=True)
+    return 0
 
 
 if __name__ == "__main__":
-    main()
+    raise SystemExit(main())

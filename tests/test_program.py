@@ -43,6 +43,23 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> tuple[subprocess.CompletedP
     return done, folder
 
 
+# The list of programs
+
+
+def test_reader_that_went_away_ends_the_list_without_a_word():
+    process = subprocess.Popen(
+        [sys.executable, "-m", "fastrl"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
+    )
+    assert process.stdout is not None and process.stderr is not None
+    process.stdout.close()
+    assert (process.wait(60), process.stderr.read()) == (141, "")
+    process.stderr.close()
+
+
 # A run that goes well
 
 
