@@ -1,6 +1,6 @@
 // Arrays that come from Python, checked: which type, shape and memory. Every complaint is a
 // ValueError that names the argument; buffers/indexing.py has those of its part. To be included by
-// bindings.cpp.
+// bindings.cpp and networks.cpp.
 
 #pragma once
 

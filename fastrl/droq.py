@@ -32,6 +32,7 @@ class DroQ(SAC):
     config_class = DroQConfig
     config: DroQConfig
     has_parts = False  # masks are laid out for whole minibatches
+    has_perceptrons = False  # but such with dropout and layer norm
 
     def _make_critics(self) -> Critics:
         config = self.config

@@ -20,6 +20,7 @@ from fastrl.config.sac import SACConfig
 from fastrl.decoupled_replay import ReplayPlaying, ReplayTraining
 from fastrl.face import Face
 from fastrl.models.critics import SquashedGaussianActor
+from fastrl.ops.perceptrons import perceptron_threads, suits_tiles
 from fastrl.run.compiling import build
 from fastrl.run.threads import matmul_precision, num_threads, update_threads
 from fastrl.run.timer import StageTimer
@@ -35,6 +36,8 @@ class OffPolicy(Face):
     rank_state = ("noise_generator", "noise_device", "replay")
     has_parts: ClassVar[bool] = True
     """Whether a gradient step may be worked out in parts of its rows, one a core."""
+    has_perceptrons: ClassVar[bool] = True
+    """Whether all networks are such as `ops/perceptrons.py` computes."""
 
     def __init__(self, env: Any, config: SACConfig | None = None, **settings: Any) -> None:
         """Makes environments and networks; arguments as of `Face`."""
@@ -105,6 +108,16 @@ class OffPolicy(Face):
         # Compiled kernels share the work among threads themselves; recorded ones get parts of it.
         in_parts = self.has_parts and config.compile != "on" and self._on_cpu
         self._num_parts, self._num_threads = (threads, 1) if in_parts else (1, threads)
+        self._num_tile_threads = 1
+        self._in_tiles = (
+            self.has_perceptrons
+            and self._on_cpu
+            and config.compile != "on"
+            and config.precision == "32-true"
+            and suits_tiles(config.hidden_sizes, config.per_rank_batch_size)
+        )
+        if self._in_tiles:  # its operations share the work among threads themselves
+            self._num_parts, self._num_threads, self._num_tile_threads = 1, 1, threads
         self._build_steps(self.replay.minibatch)
 
     @property
@@ -163,7 +176,8 @@ class OffPolicy(Face):
         self.num_env_steps += self.config.steps_per_update
         if (num_due := self.num_due) > 0:
             precision = matmul_precision(self.config.matmul_precision)
-            with num_threads(self._num_threads), precision, timer.stage("update"):
+            tile_threads = perceptron_threads(self._num_tile_threads)
+            with num_threads(self._num_threads), tile_threads, precision, timer.stage("update"):
                 self._learn(num_due)
         log_every = self.config.log_every or 1
         if before // log_every == self.num_env_steps // log_every:

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from fastrl.models.encoders import Reader
 from fastrl.models.layers import linear, mlp
+from fastrl.ops.perceptrons import perceptrons
 
 LOG_STD_MIN, LOG_STD_MAX = -5.0, 2.0
 
@@ -43,6 +44,7 @@ class Critics(nn.Module):
         """
         super().__init__()
         self.num_critics, self.hidden_sizes, self.layer_norm = num_critics, hidden_sizes, layer_norm
+        self.in_tiles = False  # set where ops/perceptrons.py serves, for networks of its kind
         sizes = (num_inputs, *hidden_sizes, 1)
         self.weights, self.biases = nn.ParameterList(), nn.ParameterList()
         for fan_in, fan_out in pairwise(sizes):
@@ -69,7 +71,12 @@ class Critics(nn.Module):
             masks: dropout as factors, 0 or 1 / (1 - rate), `[num_mask_values(B)]`; None: none.
         """
         num_rows = len(obs)
-        x = torch.cat([obs.float(), actions], 1).expand(self.num_critics, -1, -1)
+        x = torch.cat([obs.float(), actions], 1)
+        if self.in_tiles:
+            assert masks is None and not self.layer_norm, "these are not plain perceptrons"
+            biases = [bias.squeeze(1) for bias in self.biases]
+            return perceptrons(x, list(self.weights), biases).squeeze(-1)
+        x = x.expand(self.num_critics, -1, -1)
         offset = 0
         for layer, size in enumerate(self.hidden_sizes):
             x = torch.baddbmm(self.biases[layer], x, self.weights[layer])
@@ -148,6 +155,7 @@ class SquashedGaussianActor(nn.Module):
         self.num_inputs, (self.num_actions,) = self.reader.vector_size, action_space.shape
         self.trunk = mlp(self.num_inputs, hidden_sizes, "relu", ortho_init=False)
         self.head = linear(hidden_sizes[-1], 2 * self.num_actions)
+        self.in_tiles = False  # set where ops/perceptrons.py serves, for `sample` alone
         low, high = torch.as_tensor(action_space.low), torch.as_tensor(action_space.high)
         self.register_buffer("low", low.float(), persistent=False)
         self.register_buffer("high", high.float(), persistent=False)
@@ -178,7 +186,7 @@ class SquashedGaussianActor(nn.Module):
             Actions in [-1, 1], `[B, A]`, and log pi(a|s) of these scaled actions, `[B]`, in nats
             (arXiv 1812.05905, appendix C).
         """
-        mean, log_std = self._mean_and_log_std(obs)
+        mean, log_std = self._split(self._in_tiles(obs) if self.in_tiles else self._plainly(obs))
         u = torch.addcmul(mean, log_std.exp(), noise)
         # 2 (log 2 - u - softplus(-2u)) is log(1 - tanh(u)^2) without cancellation at large |u|.
         log_slope = 2 * (math.log(2) - u - nn.functional.softplus(-2 * u))
@@ -191,5 +199,18 @@ class SquashedGaussianActor(nn.Module):
         return torch.clamp(actions, self.low, self.high)  # rounding may go beyond
 
     def _mean_and_log_std(self, obs: Tensor) -> tuple[Tensor, Tensor]:
-        mean, log_std = self.head(self.trunk(self.read(obs))).chunk(2, 1)
+        return self._split(self._plainly(obs))
+
+    def _plainly(self, obs: Tensor) -> Tensor:
+        return self.head(self.trunk(self.read(obs)))
+
+    def _in_tiles(self, obs: Tensor) -> Tensor:
+        layers = [layer for layer in (*self.trunk, self.head) if isinstance(layer, nn.Linear)]
+        weights = [layer.weight.t().unsqueeze(0) for layer in layers]
+        biases = [layer.bias.unsqueeze(0) for layer in layers]
+        return perceptrons(self.read(obs), weights, biases).squeeze(0)
+
+    @staticmethod
+    def _split(outputs: Tensor) -> tuple[Tensor, Tensor]:
+        mean, log_std = outputs.chunk(2, 1)
         return mean, log_std.clamp(LOG_STD_MIN, LOG_STD_MAX)

@@ -1,0 +1,219 @@
+// Multilayer perceptrons with ReLU side by side, forwards and backwards, in matrix tiles.
+//
+// Letters: E networks, B rows, D inputs, O outputs, K and N inputs and outputs of a layer, P
+// pieces.
+
+#pragma once
+
+#include "tiles.h"
+
+#if FASTRL_TILES
+
+#include <algorithm>
+#include <cstdint>
+#include <vector>
+
+#include "crew.h"
+
+namespace fastrl {
+
+// A batch [E, rows, columns] of matrices; `first` is the first one.
+struct Stack {
+  Matrix first;
+  int64_t stride;  // between matrices
+
+  Matrix operator[](int64_t index) const {
+    Matrix matrix = first;
+    matrix.data += index * stride;
+    return matrix;
+  }
+};
+
+// E networks of the same sizes. What hidden layers give, and the gradients of that, lies in one
+// block of memory: [E, B, N] of the first layer, then of the second and so on.
+struct Perceptrons {
+  int64_t num_networks, num_rows;
+  std::vector<Stack> weights;  // [E, K, N] of each layer
+  int64_t num_pieces, num_threads;
+
+  int64_t num_layers() const { return static_cast<int64_t>(weights.size()); }
+  int64_t num_inputs(int64_t layer) const { return weights[layer].first.num_rows; }
+  int64_t num_outputs(int64_t layer) const { return weights[layer].first.num_columns; }
+
+  // Where in that block the rows of a hidden layer's network begin.
+  int64_t HiddenAt(int64_t layer, int64_t network) const {
+    int64_t at = network * num_rows * num_outputs(layer);
+    for (int64_t l = 0; l < layer; ++l) at += num_networks * num_rows * num_outputs(l);
+    return at;
+  }
+  int64_t HiddenSize() const { return HiddenAt(num_layers() - 1, 0); }
+};
+
+namespace tiles {
+
+constexpr int64_t kRowsAtOnce = 64;    // that go through all layers together
+constexpr int64_t kLinesOfItem = 128;  // lines of a weight's gradient that one thread works out
+
+inline Matrix RowMajor(const float* data, int64_t num_rows, int64_t num_columns) {
+  return {data, num_rows, num_columns, num_columns, 1};
+}
+
+// Calls work(network, weights as right factors, first row, number of rows) for all rows of all
+// networks. Each thread packs the weights that it needs: that is faster than having them from
+// another core. Only layers from `first_layer` on are packed; transposed for the way back.
+template <int P, typename Work>
+void ShareRows(const Perceptrons& p, int64_t first_layer, bool are_transposed, const Work& work) {
+  // As many threads to a network as there are, each with its own rows.
+  const int64_t num_parts = (p.num_threads + p.num_networks - 1) / p.num_networks;
+  const int64_t per_part = RoundUp((p.num_rows + num_parts - 1) / num_parts);
+  Crew::Share(p.num_networks * num_parts, p.num_threads, [&](int64_t item) {
+    thread_local Scratch scratch;
+    const int64_t network = item % p.num_networks;
+    const int64_t begin = item / p.num_networks * per_part;
+    const int64_t end = std::min(begin + per_part, p.num_rows);
+    if (begin >= end) return;
+    std::vector<int64_t> offsets = {0};
+    for (int64_t layer = 0; layer < p.num_layers(); ++layer) {
+      const int64_t size = PackedSize(p.num_inputs(layer), p.num_outputs(layer), P);
+      offsets.push_back(offsets.back() + (layer < first_layer ? 0 : size));
+    }
+    Bfloat16* const memory = scratch.OfSize(offsets.back());
+    std::vector<const Bfloat16*> packed;
+    for (int64_t layer = 0; layer < p.num_layers(); ++layer) {
+      packed.push_back(memory + offsets[layer]);
+      if (layer < first_layer) continue;
+      const Matrix weight = p.weights[layer][network];
+      PackRight<P>(are_transposed ? weight.T() : weight, memory + offsets[layer]);
+    }
+    for (int64_t row = begin; row < end; row += kRowsAtOnce) {
+      work(network, packed, row, std::min(kRowsAtOnce, end - row));
+    }
+  });
+}
+
+template <int P>
+void Forward(const Perceptrons& p, const Matrix& inputs, const std::vector<const float*>& biases,
+             float* hidden, float* outputs) {
+  const auto take = [&](int64_t network, const auto& weights, int64_t row, int64_t count) {
+    thread_local Scratch scratch;
+    Matrix x = inputs.Rows(row, count);
+    for (int64_t layer = 0; layer < p.num_layers(); ++layer) {
+      const bool is_last = layer == p.num_layers() - 1;
+      const int64_t K = p.num_inputs(layer), N = p.num_outputs(layer);
+      Bfloat16* const left = scratch.OfSize(PackedSize(count, K, P));
+      PackLeft<P>(x, left);
+      float* const to =
+          is_last ? outputs + network * p.num_rows * N : hidden + p.HiddenAt(layer, network);
+      const Target target{to + row * N, N, biases[layer] + network * N, !is_last, nullptr};
+      Multiply<P>(left, weights[layer], count, N, K, target);
+      x = RowMajor(target.data, count, N);
+    }
+  };
+  ShareRows<P>(p, 0, false, take);
+}
+
+template <int P>
+void Backward(const Perceptrons& p, const float* d_outputs, const float* hidden, float* d_hidden,
+              float* d_inputs) {
+  const int64_t first_layer = d_inputs ? 0 : 1;
+  const auto take = [&](int64_t network, const auto& weights, int64_t row, int64_t count) {
+    thread_local Scratch scratch;
+    const int64_t last = p.num_layers() - 1, O = p.num_outputs(last);
+    Matrix d_y = RowMajor(d_outputs + (network * p.num_rows + row) * O, count, O);
+    for (int64_t layer = last; layer >= first_layer; --layer) {
+      const int64_t K = p.num_inputs(layer), N = p.num_outputs(layer);
+      Bfloat16* const left = scratch.OfSize(PackedSize(count, N, P));
+      PackLeft<P>(d_y, left);
+      const int64_t own = layer ? p.HiddenAt(layer - 1, network) : network * p.num_rows * K;
+      const int64_t at = own + row * K;
+      const Target target{(layer ? d_hidden : d_inputs) + at, K, nullptr, false,
+                          layer ? hidden + at : nullptr};
+      Multiply<P>(left, weights[layer], count, K, N, target);
+      d_y = RowMajor(target.data, count, K);
+    }
+  };
+  ShareRows<P>(p, first_layer, true, take);
+}
+
+__attribute__((target("avx512f"))) inline void SumRows(const Matrix& x, float* sums) {
+  std::fill_n(sums, x.num_columns, 0.0f);
+  for (int64_t r = 0; r < x.num_rows; ++r) {
+    for (int64_t n = 0; n < x.num_columns; ++n) sums[n] += x.data[r * x.row_stride + n];
+  }
+}
+
+template <int P>
+void Gradients(const Perceptrons& p, const Matrix& inputs, const float* d_outputs,
+               const float* hidden, const float* d_hidden, const std::vector<float*>& d_weights,
+               const std::vector<float*>& d_biases) {
+  struct Item {
+    int64_t layer, network, line;
+  };
+  // A weight's gradient has the order of the weight in memory; its lines are what is contiguous.
+  std::vector<Item> items;
+  for (int64_t layer = 0; layer < p.num_layers(); ++layer) {
+    const Matrix& weight = p.weights[layer].first;
+    const int64_t num_lines = weight.column_stride == 1 ? weight.num_rows : weight.num_columns;
+    for (int64_t line = 0; line < num_lines; line += kLinesOfItem) {
+      for (int64_t network = 0; network < p.num_networks; ++network) {
+        items.push_back({layer, network, line});
+      }
+    }
+  }
+  Crew::Share(static_cast<int64_t>(items.size()), p.num_threads, [&](int64_t index) {
+    thread_local Scratch left_scratch, right_scratch;
+    const auto [layer, network, line] = items[index];
+    const int64_t K = p.num_inputs(layer), N = p.num_outputs(layer), B = p.num_rows;
+    const bool is_last = layer == p.num_layers() - 1;
+    const Matrix x = layer ? RowMajor(hidden + p.HiddenAt(layer - 1, network), B, K) : inputs;
+    const Matrix d_y = RowMajor(
+        is_last ? d_outputs + network * B * N : d_hidden + p.HiddenAt(layer, network), B, N);
+    const bool has_rows = p.weights[layer].first.column_stride == 1;
+    const Matrix lines = (has_rows ? x : d_y).T(), others = has_rows ? d_y : x;
+    const int64_t count = std::min(kLinesOfItem, lines.num_rows - line);
+    Bfloat16* const left = left_scratch.OfSize(PackedSize(count, B, P));
+    Bfloat16* const right = right_scratch.OfSize(PackedSize(others.num_columns, B, P));
+    PackLeft<P>(lines.Rows(line, count), left);
+    PackRight<P>(others, right);
+    const int64_t stride = others.num_columns;
+    const Target target{d_weights[layer] + network * K * N + line * stride, stride, nullptr, false,
+                        nullptr};
+    Multiply<P>(left, right, count, stride, B, target);
+    if (line == 0) SumRows(d_y, d_biases[layer] + network * N);
+  });
+}
+
+}  // namespace tiles
+
+#define FASTRL_WITH_PIECES(NAME, ...)                           \
+  if (p.num_pieces == 1) return tiles::NAME<1>(p, __VA_ARGS__); \
+  if (p.num_pieces == 2) return tiles::NAME<2>(p, __VA_ARGS__); \
+  tiles::NAME<3>(p, __VA_ARGS__)
+
+// Takes inputs [B, D] through all networks: hidden layers' outputs, and outputs [E, B, O]. Biases
+// are [E, N].
+inline void RunForward(const Perceptrons& p, const Matrix& inputs,
+                       const std::vector<const float*>& biases, float* hidden, float* outputs) {
+  FASTRL_WITH_PIECES(Forward, inputs, biases, hidden, outputs);
+}
+
+// Takes gradients of outputs [E, B, O] back: to what hidden layers sum up before their ReLU, and to
+// the inputs, [E, B, D], unless that is null.
+inline void RunBackward(const Perceptrons& p, const float* d_outputs, const float* hidden,
+                        float* d_hidden, float* d_inputs) {
+  FASTRL_WITH_PIECES(Backward, d_outputs, hidden, d_hidden, d_inputs);
+}
+
+// The gradients of weights, in the order in memory that the weights have, and of biases [E, N].
+inline void RunGradients(const Perceptrons& p, const Matrix& inputs, const float* d_outputs,
+                         const float* hidden, const float* d_hidden,
+                         const std::vector<float*>& d_weights,
+                         const std::vector<float*>& d_biases) {
+  FASTRL_WITH_PIECES(Gradients, inputs, d_outputs, hidden, d_hidden, d_weights, d_biases);
+}
+
+#undef FASTRL_WITH_PIECES
+
+}  // namespace fastrl
+
+#endif

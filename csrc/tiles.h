@@ -1,0 +1,322 @@
+// Products of float32 matrices in a processor's matrix tiles (Intel AMX).
+//
+// Tiles multiply bfloat16, which holds 8 of the 24 bits of a float32, at some thirty times the rate
+// of vectors of float32. So each number is cut into up to three bfloat16 that add up to it. Of the
+// nine products of the pieces of two numbers six reach into the 24 bits; tiles add them up in
+// float32. The result is as exact as float32 arithmetic, in half its time. Two pieces and three
+// products make 16 bits, one piece is a product in bfloat16: torch's matmul precisions "highest",
+// "high" and "medium". Numbers below 1e-33 lose bits, as bfloat16 has none for their lower pieces.
+//
+// Letters: c[M, N] = a[M, K] b[K, N], P pieces.
+
+#pragma once
+
+#include <cstdint>
+#include <cstdlib>
+#include <memory>
+#include <new>
+
+#if defined(__linux__) && defined(__x86_64__) && (__GNUC__ >= 11 || __clang_major__ >= 12)
+#define FASTRL_TILES 1
+#include <cpuid.h>
+#include <immintrin.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+#else
+#define FASTRL_TILES 0
+#endif
+
+namespace fastrl {
+
+// A matrix in memory; one of its strides is 1.
+struct Matrix {
+  const float* data;
+  int64_t num_rows, num_columns, row_stride, column_stride;
+
+  Matrix T() const { return {data, num_columns, num_rows, column_stride, row_stride}; }
+  Matrix Rows(int64_t first, int64_t count) const {
+    return {data + first * row_stride, count, num_columns, row_stride, column_stride};
+  }
+};
+
+// What becomes of a product before it is stored.
+struct Target {
+  float* data;
+  int64_t stride;        // between rows
+  const float* bias;     // [N], added, or null
+  bool relu;             // negative numbers become 0
+  const float* outputs;  // of a ReLU, rows as far apart as those of the product, or null: numbers
+                         // become 0 where it is 0
+};
+
+#if FASTRL_TILES
+
+// Asks the system for the tiles, which a process may not use before.
+inline bool HasTiles() {
+  static const bool has_tiles = [] {
+    constexpr unsigned kAmxBf16 = 1u << 22, kAmxTile = 1u << 24, kAvx512Bf16 = 1u << 5;
+    constexpr long kRequestPermission = 0x1023, kTileData = 18;
+    unsigned a = 0, b = 0, c = 0, d = 0;
+    if (!__get_cpuid_count(7, 0, &a, &b, &c, &d)) return false;
+    if (!(d & kAmxBf16) || !(d & kAmxTile)) return false;
+    if (!__get_cpuid_count(7, 1, &a, &b, &c, &d) || !(a & kAvx512Bf16)) return false;
+    if (!__builtin_cpu_supports("avx512bw") || !__builtin_cpu_supports("avx512vl")) return false;
+    return syscall(SYS_arch_prctl, kRequestPermission, kTileData) == 0;
+  }();
+  return has_tiles;
+}
+
+// Of GCC 12, whose own intrinsics leave alone what they then do not use.
+#pragma GCC diagnostic push
+#pragma GCC diagnostic ignored "-Wuninitialized"
+#if !defined(__clang__)
+#pragma GCC diagnostic ignored "-Wmaybe-uninitialized"
+#endif
+
+#define FASTRL_TILE_TARGET \
+  __attribute__((target("amx-tile,amx-bf16,avx512f,avx512bw,avx512vl,avx512bf16")))
+
+namespace tiles {
+
+using Bfloat16 = uint16_t;
+
+constexpr int64_t kRows = 16, kDepth = 32;     // of a tile: rows, and numbers along K
+constexpr int64_t kTileSize = kRows * kDepth;  // numbers
+constexpr int64_t kRowBytes = 64;
+constexpr int64_t kBlock = 2 * kRows;  // rows and columns that are multiplied at once
+
+inline int64_t RoundUp(int64_t size) { return (size + kBlock - 1) / kBlock * kBlock; }
+
+// Numbers in a factor once it is cut: its lines (rows of the left one, columns of the right one)
+// and K are filled up with zeros.
+inline int64_t PackedSize(int64_t num_lines, int64_t K, int64_t num_pieces) {
+  return RoundUp(num_lines) * RoundUp(K) * num_pieces;
+}
+
+// Memory that grows and stays.
+class Scratch {
+ public:
+  Bfloat16* OfSize(int64_t count) {
+    if (count > size_) {
+      const auto bytes = static_cast<size_t>(count) * sizeof(Bfloat16);
+      memory_.reset(static_cast<Bfloat16*>(std::aligned_alloc(kRowBytes, bytes)));
+      size_ = memory_ ? count : 0;
+      if (!memory_) throw std::bad_alloc();
+    }
+    return memory_.get();
+  }
+
+ private:
+  struct Free {
+    void operator()(Bfloat16* memory) const { std::free(memory); }
+  };
+  std::unique_ptr<Bfloat16, Free> memory_;
+  int64_t size_ = 0;
+};
+
+FASTRL_TILE_TARGET inline __mmask16 FirstLanes(int64_t count) {
+  return static_cast<__mmask16>(count >= 16 ? 0xffff : count <= 0 ? 0 : (1 << count) - 1);
+}
+
+// Cuts 32 numbers into pieces, the largest first. A piece is rounded, the rest is exact.
+template <int P>
+FASTRL_TILE_TARGET inline void Cut(__m512 low, __m512 high, __m512i* pieces) {
+  for (int p = 0; p < P; ++p) {
+    const auto piece = reinterpret_cast<__m512i>(_mm512_cvtne2ps_pbh(high, low));
+    pieces[p] = piece;
+    if (p + 1 == P) break;
+    const __m512i low_bits = _mm512_cvtepu16_epi32(_mm512_castsi512_si256(piece));
+    const __m512i high_bits = _mm512_cvtepu16_epi32(_mm512_extracti64x4_epi64(piece, 1));
+    low = _mm512_sub_ps(low, _mm512_castsi512_ps(_mm512_slli_epi32(low_bits, 16)));
+    high = _mm512_sub_ps(high, _mm512_castsi512_ps(_mm512_slli_epi32(high_bits, 16)));
+  }
+}
+
+// Transposes a tile of 16 x 16 pairs of bfloat16.
+FASTRL_TILE_TARGET inline void Transpose(__m512i* rows) {
+  __m512i t[16];
+  for (int i = 0; i < 16; i += 2) {
+    t[i] = _mm512_unpacklo_epi32(rows[i], rows[i + 1]);
+    t[i + 1] = _mm512_unpackhi_epi32(rows[i], rows[i + 1]);
+  }
+  for (int i = 0; i < 16; i += 4) {
+    rows[i] = _mm512_unpacklo_epi64(t[i], t[i + 2]);
+    rows[i + 1] = _mm512_unpackhi_epi64(t[i], t[i + 2]);
+    rows[i + 2] = _mm512_unpacklo_epi64(t[i + 1], t[i + 3]);
+    rows[i + 3] = _mm512_unpackhi_epi64(t[i + 1], t[i + 3]);
+  }
+  constexpr int kEven = 0x88, kOdd = 0xdd;  // which quarters of the two go into the result
+  for (int i = 0; i < 4; ++i) {
+    for (int half = 0; half < 16; half += 8) {
+      t[half + i] = _mm512_shuffle_i32x4(rows[half + i], rows[half + 4 + i], kEven);
+      t[half + 4 + i] = _mm512_shuffle_i32x4(rows[half + i], rows[half + 4 + i], kOdd);
+    }
+  }
+  for (int i = 0; i < 8; ++i) {
+    rows[i] = _mm512_shuffle_i32x4(t[i], t[8 + i], kEven);
+    rows[8 + i] = _mm512_shuffle_i32x4(t[i], t[8 + i], kOdd);
+  }
+}
+
+// Cuts lines of numbers along K into tiles [lines / 16][K / 32][P]. Memory runs along K or across.
+// A tile of a left factor is 16 lines of 32 numbers; one of a right factor is 16 rows of pairs
+// along K, a pair for each of 16 lines.
+template <int P, bool kAlong, bool kIsRight>
+FASTRL_TILE_TARGET void PackLines(const float* data, int64_t stride, int64_t num_lines, int64_t K,
+                                  Bfloat16* to) {
+  const __m512i pairs = _mm512_set_epi16(31, 15, 30, 14, 29, 13, 28, 12, 27, 11, 26, 10, 25, 9, 24,
+                                         8, 23, 7, 22, 6, 21, 5, 20, 4, 19, 3, 18, 2, 17, 1, 16, 0);
+  constexpr bool kIsTransposed = kAlong == kIsRight;
+  for (int64_t line = 0; line < RoundUp(num_lines); line += kRows) {
+    for (int64_t k = 0; k < K; k += kDepth, to += P * kTileSize) {
+      __m512i tile[P][kRows];
+      for (int64_t r = 0; r < kRows; ++r) {
+        // Of a line, or of two rows across 16 lines.
+        const float* low = data + (kAlong ? (line + r) * stride + k : (k + 2 * r) * stride + line);
+        const float* high = low + (kAlong ? 16 : stride);
+        const int64_t num_low =
+            kAlong ? (line + r < num_lines ? K - k : 0) : (k + 2 * r < K ? num_lines - line : 0);
+        const int64_t num_high = kAlong ? num_low - 16 : (k + 2 * r + 1 < K ? num_lines - line : 0);
+        __m512i pieces[P];
+        Cut<P>(_mm512_maskz_loadu_ps(FirstLanes(num_low), low),
+               _mm512_maskz_loadu_ps(FirstLanes(num_high), high), pieces);
+        for (int p = 0; p < P; ++p) {
+          const __m512i row = kAlong ? pieces[p] : _mm512_permutexvar_epi16(pairs, pieces[p]);
+          if constexpr (kIsTransposed) {
+            tile[p][r] = row;
+          } else {
+            _mm512_store_si512(to + p * kTileSize + r * kDepth, row);
+          }
+        }
+      }
+      for (int p = 0; kIsTransposed && p < P; ++p) {
+        Transpose(tile[p]);
+        for (int64_t r = 0; r < kRows; ++r) {
+          _mm512_store_si512(to + p * kTileSize + r * kDepth, tile[p][r]);
+        }
+      }
+    }
+  }
+}
+
+// Cuts a[M, K].
+template <int P>
+void PackLeft(const Matrix& a, Bfloat16* to) {
+  if (a.column_stride == 1) {
+    return PackLines<P, true, false>(a.data, a.row_stride, a.num_rows, a.num_columns, to);
+  }
+  PackLines<P, false, false>(a.data, a.column_stride, a.num_rows, a.num_columns, to);
+}
+
+// Cuts b[K, N].
+template <int P>
+void PackRight(const Matrix& b, Bfloat16* to) {
+  if (b.column_stride == 1) {
+    return PackLines<P, false, true>(b.data, b.row_stride, b.num_columns, b.num_rows, to);
+  }
+  PackLines<P, true, true>(b.data, b.column_stride, b.num_columns, b.num_rows, to);
+}
+
+// c[32, 32] of 2 x 2 tiles of sums, each from K / 32 x P tiles of either side.
+template <int P>
+FASTRL_TILE_TARGET inline void MultiplyBlock(const Bfloat16* a, const Bfloat16* b, int64_t K,
+                                             float* c) {
+  const int64_t step = P * kTileSize, next = K / kDepth * step;
+  _tile_zero(0);
+  _tile_zero(1);
+  _tile_zero(2);
+  _tile_zero(3);
+  for (int64_t k = 0; k < K; k += kDepth, a += step, b += step) {
+#define FASTRL_LOAD_A(PIECE)                          \
+  _tile_loadd(4, a + (PIECE) * kTileSize, kRowBytes); \
+  _tile_loadd(5, a + next + (PIECE) * kTileSize, kRowBytes);
+#define FASTRL_LOAD_B(PIECE)                          \
+  _tile_loadd(6, b + (PIECE) * kTileSize, kRowBytes); \
+  _tile_loadd(7, b + next + (PIECE) * kTileSize, kRowBytes);
+#define FASTRL_MULTIPLY    \
+  _tile_dpbf16ps(0, 4, 6); \
+  _tile_dpbf16ps(1, 4, 7); \
+  _tile_dpbf16ps(2, 5, 6); \
+  _tile_dpbf16ps(3, 5, 7);
+    // From small products to large ones, in the order with the fewest loads.
+    if constexpr (P == 3) {
+      FASTRL_LOAD_A(2)
+      FASTRL_LOAD_B(0) FASTRL_MULTIPLY FASTRL_LOAD_A(1) FASTRL_MULTIPLY FASTRL_LOAD_B(1)
+          FASTRL_MULTIPLY FASTRL_LOAD_A(0) FASTRL_MULTIPLY FASTRL_LOAD_B(2) FASTRL_MULTIPLY
+    } else if constexpr (P == 2) {
+      FASTRL_LOAD_A(1)
+      FASTRL_LOAD_B(0) FASTRL_MULTIPLY FASTRL_LOAD_A(0) FASTRL_LOAD_B(1) FASTRL_MULTIPLY
+    } else {
+      FASTRL_LOAD_A(0)
+    }
+    FASTRL_LOAD_B(0) FASTRL_MULTIPLY
+#undef FASTRL_LOAD_A
+#undef FASTRL_LOAD_B
+#undef FASTRL_MULTIPLY
+  }
+  constexpr int64_t kBytes = kBlock * sizeof(float);
+  _tile_stored(0, c, kBytes);
+  _tile_stored(1, c + kRows, kBytes);
+  _tile_stored(2, c + kRows * kBlock, kBytes);
+  _tile_stored(3, c + kRows * kBlock + kRows, kBytes);
+}
+
+// Stores what of a block [32, 32] lies in the product, from row m and column n on.
+FASTRL_TILE_TARGET inline void Store(const float* block, int64_t m, int64_t n, int64_t M, int64_t N,
+                                     const Target& target) {
+  const __m512 zero = _mm512_setzero_ps();
+  for (int64_t part = 0; part < kBlock; part += kRows) {
+    const __mmask16 lanes = FirstLanes(N - n - part);
+    if (!lanes) break;
+    const __m512 bias = target.bias ? _mm512_maskz_loadu_ps(lanes, target.bias + n + part) : zero;
+    for (int64_t r = 0; r < kBlock && m + r < M; ++r) {
+      const int64_t at = (m + r) * target.stride + n + part;
+      __m512 sum = _mm512_add_ps(_mm512_load_ps(block + r * kBlock + part), bias);
+      if (target.relu) sum = _mm512_max_ps(zero, sum);  // which is NaN where the second is
+      if (target.outputs) {
+        const __m512 outputs = _mm512_maskz_loadu_ps(lanes, target.outputs + at);
+        sum = _mm512_maskz_mov_ps(_mm512_cmp_ps_mask(outputs, zero, _CMP_NLE_UQ), sum);
+      }
+      _mm512_mask_storeu_ps(target.data + at, lanes, sum);
+    }
+  }
+}
+
+// Multiplies factors that are cut.
+template <int P>
+FASTRL_TILE_TARGET void Multiply(const Bfloat16* a, const Bfloat16* b, int64_t M, int64_t N,
+                                 int64_t K, const Target& target) {
+  struct alignas(64) {
+    uint8_t palette = 1, start_row = 0, reserved[14] = {};
+    uint16_t row_bytes[16] = {64, 64, 64, 64, 64, 64, 64, 64};
+    uint8_t rows[16] = {16, 16, 16, 16, 16, 16, 16, 16};
+  } shapes;
+  // While tiles work on a block, vectors store the one before.
+  alignas(64) float blocks[2][kBlock * kBlock];
+  const int64_t depth = RoundUp(K) * P;
+  int64_t last_m = 0, last_n = 0, count = 0;
+  _tile_loadconfig(&shapes);
+  for (int64_t m = 0; m < M; m += kBlock) {
+    for (int64_t n = 0; n < N; n += kBlock, ++count) {
+      MultiplyBlock<P>(a + m * depth, b + n * depth, RoundUp(K), blocks[count % 2]);
+      if (count > 0) Store(blocks[(count - 1) % 2], last_m, last_n, M, N, target);
+      last_m = m;
+      last_n = n;
+    }
+  }
+  Store(blocks[(count - 1) % 2], last_m, last_n, M, N, target);
+  _tile_release();
+}
+
+}  // namespace tiles
+
+#undef FASTRL_TILE_TARGET
+#pragma GCC diagnostic pop
+
+#else
+
+inline bool HasTiles() { return false; }
+
+#endif
+
+}  // namespace fastrl

@@ -1,0 +1,178 @@
+"""Multilayer perceptrons with ReLU side by side, in the matrix tiles of a CPU that has them.
+
+Tiles (Intel AMX) multiply bfloat16 many times faster than vectors multiply float32. The C++
+extension cuts each float32 into three bfloat16 and adds up the six products that count: as exact
+as float32 arithmetic, in half the time. A whole network is one operation forwards, one backwards
+and one for the gradients of its weights; the extension shares rows, or weights, among threads.
+Letters: E networks, B rows, D inputs, K and N inputs and outputs of a layer, O outputs.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor
+
+HAS_TILES = False
+if os.environ.get("FASTRL_NO_EXTENSION") != "1":
+    try:
+        from fastrl import _C
+
+        HAS_TILES = _C.has_tiles()
+    except (ImportError, AttributeError):  # none, or one from before this was in it
+        pass
+
+_TILE = 32  # hidden layers that are no multiple of it would be filled up with zeros
+_FEWEST = 64  # numbers in a layer, and rows, that are worth cutting
+_NUM_PIECES = {"highest": 3, "high": 2, "medium": 1}  # torch's float32 matmul precisions
+_num_threads = 1
+
+
+def perceptrons(x: Tensor, weights: Sequence[Tensor], biases: Sequence[Tensor]) -> Tensor:
+    """Takes rows through E networks of the same sizes, linear layers with ReLU between.
+
+    Args:
+        x: float32 `[B, D]`, contiguous; for all networks.
+        weights: two or more of `[E, K, N]`, each of its matrices dense, in rows or in columns.
+        biases: for each layer `[E, N]`.
+
+    Returns:
+        `[E, B, O]`.
+
+    Raises:
+        ValueError: sizes do not fit one another, or this processor has no tiles.
+    """
+    return _Perceptrons.apply(x, *weights, *biases)  # pyright: ignore[reportReturnType]
+
+
+def perceptrons_plainly(x: Tensor, weights: Sequence[Tensor], biases: Sequence[Tensor]) -> Tensor:
+    """`perceptrons` by torch's operations, on any machine."""
+    y = x.expand(weights[0].shape[0], -1, -1)
+    for layer, (weight, bias) in enumerate(zip(weights, biases, strict=True)):
+        y = torch.baddbmm(bias.unsqueeze(1), torch.relu(y) if layer else y, weight)
+    return y
+
+
+def suits_tiles(hidden_sizes: Sequence[int], num_rows: int) -> bool:
+    """Tells whether `perceptrons` is to be had here, and fast for hidden layers of these sizes."""
+    is_large = min(*hidden_sizes, num_rows) >= _FEWEST
+    return HAS_TILES and is_large and all(size % _TILE == 0 for size in hidden_sizes)
+
+
+@contextmanager
+def perceptron_threads(count: int) -> Iterator[None]:
+    """Lets `perceptrons` use this many threads in a block, itself among them."""
+    global _num_threads
+    before, _num_threads = _num_threads, count
+    try:
+        yield
+    finally:
+        _num_threads = before
+
+
+class _Perceptrons(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, *parameters: Tensor) -> Tensor:
+        weights, biases = _halves(parameters)
+        outputs, hidden = torch.ops.fastrl.perceptrons(x, weights, biases)
+        ctx.save_for_backward(x, hidden, *weights)
+        return outputs
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> Any:
+        x, hidden, *weights = ctx.saved_tensors
+        d_outputs, has_d_x = gradients[0].contiguous(), ctx.needs_input_grad[0]
+        d_hidden, d_x = torch.ops.fastrl.perceptrons_backward(weights, d_outputs, hidden, has_d_x)
+        # Two operations: who asks for one of them alone need not pay for the other.
+        known = x, weights, d_outputs, hidden, d_hidden
+        d_parameters = torch.ops.fastrl.perceptrons_gradients(*known)
+        return d_x.sum(0) if has_d_x else None, *d_parameters
+
+
+def _halves(tensors: Sequence[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
+    middle = len(tensors) // 2
+    return list(tensors[:middle]), list(tensors[middle:])
+
+
+def _how() -> tuple[int, int]:
+    return _NUM_PIECES[torch.get_float32_matmul_precision()], _num_threads
+
+
+def _forward(x: Tensor, weights: list[Tensor], biases: list[Tensor]) -> tuple[Tensor, Tensor]:
+    """Returns outputs `[E, B, O]`, and what hidden layers give, one after the other."""
+    outputs, hidden = _empty_forward(x, weights, biases)
+    _C.perceptrons_forward(x, weights, biases, hidden, outputs, *_how())
+    return outputs, hidden
+
+
+def _empty_forward(x: Tensor, weights: list[Tensor], biases: list[Tensor]) -> tuple[Tensor, Tensor]:
+    num_networks, num_rows = weights[0].shape[0], x.shape[0]
+    num_hidden = sum(weight.shape[2] for weight in weights[:-1])
+    outputs = x.new_empty(num_networks, num_rows, weights[-1].shape[2])
+    return outputs, x.new_empty(num_networks * num_rows * num_hidden)
+
+
+def _backward(
+    weights: list[Tensor], d_outputs: Tensor, hidden: Tensor, has_d_x: bool
+) -> tuple[Tensor, Tensor]:
+    """Returns the gradients of `hidden` before its ReLU, and of x by each network, `[E, B, D]`."""
+    d_hidden, d_x = _empty_backward(weights, d_outputs, hidden, has_d_x)
+    known = d_outputs.shape[1], weights, d_outputs, hidden
+    _C.perceptrons_backward(*known, d_hidden, d_x if has_d_x else None, *_how())
+    return d_hidden, d_x
+
+
+def _empty_backward(
+    weights: list[Tensor], d_outputs: Tensor, hidden: Tensor, has_d_x: bool
+) -> tuple[Tensor, Tensor]:
+    num_rows = d_outputs.shape[1] if has_d_x else 0
+    d_x = hidden.new_empty(weights[0].shape[0], num_rows, weights[0].shape[1])
+    return torch.empty_like(hidden), d_x
+
+
+def _gradients(
+    x: Tensor, weights: list[Tensor], d_outputs: Tensor, hidden: Tensor, d_hidden: Tensor
+) -> list[Tensor]:
+    """Returns the gradients of all weights, each in its weight's order in memory, and biases."""
+    made = _empty_gradients(x, weights, d_outputs, hidden, d_hidden)
+    known = x, weights, d_outputs, hidden, d_hidden
+    _C.perceptrons_gradients(*known, *_halves(made), *_how())
+    return made
+
+
+def _empty_gradients(
+    x: Tensor, weights: list[Tensor], d_outputs: Tensor, hidden: Tensor, d_hidden: Tensor
+) -> list[Tensor]:
+    d_biases = [x.new_empty(weight.shape[0], weight.shape[2]) for weight in weights]
+    return [*map(torch.empty_like, weights), *d_biases]
+
+
+_LIBRARY = torch.library.Library("fastrl", "FRAGMENT")
+for _name, _schema, _kernel, _meta in (
+    (
+        "perceptrons",
+        "(Tensor x, Tensor[] weights, Tensor[] biases) -> (Tensor, Tensor)",
+        _forward,
+        _empty_forward,
+    ),
+    (
+        "perceptrons_backward",
+        "(Tensor[] weights, Tensor d_outputs, Tensor hidden, bool has_d_x) -> (Tensor, Tensor)",
+        _backward,
+        _empty_backward,
+    ),
+    (
+        "perceptrons_gradients",
+        "(Tensor x, Tensor[] weights, Tensor d_outputs, Tensor hidden, Tensor d_hidden)"
+        " -> Tensor[]",
+        _gradients,
+        _empty_gradients,
+    ),
+):
+    _LIBRARY.define(_name + _schema)
+    _LIBRARY.impl(_name, _kernel, "CPU")
+    _LIBRARY.impl(_name, _meta, "Meta")
