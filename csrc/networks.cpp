@@ -83,143 +83,71 @@ void GruBackward(handle gates, handle first_hidden, handle candidates, handle be
 
 #if FASTRL_TILES
 
-// A batch [E, rows, columns] of matrices, each dense, in rows or in columns.
-fastrl::Stack ImportStack(const Input& array, const std::string& name) {
-  if (array.ndim() != 3 || array.dtype() != kFloat32 || array.size() == 0) {
-    Refuse(name, ": expected float32 [E, rows, columns] without zeros, got ",
-           Describe(array.dtype(), ShapeOf(array)));
-  }
-  const int64_t rows = array.shape_ptr()[1], columns = array.shape_ptr()[2];
-  const bool has_rows = columns == 1 || array.stride(2) == 1;
-  const int64_t row_stride = has_rows ? columns : 1, column_stride = has_rows ? 1 : rows;
-  const bool fits = (rows == 1 || array.stride(1) == row_stride) &&
-                    (columns == 1 || array.stride(2) == column_stride) &&
-                    (array.shape(0) == 1 || array.stride(0) == rows * columns);
-  if (!fits || array.device_type() != nb::device::cpu::value) {
-    Refuse(name, ": expected dense matrices in rows or in columns on the CPU, got strides ",
-           array.stride(0), ", ", array.stride(1), ", ", array.stride(2));
-  }
-  return {{Data<const float>(array), rows, columns, row_stride, column_stride}, rows * columns};
-}
-
-// Networks and what all calls have, checked.
-struct Networks {
-  fastrl::Perceptrons sizes;
-  std::vector<Input> kept;
-
-  Networks(nb::sequence weights, int64_t num_rows, int64_t num_pieces, int64_t num_threads) {
+// Sizes of networks. Their arrays come as addresses, for taking tensors apart takes as long as a
+// small product; ops/perceptrons.py has seen to types, shapes and strides.
+class Perceptrons {
+ public:
+  Perceptrons(int64_t num_networks, int64_t num_rows, nb::sequence sizes, nb::sequence have_rows) {
     if (!fastrl::HasTiles()) Refuse("this processor has no tiles of bfloat16");
-    if (num_pieces < 1 || num_pieces > 3) Refuse("num_pieces: expected 1 to 3, got ", num_pieces);
-    if (num_threads < 1) Refuse("num_threads: expected at least 1, got ", num_threads);
-    if (nb::len(weights) < 2) Refuse("weights: expected two layers or more");
-    sizes = {0, num_rows, {}, num_pieces, num_threads};
-    for (size_t i = 0; i < nb::len(weights); ++i) {
-      const std::string name = "weights[" + std::to_string(i) + "]";
-      kept.push_back(Import<Input>(weights[i], name));
-      const fastrl::Stack stack = ImportStack(kept.back(), name);
-      const int64_t num_networks = kept.back().shape_ptr()[0];
-      if (i > 0 && (num_networks != sizes.num_networks ||
-                    stack.first.num_rows != sizes.weights.back().first.num_columns)) {
-        Refuse(name, ": does not follow the layer before, got ",
-               Describe(kFloat32, ShapeOf(kept.back())));
-      }
-      sizes.num_networks = num_networks;
-      sizes.weights.push_back(stack);
+    sizes_ = {num_networks, num_rows, {}, 0, 0};
+    for (size_t layer = 0; layer + 1 < nb::len(sizes); ++layer) {
+      const auto K = nb::cast<int64_t>(sizes[layer]), N = nb::cast<int64_t>(sizes[layer + 1]);
+      const bool has_rows = nb::cast<bool>(have_rows[layer]);
+      sizes_.weights.push_back({{nullptr, K, N, has_rows ? N : 1, has_rows ? 1 : K}, K * N});
     }
   }
 
-  // What hidden layers give, or the gradients of that.
-  float* OfHidden(handle object, const char* name) const {
-    return Data<float>(ImportAs<Output>(object, name, kFloat32, {sizes.HiddenSize()}));
+  void Forward(nb::sequence addresses, int64_t num_pieces, int64_t num_threads) const {
+    const std::vector<float*> at = Arrays(addresses);
+    const size_t L = sizes_.weights.size();
+    const fastrl::Perceptrons p =
+        With({at.begin() + 3, at.begin() + 3 + L}, num_pieces, num_threads);
+    nb::gil_scoped_release release;
+    fastrl::RunForward(p, Rows(at[0]), {at.begin() + 3 + L, at.end()}, at[1], at[2]);
   }
 
-  int64_t num_inputs() const { return sizes.num_inputs(0); }
-  int64_t num_outputs() const { return sizes.num_outputs(sizes.num_layers() - 1); }
-  float* OfRows(handle object, const char* name, int64_t size) const {
-    const Shape shape = {sizes.num_networks, sizes.num_rows, size};
-    return Data<float>(ImportAs<Output>(object, name, kFloat32, shape));
+  void Backward(nb::sequence addresses, int64_t num_pieces, int64_t num_threads) const {
+    const std::vector<float*> at = Arrays(addresses);
+    const fastrl::Perceptrons p = With({at.begin() + 4, at.end()}, num_pieces, num_threads);
+    nb::gil_scoped_release release;
+    fastrl::RunBackward(p, at[0], at[1], at[2], at[3]);
   }
 
-  // One array [E, N] for each layer.
-  std::vector<float*> OfOutputs(nb::sequence arrays, const char* name) const {
-    if (static_cast<int64_t>(nb::len(arrays)) != sizes.num_layers()) {
-      Refuse(name, ": expected ", sizes.num_layers(), ", got ", nb::len(arrays));
-    }
-    std::vector<float*> data;
-    for (int64_t layer = 0; layer < sizes.num_layers(); ++layer) {
-      data.push_back(Floats(arrays[layer], name, sizes.num_networks, sizes.num_outputs(layer)));
-    }
-    return data;
+  void Gradients(nb::sequence addresses, int64_t num_pieces, int64_t num_threads) const {
+    const std::vector<float*> at = Arrays(addresses);
+    const auto middle = at.begin() + 4 + sizes_.weights.size();
+    fastrl::Perceptrons p = sizes_;
+    p.num_pieces = num_pieces, p.num_threads = num_threads;
+    nb::gil_scoped_release release;
+    fastrl::RunGradients(p, Rows(at[0]), at[1], at[2], at[3], {at.begin() + 4, middle},
+                         {middle, at.end()});
   }
 
-  // One array like the weights for each layer.
-  std::vector<float*> OfWeights(nb::sequence arrays, const char* name) const {
-    if (static_cast<int64_t>(nb::len(arrays)) != sizes.num_layers()) {
-      Refuse(name, ": expected ", sizes.num_layers(), ", got ", nb::len(arrays));
+ private:
+  static std::vector<float*> Arrays(nb::sequence addresses) {
+    std::vector<float*> arrays;
+    for (handle address : addresses) {
+      arrays.push_back(reinterpret_cast<float*>(nb::cast<uintptr_t>(address)));
     }
-    std::vector<float*> data;
-    for (int64_t layer = 0; layer < sizes.num_layers(); ++layer) {
-      const auto array = Import<Output>(arrays[layer], name);
-      const Input& weight = kept[layer];
-      bool fits = array.dtype() == kFloat32 && ShapeOf(array) == ShapeOf(weight);
-      for (size_t i = 0; fits && i < 3; ++i) fits = array.stride(i) == weight.stride(i);
-      if (!fits) Refuse(name, ": expected shapes and strides of the weights");
-      data.push_back(Data<float>(array));
-    }
-    return data;
+    return arrays;
   }
+
+  fastrl::Matrix Rows(const float* x) const {
+    const int64_t D = sizes_.num_inputs(0);
+    return {x, sizes_.num_rows, D, D, 1};
+  }
+
+  fastrl::Perceptrons With(const std::vector<float*>& weights, int64_t num_pieces,
+                           int64_t num_threads) const {
+    fastrl::Perceptrons p = sizes_;
+    for (size_t layer = 0; layer < weights.size(); ++layer)
+      p.weights[layer].first.data = weights[layer];
+    p.num_pieces = num_pieces, p.num_threads = num_threads;
+    return p;
+  }
+
+  fastrl::Perceptrons sizes_;
 };
-
-fastrl::Matrix ImportRows(handle x) {
-  const auto rows = ImportFirst<Input>(x, "x", kFloat32, 2, "[B, D]");
-  const int64_t B = rows.shape_ptr()[0], D = rows.shape_ptr()[1];
-  return {Data<const float>(rows), B, D, D, 1};
-}
-
-void RequireWidth(const fastrl::Matrix& x, const Networks& networks) {
-  if (x.num_columns == networks.num_inputs()) return;
-  Refuse("x: expected ", networks.num_inputs(), " columns, got ", x.num_columns);
-}
-
-void PerceptronsForward(handle x, nb::sequence weights, nb::sequence biases, handle hidden,
-                        handle outputs, int64_t num_pieces, int64_t num_threads) {
-  const fastrl::Matrix rows = ImportRows(x);
-  const Networks networks(weights, rows.num_rows, num_pieces, num_threads);
-  RequireWidth(rows, networks);
-  const std::vector<float*> shifts = networks.OfOutputs(biases, "biases");
-  float* const y = networks.OfRows(outputs, "outputs", networks.num_outputs());
-  float* const h = networks.OfHidden(hidden, "hidden");
-  nb::gil_scoped_release release;
-  fastrl::RunForward(networks.sizes, rows, {shifts.begin(), shifts.end()}, h, y);
-}
-
-void PerceptronsBackward(int64_t num_rows, nb::sequence weights, handle d_outputs, handle hidden,
-                         handle d_hidden, handle d_inputs, int64_t num_pieces,
-                         int64_t num_threads) {
-  const Networks networks(weights, num_rows, num_pieces, num_threads);
-  const float* d_y = networks.OfRows(d_outputs, "d_outputs", networks.num_outputs());
-  float* const d_x =
-      d_inputs.is_none() ? nullptr : networks.OfRows(d_inputs, "d_inputs", networks.num_inputs());
-  const float* h = networks.OfHidden(hidden, "hidden");
-  float* const d_h = networks.OfHidden(d_hidden, "d_hidden");
-  nb::gil_scoped_release release;
-  fastrl::RunBackward(networks.sizes, d_y, h, d_h, d_x);
-}
-
-void PerceptronsGradients(handle x, nb::sequence weights, handle d_outputs, handle hidden,
-                          handle d_hidden, nb::sequence d_weights, nb::sequence d_biases,
-                          int64_t num_pieces, int64_t num_threads) {
-  const fastrl::Matrix rows = ImportRows(x);
-  const Networks networks(weights, rows.num_rows, num_pieces, num_threads);
-  RequireWidth(rows, networks);
-  const float* d_y = networks.OfRows(d_outputs, "d_outputs", networks.num_outputs());
-  const float *h = networks.OfHidden(hidden, "hidden"),
-              *d_h = networks.OfHidden(d_hidden, "d_hidden");
-  const std::vector<float*> d_w = networks.OfWeights(d_weights, "d_weights");
-  const std::vector<float*> d_b = networks.OfOutputs(d_biases, "d_biases");
-  nb::gil_scoped_release release;
-  fastrl::RunGradients(networks.sizes, rows, d_y, h, d_h, d_w, d_b);
-}
 
 #endif
 
@@ -236,11 +164,11 @@ void BindNetworks(nb::module_& m) {
         "d_outputs"_a, "d_inputs"_a, "d_states"_a, "weight"_a, "alive"_a);
   m.def("has_tiles", &fastrl::HasTiles);
 #if FASTRL_TILES
-  m.def("perceptrons_forward", &PerceptronsForward, "x"_a, "weights"_a, "biases"_a, "hidden"_a,
-        "outputs"_a, "num_pieces"_a, "num_threads"_a);
-  m.def("perceptrons_backward", &PerceptronsBackward, "num_rows"_a, "weights"_a, "d_outputs"_a,
-        "hidden"_a, "d_hidden"_a, "d_inputs"_a.none(), "num_pieces"_a, "num_threads"_a);
-  m.def("perceptrons_gradients", &PerceptronsGradients, "x"_a, "weights"_a, "d_outputs"_a,
-        "hidden"_a, "d_hidden"_a, "d_weights"_a, "d_biases"_a, "num_pieces"_a, "num_threads"_a);
+  nb::class_<Perceptrons>(m, "Perceptrons")
+      .def(nb::init<int64_t, int64_t, nb::sequence, nb::sequence>(), "num_networks"_a, "num_rows"_a,
+           "sizes"_a, "have_rows"_a)
+      .def("forward", &Perceptrons::Forward, "addresses"_a, "num_pieces"_a, "num_threads"_a)
+      .def("backward", &Perceptrons::Backward, "addresses"_a, "num_pieces"_a, "num_threads"_a)
+      .def("gradients", &Perceptrons::Gradients, "addresses"_a, "num_pieces"_a, "num_threads"_a);
 #endif
 }

@@ -14,6 +14,7 @@
 #include <vector>
 
 #include "crew.h"
+#include "narrow.h"
 
 namespace fastrl {
 
@@ -39,6 +40,10 @@ struct Perceptrons {
   int64_t num_layers() const { return static_cast<int64_t>(weights.size()); }
   int64_t num_inputs(int64_t layer) const { return weights[layer].first.num_rows; }
   int64_t num_outputs(int64_t layer) const { return weights[layer].first.num_columns; }
+
+  bool IsNarrow(int64_t layer) const {
+    return layer == num_layers() - 1 && tiles::IsNarrow(num_outputs(layer));
+  }
 
   // Where in that block the rows of a hidden layer's network begin.
   int64_t HiddenAt(int64_t layer, int64_t network) const {
@@ -81,7 +86,7 @@ void ShareRows(const Perceptrons& p, int64_t first_layer, bool are_transposed, c
     std::vector<const Bfloat16*> packed;
     for (int64_t layer = 0; layer < p.num_layers(); ++layer) {
       packed.push_back(memory + offsets[layer]);
-      if (layer < first_layer) continue;
+      if (layer < first_layer || p.IsNarrow(layer)) continue;
       const Matrix weight = p.weights[layer][network];
       PackRight<P>(are_transposed ? weight.T() : weight, memory + offsets[layer]);
     }
@@ -100,11 +105,16 @@ void Forward(const Perceptrons& p, const Matrix& inputs, const std::vector<const
     for (int64_t layer = 0; layer < p.num_layers(); ++layer) {
       const bool is_last = layer == p.num_layers() - 1;
       const int64_t K = p.num_inputs(layer), N = p.num_outputs(layer);
-      Bfloat16* const left = scratch.OfSize(PackedSize(count, K, P));
-      PackLeft<P>(x, left);
       float* const to =
           is_last ? outputs + network * p.num_rows * N : hidden + p.HiddenAt(layer, network);
-      const Target target{to + row * N, N, biases[layer] + network * N, !is_last, nullptr};
+      const float* bias = biases[layer] + network * N;
+      if (p.IsNarrow(layer)) {
+        MultiplyNarrow(x, p.weights[layer][network], bias, to + row * N);
+        return;
+      }
+      Bfloat16* const left = scratch.OfSize(PackedSize(count, K, P));
+      PackLeft<P>(x, left);
+      const Target target{to + row * N, N, bias, !is_last, nullptr};
       Multiply<P>(left, weights[layer], count, N, K, target);
       x = RowMajor(target.data, count, N);
     }
@@ -122,13 +132,17 @@ void Backward(const Perceptrons& p, const float* d_outputs, const float* hidden,
     Matrix d_y = RowMajor(d_outputs + (network * p.num_rows + row) * O, count, O);
     for (int64_t layer = last; layer >= first_layer; --layer) {
       const int64_t K = p.num_inputs(layer), N = p.num_outputs(layer);
-      Bfloat16* const left = scratch.OfSize(PackedSize(count, N, P));
-      PackLeft<P>(d_y, left);
       const int64_t own = layer ? p.HiddenAt(layer - 1, network) : network * p.num_rows * K;
       const int64_t at = own + row * K;
       const Target target{(layer ? d_hidden : d_inputs) + at, K, nullptr, false,
                           layer ? hidden + at : nullptr};
-      Multiply<P>(left, weights[layer], count, K, N, target);
+      if (p.IsNarrow(layer)) {
+        MultiplyNarrowBack(d_y, p.weights[layer][network], target.outputs, target.data);
+      } else {
+        Bfloat16* const left = scratch.OfSize(PackedSize(count, N, P));
+        PackLeft<P>(d_y, left);
+        Multiply<P>(left, weights[layer], count, K, N, target);
+      }
       d_y = RowMajor(target.data, count, K);
     }
   };
@@ -153,7 +167,9 @@ void Gradients(const Perceptrons& p, const Matrix& inputs, const float* d_output
   std::vector<Item> items;
   for (int64_t layer = 0; layer < p.num_layers(); ++layer) {
     const Matrix& weight = p.weights[layer].first;
-    const int64_t num_lines = weight.column_stride == 1 ? weight.num_rows : weight.num_columns;
+    const int64_t num_lines = p.IsNarrow(layer)           ? 1
+                              : weight.column_stride == 1 ? weight.num_rows
+                                                          : weight.num_columns;
     for (int64_t line = 0; line < num_lines; line += kLinesOfItem) {
       for (int64_t network = 0; network < p.num_networks; ++network) {
         items.push_back({layer, network, line});
@@ -168,6 +184,9 @@ void Gradients(const Perceptrons& p, const Matrix& inputs, const float* d_output
     const Matrix x = layer ? RowMajor(hidden + p.HiddenAt(layer - 1, network), B, K) : inputs;
     const Matrix d_y = RowMajor(
         is_last ? d_outputs + network * B * N : d_hidden + p.HiddenAt(layer, network), B, N);
+    float* const d_weight = d_weights[layer] + network * K * N;
+    if (line == 0) SumRows(d_y, d_biases[layer] + network * N);
+    if (p.IsNarrow(layer)) return MultiplyNarrowRows(x, d_y, p.weights[layer].first, d_weight);
     const bool has_rows = p.weights[layer].first.column_stride == 1;
     const Matrix lines = (has_rows ? x : d_y).T(), others = has_rows ? d_y : x;
     const int64_t count = std::min(kLinesOfItem, lines.num_rows - line);
@@ -176,10 +195,8 @@ void Gradients(const Perceptrons& p, const Matrix& inputs, const float* d_output
     PackLeft<P>(lines.Rows(line, count), left);
     PackRight<P>(others, right);
     const int64_t stride = others.num_columns;
-    const Target target{d_weights[layer] + network * K * N + line * stride, stride, nullptr, false,
-                        nullptr};
+    const Target target{d_weight + line * stride, stride, nullptr, false, nullptr};
     Multiply<P>(left, right, count, stride, B, target);
-    if (line == 0) SumRows(d_y, d_biases[layer] + network * N);
   });
 }
 

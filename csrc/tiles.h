@@ -241,7 +241,8 @@ FASTRL_TILE_TARGET inline void MultiplyBlock(const Bfloat16* a, const Bfloat16* 
     // From small products to large ones, in the order with the fewest loads.
     if constexpr (P == 3) {
       FASTRL_LOAD_A(2)
-      FASTRL_LOAD_B(0) FASTRL_MULTIPLY FASTRL_LOAD_A(1) FASTRL_MULTIPLY FASTRL_LOAD_B(1)
+      FASTRL_LOAD_B(0)
+      FASTRL_MULTIPLY FASTRL_LOAD_A(1) FASTRL_MULTIPLY FASTRL_LOAD_B(1)
           FASTRL_MULTIPLY FASTRL_LOAD_A(0) FASTRL_MULTIPLY FASTRL_LOAD_B(2) FASTRL_MULTIPLY
     } else if constexpr (P == 2) {
       FASTRL_LOAD_A(1)

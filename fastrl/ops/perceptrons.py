@@ -46,6 +46,7 @@ def perceptrons(x: Tensor, weights: Sequence[Tensor], biases: Sequence[Tensor]) 
     Raises:
         ValueError: sizes do not fit one another, or this processor has no tiles.
     """
+    _check(x, weights, biases)
     return _Perceptrons.apply(x, *weights, *biases)  # pyright: ignore[reportReturnType]
 
 
@@ -98,21 +99,58 @@ def _halves(tensors: Sequence[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
     return list(tensors[:middle]), list(tensors[middle:])
 
 
+def _check(x: Tensor, weights: Sequence[Tensor], biases: Sequence[Tensor]) -> None:
+    """Raises ValueError for what the extension could not know: it is told addresses alone."""
+    if not HAS_TILES:
+        raise ValueError("this processor has no tiles of bfloat16, or fastrl no extension")
+    if len(weights) < 2 or len(biases) != len(weights):
+        raise ValueError(f"expected two layers or more, got {len(weights)} and {len(biases)}")
+    num_networks, num_inputs = weights[0].shape[0], x.shape[-1]
+    wanted = [(x, (len(x), num_inputs))]
+    for weight, bias in zip(weights, biases, strict=True):
+        wanted.append((weight, (num_networks, num_inputs, num_inputs := weight.shape[-1])))
+        wanted.append((bias, (num_networks, num_inputs)))
+    for tensor, shape in wanted:
+        is_dense = tensor.is_contiguous() or (tensor.dim() == 3 and tensor.mT.is_contiguous())
+        if tensor.shape != shape or not is_dense or 0 in shape:
+            raise ValueError(f"expected dense {shape}, got {tuple(tensor.shape)}, {tensor.stride()}")
+        if tensor.dtype != torch.float32 or tensor.device.type != "cpu":
+            raise ValueError(f"expected float32 on the CPU, got {tensor.dtype} on {tensor.device}")
+
+
 def _how() -> tuple[int, int]:
     return _NUM_PIECES[torch.get_float32_matmul_precision()], _num_threads
+
+
+_made: dict[Any, Any] = {}
+
+
+def _networks(num_rows: int, weights: list[Tensor]) -> Any:
+    """Returns the extension's networks of these sizes."""
+    key = (num_rows, *[(weight.shape, weight.stride()) for weight in weights])
+    if key not in _made:
+        sizes = [weight.shape[1] for weight in weights] + [weights[-1].shape[2]]
+        have_rows = [weight[0].is_contiguous() for weight in weights]
+        _made[key] = _C.Perceptrons(weights[0].shape[0], num_rows, sizes, have_rows)
+    return _made[key]
+
+
+def _addresses(*tensors: Tensor) -> list[int]:
+    return [tensor.data_ptr() for tensor in tensors]
 
 
 def _forward(x: Tensor, weights: list[Tensor], biases: list[Tensor]) -> tuple[Tensor, Tensor]:
     """Returns outputs `[E, B, O]`, and what hidden layers give, one after the other."""
     outputs, hidden = _empty_forward(x, weights, biases)
-    _C.perceptrons_forward(x, weights, biases, hidden, outputs, *_how())
+    networks = _networks(x.shape[0], weights)
+    networks.forward(_addresses(x, hidden, outputs, *weights, *biases), *_how())
     return outputs, hidden
 
 
 def _empty_forward(x: Tensor, weights: list[Tensor], biases: list[Tensor]) -> tuple[Tensor, Tensor]:
     num_networks, num_rows = weights[0].shape[0], x.shape[0]
-    num_hidden = sum(weight.shape[2] for weight in weights[:-1])
-    outputs = x.new_empty(num_networks, num_rows, weights[-1].shape[2])
+    num_hidden = sum(bias.shape[1] for bias in biases[:-1])
+    outputs = x.new_empty(num_networks, num_rows, biases[-1].shape[1])
     return outputs, x.new_empty(num_networks * num_rows * num_hidden)
 
 
@@ -121,15 +159,15 @@ def _backward(
 ) -> tuple[Tensor, Tensor]:
     """Returns the gradients of `hidden` before its ReLU, and of x by each network, `[E, B, D]`."""
     d_hidden, d_x = _empty_backward(weights, d_outputs, hidden, has_d_x)
-    known = d_outputs.shape[1], weights, d_outputs, hidden
-    _C.perceptrons_backward(*known, d_hidden, d_x if has_d_x else None, *_how())
+    networks = _networks(d_outputs.shape[1], weights)
+    networks.backward(_addresses(d_outputs, hidden, d_hidden, d_x, *weights), *_how())
     return d_hidden, d_x
 
 
 def _empty_backward(
     weights: list[Tensor], d_outputs: Tensor, hidden: Tensor, has_d_x: bool
 ) -> tuple[Tensor, Tensor]:
-    num_rows = d_outputs.shape[1] if has_d_x else 0
+    num_rows = d_outputs.shape[1] if has_d_x else 0  # an empty tensor has no address
     d_x = hidden.new_empty(weights[0].shape[0], num_rows, weights[0].shape[1])
     return torch.empty_like(hidden), d_x
 
@@ -139,8 +177,8 @@ def _gradients(
 ) -> list[Tensor]:
     """Returns the gradients of all weights, each in its weight's order in memory, and biases."""
     made = _empty_gradients(x, weights, d_outputs, hidden, d_hidden)
-    known = x, weights, d_outputs, hidden, d_hidden
-    _C.perceptrons_gradients(*known, *_halves(made), *_how())
+    networks = _networks(x.shape[0], weights)
+    networks.gradients(_addresses(x, d_outputs, hidden, d_hidden, *made), *_how())
     return made
 
 
