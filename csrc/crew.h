@@ -124,7 +124,7 @@ class Crew {
 #endif
   }
 
-  static constexpr std::chrono::microseconds kPatience{200};
+  static constexpr std::chrono::microseconds kPatience{600};
   static constexpr int64_t kMostGroups = 64;  // bits of `open_`
 
   std::mutex in_use_;  // by one caller at a time

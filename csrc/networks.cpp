@@ -5,6 +5,7 @@
 #include <string>
 #include <vector>
 
+#include "adam.h"
 #include "arguments.h"
 #include "perceptron.h"
 #include "recurrent.h"
@@ -83,6 +84,14 @@ void GruBackward(handle gates, handle first_hidden, handle candidates, handle be
 
 #if FASTRL_TILES
 
+std::vector<float*> ArraysAt(nb::sequence addresses) {
+  std::vector<float*> arrays;
+  for (handle address : addresses) {
+    arrays.push_back(reinterpret_cast<float*>(nb::cast<uintptr_t>(address)));
+  }
+  return arrays;
+}
+
 // Sizes of networks. Their arrays come as addresses, for taking tensors apart takes as long as a
 // small product; ops/perceptrons.py has seen to types, shapes and strides.
 class Perceptrons {
@@ -98,7 +107,7 @@ class Perceptrons {
   }
 
   void Forward(nb::sequence addresses, int64_t num_pieces, int64_t num_threads) const {
-    const std::vector<float*> at = Arrays(addresses);
+    const std::vector<float*> at = ArraysAt(addresses);
     const size_t L = sizes_.weights.size();
     const fastrl::Perceptrons p =
         With({at.begin() + 3, at.begin() + 3 + L}, num_pieces, num_threads);
@@ -107,14 +116,14 @@ class Perceptrons {
   }
 
   void Backward(nb::sequence addresses, int64_t num_pieces, int64_t num_threads) const {
-    const std::vector<float*> at = Arrays(addresses);
+    const std::vector<float*> at = ArraysAt(addresses);
     const fastrl::Perceptrons p = With({at.begin() + 4, at.end()}, num_pieces, num_threads);
     nb::gil_scoped_release release;
     fastrl::RunBackward(p, at[0], at[1], at[2], at[3]);
   }
 
   void Gradients(nb::sequence addresses, int64_t num_pieces, int64_t num_threads) const {
-    const std::vector<float*> at = Arrays(addresses);
+    const std::vector<float*> at = ArraysAt(addresses);
     const auto middle = at.begin() + 4 + sizes_.weights.size();
     fastrl::Perceptrons p = sizes_;
     p.num_pieces = num_pieces, p.num_threads = num_threads;
@@ -124,14 +133,6 @@ class Perceptrons {
   }
 
  private:
-  static std::vector<float*> Arrays(nb::sequence addresses) {
-    std::vector<float*> arrays;
-    for (handle address : addresses) {
-      arrays.push_back(reinterpret_cast<float*>(nb::cast<uintptr_t>(address)));
-    }
-    return arrays;
-  }
-
   fastrl::Matrix Rows(const float* x) const {
     const int64_t D = sizes_.num_inputs(0);
     return {x, sizes_.num_rows, D, D, 1};
@@ -149,6 +150,16 @@ class Perceptrons {
   fastrl::Perceptrons sizes_;
 };
 
+// Addresses: parameters, gradient, mean, square; step and learning rate, one number each.
+void Adam(nb::sequence addresses, int64_t num_parameters, double eps, double beta1, double beta2,
+          int64_t num_threads) {
+  if (!fastrl::HasTiles()) Refuse("this processor has no tiles of bfloat16");
+  const std::vector<float*> at = ArraysAt(addresses);
+  nb::gil_scoped_release release;
+  const fastrl::AdamStep step{at[0], at[2], at[3], at[1], beta1, beta2, eps, *at[4], *at[5]};
+  step.Run(num_parameters, num_threads);
+}
+
 #endif
 
 }  // namespace
@@ -164,6 +175,8 @@ void BindNetworks(nb::module_& m) {
         "d_outputs"_a, "d_inputs"_a, "d_states"_a, "weight"_a, "alive"_a);
   m.def("has_tiles", &fastrl::HasTiles);
 #if FASTRL_TILES
+  m.def("adam", &Adam, "addresses"_a, "num_parameters"_a, "eps"_a, "beta1"_a, "beta2"_a,
+        "num_threads"_a);
   nb::class_<Perceptrons>(m, "Perceptrons")
       .def(nb::init<int64_t, int64_t, nb::sequence, nb::sequence>(), "num_networks"_a, "num_rows"_a,
            "sizes"_a, "have_rows"_a)

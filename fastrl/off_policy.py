@@ -20,7 +20,8 @@ from fastrl.config.sac import SACConfig
 from fastrl.decoupled_replay import ReplayPlaying, ReplayTraining
 from fastrl.face import Face
 from fastrl.models.critics import SquashedGaussianActor
-from fastrl.ops.perceptrons import perceptron_threads, suits_tiles
+from fastrl.ops.crew import crew
+from fastrl.ops.perceptrons import suits_tiles
 from fastrl.run.compiling import build
 from fastrl.run.threads import matmul_precision, num_threads, update_threads
 from fastrl.run.timer import StageTimer
@@ -108,7 +109,7 @@ class OffPolicy(Face):
         # Compiled kernels share the work among threads themselves; recorded ones get parts of it.
         in_parts = self.has_parts and config.compile != "on" and self._on_cpu
         self._num_parts, self._num_threads = (threads, 1) if in_parts else (1, threads)
-        self._num_tile_threads = 1
+        self._crew_threads = 1
         self._in_tiles = (
             self.has_perceptrons
             and self._on_cpu
@@ -117,7 +118,7 @@ class OffPolicy(Face):
             and suits_tiles(config.hidden_sizes, config.per_rank_batch_size)
         )
         if self._in_tiles:  # its operations share the work among threads themselves
-            self._num_parts, self._num_threads, self._num_tile_threads = 1, 1, threads
+            self._num_parts, self._num_threads, self._crew_threads = 1, 1, threads
         self._build_steps(self.replay.minibatch)
 
     @property
@@ -176,8 +177,8 @@ class OffPolicy(Face):
         self.num_env_steps += self.config.steps_per_update
         if (num_due := self.num_due) > 0:
             precision = matmul_precision(self.config.matmul_precision)
-            tile_threads = perceptron_threads(self._num_tile_threads)
-            with num_threads(self._num_threads), tile_threads, precision, timer.stage("update"):
+            threads, helpers = num_threads(self._num_threads), crew(self._crew_threads)
+            with threads, helpers, precision, timer.stage("update"):
                 self._learn(num_due)
         log_every = self.config.log_every or 1
         if before // log_every == self.num_env_steps // log_every:

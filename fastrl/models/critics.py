@@ -16,8 +16,7 @@ from torch import Tensor, nn
 from fastrl.models.encoders import Reader
 from fastrl.models.layers import linear, mlp
 from fastrl.ops.perceptrons import perceptrons
-
-LOG_STD_MIN, LOG_STD_MAX = -5.0, 2.0
+from fastrl.ops.squashed_normal import LOG_STD_MAX, LOG_STD_MIN, squashed_normal
 
 
 class Critics(nn.Module):
@@ -186,12 +185,8 @@ class SquashedGaussianActor(nn.Module):
             Actions in [-1, 1], `[B, A]`, and log pi(a|s) of these scaled actions, `[B]`, in nats
             (arXiv 1812.05905, appendix C).
         """
-        mean, log_std = self._split(self._in_tiles(obs) if self.in_tiles else self._plainly(obs))
-        u = torch.addcmul(mean, log_std.exp(), noise)
-        # 2 (log 2 - u - softplus(-2u)) is log(1 - tanh(u)^2) without cancellation at large |u|.
-        log_slope = 2 * (math.log(2) - u - nn.functional.softplus(-2 * u))
-        log_normal = -0.5 * noise * noise - log_std - 0.5 * math.log(2 * math.pi)
-        return torch.tanh(u), (log_normal - log_slope).sum(1)
+        outputs = self._in_tiles(obs) if self.in_tiles else self._plainly(obs)
+        return squashed_normal(outputs, noise)
 
     def to_env(self, actions: Tensor) -> Tensor:
         """Brings actions from [-1, 1] to the environment's bounds."""
@@ -199,7 +194,8 @@ class SquashedGaussianActor(nn.Module):
         return torch.clamp(actions, self.low, self.high)  # rounding may go beyond
 
     def _mean_and_log_std(self, obs: Tensor) -> tuple[Tensor, Tensor]:
-        return self._split(self._plainly(obs))
+        mean, log_std = self._plainly(obs).chunk(2, 1)
+        return mean, log_std.clamp(LOG_STD_MIN, LOG_STD_MAX)
 
     def _plainly(self, obs: Tensor) -> Tensor:
         return self.head(self.trunk(self.read(obs)))
@@ -209,8 +205,3 @@ class SquashedGaussianActor(nn.Module):
         weights = [layer.weight.t().unsqueeze(0) for layer in layers]
         biases = [layer.bias.unsqueeze(0) for layer in layers]
         return perceptrons(self.read(obs), weights, biases).squeeze(0)
-
-    @staticmethod
-    def _split(outputs: Tensor) -> tuple[Tensor, Tensor]:
-        mean, log_std = outputs.chunk(2, 1)
-        return mean, log_std.clamp(LOG_STD_MIN, LOG_STD_MAX)

@@ -100,9 +100,19 @@ def flatten_parameters(module: nn.Module) -> Tensor:
 def flatten_gradients(gradients: Sequence[Tensor], parameters: Sequence[Tensor]) -> Tensor:
     """Gradients of `parameters` as one vector `[P]`, in the order of `flatten_parameters`."""
     pairs = zip(gradients, parameters, strict=True)
-    return torch.cat(
-        [_in_memory_order(gradient, parameter).reshape(-1) for gradient, parameter in pairs]
-    )
+    pieces = [_in_memory_order(gradient, parameter) for gradient, parameter in pairs]
+    end, are_one = pieces[0].data_ptr(), True
+    for piece in pieces:
+        are_one &= piece.is_contiguous() and piece.data_ptr() == end
+        end += piece.numel() * piece.element_size()
+    if are_one and all(_memory(piece) == _memory(pieces[0]) for piece in pieces):
+        # They were made in this order, in one block.
+        return pieces[0].as_strided((sum(piece.numel() for piece in pieces),), (1,))
+    return torch.cat([piece.reshape(-1) for piece in pieces])
+
+
+def _memory(tensor: Tensor) -> int:
+    return tensor.untyped_storage().data_ptr()
 
 
 def _in_memory_order(tensor: Tensor, like: Tensor) -> Tensor:

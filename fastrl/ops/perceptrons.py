@@ -9,27 +9,20 @@ Letters: E networks, B rows, D inputs, K and N inputs and outputs of a layer, O 
 
 from __future__ import annotations
 
-import os
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
-HAS_TILES = False
-if os.environ.get("FASTRL_NO_EXTENSION") != "1":
-    try:
-        from fastrl import _C
+from fastrl.ops.crew import HAS_TILES, crew_threads
 
-        HAS_TILES = _C.has_tiles()
-    except (ImportError, AttributeError):  # none, or one from before this was in it
-        pass
+if HAS_TILES:
+    from fastrl import _C
 
 _TILE = 32  # hidden layers that are no multiple of it would be filled up with zeros
 _FEWEST = 64  # numbers in a layer, and rows, that are worth cutting
 _NUM_PIECES = {"highest": 3, "high": 2, "medium": 1}  # torch's float32 matmul precisions
-_num_threads = 1
 
 
 def perceptrons(x: Tensor, weights: Sequence[Tensor], biases: Sequence[Tensor]) -> Tensor:
@@ -62,17 +55,6 @@ def suits_tiles(hidden_sizes: Sequence[int], num_rows: int) -> bool:
     """Tells whether `perceptrons` is to be had here, and fast for hidden layers of these sizes."""
     is_large = min(*hidden_sizes, num_rows) >= _FEWEST
     return HAS_TILES and is_large and all(size % _TILE == 0 for size in hidden_sizes)
-
-
-@contextmanager
-def perceptron_threads(count: int) -> Iterator[None]:
-    """Lets `perceptrons` use this many threads in a block, itself among them."""
-    global _num_threads
-    before, _num_threads = _num_threads, count
-    try:
-        yield
-    finally:
-        _num_threads = before
 
 
 class _Perceptrons(torch.autograd.Function):
@@ -113,13 +95,15 @@ def _check(x: Tensor, weights: Sequence[Tensor], biases: Sequence[Tensor]) -> No
     for tensor, shape in wanted:
         is_dense = tensor.is_contiguous() or (tensor.dim() == 3 and tensor.mT.is_contiguous())
         if tensor.shape != shape or not is_dense or 0 in shape:
-            raise ValueError(f"expected dense {shape}, got {tuple(tensor.shape)}, {tensor.stride()}")
+            raise ValueError(
+                f"expected dense {shape}, got {tuple(tensor.shape)}, {tensor.stride()}"
+            )
         if tensor.dtype != torch.float32 or tensor.device.type != "cpu":
             raise ValueError(f"expected float32 on the CPU, got {tensor.dtype} on {tensor.device}")
 
 
 def _how() -> tuple[int, int]:
-    return _NUM_PIECES[torch.get_float32_matmul_precision()], _num_threads
+    return _NUM_PIECES[torch.get_float32_matmul_precision()], crew_threads()
 
 
 _made: dict[Any, Any] = {}
@@ -175,7 +159,7 @@ def _empty_backward(
 def _gradients(
     x: Tensor, weights: list[Tensor], d_outputs: Tensor, hidden: Tensor, d_hidden: Tensor
 ) -> list[Tensor]:
-    """Returns the gradients of all weights, each in its weight's order in memory, and biases."""
+    """Returns the gradients of all weights, and of all biases, one after the other in memory."""
     made = _empty_gradients(x, weights, d_outputs, hidden, d_hidden)
     networks = _networks(x.shape[0], weights)
     networks.gradients(_addresses(x, d_outputs, hidden, d_hidden, *made), *_how())
@@ -185,8 +169,17 @@ def _gradients(
 def _empty_gradients(
     x: Tensor, weights: list[Tensor], d_outputs: Tensor, hidden: Tensor, d_hidden: Tensor
 ) -> list[Tensor]:
-    d_biases = [x.new_empty(weight.shape[0], weight.shape[2]) for weight in weights]
-    return [*map(torch.empty_like, weights), *d_biases]
+    biases = [(weight.shape[0], weight.shape[2]) for weight in weights]
+    sizes = [weight.numel() for weight in weights] + [rows * columns for rows, columns in biases]
+    block = x.new_empty(sum(sizes))
+    made, offset = [], 0
+    for size, like in zip(sizes, [*weights, *biases], strict=True):
+        shape, stride = (
+            (like, (like[1], 1)) if isinstance(like, tuple) else (like.shape, like.stride())
+        )
+        made.append(block.as_strided(shape, stride, offset))
+        offset += size
+    return made
 
 
 _LIBRARY = torch.library.Library("fastrl", "FRAGMENT")

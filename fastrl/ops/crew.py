@@ -1,0 +1,35 @@
+"""Threads of the C++ extension that share one operation's work, and whether it has tiles."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+HAS_TILES = False
+"""Whether this processor has matrix tiles of bfloat16, and the extension serves."""
+if os.environ.get("FASTRL_NO_EXTENSION") != "1":
+    try:
+        from fastrl._C import has_tiles
+
+        HAS_TILES = has_tiles()
+    except ImportError:  # no extension, or one from before this was in it
+        pass
+
+_num_threads = 1
+
+
+def crew_threads() -> int:
+    """Returns how many threads an operation may use, its own among them."""
+    return _num_threads
+
+
+@contextmanager
+def crew(num_threads: int) -> Iterator[None]:
+    """Lets operations use this many threads in a block."""
+    global _num_threads
+    before, _num_threads = _num_threads, num_threads
+    try:
+        yield
+    finally:
+        _num_threads = before
