@@ -37,7 +37,7 @@ def make_agent():
 def test_sac_step(benchmark, make_agent, compile_mode):
     agent, batch, noise = make_agent(compile_mode)
     twin = PlainSAC(agent)
-    with num_threads(agent._num_threads):
+    with agent.learning():
         agent._full_step(*batch, *noise)
         twin.step(batch, *noise)
         mine = agent.policy.head.weight
@@ -51,7 +51,7 @@ def test_sac_step_with_modules_and_adam(benchmark, make_agent):
     batch.discounts.zero_()  # then the targets are the rewards
     twin = PlainSAC(agent)
     before = twin.critics[0](torch.cat(batch[:2], 1)).squeeze(1)
-    with num_threads(agent._num_parts * agent._num_threads):
+    with num_threads(max(agent._num_parts, agent._crew_threads) * agent._num_threads):
         benchmark.pedantic(twin.step, (batch, *noise), rounds=100, warmup_rounds=10)
     after = twin.critics[0](torch.cat(batch[:2], 1)).squeeze(1)
     wanted = batch.rewards

@@ -42,6 +42,14 @@ class Crew {
         &work_on_group);
   }
 
+  // Has the threads that sleep look out for work: to be called a little before there is some.
+  static void Wake() {
+    Crew& crew = OfThisProcess();
+    const std::lock_guard<std::mutex> lock(crew.sleep_);
+    ++crew.num_calls_;
+    crew.wake_.notify_all();
+  }
+
  private:
   using Call = void (*)(const void*, int64_t);
 
@@ -110,7 +118,8 @@ class Crew {
       if (Clock::now() < end) continue;
       std::unique_lock<std::mutex> lock(sleep_);
       ++num_asleep_;
-      wake_.wait(lock, [this] { return open_.load() != 0; });
+      const int64_t num_calls = num_calls_;
+      wake_.wait(lock, [&] { return open_.load() != 0 || num_calls_ != num_calls; });
       --num_asleep_;
       end = Clock::now() + kPatience;
     }
@@ -124,7 +133,7 @@ class Crew {
 #endif
   }
 
-  static constexpr std::chrono::microseconds kPatience{600};
+  static constexpr std::chrono::microseconds kPatience{200};
   static constexpr int64_t kMostGroups = 64;  // bits of `open_`
 
   std::mutex in_use_;  // by one caller at a time
@@ -136,6 +145,7 @@ class Crew {
   std::atomic<int64_t> num_threads_{0};
   std::mutex sleep_;
   std::condition_variable wake_;
+  int64_t num_calls_ = 0;
   std::atomic<int64_t> num_asleep_{0};
 };
 

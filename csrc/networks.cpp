@@ -175,6 +175,7 @@ void BindNetworks(nb::module_& m) {
         "d_outputs"_a, "d_inputs"_a, "d_states"_a, "weight"_a, "alive"_a);
   m.def("has_tiles", &fastrl::HasTiles);
 #if FASTRL_TILES
+  m.def("wake_crew", &fastrl::Crew::Wake);
   m.def("adam", &Adam, "addresses"_a, "num_parameters"_a, "eps"_a, "beta1"_a, "beta2"_a,
         "num_threads"_a);
   nb::class_<Perceptrons>(m, "Perceptrons")

@@ -56,8 +56,13 @@ struct Perceptrons {
 
 namespace tiles {
 
-constexpr int64_t kRowsAtOnce = 64;    // that go through all layers together
-constexpr int64_t kLinesOfItem = 128;  // lines of a weight's gradient that one thread works out
+constexpr int64_t kLinesAtOnce = 64;  // rows that go through all layers together
+
+// As many threads share the lines of a network as it has for itself: returns how many lines each.
+inline int64_t LinesOfThread(const Perceptrons& p, int64_t num_lines) {
+  const int64_t num_parts = (p.num_threads + p.num_networks - 1) / p.num_networks;
+  return std::max(kLinesAtOnce, RoundUp((num_lines + num_parts - 1) / num_parts));
+}
 
 inline Matrix RowMajor(const float* data, int64_t num_rows, int64_t num_columns) {
   return {data, num_rows, num_columns, num_columns, 1};
@@ -68,15 +73,13 @@ inline Matrix RowMajor(const float* data, int64_t num_rows, int64_t num_columns)
 // another core. Only layers from `first_layer` on are packed; transposed for the way back.
 template <int P, typename Work>
 void ShareRows(const Perceptrons& p, int64_t first_layer, bool are_transposed, const Work& work) {
-  // As many threads to a network as there are, each with its own rows.
-  const int64_t num_parts = (p.num_threads + p.num_networks - 1) / p.num_networks;
-  const int64_t per_part = RoundUp((p.num_rows + num_parts - 1) / num_parts);
+  const int64_t per_part = LinesOfThread(p, p.num_rows);
+  const int64_t num_parts = (p.num_rows + per_part - 1) / per_part;
   Crew::Share(p.num_networks * num_parts, p.num_threads, [&](int64_t item) {
     thread_local Scratch scratch;
     const int64_t network = item % p.num_networks;
     const int64_t begin = item / p.num_networks * per_part;
     const int64_t end = std::min(begin + per_part, p.num_rows);
-    if (begin >= end) return;
     std::vector<int64_t> offsets = {0};
     for (int64_t layer = 0; layer < p.num_layers(); ++layer) {
       const int64_t size = PackedSize(p.num_inputs(layer), p.num_outputs(layer), P);
@@ -90,8 +93,8 @@ void ShareRows(const Perceptrons& p, int64_t first_layer, bool are_transposed, c
       const Matrix weight = p.weights[layer][network];
       PackRight<P>(are_transposed ? weight.T() : weight, memory + offsets[layer]);
     }
-    for (int64_t row = begin; row < end; row += kRowsAtOnce) {
-      work(network, packed, row, std::min(kRowsAtOnce, end - row));
+    for (int64_t row = begin; row < end; row += kLinesAtOnce) {
+      work(network, packed, row, std::min(kLinesAtOnce, end - row));
     }
   });
 }
@@ -161,7 +164,7 @@ void Gradients(const Perceptrons& p, const Matrix& inputs, const float* d_output
                const float* hidden, const float* d_hidden, const std::vector<float*>& d_weights,
                const std::vector<float*>& d_biases) {
   struct Item {
-    int64_t layer, network, line;
+    int64_t layer, network, line, num_lines;
   };
   // A weight's gradient has the order of the weight in memory; its lines are what is contiguous.
   std::vector<Item> items;
@@ -170,15 +173,16 @@ void Gradients(const Perceptrons& p, const Matrix& inputs, const float* d_output
     const int64_t num_lines = p.IsNarrow(layer)           ? 1
                               : weight.column_stride == 1 ? weight.num_rows
                                                           : weight.num_columns;
-    for (int64_t line = 0; line < num_lines; line += kLinesOfItem) {
+    const int64_t per_part = LinesOfThread(p, num_lines);
+    for (int64_t line = 0; line < num_lines; line += per_part) {
       for (int64_t network = 0; network < p.num_networks; ++network) {
-        items.push_back({layer, network, line});
+        items.push_back({layer, network, line, std::min(per_part, num_lines - line)});
       }
     }
   }
   Crew::Share(static_cast<int64_t>(items.size()), p.num_threads, [&](int64_t index) {
     thread_local Scratch left_scratch, right_scratch;
-    const auto [layer, network, line] = items[index];
+    const auto [layer, network, line, count] = items[index];
     const int64_t K = p.num_inputs(layer), N = p.num_outputs(layer), B = p.num_rows;
     const bool is_last = layer == p.num_layers() - 1;
     const Matrix x = layer ? RowMajor(hidden + p.HiddenAt(layer - 1, network), B, K) : inputs;
@@ -189,7 +193,6 @@ void Gradients(const Perceptrons& p, const Matrix& inputs, const float* d_output
     if (p.IsNarrow(layer)) return MultiplyNarrowRows(x, d_y, p.weights[layer].first, d_weight);
     const bool has_rows = p.weights[layer].first.column_stride == 1;
     const Matrix lines = (has_rows ? x : d_y).T(), others = has_rows ? d_y : x;
-    const int64_t count = std::min(kLinesOfItem, lines.num_rows - line);
     Bfloat16* const left = left_scratch.OfSize(PackedSize(count, B, P));
     Bfloat16* const right = right_scratch.OfSize(PackedSize(others.num_columns, B, P));
     PackLeft<P>(lines.Rows(line, count), left);

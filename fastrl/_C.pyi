@@ -1,5 +1,5 @@
-# What the compiled part promises; buffers/indexing.py, run/shared_memory.py and ops/recurrence.py
-# say what for.
+# What the compiled part promises; buffers/indexing.py, run/shared_memory.py, ops/recurrence.py,
+# ops/perceptrons.py and ops/adam.py say what for.
 
 from collections.abc import Sequence
 
@@ -89,3 +89,24 @@ def gru_backward(
     weight: Tensor,
     alive: Tensor,
 ) -> None: ...
+def has_tiles() -> bool: ...
+
+# The rest is there only where tiles may be.
+
+def wake_crew() -> None: ...
+def adam(
+    addresses: Sequence[int],
+    num_parameters: int,
+    eps: float,
+    beta1: float,
+    beta2: float,
+    num_threads: int,
+) -> None: ...
+
+class Perceptrons:
+    def __init__(
+        self, num_networks: int, num_rows: int, sizes: Sequence[int], have_rows: Sequence[bool]
+    ) -> None: ...
+    def forward(self, addresses: Sequence[int], num_pieces: int, num_threads: int) -> None: ...
+    def backward(self, addresses: Sequence[int], num_pieces: int, num_threads: int) -> None: ...
+    def gradients(self, addresses: Sequence[int], num_pieces: int, num_threads: int) -> None: ...

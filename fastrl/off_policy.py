@@ -7,6 +7,8 @@ is the algorithm's own file. Letters: O observation dimensions, A action dimensi
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from fractions import Fraction
 from pathlib import Path
 from typing import Any, ClassVar
@@ -106,19 +108,20 @@ class OffPolicy(Face):
         threads = config.num_threads or update_threads(
             config.per_rank_batch_size * config.num_critics, max(config.hidden_sizes)
         )
-        # Compiled kernels share the work among threads themselves; recorded ones get parts of it.
-        in_parts = self.has_parts and config.compile != "on" and self._on_cpu
-        self._num_parts, self._num_threads = (threads, 1) if in_parts else (1, threads)
-        self._crew_threads = 1
+        # Compiled kernels and those for tiles share the work among threads themselves; recorded
+        # operations get parts of it.
+        on_cpu, is_compiled = self._on_cpu, config.compile == "on"
         self._in_tiles = (
             self.has_perceptrons
-            and self._on_cpu
-            and config.compile != "on"
+            and on_cpu
+            and not is_compiled
             and config.precision == "32-true"
             and suits_tiles(config.hidden_sizes, config.per_rank_batch_size)
         )
-        if self._in_tiles:  # its operations share the work among threads themselves
-            self._num_parts, self._num_threads, self._crew_threads = 1, 1, threads
+        in_parts = self.has_parts and on_cpu and not is_compiled and not self._in_tiles
+        self._crew_threads = threads if self._in_tiles else 1
+        self._num_parts = threads if in_parts else 1
+        self._num_threads = 1 if in_parts or self._in_tiles else threads
         self._build_steps(self.replay.minibatch)
 
     @property
@@ -176,14 +179,19 @@ class OffPolicy(Face):
         before = self.num_env_steps
         self.num_env_steps += self.config.steps_per_update
         if (num_due := self.num_due) > 0:
-            precision = matmul_precision(self.config.matmul_precision)
-            threads, helpers = num_threads(self._num_threads), crew(self._crew_threads)
-            with threads, helpers, precision, timer.stage("update"):
+            with self.learning(), timer.stage("update"):
                 self._learn(num_due)
         log_every = self.config.log_every or 1
         if before // log_every == self.num_env_steps // log_every:
             return {}
         return self._take_metrics()
+
+    @contextmanager
+    def learning(self) -> Iterator[None]:
+        """Sets threads and precision of products for gradient steps."""
+        precision = matmul_precision(self.config.matmul_precision)
+        with num_threads(self._num_threads), crew(self._crew_threads), precision:
+            yield
 
     @property
     def num_due(self) -> int:

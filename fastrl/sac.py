@@ -101,9 +101,9 @@ class SAC(OffPolicy):
         config = self.config
         for network in (self.policy, self.critics, self.target_critics):
             network.in_tiles = self._in_tiles
-        noise_shape = (2, MOST_DRAWN, config.per_rank_batch_size, self.policy.num_actions)
+        noise_shape = (MOST_DRAWN, 2, config.per_rank_batch_size, self.policy.num_actions)
         self._noise = torch.zeros(noise_shape, device=self.device)
-        example = (*minibatch, *self._noise[:, 0])
+        example = (*minibatch, *self._noise[0])
         self._full_step = build(self._learn_all, example, config.compile)
         if config.policy_frequency > 1:
             self._critic_step = build(self._learn_critics, example[:-1], config.compile)
@@ -115,8 +115,8 @@ class SAC(OffPolicy):
             count = min(num_steps, MOST_DRAWN)
             num_steps -= count
             indices = self._draw_rows(count)
-            self._noise[:, :count].normal_(generator=self._step_generator)
-            for rows, *noise in zip(indices, *self._noise, strict=False):
+            self._noise[:count].normal_(generator=self._step_generator)
+            for rows, noise in zip(indices, self._noise, strict=False):
                 minibatch = self.replay.gather(rows)
                 if self._begin_step():
                     self._full_step(*minibatch, *noise)

@@ -182,17 +182,18 @@ class ReplayBuffer:
         total = self.num_rows * self.num_envs
         oldest = (self.head - self.size) % self.num_rows * self.num_envs
 
-        def rows(count: int) -> Tensor:
+        def valid_rows(count: int) -> Tensor:
             drawn = torch.randint(self.num_transitions, (count,), generator=generator)
-            return drawn.add_(oldest).remainder_(total)
+            drawn.add_(oldest).remainder_(total)
+            return drawn[valid[drawn]]
 
-        valid = self.valid.flatten()
-        indices = rows(num_batches * batch_size)
-        # A reset row follows another row of its episode, so at least half of all rows are valid.
-        while not (kept := valid[indices]).all():
-            again = (~kept).nonzero().squeeze(1)
-            indices[again] = rows(len(again))
-        return indices.view(num_batches, batch_size)
+        valid, count = self.valid.flatten(), num_batches * batch_size
+        # Some more than wanted: a reset row follows each episode. As it follows another row of its
+        # episode, at least half of all rows are valid.
+        indices = valid_rows(count + count // 8 + 16)
+        while len(indices) < count:
+            indices = torch.cat([indices, valid_rows(count)])
+        return indices[:count].view(num_batches, batch_size)
 
     def gather(self, indices: Tensor) -> Transitions:
         """Fetches the transitions of row numbers `[B]`.

@@ -10,10 +10,10 @@ HAS_TILES = False
 """Whether this processor has matrix tiles of bfloat16, and the extension serves."""
 if os.environ.get("FASTRL_NO_EXTENSION") != "1":
     try:
-        from fastrl._C import has_tiles
+        from fastrl import _C
 
-        HAS_TILES = has_tiles()
-    except ImportError:  # no extension, or one from before this was in it
+        HAS_TILES = _C.has_tiles()
+    except (AttributeError, ImportError):  # no extension, or one from before this was in it
         pass
 
 _num_threads = 1
@@ -26,9 +26,11 @@ def crew_threads() -> int:
 
 @contextmanager
 def crew(num_threads: int) -> Iterator[None]:
-    """Lets operations use this many threads in a block."""
+    """Lets operations use this many threads in a block, and wakes them for it."""
     global _num_threads
     before, _num_threads = _num_threads, num_threads
+    if HAS_TILES and num_threads > 1:
+        _C.wake_crew()
     try:
         yield
     finally:

@@ -20,7 +20,7 @@ from fastrl.ops.crew import HAS_TILES, crew_threads
 if HAS_TILES:
     from fastrl import _C
 
-_TILE = 32  # hidden layers that are no multiple of it would be filled up with zeros
+_TILE = 32  # sizes of hidden layers are multiples of it
 _FEWEST = 64  # numbers in a layer, and rows, that are worth cutting
 _NUM_PIECES = {"highest": 3, "high": 2, "medium": 1}  # torch's float32 matmul precisions
 
@@ -87,8 +87,11 @@ def _check(x: Tensor, weights: Sequence[Tensor], biases: Sequence[Tensor]) -> No
         raise ValueError("this processor has no tiles of bfloat16, or fastrl no extension")
     if len(weights) < 2 or len(biases) != len(weights):
         raise ValueError(f"expected two layers or more, got {len(weights)} and {len(biases)}")
+    if any(weight.shape[-1] % _TILE for weight in weights[:-1]):
+        sizes = [weight.shape[-1] for weight in weights[:-1]]
+        raise ValueError(f"expected hidden layers of multiples of {_TILE}, got {sizes}")
     num_networks, num_inputs = weights[0].shape[0], x.shape[-1]
-    wanted = [(x, (len(x), num_inputs))]
+    wanted: list[tuple[Tensor, tuple[int, ...]]] = [(x, (len(x), num_inputs))]
     for weight, bias in zip(weights, biases, strict=True):
         wanted.append((weight, (num_networks, num_inputs, num_inputs := weight.shape[-1])))
         wanted.append((bias, (num_networks, num_inputs)))
