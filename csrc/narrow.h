@@ -5,6 +5,7 @@
 
 #include <immintrin.h>
 
+#include <algorithm>
 #include <cstdint>
 #include <vector>
 
@@ -68,21 +69,44 @@ FASTRL_VECTOR_TARGET inline void MultiplyNarrowBack(const Matrix& d_y, const Mat
   }
 }
 
+// Sums over rows go in two steps, so that few numbers of one size are added to many of another.
+constexpr int64_t kRowsOfSum = 16;
+
 // d_w = x^T d_y, with the strides of w.
 FASTRL_VECTOR_TARGET inline void MultiplyNarrowRows(const Matrix& x, const Matrix& d_y,
                                                     const Matrix& w, float* d_w) {
   for (int64_t o = 0; o < w.num_columns; ++o) {
     for (int64_t k = 0; k < w.num_rows; k += 16) {
-      __m512 sum = _mm512_setzero_ps();
-      for (int64_t b = 0; b < x.num_rows; ++b) {
-        const __m512 factor = _mm512_set1_ps(d_y.data[b * d_y.row_stride + o]);
-        sum = _mm512_fmadd_ps(factor, _mm512_loadu_ps(x.data + b * x.row_stride + k), sum);
+      __m512 total = _mm512_setzero_ps();
+      for (int64_t first = 0; first < x.num_rows; first += kRowsOfSum) {
+        __m512 sum = _mm512_setzero_ps();
+        for (int64_t b = first; b < std::min(first + kRowsOfSum, x.num_rows); ++b) {
+          const __m512 factor = _mm512_set1_ps(d_y.data[b * d_y.row_stride + o]);
+          sum = _mm512_fmadd_ps(factor, _mm512_loadu_ps(x.data + b * x.row_stride + k), sum);
+        }
+        total = _mm512_add_ps(total, sum);
       }
       alignas(64) float values[16];
-      _mm512_store_ps(values, sum);
+      _mm512_store_ps(values, total);
       for (int64_t i = 0; i < 16; ++i)
         d_w[(k + i) * w.row_stride + o * w.column_stride] = values[i];
     }
+  }
+}
+
+// sums[K] of the rows of x[B, K], for any K.
+FASTRL_VECTOR_TARGET inline void SumRows(const Matrix& x, float* sums) {
+  for (int64_t k = 0; k < x.num_columns; k += 16) {
+    const __mmask16 lanes = FirstLanes(x.num_columns - k);
+    __m512 total = _mm512_setzero_ps();
+    for (int64_t first = 0; first < x.num_rows; first += kRowsOfSum) {
+      __m512 sum = _mm512_setzero_ps();
+      for (int64_t b = first; b < std::min(first + kRowsOfSum, x.num_rows); ++b) {
+        sum = _mm512_add_ps(sum, _mm512_maskz_loadu_ps(lanes, x.data + b * x.row_stride + k));
+      }
+      total = _mm512_add_ps(total, sum);
+    }
+    _mm512_mask_storeu_ps(sums + k, lanes, total);
   }
 }
 

@@ -152,13 +152,6 @@ void Backward(const Perceptrons& p, const float* d_outputs, const float* hidden,
   ShareRows<P>(p, first_layer, true, take);
 }
 
-__attribute__((target("avx512f"))) inline void SumRows(const Matrix& x, float* sums) {
-  std::fill_n(sums, x.num_columns, 0.0f);
-  for (int64_t r = 0; r < x.num_rows; ++r) {
-    for (int64_t n = 0; n < x.num_columns; ++n) sums[n] += x.data[r * x.row_stride + n];
-  }
-}
-
 template <int P>
 void Gradients(const Perceptrons& p, const Matrix& inputs, const float* d_outputs,
                const float* hidden, const float* d_hidden, const std::vector<float*>& d_weights,

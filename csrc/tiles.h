@@ -114,7 +114,7 @@ class Scratch {
   int64_t size_ = 0;
 };
 
-FASTRL_TILE_TARGET inline __mmask16 FirstLanes(int64_t count) {
+inline __mmask16 FirstLanes(int64_t count) {
   return static_cast<__mmask16>(count >= 16 ? 0xffff : count <= 0 ? 0 : (1 << count) - 1);
 }
 

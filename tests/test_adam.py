@@ -4,7 +4,8 @@ import pytest
 import torch
 from torch import nn
 
-from fastrl.ops.adam import adam_step, clip_by_norm
+from fastrl.ops.adam import adam_step, clip_by_norm, fused_adam_step
+from fastrl.ops.crew import crew
 
 
 def gradients_of(step: int) -> torch.Tensor:
@@ -30,6 +31,22 @@ def test_adam_equals_that_of_torch(eps):
         torch.testing.assert_close(ours, theirs.detach(), rtol=2e-5, atol=1e-6)
     assert steps.item() == 50
     assert not torch.allclose(ours, start, atol=1e-2)
+
+
+@pytest.mark.parametrize("num_parameters", [37, 100_003])
+@pytest.mark.parametrize("num_threads", [1, 2, 5])
+def test_one_pass_over_memory_equals_the_plain_step(num_parameters, num_threads):
+    generator = torch.Generator().manual_seed(1)
+    fast = [torch.zeros(num_parameters) for _ in range(3)] + [torch.zeros(())]
+    plain = [tensor.clone() for tensor in fast]
+    rate = torch.tensor(0.01)
+    for size in (1.0, 1e-4, 1e3):
+        gradient = size * torch.randn(num_parameters, generator=generator)
+        with crew(num_threads):
+            fused_adam_step(fast[0], gradient, *fast[1:], rate, 1e-8)
+        adam_step(plain[0], gradient, *plain[1:], rate, 1e-8)
+    for mine, wanted in zip(fast, plain, strict=True):
+        torch.testing.assert_close(mine, wanted, rtol=1e-4, atol=1e-6)
 
 
 def test_adam_leaves_the_gradient_alone():
