@@ -26,7 +26,7 @@ from fastrl.spaces import rows_of
 from fastrl.trainer import AgentTrainer
 
 # What a value of a wrong type or shape can raise where it is taken in.
-_MISFITS = (ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError)
+_MISFITS = (ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError)
 
 
 class Face:
@@ -187,8 +187,11 @@ class Face:
         agent = make(env or config.env_id, config.replace(**settings))
         try:
             agent.load_state_dict(learner)
+        except ValueError as error:
+            raise ValueError(f"{path}: {one_line(error)}") from error
         except _MISFITS as error:
-            raise ValueError(f"{path} holds no agent of {cls.algo}: {one_line(error)}") from error
+            words = f"the checkpoint does not fit this agent: {one_line(error)}"
+            raise ValueError(f"{path}: {words}") from error
         return agent
 
     @classmethod

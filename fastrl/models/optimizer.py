@@ -58,14 +58,15 @@ class FlatOptimizer:
         raise NotImplementedError
 
     def load_state_dict(self, state: dict[str, Tensor]) -> None:
-        """Takes a state back; ValueError if a tensor has another shape: copying may fill it."""
+        """Takes a state back; ValueError for another shape, which copying may fill with numbers."""
         for name, tensor in self.state_dict().items():
-            if state[name].shape != tensor.shape:
+            saved = state[name]
+            if not isinstance(saved, Tensor) or saved.shape != tensor.shape:
+                found = tuple(saved.shape) if isinstance(saved, Tensor) else repr(saved)
                 raise ValueError(
-                    f"the optimizer's {name} has shape {tuple(state[name].shape)}, "
-                    f"not {tuple(tensor.shape)}"
+                    f"the optimizer's {name} must have shape {tuple(tensor.shape)}, not {found}"
                 )
-            tensor.copy_(state[name])
+            tensor.copy_(saved)
 
 
 class FlatAdam(FlatOptimizer):
