@@ -93,7 +93,8 @@ std::vector<float*> ArraysAt(nb::sequence addresses) {
 }
 
 // Sizes of networks. Their arrays come as addresses, for taking tensors apart takes as long as a
-// small product; ops/perceptrons.py has seen to types, shapes and strides.
+// small product; ops/perceptrons.py has seen to types, shapes and strides. Comments name the arrays
+// in their order, perceptron.h says what they hold.
 class Perceptrons {
  public:
   Perceptrons(int64_t num_networks, int64_t num_rows, nb::sequence sizes, nb::sequence have_rows) {
@@ -106,6 +107,7 @@ class Perceptrons {
     }
   }
 
+  // x, hidden, outputs; weights; biases
   void Forward(nb::sequence addresses, int64_t num_pieces, int64_t num_threads) const {
     const std::vector<float*> at = ArraysAt(addresses);
     const size_t L = sizes_.weights.size();
@@ -115,6 +117,7 @@ class Perceptrons {
     fastrl::RunForward(p, Rows(at[0]), {at.begin() + 3 + L, at.end()}, at[1], at[2]);
   }
 
+  // d_outputs, hidden, d_hidden, d_inputs or 0; weights
   void Backward(nb::sequence addresses, int64_t num_pieces, int64_t num_threads) const {
     const std::vector<float*> at = ArraysAt(addresses);
     const fastrl::Perceptrons p = With({at.begin() + 4, at.end()}, num_pieces, num_threads);
@@ -122,6 +125,7 @@ class Perceptrons {
     fastrl::RunBackward(p, at[0], at[1], at[2], at[3]);
   }
 
+  // x, d_outputs, hidden, d_hidden; d_weights; d_biases
   void Gradients(nb::sequence addresses, int64_t num_pieces, int64_t num_threads) const {
     const std::vector<float*> at = ArraysAt(addresses);
     const auto middle = at.begin() + 4 + sizes_.weights.size();
@@ -141,8 +145,9 @@ class Perceptrons {
   fastrl::Perceptrons With(const std::vector<float*>& weights, int64_t num_pieces,
                            int64_t num_threads) const {
     fastrl::Perceptrons p = sizes_;
-    for (size_t layer = 0; layer < weights.size(); ++layer)
+    for (size_t layer = 0; layer < weights.size(); ++layer) {
       p.weights[layer].first.data = weights[layer];
+    }
     p.num_pieces = num_pieces, p.num_threads = num_threads;
     return p;
   }
@@ -150,7 +155,7 @@ class Perceptrons {
   fastrl::Perceptrons sizes_;
 };
 
-// Addresses: parameters, gradient, mean, square; step and learning rate, one number each.
+// parameters, gradient, mean, square; step and learning rate, one number each
 void Adam(nb::sequence addresses, int64_t num_parameters, double eps, double beta1, double beta2,
           int64_t num_threads) {
   if (!fastrl::HasTiles()) Refuse("this processor has no tiles of bfloat16");
