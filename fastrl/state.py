@@ -141,12 +141,26 @@ def restored_counters(restored: dict[str, Any]) -> Counters:
             raise KeyError("agent or torch_random is missing")
         if not isinstance(restored["agent"], dict):
             raise TypeError(f"its agent is {restored['agent']!r}")
-        return Counters(**restored["counters"])
+        if not isinstance(restored["torch_random"], torch.Tensor):
+            raise TypeError(f"its torch_random is {restored['torch_random']!r}")
+        counters = Counters(**restored["counters"])
+        for name, default in vars(Counters()).items():
+            if not _is_alike(value := getattr(counters, name), default):
+                raise TypeError(f"its counters.{name} is {value!r}")
+        return counters
     except (KeyError, TypeError) as error:
         reason = " ".join(str(error).split())
         raise ValueError(
             f"the newest checkpoint is not of a run of this fastrl: {reason}"
         ) from error
+
+
+def _is_alike(value: Any, default: Any) -> bool:
+    """Tells whether a value is numbers as the default is: one, a list or a dict of them."""
+    if isinstance(default, dict | list):
+        numbers = value.values() if isinstance(value, dict) else value
+        return type(value) is type(default) and all(_is_alike(number, 0) for number in numbers)
+    return isinstance(value, int | float)
 
 
 def restore_envs(envs: list[VectorEnv], buffer: RolloutBuffer, restored: dict[str, Any]) -> None:

@@ -196,7 +196,9 @@ def test_truncated_checkpoint_is_answered_in_one_line(run, killed_run, capsys):
     assert "is cut short" in answer(capsys, "--resume", str(killed_run))
 
 
-@pytest.mark.parametrize("kind", ["pickle", "text", "other state", "other agent"])
+@pytest.mark.parametrize(
+    "kind", ["pickle", "text", "other state", "other agent", "episodes", "recent_returns"]
+)
 def test_foreign_checkpoint_is_answered_in_one_line(killed_run, capsys, kind):
     path = killed_run / "checkpoints" / "last.pt"
     if kind == "pickle":
@@ -208,6 +210,11 @@ def test_foreign_checkpoint_is_answered_in_one_line(killed_run, capsys, kind):
     elif kind == "other agent":
         state = {"counters": {"env_steps": 1}, "agent": 3, "torch_random": 0}
         save_checkpoint(path, state)
+    elif kind in ("episodes", "recent_returns"):  # counters of a wrong type
+        import torch
+
+        counters = {"env_steps": 1, kind: {"a": 1}}
+        save_checkpoint(path, {"counters": counters, "agent": {}, "torch_random": torch.zeros(1)})
     else:
         save_checkpoint(path, {"counters": {"env_steps": 1, "surprises": 2}})
     assert "checkpoint" in answer(capsys, "--resume", str(killed_run))
