@@ -14,8 +14,7 @@
 
 namespace fastrl {
 
-#pragma GCC diagnostic push
-#pragma GCC diagnostic ignored "-Wuninitialized"
+FASTRL_QUIET_INTRINSICS
 
 struct AdamStep {
   float *parameters, *mean, *square;
@@ -29,7 +28,7 @@ struct AdamStep {
     const auto scale = static_cast<float>(1 / std::sqrt(1 - std::pow(beta2, step)));
     const auto decay = static_cast<float>(beta2), small = static_cast<float>(eps);
     for (int64_t i = begin; i < end; i += 16) {
-      const auto lanes = static_cast<__mmask16>(end - i >= 16 ? 0xffff : (1 << (end - i)) - 1);
+      const __mmask16 lanes = tiles::FirstLanes(end - i);
       const __m512 g = _mm512_maskz_loadu_ps(lanes, gradient + i);
       __m512 m = _mm512_maskz_loadu_ps(lanes, mean + i);
       __m512 v = _mm512_maskz_loadu_ps(lanes, square + i);
@@ -47,15 +46,14 @@ struct AdamStep {
   }
 
   void Run(int64_t num_parameters, int64_t num_threads) const {
-    const int64_t num_parts = std::max<int64_t>(num_threads, 1);
-    const int64_t size = tiles::RoundUp((num_parameters + num_parts - 1) / num_parts);
-    Crew::Share(num_parts, num_threads, [&](int64_t part) {
+    const int64_t size = tiles::RoundUp((num_parameters + num_threads - 1) / num_threads);
+    Crew::Share(num_threads, num_threads, [&](int64_t part) {
       Update(part * size, std::min((part + 1) * size, num_parameters));
     });
   }
 };
 
-#pragma GCC diagnostic pop
+FASTRL_LOUD_AGAIN
 
 }  // namespace fastrl
 

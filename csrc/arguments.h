@@ -118,7 +118,7 @@ nb::ndarray<nb::pytorch, Scalar> NewTensor(size_t count, std::initializer_list<s
   return nb::ndarray<nb::pytorch, Scalar>(values, shape, owner);
 }
 
-uint64_t ImportSeed(handle seed) {
+[[maybe_unused]] uint64_t ImportSeed(handle seed) {
   const nb::object integer = nb::steal(PyNumber_Index(seed.ptr()));
   if (!integer.is_valid()) throw nb::python_error();
   const uint64_t value = PyLong_AsUnsignedLongLong(integer.ptr());
@@ -132,7 +132,7 @@ float* Floats(handle object, const char* name, int64_t rows, int64_t columns) {
   return Data<float>(ImportAs<Output>(object, name, kFloat32, {rows, columns}));
 }
 
-fastrl::ObsKind KindOf(const Output& obs) {
+[[maybe_unused]] fastrl::ObsKind KindOf(const Output& obs) {
   const DType dtype = obs.dtype();
   if (dtype == kFloat32) return fastrl::ObsKind::kFloat32;
   if (dtype == kFloat64) return fastrl::ObsKind::kFloat64;

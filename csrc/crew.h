@@ -14,6 +14,7 @@
 #include <condition_variable>
 #include <cstdint>
 #include <mutex>
+#include <system_error>
 #include <thread>
 
 namespace fastrl {
@@ -21,24 +22,26 @@ namespace fastrl {
 class Crew {
  public:
   // Calls work(item) for the items 0 to num_items - 1, on up to num_threads threads, this one among
-  // them. Item i is first offered to thread i modulo num_threads, whose caches may know it from the
-  // piece of work before. Work that throws in another thread ends the process.
+  // them. Work that throws ends the process. Items are dealt in groups, 64 at most; group g is
+  // first offered to thread g modulo num_threads, whose caches may know it from the piece of work
+  // before.
   template <typename Work>
   static void Share(int64_t num_items, int64_t num_threads, const Work& work) {
+    const auto work_alone = [&] {
+      for (int64_t item = 0; item < num_items; ++item) work(item);
+    };
+    if (num_threads <= 1 || num_items <= 1) return work_alone();
+    Crew& crew = OfThisProcess();
+    const std::unique_lock<std::mutex> lock(crew.in_use_, std::try_to_lock);
+    if (!lock.owns_lock()) return work_alone();
     const int64_t num_groups = std::min<int64_t>(num_items, kMostGroups);
     const auto work_on_group = [&](int64_t group) {
       for (int64_t item = group; item < num_items; item += num_groups) work(item);
     };
-    Crew& crew = OfThisProcess();
-    const std::unique_lock<std::mutex> lock(crew.in_use_, std::try_to_lock);
-    if (num_threads <= 1 || num_items <= 1 || !lock.owns_lock()) {
-      for (int64_t item = 0; item < num_items; ++item) work(item);
-      return;
-    }
-    using Work_ = decltype(work_on_group);
+    using GroupWork = decltype(work_on_group);
     crew.Run(
         num_groups, num_threads,
-        [](const void* what, int64_t group) { (*static_cast<const Work_*>(what))(group); },
+        [](const void* what, int64_t group) { (*static_cast<const GroupWork*>(what))(group); },
         &work_on_group);
   }
 
@@ -68,8 +71,11 @@ class Crew {
   }
 
   void Run(int64_t num_groups, int64_t num_threads, Call call, const void* what) {
-    for (; num_helpers_ < num_threads - 1; ++num_helpers_) {
-      std::thread([this, index = num_helpers_ + 1] { Help(index); }).detach();
+    try {
+      for (; num_helpers_ < num_threads - 1; ++num_helpers_) {
+        std::thread([this, index = num_helpers_ + 1] { Help(index); }).detach();
+      }
+    } catch (const std::system_error&) {  // no more threads are to be had
     }
     call_ = call;
     what_ = what;
@@ -82,11 +88,17 @@ class Crew {
     }
     while (WorkOnOne(0)) {
     }
-    while (num_unfinished_.load(std::memory_order_acquire) > 0) Pause();
+    for (int64_t i = 0; num_unfinished_.load(std::memory_order_acquire) > 0; ++i) {
+      if (i < kMostPauses) {
+        __builtin_ia32_pause();
+      } else {
+        std::this_thread::yield();  // whoever has the group may want this core
+      }
+    }
   }
 
   // Takes a group and works on it; false if there is none for this thread.
-  bool WorkOnOne(int64_t thread) {
+  bool WorkOnOne(int64_t thread) noexcept {
     uint64_t open = open_.load(std::memory_order_acquire);
     int group = 0;
     do {
@@ -114,26 +126,22 @@ class Crew {
         end = Clock::now() + kPatience;
         continue;
       }
-      Pause();
+      __builtin_ia32_pause();
       if (Clock::now() < end) continue;
       std::unique_lock<std::mutex> lock(sleep_);
       ++num_asleep_;
       const int64_t num_calls = num_calls_;
-      wake_.wait(lock, [&] { return open_.load() != 0 || num_calls_ != num_calls; });
+      wake_.wait(lock, [&] {
+        const bool is_wanted = thread < num_threads_.load(std::memory_order_relaxed);
+        return is_wanted && (open_.load() != 0 || num_calls_ != num_calls);
+      });
       --num_asleep_;
       end = Clock::now() + kPatience;
     }
   }
 
-  static void Pause() {
-#if defined(__x86_64__)
-    __builtin_ia32_pause();
-#else
-    std::this_thread::yield();
-#endif
-  }
-
   static constexpr std::chrono::microseconds kPatience{200};
+  static constexpr int64_t kMostPauses = 1000;
   static constexpr int64_t kMostGroups = 64;  // bits of `open_`
 
   std::mutex in_use_;  // by one caller at a time

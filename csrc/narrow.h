@@ -15,8 +15,7 @@ namespace fastrl {
 namespace tiles {
 
 #define FASTRL_VECTOR_TARGET __attribute__((target("avx512f")))
-#pragma GCC diagnostic push
-#pragma GCC diagnostic ignored "-Wuninitialized"
+FASTRL_QUIET_INTRINSICS
 
 inline bool IsNarrow(int64_t num_columns) { return num_columns <= 8; }
 
@@ -110,7 +109,7 @@ FASTRL_VECTOR_TARGET inline void SumRows(const Matrix& x, float* sums) {
   }
 }
 
-#pragma GCC diagnostic pop
+FASTRL_LOUD_AGAIN
 #undef FASTRL_VECTOR_TARGET
 
 }  // namespace tiles

@@ -51,14 +51,13 @@ struct Perceptrons {
     for (int64_t l = 0; l < layer; ++l) at += num_networks * num_rows * num_outputs(l);
     return at;
   }
-  int64_t HiddenSize() const { return HiddenAt(num_layers() - 1, 0); }
 };
 
 namespace tiles {
 
 constexpr int64_t kLinesAtOnce = 64;  // rows that go through all layers together
 
-// As many threads share the lines of a network as it has for itself: returns how many lines each.
+// Threads are divided among networks: returns how many lines of a network each takes.
 inline int64_t LinesOfThread(const Perceptrons& p, int64_t num_lines) {
   const int64_t num_parts = (p.num_threads + p.num_networks - 1) / p.num_networks;
   return std::max(kLinesAtOnce, RoundUp((num_lines + num_parts - 1) / num_parts));
@@ -82,8 +81,9 @@ void ShareRows(const Perceptrons& p, int64_t first_layer, bool are_transposed, c
     const int64_t end = std::min(begin + per_part, p.num_rows);
     std::vector<int64_t> offsets = {0};
     for (int64_t layer = 0; layer < p.num_layers(); ++layer) {
+      const bool is_packed = layer >= first_layer && !p.IsNarrow(layer);
       const int64_t size = PackedSize(p.num_inputs(layer), p.num_outputs(layer), P);
-      offsets.push_back(offsets.back() + (layer < first_layer ? 0 : size));
+      offsets.push_back(offsets.back() + (is_packed ? size : 0));
     }
     Bfloat16* const memory = scratch.OfSize(offsets.back());
     std::vector<const Bfloat16*> packed;

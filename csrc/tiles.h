@@ -5,7 +5,8 @@
 // nine products of the pieces of two numbers six reach into the 24 bits; tiles add them up in
 // float32. The result is as exact as float32 arithmetic, in half its time. Two pieces and three
 // products make 16 bits, one piece is a product in bfloat16: torch's matmul precisions "highest",
-// "high" and "medium". Numbers below 1e-33 lose bits, as bfloat16 has none for their lower pieces.
+// "high" and "medium". Numbers below 1e-33 lose bits, as bfloat16 has none for their
+// lower pieces; infinity, and what lies within a thousandth of it, becomes NaN.
 //
 // Letters: c[M, N] = a[M, K] b[K, N], P pieces.
 
@@ -66,12 +67,18 @@ inline bool HasTiles() {
   return has_tiles;
 }
 
-// Of GCC 12, whose own intrinsics leave alone what they then do not use.
-#pragma GCC diagnostic push
-#pragma GCC diagnostic ignored "-Wuninitialized"
-#if !defined(__clang__)
-#pragma GCC diagnostic ignored "-Wmaybe-uninitialized"
+// The intrinsics of GCC 12 warn of what they leave alone and then do not use.
+#if defined(__clang__)
+#define FASTRL_QUIET_INTRINSICS
+#define FASTRL_LOUD_AGAIN
+#else
+#define FASTRL_QUIET_INTRINSICS                                                        \
+  _Pragma("GCC diagnostic push") _Pragma("GCC diagnostic ignored \"-Wuninitialized\"") \
+      _Pragma("GCC diagnostic ignored \"-Wmaybe-uninitialized\"")
+#define FASTRL_LOUD_AGAIN _Pragma("GCC diagnostic pop")
 #endif
+
+FASTRL_QUIET_INTRINSICS
 
 #define FASTRL_TILE_TARGET \
   __attribute__((target("amx-tile,amx-bf16,avx512f,avx512bw,avx512vl,avx512bf16")))
@@ -283,20 +290,24 @@ FASTRL_TILE_TARGET inline void Store(const float* block, int64_t m, int64_t n, i
   }
 }
 
+// All tiles have 16 rows of 64 bytes.
+struct alignas(64) Shapes {
+  uint8_t palette = 1, start_row = 0, reserved[14] = {};
+  uint16_t row_bytes[16] = {64, 64, 64, 64, 64, 64, 64, 64};
+  uint8_t rows[16] = {16, 16, 16, 16, 16, 16, 16, 16};
+};
+inline constexpr Shapes kShapes{};
+
 // Multiplies factors that are cut.
 template <int P>
 FASTRL_TILE_TARGET void Multiply(const Bfloat16* a, const Bfloat16* b, int64_t M, int64_t N,
                                  int64_t K, const Target& target) {
-  struct alignas(64) {
-    uint8_t palette = 1, start_row = 0, reserved[14] = {};
-    uint16_t row_bytes[16] = {64, 64, 64, 64, 64, 64, 64, 64};
-    uint8_t rows[16] = {16, 16, 16, 16, 16, 16, 16, 16};
-  } shapes;
   // While tiles work on a block, vectors store the one before.
   alignas(64) float blocks[2][kBlock * kBlock];
   const int64_t depth = RoundUp(K) * P;
   int64_t last_m = 0, last_n = 0, count = 0;
-  _tile_loadconfig(&shapes);
+  _tile_loadconfig(&kShapes);
+  asm volatile("" ::: "memory");  // factors are in memory before tiles load them
   for (int64_t m = 0; m < M; m += kBlock) {
     for (int64_t n = 0; n < N; n += kBlock, ++count) {
       MultiplyBlock<P>(a + m * depth, b + n * depth, RoundUp(K), blocks[count % 2]);
@@ -312,7 +323,7 @@ FASTRL_TILE_TARGET void Multiply(const Bfloat16* a, const Bfloat16* b, int64_t M
 }  // namespace tiles
 
 #undef FASTRL_TILE_TARGET
-#pragma GCC diagnostic pop
+FASTRL_LOUD_AGAIN
 
 #else
 

@@ -49,6 +49,17 @@ def test_one_pass_over_memory_equals_the_plain_step(num_parameters, num_threads)
         torch.testing.assert_close(mine, wanted, rtol=1e-4, atol=1e-6)
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("rate_dtype", [torch.float32, torch.float64])
+def test_one_pass_over_memory_takes_other_types(dtype, rate_dtype):
+    gradient = torch.randn(100_000, generator=torch.Generator().manual_seed(1), dtype=dtype)
+    fast = [torch.zeros_like(gradient) for _ in range(3)] + [torch.zeros(())]
+    plain = [tensor.clone() for tensor in fast]
+    fused_adam_step(fast[0], gradient, *fast[1:], torch.tensor(0.01, dtype=rate_dtype), 1e-8)
+    adam_step(plain[0], gradient, *plain[1:], torch.tensor(0.01), 1e-8)
+    torch.testing.assert_close(fast[0], plain[0], rtol=1e-4, atol=1e-6)
+
+
 def test_adam_leaves_the_gradient_alone():
     gradient = gradients_of(0)
     rate = torch.tensor(0.1)

@@ -49,7 +49,7 @@ def run(network: Network, x: Tensor, parameters: list[Tensor]) -> list[Tensor]:
     """Returns outputs, and gradients of rows and parameters."""
     middle = len(parameters) // 2
     y = network(x, parameters[:middle], parameters[middle:])
-    loss = (y * torch.linspace(-1, 1, y.numel()).view_as(y)).sum()
+    loss = (y * torch.linspace(0.5, 1, y.numel()).view_as(y)).sum()
     return [y.detach(), *torch.autograd.grad(loss, [x, *parameters])]
 
 
@@ -162,6 +162,19 @@ def test_what_does_not_fit_is_refused(change, said):
     x, parameters = make((1, 64, (10, 64, 64, 1), False))
     with pytest.raises(ValueError, match=said):
         perceptrons(*change(x, parameters[:3], parameters[3:]))
+
+
+def test_a_second_derivative_is_refused():
+    x, parameters = make((1, 64, (10, 64, 64, 1), False))
+    y = perceptrons(x, parameters[:3], parameters[3:]).square().sum()
+    (gradient,) = torch.autograd.grad(y, x, create_graph=True)
+    with pytest.raises(RuntimeError, match="once_differentiable"):
+        gradient.sum().backward()
+
+
+def test_a_crew_has_at_least_one_thread():
+    with pytest.raises(ValueError, match="num_threads=0"), crew(0):
+        pass
 
 
 def test_only_networks_that_gain_go_through_tiles():

@@ -182,14 +182,15 @@ class ReplayBuffer:
         total = self.num_rows * self.num_envs
         oldest = (self.head - self.size) % self.num_rows * self.num_envs
 
+        valid, count = self.valid.flatten(), num_batches * batch_size
+
         def valid_rows(count: int) -> Tensor:
             drawn = torch.randint(self.num_transitions, (count,), generator=generator)
             drawn.add_(oldest).remainder_(total)
             return drawn[valid[drawn]]
 
-        valid, count = self.valid.flatten(), num_batches * batch_size
-        # Some more than wanted: a reset row follows each episode. As it follows another row of its
-        # episode, at least half of all rows are valid.
+        # Some more than wanted: a reset row follows each episode. Of two rows of an environment
+        # that follow each other one is valid, so this comes to an end.
         indices = valid_rows(count + count // 8 + 16)
         while len(indices) < count:
             indices = torch.cat([indices, valid_rows(count)])

@@ -98,7 +98,10 @@ def flatten_parameters(module: nn.Module) -> Tensor:
 
 
 def flatten_gradients(gradients: Sequence[Tensor], parameters: Sequence[Tensor]) -> Tensor:
-    """Gradients of `parameters` as one vector `[P]`, in the order of `flatten_parameters`."""
+    """Gradients of `parameters` as one vector `[P]`, in the order of `flatten_parameters`.
+
+    Where they already lie like that in one block of memory, the vector is a view of them.
+    """
     pairs = zip(gradients, parameters, strict=True)
     pieces = [_in_memory_order(gradient, parameter) for gradient, parameter in pairs]
     end, are_one = pieces[0].data_ptr(), True

@@ -26,7 +26,15 @@ def crew_threads() -> int:
 
 @contextmanager
 def crew(num_threads: int) -> Iterator[None]:
-    """Lets operations use this many threads in a block, and wakes them for it."""
+    """Lets operations use this many threads in a block, and wakes them for it.
+
+    The number holds for the whole process: blocks of several Python threads must not interleave.
+
+    Raises:
+        ValueError: there is not even one.
+    """
+    if num_threads < 1:
+        raise ValueError(f"num_threads={num_threads} must be at least 1")
     global _num_threads
     before, _num_threads = _num_threads, num_threads
     if HAS_TILES and num_threads > 1:

@@ -10,10 +10,12 @@ Letters: E networks, B rows, D inputs, K and N inputs and outputs of a layer, O 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import lru_cache
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
 from fastrl.ops.crew import HAS_TILES, crew_threads
 
@@ -66,13 +68,15 @@ class _Perceptrons(torch.autograd.Function):
         return outputs
 
     @staticmethod
+    @once_differentiable
     def backward(ctx: Any, *gradients: Tensor) -> Any:
         x, hidden, *weights = ctx.saved_tensors
         d_outputs, has_d_x = gradients[0].contiguous(), ctx.needs_input_grad[0]
         d_hidden, d_x = torch.ops.fastrl.perceptrons_backward(weights, d_outputs, hidden, has_d_x)
-        # Two operations: who asks for one of them alone need not pay for the other.
-        known = x, weights, d_outputs, hidden, d_hidden
-        d_parameters = torch.ops.fastrl.perceptrons_gradients(*known)
+        d_parameters = [None] * (2 * len(weights))
+        if any(ctx.needs_input_grad[1:]):  # a recording leaves it out where nobody asks
+            known = x, weights, d_outputs, hidden, d_hidden
+            d_parameters = torch.ops.fastrl.perceptrons_gradients(*known)
         return d_x.sum(0) if has_d_x else None, *d_parameters
 
 
@@ -109,17 +113,17 @@ def _how() -> tuple[int, int]:
     return _NUM_PIECES[torch.get_float32_matmul_precision()], crew_threads()
 
 
-_made: dict[Any, Any] = {}
-
-
 def _networks(num_rows: int, weights: list[Tensor]) -> Any:
     """Returns the extension's networks of these sizes."""
-    key = (num_rows, *[(weight.shape, weight.stride()) for weight in weights])
-    if key not in _made:
-        sizes = [weight.shape[1] for weight in weights] + [weights[-1].shape[2]]
-        have_rows = [weight[0].is_contiguous() for weight in weights]
-        _made[key] = _C.Perceptrons(weights[0].shape[0], num_rows, sizes, have_rows)
-    return _made[key]
+    return _networks_of(num_rows, *[(weight.shape, weight.stride()) for weight in weights])
+
+
+@lru_cache
+def _networks_of(num_rows: int, *layers: tuple[torch.Size, tuple[int, ...]]) -> Any:
+    shapes = [shape for shape, _ in layers]
+    sizes = [*[shape[1] for shape in shapes], shapes[-1][2]]
+    have_rows = [stride[2] == 1 for _, stride in layers]
+    return _C.Perceptrons(shapes[0][0], num_rows, sizes, have_rows)
 
 
 def _addresses(*tensors: Tensor) -> list[int]:

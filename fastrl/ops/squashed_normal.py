@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 
 LOG_STD_MIN, LOG_STD_MAX = -5.0, 2.0
 
@@ -17,7 +18,7 @@ def squashed_normal(outputs: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
     Args:
         outputs: of a network: means, and logarithms of standard deviations, which are clamped to
             [-5, 2]; float `[B, 2 * A]`.
-        noise: standard normal, `[B, A]`.
+        noise: standard normal, `[B, A]`; no gradient goes to it.
 
     Returns:
         Actions in [-1, 1], `[B, A]`, and log pi(a|s), `[B]`, in nats.
@@ -58,6 +59,7 @@ class _SquashedNormal(torch.autograd.Function):
         return actions, constant - terms.sum(1)
 
     @staticmethod
+    @once_differentiable
     def backward(ctx: Any, *gradients: Tensor) -> Any:
         d_actions, d_log_probs = gradients
         actions, std, noise, log_std, wanted_log_std = ctx.saved_tensors
