@@ -8,7 +8,7 @@ from torch import Tensor
 from fastrl.ops.crew import HAS_TILES, crew_threads
 
 if HAS_TILES:
-    from fastrl import _C
+    from fastrl._C import adam
 
 
 def clip_by_norm(gradient: Tensor, max_norm: float) -> Tensor:
@@ -77,7 +77,7 @@ def _fused_adam(
     vectors = parameters, gradient, mean, square
     if _suits_crew(vectors, (step, learning_rate)):
         addresses = [tensor.data_ptr() for tensor in (*vectors, step, learning_rate)]
-        _C.adam(addresses, parameters.numel(), eps, beta1, beta2, crew_threads())
+        adam(addresses, parameters.numel(), eps, beta1, beta2, crew_threads())
         return
     torch.ops.aten._fused_adam_(
         [parameters],

@@ -10,11 +10,13 @@ HAS_TILES = False
 """Whether this processor has matrix tiles of bfloat16, and the extension serves."""
 if os.environ.get("FASTRL_NO_EXTENSION") != "1":
     try:
-        from fastrl import _C
+        from fastrl._C import has_tiles
 
-        HAS_TILES = _C.has_tiles()
-    except (AttributeError, ImportError):  # no extension, or one from before this was in it
+        HAS_TILES = has_tiles()
+    except ImportError:  # no extension, or one from before this was in it
         pass
+if HAS_TILES:
+    from fastrl._C import wake_crew
 
 _num_threads = 1
 
@@ -38,7 +40,7 @@ def crew(num_threads: int) -> Iterator[None]:
     global _num_threads
     before, _num_threads = _num_threads, num_threads
     if HAS_TILES and num_threads > 1:
-        _C.wake_crew()
+        wake_crew()
     try:
         yield
     finally:

@@ -20,7 +20,7 @@ from torch.autograd.function import once_differentiable
 from fastrl.ops.crew import HAS_TILES, crew_threads
 
 if HAS_TILES:
-    from fastrl import _C
+    from fastrl._C import Perceptrons
 
 _TILE = 32  # sizes of hidden layers are multiples of it
 _FEWEST = 64  # numbers in a layer, and rows, that are worth cutting
@@ -123,7 +123,7 @@ def _networks_of(num_rows: int, *layers: tuple[torch.Size, tuple[int, ...]]) -> 
     shapes = [shape for shape, _ in layers]
     sizes = [*[shape[1] for shape in shapes], shapes[-1][2]]
     have_rows = [stride[2] == 1 for _, stride in layers]
-    return _C.Perceptrons(shapes[0][0], num_rows, sizes, have_rows)
+    return Perceptrons(shapes[0][0], num_rows, sizes, have_rows)
 
 
 def _addresses(*tensors: Tensor) -> list[int]:
