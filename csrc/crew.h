@@ -132,8 +132,8 @@ class Crew {
       ++num_asleep_;
       const int64_t num_calls = num_calls_;
       wake_.wait(lock, [&] {
-        const bool is_wanted = thread < num_threads_.load(std::memory_order_relaxed);
-        return is_wanted && (open_.load() != 0 || num_calls_ != num_calls);
+        const bool has_work = open_.load() != 0 || num_calls_ != num_calls;
+        return has_work && thread < num_threads_.load(std::memory_order_relaxed);
       });
       --num_asleep_;
       end = Clock::now() + kPatience;

@@ -108,20 +108,23 @@ class OffPolicy(Face):
         threads = config.num_threads or update_threads(
             config.per_rank_batch_size * config.num_critics, max(config.hidden_sizes)
         )
-        # Compiled kernels and those for tiles share the work among threads themselves; recorded
-        # operations get parts of it.
-        on_cpu, is_compiled = self._on_cpu, config.compile == "on"
+        is_compiled = config.compile == "on"
         self._in_tiles = (
             self.has_perceptrons
-            and on_cpu
+            and self._on_cpu
             and not is_compiled
             and config.precision == "32-true"
             and suits_tiles(config.hidden_sizes, config.per_rank_batch_size)
         )
-        in_parts = self.has_parts and on_cpu and not is_compiled and not self._in_tiles
-        self._crew_threads = threads if self._in_tiles else 1
-        self._num_parts = threads if in_parts else 1
-        self._num_threads = 1 if in_parts or self._in_tiles else threads
+        # Operations in tiles and compiled kernels share the work among threads themselves; recorded
+        # operations get parts of it.
+        self._num_parts = self._num_threads = self._crew_threads = 1
+        if self._in_tiles:
+            self._crew_threads = threads
+        elif self.has_parts and self._on_cpu and not is_compiled:
+            self._num_parts = threads
+        else:
+            self._num_threads = threads
         self._build_steps(self.replay.minibatch)
 
     @property

@@ -189,8 +189,8 @@ class ReplayBuffer:
             drawn.add_(oldest).remainder_(total)
             return drawn[valid[drawn]]
 
-        # Some more than wanted: a reset row follows each episode. Of two rows of an environment
-        # that follow each other one is valid, so this comes to an end.
+        # Some more than wanted: a reset row follows each episode. One of the newest two rows of an
+        # environment is valid, so this comes to an end.
         indices = valid_rows(count + count // 8 + 16)
         while len(indices) < count:
             indices = torch.cat([indices, valid_rows(count)])

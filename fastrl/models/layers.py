@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from itertools import accumulate
 from typing import Any
 
 import torch
@@ -104,18 +105,14 @@ def flatten_gradients(gradients: Sequence[Tensor], parameters: Sequence[Tensor])
     """
     pairs = zip(gradients, parameters, strict=True)
     pieces = [_in_memory_order(gradient, parameter) for gradient, parameter in pairs]
-    end, are_one = pieces[0].data_ptr(), True
-    for piece in pieces:
-        are_one &= piece.is_contiguous() and piece.data_ptr() == end
-        end += piece.numel() * piece.element_size()
-    if are_one and all(_memory(piece) == _memory(pieces[0]) for piece in pieces):
-        # They were made in this order, in one block.
+    starts = accumulate((piece.numel() for piece in pieces), initial=pieces[0].storage_offset())
+    are_in_order = all(
+        piece.is_contiguous() and piece.storage_offset() == start
+        for piece, start in zip(pieces, starts, strict=False)
+    )
+    if are_in_order and len({piece.untyped_storage().data_ptr() for piece in pieces}) == 1:
         return pieces[0].as_strided((sum(piece.numel() for piece in pieces),), (1,))
     return torch.cat([piece.reshape(-1) for piece in pieces])
-
-
-def _memory(tensor: Tensor) -> int:
-    return tensor.untyped_storage().data_ptr()
 
 
 def _in_memory_order(tensor: Tensor, like: Tensor) -> Tensor:

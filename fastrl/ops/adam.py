@@ -123,7 +123,9 @@ def fused_adam_step(
     beta1: float = 0.9,
     beta2: float = 0.999,
 ) -> None:
-    """`adam_step` in one pass over memory; equal up to rounding, in a quarter of the time.
+    """`adam_step` in one pass over memory; equal up to rounding.
+
+    For 140,000 parameters on one thread it takes 0.4 of the time, in the extension 0.3.
 
     Arguments as of `adam_step`. The kernel is that of `torch.optim.Adam(fused=True)`; for large
     vectors on a processor with tiles it is the extension's, shared among threads.

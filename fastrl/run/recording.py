@@ -304,7 +304,7 @@ def _is_alias(func: Any) -> bool:
 
 # These only return other strides over their argument's memory.
 _VIEWS = {getattr(torch.ops.aten, name).default for name in ("t", "view", "permute", "unsqueeze")}
-_VIEWS.add(torch.ops.aten.squeeze.dim)
+_VIEWS |= {torch.ops.aten.squeeze.dim}
 # Tracing knows no list of booleans. What Python costs is nothing beside these operations.
 _UNTRACEABLE = {torch.ops.aten.convolution_backward.default}
 _ARITHMETIC = {
