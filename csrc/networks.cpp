@@ -107,7 +107,7 @@ class Perceptrons {
     }
   }
 
-  // x, hidden, outputs; weights; biases
+  // x, hidden or 0, outputs; weights; biases
   void Forward(nb::sequence addresses, int64_t num_pieces, int64_t num_threads) const {
     const std::vector<float*> at = ArraysAt(addresses);
     const size_t L = sizes_.weights.size();
@@ -117,7 +117,7 @@ class Perceptrons {
     fastrl::RunForward(p, Rows(at[0]), {at.begin() + 3 + L, at.end()}, at[1], at[2]);
   }
 
-  // d_outputs, hidden, d_hidden, d_inputs or 0; weights
+  // d_outputs, hidden, d_hidden or 0, d_inputs or 0; weights
   void Backward(nb::sequence addresses, int64_t num_pieces, int64_t num_threads) const {
     const std::vector<float*> at = ArraysAt(addresses);
     const fastrl::Perceptrons p = With({at.begin() + 4, at.end()}, num_pieces, num_threads);

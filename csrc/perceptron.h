@@ -63,6 +63,16 @@ inline int64_t LinesOfThread(const Perceptrons& p, int64_t num_lines) {
   return std::max(kLinesAtOnce, RoundUp((num_lines + num_parts - 1) / num_parts));
 }
 
+// This thread's memory for what a hidden layer gives for the rows under way.
+inline float* Passing(const Perceptrons& p) {
+  thread_local Scratch<float> scratch;
+  int64_t widest = 0;
+  for (int64_t layer = 0; layer + 1 < p.num_layers(); ++layer) {
+    widest = std::max(widest, p.num_outputs(layer));
+  }
+  return scratch.OfSize(kLinesAtOnce * widest);
+}
+
 inline Matrix RowMajor(const float* data, int64_t num_rows, int64_t num_columns) {
   return {data, num_rows, num_columns, num_columns, 1};
 }
@@ -75,7 +85,7 @@ void ShareRows(const Perceptrons& p, int64_t first_layer, bool are_transposed, c
   const int64_t per_part = LinesOfThread(p, p.num_rows);
   const int64_t num_parts = (p.num_rows + per_part - 1) / per_part;
   Crew::Share(p.num_networks * num_parts, p.num_threads, [&](int64_t item) {
-    thread_local Scratch scratch;
+    thread_local Scratch<Bfloat16> scratch;
     const int64_t network = item % p.num_networks;
     const int64_t begin = item / p.num_networks * per_part;
     const int64_t end = std::min(begin + per_part, p.num_rows);
@@ -103,21 +113,20 @@ template <int P>
 void Forward(const Perceptrons& p, const Matrix& inputs, const std::vector<const float*>& biases,
              float* hidden, float* outputs) {
   const auto take = [&](int64_t network, const auto& weights, int64_t row, int64_t count) {
-    thread_local Scratch scratch;
+    thread_local Scratch<Bfloat16> scratch;
+    float* const passing = hidden ? nullptr : Passing(p);
     Matrix x = inputs.Rows(row, count);
     for (int64_t layer = 0; layer < p.num_layers(); ++layer) {
       const bool is_last = layer == p.num_layers() - 1;
       const int64_t K = p.num_inputs(layer), N = p.num_outputs(layer);
-      float* const to =
-          is_last ? outputs + network * p.num_rows * N : hidden + p.HiddenAt(layer, network);
+      float* const to = is_last  ? outputs + (network * p.num_rows + row) * N
+                        : hidden ? hidden + p.HiddenAt(layer, network) + row * N
+                                 : passing;
       const float* bias = biases[layer] + network * N;
-      if (p.IsNarrow(layer)) {
-        MultiplyNarrow(x, p.weights[layer][network], bias, to + row * N);
-        return;
-      }
+      if (p.IsNarrow(layer)) return MultiplyNarrow(x, p.weights[layer][network], bias, to);
       Bfloat16* const left = scratch.OfSize(PackedSize(count, K, P));
-      PackLeft<P>(x, left);
-      const Target target{to + row * N, N, bias, !is_last, nullptr};
+      PackLeft<P>(x, left);  // from here on rows that are passing make way
+      const Target target{to, N, bias, !is_last, nullptr};
       Multiply<P>(left, weights[layer], count, N, K, target);
       x = RowMajor(target.data, count, N);
     }
@@ -130,15 +139,16 @@ void Backward(const Perceptrons& p, const float* d_outputs, const float* hidden,
               float* d_inputs) {
   const int64_t first_layer = d_inputs ? 0 : 1;
   const auto take = [&](int64_t network, const auto& weights, int64_t row, int64_t count) {
-    thread_local Scratch scratch;
+    thread_local Scratch<Bfloat16> scratch;
+    float* const passing = d_hidden ? nullptr : Passing(p);
     const int64_t last = p.num_layers() - 1, O = p.num_outputs(last);
     Matrix d_y = RowMajor(d_outputs + (network * p.num_rows + row) * O, count, O);
     for (int64_t layer = last; layer >= first_layer; --layer) {
       const int64_t K = p.num_inputs(layer), N = p.num_outputs(layer);
       const int64_t own = layer ? p.HiddenAt(layer - 1, network) : network * p.num_rows * K;
       const int64_t at = own + row * K;
-      const Target target{(layer ? d_hidden : d_inputs) + at, K, nullptr, false,
-                          layer ? hidden + at : nullptr};
+      float* const to = !layer ? d_inputs + at : d_hidden ? d_hidden + at : passing;
+      const Target target{to, K, nullptr, false, layer ? hidden + at : nullptr};
       if (p.IsNarrow(layer)) {
         MultiplyNarrowBack(d_y, p.weights[layer][network], target.outputs, target.data);
       } else {
@@ -174,7 +184,7 @@ void Gradients(const Perceptrons& p, const Matrix& inputs, const float* d_output
     }
   }
   Crew::Share(static_cast<int64_t>(items.size()), p.num_threads, [&](int64_t index) {
-    thread_local Scratch left_scratch, right_scratch;
+    thread_local Scratch<Bfloat16> left_scratch, right_scratch;
     const auto [layer, network, line, count] = items[index];
     const int64_t K = p.num_inputs(layer), N = p.num_outputs(layer), B = p.num_rows;
     const bool is_last = layer == p.num_layers() - 1;
@@ -203,15 +213,15 @@ void Gradients(const Perceptrons& p, const Matrix& inputs, const float* d_output
   if (p.num_pieces == 2) return tiles::NAME<2>(p, __VA_ARGS__); \
   tiles::NAME<3>(p, __VA_ARGS__)
 
-// Takes inputs [B, D] through all networks: hidden layers' outputs, and outputs [E, B, O]. Biases
-// are [E, N].
+// Takes inputs [B, D] through all networks: hidden layers' outputs, which are kept unless `hidden` is
+// null, and outputs [E, B, O]. Biases are [E, N].
 inline void RunForward(const Perceptrons& p, const Matrix& inputs,
                        const std::vector<const float*>& biases, float* hidden, float* outputs) {
   FASTRL_WITH_PIECES(Forward, inputs, biases, hidden, outputs);
 }
 
-// Takes gradients of outputs [E, B, O] back: to what hidden layers sum up before their ReLU, and to
-// the inputs, [E, B, D], unless that is null.
+// Takes gradients of outputs [E, B, O] back: to what hidden layers sum up before their ReLU, which
+// are kept unless `d_hidden` is null, and to the inputs, [E, B, D], unless that is null.
 inline void RunBackward(const Perceptrons& p, const float* d_outputs, const float* hidden,
                         float* d_hidden, float* d_inputs) {
   FASTRL_WITH_PIECES(Backward, d_outputs, hidden, d_hidden, d_inputs);

@@ -101,12 +101,13 @@ inline int64_t PackedSize(int64_t num_lines, int64_t K, int64_t num_pieces) {
 }
 
 // Memory that grows and stays.
+template <typename T>
 class Scratch {
  public:
-  Bfloat16* OfSize(int64_t count) {
+  T* OfSize(int64_t count) {
     if (count > size_) {
-      const auto bytes = static_cast<size_t>(count) * sizeof(Bfloat16);
-      memory_.reset(static_cast<Bfloat16*>(std::aligned_alloc(kRowBytes, bytes)));
+      const auto bytes = static_cast<size_t>(RoundUp(count)) * sizeof(T);
+      memory_.reset(static_cast<T*>(std::aligned_alloc(kRowBytes, bytes)));
       size_ = memory_ ? count : 0;
       if (!memory_) throw std::bad_alloc();
     }
@@ -115,9 +116,9 @@ class Scratch {
 
  private:
   struct Free {
-    void operator()(Bfloat16* memory) const { std::free(memory); }
+    void operator()(T* memory) const { std::free(memory); }
   };
-  std::unique_ptr<Bfloat16, Free> memory_;
+  std::unique_ptr<T, Free> memory_;
   int64_t size_ = 0;
 };
 

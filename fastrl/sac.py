@@ -222,7 +222,8 @@ class SAC(OffPolicy):
         batch_size = self.config.per_rank_batch_size
         with self.devices.autocast():
             actions, log_probs = self.policy.sample(obs, noise)
-            values = self._combine(self.critics(self.policy.read(obs), actions, masks))
+            inputs = self.policy.read(obs)
+            values = self._combine(self.critics(inputs, actions, masks, are_learning=False))
         alpha = self.temperature.log_alpha.detach().exp()
         policy_loss = (alpha * log_probs - values).sum() / batch_size
         gradient = self.actor_optimizer.gradient(policy_loss)

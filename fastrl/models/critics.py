@@ -61,20 +61,30 @@ class Critics(nn.Module):
         """Returns how many values the dropout masks of one pass over `num_rows` rows have."""
         return self.num_critics * num_rows * sum(self.hidden_sizes)
 
-    def forward(self, obs: Tensor, actions: Tensor, masks: Tensor | None = None) -> Tensor:
+    def forward(
+        self,
+        obs: Tensor,
+        actions: Tensor,
+        masks: Tensor | None = None,
+        are_learning: bool = True,
+    ) -> Tensor:
         """Returns Q(s, a) of every critic, `[E, B]`.
 
         Args:
             obs: `[B, O]`, as `SquashedGaussianActor.read` gives them.
             actions: `[B, A]`, scaled to [-1, 1].
             masks: dropout as factors, 0 or 1 / (1 - rate), `[num_mask_values(B)]`; None: none.
+            are_learning: False where only the actor is; some work is saved then.
         """
         num_rows = len(obs)
         x = torch.cat([obs.float(), actions], 1)
         if self.in_tiles:
             assert masks is None and not self.layer_norm, "these are not plain perceptrons"
-            biases = [bias.squeeze(1) for bias in self.biases]
-            return perceptrons(x, list(self.weights), biases).squeeze(-1)
+            weights, biases = list(self.weights), [bias.squeeze(1) for bias in self.biases]
+            if not are_learning:
+                weights = [weight.detach() for weight in weights]
+                biases = [bias.detach() for bias in biases]
+            return perceptrons(x, weights, biases).squeeze(-1)
         x = x.expand(self.num_critics, -1, -1)
         offset = 0
         for layer, size in enumerate(self.hidden_sizes):

@@ -10,10 +10,8 @@ Letters: E networks, B rows, D inputs, K and N inputs and outputs of a layer, O 
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from functools import lru_cache
-from itertools import accumulate
 from typing import Any
 
 import torch
@@ -45,7 +43,10 @@ def perceptrons(x: Tensor, weights: Sequence[Tensor], biases: Sequence[Tensor]) 
         ValueError: sizes do not fit one another, or this processor has no tiles.
     """
     _check(x, weights, biases)
-    return _Perceptrons.apply(x, *weights, *biases)  # pyright: ignore[reportReturnType]
+    tensors = (x, *weights, *biases)
+    if torch.is_grad_enabled() and any(tensor.requires_grad for tensor in tensors):
+        return _Perceptrons.apply(*tensors)  # pyright: ignore[reportReturnType]
+    return torch.ops.fastrl.perceptrons(x, list(weights), list(biases), False)[0]
 
 
 def perceptrons_plainly(x: Tensor, weights: Sequence[Tensor], biases: Sequence[Tensor]) -> Tensor:
@@ -66,20 +67,27 @@ class _Perceptrons(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, *parameters: Tensor) -> Tensor:
         weights, biases = _halves(parameters)
-        outputs, hidden = torch.ops.fastrl.perceptrons(x, weights, biases)
-        ctx.save_for_backward(x, hidden, *weights)
+        outputs, hidden = torch.ops.fastrl.perceptrons(x, weights, biases, True)
+        ctx.save_for_backward(x, hidden, *parameters)
         return outputs
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, *gradients: Tensor) -> Any:
-        x, hidden, *weights = ctx.saved_tensors
+        x, hidden, *parameters = ctx.saved_tensors
+        weights, biases = _halves(parameters)
         d_outputs, has_d_x = gradients[0].contiguous(), ctx.needs_input_grad[0]
-        d_hidden, d_x = torch.ops.fastrl.perceptrons_backward(weights, d_outputs, hidden, has_d_x)
-        d_parameters = [None] * (2 * len(weights))
-        if any(ctx.needs_input_grad[1:]):  # a recording leaves it out where nobody asks
-            known = x, weights, d_outputs, hidden, d_hidden
-            d_parameters = torch.ops.fastrl.perceptrons_gradients(*known)
+        is_learnt = any(ctx.needs_input_grad[1:])
+        d_hidden, d_x = torch.ops.fastrl.perceptrons_backward(
+            weights, d_outputs, hidden, is_learnt, has_d_x
+        )
+        d_parameters: list[Any] = [None] * len(parameters)
+        if is_learnt:
+            block = torch.ops.fastrl.perceptrons_gradients(
+                x, weights, biases, d_outputs, hidden, d_hidden
+            )
+            places = zip(parameters, _starts(parameters), strict=True)
+            d_parameters = [block.as_strided(p.shape, p.stride(), start) for p, start in places]
         return d_x.sum(0) if has_d_x else None, *d_parameters
 
 
@@ -133,79 +141,105 @@ def _addresses(*tensors: Tensor) -> list[int]:
     return [tensor.data_ptr() for tensor in tensors]
 
 
-def _forward(x: Tensor, weights: list[Tensor], biases: list[Tensor]) -> tuple[Tensor, Tensor]:
-    """Returns outputs `[E, B, O]`, and what hidden layers give, one after the other."""
-    outputs, hidden = _empty_forward(x, weights, biases)
+def _forward(
+    x: Tensor, weights: list[Tensor], biases: list[Tensor], is_kept: bool
+) -> tuple[Tensor, Tensor]:
+    """Returns outputs `[E, B, O]`, and what hidden layers give, if kept, one after the other."""
+    outputs, hidden = _empty_forward(x, weights, biases, is_kept)
     networks = _networks(x.shape[0], weights)
     networks.forward(_addresses(x, hidden, outputs, *weights, *biases), *_how())
     return outputs, hidden
 
 
-def _empty_forward(x: Tensor, weights: list[Tensor], biases: list[Tensor]) -> tuple[Tensor, Tensor]:
+def _empty_forward(
+    x: Tensor, weights: list[Tensor], biases: list[Tensor], is_kept: bool
+) -> tuple[Tensor, Tensor]:
     num_networks, num_rows = weights[0].shape[0], x.shape[0]
-    num_hidden = sum(bias.shape[1] for bias in biases[:-1])
+    num_hidden = sum(bias.shape[1] for bias in biases[:-1]) if is_kept else 0
     outputs = x.new_empty(num_networks, num_rows, biases[-1].shape[1])
-    return outputs, x.new_empty(num_networks * num_rows * num_hidden)
+    return outputs, x.new_empty(num_networks * num_rows * num_hidden)  # 0 numbers have no address
 
 
 def _backward(
-    weights: list[Tensor], d_outputs: Tensor, hidden: Tensor, has_d_x: bool
+    weights: list[Tensor], d_outputs: Tensor, hidden: Tensor, is_kept: bool, has_d_x: bool
 ) -> tuple[Tensor, Tensor]:
-    """Returns the gradients of `hidden` before its ReLU, and of x by each network, `[E, B, D]`."""
-    d_hidden, d_x = _empty_backward(weights, d_outputs, hidden, has_d_x)
+    """Returns the gradients of `hidden` before its ReLU, and of x by each network, `[E, B, D]`.
+
+    One of them that is not asked for is empty.
+    """
+    d_hidden, d_x = _empty_backward(weights, d_outputs, hidden, is_kept, has_d_x)
     networks = _networks(d_outputs.shape[1], weights)
     networks.backward(_addresses(d_outputs, hidden, d_hidden, d_x, *weights), *_how())
     return d_hidden, d_x
 
 
 def _empty_backward(
-    weights: list[Tensor], d_outputs: Tensor, hidden: Tensor, has_d_x: bool
+    weights: list[Tensor], d_outputs: Tensor, hidden: Tensor, is_kept: bool, has_d_x: bool
 ) -> tuple[Tensor, Tensor]:
-    num_rows = d_outputs.shape[1] if has_d_x else 0  # an empty tensor has no address
-    d_x = hidden.new_empty(weights[0].shape[0], num_rows, weights[0].shape[1])
-    return torch.empty_like(hidden), d_x
+    d_hidden = hidden.new_empty(hidden.numel() if is_kept else 0)
+    num_rows = d_outputs.shape[1] if has_d_x else 0
+    return d_hidden, hidden.new_empty(weights[0].shape[0], num_rows, weights[0].shape[1])
 
 
 def _gradients(
-    x: Tensor, weights: list[Tensor], d_outputs: Tensor, hidden: Tensor, d_hidden: Tensor
-) -> list[Tensor]:
-    """Returns the gradients of all weights, and of all biases, one after the other in memory."""
-    made = _empty_gradients(x, weights, d_outputs, hidden, d_hidden)
+    x: Tensor,
+    weights: list[Tensor],
+    biases: list[Tensor],
+    d_outputs: Tensor,
+    hidden: Tensor,
+    d_hidden: Tensor,
+) -> Tensor:
+    """Returns the gradients of weights and biases in one block `[P]`, each from its start on."""
+    block = _empty_gradients(x, weights, biases, d_outputs, hidden, d_hidden)
+    base, size = block.data_ptr(), block.element_size()
+    made = [base + size * start for start in _starts([*weights, *biases])]
     networks = _networks(x.shape[0], weights)
-    networks.gradients(_addresses(x, d_outputs, hidden, d_hidden, *made), *_how())
-    return made
+    networks.gradients([*_addresses(x, d_outputs, hidden, d_hidden), *made], *_how())
+    return block
 
 
 def _empty_gradients(
-    x: Tensor, weights: list[Tensor], d_outputs: Tensor, hidden: Tensor, d_hidden: Tensor
-) -> list[Tensor]:
-    # In one block, which `flatten_gradients` need not copy.
-    likes = [(weight.shape, weight.stride()) for weight in weights]
-    likes += [((weight.shape[0], weight.shape[2]), (weight.shape[2], 1)) for weight in weights]
-    starts = [0, *accumulate(math.prod(shape) for shape, _ in likes)]
-    block = x.new_empty(starts[-1])
-    pairs = zip(likes, starts, strict=False)
-    return [block.as_strided(shape, stride, start) for (shape, stride), start in pairs]
+    x: Tensor,
+    weights: list[Tensor],
+    biases: list[Tensor],
+    d_outputs: Tensor,
+    hidden: Tensor,
+    d_hidden: Tensor,
+) -> Tensor:
+    return x.new_empty(sum(tensor.numel() for tensor in (*weights, *biases)))
+
+
+def _starts(tensors: Sequence[Tensor]) -> list[int]:
+    """Returns where each tensor begins in a block of all: in the order that they have in memory.
+
+    An optimiser that keeps its parameters in one vector finds the block in the same order.
+    """
+    starts, start = [0] * len(tensors), 0
+    for index in sorted(range(len(tensors)), key=lambda i: tensors[i].storage_offset()):
+        starts[index] = start
+        start += tensors[index].numel()
+    return starts
 
 
 _LIBRARY = torch.library.Library("fastrl", "FRAGMENT")
 for _name, _schema, _kernel, _meta in (
     (
         "perceptrons",
-        "(Tensor x, Tensor[] weights, Tensor[] biases) -> (Tensor, Tensor)",
+        "(Tensor x, Tensor[] weights, Tensor[] biases, bool is_kept) -> (Tensor, Tensor)",
         _forward,
         _empty_forward,
     ),
     (
         "perceptrons_backward",
-        "(Tensor[] weights, Tensor d_outputs, Tensor hidden, bool has_d_x) -> (Tensor, Tensor)",
+        "(Tensor[] weights, Tensor d_outputs, Tensor hidden, bool is_kept, bool has_d_x)"
+        " -> (Tensor, Tensor)",
         _backward,
         _empty_backward,
     ),
     (
         "perceptrons_gradients",
-        "(Tensor x, Tensor[] weights, Tensor d_outputs, Tensor hidden, Tensor d_hidden)"
-        " -> Tensor[]",
+        "(Tensor x, Tensor[] weights, Tensor[] biases, Tensor d_outputs, Tensor hidden, "
+        "Tensor d_hidden) -> Tensor",
         _gradients,
         _empty_gradients,
     ),
