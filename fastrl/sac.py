@@ -188,7 +188,7 @@ class SAC(OffPolicy):
         loss = temporal_difference_loss(values, targets, batch_size)
         gradient = self.critic_optimizer.gradient(loss)
         with torch.no_grad():
-            mean_value = values.mean(0).sum() / batch_size
+            mean_value = values.sum() / (len(values) * batch_size)
             return gradient, torch.stack([loss.detach(), mean_value])
 
     def _learn_actor(self, *fields: Tensor) -> Tensor:

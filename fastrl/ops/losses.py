@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from fastrl.ops.moments import Moments, moments_of
 
@@ -131,4 +131,5 @@ def temporal_difference_loss(values: Tensor, targets: Tensor, batch_size: int) -
         targets: of these rows, `[R]`.
         batch_size: rows of the whole minibatch.
     """
-    return ((values - targets) ** 2).sum() / batch_size
+    targets = targets.expand_as(values)
+    return nn.functional.mse_loss(values, targets, reduction="sum") / batch_size

@@ -14,6 +14,16 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map_only
 
 from fastrl.run.cuda_graphs import CapturedGraph, Function
+from fastrl.run.operations import (
+    ARITHMETIC,
+    FACTORIES,
+    UNTRACEABLE,
+    VIEWS,
+    is_alias,
+    is_random,
+    must_stay,
+    passes_memory_on,
+)
 
 logger = logging.getLogger("fastrl")
 
@@ -31,6 +41,7 @@ class Recording(TorchDispatchMode):
         super().__init__()
         self._graph = fx.Graph()
         self._nodes: dict[int, fx.Node] = {}
+        self._results: dict[fx.Node, Tensor] = {}
         self._places: dict[tuple[Any, ...], fx.Node] = {}
         self._numbers: dict[tuple[float, torch.dtype], Tensor] = {}
         self._alive: list[Tensor] = []  # ids and places name tensors only as long as these live
@@ -55,8 +66,9 @@ class Recording(TorchDispatchMode):
             for tensor, value in self._before:
                 tensor.copy_(value)
         self._graph.output(tree_map_only(Tensor, self._node, result))
+        self._fold_constants()
         self._graph.erase_node(self._boundary)
-        self._graph.eliminate_dead_code(is_impure_node=_must_stay)
+        self._graph.eliminate_dead_code(is_impure_node=must_stay)
         # No tensor here requires a gradient, but oneDNN's LSTM asks whether its backward follows.
         targets = [str(node.target) for node in self._graph.nodes]
         self._has_grad_mode = any("mkldnn_rnn_layer" in target for target in targets)
@@ -76,13 +88,13 @@ class Recording(TorchDispatchMode):
             result = func(*args, **kwargs)
             self._name(result, self._node(args[0]))
             return result
-        if func in _VIEWS and self._is_outside(args[0]):
+        if func in VIEWS and self._is_outside(args[0]):
             # A view of a weight stays one at every call: should it be used, it is captured in the
             # weight's place.
             view = func(*args, **kwargs)
             self._alive.append(view)
             return view
-        if _is_alias(func):
+        if is_alias(func):
             result = func(*args, **kwargs)
             node = self._places.get(_place(result))
             if node is not None:  # there already is a tensor of this shape at this very place
@@ -104,7 +116,7 @@ class Recording(TorchDispatchMode):
 
     def scripted(self) -> Function:
         """Returns the graph behind TorchScript's interpreter, or Python's where that is gone."""
-        if any(node.target in _UNTRACEABLE for node in self._graph.nodes):
+        if any(node.target in UNTRACEABLE for node in self._graph.nodes):
             return self._bind(self._module)
         try:
             grad_mode = torch.set_grad_enabled(self._has_grad_mode)
@@ -199,17 +211,38 @@ class Recording(TorchDispatchMode):
         """Returns the node that made a tensor; one from outside becomes an input of the graph."""
         node = self._nodes.get(id(tensor))
         if node is None:
-            with self._graph.inserting_before(self._boundary):
-                node = self._graph.placeholder(f"captured_{len(self._captured)}")
-            self._captured.append(tensor.detach())
+            node = self._capture(tensor)
             self._captured_ids.add(id(tensor))
             self._name(tensor, node)
         return node
 
+    def _capture(self, tensor: Tensor) -> fx.Node:
+        with self._graph.inserting_before(self._boundary):
+            node = self._graph.placeholder(f"captured_{len(self._captured)}")
+        self._captured.append(tensor.detach())
+        return node
+
+    def _fold_constants(self) -> None:
+        """Takes as given what depends on no tensor from outside, such as where gradients begin."""
+        changed: set[fx.Node] = set()
+        for node in reversed(self._graph.nodes):
+            if must_stay(node) or (node in changed and passes_memory_on(node)):
+                changed.update(node.all_input_nodes)
+        constants = {self._nodes[id(number)] for number in self._numbers.values()}
+        for node in self._graph.nodes:
+            inputs = node.all_input_nodes
+            is_made = node.target in FACTORIES or (inputs and constants.issuperset(inputs))
+            if is_made and node in self._results and node not in changed and not is_random(node):
+                constants.add(node)
+        for node in self._graph.nodes:
+            is_known = node.op == "call_function" and node in constants
+            if is_known and not constants.issuperset(node.users):
+                node.replace_all_uses_with(self._capture(self._results[node].clone()))
+
     def _with_tensor_for_number(self, func: Any, args: Any, result: Any) -> tuple[Any, Any]:
         """Turns `x + 1` into `x + one`: on a CPU each call would make that tensor anew."""
         packet = func.overloadpacket
-        if packet not in _ARITHMETIC or len(args) != 2 or not isinstance(args[1], int | float):
+        if packet not in ARITHMETIC or len(args) != 2 or not isinstance(args[1], int | float):
             return func, args
         if result.device.type != "cpu" or not result.is_floating_point():
             return func, args
@@ -223,6 +256,7 @@ class Recording(TorchDispatchMode):
 
     def _name(self, tensor: Tensor, node: fx.Node) -> None:
         self._nodes[id(tensor)] = node
+        self._results.setdefault(node, tensor)
         self._places.setdefault(_place(tensor), node)
         self._alive.append(tensor)
 
@@ -295,29 +329,5 @@ def _place(tensor: Tensor) -> tuple[Any, ...]:
     return (*start, tuple(tensor.shape), tensor.stride())
 
 
-def _is_alias(func: Any) -> bool:
-    """Tells whether an operation returns one tensor over its argument's memory, changing none."""
-    schema = func._schema
-    is_one = len(schema.returns) == 1 and isinstance(schema.returns[0].type, torch.TensorType)
-    return is_one and schema.returns[0].alias_info is not None and not schema.is_mutable
-
-
-# These only return other strides over their argument's memory.
-_VIEWS = {getattr(torch.ops.aten, name).default for name in ("t", "view", "permute", "unsqueeze")}
-_VIEWS |= {torch.ops.aten.squeeze.dim}
-# Tracing knows no list of booleans. What Python costs is nothing beside these operations.
-_UNTRACEABLE = {torch.ops.aten.convolution_backward.default}
-_ARITHMETIC = {
-    getattr(torch.ops.aten, name)
-    for name in ("add", "sub", "mul", "div", "add_", "sub_", "mul_", "div_")
-}
-
-
 def _item(parts: Any, index: int) -> Any:
     return parts[index]
-
-
-def _must_stay(node: fx.Node) -> bool:
-    """Tells whether a node has an effect besides its result."""
-    schema = getattr(node.target, "_schema", None)
-    return node.op in ("placeholder", "output") or (schema is not None and schema.is_mutable)
