@@ -9,6 +9,7 @@
 #include "arguments.h"
 #include "perceptron.h"
 #include "recurrent.h"
+#include "squashed_normal.h"
 #include "tiles.h"
 
 using nb::literals::operator""_a;
@@ -155,6 +156,25 @@ class Perceptrons {
   fastrl::Perceptrons sizes_;
 };
 
+// outputs, noise, actions, log_probs
+void DrawSquashedNormal(nb::sequence addresses, int64_t num_rows, int64_t num_actions,
+                        float log_std_min, float log_std_max, int64_t num_threads) {
+  const std::vector<float*> at = ArraysAt(addresses);
+  nb::gil_scoped_release release;
+  const fastrl::SquashedNormal normal{num_rows, num_actions, log_std_min, log_std_max, at[0], at[1]};
+  normal.Draw(at[2], at[3], num_threads);
+}
+
+// outputs, noise, actions, d_actions, d_log_probs, d_outputs
+void TakeBackSquashedNormal(nb::sequence addresses, int64_t num_rows, int64_t num_actions,
+                            int64_t stride, float log_std_min, float log_std_max,
+                            int64_t num_threads) {
+  const std::vector<float*> at = ArraysAt(addresses);
+  nb::gil_scoped_release release;
+  const fastrl::SquashedNormal normal{num_rows, num_actions, log_std_min, log_std_max, at[0], at[1]};
+  normal.TakeBack(at[2], at[3], stride, at[4], at[5], num_threads);
+}
+
 // parameters, gradient, mean, square; step and learning rate, one number each
 void Adam(nb::sequence addresses, int64_t num_parameters, double eps, double beta1, double beta2,
           int64_t num_threads) {
@@ -181,6 +201,10 @@ void BindNetworks(nb::module_& m) {
   m.def("has_tiles", &fastrl::HasTiles);
 #if FASTRL_TILES
   m.def("wake_crew", &fastrl::Crew::Wake);
+  m.def("draw_squashed_normal", &DrawSquashedNormal, "addresses"_a, "num_rows"_a, "num_actions"_a,
+        "log_std_min"_a, "log_std_max"_a, "num_threads"_a);
+  m.def("take_back_squashed_normal", &TakeBackSquashedNormal, "addresses"_a, "num_rows"_a,
+        "num_actions"_a, "stride"_a, "log_std_min"_a, "log_std_max"_a, "num_threads"_a);
   m.def("adam", &Adam, "addresses"_a, "num_parameters"_a, "eps"_a, "beta1"_a, "beta2"_a,
         "num_threads"_a);
   nb::class_<Perceptrons>(m, "Perceptrons")

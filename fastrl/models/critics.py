@@ -196,7 +196,7 @@ class SquashedGaussianActor(nn.Module):
             (arXiv 1812.05905, appendix C).
         """
         outputs = self._in_tiles(obs) if self.in_tiles else self._plainly(obs)
-        return squashed_normal(outputs, noise)
+        return squashed_normal(outputs, noise, in_extension=self.in_tiles)
 
     def to_env(self, actions: Tensor) -> Tensor:
         """Brings actions from [-1, 1] to the environment's bounds."""

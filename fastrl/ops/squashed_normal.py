@@ -9,21 +9,31 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
+from fastrl.ops.crew import HAS_TILES, crew_threads
+
+if HAS_TILES:
+    from fastrl._C import draw_squashed_normal, take_back_squashed_normal
+
 LOG_STD_MIN, LOG_STD_MAX = -5.0, 2.0
 
 
-def squashed_normal(outputs: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
+def squashed_normal(
+    outputs: Tensor, noise: Tensor, in_extension: bool = False
+) -> tuple[Tensor, Tensor]:
     """Draws actions and their log-density (arXiv 1812.05905, appendix C).
 
     Args:
         outputs: of a network: means, and logarithms of standard deviations, which are clamped to
             [-5, 2]; float `[B, 2 * A]`.
         noise: standard normal, `[B, A]`; no gradient goes to it.
+        in_extension: work in one operation of the C++ extension, which takes float32 on the CPU,
+            where `ops/crew.py` has tiles; torch's operations take a few microseconds each.
 
     Returns:
         Actions in [-1, 1], `[B, A]`, and log pi(a|s), `[B]`, in nats.
     """
-    return _SquashedNormal.apply(outputs, noise)  # pyright: ignore[reportReturnType]
+    function = _InExtension if in_extension else _SquashedNormal
+    return function.apply(outputs, noise)  # pyright: ignore[reportReturnType]
 
 
 def squashed_normal_plainly(outputs: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
@@ -68,3 +78,49 @@ class _SquashedNormal(torch.autograd.Function):
         d_mean = torch.addcmul(d_u, actions, d_log_probs, value=2)
         d_log_std = (d_mean * std * noise - d_log_probs) * (log_std == wanted_log_std)
         return torch.cat([d_mean, d_log_std], 1), None
+
+
+class _InExtension(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, outputs: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
+        outputs, noise = outputs.contiguous(), noise.contiguous()
+        actions, log_probs = torch.ops.fastrl.squashed_normal(outputs, noise)
+        ctx.save_for_backward(outputs, noise, actions)
+        return actions, log_probs
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, *gradients: Tensor) -> Any:
+        d_actions, d_log_probs = gradients
+        if d_actions.stride(1) != 1:
+            d_actions = d_actions.contiguous()
+        known = (*ctx.saved_tensors, d_actions, d_log_probs.contiguous())
+        return torch.ops.fastrl.squashed_normal_backward(*known), None
+
+
+def _draw(outputs: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
+    actions, log_probs = torch.empty_like(noise), noise.new_empty(len(noise))
+    addresses = [tensor.data_ptr() for tensor in (outputs, noise, actions, log_probs)]
+    draw_squashed_normal(addresses, *noise.shape, LOG_STD_MIN, LOG_STD_MAX, crew_threads())
+    return actions, log_probs
+
+
+def _take_back(
+    outputs: Tensor, noise: Tensor, actions: Tensor, d_actions: Tensor, d_log_probs: Tensor
+) -> Tensor:
+    d_outputs = torch.empty_like(outputs)
+    tensors = (outputs, noise, actions, d_actions, d_log_probs, d_outputs)
+    addresses = [tensor.data_ptr() for tensor in tensors]
+    sizes = (*noise.shape, d_actions.stride(0))
+    take_back_squashed_normal(addresses, *sizes, LOG_STD_MIN, LOG_STD_MAX, crew_threads())
+    return d_outputs
+
+
+_LIBRARY = torch.library.Library("fastrl", "FRAGMENT")
+_LIBRARY.define("squashed_normal(Tensor outputs, Tensor noise) -> (Tensor, Tensor)")
+_LIBRARY.define(
+    "squashed_normal_backward(Tensor outputs, Tensor noise, Tensor actions, Tensor d_actions, "
+    "Tensor d_log_probs) -> Tensor"
+)
+_LIBRARY.impl("squashed_normal", _draw, "CPU")
+_LIBRARY.impl("squashed_normal_backward", _take_back, "CPU")
