@@ -213,8 +213,8 @@ void Gradients(const Perceptrons& p, const Matrix& inputs, const float* d_output
   if (p.num_pieces == 2) return tiles::NAME<2>(p, __VA_ARGS__); \
   tiles::NAME<3>(p, __VA_ARGS__)
 
-// Takes inputs [B, D] through all networks: hidden layers' outputs, which are kept unless `hidden` is
-// null, and outputs [E, B, O]. Biases are [E, N].
+// Takes inputs [B, D] through all networks: hidden layers' outputs, which are kept unless `hidden`
+// is null, and outputs [E, B, O]. Biases are [E, N].
 inline void RunForward(const Perceptrons& p, const Matrix& inputs,
                        const std::vector<const float*>& biases, float* hidden, float* outputs) {
   FASTRL_WITH_PIECES(Forward, inputs, biases, hidden, outputs);

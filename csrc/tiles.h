@@ -12,6 +12,7 @@
 
 #pragma once
 
+#include <algorithm>
 #include <cstdint>
 #include <cstdlib>
 #include <memory>
@@ -225,16 +226,25 @@ void PackRight(const Matrix& b, Bfloat16* to) {
   PackLines<P, true, true>(b.data, b.column_stride, b.num_columns, b.num_rows, to);
 }
 
-// c[32, 32] of 2 x 2 tiles of sums, each from K / 32 x P tiles of either side.
+// c[32, 32] of 2 x 2 tiles of sums, or on top of it, each from num_steps x P tiles of either side;
+// the second line of tiles lies `next` behind the first.
 template <int P>
-FASTRL_TILE_TARGET inline void MultiplyBlock(const Bfloat16* a, const Bfloat16* b, int64_t K,
+FASTRL_TILE_TARGET inline void MultiplyBlock(const Bfloat16* a, const Bfloat16* b,
+                                             int64_t num_steps, int64_t next, bool is_first,
                                              float* c) {
-  const int64_t step = P * kTileSize, next = K / kDepth * step;
-  _tile_zero(0);
-  _tile_zero(1);
-  _tile_zero(2);
-  _tile_zero(3);
-  for (int64_t k = 0; k < K; k += kDepth, a += step, b += step) {
+  constexpr int64_t kStep = P * kTileSize, kBytes = kBlock * sizeof(float);
+  if (is_first) {
+    _tile_zero(0);
+    _tile_zero(1);
+    _tile_zero(2);
+    _tile_zero(3);
+  } else {
+    _tile_loadd(0, c, kBytes);
+    _tile_loadd(1, c + kRows, kBytes);
+    _tile_loadd(2, c + kRows * kBlock, kBytes);
+    _tile_loadd(3, c + kRows * kBlock + kRows, kBytes);
+  }
+  for (int64_t k = 0; k < num_steps; ++k, a += kStep, b += kStep) {
 #define FASTRL_LOAD_A(PIECE)                          \
   _tile_loadd(4, a + (PIECE) * kTileSize, kRowBytes); \
   _tile_loadd(5, a + next + (PIECE) * kTileSize, kRowBytes);
@@ -263,7 +273,6 @@ FASTRL_TILE_TARGET inline void MultiplyBlock(const Bfloat16* a, const Bfloat16* 
 #undef FASTRL_LOAD_B
 #undef FASTRL_MULTIPLY
   }
-  constexpr int64_t kBytes = kBlock * sizeof(float);
   _tile_stored(0, c, kBytes);
   _tile_stored(1, c + kRows, kBytes);
   _tile_stored(2, c + kRows * kBlock, kBytes);
@@ -299,25 +308,38 @@ struct alignas(64) Shapes {
 };
 inline constexpr Shapes kShapes{};
 
+// Tiles of a left factor that serve a row of blocks, one after the other, are to stay in the cache
+// next to the core: of K up to kDeepest, kDepthAtOnce are taken at once. Beyond, tiles that come in
+// order from the next cache are as fast. (Products of 256 x 256 x 256: 0.85 of the time.)
+constexpr int64_t kDepthAtOnce = 128, kDeepest = 384, kBlocksAtOnce = 8;
+
 // Multiplies factors that are cut.
 template <int P>
 FASTRL_TILE_TARGET void Multiply(const Bfloat16* a, const Bfloat16* b, int64_t M, int64_t N,
                                  int64_t K, const Target& target) {
-  // While tiles work on a block, vectors store the one before.
-  alignas(64) float blocks[2][kBlock * kBlock];
-  const int64_t depth = RoundUp(K) * P;
-  int64_t last_m = 0, last_n = 0, count = 0;
+  alignas(64) float blocks[kBlocksAtOnce][kBlock * kBlock];
+  const int64_t depth = RoundUp(K), next = depth * P * kRows;
+  const int64_t depth_at_once = depth <= kDeepest ? kDepthAtOnce : depth;
   _tile_loadconfig(&kShapes);
   asm volatile("" ::: "memory");  // factors are in memory before tiles load them
   for (int64_t m = 0; m < M; m += kBlock) {
-    for (int64_t n = 0; n < N; n += kBlock, ++count) {
-      MultiplyBlock<P>(a + m * depth, b + n * depth, RoundUp(K), blocks[count % 2]);
-      if (count > 0) Store(blocks[(count - 1) % 2], last_m, last_n, M, N, target);
-      last_m = m;
-      last_n = n;
+    for (int64_t first = 0; first < N; first += kBlocksAtOnce * kBlock) {
+      const int64_t num_blocks = std::min(kBlocksAtOnce, RoundUp(N - first) / kBlock);
+      for (int64_t k = 0; k < depth; k += depth_at_once) {
+        const int64_t num_steps = std::min(depth_at_once, depth - k) / kDepth;
+        const bool is_last = k + depth_at_once >= depth;
+        for (int64_t block = 0; block < num_blocks; ++block) {
+          const int64_t n = first + block * kBlock;
+          MultiplyBlock<P>(a + (m * depth + k * kRows) * P, b + (n * depth + k * kRows) * P,
+                           num_steps, next, k == 0, blocks[block]);
+          // While tiles work on a block, vectors store the one before.
+          if (is_last && block > 0) Store(blocks[block - 1], m, n - kBlock, M, N, target);
+        }
+      }
+      const int64_t last = num_blocks - 1;
+      Store(blocks[last], m, first + last * kBlock, M, N, target);
     }
   }
-  Store(blocks[(count - 1) % 2], last_m, last_n, M, N, target);
   _tile_release();
 }
 
