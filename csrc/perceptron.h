@@ -63,6 +63,17 @@ inline int64_t LinesOfThread(const Perceptrons& p, int64_t num_lines) {
   return std::max(kLinesAtOnce, RoundUp((num_lines + num_parts - 1) / num_parts));
 }
 
+// This thread's memory for factors that are cut, the same in all operations: it stays in the cache.
+inline Bfloat16* LeftMemory(int64_t count) {
+  thread_local Scratch<Bfloat16> scratch;
+  return scratch.OfSize(count);
+}
+
+inline Bfloat16* RightMemory(int64_t count) {
+  thread_local Scratch<Bfloat16> scratch;
+  return scratch.OfSize(count);
+}
+
 // This thread's memory for what a hidden layer gives for the rows under way.
 inline float* Passing(const Perceptrons& p) {
   thread_local Scratch<float> scratch;
@@ -85,7 +96,6 @@ void ShareRows(const Perceptrons& p, int64_t first_layer, bool are_transposed, c
   const int64_t per_part = LinesOfThread(p, p.num_rows);
   const int64_t num_parts = (p.num_rows + per_part - 1) / per_part;
   Crew::Share(p.num_networks * num_parts, p.num_threads, [&](int64_t item) {
-    thread_local Scratch<Bfloat16> scratch;
     const int64_t network = item % p.num_networks;
     const int64_t begin = item / p.num_networks * per_part;
     const int64_t end = std::min(begin + per_part, p.num_rows);
@@ -95,7 +105,7 @@ void ShareRows(const Perceptrons& p, int64_t first_layer, bool are_transposed, c
       const int64_t size = PackedSize(p.num_inputs(layer), p.num_outputs(layer), P);
       offsets.push_back(offsets.back() + (is_packed ? size : 0));
     }
-    Bfloat16* const memory = scratch.OfSize(offsets.back());
+    Bfloat16* const memory = RightMemory(offsets.back());
     std::vector<const Bfloat16*> packed;
     for (int64_t layer = 0; layer < p.num_layers(); ++layer) {
       packed.push_back(memory + offsets[layer]);
@@ -113,7 +123,6 @@ template <int P>
 void Forward(const Perceptrons& p, const Matrix& inputs, const std::vector<const float*>& biases,
              float* hidden, float* outputs) {
   const auto take = [&](int64_t network, const auto& weights, int64_t row, int64_t count) {
-    thread_local Scratch<Bfloat16> scratch;
     float* const passing = hidden ? nullptr : Passing(p);
     Matrix x = inputs.Rows(row, count);
     for (int64_t layer = 0; layer < p.num_layers(); ++layer) {
@@ -124,7 +133,7 @@ void Forward(const Perceptrons& p, const Matrix& inputs, const std::vector<const
                                  : passing;
       const float* bias = biases[layer] + network * N;
       if (p.IsNarrow(layer)) return MultiplyNarrow(x, p.weights[layer][network], bias, to);
-      Bfloat16* const left = scratch.OfSize(PackedSize(count, K, P));
+      Bfloat16* const left = LeftMemory(PackedSize(count, K, P));
       PackLeft<P>(x, left);  // from here on rows that are passing make way
       const Target target{to, N, bias, !is_last, nullptr};
       Multiply<P>(left, weights[layer], count, N, K, target);
@@ -139,7 +148,6 @@ void Backward(const Perceptrons& p, const float* d_outputs, const float* hidden,
               float* d_inputs) {
   const int64_t first_layer = d_inputs ? 0 : 1;
   const auto take = [&](int64_t network, const auto& weights, int64_t row, int64_t count) {
-    thread_local Scratch<Bfloat16> scratch;
     float* const passing = d_hidden ? nullptr : Passing(p);
     const int64_t last = p.num_layers() - 1, O = p.num_outputs(last);
     Matrix d_y = RowMajor(d_outputs + (network * p.num_rows + row) * O, count, O);
@@ -152,7 +160,7 @@ void Backward(const Perceptrons& p, const float* d_outputs, const float* hidden,
       if (p.IsNarrow(layer)) {
         MultiplyNarrowBack(d_y, p.weights[layer][network], target.outputs, target.data);
       } else {
-        Bfloat16* const left = scratch.OfSize(PackedSize(count, N, P));
+        Bfloat16* const left = LeftMemory(PackedSize(count, N, P));
         PackLeft<P>(d_y, left);
         Multiply<P>(left, weights[layer], count, K, N, target);
       }
@@ -184,7 +192,6 @@ void Gradients(const Perceptrons& p, const Matrix& inputs, const float* d_output
     }
   }
   Crew::Share(static_cast<int64_t>(items.size()), p.num_threads, [&](int64_t index) {
-    thread_local Scratch<Bfloat16> left_scratch, right_scratch;
     const auto [layer, network, line, count] = items[index];
     const int64_t K = p.num_inputs(layer), N = p.num_outputs(layer), B = p.num_rows;
     const bool is_last = layer == p.num_layers() - 1;
@@ -196,13 +203,16 @@ void Gradients(const Perceptrons& p, const Matrix& inputs, const float* d_output
     if (p.IsNarrow(layer)) return MultiplyNarrowRows(x, d_y, p.weights[layer].first, d_weight);
     const bool has_rows = p.weights[layer].first.column_stride == 1;
     const Matrix lines = (has_rows ? x : d_y).T(), others = has_rows ? d_y : x;
-    Bfloat16* const left = left_scratch.OfSize(PackedSize(count, B, P));
-    Bfloat16* const right = right_scratch.OfSize(PackedSize(others.num_columns, B, P));
-    PackLeft<P>(lines.Rows(line, count), left);
+    Bfloat16* const right = RightMemory(PackedSize(others.num_columns, B, P));
     PackRight<P>(others, right);
     const int64_t stride = others.num_columns;
-    const Target target{d_weight + line * stride, stride, nullptr, false, nullptr};
-    Multiply<P>(left, right, count, stride, B, target);
+    for (int64_t first = line; first < line + count; first += kLinesAtOnce) {
+      const int64_t num_lines = std::min(kLinesAtOnce, line + count - first);
+      Bfloat16* const left = LeftMemory(PackedSize(num_lines, B, P));
+      PackLeft<P>(lines.Rows(first, num_lines), left);
+      const Target target{d_weight + first * stride, stride, nullptr, false, nullptr};
+      Multiply<P>(left, right, num_lines, stride, B, target);
+    }
   });
 }
 
