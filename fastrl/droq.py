@@ -62,7 +62,7 @@ class DroQ(SAC):
             num_steps -= count
             indices = self._draw_rows(count)
             self._noise[:count].normal_(generator=generator)
-            for rows, noise in zip(indices, self._noise, strict=False):
+            for rows, noise in zip(indices, self._noise[:count], strict=True):
                 draw_dropout(self._masks, rate, generator)
                 has_actor_step = self._begin_step()
                 minibatch = self.replay.gather(rows)

@@ -116,7 +116,7 @@ class SAC(OffPolicy):
             num_steps -= count
             indices = self._draw_rows(count)
             self._noise[:count].normal_(generator=self._step_generator)
-            for rows, noise in zip(indices, self._noise, strict=False):
+            for rows, noise in zip(indices, self._noise[:count], strict=True):
                 minibatch = self.replay.gather(rows)
                 if self._begin_step():
                     self._full_step(*minibatch, *noise)
