@@ -102,6 +102,23 @@ def adam(
     beta2: float,
     num_threads: int,
 ) -> None: ...
+def draw_squashed_normal(
+    addresses: Sequence[int],
+    num_rows: int,
+    num_actions: int,
+    log_std_min: float,
+    log_std_max: float,
+    num_threads: int,
+) -> None: ...
+def take_back_squashed_normal(
+    addresses: Sequence[int],
+    num_rows: int,
+    num_actions: int,
+    stride: int,
+    log_std_min: float,
+    log_std_max: float,
+    num_threads: int,
+) -> None: ...
 
 class Perceptrons:
     def __init__(

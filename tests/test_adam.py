@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from fastrl.ops.adam import adam_step, clip_by_norm, fused_adam_step
-from fastrl.ops.crew import crew
+from fastrl.ops.crew import HAS_TILES, crew
 
 
 def gradients_of(step: int) -> torch.Tensor:
@@ -58,6 +58,17 @@ def test_one_pass_over_memory_takes_other_types(dtype, rate_dtype):
     fused_adam_step(fast[0], gradient, *fast[1:], torch.tensor(0.01, dtype=rate_dtype), 1e-8)
     adam_step(plain[0], gradient, *plain[1:], torch.tensor(0.01), 1e-8)
     torch.testing.assert_close(fast[0], plain[0], rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.skipif(not HAS_TILES, reason="the extension does not serve here")
+def test_moments_of_weights_without_gradient_end_at_zero():
+    """Numbers below 1.2e-38 would slow the processor down for the rest of a run."""
+    tiny = torch.full((100_000,), 1.3e-38)
+    state = [tiny.clone(), tiny.clone(), torch.zeros(())]
+    with crew(torch.get_num_threads()):
+        fused_adam_step(torch.ones(100_000), torch.zeros(100_000), *state, torch.tensor(0.01), 1e-8)
+    assert state[0].count_nonzero() == 0
+    assert (tiny / 2).count_nonzero() == len(tiny)  # in here alone
 
 
 def test_adam_leaves_the_gradient_alone():

@@ -249,6 +249,31 @@ def test_recording_drops_operations_that_nothing_needs():
     assert len(names) == 1 and "aten.add" in names[0]
 
 
+def test_what_depends_on_no_tensor_from_outside_is_worked_out_once():
+    def function(x: Tensor) -> Tensor:
+        return x * (torch.ones_like(x) / 2).expand(3, -1)
+
+    recording = Recording(function, (torch.ones(2),))
+    names = [str(node.target) for node in recording._graph.nodes if node.op == "call_function"]
+    assert names == ["aten.mul.Tensor"]
+    assert torch.equal(recording.scripted()(torch.ones(2)), torch.full((3, 2), 0.5))
+
+
+def test_what_is_changed_or_drawn_is_made_anew_at_every_call():
+    def function(x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        total = torch.zeros_like(x)
+        total[:1].add_(x[:1])
+        zeros = torch.zeros_like(x)
+        return total * 2, torch.bernoulli(torch.ones_like(x) / 2) * x, zeros
+
+    call = build(function, (torch.ones(100),), "auto")
+    results = [call(torch.ones(100)) for _ in range(3)]
+    assert [total[0].item() for total, _, _ in results] == [2, 2, 2]
+    assert not torch.equal(results[0][1], results[1][1])
+    results[0][2].add_(1)  # the caller's own
+    assert call(torch.ones(100))[2].sum() == 0
+
+
 @pytest.mark.parametrize("num_parts", [2, 3])
 def test_recorded_training_in_parts_equals_eager_to_the_bit(num_parts, no_warning):
     eager, recorded = (make_agent(compile=mode, num_threads=num_parts) for mode in ("off", "auto"))

@@ -25,6 +25,7 @@ SHAPES = [
     (3, 33, (40, 64, 96, 64, 5), False),
     (5, 1, (1, 32, 3), True),
     (1, 300, (376, 64, 33), False),
+    (1, 420, (600, 352, 64, 9), True),
 ]
 Network = Callable[[Tensor, list[Tensor], list[Tensor]], Tensor]
 
@@ -93,6 +94,20 @@ def test_gradients_lie_in_memory_as_their_parameters_do():
         ):
             assert gradient.shape == parameter.shape
             assert gradient.stride() == parameter.stride()
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_what_nobody_asks_for_changes_nothing_else(shape):
+    x, parameters = make(shape)
+    wanted = run(perceptrons, x, parameters)
+    fixed = [parameter.detach() for parameter in parameters]
+    middle = len(fixed) // 2
+    y = perceptrons(x, fixed[:middle], fixed[middle:])
+    loss = (y * torch.linspace(0.5, 1, y.numel()).view_as(y)).sum()
+    assert torch.equal(torch.autograd.grad(loss, x)[0], wanted[1])
+    with torch.no_grad():
+        y = perceptrons(x, parameters[:middle], parameters[middle:])
+    assert torch.equal(y, wanted[0])
 
 
 def test_pieces_follow_the_precision_of_products():

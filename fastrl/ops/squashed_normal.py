@@ -101,7 +101,9 @@ class _InExtension(torch.autograd.Function):
 def _draw(outputs: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
     actions, log_probs = torch.empty_like(noise), noise.new_empty(len(noise))
     addresses = [tensor.data_ptr() for tensor in (outputs, noise, actions, log_probs)]
-    draw_squashed_normal(addresses, *noise.shape, LOG_STD_MIN, LOG_STD_MAX, crew_threads())
+    num_rows, num_actions = noise.shape
+    bounds = LOG_STD_MIN, LOG_STD_MAX
+    draw_squashed_normal(addresses, num_rows, num_actions, *bounds, crew_threads())
     return actions, log_probs
 
 
@@ -111,8 +113,9 @@ def _take_back(
     d_outputs = torch.empty_like(outputs)
     tensors = (outputs, noise, actions, d_actions, d_log_probs, d_outputs)
     addresses = [tensor.data_ptr() for tensor in tensors]
-    sizes = (*noise.shape, d_actions.stride(0))
-    take_back_squashed_normal(addresses, *sizes, LOG_STD_MIN, LOG_STD_MAX, crew_threads())
+    num_rows, num_actions = noise.shape
+    bounds, stride = (LOG_STD_MIN, LOG_STD_MAX), d_actions.stride(0)
+    take_back_squashed_normal(addresses, num_rows, num_actions, stride, *bounds, crew_threads())
     return d_outputs
 
 
