@@ -13,7 +13,8 @@ from pathlib import Path
 from typing import Any, Self
 
 from fastrl.agent import Agent
-from fastrl.evaluate import Evaluation, evaluate_agent, record_agent
+from fastrl.film import record_agent
+from fastrl.greedy import Evaluation, evaluate_agent
 from fastrl.run.checkpoint import Checkpoints
 from fastrl.run.logger import Logger, machine_facts, versions, write_summary
 from fastrl.run.progress import Progress

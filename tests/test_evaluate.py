@@ -11,11 +11,11 @@ import numpy as np
 import pytest
 import toy_envs
 
-from fastrl import evaluate as evaluation
 from fastrl.config.run import RunConfig
-from fastrl.envs.make import make_env
+from fastrl.envs.make import base_seed, make_env
 from fastrl.envs.vector import VectorEnv
-from fastrl.evaluate import EndlessEpisodeError, evaluate, evaluate_agent, main
+from fastrl.evaluate import main
+from fastrl.greedy import EndlessEpisodeError, evaluate, evaluate_agent
 
 COUNTING = f"{toy_envs.__name__}:CountingEnv"
 ENDLESS = f"{toy_envs.__name__}:EndlessEnv"
@@ -177,7 +177,7 @@ def test_backend_of_training_is_played():
     agent = GreedyAgent("CartPole-v1", backend="gymnasium")
     # EnvPool's CartPole starts elsewhere: the observations tell the two apart.
     evaluate_agent(agent, 2, 0)
-    seed = evaluation.base_seed(agent.config.seed, "eval")
+    seed = base_seed(agent.config.seed, "eval")
     expected = make_env("CartPole-v1", 2, seed=seed, backend="gymnasium").reset()
     np.testing.assert_array_equal(agent.seen[0], expected)
 

@@ -9,8 +9,8 @@ import torch
 import toy_envs
 
 from fastrl import PPO, SAC, PPORecurrent
-from fastrl.evaluate import evaluate_agent
 from fastrl.export import example_rows, export_policy
+from fastrl.greedy import evaluate_agent
 from fastrl.spaces import rows_of
 from fastrl.trainer import AgentTrainer
 

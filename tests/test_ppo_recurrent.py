@@ -13,8 +13,8 @@ from toy_envs import EndlessEnv, ToyEnv
 from fastrl import PPORecurrent
 from fastrl.agent import HasMemory
 from fastrl.envs.make import make_env
-from fastrl.evaluate import evaluate_agent
 from fastrl.export import main as export
+from fastrl.greedy import evaluate_agent
 from fastrl.load import find_saved, load_agent
 
 

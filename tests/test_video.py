@@ -12,8 +12,9 @@ import toy_envs
 from PIL import Image
 from test_evaluate import GreedyAgent
 
-from fastrl import evaluate, make_env
-from fastrl.evaluate import record_agent
+from fastrl import film, make_env
+from fastrl.film import record_agent
+from fastrl.greedy import evaluate, fresh_env
 from fastrl.run import video
 from fastrl.run.video import GIF_FRAMES_PER_SECOND, GIF_WIDTH, write_video
 
@@ -117,8 +118,8 @@ def test_missing_package_names_the_command(package, tmp_path, monkeypatch):
 
 def length_of_test_film(agent: GreedyAgent) -> int:
     """Return the steps of the filmed episode, played again."""
-    env = evaluate._fresh_env(agent, 1, "video", agent.config.seed)  # pyright: ignore
-    return int(evaluate.evaluate(agent.predict, env, 1).lengths[0])
+    env = fresh_env(agent, 1, "video", agent.config.seed)  # pyright: ignore
+    return int(evaluate(agent.predict, env, 1).lengths[0])
 
 
 @pytest.mark.parametrize("backend", ["envpool", "gymnasium"])
@@ -148,12 +149,12 @@ def test_toy_env_of_gymnasium_is_drawn(tmp_path):
 
 def test_gymnasium_task_below_mask_and_stack_keeps_its_speed():
     env = make_env("CartPole-v1", 1, backend="gymnasium", mask_vel=True, frame_stack=2)
-    assert evaluate._frames_per_second(env) == 50  # pyright: ignore
+    assert film._frames_per_second(env) == 50
     env.close()
 
 
 def test_long_episode_is_cut(tmp_path, monkeypatch):
-    monkeypatch.setattr(evaluate, "MAX_FRAMES", 7)
+    monkeypatch.setattr(film, "MAX_FRAMES", 7)
     mp4, _ = record_agent(GreedyAgent("LunarLander-v2"), tmp_path, "film", 0)
     assert len(read_mp4(mp4)) == 7
 
@@ -197,10 +198,10 @@ def test_error_of_a_renderer_costs_one_line(tmp_path, monkeypatch, caplog):
 def test_mujoco_is_drawn_or_refused_in_one_line(tmp_path, monkeypatch, caplog):
     agent = GreedyAgent("HalfCheetah-v4")
     monkeypatch.setattr(agent, "predict", lambda obs: np.zeros((len(obs), 6)))
-    monkeypatch.setattr(evaluate, "MAX_FRAMES", 3)
+    monkeypatch.setattr(film, "MAX_FRAMES", 3)
     if paths := record_agent(agent, tmp_path, "film", 0):
-        film = read_mp4(paths[0])
-        assert len(film) == 3 and film.std() > 10
+        frames = read_mp4(paths[0])
+        assert len(frames) == 3 and frames.std() > 10
     else:
         assert len(caplog.messages) == 1 and "cannot be drawn on this machine" in caplog.messages[0]
 
