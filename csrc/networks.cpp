@@ -168,13 +168,13 @@ void DrawSquashedNormal(nb::sequence addresses, int64_t num_rows, int64_t num_ac
 
 // outputs, noise, actions, d_actions, d_log_probs, d_outputs
 void TakeBackSquashedNormal(nb::sequence addresses, int64_t num_rows, int64_t num_actions,
-                            int64_t stride, float log_std_min, float log_std_max,
+                            int64_t d_actions_stride, float log_std_min, float log_std_max,
                             int64_t num_threads) {
   const std::vector<float*> at = ArraysAt(addresses);
   nb::gil_scoped_release release;
   const fastrl::SquashedNormal normal{num_rows,    num_actions, log_std_min,
                                       log_std_max, at[0],       at[1]};
-  normal.TakeBack(at[2], at[3], stride, at[4], at[5], num_threads);
+  normal.TakeBack(at[2], at[3], d_actions_stride, at[4], at[5], num_threads);
 }
 
 // parameters, gradient, mean, square; step and learning rate, one number each
@@ -206,7 +206,7 @@ void BindNetworks(nb::module_& m) {
   m.def("draw_squashed_normal", &DrawSquashedNormal, "addresses"_a, "num_rows"_a, "num_actions"_a,
         "log_std_min"_a, "log_std_max"_a, "num_threads"_a);
   m.def("take_back_squashed_normal", &TakeBackSquashedNormal, "addresses"_a, "num_rows"_a,
-        "num_actions"_a, "stride"_a, "log_std_min"_a, "log_std_max"_a, "num_threads"_a);
+        "num_actions"_a, "d_actions_stride"_a, "log_std_min"_a, "log_std_max"_a, "num_threads"_a);
   m.def("adam", &Adam, "addresses"_a, "num_parameters"_a, "eps"_a, "beta1"_a, "beta2"_a,
         "num_threads"_a);
   nb::class_<Perceptrons>(m, "Perceptrons")

@@ -75,7 +75,7 @@ inline Bfloat16* RightMemory(int64_t count) {
 }
 
 // This thread's memory for what a hidden layer gives for the rows under way.
-inline float* Passing(const Perceptrons& p) {
+inline float* PassingMemory(const Perceptrons& p) {
   thread_local Scratch<float> scratch;
   int64_t widest = 0;
   for (int64_t layer = 0; layer + 1 < p.num_layers(); ++layer) {
@@ -123,7 +123,7 @@ template <int P>
 void Forward(const Perceptrons& p, const Matrix& inputs, const std::vector<const float*>& biases,
              float* hidden, float* outputs) {
   const auto take = [&](int64_t network, const auto& weights, int64_t row, int64_t count) {
-    float* const passing = hidden ? nullptr : Passing(p);
+    float* const passing = hidden ? nullptr : PassingMemory(p);
     Matrix x = inputs.Rows(row, count);
     for (int64_t layer = 0; layer < p.num_layers(); ++layer) {
       const bool is_last = layer == p.num_layers() - 1;
@@ -134,7 +134,7 @@ void Forward(const Perceptrons& p, const Matrix& inputs, const std::vector<const
       const float* bias = biases[layer] + network * N;
       if (p.IsNarrow(layer)) return MultiplyNarrow(x, p.weights[layer][network], bias, to);
       Bfloat16* const left = LeftMemory(PackedSize(count, K, P));
-      PackLeft<P>(x, left);  // from here on rows that are passing make way
+      PackLeft<P>(x, left);  // x may lie in `passing`, which the product overwrites
       const Target target{to, N, bias, !is_last, nullptr};
       Multiply<P>(left, weights[layer], count, N, K, target);
       x = RowMajor(target.data, count, N);
@@ -148,7 +148,7 @@ void Backward(const Perceptrons& p, const float* d_outputs, const float* hidden,
               float* d_inputs) {
   const int64_t first_layer = d_inputs ? 0 : 1;
   const auto take = [&](int64_t network, const auto& weights, int64_t row, int64_t count) {
-    float* const passing = d_hidden ? nullptr : Passing(p);
+    float* const passing = d_hidden ? nullptr : PassingMemory(p);
     const int64_t last = p.num_layers() - 1, O = p.num_outputs(last);
     Matrix d_y = RowMajor(d_outputs + (network * p.num_rows + row) * O, count, O);
     for (int64_t layer = last; layer >= first_layer; --layer) {
@@ -161,7 +161,7 @@ void Backward(const Perceptrons& p, const float* d_outputs, const float* hidden,
         MultiplyNarrowBack(d_y, p.weights[layer][network], target.outputs, target.data);
       } else {
         Bfloat16* const left = LeftMemory(PackedSize(count, N, P));
-        PackLeft<P>(d_y, left);
+        PackLeft<P>(d_y, left);  // as above
         Multiply<P>(left, weights[layer], count, K, N, target);
       }
       d_y = RowMajor(target.data, count, K);

@@ -5,6 +5,10 @@
 
 #pragma once
 
+#include "tiles.h"
+
+#if FASTRL_TILES
+
 #include <algorithm>
 #include <cmath>
 #include <cstdint>
@@ -13,8 +17,7 @@
 
 namespace fastrl {
 
-class SquashedNormal {
- public:
+struct SquashedNormal {
   int64_t num_rows, num_actions;
   float log_std_min, log_std_max;
   const float *outputs, *noise;
@@ -37,17 +40,17 @@ class SquashedNormal {
     });
   }
 
-  // Takes gradients of actions, whose rows are `stride` apart, and of log-densities back to those
-  // of the outputs. d log(1 - tanh(u)^2) / du is -2 tanh(u).
-  void TakeBack(const float* actions, const float* d_actions, int64_t stride,
+  // Takes gradients of actions, whose rows are `d_actions_stride` apart, and of log-densities back
+  // to those of the outputs. d log(1 - tanh(u)^2) / du is -2 tanh(u).
+  void TakeBack(const float* actions, const float* d_actions, int64_t d_actions_stride,
                 const float* d_log_probs, float* d_outputs, int64_t num_threads) const {
     ShareRows(num_threads, [&](int64_t row) {
       for (int64_t a = 0; a < num_actions; ++a) {
         const int64_t at = row * num_actions + a;
         const float log_std = LogStd(row, a), action = actions[at], d_log_prob = d_log_probs[row];
-        const float d_mean = d_actions[row * stride + a] * (1 - action * action) +  //
-                             2 * action * d_log_prob;
-        const bool is_clamped = log_std != Wanted(row, a);
+        const float d_squashed = d_actions[row * d_actions_stride + a] * (1 - action * action);
+        const float d_mean = d_squashed + 2 * action * d_log_prob;
+        const bool is_clamped = log_std != WantedLogStd(row, a);
         d_outputs[row * 2 * num_actions + a] = d_mean;
         d_outputs[(row * 2 + 1) * num_actions + a] =
             is_clamped ? 0 : d_mean * std::exp(log_std) * noise[at] - d_log_prob;
@@ -60,9 +63,11 @@ class SquashedNormal {
   static constexpr int64_t kRowsAtOnce = 64;
 
   float Mean(int64_t row, int64_t a) const { return outputs[row * 2 * num_actions + a]; }
-  float Wanted(int64_t row, int64_t a) const { return outputs[(row * 2 + 1) * num_actions + a]; }
+  float WantedLogStd(int64_t row, int64_t a) const {
+    return outputs[(row * 2 + 1) * num_actions + a];
+  }
   float LogStd(int64_t row, int64_t a) const {
-    return std::clamp(Wanted(row, a), log_std_min, log_std_max);
+    return std::clamp(WantedLogStd(row, a), log_std_min, log_std_max);
   }
 
   template <typename Work>
@@ -75,3 +80,5 @@ class SquashedNormal {
 };
 
 }  // namespace fastrl
+
+#endif

@@ -226,11 +226,11 @@ void PackRight(const Matrix& b, Bfloat16* to) {
   PackLines<P, true, true>(b.data, b.column_stride, b.num_columns, b.num_rows, to);
 }
 
-// c[32, 32] of 2 x 2 tiles of sums, or on top of it, each from num_steps x P tiles of either side;
-// the second line of tiles lies `next` behind the first.
+// c[32, 32], four tiles of sums, replaced if `is_first` and else added to: of num_steps x P tiles
+// of two lines of either side, `line_stride` apart.
 template <int P>
 FASTRL_TILE_TARGET inline void MultiplyBlock(const Bfloat16* a, const Bfloat16* b,
-                                             int64_t num_steps, int64_t next, bool is_first,
+                                             int64_t num_steps, int64_t line_stride, bool is_first,
                                              float* c) {
   constexpr int64_t kStep = P * kTileSize, kBytes = kBlock * sizeof(float);
   if (is_first) {
@@ -247,10 +247,10 @@ FASTRL_TILE_TARGET inline void MultiplyBlock(const Bfloat16* a, const Bfloat16* 
   for (int64_t k = 0; k < num_steps; ++k, a += kStep, b += kStep) {
 #define FASTRL_LOAD_A(PIECE)                          \
   _tile_loadd(4, a + (PIECE) * kTileSize, kRowBytes); \
-  _tile_loadd(5, a + next + (PIECE) * kTileSize, kRowBytes);
+  _tile_loadd(5, a + line_stride + (PIECE) * kTileSize, kRowBytes);
 #define FASTRL_LOAD_B(PIECE)                          \
   _tile_loadd(6, b + (PIECE) * kTileSize, kRowBytes); \
-  _tile_loadd(7, b + next + (PIECE) * kTileSize, kRowBytes);
+  _tile_loadd(7, b + line_stride + (PIECE) * kTileSize, kRowBytes);
 #define FASTRL_MULTIPLY    \
   _tile_dpbf16ps(0, 4, 6); \
   _tile_dpbf16ps(1, 4, 7); \
@@ -309,35 +309,35 @@ struct alignas(64) Shapes {
 inline constexpr Shapes kShapes{};
 
 // Tiles of a left factor that serve a row of blocks, one after the other, are to stay in the cache
-// next to the core: of K up to kDeepest, kDepthAtOnce are taken at once. Beyond, tiles that come in
-// order from the next cache are as fast. (Products of 256 x 256 x 256: 0.85 of the time.)
-constexpr int64_t kDepthAtOnce = 128, kDeepest = 384, kBlocksAtOnce = 8;
+// next to the core: of K up to kDeepestInPieces, kDepthAtOnce are taken at once. Beyond, tiles that
+// come in order from the next cache are as fast. (Products of 256 x 256 x 256: 0.85 of the time.)
+constexpr int64_t kDepthAtOnce = 128, kDeepestInPieces = 384, kBlocksAtOnce = 8;
 
-// Multiplies factors that are cut.
+// Multiplies factors that are cut; K is at least 1.
 template <int P>
 FASTRL_TILE_TARGET void Multiply(const Bfloat16* a, const Bfloat16* b, int64_t M, int64_t N,
                                  int64_t K, const Target& target) {
   alignas(64) float blocks[kBlocksAtOnce][kBlock * kBlock];
-  const int64_t depth = RoundUp(K), next = depth * P * kRows;
-  const int64_t depth_at_once = depth <= kDeepest ? kDepthAtOnce : depth;
+  const int64_t depth = RoundUp(K), line_stride = depth * P * kRows;
+  const int64_t depth_at_once = depth <= kDeepestInPieces ? kDepthAtOnce : depth;
   _tile_loadconfig(&kShapes);
   asm volatile("" ::: "memory");  // factors are in memory before tiles load them
   for (int64_t m = 0; m < M; m += kBlock) {
-    for (int64_t first = 0; first < N; first += kBlocksAtOnce * kBlock) {
-      const int64_t num_blocks = std::min(kBlocksAtOnce, RoundUp(N - first) / kBlock);
+    for (int64_t first_n = 0; first_n < N; first_n += kBlocksAtOnce * kBlock) {
+      const int64_t num_blocks = std::min(kBlocksAtOnce, RoundUp(N - first_n) / kBlock);
       for (int64_t k = 0; k < depth; k += depth_at_once) {
         const int64_t num_steps = std::min(depth_at_once, depth - k) / kDepth;
         const bool is_last = k + depth_at_once >= depth;
         for (int64_t block = 0; block < num_blocks; ++block) {
-          const int64_t n = first + block * kBlock;
+          const int64_t n = first_n + block * kBlock;
           MultiplyBlock<P>(a + (m * depth + k * kRows) * P, b + (n * depth + k * kRows) * P,
-                           num_steps, next, k == 0, blocks[block]);
+                           num_steps, line_stride, k == 0, blocks[block]);
           // While tiles work on a block, vectors store the one before.
           if (is_last && block > 0) Store(blocks[block - 1], m, n - kBlock, M, N, target);
         }
       }
       const int64_t last = num_blocks - 1;
-      Store(blocks[last], m, first + last * kBlock, M, N, target);
+      Store(blocks[last], m, first_n + last * kBlock, M, N, target);
     }
   }
   _tile_release();

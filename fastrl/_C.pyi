@@ -114,7 +114,7 @@ def take_back_squashed_normal(
     addresses: Sequence[int],
     num_rows: int,
     num_actions: int,
-    stride: int,
+    d_actions_stride: int,
     log_std_min: float,
     log_std_max: float,
     num_threads: int,

@@ -12,7 +12,7 @@ from toy_agents import WALKS, Loop, differing, make_agent, run, tensors_of
 from fastrl.machine import available_cores
 from fastrl.ppo import PPO
 from fastrl.run.compiling import build
-from fastrl.run.parts import sum_over_parts
+from fastrl.run.parts import side_by_side, sum_over_parts
 from fastrl.run.recording import Recording
 from fastrl.run.threads import num_threads, update_threads
 
@@ -274,6 +274,26 @@ def test_what_is_changed_or_drawn_is_made_anew_at_every_call():
     assert call(torch.ones(100))[2].sum() == 0
 
 
+def test_what_is_changed_through_another_name_is_made_anew_at_every_call():
+    def function(x: Tensor) -> Tensor:
+        total = x.new_ones(2, 3, 5) @ x.new_ones(5, 1)  # a view, though it does not say so
+        return total.add_(x[0]) * 2
+
+    call = build(function, (torch.ones(2),), "auto")
+    assert [call(torch.ones(2)).max().item() for _ in range(3)] == [12, 12, 12]
+
+
+def test_constants_keep_their_layout():
+    """An operation takes the layout of its result from its operands; a view relies on it."""
+
+    def function(x: Tensor) -> Tensor:
+        product = torch.ones_like(x.sum()).expand(5, 3) * x.t()
+        return product.as_strided((15,), (1,)) * product.t().view(15)
+
+    x = torch.arange(15.0).view(3, 5)
+    assert torch.equal(build(function, (x,), "auto")(x), function(x))
+
+
 @pytest.mark.parametrize("num_parts", [2, 3])
 def test_recorded_training_in_parts_equals_eager_to_the_bit(num_parts, no_warning):
     eager, recorded = (make_agent(compile=mode, num_threads=num_parts) for mode in ("off", "auto"))
@@ -301,6 +321,15 @@ def test_all_parts_but_the_first_are_forked():
         i for i, kind in enumerate(operations) if kind == "aten::matmul" or kind == "aten::mm"
     )
     torch.testing.assert_close(call(rows), (rows @ weight).sum(0))
+
+
+def test_a_part_may_be_made_of_constants_alone():
+    def function(x: Tensor) -> Tensor:
+        first, second = side_by_side(lambda rows: torch.ones_like(rows) * 3, [(x,), (x[:2],)])
+        return first[:2] * second * x[:2]
+
+    x = torch.arange(5.0)
+    assert torch.equal(build(function, (x,), "auto")(x), 9 * x[:2])
 
 
 def test_a_part_does_not_wait_for_views_of_another():

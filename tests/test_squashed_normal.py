@@ -63,3 +63,16 @@ def test_the_density_stays_finite_far_out(function):
     assert actions.abs().tolist() == [[1.0], [1.0]]
     assert log_probs.isfinite().all()
     assert gradient.isfinite().all()
+
+
+@needs_extension
+@pytest.mark.parametrize(
+    ("outputs", "noise", "said"),
+    [
+        (torch.zeros(4, 2), torch.zeros(4, 3), r"\(4, 2\) outputs, \(4, 3\) noise"),
+        (torch.zeros(4, 6).double(), torch.zeros(4, 3), "torch.float64"),
+    ],
+)
+def test_the_extension_refuses_what_does_not_fit(outputs, noise, said):
+    with pytest.raises(ValueError, match=said):
+        in_extension(outputs, noise)

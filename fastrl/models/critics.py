@@ -74,7 +74,7 @@ class Critics(nn.Module):
             obs: `[B, O]`, as `SquashedGaussianActor.read` gives them.
             actions: `[B, A]`, scaled to [-1, 1].
             masks: dropout as factors, 0 or 1 / (1 - rate), `[num_mask_values(B)]`; None: none.
-            are_learning: False where only the actor is; some work is saved then.
+            are_learning: False leaves the weights out of the gradient, which saves work in tiles.
         """
         num_rows = len(obs)
         x = torch.cat([obs.float(), actions], 1)

@@ -75,7 +75,7 @@ class _Perceptrons(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, *gradients: Tensor) -> Any:
         x, hidden, *parameters = ctx.saved_tensors
-        weights, biases = _halves(parameters)
+        weights, _ = _halves(parameters)
         d_outputs, has_d_x = gradients[0].contiguous(), ctx.needs_input_grad[0]
         is_learnt = any(ctx.needs_input_grad[1:])
         d_hidden, d_x = torch.ops.fastrl.perceptrons_backward(
@@ -83,10 +83,10 @@ class _Perceptrons(torch.autograd.Function):
         )
         d_parameters: list[Any] = [None] * len(parameters)
         if is_learnt:
-            block = torch.ops.fastrl.perceptrons_gradients(
-                x, weights, biases, d_outputs, hidden, d_hidden
-            )
-            places = zip(parameters, _starts(parameters), strict=True)
+            starts = _starts(parameters)
+            known = x, weights, d_outputs, hidden, d_hidden
+            block = torch.ops.fastrl.perceptrons_gradients(*known, starts)
+            places = zip(parameters, starts, strict=False)
             d_parameters = [block.as_strided(p.shape, p.stride(), start) for p, start in places]
         return d_x.sum(0) if has_d_x else None, *d_parameters
 
@@ -144,20 +144,14 @@ def _addresses(*tensors: Tensor) -> list[int]:
 def _forward(
     x: Tensor, weights: list[Tensor], biases: list[Tensor], is_kept: bool
 ) -> tuple[Tensor, Tensor]:
-    """Returns outputs `[E, B, O]`, and what hidden layers give, if kept, one after the other."""
-    outputs, hidden = _empty_forward(x, weights, biases, is_kept)
-    networks = _networks(x.shape[0], weights)
-    networks.forward(_addresses(x, hidden, outputs, *weights, *biases), *_how())
-    return outputs, hidden
-
-
-def _empty_forward(
-    x: Tensor, weights: list[Tensor], biases: list[Tensor], is_kept: bool
-) -> tuple[Tensor, Tensor]:
+    """Returns outputs `[E, B, O]`, and what hidden layers give, one after the other, or nothing."""
     num_networks, num_rows = weights[0].shape[0], x.shape[0]
     num_hidden = sum(bias.shape[1] for bias in biases[:-1]) if is_kept else 0
     outputs = x.new_empty(num_networks, num_rows, biases[-1].shape[1])
-    return outputs, x.new_empty(num_networks * num_rows * num_hidden)  # 0 numbers have no address
+    hidden = x.new_empty(num_networks * num_rows * num_hidden)  # 0 numbers have no address
+    networks = _networks(num_rows, weights)
+    networks.forward(_addresses(x, hidden, outputs, *weights, *biases), *_how())
+    return outputs, hidden
 
 
 def _backward(
@@ -167,83 +161,56 @@ def _backward(
 
     One of them that is not asked for is empty.
     """
-    d_hidden, d_x = _empty_backward(weights, d_outputs, hidden, is_kept, has_d_x)
-    networks = _networks(d_outputs.shape[1], weights)
+    num_networks, num_rows, _ = d_outputs.shape
+    d_hidden = hidden.new_empty(hidden.numel() if is_kept else 0)
+    d_x = hidden.new_empty(num_networks, num_rows if has_d_x else 0, weights[0].shape[1])
+    networks = _networks(num_rows, weights)
     networks.backward(_addresses(d_outputs, hidden, d_hidden, d_x, *weights), *_how())
     return d_hidden, d_x
-
-
-def _empty_backward(
-    weights: list[Tensor], d_outputs: Tensor, hidden: Tensor, is_kept: bool, has_d_x: bool
-) -> tuple[Tensor, Tensor]:
-    d_hidden = hidden.new_empty(hidden.numel() if is_kept else 0)
-    num_rows = d_outputs.shape[1] if has_d_x else 0
-    return d_hidden, hidden.new_empty(weights[0].shape[0], num_rows, weights[0].shape[1])
 
 
 def _gradients(
     x: Tensor,
     weights: list[Tensor],
-    biases: list[Tensor],
     d_outputs: Tensor,
     hidden: Tensor,
     d_hidden: Tensor,
+    starts: list[int],
 ) -> Tensor:
     """Returns the gradients of weights and biases in one block `[P]`, each from its start on."""
-    block = _empty_gradients(x, weights, biases, d_outputs, hidden, d_hidden)
+    block = x.new_empty(starts[-1])
     base, size = block.data_ptr(), block.element_size()
-    made = [base + size * start for start in _starts([*weights, *biases])]
+    made = [base + size * start for start in starts[:-1]]
     networks = _networks(x.shape[0], weights)
     networks.gradients([*_addresses(x, d_outputs, hidden, d_hidden), *made], *_how())
     return block
 
 
-def _empty_gradients(
-    x: Tensor,
-    weights: list[Tensor],
-    biases: list[Tensor],
-    d_outputs: Tensor,
-    hidden: Tensor,
-    d_hidden: Tensor,
-) -> Tensor:
-    return x.new_empty(sum(tensor.numel() for tensor in (*weights, *biases)))
-
-
 def _starts(tensors: Sequence[Tensor]) -> list[int]:
-    """Returns where each tensor begins in a block of all: in the order that they have in memory.
+    """Returns where each tensor begins in a block of all, and where the block ends.
 
-    An optimiser that keeps its parameters in one vector finds the block in the same order.
+    In the order that they have in memory: an optimiser that keeps its parameters in one vector
+    finds the block in the same order.
     """
     starts, start = [0] * len(tensors), 0
     for index in sorted(range(len(tensors)), key=lambda i: tensors[i].storage_offset()):
         starts[index] = start
         start += tensors[index].numel()
-    return starts
+    return [*starts, start]
 
 
 _LIBRARY = torch.library.Library("fastrl", "FRAGMENT")
-for _name, _schema, _kernel, _meta in (
-    (
-        "perceptrons",
-        "(Tensor x, Tensor[] weights, Tensor[] biases, bool is_kept) -> (Tensor, Tensor)",
-        _forward,
-        _empty_forward,
-    ),
-    (
-        "perceptrons_backward",
-        "(Tensor[] weights, Tensor d_outputs, Tensor hidden, bool is_kept, bool has_d_x)"
-        " -> (Tensor, Tensor)",
-        _backward,
-        _empty_backward,
-    ),
-    (
-        "perceptrons_gradients",
-        "(Tensor x, Tensor[] weights, Tensor[] biases, Tensor d_outputs, Tensor hidden, "
-        "Tensor d_hidden) -> Tensor",
-        _gradients,
-        _empty_gradients,
-    ),
-):
-    _LIBRARY.define(_name + _schema)
-    _LIBRARY.impl(_name, _kernel, "CPU")
-    _LIBRARY.impl(_name, _meta, "Meta")
+_LIBRARY.define(
+    "perceptrons(Tensor x, Tensor[] weights, Tensor[] biases, bool is_kept) -> (Tensor, Tensor)"
+)
+_LIBRARY.define(
+    "perceptrons_backward(Tensor[] weights, Tensor d_outputs, Tensor hidden, bool is_kept, "
+    "bool has_d_x) -> (Tensor, Tensor)"
+)
+_LIBRARY.define(
+    "perceptrons_gradients(Tensor x, Tensor[] weights, Tensor d_outputs, Tensor hidden, "
+    "Tensor d_hidden, int[] starts) -> Tensor"
+)
+_LIBRARY.impl("perceptrons", _forward, "CPU")
+_LIBRARY.impl("perceptrons_backward", _backward, "CPU")
+_LIBRARY.impl("perceptrons_gradients", _gradients, "CPU")

@@ -31,7 +31,12 @@ def squashed_normal(
 
     Returns:
         Actions in [-1, 1], `[B, A]`, and log pi(a|s), `[B]`, in nats.
+
+    Raises:
+        ValueError: the extension is asked for and cannot take these.
     """
+    if in_extension:
+        _check(outputs, noise)
     function = _InExtension if in_extension else _SquashedNormal
     return function.apply(outputs, noise)  # pyright: ignore[reportReturnType]
 
@@ -92,10 +97,23 @@ class _InExtension(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, *gradients: Tensor) -> Any:
         d_actions, d_log_probs = gradients
-        if d_actions.stride(1) != 1:
+        if d_actions.stride(1) != 1:  # rows may be parts of wider ones
             d_actions = d_actions.contiguous()
         known = (*ctx.saved_tensors, d_actions, d_log_probs.contiguous())
         return torch.ops.fastrl.squashed_normal_backward(*known), None
+
+
+def _check(outputs: Tensor, noise: Tensor) -> None:
+    """Raises ValueError for what the extension could not know: it is told addresses alone."""
+    if not HAS_TILES:
+        raise ValueError("this processor has no tiles of bfloat16, or fastrl no extension")
+    num_rows, num_actions = noise.shape
+    if outputs.shape != (num_rows, 2 * num_actions):
+        found = f"{tuple(outputs.shape)} outputs, {tuple(noise.shape)} noise"
+        raise ValueError(f"expected [B, 2 * A] outputs and [B, A] noise, got {found}")
+    for tensor in (outputs, noise):
+        if tensor.dtype != torch.float32 or tensor.device.type != "cpu":
+            raise ValueError(f"expected float32 on the CPU, got {tensor.dtype} on {tensor.device}")
 
 
 def _draw(outputs: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
@@ -114,8 +132,8 @@ def _take_back(
     tensors = (outputs, noise, actions, d_actions, d_log_probs, d_outputs)
     addresses = [tensor.data_ptr() for tensor in tensors]
     num_rows, num_actions = noise.shape
-    bounds, stride = (LOG_STD_MIN, LOG_STD_MAX), d_actions.stride(0)
-    take_back_squashed_normal(addresses, num_rows, num_actions, stride, *bounds, crew_threads())
+    sizes, bounds = (num_rows, num_actions, d_actions.stride(0)), (LOG_STD_MIN, LOG_STD_MAX)
+    take_back_squashed_normal(addresses, *sizes, *bounds, crew_threads())
     return d_outputs
 
 

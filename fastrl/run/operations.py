@@ -32,12 +32,6 @@ def is_alias(func: Any) -> bool:
     return is_one and schema.returns[0].alias_info is not None and not schema.is_mutable
 
 
-def passes_memory_on(node: fx.Node) -> bool:
-    """Tells whether a node's results may lie in the memory of its arguments."""
-    schema = getattr(node.target, "_schema", None)
-    return schema is None or any(result.alias_info is not None for result in schema.returns)
-
-
 def is_random(node: fx.Node) -> bool:
     """Tells whether a node draws from a generator."""
     return torch.Tag.nondeterministic_seeded in getattr(node.target, "tags", ())

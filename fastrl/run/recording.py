@@ -22,7 +22,6 @@ from fastrl.run.operations import (
     is_alias,
     is_random,
     must_stay,
-    passes_memory_on,
 )
 
 logger = logging.getLogger("fastrl")
@@ -66,7 +65,7 @@ class Recording(TorchDispatchMode):
             for tensor, value in self._before:
                 tensor.copy_(value)
         self._graph.output(tree_map_only(Tensor, self._node, result))
-        self._fold_constants()
+        self._fold_constants(result)
         self._graph.erase_node(self._boundary)
         self._graph.eliminate_dead_code(is_impure_node=must_stay)
         # No tensor here requires a gradient, but oneDNN's LSTM asks whether its backward follows.
@@ -146,7 +145,7 @@ class Recording(TorchDispatchMode):
         given = self._example[: len(self._example) - len(self._captured)]
         changed = [i for i, tensor in enumerate(given) if _memory(tensor) in self._changed]
         with torch.no_grad():
-            return CapturedGraph(self._bind(self._module), given, changed, self._captured)
+            return CapturedGraph(self._bind(self._module), given, changed, self._changing())
 
     @contextmanager
     def part(self) -> Iterator[None]:
@@ -174,6 +173,8 @@ class Recording(TorchDispatchMode):
         forks = nn.Module()
         for index, part in enumerate(self._parts):
             nodes = [copies[node] for node in part if node in copies]
+            if not nodes:  # all of them are constants
+                continue
             inside = set(nodes)
             inputs = list(
                 dict.fromkeys(x for n in nodes for x in n.all_input_nodes if x not in inside)
@@ -222,22 +223,22 @@ class Recording(TorchDispatchMode):
         self._captured.append(tensor.detach())
         return node
 
-    def _fold_constants(self) -> None:
-        """Takes as given what depends on no tensor from outside, such as where gradients begin."""
-        changed: set[fx.Node] = set()
-        for node in reversed(self._graph.nodes):
-            if must_stay(node) or (node in changed and passes_memory_on(node)):
-                changed.update(node.all_input_nodes)
+    def _fold_constants(self, result: Any) -> None:
+        """Takes as given what is made of shapes and numbers alone, such as where gradients begin.
+
+        Not so what is changed later, and what the caller gets.
+        """
+        own = self._changed | {_memory(x) for x in tree_leaves(result) if isinstance(x, Tensor)}
         constants = {self._nodes[id(number)] for number in self._numbers.values()}
         for node in self._graph.nodes:
-            inputs = node.all_input_nodes
+            inputs, made = node.all_input_nodes, self._results.get(node)
             is_made = node.target in FACTORIES or (inputs and constants.issuperset(inputs))
-            if is_made and node in self._results and node not in changed and not is_random(node):
+            if is_made and made is not None and _memory(made) not in own and not is_random(node):
                 constants.add(node)
         for node in self._graph.nodes:
             is_known = node.op == "call_function" and node in constants
             if is_known and not constants.issuperset(node.users):
-                node.replace_all_uses_with(self._capture(self._results[node].clone()))
+                node.replace_all_uses_with(self._capture(self._results[node]))
 
     def _with_tensor_for_number(self, func: Any, args: Any, result: Any) -> tuple[Any, Any]:
         """Turns `x + 1` into `x + one`: on a CPU each call would make that tensor anew."""
@@ -277,12 +278,16 @@ class Recording(TorchDispatchMode):
     @contextmanager
     def _undone(self) -> Iterator[None]:
         """Puts captured tensors back after a run of the graph."""
-        before = [tensor.clone() for tensor in self._captured]
+        before = [(tensor, tensor.clone()) for tensor in self._changing()]
         try:
             yield
         finally:
-            for tensor, value in zip(self._captured, before, strict=True):
+            for tensor, value in before:
                 tensor.copy_(value)
+
+    def _changing(self) -> list[Tensor]:
+        """Returns the captured tensors that the graph changes."""
+        return [tensor for tensor in self._captured if _memory(tensor) in self._changed]
 
 
 class _Fork(nn.Module):
