@@ -51,6 +51,10 @@ def __getattr__(name: str) -> Any:
     return getattr(import_module(_HOMES[name]), name)
 
 
+def __dir__() -> list[str]:
+    return __all__
+
+
 def _version() -> str:
     from importlib.metadata import PackageNotFoundError, version
 

@@ -1,6 +1,7 @@
 """`python -m fastrl` lists what `python -m` can start."""
 
 import ast
+import sys
 from importlib import resources
 
 from fastrl.run.mistakes import exit_status
@@ -16,6 +17,9 @@ def main() -> int:
 
 
 def _list() -> int:
+    if words := sys.argv[1:]:
+        meant = f"; did you mean python -m fastrl.{words[0]}?" if words[0] in COMMANDS else ""
+        raise ValueError(f"python -m fastrl takes no argument, not {words[0]!r}{meant}")
     for name in COMMANDS:
         root = resources.files("fastrl")
         file = root / f"{name}.py" if name != "presets" else root / "presets" / "__main__.py"

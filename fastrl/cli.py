@@ -27,7 +27,7 @@ with leaving_at_once():  # Ctrl-C may come this early
     from fastrl.config.resume import resumed
     from fastrl.config.run import RunConfig, check_names, documentation
     from fastrl.config.values import in_words
-    from fastrl.presets import blame_preset, load_presets, preset_for
+    from fastrl.presets import blame_preset, lack_of_preset, load_presets, preset_for
     from fastrl.run.folder import open_run_folder, read_config
     from fastrl.run.launch import launched_sizes, start_ranks
     from fastrl.run.mistakes import exit_status
@@ -114,6 +114,7 @@ def parse(algo: str, argv: Sequence[str] | None = None) -> Command:
         config=config,
         preset_settings={name: getattr(config, name) for name in from_preset},
         explicit={name: getattr(config, name) for name in explicit},
+        lack_of_preset="" if "preset" in source else lack_of_preset(algo, config.env_id),
     )
 
 

@@ -23,6 +23,8 @@ class Command:
     """What the preset contributed and nothing overrode."""
     explicit: Settings = field(default_factory=dict)
     """What the user's flags and `--config` file set."""
+    lack_of_preset: str = ""
+    """What to say where the task has no preset, though one was welcome."""
 
     @property
     def algo(self) -> str:
@@ -42,7 +44,7 @@ def describe(command: Command) -> str:
     elif command.preset_settings:
         lines.append(f"preset {config.env_id}: {_assignments(command.preset_settings)}")
     else:
-        lines.append("preset: none")
+        lines.append(f"preset: none{command.lack_of_preset}")
     if (ranks := config.devices * config.num_nodes) > 1:
         lines.append(f"{ranks} ranks, over all: {config.global_sizes()}")
     # The first line shows two of them already.

@@ -11,7 +11,9 @@ from pathlib import Path
 import pytest
 import yaml
 
+import fastrl
 from fastrl import cli
+from fastrl.__main__ import main as list_commands
 from fastrl.command import Command, describe
 from fastrl.config.ppo import PPOConfig
 from fastrl.config.resume import CHANGEABLE
@@ -371,3 +373,19 @@ def test_description_of_a_resumed_run_names_it(run_folder: Path) -> None:
 def test_description_says_that_no_preset_applies() -> None:
     command = cli.parse("ppo", ["--preset", "none"])
     assert describe(command).splitlines()[1] == "preset: none"
+
+
+def test_description_says_that_another_version_of_the_task_has_a_preset() -> None:
+    lines = describe(cli.parse("ppo", ["--env-id", "HalfCheetah-v5"])).splitlines()
+    told = "preset: none for HalfCheetah-v5 (HalfCheetah-v4 has one); the defaults are not tuned"
+    assert lines[1].startswith(told)
+
+
+def test_an_algorithm_behind_the_package_is_spelt_right(monkeypatch, capsys) -> None:
+    monkeypatch.setattr(sys, "argv", ["fastrl", "ppo"])
+    assert list_commands() == 2
+    assert "did you mean python -m fastrl.ppo?" in capsys.readouterr().err
+
+
+def test_the_package_lists_its_names() -> None:
+    assert {"PPO", "SAC", "AgentTrainer", "make_env"} <= set(dir(fastrl))

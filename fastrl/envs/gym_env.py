@@ -50,7 +50,7 @@ class GymEnv:
         for env in self.envs:
             if not isinstance(env, gymnasium.Env):
                 raise ValueError(
-                    f"{env_id}: made a {type(env).__name__}, which is not a gymnasium.Env"
+                    f"{env_id}: what it made, {type(env).__name__}, is not a gymnasium.Env"
                 )
             if (env.observation_space, env.action_space) != (
                 first.observation_space,

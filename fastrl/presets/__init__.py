@@ -50,6 +50,17 @@ def preset_for(algo: str, env_id: str) -> dict[str, Any]:
     return load_presets(algo).get(env_id, {})
 
 
+def lack_of_preset(algo: str, env_id: str) -> str:
+    """Returns what to say of a task without a preset; nothing of one that has it."""
+    presets = load_presets(algo)
+    if env_id in presets:
+        return ""
+    name = env_id.rpartition("-v")[0]
+    others = [other for other in presets if name and other.rpartition("-v")[0] == name]
+    known = f" ({', '.join(others)} has one)" if others else ""
+    return f" for {env_id}{known}; the defaults are not tuned for it"
+
+
 def resolve(
     config_class: type[Config], algo: str, env: object, preset: str, settings: dict[str, Any]
 ) -> Config:
@@ -78,8 +89,8 @@ def resolve(
         num_envs = getattr(env, "num_envs", None)
         if num_envs is None:
             raise ValueError(
-                f"cannot play {type(env).__name__}, which is one environment or none; give a "
-                "task's id, module:callable, or a gymnasium.vector.VectorEnv"
+                f"cannot play {type(env).__name__}: give a task's id, 'module:callable', or "
+                "several environments, as gymnasium.vector.SyncVectorEnv([make, make]) holds them"
             )
         given["num_envs"] = num_envs
     given |= settings
