@@ -161,8 +161,8 @@ void DrawSquashedNormal(nb::sequence addresses, int64_t num_rows, int64_t num_ac
                         float log_std_min, float log_std_max, int64_t num_threads) {
   const std::vector<float*> at = ArraysAt(addresses);
   nb::gil_scoped_release release;
-  const fastrl::SquashedNormal normal{num_rows,    num_actions, log_std_min,
-                                      log_std_max, at[0],       at[1]};
+  const fastrl::SquashedNormal normal{at[0],       at[1],       num_rows,
+                                      num_actions, log_std_min, log_std_max};
   normal.Draw(at[2], at[3], num_threads);
 }
 
@@ -172,8 +172,8 @@ void TakeBackSquashedNormal(nb::sequence addresses, int64_t num_rows, int64_t nu
                             int64_t num_threads) {
   const std::vector<float*> at = ArraysAt(addresses);
   nb::gil_scoped_release release;
-  const fastrl::SquashedNormal normal{num_rows,    num_actions, log_std_min,
-                                      log_std_max, at[0],       at[1]};
+  const fastrl::SquashedNormal normal{at[0],       at[1],       num_rows,
+                                      num_actions, log_std_min, log_std_max};
   normal.TakeBack(at[2], at[3], d_actions_stride, at[4], at[5], num_threads);
 }
 

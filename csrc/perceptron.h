@@ -5,7 +5,7 @@
 
 #pragma once
 
-#include "tiles.h"
+#include "tile_products.h"
 
 #if FASTRL_TILES
 

@@ -18,9 +18,9 @@
 namespace fastrl {
 
 struct SquashedNormal {
+  const float *outputs, *noise;
   int64_t num_rows, num_actions;
   float log_std_min, log_std_max;
-  const float *outputs, *noise;
 
   // Into actions [B, A] and log_probs [B].
   void Draw(float* actions, float* log_probs, int64_t num_threads) const {

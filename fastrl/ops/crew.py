@@ -6,6 +6,9 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+import torch
+from torch import Tensor
+
 HAS_TILES = False
 """Whether this processor has matrix tiles of bfloat16, and the extension serves."""
 if os.environ.get("FASTRL_NO_EXTENSION") != "1":
@@ -24,6 +27,15 @@ _num_threads = 1
 def crew_threads() -> int:
     """Returns how many threads an operation may use, its own among them."""
     return _num_threads
+
+
+def check_addresses(*tensors: Tensor) -> None:
+    """Raises ValueError for tensors whose addresses kernels beside the tiles could not take."""
+    if not HAS_TILES:
+        raise ValueError("this processor has no tiles of bfloat16, or fastrl no extension")
+    for tensor in tensors:
+        if tensor.dtype != torch.float32 or tensor.device.type != "cpu":
+            raise ValueError(f"expected float32 on the CPU, got {tensor.dtype} on {tensor.device}")
 
 
 @contextmanager

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from fastrl.ops.crew import HAS_TILES, crew_threads
+from fastrl.ops.crew import HAS_TILES, check_addresses, crew_threads
 
 if HAS_TILES:
     from fastrl._C import Perceptrons
@@ -98,8 +98,7 @@ def _halves(tensors: Sequence[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
 
 def _check(x: Tensor, weights: Sequence[Tensor], biases: Sequence[Tensor]) -> None:
     """Raises ValueError for what the extension could not know: it is told addresses alone."""
-    if not HAS_TILES:
-        raise ValueError("this processor has no tiles of bfloat16, or fastrl no extension")
+    check_addresses(x, *weights, *biases)
     if len(weights) < 2 or len(biases) != len(weights):
         raise ValueError(f"expected two layers or more, got {len(weights)} and {len(biases)}")
     if any(weight.shape[-1] % _TILE for weight in weights[:-1]):
@@ -116,8 +115,6 @@ def _check(x: Tensor, weights: Sequence[Tensor], biases: Sequence[Tensor]) -> No
             raise ValueError(
                 f"expected dense {shape}, got {tuple(tensor.shape)}, {tensor.stride()}"
             )
-        if tensor.dtype != torch.float32 or tensor.device.type != "cpu":
-            raise ValueError(f"expected float32 on the CPU, got {tensor.dtype} on {tensor.device}")
 
 
 def _how() -> tuple[int, int]:

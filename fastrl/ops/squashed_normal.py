@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-from fastrl.ops.crew import HAS_TILES, crew_threads
+from fastrl.ops.crew import HAS_TILES, check_addresses, crew_threads
 
 if HAS_TILES:
     from fastrl._C import draw_squashed_normal, take_back_squashed_normal
@@ -105,15 +105,11 @@ class _InExtension(torch.autograd.Function):
 
 def _check(outputs: Tensor, noise: Tensor) -> None:
     """Raises ValueError for what the extension could not know: it is told addresses alone."""
-    if not HAS_TILES:
-        raise ValueError("this processor has no tiles of bfloat16, or fastrl no extension")
+    check_addresses(outputs, noise)
     num_rows, num_actions = noise.shape
     if outputs.shape != (num_rows, 2 * num_actions):
         found = f"{tuple(outputs.shape)} outputs, {tuple(noise.shape)} noise"
         raise ValueError(f"expected [B, 2 * A] outputs and [B, A] noise, got {found}")
-    for tensor in (outputs, noise):
-        if tensor.dtype != torch.float32 or tensor.device.type != "cpu":
-            raise ValueError(f"expected float32 on the CPU, got {tensor.dtype} on {tensor.device}")
 
 
 def _draw(outputs: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
