@@ -3,10 +3,11 @@
 // Tiles multiply bfloat16, which holds 8 of the 24 bits of a float32, at some ten times the rate of
 // vectors of float32. So each number is cut into up to three bfloat16 that add up to it. Of the
 // nine products of the pieces of two numbers six reach into the 24 bits; tiles add them up in
-// float32. The result is as exact as float32 arithmetic, in six tenths of its time, cutting
-// included. Two pieces and three products make 16 bits, one piece is a product in bfloat16: torch's
-// matmul precisions "highest", "high" and "medium". Numbers below 1e-33 lose bits, as bfloat16 has
-// none for their lower pieces; infinity, and what lies within a thousandth of it, becomes NaN.
+// float32. The result is as exact as float32 arithmetic, in less time: two networks of 256-256 take
+// 256 rows forwards and backwards in 0.7 of torch's, on one thread. Two pieces and three products
+// make 16 bits, one piece is a product in bfloat16: torch's matmul precisions "highest", "high" and
+// "medium". Numbers below 1e-33 lose bits, as bfloat16 has none for their lower pieces; infinity,
+// and what lies within a thousandth of it, becomes NaN.
 //
 // Letters: c[M, N] = a[M, K] b[K, N], P pieces.
 
