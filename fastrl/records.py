@@ -186,7 +186,8 @@ class Records:
             "valid_env_steps": counters.valid_env_steps,
             "episodes": counters.episodes,
             "restarts": counters.restarts,
-            "wall_seconds": self.wall_seconds,
+            # As the last checkpoint, written just now, has them: a resumed run counts on from them.
+            "wall_seconds": counters.wall_seconds,
             "loop_seconds": counters.loop_seconds,
             "steps_per_second": counters.steps_per_second,
             "stage_seconds": dict(counters.stage_seconds),

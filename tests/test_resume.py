@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import os
 from pathlib import Path
 from typing import Any
 
@@ -209,6 +210,22 @@ def test_seconds_of_all_parts_count(tmp_path):
     for name in ("wall_seconds", "loop_seconds"):
         assert second[name] > first[name]
     assert second["stage_seconds"]["update"] > first["stage_seconds"]["update"]
+
+
+def test_summary_and_last_checkpoint_agree_on_wall_seconds_however_slow_the_disk(
+    tmp_path, monkeypatch
+):
+    seconds, sync = [0.0], os.fsync
+
+    def slow_sync(descriptor):
+        seconds[0] += 100
+        sync(descriptor)
+
+    monkeypatch.setattr("fastrl.records.seconds_since_process_start", lambda: seconds[0])
+    monkeypatch.setattr(os, "fsync", slow_sync)
+    result = AgentTrainer().fit(agent_for("CartPole-v1", tmp_path))
+    saved = load_checkpoint(result.folder / "checkpoints" / "last.pt")
+    assert result.summary["wall_seconds"] == saved["counters"]["wall_seconds"] > 0
 
 
 # What is refused

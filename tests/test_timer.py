@@ -1,9 +1,12 @@
-"""Stage times: what is measured is what passed, per name."""
+"""Stage times: what is measured is what passed, per name. And the age of the process."""
 
+import subprocess
+import sys
 import time
 
 import pytest
 
+from fastrl.run.start import seconds_since_process_start
 from fastrl.run.timer import StageTimer
 
 
@@ -69,3 +72,18 @@ def test_a_stage_nested_in_itself_is_refused():
     timer = StageTimer()
     with timer.stage("env"), pytest.raises(AssertionError, match="nested"):
         timer.stage("env").__enter__()
+
+
+def test_seconds_of_the_process_tell_readings_of_a_millisecond_apart():
+    first = seconds_since_process_start()
+    time.sleep(0.001)
+    assert seconds_since_process_start() - first >= 0.001
+
+
+def test_seconds_of_the_process_count_what_was_before_the_import():
+    code = (
+        "import time; time.sleep(0.1)\n"
+        "from fastrl.run.start import seconds_since_process_start as seconds\n"
+        "assert seconds() >= 0.09, seconds()"  # the system's ticks are hundredths
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)

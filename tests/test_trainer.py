@@ -163,7 +163,7 @@ def test_wall_seconds_of_a_later_run_of_the_process_are_its_own(tmp_path):
     train("toy_envs:EndlessEnv", tmp_path, total_timesteps=64)
     start = perf_counter()
     summary = train("toy_envs:EndlessEnv", tmp_path, total_timesteps=64).summary
-    assert 0 < summary["wall_seconds"] <= perf_counter() - start + 0.01  # the clock's ticks
+    assert 0 < summary["wall_seconds"] <= perf_counter() - start
 
 
 # Tests during training
