@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import textwrap
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import dataclass, field, replace
+from typing import Any, Self
 
 from fastrl.config.resume import spell
 
@@ -25,6 +25,17 @@ class Command:
     """What the user's flags and `--config` file set."""
     lack_of_preset: str = ""
     """What to say where the task has no preset, though one was welcome."""
+
+    def with_config(self, config: Any) -> Self:
+        """Returns the same with a config of which a few settings were changed by the user."""
+        changed = {
+            name: value
+            for name, value in vars(config).items()
+            if value != getattr(self.config, name)
+        }
+        preset = {name: x for name, x in self.preset_settings.items() if name not in changed}
+        explicit = {**self.explicit, **changed}
+        return replace(self, config=config, preset_settings=preset, explicit=explicit)
 
     @property
     def algo(self) -> str:

@@ -17,9 +17,10 @@ from fastrl.decoupled import run_part
 from fastrl.envs.pools import open_envs
 from fastrl.envs.vector import VectorEnv
 from fastrl.presets import resolve
-from fastrl.run.checkpoint import load_checkpoint, save_checkpoint
+from fastrl.records import TrainResult
+from fastrl.run.checkpoint import Checkpoints, load_checkpoint, save_checkpoint
 from fastrl.run.devices import Devices, make_devices
-from fastrl.run.folder import working_folder
+from fastrl.run.folder import expanded, open_run_folder, working_folder
 from fastrl.run.mistakes import one_line
 from fastrl.run.threads import keep_freed_memory
 from fastrl.spaces import rows_of
@@ -36,6 +37,8 @@ class Face:
     config_class: ClassVar[type[DecoupledConfig]]
     config: Any
     policy: Any
+    result: TrainResult | None = None
+    """What came of the latest `learn`."""
 
     sides: ClassVar[tuple[type, type]]
     """What makes of the algorithm a player and a trainer, of a decoupled run."""
@@ -66,12 +69,15 @@ class Face:
         if isinstance(devices, int):
             devices, settings = None, {"devices": devices, **settings}
         if config is None:
-            config = resolve(self.config_class, self.algo, env, preset, settings)
+            self._command = resolve(self.config_class, self.algo, env, preset, settings)
+            config = self._command.config
         elif not isinstance(config, self.config_class):
             expected = self.config_class.__name__
             raise ValueError(f"config must be a {expected}, not {config!r}; settings go by name")
         elif settings:
             raise ValueError(f"give a config or single settings, not both: {', '.join(settings)}")
+        else:
+            self._command = Command(config=config, explicit=config.unlike_defaults())
         keep_freed_memory()
         self.config = config
         self.start_folder = working_folder()
@@ -131,11 +137,16 @@ class Face:
         return actions[0].cpu().numpy() if single else actions.cpu().numpy()
 
     def learn(self, total_timesteps: int | None = None) -> Self:
-        """Trains in a new run folder, for `total_timesteps` or as long as the config says."""
+        """Trains in a new run folder, for `total_timesteps` or as long as the config says.
+
+        What came of it is in `result` then; `result.folder` is the run folder.
+        """
         if total_timesteps is not None:
             self.config = self.config.replace(total_timesteps=total_timesteps)
+        if self.devices.is_global_zero:
+            print(describe(self._command.with_config(self.config)), flush=True)
         agent: Any = self
-        AgentTrainer().fit(agent)
+        self.result = AgentTrainer().fit(agent)
         return self
 
     def settle(self) -> dict[str, float]:
@@ -154,17 +165,22 @@ class Face:
         env: str | VectorEnv | gymnasium.vector.VectorEnv | None = None,
         **settings: Any,
     ) -> Self:
-        """Reads an agent from a file of `save` or a run's checkpoint.
+        """Reads an agent from a file of `save`, a run's checkpoint or a run folder.
 
         Args:
-            path: the file.
+            path: the file; or the folder, whose newest checkpoint is taken, as `evaluate` and
+                `--resume` do. The best one is its `checkpoints/best.pt`.
             env: what to play; by default the task that the agent was trained on.
             **settings: settings to change, by name.
 
         Raises:
             FileNotFoundError: the file is missing.
-            ValueError: the file is damaged, foreign or another algorithm's.
+            ValueError: the file is damaged, foreign or another algorithm's; the folder is not of a
+                run.
         """
+        path = expanded(path)
+        if path.is_dir():
+            path = Checkpoints(open_run_folder(path).checkpoints).newest()
         state = load_checkpoint(path)
         if state.get("algo") != cls.algo:
             raise ValueError(f"{path} holds {str(state.get('algo'))!r}, not {cls.algo!r}")

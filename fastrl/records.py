@@ -32,7 +32,7 @@ class TrainResult:
     """What came of a run."""
 
     folder: Path
-    """The run folder, absolute."""
+    """The run folder, absolute; empty on other ranks than 0."""
     summary: dict[str, Any]
     """What summary.json holds; empty on other ranks than 0."""
     exit_status: int

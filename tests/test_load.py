@@ -45,8 +45,20 @@ def test_missing_file_is_not_found(saved, tmp_path):
         saved[0].load(tmp_path / "agent.pt")
 
 
-def test_folder_is_refused(saved, tmp_path):
-    assert "is a folder" in refusal(saved[0], tmp_path)
+def test_folder_that_is_no_run_is_refused(saved, tmp_path):
+    assert "is not a run folder" in refusal(saved[0], tmp_path)
+
+
+def test_run_folder_gives_its_newest_checkpoint(tmp_path):
+    small = {"num_envs": 2, "num_steps": 16, "per_rank_batch_size": 32, "eval_episodes": 0}
+    model = PPO("CartPole-v1", preset="none", log_dir=tmp_path, accelerator="cpu", **small)
+    result = model.learn(64).result
+    assert result is not None
+    agents = [PPO.load(path) for path in (result.folder, result.folder / "checkpoints" / "last.pt")]
+    expected = model.policy.state_dict()
+    for agent in agents:
+        weights = agent.policy.state_dict()
+        assert all(weights[name].equal(expected[name]) for name in expected)
 
 
 @pytest.mark.parametrize("content", [b"", b"no checkpoint\n", b"\0" * 5000])

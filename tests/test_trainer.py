@@ -16,6 +16,9 @@ import pytest
 import torch
 
 from fastrl import PPO, AgentTrainer, make_env
+from fastrl.cli import parse
+from fastrl.command import describe
+from fastrl.config.ppo import PPOConfig
 from fastrl.config.run import RunConfig
 from fastrl.envs.vector import EnvError
 from fastrl.run.checkpoint import Checkpoints, load_checkpoint
@@ -329,6 +332,23 @@ def test_config_of_the_trainer_sets_the_length_and_leaves_the_agent_alone(tmp_pa
     result = AgentTrainer(config).fit(agent)
     assert result.summary["total_env_steps"] == 128
     assert (agent.config.learning_rate, agent.config.num_envs) == (2e-3, 4)
+
+
+def test_learn_begins_with_the_lines_of_the_command_line_and_names_its_folder(tmp_path, capsys):
+    model = PPO("CartPole-v1", log_dir=tmp_path, eval_episodes=0, seed=3).learn(1024)
+    flags = f"--log-dir {tmp_path} --eval-episodes 0 --seed 3 --total-timesteps 1024"
+    header = describe(parse("ppo", flags.split()))
+    assert "preset CartPole-v1: num_envs" in header
+    assert model.result is not None
+    assert capsys.readouterr().out.startswith(f"{header}\nrun folder: {model.result.folder}\n")
+
+
+def test_learn_tells_what_differs_from_the_defaults_in_a_config(tmp_path, capsys):
+    config = PPOConfig(**SMALL, log_dir=str(tmp_path), seed=3)
+    PPO("CartPole-v1", config).learn(64)
+    first, second, third, *_ = capsys.readouterr().out.splitlines()
+    assert (first, second) == ("ppo on CartPole-v1, seed 3", "preset: none")
+    assert third.startswith("you set: ") and "total_timesteps=64" in third
 
 
 def test_predict_after_learning_returns_legal_actions(tmp_path):

@@ -172,6 +172,11 @@ class RunConfig:
             for name, value in values.items()
         }
 
+    def unlike_defaults(self) -> dict[str, Any]:
+        """Returns the settings whose values are not the defaults."""
+        default = type(self)()
+        return {name: x for name, x in vars(self).items() if x != getattr(default, name)}
+
     @classmethod
     def from_dict(cls, values: dict[str, Any], source: str = "config") -> Self:
         """Builds a config from plain values.

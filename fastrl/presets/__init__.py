@@ -8,12 +8,10 @@ from __future__ import annotations
 
 import re
 from importlib import resources
-from typing import Any, TypeVar
+from typing import Any
 
+from fastrl.command import Command
 from fastrl.config.run import RunConfig
-
-Config = TypeVar("Config", bound=RunConfig)
-
 
 RESULTS_NAME = "results.yaml"
 
@@ -62,9 +60,9 @@ def lack_of_preset(algo: str, env_id: str) -> str:
 
 
 def resolve(
-    config_class: type[Config], algo: str, env: object, preset: str, settings: dict[str, Any]
-) -> Config:
-    """Returns the config of a call from Python: defaults, then the preset, then single settings.
+    config_class: type[RunConfig], algo: str, env: object, preset: str, settings: dict[str, Any]
+) -> Command:
+    """Returns what a call from Python asks for: defaults, then the preset, then single settings.
 
     Args:
         config_class: the algorithm's config.
@@ -96,10 +94,16 @@ def resolve(
     given |= settings
     tuned = {name: value for name, value in tuned.items() if name not in given}
     try:
-        return config_class.from_dict({**tuned, **given}, f"{algo} settings")
+        config = config_class.from_dict({**tuned, **given}, f"{algo} settings")
     except ValueError as error:
         hint = blame_preset(tuned, error, 'preset="none"')
         raise ValueError(f"{error}{hint}") from error
+    return Command(
+        config=config,
+        preset_settings={name: getattr(config, name) for name in tuned},
+        explicit={name: getattr(config, name) for name in settings},
+        lack_of_preset=lack_of_preset(algo, config.env_id) if preset == "auto" else "",
+    )
 
 
 def blame_preset(tuned: dict[str, Any], error: ValueError, way_out: str) -> str:
