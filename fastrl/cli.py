@@ -27,7 +27,7 @@ with leaving_at_once():  # Ctrl-C may come this early
     from fastrl.config.resume import resumed
     from fastrl.config.run import RunConfig, check_names, documentation
     from fastrl.config.values import in_words
-    from fastrl.presets import blame_preset, lack_of_preset, load_presets, preset_for
+    from fastrl.presets import lack_of_preset, load_presets, merge, preset_for
     from fastrl.run.folder import open_run_folder, read_config
     from fastrl.run.launch import launched_sizes, start_ranks
     from fastrl.run.mistakes import exit_status
@@ -104,18 +104,13 @@ def parse(algo: str, argv: Sequence[str] | None = None) -> Command:
     from_preset, from_file = _settings_under_flags(algo, config_class, source, flags)
     explicit = {**from_file, **flags}
     from_preset = {name: value for name, value in from_preset.items() if name not in explicit}
-    try:
-        # tyro has typed the flags, so a wrong type can only be the file's.
-        config = config_class.from_dict({**from_preset, **explicit}, source.get("config", "flags"))
-    except ValueError as error:
-        hint = blame_preset(from_preset, error, "--preset none")
-        raise ValueError(f"{error}{hint}") from error
-    return Command(
-        config=config,
-        preset_settings={name: getattr(config, name) for name in from_preset},
-        explicit={name: getattr(config, name) for name in explicit},
-        lack_of_preset="" if "preset" in source else lack_of_preset(algo, config.env_id),
-    )
+    # tyro has typed the flags, so a wrong type can only be the file's.
+    origin = source.get("config", "flags")
+    command = merge(config_class, from_preset, explicit, origin, "--preset none")
+    if "preset" in source:
+        return command
+    lack = lack_of_preset(algo, command.config.env_id)
+    return dataclasses.replace(command, lack_of_preset=lack)
 
 
 def _config_class(algo: str) -> type[RunConfig]:

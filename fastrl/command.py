@@ -25,6 +25,8 @@ class Command:
     """What the user's flags and `--config` file set."""
     lack_of_preset: str = ""
     """What to say where the task has no preset, though one was welcome."""
+    cut_of_preset: str = ""
+    """What to say where a preset was made to fit the other settings."""
 
     def with_config(self, config: Any) -> Self:
         """Returns the same with a config of which a few settings were changed by the user."""
@@ -56,6 +58,8 @@ def describe(command: Command) -> str:
         lines.append(f"preset {config.env_id}: {_assignments(command.preset_settings)}")
     else:
         lines.append(f"preset: none{command.lack_of_preset}")
+    if command.cut_of_preset:
+        lines.append(command.cut_of_preset)
     if (ranks := config.devices * config.num_nodes) > 1:
         lines.append(f"{ranks} ranks, over all: {config.global_sizes()}")
     # The first line shows two of them already.

@@ -40,6 +40,7 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--checkpoint", metavar="last|best|PATH", help="which of the run (default: last)"
     )
+    parser.add_argument("--env-id", help="task to play (default: the run's)")
     parser.add_argument("--video", action="store_true", help="film one episode (mp4 and GIF)")
     parser.add_argument("--json", action="store_true", help="print one line of JSON")
     arguments = parser.parse_args(argv)
@@ -53,7 +54,7 @@ def _run(arguments: argparse.Namespace) -> int:
     if arguments.video:
         check_packages()
     videos = saved.videos.absolute()  # now: an environment may change folders
-    agent = load_agent(saved)
+    agent = load_agent(saved, arguments.env_id)
     seed = agent.config.seed if arguments.seed is None else arguments.seed
     try:
         env = fresh_env(agent, min(arguments.episodes, MAX_ENVS), "eval", seed)

@@ -170,6 +170,7 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--checkpoint", metavar="last|best|PATH", help="which of the run (default: last)"
     )
+    parser.add_argument("--env-id", help="task whose spaces are meant (default: the run's)")
     parser.add_argument(
         "--out", type=Path, help="the file to write (default: policy in the run folder)"
     )
@@ -182,7 +183,7 @@ def _run(arguments: argparse.Namespace) -> int:
     import torch
 
     target = path.absolute()  # now: an environment may change folders
-    agent: Any = load_agent(saved)
+    agent: Any = load_agent(saved, arguments.env_id)
     try:
         if hasattr(agent, "new_state"):
             raise ValueError(

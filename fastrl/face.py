@@ -14,6 +14,7 @@ from torch import Tensor
 from fastrl.command import Command, describe
 from fastrl.config.decoupled import DecoupledConfig
 from fastrl.decoupled import run_part
+from fastrl.envs.make import is_known_id
 from fastrl.envs.pools import open_envs
 from fastrl.envs.vector import VectorEnv
 from fastrl.presets import resolve
@@ -184,7 +185,9 @@ class Face:
         state = load_checkpoint(path)
         if state.get("algo") != cls.algo:
             raise ValueError(f"{path} holds {str(state.get('algo'))!r}, not {cls.algo!r}")
-        if env is not None and not isinstance(env, str):
+        if isinstance(env, str):
+            settings = {"env_id": env, **settings}
+        elif env is not None:
             settings = {"num_envs": env.num_envs, **settings}
         learner = state.get("agent")
         saved = learner.get("config") if isinstance(learner, dict) else None
@@ -199,6 +202,11 @@ class Face:
             config = cls.config_class.from_dict(saved)
         except (TypeError, ValueError) as error:
             raise ValueError(f"{path}: {one_line(error)}") from error
+        if env is None and not is_known_id(config.env_id):
+            raise ValueError(
+                f"{path} was trained on {config.env_id}, which is no id to make environments from; "
+                "name one, or module:callable, by env= of load or --env-id of evaluate and export"
+            )
         make: Any = cls
         agent = make(env or config.env_id, config.replace(**settings))
         try:
@@ -211,15 +219,20 @@ class Face:
         return agent
 
     @classmethod
-    def load_anywhere(cls, path: str | Path) -> Self:
+    def load_anywhere(cls, path: str | Path, env_id: str | None = None) -> Self:
         """Reads an agent from a checkpoint, to be tested on whatever device is here."""
-        return cls.load(path, accelerator="auto")
+        return cls.load(path, env_id, accelerator="auto")
 
     @classmethod
     def run(cls, command: Command) -> int:
         """Trains as the command line says, maybe as one part of it; returns the exit status."""
         if command.config.decoupled:
             return run_part(cls, command)
+        if command.resume and not is_known_id(command.config.env_id):
+            raise ValueError(
+                f"{command.resume} played {command.config.env_id}, environments that were handed "
+                f"over; go on from Python: AgentTrainer(resume=RUN).fit({cls.__name__}(env, ...))"
+            )
         with make_devices(command.config) as devices:
             if devices.is_global_zero:
                 print(describe(command), flush=True)

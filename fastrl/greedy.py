@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, cast
 
 import numpy as np
 
-from fastrl.envs.make import Backend, Purpose, base_seed, make_env
+from fastrl.envs.make import Backend, Purpose, base_seed, is_known_id, make_env
 from fastrl.envs.vector import VectorEnv
 from fastrl.run.mistakes import one_line
 from fastrl.run.pulse import PULSE
@@ -155,11 +155,20 @@ def evaluate_agent(
         return None
 
 
+def can_be_tested(agent: Agent) -> bool:
+    """Tells whether the agent's environments have an id to make others from."""
+    return is_known_id(agent.envs[0].env_id)
+
+
 def fresh_env(
     agent: Agent, num_envs: int, purpose: Purpose, seed: int, render: bool = False
 ) -> VectorEnv:
     """Returns new environments like those the agent plays; ValueError if they cannot be made."""
     played = agent.envs[0]
+    if not can_be_tested(agent):
+        raise ValueError(
+            f"{played.env_id} is no id: environments that were handed over cannot be made anew"
+        )
     env = make_env(
         played.env_id,
         num_envs,

@@ -54,8 +54,12 @@ def find_saved(run: Path, checkpoint: str | None = None) -> Saved:
     return Saved(folder.config.get("algo", ""), path, folder.path, folder.videos)
 
 
-def load_agent(saved: Saved) -> Agent:
-    """Returns the agent, by the `load_agent(path)` of its algorithm's module.
+def load_agent(saved: Saved, env_id: str | None = None) -> Agent:
+    """Returns the agent, by the `load_agent(path, env_id)` of its algorithm's module.
+
+    Args:
+        saved: from `find_saved`.
+        env_id: the task to play; by default that which the agent was trained on.
 
     Raises:
         ValueError: the checkpoint is damaged, foreign or of an unknown algorithm.
@@ -67,4 +71,4 @@ def load_agent(saved: Saved) -> Agent:
         raise ValueError(
             f"{saved.checkpoint} is of the algorithm {saved.algo!r}, which fastrl does not have"
         )
-    return module.load_agent(saved.checkpoint)
+    return module.load_agent(saved.checkpoint, env_id)

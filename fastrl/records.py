@@ -14,7 +14,7 @@ from typing import Any, Self
 
 from fastrl.agent import Agent
 from fastrl.film import record_agent
-from fastrl.greedy import Evaluation, evaluate_agent
+from fastrl.greedy import Evaluation, can_be_tested, evaluate_agent
 from fastrl.run.checkpoint import Checkpoints
 from fastrl.run.logger import Logger, machine_facts, versions, write_summary
 from fastrl.run.progress import Progress
@@ -62,7 +62,7 @@ class Records:
             is_resumed: whether to go on in files that are there.
         """
         self.agent, self.config, self.folder, self.counters = agent, agent.config, folder, counters
-        self._shown = shown
+        self._shown, self._can_be_tested = shown, can_be_tested(agent)
         self.checkpoints = Checkpoints(folder / "checkpoints", self.config.keep_checkpoints)
         self._stopped, self._is_resumed = signals.came, is_resumed
         self._seconds_before = counters.wall_seconds
@@ -84,6 +84,12 @@ class Records:
             self._logger.log_text("hyperparameters", _table(self.config.to_dict()), 0)
         at = f", from step {self.counters.env_steps:,}" if self._is_resumed else ""
         self._progress.print(f"run folder: {self._shown}{at}")
+        if self.config.eval_episodes and not self._can_be_tested:
+            self._progress.print(
+                f"no greedy tests: {self.agent.envs[0].env_id} was handed over, and tests make "
+                "their environments from an id; afterwards: python -m fastrl.evaluate "
+                f"{shlex.quote(str(self._shown))} --env-id module:callable"
+            )
         return self
 
     def __exit__(self, *exception: Any) -> None:
@@ -109,7 +115,7 @@ class Records:
     def save_periodic(self, state: Callable[[], State], has_tests: bool) -> None:
         """Saves a checkpoint that stays for a while."""
         with PULSE.unwatched():
-            if not has_tests:
+            if not (has_tests and self._can_be_tested):
                 self._keep_if_best(self.counters.mean_return, state)  # by training episodes
             self.checkpoints.save_periodic(state(), self.counters.env_steps)
 
@@ -120,6 +126,8 @@ class Records:
 
     def test(self, state: Callable[[], State]) -> Evaluation | None:
         """Plays greedy episodes, if the task can be made anew; keeps the best policy so far."""
+        if not self._can_be_tested:
+            return None
         config, env_steps = self.config, self.counters.env_steps
         result = evaluate_agent(self.agent, config.eval_episodes, env_steps, self._stopped)
         self._latest_test, self._tested_at = result, env_steps
@@ -161,7 +169,10 @@ class Records:
         summary = self._summary(result, bool(number))
         write_summary(self.folder, summary)
         if number:
-            resume = f"python -m fastrl.{self.agent.algo} --resume {shlex.quote(str(self._shown))}"
+            run = shlex.quote(str(self._shown))
+            resume = f"python -m fastrl.{self.agent.algo} --resume {run}"
+            if not self._can_be_tested:  # nor made anew
+                resume = f"AgentTrainer(resume={str(self._shown)!r}).fit(agent)"
             self._progress.print(
                 f"interrupted at {counters.env_steps:,} steps; go on with: {resume}"
             )

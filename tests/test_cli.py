@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import re
 import subprocess
 import sys
@@ -17,7 +18,7 @@ from fastrl.__main__ import main as list_commands
 from fastrl.command import Command, describe
 from fastrl.config.ppo import PPOConfig
 from fastrl.config.resume import CHANGEABLE
-from fastrl.presets import preset_for
+from fastrl.presets import preset_for, resolve
 
 # A flag is an interface: to add or rename one, say so in the changelog.
 PPO_FLAGS = """
@@ -184,8 +185,25 @@ def test_settings_are_checked_only_once_merged(tmp_path: Path) -> None:
 
 
 def test_error_says_which_settings_the_preset_chose() -> None:
-    with pytest.raises(ValueError, match="the preset set num_steps, per_rank_batch_size; --preset"):
-        cli.parse("ppo", ["--num-envs", "1"])
+    with pytest.raises(ValueError, match="the preset set num_envs, num_steps; --preset"):
+        cli.parse("ppo", ["--per-rank-batch-size", "1000"])
+
+
+def test_batch_size_of_the_preset_is_cut_to_a_rollout_of_the_users_size() -> None:
+    command = cli.parse("ppo", ["--num-envs", "1"])
+    assert preset_for("ppo", "CartPole-v1")["per_rank_batch_size"] == 256
+    assert command.config.per_rank_batch_size == command.config.num_steps == 32
+    told = "per_rank_batch_size=32, all rows of a rollout: the preset's 256 are more"
+    assert told in describe(command).splitlines()
+    assert "per_rank_batch_size" not in command.preset_settings
+
+
+def test_batch_size_of_the_preset_is_cut_for_environments_that_were_handed_over() -> None:
+    env = types.SimpleNamespace(env_id="CartPole-v1", num_envs=1)
+    command = resolve(PPOConfig, "ppo", env, "auto", {})
+    assert command == dataclasses.replace(cli.parse("ppo", ["--num-envs", "1"]), explicit={})
+    with pytest.raises(ValueError, match="per_rank_batch_size=64 is larger than a rollout"):
+        resolve(PPOConfig, "ppo", env, "auto", {"per_rank_batch_size": 64})
 
 
 @pytest.mark.parametrize(

@@ -7,6 +7,7 @@ import sys
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import gymnasium
 import numpy as np
 import pytest
 import toy_envs
@@ -301,6 +302,21 @@ def test_seed_chooses_the_episodes(checkpoint, capsys):
     assert main([str(checkpoint), "--episodes", "8", "--json"]) == 0
     assert outputs[0] == outputs[1] != outputs[2]
     assert json.loads(capsys.readouterr().out)["returns"] == outputs[0]  # 3 was the run's seed
+
+
+def test_agent_of_handed_over_environments_is_tested_on_the_id_that_is_named(tmp_path, capsys):
+    from fastrl import PPO
+
+    env = gymnasium.vector.SyncVectorEnv([lambda: gymnasium.make("CartPole-v1")] * 2)
+    path = tmp_path / "agent.pt"
+    PPO(env, preset="none", seed=3, num_steps=64).save(path)
+    assert main([str(path)]) == 2
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1 and "was trained on SyncVectorEnv, which is no id" in error
+    assert "--env-id of evaluate and export" in error
+    assert main([str(path), "--env-id", "CartPole-v1", "--episodes", "2", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["env_id"] == "CartPole-v1"
+    assert PPO.load(path, "CartPole-v1").config.env_id == "CartPole-v1"
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,7 @@ import pytest
 import torch
 from toy_envs import StatefulEnv
 
-from fastrl import PPO, AgentTrainer, make_env
+from fastrl import PPO, AgentTrainer, cli, make_env
 from fastrl.envs import pools
 from fastrl.envs.make import base_seed
 from fastrl.run.checkpoint import load_checkpoint, save_checkpoint
@@ -261,6 +261,13 @@ def test_resume_refuses_environments_that_cannot_take_the_saved_state(tmp_path):
     endless = agent_for("toy_envs:EndlessEnv", tmp_path)
     with pytest.raises(ValueError, match="these cannot go on from there"):
         AgentTrainer(resume=folder).fit(endless)
+
+
+def test_run_of_handed_over_environments_goes_on_from_python_alone(tmp_path, capsys):
+    short = {"total_timesteps": UPDATE}
+    folder = AgentTrainer().fit(agent_for(StatefulVectorEnv(4), tmp_path, **short)).folder
+    assert cli.main("ppo", ["--resume", str(folder), "--total-timesteps", "128"]) == 2
+    assert "go on from Python: AgentTrainer(resume=RUN).fit(PPO(env" in capsys.readouterr().err
 
 
 def test_run_that_another_process_writes_is_not_even_read(tmp_path):

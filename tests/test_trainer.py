@@ -300,11 +300,42 @@ def gymnasium_envs(num_envs: int) -> gymnasium.vector.VectorEnv:
     return gymnasium.make_vec("CartPole-v1", num_envs, vectorization_mode="sync")
 
 
+def envs_without_id(num_envs: int) -> gymnasium.vector.VectorEnv:
+    return gymnasium.vector.SyncVectorEnv([lambda: gymnasium.make("CartPole-v1")] * num_envs)
+
+
 def test_gymnasium_vector_env_trains(tmp_path):
     agent = agent_for(gymnasium_envs(4), tmp_path)
     assert agent.learn() is agent
     (summary,) = tmp_path.glob("ppo/*/CartPole-v1_default_42/summary.json")
     assert json.loads(summary.read_text())["total_env_steps"] == 256
+
+
+def test_environments_without_an_id_get_no_greedy_tests_and_that_is_said_once(
+    tmp_path, capsys, caplog
+):
+    tests = {"eval_episodes": 2, "eval_every": 64}
+    result = agent_for(envs_without_id(4), tmp_path, **tests).learn().result
+    out = capsys.readouterr().out
+    assert out.count("no greedy tests: SyncVectorEnv was handed over") == 1
+    assert f"python -m fastrl.evaluate {result.folder} --env-id module:callable" in out
+    assert caplog.messages == [] and result.summary["eval_return_mean"] is None
+
+
+def test_environments_without_an_id_keep_the_best_policy_by_training_episodes(tmp_path, capsys):
+    agent = agent_for(envs_without_id(4), tmp_path, eval_episodes=2, checkpoint_every=64)
+    update = agent.update
+
+    def update_and_stop(buffer, update_index, timer):
+        metrics = update(buffer, update_index, timer)
+        if update_index == 2:
+            signal.raise_signal(signal.SIGTERM)
+        return metrics
+
+    agent.update = update_and_stop
+    folder = AgentTrainer().fit(agent).folder
+    assert "best.pt" in checkpoint_names(folder)
+    assert f"go on with: AgentTrainer(resume={str(folder)!r}).fit(agent)" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("make", [gymnasium_envs, lambda n: make_env("CartPole-v1", n)])

@@ -9,6 +9,14 @@ from fastrl.config.decoupled import DecoupledConfig
 from fastrl.config.run import at_least, in_range, one_of
 
 
+class LargeBatchError(ValueError):
+    """A minibatch is larger than what there is to learn from, which is `num_rows`."""
+
+    def __init__(self, message: str, num_rows: int) -> None:
+        super().__init__(message)
+        self.num_rows = num_rows
+
+
 @dataclass(frozen=True, kw_only=True)
 class OnPolicyConfig(DecoupledConfig):
     """Settings that PPO and A2C share; each may choose other defaults."""
@@ -86,9 +94,10 @@ class OnPolicyConfig(DecoupledConfig):
             of_what = f"that a trainer gets of {envs} environments"
         rows = envs * self.num_steps
         if self.per_rank_batch_size > rows:
-            raise ValueError(
+            raise LargeBatchError(
                 f"per_rank_batch_size={self.per_rank_batch_size} is larger than a rollout "
-                f"{of_what} x num_steps={self.num_steps} = {rows} rows"
+                f"{of_what} x num_steps={self.num_steps} = {rows} rows",
+                rows,
             )
         if self.total_timesteps < self.steps_per_update:
             raise ValueError(

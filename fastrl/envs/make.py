@@ -103,6 +103,11 @@ def make_env(
     return FrameStack(env, frame_stack) if frame_stack > 1 else env
 
 
+def is_known_id(env_id: str) -> bool:
+    """Tell whether `make_env` would look for an env of this name, which need not be right."""
+    return ":" in env_id or env_id in gymnasium.registry or env_id in list_envpool_ids()
+
+
 def wrap_vector_env(
     env: gymnasium.vector.VectorEnv,
     *,

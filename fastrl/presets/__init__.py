@@ -7,10 +7,12 @@ benchmarks.learning` measured with them. `python -m fastrl.presets` lists both.
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from importlib import resources
 from typing import Any
 
 from fastrl.command import Command
+from fastrl.config.on_policy import LargeBatchError
 from fastrl.config.run import RunConfig
 
 RESULTS_NAME = "results.yaml"
@@ -93,31 +95,54 @@ def resolve(
         given["num_envs"] = num_envs
     given |= settings
     tuned = {name: value for name, value in tuned.items() if name not in given}
+    command = merge(config_class, tuned, given, f"{algo} settings", 'preset="none"')
+    explicit = {name: getattr(command.config, name) for name in settings}
+    lack = lack_of_preset(algo, command.config.env_id) if preset == "auto" else ""
+    return replace(command, explicit=explicit, lack_of_preset=lack)
+
+
+def merge(
+    config_class: type[RunConfig],
+    tuned: dict[str, Any],
+    given: dict[str, Any],
+    source: str,
+    way_out: str,
+) -> Command:
+    """Puts what the user gave on top of a preset.
+
+    A batch size of the preset that is larger than a rollout of the sizes given is cut to that.
+
+    Args:
+        config_class: the algorithm's config.
+        tuned: what the preset contributes; nothing of it is in `given`.
+        given: what the user said; all counts as explicit.
+        source: where that came from, for errors.
+        way_out: how to go without a preset, for errors.
+
+    Raises:
+        ValueError: an unknown setting or a value out of range; where settings of the preset are
+            named, the message says so.
+    """
+    name, cut, told = "per_rank_batch_size", {}, ""
     try:
-        config = config_class.from_dict({**tuned, **given}, f"{algo} settings")
+        try:
+            config = config_class.from_dict({**tuned, **given}, source)
+        except LargeBatchError as error:
+            if name not in tuned:
+                raise
+            cut, more = {name: error.num_rows}, tuned[name]
+            told = f"{name}={error.num_rows}, all rows of a rollout: the preset's {more} are more"
+            config = config_class.from_dict({**tuned, **cut, **given}, source)
     except ValueError as error:
-        hint = blame_preset(tuned, error, 'preset="none"')
+        guilty = [name for name in tuned if re.search(rf"\b{name}\b", str(error))]
+        hint = f" (the preset set {', '.join(guilty)}; {way_out} goes without)" if guilty else ""
         raise ValueError(f"{error}{hint}") from error
     return Command(
         config=config,
-        preset_settings={name: getattr(config, name) for name in tuned},
-        explicit={name: getattr(config, name) for name in settings},
-        lack_of_preset=lack_of_preset(algo, config.env_id) if preset == "auto" else "",
+        preset_settings={name: getattr(config, name) for name in tuned if name not in cut},
+        explicit={name: getattr(config, name) for name in given},
+        cut_of_preset=told,
     )
-
-
-def blame_preset(tuned: dict[str, Any], error: ValueError, way_out: str) -> str:
-    """Returns a hint at the settings of a preset that an error names; nothing if it names none.
-
-    Who sets num_envs may hear of a batch size that the preset chose.
-
-    Args:
-        tuned: what the preset contributed.
-        error: says what is wrong.
-        way_out: how to go without a preset.
-    """
-    guilty = [name for name in tuned if re.search(rf"\b{name}\b", str(error))]
-    return f" (the preset set {', '.join(guilty)}; {way_out} goes without)" if guilty else ""
 
 
 def _read(name: str) -> dict[str, Any]:
