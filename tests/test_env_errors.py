@@ -1,6 +1,7 @@
 """Which backend takes an id, and what a wrong id, argument, space or env says."""
 
 import sys
+from importlib import import_module
 
 import gymnasium
 import numpy as np
@@ -9,7 +10,7 @@ import toy_envs
 from gymnasium import spaces
 from gymnasium.vector import SyncVectorEnv
 
-from fastrl.envs.gym_env import GymEnv
+from fastrl.envs.gym_env import GymEnv, call
 from fastrl.envs.make import make_env, wrap_vector_env
 from fastrl.envs.vector import EnvError
 from fastrl.spaces import check_action_space, observation_rows
@@ -135,6 +136,45 @@ def test_error_in_step_names_the_env_and_keeps_its_cause(is_wrapped):
             env.step(np.zeros(3, np.int64))
     assert isinstance(caught.value.__cause__, ArithmeticError)
     assert is_wrapped or "env 1" in str(caught.value)
+
+
+@pytest.mark.parametrize("is_wrapped", [False, True])
+def test_error_names_the_innermost_line_of_the_users_own_code(is_wrapped, tmp_path, monkeypatch):
+    path = tmp_path / f"my_env_{is_wrapped}.py"
+    path.write_text(
+        "import gymnasium, json\n"
+        "class MyEnv(gymnasium.Env):\n"
+        "    observation_space = gymnasium.spaces.Box(-1, 1, (2,))\n"
+        "    action_space = gymnasium.spaces.Discrete(2)\n"
+        "    def reset(self, *, seed=None, options=None):\n"
+        "        return self.read(), {}\n"
+        "    def read(self):\n"
+        "        return json.loads('[')\n"  # line 8; it is the standard library that raises
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    if is_wrapped:
+        env = wrap_vector_env(SyncVectorEnv([import_module(path.stem).MyEnv]), seed=0)
+    else:
+        env = make_env(f"{path.stem}:MyEnv", 1)
+    with pytest.raises(EnvError) as caught:
+        env.reset()
+    assert str(caught.value).endswith(f" ({path}:8)")
+
+
+def test_error_in_an_imported_module_names_its_line(tmp_path, monkeypatch):
+    (tmp_path / "broken_env.py").write_text("import numpy\n\nnumpy.zeros(-1)\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(EnvError) as caught:
+        make_env("broken_env:make", 1)
+    assert str(caught.value).endswith(f"dimensions are not allowed ({tmp_path}/broken_env.py:3)")
+
+
+def test_error_of_an_installed_package_alone_names_no_line():
+    env = gymnasium.make("CartPole-v1", disable_env_checker=True)
+    with pytest.raises(EnvError) as caught:
+        call("CartPole-v1: step", env.step, 0)  # before its reset
+    assert str(caught.value).startswith("CartPole-v1: step raised ResetNeeded")
+    assert ".py" not in str(caught.value)
 
 
 class LeavingEnv(toy_envs.ToyEnv):

@@ -191,7 +191,8 @@ def test_error_of_a_renderer_costs_one_line(tmp_path, monkeypatch, caplog):
     agent = GreedyAgent(f"{toy_envs.__name__}:CountingEnv")
     assert record_agent(agent, tmp_path, "film", 0) == []
     what = f"{toy_envs.__name__}:CountingEnv: render raised MemoryError"
-    assert caplog.messages == [f"no video at 0 steps: {what}"]
+    where = f"{__file__}:{render.__code__.co_firstlineno + 1}"
+    assert caplog.messages == [f"no video at 0 steps: {what} ({where})"]
     assert list(tmp_path.iterdir()) == []
 
 

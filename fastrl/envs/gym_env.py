@@ -1,7 +1,10 @@
 """Single gymnasium envs behind the `VectorEnv` interface."""
 
 import logging
+import sysconfig
+import traceback
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 import gymnasium
@@ -20,6 +23,8 @@ from fastrl.spaces import (
 )
 
 _log = logging.getLogger("fastrl")
+
+_FOREIGN_FOLDERS = (Path(__file__).parents[1], sysconfig.get_path("stdlib"))
 
 
 class GymEnv:
@@ -186,7 +191,22 @@ class GymEnv:
 
 def _failure(where: str, error: BaseException) -> EnvError:
     words = f": {error}" if str(error) else ""
-    return EnvError(f"{where} raised {type(error).__name__}{words}")
+    return EnvError(f"{where} raised {type(error).__name__}{words}{own_line(error)}")
+
+
+def own_line(error: BaseException) -> str:
+    """Return " (file:line)" of the innermost code that an error passed and that is the user's.
+
+    That is neither ours nor Python's nor an installed package's; "" if there is none.
+    """
+    place = ""
+    for frame, line in traceback.walk_tb(error.__traceback__):
+        file = Path(frame.f_code.co_filename)
+        is_installed = {"site-packages", "dist-packages"} & {*file.parts}
+        is_foreign = any(file.is_relative_to(folder) for folder in _FOREIGN_FOLDERS)
+        if not is_installed and not is_foreign and not file.name.startswith("<"):
+            place = f" ({file}:{line})"
+    return place
 
 
 def call(where: str, function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:

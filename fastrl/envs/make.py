@@ -11,7 +11,7 @@ from typing import Any, Literal, get_args
 import gymnasium
 
 from fastrl.envs.envpool_env import EnvPoolEnv, check_envpool_id, list_envpool_ids
-from fastrl.envs.gym_env import GymEnv
+from fastrl.envs.gym_env import GymEnv, own_line
 from fastrl.envs.masking import MaskVelocity, check_mask_vel
 from fastrl.envs.stacking import FrameStack
 from fastrl.envs.vector import EnvError, VectorEnv
@@ -150,10 +150,11 @@ def _gymnasium_maker(
             module = importlib.import_module(module_name)
         except ModuleNotFoundError as error:
             if error.name is None or not f"{module_name}.".startswith(f"{error.name}."):
-                raise EnvError(f"{env_id!r}: {module_name!r} imports {error.name!r}") from error
+                what = f"{module_name!r} imports {error.name!r}{own_line(error)}"
+                raise EnvError(f"{env_id!r}: {what}") from error
             raise ValueError(f"{env_id!r}: no module {module_name!r} can be imported") from error
         except (Exception, SystemExit) as error:  # it is somebody else's code
-            what = f"{type(error).__name__}: {error}"
+            what = f"{type(error).__name__}: {error}{own_line(error)}"
             raise EnvError(f"{env_id!r}: importing {module_name!r} raised {what}") from error
         if callable(getattr(module, name, None)):
             return partial(getattr(module, name), **env_kwargs)
