@@ -102,9 +102,12 @@ class Records:
         return self._seconds_before + seconds_since_process_start() - self._began_at
 
     def log(self, metrics: dict[str, float]) -> None:
-        """Writes an iteration's metrics and moves the live line."""
+        """Writes an iteration's metrics."""
+        self._logger.log(metrics, self.counters.env_steps)
+
+    def show(self) -> None:
+        """Moves the live line."""
         counters = self.counters
-        self._logger.log(metrics, counters.env_steps)
         self._progress.update(counters.env_steps, counters.steps_per_second, counters.mean_return)
 
     def save_last(self, state: State) -> None:

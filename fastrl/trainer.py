@@ -169,6 +169,8 @@ class _Run:
             if records and metrics:
                 metrics["Time/step_per_second"] = counters.steps_per_second
                 records.log(metrics)
+            if records:
+                records.show()
             self.devices.watch_for_hanging(True)
             if self._target_reached():
                 if records:

@@ -1,12 +1,14 @@
-"""The live line: quiet without a terminal, tidy with one."""
+"""The live line: tidy on a terminal, a plain line now and then without one."""
 
 import io
 import os
+import re
 import subprocess
 import sys
 
 import pytest
 
+from fastrl import PPO, SAC
 from fastrl.run.progress import Progress, _status
 
 
@@ -26,11 +28,37 @@ def as_terminal(monkeypatch) -> Terminal:
     return stream
 
 
-def test_nothing_is_shown_when_stderr_is_no_terminal(capsys):
+def test_no_line_is_live_when_stderr_is_no_terminal(capsys):
     with Progress(1000) as progress:
         progress.update(500, 100.0, 1.0, note="compiling the update")
     assert not progress.enabled
     assert capsys.readouterr() == ("", "")
+
+
+def test_plain_line_is_printed_every_half_minute_when_stderr_is_no_terminal(monkeypatch, capsys):
+    seconds = [100.0]
+    monkeypatch.setattr("fastrl.run.progress.perf_counter", lambda: seconds[0])
+    shown = []
+    with Progress(1000) as progress:
+        for now, env_steps in [(129, 1), (130, 2), (131, 3), (159, 4), (161, 5), (190, 6)]:
+            seconds[0] = now
+            progress.update(env_steps, 1.0, -2.5)
+            if out := capsys.readouterr().out:
+                shown.append((now, out))
+    assert [now for now, _ in shown] == [130, 161]
+    assert shown[0][1] == "2/1,000 steps  1/s  return -2.5  left 16:38\n"
+    assert capsys.readouterr() == ("", "")
+
+
+@pytest.mark.parametrize(("kind", "task"), [(PPO, "CartPole-v1"), (SAC, "Pendulum-v1")])
+def test_lines_come_between_rows_of_metrics_too(kind, task, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr("fastrl.run.progress._SECONDS_BETWEEN_LINES", 0.0)
+    sizes = {"num_envs": 2, "num_steps": 16, "per_rank_batch_size": 16, "total_timesteps": 96}
+    rare = {"learning_starts": 32, "log_every": 1_000_000} if kind is SAC else {}
+    small = {"hidden_sizes": (8,), "accelerator": "cpu", "eval_episodes": 0, **sizes, **rare}
+    kind(task, preset="none", log_dir=tmp_path, **small).learn()
+    lines = re.findall(r"^\d+/96 steps", capsys.readouterr().out, re.MULTILINE)
+    assert lines == ["32/96 steps", "64/96 steps", "96/96 steps"]
 
 
 def test_nothing_is_shown_when_stderr_is_closed(monkeypatch, capsys):
@@ -62,6 +90,14 @@ def test_the_line_shows_steps_speed_return_time_left_and_note(monkeypatch):
     shown = terminal.getvalue()
     for part in ("500/1,000 steps", "100/s", "return -2.5", "left 0:05", "compiling the update"):
         assert part in shown
+
+
+def test_the_last_news_stay_on_the_line_however_soon_they_come(monkeypatch):
+    terminal = as_terminal(monkeypatch)
+    with Progress(1000) as progress:
+        for env_steps in range(1, 1001):
+            progress.update(env_steps, 100.0)
+    assert "1,000/1,000 steps" in terminal.getvalue()
 
 
 def test_the_cursor_is_given_back_after_an_exception(monkeypatch):

@@ -1,8 +1,9 @@
-"""The live line on the terminal."""
+"""The live line on the terminal, and plain lines now and then where there is none."""
 
 import contextlib
 import math
 import sys
+from time import perf_counter
 from types import TracebackType
 from typing import TYPE_CHECKING, TextIO
 
@@ -10,6 +11,7 @@ if TYPE_CHECKING:
     from rich.progress import Progress as RichProgress
 
 _REFRESHES_PER_SECOND = 4
+_SECONDS_BETWEEN_LINES = 30.0  # in a file
 
 
 class Progress:
@@ -17,12 +19,12 @@ class Progress:
 
     Use it in a `with`: it shows the line on entry and gives the terminal back on exit, also after
     an exception. Meanwhile what anybody prints appears above the line. Where stderr is not a
-    terminal it shows nothing at all, and never imports rich.
+    terminal it prints a plain line to stdout every half minute, and never imports rich.
 
     Args:
         total_env_steps: Environment steps at which the run ends.
         initial: Environment steps already done (a resumed run).
-        enabled: Whether to show the line; None asks whether stderr is a terminal.
+        enabled: Whether the line is live; None asks whether stderr is a terminal.
     """
 
     def __init__(
@@ -32,8 +34,11 @@ class Progress:
         self._total = total_env_steps
         self._initial = initial
         self._line: RichProgress | None = None
+        self._next_at = math.inf  # of the clock, when to show something new
+        self._unshown: tuple[int, float, float | None, str] | None = None
 
     def __enter__(self) -> "Progress":
+        self._next_at = perf_counter() + (0 if self.enabled else _SECONDS_BETWEEN_LINES)
         if self.enabled:
             self._line = _rich_line()
             self._line.add_task("", total=self._total, completed=self._initial, status="", note="")
@@ -46,7 +51,9 @@ class Progress:
         exception: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
+        self._next_at = math.inf
         if self._line is not None:
+            self._show()
             self._line.stop()
             self._line = None
 
@@ -57,7 +64,7 @@ class Progress:
         mean_return: float | None = None,
         note: str = "",
     ) -> None:
-        """Sets what the line says.
+        """Sets what the line says. It may be called very often: most of it waits to be shown.
 
         Args:
             env_steps: Environment steps so far.
@@ -65,8 +72,21 @@ class Progress:
             mean_return: Mean return of the episodes that finished lately; None or NaN if none did.
             note: What is going on, such as "compiling the update".
         """
-        if self._line is not None:
-            status = _status(env_steps, self._total, steps_per_second, mean_return)
+        self._unshown = env_steps, steps_per_second, mean_return, note
+        if perf_counter() < self._next_at:
+            return
+        self._show()
+        seconds = 1 / _REFRESHES_PER_SECOND if self.enabled else _SECONDS_BETWEEN_LINES
+        self._next_at = perf_counter() + seconds
+
+    def _show(self) -> None:
+        if self._unshown is None:
+            return
+        (env_steps, steps_per_second, mean_return, note), self._unshown = self._unshown, None
+        status = _status(env_steps, self._total, steps_per_second, mean_return)
+        if self._line is None:
+            self.print(f"{status}  {note}" if note else status)
+        else:
             task = self._line.task_ids[0]
             self._line.update(task, completed=env_steps, status=status, note=note)
 
