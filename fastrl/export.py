@@ -5,7 +5,7 @@
 The file's graph holds normaliser, networks and action bounds: it takes observations `[B, *O]`, of
 the dtype that a rollout stores, and returns the greedy actions as the environment takes them.
 Before the file takes its place, it is read back and must give the policy's own actions on random
-observations.
+observations. A JSON file beside it says what the columns of an observation's row are.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ if __name__ == "__main__":
 
 import argparse
 import copy
+import json
 import logging
 import warnings
 from collections.abc import Callable, Sequence
@@ -28,8 +29,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from gymnasium import Space, spaces
 
+from fastrl.layout import layout_of
 from fastrl.load import find_saved, load_agent
-from fastrl.run.folder import CHECKPOINTS_NAME
+from fastrl.run.folder import CHECKPOINTS_NAME, replaced_file
 from fastrl.run.mistakes import Parser, exit_status
 from fastrl.spaces import PackedRow
 
@@ -190,11 +192,20 @@ def _run(arguments: argparse.Namespace) -> int:
                 f"{saved.algo} acts by what it saw before, and an exported file maps observations "
                 "alone to actions; load it with fastrl and give predict a state"
             )
-        example = torch.from_numpy(example_rows(agent.envs[0].single_observation_space))
+        example = torch.from_numpy(example_rows(agent.observation_space))
         export_policy(agent.policy, example, target, arguments.format)
+        facts = {
+            "algo": saved.algo,
+            "env_id": agent.config.env_id,
+            "observations": layout_of(agent.observation_space),
+            "actions": {"space": str(agent.action_space)},
+        }
+        with replaced_file(target.with_name(f"{target.name}.json")) as file:
+            file.write(json.dumps(facts, indent=2).encode())
     finally:
         for env in agent.envs:
             env.close()
     shape, dtype = ", ".join(map(str, ("B", *example.shape[1:]))), str(example.dtype)
     print(f"{path}: {dtype.removeprefix('torch.')} observations [{shape}] to greedy actions")
+    print(f"{path}.json: what the columns of an observation are")
     return 0

@@ -1,5 +1,7 @@
 """An exported file gives the policy's own actions, and takes its place only if it does."""
 
+import json
+
 import numpy as np
 import pytest
 import torch
@@ -88,6 +90,12 @@ def test_command_writes_into_the_run_folder(agent, tmp_path, capsys):
     agent.save(tmp_path / "agent.pt")
     assert main([str(tmp_path / "agent.pt"), "--out", str(tmp_path / "policy.pt")]) == 0
     assert (tmp_path / "policy.pt").exists()
+    assert json.loads((tmp_path / "policy.pt.json").read_text()) == {
+        "algo": "ppo",
+        "env_id": "CartPole-v1",
+        "observations": {"shape": [4], "dtype": "float32"},
+        "actions": {"space": "Discrete(2)"},
+    }
     assert main([str(tmp_path / "missing")]) == 2
     assert capsys.readouterr().err.startswith("error: ")
 

@@ -63,7 +63,7 @@ def test_relative_paths_begin_where_the_program_was_started(moment, tmp_path, mo
     assert shown == f"video: {folder / 'videos' / 'evaluate_last.gif'}"
     call(export.main, [str(folder), "--out", "policy.pt"])
     assert list(elsewhere.iterdir()) == []
-    assert {path.name for path in here.iterdir()} == {"logs", "policy.pt"}
+    assert {path.name for path in here.iterdir()} == {"logs", "policy.pt", "policy.pt.json"}
     assert [path.relative_to(here) for path in here.glob("logs/*/*/*")] == [folder]
     names = {path.name for path in (here / folder).rglob("*")}
     assert {"metrics.csv", "summary.json", "step_000000000128.pt", "evaluate_last.gif"} <= names
