@@ -179,6 +179,9 @@ def _unknown_id(env_id: str, backend: Backend) -> str:
     ]:
         message += f"; backend {elsewhere[0]!r} has it"
 
+    if atari := _atari_hint(env_id):
+        return f"{message}; {atari}"
+
     def unversioned(name: str) -> str:
         return re.sub(r"-v\d+$", "", name)
 
@@ -192,3 +195,15 @@ def _unknown_id(env_id: str, backend: Backend) -> str:
     ]
     hint = f"; nearest: {', '.join(nearest)}" if nearest else ""
     return f"{message}{hint}. An env of your own is given as 'module:callable'"
+
+
+def _atari_hint(env_id: str) -> str:
+    """Return what to say of an Atari game's id of ale-py, such as `ALE/Pong-v5`; else nothing."""
+    parts = re.fullmatch(r"(ALE/)?([A-Za-z0-9]+?)(-ram)?(NoFrameskip|Deterministic)?-v\d+", env_id)
+    ours = f"{parts[2]}-v5" if parts else ""
+    if not parts or not any(parts.group(1, 3, 4)) or ours not in list_envpool_ids():
+        return ""
+    return (
+        f"EnvPool has the game as {ours!r}; backend 'gymnasium' needs the package ale-py and the "
+        f"id 'ale_py:{env_id}'"
+    )
