@@ -13,7 +13,6 @@ with leaving_at_once():  # Ctrl-C may come this early
     import atexit
     import contextlib
     import dataclasses
-    import difflib
     import gc
     import io
     import os
@@ -25,7 +24,7 @@ with leaving_at_once():  # Ctrl-C may come this early
 
     from fastrl.command import Command, Settings
     from fastrl.config.resume import resumed
-    from fastrl.config.run import RunConfig, check_names, documentation
+    from fastrl.config.run import RunConfig, check_names, documentation, near_names
     from fastrl.config.values import in_words
     from fastrl.presets import lack_of_preset, load_presets, merge, preset_for
     from fastrl.run.folder import open_run_folder, read_config
@@ -202,9 +201,8 @@ def _group_words(argv: Sequence[str], kinds: Settings) -> dict[str, list[str]]:
                 raise ValueError(f"{flag} takes no value, not {' '.join(words)!r}")
             name, words = positive, ["false"]
         if name not in kinds:
-            spelt = flag.replace("_", "-")
-            near = difflib.get_close_matches(spelt, map(_flag, kinds), n=1, cutoff=0.75)
-            hint = f"did you mean {near[0]}?" if near else "--help lists all"
+            near = [_flag(other) for other in near_names(name, kinds, most=1, cutoff=0.7)]
+            hint = f"did you mean {' or '.join(near)}?" if near else "--help lists all"
             raise ValueError(f"unknown flag {flag}; {hint}")
         groups[name] = words
     return groups

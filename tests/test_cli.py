@@ -18,7 +18,8 @@ from fastrl.__main__ import main as list_commands
 from fastrl.command import Command, describe
 from fastrl.config.ppo import PPOConfig
 from fastrl.config.resume import CHANGEABLE
-from fastrl.presets import preset_for, resolve
+from fastrl.config.run import OTHER_NAMES
+from fastrl.presets import algorithms, preset_for, resolve
 
 # A flag is an interface: to add or rename one, say so in the changelog.
 PPO_FLAGS = """
@@ -234,6 +235,40 @@ def test_mistake_is_one_line_and_exit_code_2(argv: str, line: str, commands, cap
     assert cli.main("ppo", argv.split()) == 2
     assert capsys.readouterr() == ("", f"error: {line}\n")
     assert commands == []
+
+
+@pytest.mark.parametrize(
+    ("algo", "flag", "ours"),
+    [
+        ("ppo", "--lr", "--learning-rate"),
+        ("sac", "--lr", "--policy-lr or --q-lr"),
+        ("sac", "--learning-rate", "--policy-lr or --q-lr"),
+        ("ppo", "--n-steps", "--num-steps"),
+        ("droq", "--n-envs", "--num-envs"),
+        ("ppo", "--n_envs", "--num-envs"),
+        ("a2c", "--batch-size", "--per-rank-batch-size"),
+        ("ppo_recurrent", "--n-epochs", "--update-epochs"),
+        ("ppo", "--total-steps", "--total-timesteps"),
+        ("ppo", "--env", "--env-id"),
+        ("ppo", "--clip-range", "--clip-coef"),
+    ],
+)
+def test_flags_of_other_libraries_are_answered_with_ours(algo, flag, ours) -> None:
+    with pytest.raises(ValueError, match=f"^unknown flag {flag}; did you mean {ours}\\?$"):
+        cli.parse(algo, [flag, "1"])
+
+
+def test_settings_of_other_libraries_are_answered_with_ours() -> None:
+    with pytest.raises(ValueError, match="unknown setting 'batch_size'; did you mean per_rank_b"):
+        PPOConfig.from_dict({"batch_size": 64})
+
+
+def test_names_of_other_libraries_are_none_of_ours_and_mean_some() -> None:
+    for algo in algorithms():
+        names = {entry.name for entry in dataclasses.fields(cli._config_class(algo))}
+        for other, ours in OTHER_NAMES.items():
+            assert other not in names or ours[0] == other
+            assert algo != "ppo" or other == "utd_ratio" or names & {*ours}
 
 
 @pytest.mark.parametrize(

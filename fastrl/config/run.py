@@ -7,10 +7,35 @@ import dataclasses
 import inspect
 import itertools
 import textwrap
+from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Any, Literal, Self, get_type_hints
 
 from fastrl.config.values import as_kind, read_value
+
+# What other libraries call settings, and ours that mean the same; which of them there are depends
+# on the algorithm.
+OTHER_NAMES = {
+    "batch_size": ("per_rank_batch_size",),
+    "clip_range": ("clip_coef",),
+    "device": ("accelerator", "devices"),
+    "env": ("env_id",),
+    "env_name": ("env_id",),
+    "epochs": ("update_epochs",),
+    "eval_freq": ("eval_every",),
+    "learning_rate": ("learning_rate", "policy_lr", "q_lr"),
+    "lr": ("learning_rate", "policy_lr", "q_lr"),
+    "minibatch_size": ("per_rank_batch_size",),
+    "n_envs": ("num_envs",),
+    "n_epochs": ("update_epochs",),
+    "n_steps": ("num_steps",),
+    "n_timesteps": ("total_timesteps",),
+    "net_arch": ("hidden_sizes",),
+    "num_epochs": ("update_epochs",),
+    "rollout_steps": ("num_steps",),
+    "total_steps": ("total_timesteps",),
+    "utd_ratio": ("replay_ratio",),
+}
 
 _STEPS = ("total_timesteps", "eval_every", "checkpoint_every", "log_every", "learning_starts")
 _MOST_THREADS = 1024
@@ -216,15 +241,28 @@ def check_names(values: dict[str, Any], known: list[str], source: str) -> None:
     """Refuses unknown setting names, with the nearest known ones."""
     for name in values:
         if name not in known:
-            import difflib
-
-            near = difflib.get_close_matches(str(name), known, n=3)
+            near = near_names(str(name), known)
             hint = (
                 f"; did you mean {' or '.join(near)}?"
                 if near
                 else f"; known are {', '.join(sorted(known))}"
             )
             raise ValueError(f"{source}: unknown setting {name!r}{hint}")
+
+
+def near_names(name: str, known: Collection[str], most: int = 3, cutoff: float = 0.6) -> list[str]:
+    """Returns the known names that may be meant by one that is not.
+
+    Args:
+        name: in snake case.
+        known: the names there are.
+        most: how many to return of those that are spelt alike.
+        cutoff: how much alike, from 0 to 1.
+    """
+    import difflib
+
+    ours = [meant for meant in OTHER_NAMES.get(name, ()) if meant in known]
+    return ours or difflib.get_close_matches(name, known, n=most, cutoff=cutoff)
 
 
 def at_least(config: object, low: float, *names: str) -> None:
