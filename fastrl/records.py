@@ -85,10 +85,11 @@ class Records:
         at = f", from step {self.counters.env_steps:,}" if self._is_resumed else ""
         self._progress.print(f"run folder: {self._shown}{at}")
         if self.config.eval_episodes and not self._can_be_tested:
+            what = "no greedy tests and films" if self.config.capture_video else "no greedy tests"
             self._progress.print(
-                f"no greedy tests: {self.agent.envs[0].env_id} was handed over, and tests make "
-                "their environments from an id; afterwards: python -m fastrl.evaluate "
-                f"{shlex.quote(str(self._shown))} --env-id module:callable"
+                f"{what}: {self.agent.envs[0].env_id} was handed over, and they are made from an "
+                f"id; afterwards: python -m fastrl.evaluate {shlex.quote(str(self._shown))} "
+                "--env-id module:callable"
             )
         return self
 

@@ -314,10 +314,10 @@ def test_gymnasium_vector_env_trains(tmp_path):
 def test_environments_without_an_id_get_no_greedy_tests_and_that_is_said_once(
     tmp_path, capsys, caplog
 ):
-    tests = {"eval_episodes": 2, "eval_every": 64}
+    tests = {"eval_episodes": 2, "eval_every": 64, "capture_video": True}
     result = agent_for(envs_without_id(4), tmp_path, **tests).learn().result
     out = capsys.readouterr().out
-    assert out.count("no greedy tests: SyncVectorEnv was handed over") == 1
+    assert out.count("no greedy tests and films: SyncVectorEnv was handed over") == 1
     assert f"python -m fastrl.evaluate {result.folder} --env-id module:callable" in out
     assert caplog.messages == [] and result.summary["eval_return_mean"] is None
 
