@@ -17,7 +17,7 @@ from fastrl.decoupled import run_part
 from fastrl.envs.make import is_known_id
 from fastrl.envs.pools import open_envs
 from fastrl.envs.vector import VectorEnv
-from fastrl.presets import resolve
+from fastrl.presets import id_of, resolve
 from fastrl.records import TrainResult
 from fastrl.run.checkpoint import Checkpoints, load_checkpoint, save_checkpoint
 from fastrl.run.devices import Devices, make_devices
@@ -59,7 +59,8 @@ class Face:
 
         Args:
             env: a task's id, or a vector environment that was built elsewhere.
-            config: all settings at once, in place of `preset` and `settings`.
+            config: all settings at once, in place of `preset` and `settings`; its `env_id` follows
+                `env`.
             preset: "auto" starts from the settings tuned for the task, "none" from the defaults.
             devices: how many ranks; or where to train, if the caller launched them already.
             **settings: fields of the algorithm's config, by name.
@@ -78,6 +79,8 @@ class Face:
         elif settings:
             raise ValueError(f"give a config or single settings, not both: {', '.join(settings)}")
         else:
+            if id_of(env) not in ("", config.env_id):
+                config = config.replace(env_id=id_of(env))
             self._command = Command(config=config, explicit=config.unlike_defaults())
         keep_freed_memory()
         self.config = config
@@ -185,9 +188,7 @@ class Face:
         state = load_checkpoint(path)
         if state.get("algo") != cls.algo:
             raise ValueError(f"{path} holds {str(state.get('algo'))!r}, not {cls.algo!r}")
-        if isinstance(env, str):
-            settings = {"env_id": env, **settings}
-        elif env is not None:
+        if env is not None and not isinstance(env, str):
             settings = {"num_envs": env.num_envs, **settings}
         learner = state.get("agent")
         saved = learner.get("config") if isinstance(learner, dict) else None

@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from fastrl import A2C, PPO, SAC, DroQ, PPORecurrent
+from fastrl.config.ppo import PPOConfig
 from fastrl.run.checkpoint import load_checkpoint, save_checkpoint
 
 TASKS = {
@@ -47,6 +48,12 @@ def test_missing_file_is_not_found(saved, tmp_path):
 
 def test_folder_that_is_no_run_is_refused(saved, tmp_path):
     assert "is not a run folder" in refusal(saved[0], tmp_path)
+
+
+def test_task_of_an_agent_with_a_whole_config_is_saved_with_it(tmp_path):
+    PPO("Acrobot-v1", PPOConfig(accelerator="cpu")).save(tmp_path / "agent.pt")
+    agent = PPO.load(tmp_path / "agent.pt")
+    assert agent.config.env_id == agent.envs[0].env_id == "Acrobot-v1"
 
 
 def test_run_folder_gives_its_newest_checkpoint(tmp_path):

@@ -78,11 +78,7 @@ def resolve(
     """
     if preset not in ("auto", "none"):
         raise ValueError(f"preset must be auto or none, not {preset!r}")
-    env_id = (
-        env
-        if isinstance(env, str)
-        else getattr(env, "env_id", None) or getattr(getattr(env, "spec", None), "id", "")
-    )
+    env_id = id_of(env)
     tuned = preset_for(algo, env_id) if preset == "auto" else {}
     given: dict[str, Any] = {"env_id": env_id or type(env).__name__}
     if not isinstance(env, str):
@@ -99,6 +95,13 @@ def resolve(
     explicit = {name: getattr(command.config, name) for name in settings}
     lack = lack_of_preset(algo, command.config.env_id) if preset == "auto" else ""
     return replace(command, explicit=explicit, lack_of_preset=lack)
+
+
+def id_of(env: object) -> str:
+    """Returns the id of a task or of a vector environment; "" if it has none."""
+    if isinstance(env, str):
+        return env
+    return getattr(env, "env_id", None) or getattr(getattr(env, "spec", None), "id", "")
 
 
 def merge(
