@@ -263,6 +263,11 @@ def test_settings_of_other_libraries_are_answered_with_ours() -> None:
         PPOConfig.from_dict({"batch_size": 64})
 
 
+def test_preset_is_not_blamed_for_an_unknown_setting() -> None:
+    with pytest.raises(ValueError, match=r"'lr'; did you mean learning_rate\?$"):
+        resolve(PPOConfig, "ppo", "CartPole-v1", "auto", {"lr": 1e-3})
+
+
 def test_names_of_other_libraries_are_none_of_ours_and_mean_some() -> None:
     for algo in algorithms():
         names = {entry.name for entry in dataclasses.fields(cli._config_class(algo))}

@@ -7,13 +7,13 @@ benchmarks.learning` measured with them. `python -m fastrl.presets` lists both.
 from __future__ import annotations
 
 import re
-from dataclasses import replace
+from dataclasses import fields, replace
 from importlib import resources
 from typing import Any
 
 from fastrl.command import Command
 from fastrl.config.on_policy import LargeBatchError
-from fastrl.config.run import RunConfig
+from fastrl.config.run import RunConfig, check_names
 
 RESULTS_NAME = "results.yaml"
 
@@ -126,6 +126,7 @@ def merge(
         ValueError: an unknown setting or a value out of range; where settings of the preset are
             named, the message says so.
     """
+    check_names(given, [entry.name for entry in fields(config_class)], source)
     name, cut, told = "per_rank_batch_size", {}, ""
     try:
         try:
