@@ -107,7 +107,7 @@ class Records:
         self._logger.log(metrics, self.counters.env_steps)
 
     def show(self) -> None:
-        """Moves the live line."""
+        """Moves the live line, or prints a plain one if it is time for that."""
         counters = self.counters
         self._progress.update(counters.env_steps, counters.steps_per_second, counters.mean_return)
 
