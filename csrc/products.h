@@ -29,49 +29,64 @@ struct Plain {  // 16 of 4, or none at all
 };
 
 #if FASTRL_VECTORS
+// A left factor [rows, K] that lies in rows, and one that lies in columns.
+struct InRows {
+  const float* data;
+  int64_t stride;
+
+  FASTRL_INLINE float At(int64_t row, int64_t k) const { return data[row * stride + k]; }
+  FASTRL_INLINE InRows From(int64_t row) const { return {data + row * stride, stride}; }
+};
+struct InColumns {
+  const float* data;
+  int64_t stride;
+
+  FASTRL_INLINE float At(int64_t row, int64_t k) const { return data[row + k * stride]; }
+  FASTRL_INLINE InColumns From(int64_t row) const { return {data + row, stride}; }
+};
+
 // c[R, V vectors] += a[R, K] w[K, V vectors]
-template <typename Shape, int R, int V>
-FASTRL_INLINE void Tile(const float* a, int64_t a_stride, const float* w, int64_t w_stride,
-                        float* c, int64_t c_stride, int64_t K) {
+template <typename Shape, int R, int V, typename Left>
+FASTRL_INLINE void Tile(const Left& a, const float* w, int64_t w_stride, float* c, int64_t c_stride,
+                        int64_t K) {
   constexpr int kLanes = Shape::kLanes;
   typedef float Vector __attribute__((vector_size(4 * kLanes)));
-  Vector sums[R][V];
-  for (int r = 0; r < R; ++r) {
-    for (int v = 0; v < V; ++v) {
-      std::memcpy(&sums[r][v], c + r * c_stride + v * kLanes, sizeof(Vector));
-    }
-  }
+  Vector sums[R][V] = {};
   for (int64_t k = 0; k < K; ++k) {
     Vector row[V];
     for (int v = 0; v < V; ++v) std::memcpy(&row[v], w + k * w_stride + v * kLanes, sizeof(Vector));
     for (int r = 0; r < R; ++r) {
-      const float factor = a[r * a_stride + k];
+      const float factor = a.At(r, k);
       for (int v = 0; v < V; ++v) sums[r][v] += factor * row[v];
     }
   }
   for (int r = 0; r < R; ++r) {
     for (int v = 0; v < V; ++v) {
-      std::memcpy(c + r * c_stride + v * kLanes, &sums[r][v], sizeof(Vector));
+      float* const at = c + r * c_stride + v * kLanes;
+      Vector before;
+      std::memcpy(&before, at, sizeof(Vector));
+      sums[r][v] += before;
+      std::memcpy(at, &sums[r][v], sizeof(Vector));
     }
   }
 }
 
-template <typename Shape, int V>
-FASTRL_INLINE void Columns(const float* a, int64_t a_stride, const float* w, int64_t w_stride,
-                           float* c, int64_t c_stride, int64_t rows, int64_t K) {
+template <typename Shape, int V, typename Left>
+FASTRL_INLINE void Columns(const Left& a, const float* w, int64_t w_stride, float* c,
+                           int64_t c_stride, int64_t rows, int64_t K) {
   constexpr int R = Shape::kTileRows;
   int64_t r = 0;
   for (; r + R <= rows; r += R) {
-    Tile<Shape, R, V>(a + r * a_stride, a_stride, w, w_stride, c + r * c_stride, c_stride, K);
+    Tile<Shape, R, V>(a.From(r), w, w_stride, c + r * c_stride, c_stride, K);
   }
   for (; r + 4 <= rows; r += 4) {
-    Tile<Shape, 4, V>(a + r * a_stride, a_stride, w, w_stride, c + r * c_stride, c_stride, K);
+    Tile<Shape, 4, V>(a.From(r), w, w_stride, c + r * c_stride, c_stride, K);
   }
   for (; r + 2 <= rows; r += 2) {
-    Tile<Shape, 2, V>(a + r * a_stride, a_stride, w, w_stride, c + r * c_stride, c_stride, K);
+    Tile<Shape, 2, V>(a.From(r), w, w_stride, c + r * c_stride, c_stride, K);
   }
   for (; r < rows; ++r) {
-    Tile<Shape, 1, V>(a + r * a_stride, a_stride, w, w_stride, c + r * c_stride, c_stride, K);
+    Tile<Shape, 1, V>(a.From(r), w, w_stride, c + r * c_stride, c_stride, K);
   }
 }
 #endif
@@ -98,11 +113,12 @@ class Panels {
                                 int64_t rows) const {
     int64_t n = 0;
 #if FASTRL_VECTORS
+    const InRows left{a, a_stride};
     for (; n + kWidth <= N_; n += kWidth) {
-      Columns<Shape, 2>(a, a_stride, packed_.data() + n * K_, kWidth, c + n, c_stride, rows, K_);
+      Columns<Shape, 2>(left, packed_.data() + n * K_, kWidth, c + n, c_stride, rows, K_);
     }
     for (; n + Shape::kLanes <= N_; n += Shape::kLanes) {
-      Columns<Shape, 1>(a, a_stride, w_ + n, stride_, c + n, c_stride, rows, K_);
+      Columns<Shape, 1>(left, w_ + n, stride_, c + n, c_stride, rows, K_);
     }
 #endif
     for (int64_t r = 0; n < N_ && r < rows; ++r) {
@@ -122,5 +138,34 @@ class Panels {
   int64_t N_;
   std::vector<float> packed_;
 };
+
+// Defines Run##NAME: NAME for the widest vectors that this processor has.
+#if FASTRL_VECTORS && defined(__x86_64__)
+inline bool HasNarrow() {
+  static const bool has = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
+  return has;
+}
+inline bool HasWide() {
+  static const bool has = HasNarrow() && __builtin_cpu_supports("avx512f") &&
+                          __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl");
+  return has;
+}
+#define FASTRL_FOR_THIS_PROCESSOR(NAME, PARAMETERS, ARGUMENTS)                           \
+  __attribute__((                                                                        \
+      target("avx512f,avx512dq,avx512vl,avx2,fma"))) inline void NAME##Wide PARAMETERS { \
+    NAME<Wide> ARGUMENTS;                                                                \
+  }                                                                                      \
+  __attribute__((target("avx2,fma"))) inline void NAME##Narrow PARAMETERS {              \
+    NAME<Narrow> ARGUMENTS;                                                              \
+  }                                                                                      \
+  inline void Run##NAME PARAMETERS {                                                     \
+    if (HasWide()) return NAME##Wide ARGUMENTS;                                          \
+    if (HasNarrow()) return NAME##Narrow ARGUMENTS;                                      \
+    NAME<Plain> ARGUMENTS;                                                               \
+  }
+#else
+#define FASTRL_FOR_THIS_PROCESSOR(NAME, PARAMETERS, ARGUMENTS) \
+  inline void Run##NAME PARAMETERS { NAME<Plain> ARGUMENTS; }
+#endif
 
 }  // namespace fastrl

@@ -259,31 +259,6 @@ FASTRL_INLINE void GruBackward(const Sequences& s, const float* gates, const flo
   }
 }
 
-// Each of the four for the widest vectors that this processor has.
-#if FASTRL_VECTORS && defined(__x86_64__)
-#define FASTRL_FOR_THIS_PROCESSOR(NAME, PARAMETERS, ARGUMENTS)                           \
-  __attribute__((                                                                        \
-      target("avx512f,avx512dq,avx512vl,avx2,fma"))) inline void NAME##Wide PARAMETERS { \
-    NAME<Wide> ARGUMENTS;                                                                \
-  }                                                                                      \
-  __attribute__((target("avx2,fma"))) inline void NAME##Narrow PARAMETERS {              \
-    NAME<Narrow> ARGUMENTS;                                                              \
-  }                                                                                      \
-  inline void Run##NAME PARAMETERS {                                                     \
-    static const bool has_narrow =                                                       \
-        __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");                 \
-    static const bool has_wide = has_narrow && __builtin_cpu_supports("avx512f") &&      \
-                                 __builtin_cpu_supports("avx512dq") &&                   \
-                                 __builtin_cpu_supports("avx512vl");                     \
-    if (has_wide) return NAME##Wide ARGUMENTS;                                           \
-    if (has_narrow) return NAME##Narrow ARGUMENTS;                                       \
-    NAME<Plain> ARGUMENTS;                                                               \
-  }
-#else
-#define FASTRL_FOR_THIS_PROCESSOR(NAME, PARAMETERS, ARGUMENTS) \
-  inline void Run##NAME PARAMETERS { NAME<Plain> ARGUMENTS; }
-#endif
-
 FASTRL_FOR_THIS_PROCESSOR(LstmForward,
                           (const Sequences& s, const float* first_hidden, const float* first_cells,
                            float* gates, float* hidden, float* cells, float* squashed,
@@ -303,7 +278,5 @@ FASTRL_FOR_THIS_PROCESSOR(GruBackward,
                            const float* before_rows, const float* d_outputs, float* d_inputs,
                            float* d_states),
                           (s, gates, candidates, before_rows, d_outputs, d_inputs, d_states))
-
-#undef FASTRL_FOR_THIS_PROCESSOR
 
 }  // namespace fastrl

@@ -15,9 +15,8 @@
 
 #include <algorithm>
 #include <cstdint>
-#include <cstdlib>
-#include <memory>
-#include <new>
+
+#include "scratch.h"
 
 #if defined(__linux__) && defined(__x86_64__) && (__GNUC__ >= 11 || __clang_major__ >= 12)
 #define FASTRL_TILES 1
@@ -91,28 +90,6 @@ inline int64_t RoundUp(int64_t size) { return (size + kBlock - 1) / kBlock * kBl
 inline int64_t PackedSize(int64_t num_lines, int64_t K, int64_t num_pieces) {
   return RoundUp(num_lines) * RoundUp(K) * num_pieces;
 }
-
-// Memory that grows and stays.
-template <typename T>
-class Scratch {
- public:
-  T* OfSize(int64_t count) {
-    if (count > size_) {
-      const auto bytes = static_cast<size_t>(RoundUp(count)) * sizeof(T);
-      memory_.reset(static_cast<T*>(std::aligned_alloc(kRowBytes, bytes)));
-      size_ = memory_ ? count : 0;
-      if (!memory_) throw std::bad_alloc();
-    }
-    return memory_.get();
-  }
-
- private:
-  struct Free {
-    void operator()(T* memory) const { std::free(memory); }
-  };
-  std::unique_ptr<T, Free> memory_;
-  int64_t size_ = 0;
-};
 
 inline __mmask16 FirstLanes(int64_t count) {
   return static_cast<__mmask16>(count >= 16 ? 0xffff : count <= 0 ? 0 : (1 << count) - 1);

@@ -32,7 +32,6 @@ from fastrl.ops.losses import value_loss, weighted_mean
 from fastrl.ops.moments import moments_of
 from fastrl.run.compiling import build
 from fastrl.run.parts import sum_over_parts
-from fastrl.run.threads import num_threads
 from fastrl.run.timer import StageTimer
 
 LOSSES = ("Loss/policy_loss", "Loss/value_loss", "Loss/entropy_loss")
@@ -90,7 +89,7 @@ class A2C(OnPolicy):
         learning_rate.fill_(config.learning_rate * (remaining if config.anneal_lr else 1))
         self._ent_coef.fill_(config.ent_coef * (remaining if config.anneal_ent_coef else 1))
 
-        with num_threads(self._num_threads):
+        with self.learning():
             with timer.stage("advantage"):
                 explained = self.judge(buffer)
                 num_valid = self.devices.gather(np.array([buffer.num_valid])).sum()

@@ -14,7 +14,6 @@ from torch import Tensor
 from fastrl.buffers.rollout import RolloutBuffer
 from fastrl.buffers.shared import SharedRollout
 from fastrl.decoupled import Playing, Side, Training
-from fastrl.run.threads import num_threads
 from fastrl.run.timer import StageTimer
 
 
@@ -55,7 +54,7 @@ class RolloutPlaying(RolloutSide, Playing):
 
     def prepare(self, buffer: RolloutBuffer, timer: StageTimer) -> dict[str, float]:
         """Does the player's part of learning from a rollout; returns what is to be logged."""
-        with timer.stage("advantage"), num_threads(self._num_threads):
+        with timer.stage("advantage"), self.learning():
             return {"Info/explained_variance": float(self.judge(buffer))}
 
 

@@ -8,7 +8,8 @@ algorithm's own file. Letters: O observation dimensions, K noise values a draw.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import partial
 from typing import Any, ClassVar
 
@@ -23,12 +24,13 @@ from fastrl.face import Face
 from fastrl.models.actor_critic import ActorCritic
 from fastrl.models.normalization import RewardScale
 from fastrl.models.optimizer import FlatOptimizer
+from fastrl.ops.crew import HAS_DENSE, crew
 from fastrl.ops.gae import gae
 from fastrl.ops.losses import explained_variance
 from fastrl.ops.moments import Moments
 from fastrl.run.compiling import build
 from fastrl.run.parts import side_by_side
-from fastrl.run.threads import update_threads
+from fastrl.run.threads import num_threads, update_threads
 
 # Rows that go through the networks at once, and numbers in them: what is made of them stays in the
 # cache.
@@ -52,6 +54,11 @@ class OnPolicy(Face):
 
     def _make_networks(self) -> None:
         self.policy = self.make_policy().to(self.device)
+        # torch.compile has kernels of its own, pixels have convolutions.
+        is_plain = isinstance(self.policy, ActorCritic) and not self.policy.reader.pixels_shape
+        is_exact = self.config.compile != "on" and self.config.precision == "32-true"
+        self._in_extension = HAS_DENSE and self._on_cpu and is_plain and is_exact
+        self.policy.in_extension = self._in_extension
 
     def make_policy(self, **more: Any) -> ActorCritic:
         """Makes the networks, with their initial weights; `more` is what the class takes more."""
@@ -77,9 +84,15 @@ class OnPolicy(Face):
         config = self.config
         batch_size = config.per_rank_batch_size or config.num_steps * config.num_envs
         threads = config.num_threads or update_threads(batch_size, self._width)
-        # Compiled kernels share the work among threads themselves; recorded ones get parts of it.
-        in_parts = config.compile != "on" and self._on_cpu and self._splits(batch_size, threads)
-        self._num_parts, self._num_threads = (threads, 1) if in_parts else (1, threads)
+        # The extension and compiled kernels share the work among threads themselves; recorded ones
+        # get parts of it.
+        self._num_parts = self._num_threads = self._crew_threads = 1
+        if self._in_extension:
+            self._crew_threads = threads
+        elif config.compile != "on" and self._on_cpu and self._splits(batch_size, threads):
+            self._num_parts = threads
+        else:
+            self._num_threads = threads
         buffer = self._allocate(batch_size)
         self._build_act(buffer, self._acting_mode)
         self._build_judging(buffer, self._acting_mode)
@@ -131,6 +144,12 @@ class OnPolicy(Face):
         noise = torch.empty(len(rows), self.policy.head.noise_size, device=self.device)
         self.policy.head.draw_noise(noise, self._predict_generator)
         return self.policy.head.to_env(self.policy.act(rows, noise))
+
+    @contextmanager
+    def learning(self) -> Iterator[None]:
+        """Sets the threads of what follows a rollout."""
+        with num_threads(self._num_threads), crew(self._crew_threads):
+            yield
 
     # Judging
 

@@ -40,7 +40,6 @@ from fastrl.ops.losses import (
 )
 from fastrl.run.compiling import build
 from fastrl.run.parts import side_by_side, sum_over_parts
-from fastrl.run.threads import num_threads
 from fastrl.run.timer import StageTimer
 
 METRICS = (
@@ -117,7 +116,7 @@ class PPO(OnPolicy):
         self._clip_coef.fill_(config.clip_coef * (remaining if config.anneal_clip_coef else 1))
         self._ent_coef.fill_(config.ent_coef * (remaining if config.anneal_ent_coef else 1))
 
-        with num_threads(self._num_threads):
+        with self.learning():
             with timer.stage("advantage"):
                 explained = self.judge(buffer)
 

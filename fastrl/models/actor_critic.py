@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from fastrl.models.distributions import make_action_head
 from fastrl.models.encoders import Inputs, Reader, features_of, make_trunk
 from fastrl.models.layers import linear
+from fastrl.ops.dense import DenseNetwork, dense
 
 
 class ActorCritic(nn.Module):
@@ -56,6 +57,8 @@ class ActorCritic(nn.Module):
             action_space, num_features, squash_actions, log_std_init, action_gain
         )
         self.value_head = linear(num_features, 1, value_gain)
+        self.activation = activation
+        self.in_extension = False  # set where ops/dense.py is to serve
 
     def read(self, observations: Tensor) -> Inputs:
         """Brings observations `[B, *O]`, of any type, to what the networks see."""
@@ -70,18 +73,34 @@ class ActorCritic(nn.Module):
     def act(self, observations: Tensor, noise: Tensor) -> Tensor:
         """Draws actions `[B, *action_shape]`, as they are stored, with noise `[B, noise_size]`."""
         inputs = self.read(observations)
+        if self._suits_extension(inputs):
+            (outputs,) = self._dense(inputs, (self.actor, [self.head.layer]))
+            return self.head.sample(self._allowed(outputs, inputs), noise)
         return self.head.sample(self._outputs(features_of(self.actor, inputs), inputs), noise)
 
     def value(self, observations: Tensor) -> Tensor:
         """Returns V(s) `[B]`."""
+        inputs = self.read(observations)
         trunk = self.actor if self.critic is None else self.critic
-        features = features_of(trunk, self.read(observations))
+        if self._suits_extension(inputs):
+            return self._dense(inputs, (trunk, [self.value_head]))[0].squeeze(-1)
+        features = features_of(trunk, inputs)
         with _full_precision(features):
             return self.value_head(features.float()).squeeze(-1)
 
     def evaluate(self, observations: Tensor, actions: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Returns log pi(a|s), the entropy and V(s), each `[B]`."""
         inputs = self.read(observations)
+        if self._suits_extension(inputs):
+            heads = [self.head.layer], [self.value_head]
+            if self.critic is None:
+                outputs, values = self._dense(inputs, (self.actor, [*heads[0], *heads[1]]))
+            else:
+                networks = (self.actor, heads[0]), (self.critic, heads[1])
+                outputs, values = self._dense(inputs, *networks)
+            outputs = self._allowed(outputs, inputs)
+            log_prob, entropy = self.head.log_prob_and_entropy(outputs, actions)
+            return log_prob, entropy, values.squeeze(-1)
         actor_features = features_of(self.actor, inputs)
         critic_features = actor_features
         if self.critic is not None:
@@ -91,9 +110,27 @@ class ActorCritic(nn.Module):
             log_prob, entropy = self.head.log_prob_and_entropy(outputs, actions)
             return log_prob, entropy, self.value_head(critic_features.float()).squeeze(-1)
 
+    def _suits_extension(self, inputs: Inputs) -> bool:
+        x = inputs.vector
+        is_plain = x is not None and x.device.type == "cpu" and x.dtype == torch.float32
+        return self.in_extension and is_plain and inputs.pixels is None
+
+    def _dense(self, inputs: Inputs, *networks: tuple[nn.Module, list[nn.Linear]]) -> list[Tensor]:
+        """Returns what heads give on trunks over vectors, through the extension."""
+        assert inputs.vector is not None
+        given = []
+        for trunk, heads in networks:
+            hidden = [layer for layer in trunk.children() if isinstance(layer, nn.Linear)]
+            pairs = [[(x.weight, x.bias) for x in layers] for layers in (hidden, heads)]
+            given.append(DenseNetwork(*pairs))
+        return dense(inputs.vector, given, self.activation)
+
     def _outputs(self, features: Tensor, inputs: Inputs) -> Tensor:
         """Returns the distribution's parameters; forbidden actions get no probability."""
-        outputs = self.head(features)
+        return self._allowed(self.head(features), inputs)
+
+    @staticmethod
+    def _allowed(outputs: Tensor, inputs: Inputs) -> Tensor:
         if inputs.mask is None:
             return outputs
         # Finite, so that its product with a probability of zero is zero in the entropy.

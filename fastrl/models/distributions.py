@@ -27,6 +27,11 @@ class ActionHead(Protocol):
     action_dtype: torch.dtype
     noise_size: int
 
+    @property
+    def layer(self) -> nn.Linear:
+        """What makes the parameters of features."""
+        ...
+
     def __call__(self, features: Tensor) -> Tensor:
         """Returns the distribution's parameters `[B, K]`."""
         ...
@@ -87,6 +92,11 @@ class CategoricalHead(nn.Module):
         self.register_buffer(
             "starts", torch.tensor(starts[0] if single else starts), persistent=False
         )
+
+    @property
+    def layer(self) -> nn.Linear:
+        """What makes logits of features."""
+        return self.logits
 
     def forward(self, features: Tensor) -> Tensor:
         """Returns logits `[B, sum n]`, in memory `[sum n, B]`: few columns of many rows.
@@ -171,6 +181,11 @@ class GaussianHead(nn.Module):
         self.register_buffer("low", torch.as_tensor(low, dtype=torch.float32), persistent=False)
         self.register_buffer("high", torch.as_tensor(high, dtype=torch.float32), persistent=False)
 
+    @property
+    def layer(self) -> nn.Linear:
+        """What makes means of features."""
+        return self.means
+
     def forward(self, features: Tensor) -> Tensor:
         """Returns means `[B, A]`."""
         return self.means(features)
@@ -194,13 +209,15 @@ class GaussianHead(nn.Module):
         same noise, so that its gradient is the true one (arXiv 1312.6114, section 2.4). The factor
         from tanh to the bounds is left out: a constant, without influence on ratios and gradients.
         """
-        scaled = (actions - outputs) * (-self.log_std).exp()
+        # Outputs first: where their rows lie across memory, what follows does too, and the sum of a
+        # row is fast.
+        scaled = (outputs - actions) * (-self.log_std).exp()
         constant = 0.5 * math.log(2 * math.pi) * self.noise_size
         log_prob = (-0.5 * scaled * scaled - self.log_std).sum(1) - constant
         spread = (self.log_std + 0.5 * math.log(2 * math.pi * math.e)).sum()
         entropy = torch.ones_like(log_prob) * spread
         if self.squash:
-            redrawn = torch.addcmul(outputs, self.log_std.exp(), scaled.detach())
+            redrawn = torch.addcmul(outputs, self.log_std.exp(), scaled.detach(), value=-1)
             log_prob = log_prob - _log_slope_of_tanh(actions)
             entropy = entropy + _log_slope_of_tanh(redrawn)
         return log_prob, entropy

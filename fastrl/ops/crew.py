@@ -9,16 +9,17 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor
 
-HAS_TILES = False
-"""Whether this processor has matrix tiles of bfloat16, and the extension serves."""
+HAS_TILES = HAS_DENSE = False
+"""Whether this processor has matrix tiles of bfloat16, and vectors of 8 numbers or more;
+and the extension serves."""
 if os.environ.get("FASTRL_NO_EXTENSION") != "1":
     try:
-        from fastrl._C import has_tiles
+        from fastrl._C import has_tiles, has_wide_vectors
 
-        HAS_TILES = has_tiles()
+        HAS_TILES, HAS_DENSE = has_tiles(), has_wide_vectors()
     except ImportError:  # no extension, or one from before this was in it
         pass
-if HAS_TILES:
+if HAS_DENSE:
     from fastrl._C import wake_crew
 
 _num_threads = 1
@@ -51,7 +52,7 @@ def crew(num_threads: int) -> Iterator[None]:
         raise ValueError(f"num_threads={num_threads} must be at least 1")
     global _num_threads
     before, _num_threads = _num_threads, num_threads
-    if HAS_TILES and num_threads > 1:
+    if HAS_DENSE and num_threads > 1:
         wake_crew()
     try:
         yield

@@ -19,6 +19,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from fastrl.ops.crew import HAS_TILES, check_addresses, crew_threads
+from fastrl.ops.dense import starts_of
 
 if HAS_TILES:
     from fastrl._C import Perceptrons
@@ -83,7 +84,7 @@ class _Perceptrons(torch.autograd.Function):
         )
         d_parameters: list[Any] = [None] * len(parameters)
         if is_learnt:
-            starts = _starts(parameters)
+            starts = starts_of(parameters)
             known = x, weights, d_outputs, hidden, d_hidden
             block = torch.ops.fastrl.perceptrons_gradients(*known, starts)
             places = zip(parameters, starts, strict=False)
@@ -181,19 +182,6 @@ def _gradients(
     networks = _networks(x.shape[0], weights)
     networks.gradients([*_addresses(x, d_outputs, hidden, d_hidden), *made], *_how())
     return block
-
-
-def _starts(tensors: Sequence[Tensor]) -> list[int]:
-    """Returns where each tensor begins in a block of all, and where the block ends.
-
-    In the order that they have in memory: an optimiser that keeps its parameters in one vector
-    finds the block in the same order.
-    """
-    starts, start = [0] * len(tensors), 0
-    for index in sorted(range(len(tensors)), key=lambda i: tensors[i].storage_offset()):
-        starts[index] = start
-        start += tensors[index].numel()
-    return [*starts, start]
 
 
 _LIBRARY = torch.library.Library("fastrl", "FRAGMENT")
