@@ -62,7 +62,17 @@ constexpr int64_t kRowsAtOnce = 64;
 inline int64_t Padded(int64_t size) { return (size + 15) / 16 * 16; }
 
 // This thread's memory for one purpose.
-enum Purpose { kWeights, kGradients, kInputs, kOutputs, kFirst, kSecond, kNumPurposes };
+enum Purpose {
+  kWeights,
+  kGradients,
+  kInputs,
+  kOutputs,
+  kFirst,
+  kSecond,
+  kRows,
+  kActions,
+  kNumPurposes
+};
 inline float* Memory(Purpose purpose, int64_t count) {
   thread_local Scratch<float> scratch[kNumPurposes];
   return scratch[purpose].OfSize(count);

@@ -5,9 +5,9 @@
 #include <string>
 #include <vector>
 
+#include "acting.h"
 #include "adam.h"
 #include "arguments.h"
-#include "dense.h"
 #include "perceptron.h"
 #include "recurrent.h"
 #include "squashed_normal.h"
@@ -128,7 +128,29 @@ class Dense {
     fastrl::DenseBackward(s, at[0], at[1], d_outputs, num_threads);
   }
 
+  // Acting, with the layers of one network and one head: weights; biases.
+  void SetPolicy(nb::sequence layers, uintptr_t shift, uintptr_t scale, float limit) {
+    std::vector<float*> at(3);  // no rows, nothing kept, no values
+    for (float* array : ArraysAt(layers)) at.push_back(array);
+    sizes_ = With(at, false);
+    normalizer_ = {reinterpret_cast<float*>(shift), reinterpret_cast<float*>(scale), limit};
+  }
+
+  void DrawChoices(uintptr_t x, uintptr_t noise, uintptr_t choices) const {
+    nb::gil_scoped_release release;
+    fastrl::DrawChoices(sizes_, normalizer_, At(x), At(noise), reinterpret_cast<int64_t*>(choices));
+  }
+
+  void DrawNormals(uintptr_t x, uintptr_t noise, uintptr_t drawn, uintptr_t bounded,
+                   uintptr_t log_std, uintptr_t low, uintptr_t high) const {
+    nb::gil_scoped_release release;
+    fastrl::DrawNormals(sizes_, normalizer_, At(x), At(noise), At(log_std), At(low), At(high),
+                        At(drawn), At(bounded));
+  }
+
  private:
+  static float* At(uintptr_t address) { return reinterpret_cast<float*>(address); }
+
   static int64_t AddLayers(handle given, int64_t num_inputs, bool in_turn,
                            std::vector<fastrl::DenseLayer>& layers) {
     for (handle layer : given) {
@@ -172,6 +194,7 @@ class Dense {
   }
 
   fastrl::DenseNetworks sizes_;
+  fastrl::Normalizer normalizer_ = {};
 };
 
 #endif
@@ -293,7 +316,11 @@ void BindNetworks(nb::module_& m) {
       .def(nb::init<int64_t, int64_t, int64_t, nb::sequence>(), "num_rows"_a, "num_inputs"_a,
            "activation"_a, "networks"_a)
       .def("forward", &Dense::Forward, "addresses"_a, "strides"_a, "num_threads"_a)
-      .def("backward", &Dense::Backward, "addresses"_a, "strides"_a, "num_threads"_a);
+      .def("backward", &Dense::Backward, "addresses"_a, "strides"_a, "num_threads"_a)
+      .def("set_policy", &Dense::SetPolicy, "layers"_a, "shift"_a, "scale"_a, "limit"_a)
+      .def("draw_choices", &Dense::DrawChoices, "x"_a, "noise"_a, "choices"_a)
+      .def("draw_normals", &Dense::DrawNormals, "x"_a, "noise"_a, "drawn"_a, "bounded"_a,
+           "log_std"_a, "low"_a, "high"_a);
 #else
   m.def("has_wide_vectors", [] { return false; });
 #endif

@@ -21,6 +21,7 @@ from fastrl.buffers.rollout import RolloutBuffer
 from fastrl.config.on_policy import OnPolicyConfig
 from fastrl.decoupled_rollout import RolloutPlaying, RolloutTraining
 from fastrl.face import Face
+from fastrl.models.acting import FusedActing
 from fastrl.models.actor_critic import ActorCritic
 from fastrl.models.normalization import RewardScale
 from fastrl.models.optimizer import FlatOptimizer
@@ -118,6 +119,9 @@ class OnPolicy(Face):
 
     def _build_act(self, buffer: RolloutBuffer, mode: str) -> None:
         for num_envs in {env.num_envs for env in self.envs}:
+            if FusedActing.suits(self.policy):
+                self._act[num_envs] = FusedActing(self.policy, num_envs)
+                continue
             example = tuple(x[0, :num_envs] for x in (buffer.obs, buffer.noise, buffer.actions))
             self._act[num_envs] = build(self._draw_actions, example, mode)
 

@@ -118,11 +118,7 @@ class ActorCritic(nn.Module):
     def _dense(self, inputs: Inputs, *networks: tuple[nn.Module, list[nn.Linear]]) -> list[Tensor]:
         """Returns what heads give on trunks over vectors, through the extension."""
         assert inputs.vector is not None
-        given = []
-        for trunk, heads in networks:
-            hidden = [layer for layer in trunk.children() if isinstance(layer, nn.Linear)]
-            pairs = [[(x.weight, x.bias) for x in layers] for layers in (hidden, heads)]
-            given.append(DenseNetwork(*pairs))
+        given = [dense_network(trunk, heads) for trunk, heads in networks]
         return dense(inputs.vector, given, self.activation)
 
     def _outputs(self, features: Tensor, inputs: Inputs) -> Tensor:
@@ -138,6 +134,12 @@ class ActorCritic(nn.Module):
 
 
 _FORBIDDEN = -1e9
+
+
+def dense_network(trunk: nn.Module, heads: list[nn.Linear]) -> DenseNetwork:
+    """Returns the layers of a trunk over vectors, and of heads on it, as ops/dense.py takes them."""
+    hidden = [layer for layer in trunk.children() if isinstance(layer, nn.Linear)]
+    return DenseNetwork(*[[(x.weight, x.bias) for x in layers] for layers in (hidden, heads)])
 
 
 def _full_precision(like: Tensor) -> torch.autocast:

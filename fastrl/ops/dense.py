@@ -154,6 +154,13 @@ def _layout(networks: Sequence[DenseNetwork], activation: str) -> list[int]:
     return layout
 
 
+def dense_kernel(num_rows: int, num_inputs: int, network: DenseNetwork, activation: str) -> Any:
+    """Returns the extension's network of these sizes, its own, for whoever calls it directly."""
+    x = torch.empty(num_rows, num_inputs)
+    _check(x, [network], *_layers([network]), activation)
+    return _Networks(num_rows, num_inputs, tuple(_layout([network], activation))).kernel
+
+
 class _Networks:
     """The extension's networks of some sizes, and what they fill."""
 
