@@ -1,6 +1,6 @@
 // Arrays that come from Python, checked: which type, shape and memory. Every complaint is a
 // ValueError that names the argument; buffers/indexing.py has those of its part. To be included by
-// bindings.cpp and networks.cpp.
+// the three .cpp files.
 
 #pragma once
 
@@ -28,6 +28,15 @@ constexpr DType kBool = nb::dtype<bool>();
 constexpr DType kInt64 = nb::dtype<int64_t>();
 constexpr DType kFloat32 = nb::dtype<float>();
 constexpr DType kFloat64 = nb::dtype<double>();
+
+// Arrays of float32 by their addresses.
+inline std::vector<float*> ArraysAt(nb::sequence addresses) {
+  std::vector<float*> arrays;
+  for (handle address : addresses) {
+    arrays.push_back(reinterpret_cast<float*>(nb::cast<uintptr_t>(address)));
+  }
+  return arrays;
+}
 
 template <typename... Parts>
 [[noreturn]] void Refuse(const Parts&... parts) {
@@ -128,7 +137,7 @@ nb::ndarray<nb::pytorch, Scalar> NewTensor(size_t count, std::initializer_list<s
 }
 
 // The memory of floats that stays with its tensor.
-float* Floats(handle object, const char* name, int64_t rows, int64_t columns) {
+[[maybe_unused]] float* Floats(handle object, const char* name, int64_t rows, int64_t columns) {
   return Data<float>(ImportAs<Output>(object, name, kFloat32, {rows, columns}));
 }
 

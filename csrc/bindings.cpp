@@ -240,6 +240,7 @@ nb::tuple SequenceGrid(handle env, handle start, handle length, int64_t num_envs
 }  // namespace
 
 void BindNetworks(nb::module_& m);  // networks.cpp
+void BindPolicies(nb::module_& m);  // policies.cpp
 
 NB_MODULE(_C, m) {
   nb::set_leak_warnings(false);  // the process may leave its memory to the system as it ends
@@ -266,4 +267,5 @@ NB_MODULE(_C, m) {
   m.def("sequence_grid", &SequenceGrid, "env"_a, "start"_a, "length"_a, "num_envs"_a,
         "max_length"_a);
   BindNetworks(m);
+  BindPolicies(m);
 }

@@ -8,13 +8,7 @@
 
 #pragma once
 
-#include "products.h"
-
-#if FASTRL_VECTORS && defined(__x86_64__)
-#define FASTRL_DENSE 1
-#else
-#define FASTRL_DENSE 0
-#endif
+#include "activations.h"
 
 #if FASTRL_DENSE
 
@@ -24,11 +18,10 @@
 #include <vector>
 
 #include "crew.h"
+#include "products.h"
 #include "scratch.h"
 
 namespace fastrl {
-
-enum class Activation { kRelu, kTanh, kElu };
 
 struct DenseLayer {
   int64_t num_inputs, num_outputs;
@@ -77,102 +70,6 @@ inline float* Memory(Purpose purpose, int64_t count) {
   thread_local Scratch<float> scratch[kNumPurposes];
   return scratch[purpose].OfSize(count);
 }
-
-// Activations of a vector at a time, and how gradients go back through them.
-template <typename Shape>
-struct Vectors {
-  typedef float Vector __attribute__((vector_size(4 * Shape::kLanes)));
-  typedef int32_t Integers __attribute__((vector_size(4 * Shape::kLanes)));
-
-  // x becomes exp(x) - 1 within 2 units in the last place, for x held within the limit; NaN stays.
-  static FASTRL_INLINE void Expm1(Vector& x, float limit) {
-    x = x > limit ? Vector{} + limit : x;
-    x = x < -limit ? Vector{} - limit : x;
-    constexpr float kShift = 12582912.0f;  // 1.5 * 2^23: sums round to integers, in the last bits
-    const Vector shifted = x * 1.44269504f + kShift;
-    const Vector n = shifted - kShift;
-    const Vector r = x - n * 0.693147181f;
-    Vector p = Vector{} + 1.3882516387e-3f;  // (exp(r) - 1 - r) / r^2
-    p = p * r + 8.3665471330e-3f;
-    p = p * r + 4.1667200713e-2f;
-    p = p * r + 1.6666543424e-1f;
-    p = p * r + 4.9999998150e-1f;
-    Integers bits;
-    std::memcpy(&bits, &shifted, sizeof(bits));
-    bits = (bits + (127 - 0x4b400000)) << 23;
-    Vector power;
-    std::memcpy(&power, &bits, sizeof(power));
-    x = power * (p * r * r + r) + (power - 1.0f);
-  }
-
-  // x becomes x / divisor, for divisors from 1 to 2^40. Vectors divide slowly: a first guess of the
-  // divisor's inverse comes from its bits, and each step of Newton's squares the error.
-  static FASTRL_INLINE void Divide(Vector& x, const Vector& divisor) {
-    Integers bits;
-    std::memcpy(&bits, &divisor, sizeof(bits));
-    bits = 0x7ef311c7 - bits;
-    Vector inverse;
-    std::memcpy(&inverse, &bits, sizeof(inverse));
-    for (int i = 0; i < 2; ++i) inverse = inverse * (2.0f - divisor * inverse);
-    const Vector quotient = x * inverse;
-    x = quotient + inverse * (x - quotient * divisor);  // squares it once more
-  }
-
-  static FASTRL_INLINE void Relu(Vector& x) { x = x < 0.0f ? Vector{} : x; }
-  static FASTRL_INLINE void Tanh(Vector& x) {
-    x += x;
-    Expm1(x, 20.0f);  // tanh(10) is 1 in float32
-    Divide(x, x + 2.0f);
-  }
-  static FASTRL_INLINE void Elu(Vector& x) {
-    Vector e = x;
-    Expm1(e, 80.0f);
-    x = x > 0.0f ? x : e;
-  }
-
-  // d becomes its product with the slope at an output y.
-  static FASTRL_INLINE void ReluBack(const Vector& y, Vector& d) { d = y <= 0.0f ? Vector{} : d; }
-  static FASTRL_INLINE void TanhBack(const Vector& y, Vector& d) { d = d * (1.0f - y * y); }
-  static FASTRL_INLINE void EluBack(const Vector& y, Vector& d) {
-    d = y > 0.0f ? d : d * (y + 1.0f);
-  }
-};
-
-#define FASTRL_FOR_EACH(FUNCTION)                      \
-  for (int64_t i = 0; i < count; i += Shape::kLanes) { \
-    typename Vectors<Shape>::Vector at, to;            \
-    std::memcpy(&at, y + i, sizeof(at));               \
-    std::memcpy(&to, d + i, sizeof(to));               \
-    FUNCTION;                                          \
-    std::memcpy(d + i, &to, sizeof(to));               \
-  }
-
-// y [count] becomes activation(y).
-template <typename Shape>
-FASTRL_INLINE void Activate(Activation activation, float* d, int64_t count) {
-  const float* const y = d;
-  if (activation == Activation::kRelu) {
-    FASTRL_FOR_EACH(Vectors<Shape>::Relu(to))
-  } else if (activation == Activation::kTanh) {
-    FASTRL_FOR_EACH(Vectors<Shape>::Tanh(to))
-  } else {
-    FASTRL_FOR_EACH(Vectors<Shape>::Elu(to))
-  }
-}
-
-// d [count] becomes the gradient before the activation that made y [count].
-template <typename Shape>
-FASTRL_INLINE void TakeBack(Activation activation, const float* y, float* d, int64_t count) {
-  if (activation == Activation::kRelu) {
-    FASTRL_FOR_EACH(Vectors<Shape>::ReluBack(at, to))
-  } else if (activation == Activation::kTanh) {
-    FASTRL_FOR_EACH(Vectors<Shape>::TanhBack(at, to))
-  } else {
-    FASTRL_FOR_EACH(Vectors<Shape>::EluBack(at, to))
-  }
-}
-
-#undef FASTRL_FOR_EACH
 
 template <typename Shape>
 constexpr int64_t kPanel = 2 * Shape::kLanes;

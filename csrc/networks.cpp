@@ -5,7 +5,6 @@
 #include <string>
 #include <vector>
 
-#include "acting.h"
 #include "adam.h"
 #include "arguments.h"
 #include "perceptron.h"
@@ -83,121 +82,6 @@ void GruBackward(handle gates, handle first_hidden, handle candidates, handle be
   nb::gil_scoped_release release;
   fastrl::RunGruBackward(s, g, m, b, d, di, ds);
 }
-
-std::vector<float*> ArraysAt(nb::sequence addresses) {
-  std::vector<float*> arrays;
-  for (handle address : addresses) {
-    arrays.push_back(reinterpret_cast<float*>(nb::cast<uintptr_t>(address)));
-  }
-  return arrays;
-}
-
-#if FASTRL_DENSE
-
-// Sizes of networks of dense layers. Their arrays come as addresses, as those of `Perceptrons`;
-// ops/dense.py has seen to types, shapes and strides. Comments name the arrays in their order,
-// dense.h says what they hold.
-class Dense {
- public:
-  // Each network is two lists, hidden layers and heads, of a layer's outputs and whether it has
-  // rows.
-  Dense(int64_t num_rows, int64_t num_inputs, int64_t activation, nb::sequence networks) {
-    sizes_ = {num_rows, num_inputs, static_cast<fastrl::Activation>(activation), {}};
-    for (handle network : networks) {
-      fastrl::DenseNetwork& made = sizes_.networks.emplace_back();
-      int64_t K = AddLayers(network[0], num_inputs, true, made.hidden);
-      AddLayers(network[1], K, false, made.heads);
-    }
-  }
-
-  // x, hidden or 0; values of heads; weights; biases. Strides of the values' rows and columns.
-  void Forward(nb::sequence addresses, nb::sequence strides, int64_t num_threads) const {
-    const std::vector<float*> at = ArraysAt(addresses);
-    const fastrl::DenseNetworks s = With(at, false);
-    const std::vector<fastrl::Grid> outputs = Grids(at, strides);
-    nb::gil_scoped_release release;
-    fastrl::DenseForward(s, at[0], at[1], outputs, num_threads);
-  }
-
-  // x, hidden; gradients of values; weights; biases; d_weights; d_biases
-  void Backward(nb::sequence addresses, nb::sequence strides, int64_t num_threads) const {
-    const std::vector<float*> at = ArraysAt(addresses);
-    const fastrl::DenseNetworks s = With(at, true);
-    const std::vector<fastrl::Grid> d_outputs = Grids(at, strides);
-    nb::gil_scoped_release release;
-    fastrl::DenseBackward(s, at[0], at[1], d_outputs, num_threads);
-  }
-
-  // Acting, with the layers of one network and one head: weights; biases.
-  void SetPolicy(nb::sequence layers, uintptr_t shift, uintptr_t scale, float limit) {
-    std::vector<float*> at(3);  // no rows, nothing kept, no values
-    for (float* array : ArraysAt(layers)) at.push_back(array);
-    sizes_ = With(at, false);
-    normalizer_ = {reinterpret_cast<float*>(shift), reinterpret_cast<float*>(scale), limit};
-  }
-
-  void DrawChoices(uintptr_t x, uintptr_t noise, uintptr_t choices) const {
-    nb::gil_scoped_release release;
-    fastrl::DrawChoices(sizes_, normalizer_, At(x), At(noise), reinterpret_cast<int64_t*>(choices));
-  }
-
-  void DrawNormals(uintptr_t x, uintptr_t noise, uintptr_t drawn, uintptr_t bounded,
-                   uintptr_t log_std, uintptr_t low, uintptr_t high) const {
-    nb::gil_scoped_release release;
-    fastrl::DrawNormals(sizes_, normalizer_, At(x), At(noise), At(log_std), At(low), At(high),
-                        At(drawn), At(bounded));
-  }
-
- private:
-  static float* At(uintptr_t address) { return reinterpret_cast<float*>(address); }
-
-  static int64_t AddLayers(handle given, int64_t num_inputs, bool in_turn,
-                           std::vector<fastrl::DenseLayer>& layers) {
-    for (handle layer : given) {
-      const auto num_outputs = nb::cast<int64_t>(layer[0]);
-      layers.push_back({num_inputs, num_outputs, nb::cast<bool>(layer[1])});
-      if (in_turn) num_inputs = num_outputs;
-    }
-    return num_inputs;
-  }
-
-  static std::vector<fastrl::Grid> Grids(const std::vector<float*>& at, nb::sequence strides) {
-    std::vector<fastrl::Grid> grids;
-    for (size_t i = 0; 2 * i < nb::len(strides); ++i) {
-      const auto row_stride = nb::cast<int64_t>(strides[2 * i]);
-      grids.push_back({at[2 + i], row_stride, nb::cast<int64_t>(strides[2 * i + 1])});
-    }
-    return grids;
-  }
-
-  // Puts in the arrays of all layers, those of gradients behind the others.
-  fastrl::DenseNetworks With(const std::vector<float*>& at, bool has_gradients) const {
-    fastrl::DenseNetworks s = sizes_;
-    size_t num_layers = 0, num_heads = 0, i = 0;
-    for (const fastrl::DenseNetwork& network : s.networks) {
-      num_layers += network.hidden.size() + network.heads.size();
-      num_heads += network.heads.size();
-    }
-    float* const* const first = at.data() + 2 + num_heads;
-    for (fastrl::DenseNetwork& network : s.networks) {
-      for (auto* layers : {&network.hidden, &network.heads}) {
-        for (fastrl::DenseLayer& layer : *layers) {
-          layer.weight = first[i], layer.bias = first[num_layers + i];
-          if (has_gradients) {
-            layer.d_weight = first[2 * num_layers + i], layer.d_bias = first[3 * num_layers + i];
-          }
-          ++i;
-        }
-      }
-    }
-    return s;
-  }
-
-  fastrl::DenseNetworks sizes_;
-  fastrl::Normalizer normalizer_ = {};
-};
-
-#endif
 
 #if FASTRL_TILES
 
@@ -309,21 +193,6 @@ void BindNetworks(nb::module_& m) {
   m.def("gru_backward", &GruBackward, "gates"_a, "first_hidden"_a, "candidates"_a, "before"_a,
         "d_outputs"_a, "d_inputs"_a, "d_states"_a, "weight"_a, "alive"_a);
   m.def("has_tiles", &fastrl::HasTiles);
-#if FASTRL_DENSE
-  m.def("has_wide_vectors", &fastrl::HasNarrow);
-  m.def("wake_crew", &fastrl::Crew::Wake);
-  nb::class_<Dense>(m, "Dense")
-      .def(nb::init<int64_t, int64_t, int64_t, nb::sequence>(), "num_rows"_a, "num_inputs"_a,
-           "activation"_a, "networks"_a)
-      .def("forward", &Dense::Forward, "addresses"_a, "strides"_a, "num_threads"_a)
-      .def("backward", &Dense::Backward, "addresses"_a, "strides"_a, "num_threads"_a)
-      .def("set_policy", &Dense::SetPolicy, "layers"_a, "shift"_a, "scale"_a, "limit"_a)
-      .def("draw_choices", &Dense::DrawChoices, "x"_a, "noise"_a, "choices"_a)
-      .def("draw_normals", &Dense::DrawNormals, "x"_a, "noise"_a, "drawn"_a, "bounded"_a,
-           "log_std"_a, "low"_a, "high"_a);
-#else
-  m.def("has_wide_vectors", [] { return false; });
-#endif
 #if FASTRL_TILES
   m.def("draw_squashed_normal", &DrawSquashedNormal, "addresses"_a, "num_rows"_a, "num_actions"_a,
         "log_std_min"_a, "log_std_max"_a, "num_threads"_a);

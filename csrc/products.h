@@ -17,16 +17,29 @@
 
 namespace fastrl {
 
+#if FASTRL_VECTORS
+#define FASTRL_VECTOR_TYPES(LANES)                              \
+  typedef float Vector __attribute__((vector_size(4 * LANES))); \
+  typedef int32_t Integers __attribute__((vector_size(4 * LANES)));
+#else
+#define FASTRL_VECTOR_TYPES(LANES)
+#endif
+
 // How products are cut up so that a tile's sums stay in registers.
 struct Wide {  // 32 registers of 16 numbers
   static constexpr int kLanes = 16, kTileRows = 8;
+  FASTRL_VECTOR_TYPES(16)
 };
 struct Narrow {  // 16 registers of 8
   static constexpr int kLanes = 8, kTileRows = 4;
+  FASTRL_VECTOR_TYPES(8)
 };
 struct Plain {  // 16 of 4, or none at all
   static constexpr int kLanes = 4, kTileRows = 4;
+  FASTRL_VECTOR_TYPES(4)
 };
+
+#undef FASTRL_VECTOR_TYPES
 
 #if FASTRL_VECTORS
 // A left factor [rows, K] that lies in rows, and one that lies in columns.
@@ -50,7 +63,7 @@ template <typename Shape, int R, int V, typename Left>
 FASTRL_INLINE void Tile(const Left& a, const float* w, int64_t w_stride, float* c, int64_t c_stride,
                         int64_t K) {
   constexpr int kLanes = Shape::kLanes;
-  typedef float Vector __attribute__((vector_size(4 * kLanes)));
+  using Vector = typename Shape::Vector;
   Vector sums[R][V] = {};
   for (int64_t k = 0; k < K; ++k) {
     Vector row[V];

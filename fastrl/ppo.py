@@ -38,6 +38,7 @@ from fastrl.ops.losses import (
     value_loss,
     weighted_mean,
 )
+from fastrl.ops.objective import clipped_gradient
 from fastrl.run.compiling import build
 from fastrl.run.parts import side_by_side, sum_over_parts
 from fastrl.run.timer import StageTimer
@@ -193,6 +194,8 @@ class PPO(OnPolicy):
     def _gradient(self, *fields: Tensor) -> tuple[Tensor, Tensor]:
         """Returns some rows' share of a minibatch's gradient `[P]` and of the metrics before it."""
         config, batch = self.config, self.minibatch_class(*fields)
+        if self._in_extension and self.policy.head.suits_extension:
+            return self._gradient_in_extension(batch)
         with self.devices.autocast():
             log_probs, entropy, values = self._evaluate(batch)
         weights, clip_coef = batch.weights, self._clip_coef
@@ -212,6 +215,19 @@ class PPO(OnPolicy):
             kl = approximate_kl(log_ratio.detach(), weights)
             clipped = clip_fraction(log_ratio.detach(), weights, clip_coef)
             return gradient, torch.stack([*losses, kl, clipped])
+
+    def _gradient_in_extension(self, batch: Minibatch) -> tuple[Tensor, Tensor]:
+        """The same: the derivatives by what the networks give are formulas, not autograd's."""
+        config, head = self.config, self.policy.head
+        outputs, values = self.policy.outputs_and_values(batch.obs)
+        rows = batch.actions, batch.log_probs, batch.advantages, batch.returns, batch.values
+        coefs = self._clip_coef, self._ent_coef, config.vf_coef, config.clip_vloss
+        log_std, num_choices = head.log_std, head.num_choices
+        by = clipped_gradient(outputs, values, log_std, num_choices, (*rows, batch.weights), *coefs)
+        pairs = [(outputs, by.outputs), (values, by.values)]
+        if log_std is not None:
+            pairs.append((log_std, by.log_std))
+        return self.optimizer.gradient_through(*zip(*pairs, strict=True)), by.metrics
 
     def _evaluate(self, batch: Minibatch) -> tuple[Tensor, Tensor, Tensor]:
         """Returns log pi(a|s), the entropy and V(s) of the rows `[B]`."""

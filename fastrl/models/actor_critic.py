@@ -92,15 +92,8 @@ class ActorCritic(nn.Module):
         """Returns log pi(a|s), the entropy and V(s), each `[B]`."""
         inputs = self.read(observations)
         if self._suits_extension(inputs):
-            heads = [self.head.layer], [self.value_head]
-            if self.critic is None:
-                outputs, values = self._dense(inputs, (self.actor, [*heads[0], *heads[1]]))
-            else:
-                networks = (self.actor, heads[0]), (self.critic, heads[1])
-                outputs, values = self._dense(inputs, *networks)
-            outputs = self._allowed(outputs, inputs)
-            log_prob, entropy = self.head.log_prob_and_entropy(outputs, actions)
-            return log_prob, entropy, values.squeeze(-1)
+            outputs, values = self._outputs_and_values(inputs)
+            return *self.head.log_prob_and_entropy(outputs, actions), values
         actor_features = features_of(self.actor, inputs)
         critic_features = actor_features
         if self.critic is not None:
@@ -109,6 +102,18 @@ class ActorCritic(nn.Module):
             outputs = self._outputs(actor_features.float(), inputs)
             log_prob, entropy = self.head.log_prob_and_entropy(outputs, actions)
             return log_prob, entropy, self.value_head(critic_features.float()).squeeze(-1)
+
+    def outputs_and_values(self, observations: Tensor) -> tuple[Tensor, Tensor]:
+        """Returns the distribution's parameters `[B, A]` and V(s) `[B]`, through the extension."""
+        return self._outputs_and_values(self.read(observations))
+
+    def _outputs_and_values(self, inputs: Inputs) -> tuple[Tensor, Tensor]:
+        heads = [self.head.layer], [self.value_head]
+        if self.critic is None:
+            outputs, values = self._dense(inputs, (self.actor, [*heads[0], *heads[1]]))
+        else:
+            outputs, values = self._dense(inputs, (self.actor, heads[0]), (self.critic, heads[1]))
+        return self._allowed(outputs, inputs), values.squeeze(-1)
 
     def _suits_extension(self, inputs: Inputs) -> bool:
         x = inputs.vector

@@ -26,6 +26,12 @@ class ActionHead(Protocol):
     action_shape: tuple[int, ...]
     action_dtype: torch.dtype
     noise_size: int
+    num_choices: list[int]
+    """Of each dimension; none for normals."""
+    log_std: Tensor | None
+    """Of normals."""
+    suits_extension: bool
+    """Whether ops/objective.py has this distribution."""
 
     @property
     def layer(self) -> nn.Linear:
@@ -84,6 +90,7 @@ class CategoricalHead(nn.Module):
         """
         super().__init__()
         self.num_choices, self.single = num_choices, single
+        self.log_std, self.suits_extension = None, True
         self.action_shape = () if single else (len(num_choices),)
         self.action_dtype = torch.int64
         self.noise_size = sum(num_choices)
@@ -172,7 +179,8 @@ class GaussianHead(nn.Module):
             gain: gain of orthogonal initial weights, None for torch's default.
         """
         super().__init__()
-        self.squash = squash
+        self.squash, self.suits_extension = squash, not squash
+        self.num_choices: list[int] = []
         self.action_shape = low.shape
         self.action_dtype = torch.float32
         self.noise_size = len(low)

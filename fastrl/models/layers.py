@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from itertools import accumulate
 from typing import Any
 
 import torch
@@ -101,18 +100,30 @@ def flatten_parameters(module: nn.Module) -> Tensor:
 def flatten_gradients(gradients: Sequence[Tensor], parameters: Sequence[Tensor]) -> Tensor:
     """Gradients of `parameters` as one vector `[P]`, in the order of `flatten_parameters`.
 
-    Where they already lie like that in one block of memory, the vector is a view of them.
+    Those that already lie like that one behind the other are taken as one.
     """
     pairs = zip(gradients, parameters, strict=True)
-    pieces = [_in_memory_order(gradient, parameter) for gradient, parameter in pairs]
-    starts = accumulate((piece.numel() for piece in pieces), initial=pieces[0].storage_offset())
-    are_in_order = all(
-        piece.is_contiguous() and piece.storage_offset() == start
-        for piece, start in zip(pieces, starts, strict=False)
-    )
-    if are_in_order and len({piece.untyped_storage().data_ptr() for piece in pieces}) == 1:
-        return pieces[0].as_strided((sum(piece.numel() for piece in pieces),), (1,))
-    return torch.cat([piece.reshape(-1) for piece in pieces])
+    runs: list[list[Tensor]] = []
+    for piece in (_in_memory_order(gradient, parameter) for gradient, parameter in pairs):
+        if runs and _follows(piece, runs[-1][-1]):
+            runs[-1].append(piece)
+        else:
+            runs.append([piece])
+    vectors = [
+        run[0].as_strided((sum(piece.numel() for piece in run),), (1,))
+        if len(run) > 1
+        else run[0].reshape(-1)
+        for run in runs
+    ]
+    return vectors[0] if len(vectors) == 1 else torch.cat(vectors)
+
+
+def _follows(second: Tensor, first: Tensor) -> bool:
+    """Tells whether a tensor begins in memory where another one ends."""
+    is_in_same = second.untyped_storage().data_ptr() == first.untyped_storage().data_ptr()
+    end = first.storage_offset() + first.numel()
+    are_dense = first.is_contiguous() and second.is_contiguous()
+    return is_in_same and are_dense and second.storage_offset() == end
 
 
 def _in_memory_order(tensor: Tensor, like: Tensor) -> Tensor:

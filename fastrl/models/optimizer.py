@@ -6,6 +6,8 @@ average: a single all-reduce over `[P]`.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor, nn
 
@@ -39,7 +41,15 @@ class FlatOptimizer:
 
     def gradient(self, loss: Tensor) -> Tensor:
         """Returns the gradient of a scalar loss, `[P]`; zero where it depends on nothing."""
-        gradients = torch.autograd.grad(loss, self.parameters, materialize_grads=True)
+        return self.gradient_through([loss], None)
+
+    def gradient_through(
+        self, outputs: Sequence[Tensor], d_outputs: Sequence[Tensor] | None
+    ) -> Tensor:
+        """Returns the gradient `[P]` of a loss whose gradient by `outputs` is `d_outputs`."""
+        gradients = torch.autograd.grad(
+            outputs, self.parameters, d_outputs, materialize_grads=True
+        )
         with torch.no_grad():
             return flatten_gradients(gradients, self.parameters)
 

@@ -77,7 +77,8 @@ def _fused_adam(
     vectors = parameters, gradient, mean, square
     if _suits_crew(vectors, (step, learning_rate)):
         addresses = [tensor.data_ptr() for tensor in (*vectors, step, learning_rate)]
-        adam(addresses, parameters.numel(), eps, beta1, beta2, crew_threads())
+        num_threads = crew_threads() if parameters.numel() >= _MANY else 1
+        adam(addresses, parameters.numel(), eps, beta1, beta2, num_threads)
         return
     torch.ops.aten._fused_adam_(
         [parameters],
@@ -99,7 +100,7 @@ def _fused_adam(
 def _suits_crew(vectors: tuple[Tensor, ...], numbers: tuple[Tensor, ...]) -> bool:
     """Tells whether the extension can take these, with as many threads as torch would."""
     size = vectors[0].numel()
-    if not HAS_TILES or size < _MANY or crew_threads() < torch.get_num_threads():
+    if not HAS_TILES or (size >= _MANY and crew_threads() < torch.get_num_threads()):
         return False
     return all(tensor.numel() == size and tensor.is_contiguous() for tensor in vectors) and all(
         tensor.dtype == torch.float32 and tensor.device.type == "cpu"
@@ -127,8 +128,8 @@ def fused_adam_step(
 
     For 140,000 parameters on one thread it takes 0.4 of the time, in the extension 0.3.
 
-    Arguments as of `adam_step`. The kernel is that of `torch.optim.Adam(fused=True)`; for large
-    vectors on a processor with tiles it is the extension's, shared among threads.
+    Arguments as of `adam_step`. The kernel is that of `torch.optim.Adam(fused=True)`; on a processor
+    with tiles it is the extension's, which shares large vectors among threads.
     """
     state = (mean, square, step, learning_rate)
     torch.ops.fastrl.fused_adam_(parameters, gradient, *state, eps, beta1, beta2)
