@@ -9,6 +9,7 @@ import numpy as np
 from fastrl.agent import Agent
 from fastrl.buffers.rollout import Episodes, RolloutBuffer
 from fastrl.envs.vector import EnvError, VectorEnv
+from fastrl.machine import let_others_first
 from fastrl.run.placement import Placement
 from fastrl.run.pulse import PULSE
 from fastrl.run.threads import num_threads
@@ -38,6 +39,8 @@ class Player:
         # Only EnvPool has threads of its own.
         workers = [getattr(env, "worker_threads", frozenset()) for env in envs]
         self._placement = Placement(frozenset().union(*workers))
+        if len(envs) > 1:  # one half's steps must not keep the policy from acting on the other
+            let_others_first(frozenset().union(*workers))
         self._pools = []
         first_env = 0
         for env in envs:

@@ -40,9 +40,9 @@ RESERVED_CONFIG = frozenset(
 )
 
 
-def default_num_threads(num_envs: int, num_pools: int = 1) -> int:
-    """Return the threads of a pool of `num_envs`, one of `num_pools` that step at the same time."""
-    return max(1, min(num_envs, available_cores() // num_pools))
+def default_num_threads(num_envs: int) -> int:
+    """Return the threads of a pool of `num_envs`: one for each core, if there are enough envs."""
+    return max(1, min(num_envs, available_cores()))
 
 
 def list_envpool_ids() -> frozenset[str]:
@@ -52,6 +52,15 @@ def list_envpool_ids() -> frozenset[str]:
     except ImportError:
         return frozenset()
     return frozenset(envpool.list_all_envs())
+
+
+def family_of(env_id: str) -> str:
+    """Return EnvPool's module that an env comes from, such as "envpool.box2d"; else ""."""
+    if env_id not in list_envpool_ids():
+        return ""
+    from envpool.registration import registry
+
+    return str(registry.specs[env_id][0])
 
 
 def check_envpool_id(env_id: str, info_mask: bool = False) -> None:

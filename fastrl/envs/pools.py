@@ -9,11 +9,13 @@ import gymnasium
 import torch
 
 from fastrl.config.run import RunConfig
-from fastrl.envs.envpool_env import default_num_threads
+from fastrl.envs.envpool_env import default_num_threads, family_of
 from fastrl.envs.make import base_seed, make_env, wrap_vector_env
 from fastrl.envs.vector import VectorEnv
+from fastrl.machine import available_cores
 
 _FEWEST_ENVS_TO_HALVE = 32  # a step of fewer is over before the policy has acted on the other half
+_SLOW_FAMILIES = "envpool.mujoco", "envpool.box2d"  # physics: 10 us a step and more
 
 
 class TaskPools(list[VectorEnv]):
@@ -55,7 +57,7 @@ def open_envs(
         return [wrap_vector_env(env, seed=base_seed(config.seed, "train", restart), **reading)]
     if not isinstance(env, str):
         return [env]
-    num_pools = config.num_pools or _default_num_pools(config)
+    num_pools = config.num_pools or _default_num_pools(env, config)
     size = config.num_envs // num_pools
     num_threads = -(-config.num_env_threads // num_pools)
     seed = base_seed(config.seed, "train", restart)
@@ -68,7 +70,7 @@ def open_envs(
                 seed=seed,
                 first_env=rank * config.num_envs + pool * size,
                 backend=config.backend,
-                num_threads=num_threads or default_num_threads(size, num_pools),
+                num_threads=num_threads or default_num_threads(size),
                 **config.env_settings,
             )
         )
@@ -79,8 +81,15 @@ def open_envs(
     return TaskPools(pools, partial(open_envs, env, config, rank))
 
 
-def _default_num_pools(config: RunConfig) -> int:
-    """Halves hide a policy that acts on another device; on the CPU it takes the cores they need."""
+def _default_num_pools(env_id: str, config: RunConfig) -> int:
+    """Halves hide the policy that acts, and what Python does, behind the other half's steps.
+
+    On the CPU only steps that take long are worth it: the policy is called twice as often, and the
+    threads of both halves share the cores.
+    """
     elsewhere = config.accelerator != "cpu" and torch.cuda.is_available()
     may_halve = config.num_envs >= _FEWEST_ENVS_TO_HALVE and config.num_envs % 2 == 0
-    return 2 if elsewhere and may_halve else 1
+    if not may_halve:
+        return 1
+    is_slow = available_cores() > 1 and family_of(env_id).startswith(_SLOW_FAMILIES)
+    return 2 if elsewhere or is_slow else 1
