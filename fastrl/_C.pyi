@@ -90,10 +90,43 @@ def gru_backward(
     alive: Tensor,
 ) -> None: ...
 def has_tiles() -> bool: ...
+def has_wide_vectors() -> bool: ...
+
+# From here on x86-64 alone.
+
+def wake_crew() -> None: ...
+def clipped_objective(
+    addresses: Sequence[int],
+    num_rows: int,
+    num_outputs: int,
+    num_choices: Sequence[int],
+    vf_coef: float,
+    clips_values: bool,
+    num_threads: int,
+) -> None: ...
+
+class Dense:
+    def __init__(
+        self,
+        num_rows: int,
+        num_inputs: int,
+        activation: int,
+        networks: Sequence[tuple[Sequence[tuple[int, bool]], Sequence[tuple[int, bool]]]],
+    ) -> None: ...
+    def forward(
+        self, addresses: Sequence[int], strides: Sequence[int], num_threads: int
+    ) -> None: ...
+    def backward(
+        self, addresses: Sequence[int], strides: Sequence[int], num_threads: int
+    ) -> None: ...
+    def set_policy(self, layers: Sequence[int], shift: int, scale: int, limit: float) -> None: ...
+    def draw_choices(self, x: int, noise: int, choices: int) -> None: ...
+    def draw_normals(
+        self, x: int, noise: int, drawn: int, bounded: int, log_std: int, low: int, high: int
+    ) -> None: ...
 
 # The rest is there only where tiles may be.
 
-def wake_crew() -> None: ...
 def adam(
     addresses: Sequence[int],
     num_parameters: int,

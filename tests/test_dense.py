@@ -1,0 +1,166 @@
+"""Networks in the extension: as exact as float32, the same on any number of threads."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from fastrl.models.layers import flatten_gradients, flatten_parameters, linear
+from fastrl.ops.crew import HAS_DENSE, crew
+from fastrl.ops.dense import ACTIVATIONS, DenseNetwork, dense, dense_plainly
+from fastrl.run.compiling import build
+
+pytestmark = pytest.mark.skipif(not HAS_DENSE, reason="no extension, or no wide vectors")
+
+# rows, inputs, and of each network hidden layers and heads
+SHAPES = [
+    (64, 8, [((64, 64), (4,)), ((64, 64), (1,))]),
+    (1000, 17, [((128, 64, 32), (6, 1))]),
+    (1, 1, [((1,), (1,))]),
+    (65, 3, [((5,), (2,)), ((33, 17), (1, 3, 18))]),
+    (2048, 40, [((100, 31), (33, 1))]),
+    (513, 376, [((256, 130), (17, 1))]),
+]
+Networks = list[DenseNetwork]
+Function = Callable[[Tensor, Networks, str], list[Tensor]]
+
+
+def make(shape: tuple, mixed: bool = True) -> tuple[Tensor, Networks, nn.ParameterList]:
+    """Return rows and networks whose weights lie as `models.layers.linear` lays them."""
+    num_rows, num_inputs, sizes = shape
+    torch.manual_seed(1)
+    networks, parameters = [], nn.ParameterList()
+    for hidden_sizes, head_sizes in sizes:
+        layers, fan_in = [], num_inputs
+        for size in hidden_sizes:
+            layers.append(linear(fan_in, size) if mixed else nn.Linear(fan_in, size))
+            fan_in = size
+        heads = [linear(fan_in, size) for size in head_sizes]
+        parameters.extend(x for layer in (*layers, *heads) for x in (layer.weight, layer.bias))
+        pairs = [[(layer.weight, layer.bias) for layer in part] for part in (layers, heads)]
+        networks.append(DenseNetwork(*pairs))
+    return torch.randn(num_rows, num_inputs), networks, parameters
+
+
+def run(function: Function, x: Tensor, networks: Networks, activation: str) -> list[Tensor]:
+    """Return the values of all heads, and the gradients of a loss on them."""
+    outputs = function(x, networks, activation)
+    loss = sum((y * torch.linspace(0.5, 1, y.numel()).view_as(y)).sum() for y in outputs)
+    parameters = [x for network in networks for part in network for pair in part for x in pair]
+    return [*[y.detach() for y in outputs], *torch.autograd.grad(loss, parameters)]
+
+
+def in_float64(networks: Networks) -> Networks:
+    """Return the same networks in float64."""
+
+    def double(tensor: Tensor) -> Tensor:
+        return tensor.detach().double().requires_grad_()
+
+    return [DenseNetwork(*[[tuple(map(double, p)) for p in part] for part in n]) for n in networks]
+
+
+def distances(found: list[Tensor], exact: list[Tensor]) -> Tensor:
+    """Return how far each tensor is from the exact one, as a part of its size."""
+    pairs = zip(found, exact, strict=True)
+    return torch.stack([(a - b).norm() / (b.norm() + 1e-30) for a, b in pairs])
+
+
+@pytest.mark.parametrize("activation", ["tanh", "elu"])
+@pytest.mark.parametrize("shape", SHAPES)
+def test_error_is_that_of_float32(shape, activation):
+    x, networks, _ = make(shape)
+    exact = run(dense_plainly, x.double(), in_float64(networks), activation)
+    found = distances(run(dense, x, networks, activation), exact)
+    plain = distances(run(dense_plainly, x, networks, activation), exact)
+    assert (found < 2 * plain + 5e-7).all(), (found, plain)
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_relu_is_torchs(shape):
+    # Not told by float64: a sum near 0 may lie on the other side there.
+    x, networks, _ = make(shape)
+    with torch.no_grad():
+        for network in networks:
+            for _, bias in network.hidden:
+                bias.add_(0.3)
+    found, plain = (run(function, x, networks, "relu") for function in (dense, dense_plainly))
+    assert (distances(found, plain) < 2e-3).all()
+    assert (distances(found, plain)[: len(found) // 4] < 2e-6).all()
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_number_of_threads_changes_no_bit(shape):
+    x, networks, _ = make(shape)
+    alone = run(dense, x, networks, "tanh")
+    for num_threads in (2, 3, 8):
+        with crew(num_threads):
+            together = run(dense, x, networks, "tanh")
+        assert all(torch.equal(a, b) for a, b in zip(alone, together, strict=True)), num_threads
+
+
+def test_a_row_does_not_depend_on_those_beside_it():
+    x, networks, _ = make(SHAPES[1])
+    with torch.no_grad():
+        together = dense(x, networks, "elu")
+        for first, last in ((0, 32), (32, 64), (999, 1000), (100, 117)):
+            apart = dense(x[first:last], networks, "elu")
+            assert all(torch.equal(a, b[first:last]) for a, b in zip(apart, together, strict=True))
+
+
+@pytest.mark.parametrize("activation", ACTIVATIONS)
+def test_activations_hold_at_all_sizes(activation):
+    x = torch.cat([torch.logspace(-30, 30, 601), torch.zeros(1)])
+    x = torch.cat([x, -x]).unsqueeze(1)
+    one = DenseNetwork([(torch.ones(1, 1), torch.zeros(1))], [(torch.ones(1, 1), torch.zeros(1))])
+    (found,), (exact,) = dense(x, [one], activation), dense_plainly(x.double(), *_double(one, activation))
+    torch.testing.assert_close(found.double(), exact, rtol=3e-7, atol=0)
+
+
+def _double(network: DenseNetwork, activation: str) -> tuple[Networks, str]:
+    return in_float64([network]), activation
+
+
+@pytest.mark.parametrize("activation", ACTIVATIONS)
+def test_nan_in_a_row_reaches_its_values_alone(activation):
+    x, networks, _ = make(SHAPES[0])
+    x[3, 2] = torch.nan
+    with torch.no_grad():
+        for values in dense(x, networks, activation):
+            assert values[3].isnan().all()
+            assert values[[*range(3), *range(4, 64)]].isfinite().all()
+
+
+def test_recorded_gradient_is_one_block_in_the_order_of_the_parameters():
+    x, networks, parameters = make(SHAPES[0])
+    flat = flatten_parameters(parameters)
+
+    def gradient(x: Tensor) -> Tensor:
+        outputs = dense(x, networks, "tanh")
+        gradients = torch.autograd.grad(sum(y.sum() for y in outputs), list(parameters))
+        return flatten_gradients(gradients, list(parameters))
+
+    recorded = build(gradient, (x,), "auto")
+    assert torch.equal(recorded(x), gradient(x))
+    assert gradient(x).shape == flat.shape
+    assert torch.equal(recorded(2 * x), gradient(2 * x))
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (lambda x, n: (x.double(), n), "float32"),
+        (lambda x, n: (x[:, :-1], n), "dense layer of 7 inputs"),
+        (lambda x, n: (x[:0], n), "rows"),
+        (lambda x, n: (x, [DenseNetwork([], n[0].heads)]), "hidden layer and a head"),
+    ],
+)
+def test_what_does_not_fit_is_refused(change, words):
+    x, networks, _ = make(SHAPES[0])
+    x, networks = change(x, networks)
+    with pytest.raises(ValueError, match=words):
+        dense(x, networks, "tanh")
+    with pytest.raises(ValueError, match="must be one of"):
+        dense(x, networks, "gelu")
