@@ -50,7 +50,7 @@ class RolloutPlaying(RolloutSide, Playing):
     """Plays and judges, in front of an algorithm's own agent."""
 
     judge: Any
-    _num_threads: int
+    learning: Any
 
     def prepare(self, buffer: RolloutBuffer, timer: StageTimer) -> dict[str, float]:
         """Does the player's part of learning from a rollout; returns what is to be logged."""

@@ -48,7 +48,7 @@ def test_it_draws_what_the_policy_draws(space, changes, num_rows):
     with torch.no_grad():
         drawn = policy.act(obs, noise)
         taken = policy.head.to_env(drawn)
-    stored = torch.zeros_like(drawn)
+    stored = torch.zeros(drawn.shape, dtype=drawn.dtype)
     found = FusedActing(policy, num_rows)(obs, noise, stored)
     torch.testing.assert_close(stored, drawn)
     torch.testing.assert_close(found, taken)

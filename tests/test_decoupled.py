@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+from contextlib import nullcontext
 from types import SimpleNamespace
 from typing import Any, cast
 from unittest.mock import Mock
@@ -161,7 +162,8 @@ class LonePlayer(RolloutPlaying):
         self.devices: Any = SimpleNamespace(global_rank=0)
         self.answers = 0
         self.mail: Any = Mock(receive=self.answer)
-        self.judge, self._num_threads = lambda _: 0.0, 1
+        self.judge: Any = lambda _: 0.0
+        self.learning: Any = nullcontext
 
     def answer(self, *_: Any) -> dict[str, Any]:
         self.answers += 1

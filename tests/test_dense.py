@@ -115,12 +115,9 @@ def test_activations_hold_at_all_sizes(activation):
     x = torch.cat([torch.logspace(-30, 30, 601), torch.zeros(1)])
     x = torch.cat([x, -x]).unsqueeze(1)
     one = DenseNetwork([(torch.ones(1, 1), torch.zeros(1))], [(torch.ones(1, 1), torch.zeros(1))])
-    (found,), (exact,) = dense(x, [one], activation), dense_plainly(x.double(), *_double(one, activation))
+    (found,) = dense(x, [one], activation)
+    (exact,) = dense_plainly(x.double(), in_float64([one]), activation)
     torch.testing.assert_close(found.double(), exact, rtol=3e-7, atol=0)
-
-
-def _double(network: DenseNetwork, activation: str) -> tuple[Networks, str]:
-    return in_float64([network]), activation
 
 
 @pytest.mark.parametrize("activation", ACTIVATIONS)

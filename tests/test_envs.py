@@ -11,9 +11,11 @@ import toy_envs
 from gymnasium import spaces
 
 from fastrl import machine
-from fastrl.envs import envpool_env
+from fastrl.config.ppo import PPOConfig
+from fastrl.envs import envpool_env, pools
 from fastrl.envs.make import Backend, base_seed, make_env
 from fastrl.envs.masking import VELOCITY_INDICES
+from fastrl.envs.pools import open_envs
 from fastrl.envs.vector import HasState, TimeStep, VectorEnv
 
 BACKENDS: list[Backend] = ["envpool", "gymnasium"]
@@ -277,11 +279,34 @@ def test_envs_without_state_do_not_pretend_to_have_it():
 
 def test_threads_are_never_more_than_envs_or_cores(monkeypatch):
     monkeypatch.setattr(envpool_env, "available_cores", lambda: 8)
-    counts = [
-        envpool_env.default_num_threads(n, pools)
-        for n, pools in ((1, 1), (64, 1), (64, 2), (64, 100))
-    ]
-    assert counts == [1, 8, 4, 1]
+    assert [envpool_env.default_num_threads(n) for n in (1, 7, 8, 64)] == [1, 7, 8, 8]
+
+
+@pytest.mark.parametrize(
+    ("env_id", "num_cores", "num_pools"),
+    [("HalfCheetah-v4", 2, 2), ("HalfCheetah-v4", 1, 1), ("CartPole-v1", 2, 1)],
+)
+def test_environments_whose_steps_take_long_are_halved(monkeypatch, env_id, num_cores, num_pools):
+    monkeypatch.setattr(pools, "available_cores", lambda: num_cores)
+    for num_envs, expected in ((32, num_pools), (30, 1), (33, 1)):
+        opened = open_envs(env_id, PPOConfig(env_id=env_id, num_envs=num_envs, accelerator="cpu"))
+        assert [pool.num_envs for pool in opened] == [num_envs // expected] * expected
+        for pool in opened:
+            pool.close()
+
+
+def test_halves_give_way_to_the_policy():
+    envs = open_envs("Pendulum-v1", PPOConfig(env_id="Pendulum-v1", num_envs=4, num_pools=2))
+    workers = frozenset().union(*[getattr(env, "worker_threads", frozenset()) for env in envs])
+    if not workers:
+        pytest.skip("the system does not name threads")
+    machine.let_others_first(workers)
+    assert {os.sched_getscheduler(thread) for thread in workers} == {os.SCHED_BATCH}
+    ours = os.getpriority(os.PRIO_PROCESS, 0)
+    assert {os.getpriority(os.PRIO_PROCESS, thread) for thread in workers} == {min(19, ours + 5)}
+    machine.let_others_first([2**22 + 1])  # there is no such thread: nothing happens
+    for env in envs:
+        env.close()
 
 
 @pytest.mark.parametrize(("cpu_max", "quota"), [("max 100000", np.inf), ("150000 100000", 1.5)])

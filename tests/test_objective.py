@@ -90,7 +90,9 @@ def test_it_is_autograds(name, num_rows, clips_values):
     if num_rows == 1:
         given[-1].fill_(1)
     found = in_extension(head, given, clips_values)
-    exact = plainly(head.double(), [x.double() if x.is_floating_point() else x for x in given], clips_values)
+    exact = plainly(
+        head.double(), [x.double() if x.is_floating_point() else x for x in given], clips_values
+    )
     for part, wanted in zip(found, exact, strict=True):
         torch.testing.assert_close(part.double(), wanted.double(), rtol=2e-5, atol=2e-7)
 

@@ -142,7 +142,7 @@ _FORBIDDEN = -1e9
 
 
 def dense_network(trunk: nn.Module, heads: list[nn.Linear]) -> DenseNetwork:
-    """Returns the layers of a trunk over vectors, and of heads on it, as ops/dense.py takes them."""
+    """Returns the layers of a trunk over vectors and of heads on it, as ops/dense.py takes them."""
     hidden = [layer for layer in trunk.children() if isinstance(layer, nn.Linear)]
     return DenseNetwork(*[[(x.weight, x.bias) for x in layers] for layers in (hidden, heads)])
 

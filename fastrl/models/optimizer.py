@@ -47,9 +47,7 @@ class FlatOptimizer:
         self, outputs: Sequence[Tensor], d_outputs: Sequence[Tensor] | None
     ) -> Tensor:
         """Returns the gradient `[P]` of a loss whose gradient by `outputs` is `d_outputs`."""
-        gradients = torch.autograd.grad(
-            outputs, self.parameters, d_outputs, materialize_grads=True
-        )
+        gradients = torch.autograd.grad(outputs, self.parameters, d_outputs, materialize_grads=True)
         with torch.no_grad():
             return flatten_gradients(gradients, self.parameters)
 

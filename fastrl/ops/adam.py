@@ -128,8 +128,8 @@ def fused_adam_step(
 
     For 140,000 parameters on one thread it takes 0.4 of the time, in the extension 0.3.
 
-    Arguments as of `adam_step`. The kernel is that of `torch.optim.Adam(fused=True)`; on a processor
-    with tiles it is the extension's, which shares large vectors among threads.
+    Arguments as of `adam_step`. The kernel is that of `torch.optim.Adam(fused=True)`; on a
+    processor with tiles it is the extension's, which shares large vectors among threads.
     """
     state = (mean, square, step, learning_rate)
     torch.ops.fastrl.fused_adam_(parameters, gradient, *state, eps, beta1, beta2)
