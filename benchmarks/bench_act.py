@@ -1,4 +1,4 @@
-"""Choosing 64 actions: recorded, eager, and as torch.distributions does it."""
+"""Choosing 64 actions: in one call, recorded, eager, and as torch.distributions does it."""
 
 from __future__ import annotations
 
@@ -13,9 +13,10 @@ NUM_ENVS = 64
 
 @pytest.fixture
 def make_agent():
-    def make(compile_mode):
+    def make(compile_mode, in_extension=True):
         settings = {"num_envs": NUM_ENVS, "num_pools": 1, "num_steps": 2, "accelerator": "cpu"}
         agent = PPO("LunarLander-v2", preset="none", compile=compile_mode, **settings)
+        agent.policy.in_extension &= in_extension
         buffer = agent.make_buffer()
         buffer.start(agent.envs[0].reset(), 0)
         agent.begin_rollout(buffer)
@@ -25,9 +26,11 @@ def make_agent():
 
 
 @pytest.mark.benchmark(group="act for 64 environments")
-@pytest.mark.parametrize("compile_mode", ["auto", "off"], ids=["recorded", "eager"])
-def test_act(benchmark, make_agent, compile_mode):
-    agent, (obs, noise, stored) = make_agent(compile_mode)
+@pytest.mark.parametrize(
+    "how", [("auto", True), ("auto", False), ("off", False)], ids=["extension", "recorded", "eager"]
+)
+def test_act(benchmark, make_agent, how):
+    agent, (obs, noise, stored) = make_agent(*how)
     actions = benchmark(agent.act, obs, noise, stored)
     with torch.no_grad():
         expected = agent.policy.act(obs, noise)

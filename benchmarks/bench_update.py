@@ -1,4 +1,5 @@
-"""One minibatch of an update: recorded, eager, and as torch.optim.Adam and nn.Linear do it."""
+"""One minibatch of an update: with the extension, recorded and eager without it, and as nn.Linear and
+torch.optim.Adam do it."""
 
 from __future__ import annotations
 
@@ -20,10 +21,11 @@ def num_rows(request):
 def make_agent(num_rows):
     """Returns a function that makes an agent and a minibatch of random rows."""
 
-    def make(compile_mode):
+    def make(compile_mode, in_extension=True):
         settings = {"num_envs": 32, "num_steps": num_rows // 32, "per_rank_batch_size": num_rows}
         settings |= {"ent_coef": 0.01, "normalize_advantages": True, "accelerator": "cpu"}
         agent = PPO("LunarLander-v2", preset="none", compile=compile_mode, **settings)
+        agent.policy.in_extension &= in_extension
         buffer = agent.make_buffer()
         obs = torch.randn(num_rows, 8, generator=torch.Generator().manual_seed(1))
         with torch.no_grad():
@@ -46,12 +48,14 @@ def plain_twin(agent: PPO, batch: Minibatch):
     return model, lambda: plain_update(model, optimizer, batch)
 
 
-@pytest.mark.parametrize("compile_mode", ["auto", "off"], ids=["recorded", "eager"])
-def test_update(benchmark, make_agent, num_rows, compile_mode):
+@pytest.mark.parametrize(
+    "how", [("auto", True), ("auto", False), ("off", False)], ids=["extension", "recorded", "eager"]
+)
+def test_update(benchmark, make_agent, num_rows, how):
     benchmark.group = f"update on {num_rows} rows"
-    agent, batch = make_agent(compile_mode)
+    agent, batch = make_agent(*how)
     twin, twin_step = plain_twin(agent, batch)
-    with num_threads(agent._num_threads):
+    with agent.learning():
         agent._minibatch_step(*batch)
         twin_step()
         after_one_step = PlainActorCritic(agent.policy, 8, 4)

@@ -55,11 +55,15 @@ class OnPolicy(Face):
 
     def _make_networks(self) -> None:
         self.policy = self.make_policy().to(self.device)
-        # torch.compile has kernels of its own, pixels have convolutions.
-        is_plain = isinstance(self.policy, ActorCritic) and not self.policy.reader.pixels_shape
+        # torch.compile has kernels of its own.
         is_exact = self.config.compile != "on" and self.config.precision == "32-true"
-        self._in_extension = HAS_DENSE and self._on_cpu and is_plain and is_exact
-        self.policy.in_extension = self._in_extension
+        self.policy.in_extension = HAS_DENSE and self._on_cpu and is_exact
+
+    @property
+    def _in_extension(self) -> bool:
+        """Whether the policy's networks go through the extension, which shares work by itself."""
+        policy = self.policy
+        return isinstance(policy, ActorCritic) and policy.in_extension and policy.is_dense
 
     def make_policy(self, **more: Any) -> ActorCritic:
         """Makes the networks, with their initial weights; `more` is what the class takes more."""

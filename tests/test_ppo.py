@@ -8,11 +8,13 @@ import pytest
 import torch
 from gymnasium import spaces
 from gymnasium.vector import SyncVectorEnv
+from torch import nn
 from toy_agents import WALKS, DiscreteWalk, Loop, differing, make_agent, run, tensors_of
 
 from fastrl import PPO
 from fastrl.config.ppo import PPOConfig
 from fastrl.envs.make import make_env
+from fastrl.ops.crew import HAS_DENSE
 from fastrl.ops.losses import explained_variance
 
 LONG = {"total_timesteps": 16 * 4 * 6}
@@ -67,6 +69,30 @@ def test_two_pools_collect_what_one_collects(env):
     torch.testing.assert_close(one.buffer.obs, two.buffer.obs, **close)
     torch.testing.assert_close(one.buffer.rewards, two.buffer.rewards, **close)
     assert torch.equal(one.buffer.valid, two.buffer.valid)
+
+
+@pytest.mark.skipif(not HAS_DENSE, reason="torch's products depend on their number of rows")
+@pytest.mark.parametrize("changes", [{"num_threads": 2}, {"num_pools": 2}, {"compile": "off"}])
+@pytest.mark.parametrize("env", ["CartPole-v1", "Pendulum-v1"])
+def test_numbers_do_not_depend_on_threads_halves_and_recording(env, changes):
+    sizes = {"num_envs": 40, "num_steps": 60, "per_rank_batch_size": 1200, "hidden_sizes": (64, 48)}
+    settings = {"num_threads": 1, "num_pools": 1, "total_timesteps": 4800, **sizes}
+    first, second = make_agent(env, **settings), make_agent(env, **{**settings, **changes})
+    assert run(first, 2) == run(second, 2)
+    assert not differing(tensors_of(first), tensors_of(second))
+
+
+@pytest.mark.skipif(not HAS_DENSE, reason="no extension, or no wide vectors")
+def test_networks_that_somebody_put_in_place_are_used_as_they_are():
+    agent = make_agent("discrete")
+    obs, actions = torch.randn(6, 3), torch.zeros(6, dtype=torch.int64)
+    assert agent._in_extension
+    before = agent.policy.evaluate(obs, actions)
+    agent.policy.actor.append(nn.LayerNorm(agent.policy.head.layer.in_features))
+    assert not agent._in_extension
+    after = agent.policy.evaluate(obs, actions)
+    assert not torch.allclose(before[0], after[0])
+    run(agent, 1)
 
 
 @pytest.mark.parametrize("env", WALKS)

@@ -51,7 +51,7 @@ class FusedActing:
         else:
             is_plain = isinstance(head, GaussianHead) and not head.squash
         is_vector = policy.reader.is_flat and policy.reader.space.dtype == "float32"
-        return policy.in_extension and is_plain and is_vector
+        return policy.in_extension and policy.is_dense and is_plain and is_vector
 
     def __call__(self, obs: Tensor, noise: Tensor, stored: Tensor) -> Tensor:
         """Draws actions for `obs` `[n, O]` into `stored`; returns what the environments take."""

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from fastrl.models.distributions import make_action_head
 from fastrl.models.encoders import Inputs, Reader, features_of, make_trunk
-from fastrl.models.layers import linear
+from fastrl.models.layers import ACTIVATIONS, linear
 from fastrl.ops.dense import DenseNetwork, dense
 
 
@@ -118,7 +118,18 @@ class ActorCritic(nn.Module):
     def _suits_extension(self, inputs: Inputs) -> bool:
         x = inputs.vector
         is_plain = x is not None and x.device.type == "cpu" and x.dtype == torch.float32
-        return self.in_extension and is_plain and inputs.pixels is None
+        return self.in_extension and is_plain and self.is_dense
+
+    @property
+    def is_dense(self) -> bool:
+        """Whether trunks are as `mlp` makes them, and not what somebody put in their place."""
+        trunks = [trunk for trunk in (self.actor, self.critic) if trunk is not None]
+        kinds = nn.Linear, ACTIVATIONS[self.activation]
+        layers = [list(trunk.children()) for trunk in trunks if isinstance(trunk, nn.Sequential)]
+        return len(layers) == len(trunks) and all(
+            len(of_one) >= 2 and all(isinstance(x, kinds[i % 2]) for i, x in enumerate(of_one))
+            for of_one in layers
+        )
 
     def _dense(self, inputs: Inputs, *networks: tuple[nn.Module, list[nn.Linear]]) -> list[Tensor]:
         """Returns what heads give on trunks over vectors, through the extension."""
