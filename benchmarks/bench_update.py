@@ -1,5 +1,7 @@
-"""One minibatch of an update: with the extension, recorded and eager without it, and as nn.Linear and
-torch.optim.Adam do it."""
+"""One minibatch of an update: with the extension, recorded and eager without it, and plainly.
+
+Plainly: as nn.Linear, autograd and torch.optim.Adam do it.
+"""
 
 from __future__ import annotations
 
