@@ -1,5 +1,5 @@
-// The module, and all of it but what networks.cpp adds: checks arguments, releases the GIL, calls
-// the headers.
+// The module, and all of it but what networks.cpp and policies.cpp add: checks arguments, releases
+// the GIL, calls the headers.
 
 #include <algorithm>
 #include <cstdint>

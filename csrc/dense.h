@@ -67,8 +67,16 @@ struct Piece {
 // Cuts the work. Pieces, and so all sums, do not depend on the number of threads.
 inline std::vector<Piece> PiecesOf(const DenseNetworks& s, float* hidden,
                                    const std::vector<Grid>& values) {
-  constexpr int64_t kFewestRows = 512, kMostPieces = 16;
-  const int64_t per_piece = (s.num_rows + kMostPieces - 1) / kMostPieces;
+  constexpr int64_t kFewestRows = 512, kMostPieces = 16, kMostNumbers = 1 << 22;
+  int64_t num_weights = 1;  // each piece has a gradient of its own
+  for (const DenseNetwork& network : s.networks) {
+    for (const auto* layers : {&network.hidden, &network.heads}) {
+      for (const DenseLayer& l : *layers) num_weights += l.num_inputs * l.num_outputs;
+    }
+  }
+  const int64_t num_pieces =
+      std::max<int64_t>(2, std::min(kMostPieces, kMostNumbers / num_weights));
+  const int64_t per_piece = (s.num_rows + num_pieces - 1) / num_pieces;
   const int64_t count =
       std::max(kFewestRows, (per_piece + kRowsAtOnce - 1) / kRowsAtOnce * kRowsAtOnce);
   std::vector<Piece> pieces;

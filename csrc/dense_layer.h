@@ -38,8 +38,9 @@ enum Purpose {
   kOutputs,
   kFirst,
   kSecond,
-  kRows,
-  kActions,
+  kRows,     // of acting
+  kActions,  // of acting
+  kKept,     // of the objective
   kNumPurposes
 };
 inline float* Memory(Purpose purpose, int64_t count) {

@@ -13,6 +13,7 @@
 #include <cmath>
 #include <cstdint>
 #include <cstring>
+#include <limits>
 #include <vector>
 
 namespace fastrl {
@@ -41,6 +42,7 @@ constexpr int64_t kNumMetrics = 5, kRowsOfPiece = 512;
 struct Share {
   double metrics[kNumMetrics] = {};
   std::vector<double> d_log_std;
+  bool is_valid = true;
 };
 
 template <typename Shape>
@@ -68,7 +70,8 @@ struct Rows {
 
   // The log-probability of the actions and their entropy. What the gradient needs is kept in
   // `kept`: probabilities and their logarithms, or means' distances in standard deviations.
-  FASTRL_INLINE void JudgeChoices(float* kept, Vector& log_prob, Vector& entropy) {
+  // False if there is no such choice.
+  FASTRL_INLINE bool LogProbOfChoices(float* kept, Vector& log_prob, Vector& entropy) {
     const auto* const chosen = static_cast<const int64_t*>(o.actions);
     const auto num_dims = static_cast<int64_t>(o.num_choices.size());
     for (int64_t dim = 0, first = 0; dim < num_dims; first += o.num_choices[dim++]) {
@@ -100,11 +103,14 @@ struct Rows {
         std::memcpy(kept + (2 * a + 1) * kLanes, &log_p, sizeof(log_p));
       }
       for (int64_t i = 0; i < count; ++i) {
-        log_prob[i] += kept[(2 * (first + chosen[(row + i) * num_dims + dim]) + 1) * kLanes + i];
+        const int64_t choice = chosen[(row + i) * num_dims + dim];
+        if (choice < 0 || choice >= o.num_choices[dim]) return false;
+        log_prob[i] += kept[(2 * (first + choice) + 1) * kLanes + i];
       }
       entropy += own_entropy;
       std::memcpy(kept + (2 * o.num_outputs + dim) * kLanes, &own_entropy, sizeof(own_entropy));
     }
+    return true;
   }
 
   FASTRL_INLINE void StoreChoices(const float* kept) const {
@@ -126,8 +132,8 @@ struct Rows {
     }
   }
 
-  FASTRL_INLINE void JudgeNormals(float* kept, const float* inverse_std, float constant,
-                                  Vector& log_prob) {
+  FASTRL_INLINE void LogProbOfNormals(float* kept, const float* inverse_std, float constant,
+                                      Vector& log_prob) {
     const auto* const actions = static_cast<const float*>(o.actions);
     Vector squares = {};
     for (int64_t a = 0; a < o.num_outputs; ++a) {
@@ -152,7 +158,7 @@ struct Rows {
   }
 
   // Takes the surrogate's and the value's parts; sets the slope.
-  FASTRL_INLINE void Judge(const Vector& log_prob, const Vector& entropy, Share& share) {
+  FASTRL_INLINE void AddLosses(const Vector& log_prob, const Vector& entropy, Share& share) {
     Vector old_log_prob, advantage, target, value;
     Load(old_log_prob, o.old_log_probs + row, count);
     Load(advantage, o.advantages + row, count);
@@ -160,7 +166,8 @@ struct Rows {
     Load(value, o.values + row, count);
     const Vector log_ratio = log_prob - old_log_prob;
     Vector ratio = log_ratio;
-    V::Exp(ratio, 80.0f);
+    V::Exp(ratio, 88.0f);
+    ratio = log_ratio > 88.7f ? Vector{} + std::numeric_limits<float>::infinity() : ratio;
     const Vector size = advantage < 0.0f ? -advantage : advantage;
     const Vector gain = ratio * advantage, most = advantage + o.clip_coef * size;
     slope = most < gain ? Vector{} : -weight * gain;
@@ -177,10 +184,9 @@ struct Rows {
       const Vector held = step > limit ? limit : step < -limit ? -limit : step;
       const Vector other = old_value + held - target, other_loss = other * other;
       const Vector d_other = held == step ? other + other : Vector{};
-      d_value = other_loss > loss    ? d_other
-                : other_loss == loss ? 0.5f * (d_value + d_other)
-                                     : d_value;
-      loss = other_loss > loss ? other_loss : loss;
+      const Vector d_both = 0.5f * (d_value + d_other);  // as torch has it where they are equal
+      d_value = other_loss < loss ? d_value : other_loss == loss ? d_both : d_other;
+      loss = other_loss <= loss ? loss : other_loss;  // NaN is taken from either
     }
     Store(o.vf_coef * weight * d_value, o.d_values + row, count);
 
@@ -193,11 +199,12 @@ struct Rows {
 };
 
 template <typename Shape>
-FASTRL_INLINE void JudgePiece(const ClippedObjective& o, int64_t begin, int64_t end, Share& share) {
+FASTRL_INLINE void ObjectiveOfPiece(const ClippedObjective& o, int64_t begin, int64_t end,
+                                    Share& share) {
   using Vector = typename Rows<Shape>::Vector;
   constexpr int64_t kLanes = Shape::kLanes;
   const auto num_dims = static_cast<int64_t>(o.num_choices.size());
-  float* const kept = dense::Memory(dense::kInputs, (2 * o.num_outputs + num_dims) * kLanes);
+  float* const kept = dense::Memory(dense::kKept, (2 * o.num_outputs + num_dims) * kLanes);
   std::vector<float> inverse_std;
   double constant = 0, sum_of_entropies = 0;
   for (int64_t a = 0; num_dims == 0 && a < o.num_outputs; ++a) {
@@ -211,12 +218,13 @@ FASTRL_INLINE void JudgePiece(const ClippedObjective& o, int64_t begin, int64_t 
     rows.Load(rows.weight, o.weights + row, rows.count);  // 0 behind the last row
     Vector log_prob = {}, entropy = {};
     if (num_dims) {
-      rows.JudgeChoices(kept, log_prob, entropy);
+      share.is_valid &= rows.LogProbOfChoices(kept, log_prob, entropy);
+      if (!share.is_valid) return;
     } else {
-      rows.JudgeNormals(kept, inverse_std.data(), static_cast<float>(constant), log_prob);
+      rows.LogProbOfNormals(kept, inverse_std.data(), static_cast<float>(constant), log_prob);
       entropy += static_cast<float>(sum_of_entropies);
     }
-    rows.Judge(log_prob, entropy, share);
+    rows.AddLosses(log_prob, entropy, share);
     if (num_dims) {
       rows.StoreChoices(kept);
     } else {
@@ -225,20 +233,23 @@ FASTRL_INLINE void JudgePiece(const ClippedObjective& o, int64_t begin, int64_t 
   }
 }
 
-FASTRL_FOR_THIS_PROCESSOR(JudgePiece,
+FASTRL_FOR_THIS_PROCESSOR(ObjectiveOfPiece,
                           (const ClippedObjective& o, int64_t begin, int64_t end, Share& share),
                           (o, begin, end, share))
 
 }  // namespace objective
 
-// Fills the gradients and the metrics.
-inline void Judge(const ClippedObjective& o, int64_t num_threads) {
+// Fills the gradients and the metrics; false if an action is none of its choices.
+inline bool ComputeClippedObjective(const ClippedObjective& o, int64_t num_threads) {
   using objective::kRowsOfPiece;
   std::vector<objective::Share> shares((o.num_rows + kRowsOfPiece - 1) / kRowsOfPiece);
   Crew::Share(static_cast<int64_t>(shares.size()), num_threads, [&](int64_t piece) {
     const int64_t begin = piece * kRowsOfPiece, end = std::min(begin + kRowsOfPiece, o.num_rows);
-    objective::RunJudgePiece(o, begin, end, shares[piece]);
+    objective::RunObjectiveOfPiece(o, begin, end, shares[piece]);
   });
+  for (const objective::Share& share : shares) {
+    if (!share.is_valid) return false;
+  }
   for (size_t piece = 1; piece < shares.size(); ++piece) {
     for (int64_t i = 0; i < objective::kNumMetrics; ++i) {
       shares[0].metrics[i] += shares[piece].metrics[i];
@@ -253,6 +264,7 @@ inline void Judge(const ClippedObjective& o, int64_t num_threads) {
   for (size_t a = 0; a < shares[0].d_log_std.size(); ++a) {
     o.d_log_std[a] = static_cast<float>(shares[0].d_log_std[a]);
   }
+  return true;
 }
 
 }  // namespace fastrl

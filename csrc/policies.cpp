@@ -120,18 +120,21 @@ class Dense {
 
 // outputs, actions, log_std or 0, values, old_log_probs, advantages, returns, old_values, weights;
 // clip_coef and ent_coef, one number each; d_outputs, d_values, d_log_std or 0, metrics
-void ClippedObjective(nb::sequence addresses, int64_t num_rows, int64_t num_outputs,
+bool ClippedObjective(nb::sequence addresses, int64_t num_rows, int64_t num_outputs,
                       nb::sequence num_choices, float vf_coef, bool clips_values,
                       int64_t num_threads) {
   const std::vector<float*> at = ArraysAt(addresses);
   std::vector<int64_t> choices;
   for (handle number : num_choices) choices.push_back(nb::cast<int64_t>(number));
   nb::gil_scoped_release release;
-  const fastrl::ClippedObjective objective{num_rows,     num_outputs, choices, at[0],   at[1],
-                                           at[2],        at[3],       at[4],   at[5],   at[6],
-                                           at[7],        at[8],       *at[9],  *at[10], vf_coef,
-                                           clips_values, at[11],      at[12],  at[13],  at[14]};
-  fastrl::Judge(objective, num_threads);
+  fastrl::ClippedObjective o = {};
+  o.num_rows = num_rows, o.num_outputs = num_outputs, o.num_choices = choices;
+  o.outputs = at[0], o.actions = at[1], o.log_std = at[2], o.values = at[3];
+  o.old_log_probs = at[4], o.advantages = at[5], o.returns = at[6], o.old_values = at[7];
+  o.weights = at[8], o.clip_coef = *at[9], o.ent_coef = *at[10], o.vf_coef = vf_coef;
+  o.clips_values = clips_values;
+  o.d_outputs = at[11], o.d_values = at[12], o.d_log_std = at[13], o.metrics = at[14];
+  return fastrl::ComputeClippedObjective(o, num_threads);
 }
 
 }  // namespace
@@ -140,7 +143,7 @@ void ClippedObjective(nb::sequence addresses, int64_t num_rows, int64_t num_outp
 
 void BindPolicies(nb::module_& m) {
 #if FASTRL_DENSE
-  m.def("has_wide_vectors", &fastrl::HasNarrow);
+  m.def("has_dense", &fastrl::HasNarrow);
   m.def("wake_crew", &fastrl::Crew::Wake);
   m.def("clipped_objective", &ClippedObjective, "addresses"_a, "num_rows"_a, "num_outputs"_a,
         "num_choices"_a, "vf_coef"_a, "clips_values"_a, "num_threads"_a);
@@ -154,6 +157,6 @@ void BindPolicies(nb::module_& m) {
       .def("draw_normals", &Dense::DrawNormals, "x"_a, "noise"_a, "drawn"_a, "bounded"_a,
            "log_std"_a, "low"_a, "high"_a);
 #else
-  m.def("has_wide_vectors", [] { return false; });
+  m.def("has_dense", [] { return false; });
 #endif
 }

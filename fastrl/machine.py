@@ -98,7 +98,7 @@ def cpu_vendor() -> str:
 
 
 def let_others_first(threads: Iterable[int]) -> None:
-    """Makes threads of this process, by the kernel's ids, give way to its others at once.
+    """Make threads of this process, by the kernel's ids, give way to all others at once.
 
     A thread that wakes up has to wait for the end of a time slice, some milliseconds, unless those
     that run are batch work. Where the system does not allow it everything stays as it is.
@@ -106,7 +106,8 @@ def let_others_first(threads: Iterable[int]) -> None:
     if not hasattr(os, "SCHED_BATCH"):
         return
     niceness = min(19, os.getpriority(os.PRIO_PROCESS, 0) + _NICER)
-    with suppress(OSError):
-        for thread in threads:
-            os.sched_setscheduler(thread, os.SCHED_BATCH, os.sched_param(0))
-            os.setpriority(os.PRIO_PROCESS, thread, niceness)
+    for thread in threads:
+        with suppress(OSError):
+            if os.sched_getscheduler(thread) == os.SCHED_OTHER:
+                os.sched_setscheduler(thread, os.SCHED_BATCH, os.sched_param(0))
+                os.setpriority(os.PRIO_PROCESS, thread, niceness)

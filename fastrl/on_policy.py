@@ -55,15 +55,15 @@ class OnPolicy(Face):
 
     def _make_networks(self) -> None:
         self.policy = self.make_policy().to(self.device)
-        # torch.compile has kernels of its own.
-        is_exact = self.config.compile != "on" and self.config.precision == "32-true"
-        self.policy.in_extension = HAS_DENSE and self._on_cpu and is_exact
+        # torch.compile has kernels of its own, and the extension's are in float32.
+        suits = self.config.compile != "on" and self.config.precision == "32-true"
+        self.policy.in_extension = HAS_DENSE and self._on_cpu and suits
 
     @property
     def _in_extension(self) -> bool:
         """Whether the policy's networks go through the extension, which shares work by itself."""
         policy = self.policy
-        return isinstance(policy, ActorCritic) and policy.in_extension and policy.is_dense
+        return type(policy) is ActorCritic and policy.in_extension and policy.is_dense
 
     def make_policy(self, **more: Any) -> ActorCritic:
         """Makes the networks, with their initial weights; `more` is what the class takes more."""

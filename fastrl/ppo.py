@@ -194,7 +194,8 @@ class PPO(OnPolicy):
     def _gradient(self, *fields: Tensor) -> tuple[Tensor, Tensor]:
         """Returns some rows' share of a minibatch's gradient `[P]` and of the metrics before it."""
         config, batch = self.config, self.minibatch_class(*fields)
-        if self._in_extension and self.policy.head.suits_extension:
+        is_plain = type(self)._evaluate is PPO._evaluate and self.policy.head.has_clipped_gradient
+        if is_plain and self._in_extension:
             return self._gradient_in_extension(batch)
         with self.devices.autocast():
             log_probs, entropy, values = self._evaluate(batch)

@@ -106,7 +106,7 @@ def test_number_of_threads_changes_no_bit(name):
     assert all(torch.equal(a, b) for a, b in zip(alone, together, strict=True))
 
 
-@pytest.mark.parametrize("place", [0, 1, 3, 4, 5])
+@pytest.mark.parametrize("place", [0, 1, 3, 4, 5, 6])
 def test_nan_reaches_the_losses(place):
     head, given = make("normals", 64)
     given[place] = given[place].clone()
@@ -130,6 +130,23 @@ def test_what_does_not_fit_is_refused():
         (0, given[0].double(), "float32"),
         (1, given[1][:-1], "float32"),
         (2, given[2].float(), "int64"),
+        (2, given[2] + 1, "none of the choices"),
+        (2, given[2] - 1, "none of the choices"),
     ):
         with pytest.raises(ValueError, match=words):
             in_extension(head, [*given[:place], wrong, *given[place + 1 :]], False)
+
+
+def test_no_rows_are_refused():
+    head, given = make("choice", 64)
+    with pytest.raises(ValueError, match="got none"):
+        in_extension(head, [tensor[:0] for tensor in given], False)
+
+
+@pytest.mark.parametrize("log_ratio", [60.0, 85.0, 100.0])
+def test_a_ratio_beyond_all_bounds_is_told_as_it_is(log_ratio):
+    head, given = make("choice", 16)
+    given[3] = given[3] - log_ratio
+    given[4] = -torch.ones(16)
+    found, plain = in_extension(head, given, False), plainly(head, given, False)
+    torch.testing.assert_close(found.metrics, plain.metrics, rtol=1e-4, atol=0, equal_nan=True)

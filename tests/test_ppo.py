@@ -82,17 +82,58 @@ def test_numbers_do_not_depend_on_threads_halves_and_recording(env, changes):
     assert not differing(tensors_of(first), tensors_of(second))
 
 
+class Doubled(nn.Linear):
+    """Not what the extension takes a linear layer for."""
+
+    def forward(self, input: torch.Tensor) -> torch.Tensor:
+        return 2 * super().forward(input)
+
+
+def put_in_place(policy: Any, what: str) -> None:
+    """Change a policy's networks as a user might."""
+    size = policy.head.layer.in_features
+    if what == "norm":
+        policy.actor.append(nn.LayerNorm(size))
+    elif what == "layer":
+        policy.actor.append(nn.Linear(size, size))
+    elif what == "activation":
+        policy.actor[1] = nn.ELU(alpha=0.3)
+    elif what == "class":
+        policy.actor[0] = Doubled(policy.actor[0].in_features, policy.actor[0].out_features)
+    elif what == "hook":
+        policy.actor[0].register_forward_hook(lambda module, given, made: 2 * made)
+    else:
+        policy.actor[0] = nn.Linear(policy.actor[0].in_features, size, bias=False)
+
+
 @pytest.mark.skipif(not HAS_DENSE, reason="no extension, or no wide vectors")
-def test_networks_that_somebody_put_in_place_are_used_as_they_are():
-    agent = make_agent("discrete")
-    obs, actions = torch.randn(6, 3), torch.zeros(6, dtype=torch.int64)
+@pytest.mark.parametrize("what", ["norm", "layer", "activation", "class", "hook", "bias"])
+def test_networks_that_somebody_put_in_place_are_used_as_they_are(what):
+    agent = make_agent("discrete", hidden_sizes=(8,))
     assert agent._in_extension
-    before = agent.policy.evaluate(obs, actions)
-    agent.policy.actor.append(nn.LayerNorm(agent.policy.head.layer.in_features))
+    put_in_place(agent.policy, what)
     assert not agent._in_extension
-    after = agent.policy.evaluate(obs, actions)
-    assert not torch.allclose(before[0], after[0])
+    agent.policy.head.layer.weight.data.normal_()
+    obs = torch.randn(6, agent.policy.reader.vector_size)
+    log_probs, _, _ = agent.policy.evaluate(obs, torch.zeros(6, dtype=torch.int64))
+    logits = agent.policy.head(agent.policy.actor(obs))
+    torch.testing.assert_close(log_probs, logits.log_softmax(1)[:, 0])
+
+
+class OwnLoss(PPO):
+    """Somebody's agent, with a word of its own in the loss."""
+
+    def _evaluate(self, batch: Any) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        log_prob, entropy, values = super()._evaluate(batch)
+        return log_prob, entropy, 0 * values + 3
+
+
+def test_what_somebody_derived_is_called():
+    agent = OwnLoss("CartPole-v1", PPOConfig(num_steps=32, per_rank_batch_size=128))
+    before = agent.policy.critic[0].weight.clone()  # pyright: ignore[reportOptionalSubscript]
     run(agent, 1)
+    after = agent.policy.critic[0].weight  # pyright: ignore[reportOptionalSubscript]
+    assert torch.equal(before, after)
 
 
 @pytest.mark.parametrize("env", WALKS)

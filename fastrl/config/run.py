@@ -68,10 +68,11 @@ class RunConfig:
     """Environments stepped side by side, per rank."""
     num_pools: int = 0
     """1: all environments in step. 2: two halves in turn, one steps while the policy acts on the
-    other. 0: halves for a policy on a GPU and for physics (MuJoCo, Box2D), else one."""
+    other. 0: halves of 32 or more in EnvPool for a policy on a GPU, and on two cores or more for
+    physics (MuJoCo, Box2D); else one."""
     num_env_threads: int = 0
-    """Threads that step EnvPool's environments; 0 takes the cores this process may use, for each
-    half."""
+    """Threads that step EnvPool's environments, shared out among halves; 0: for each half as many
+    as this process may use cores."""
     mask_vel: bool = False
     """Hide the velocities in the observation (classic control and LunarLander), so that the task
     needs memory."""

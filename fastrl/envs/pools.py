@@ -89,7 +89,7 @@ def _default_num_pools(env_id: str, config: RunConfig) -> int:
     """
     elsewhere = config.accelerator != "cpu" and torch.cuda.is_available()
     may_halve = config.num_envs >= _FEWEST_ENVS_TO_HALVE and config.num_envs % 2 == 0
-    if not may_halve:
+    if not may_halve or config.backend == "gymnasium":
         return 1
     is_slow = available_cores() > 1 and family_of(env_id).startswith(_SLOW_FAMILIES)
     return 2 if elsewhere or is_slow else 1

@@ -40,7 +40,11 @@ class FusedActing:
             tensors += [head.log_std, head.low, head.high]
             self._bounds = [tensor.data_ptr() for tensor in tensors[-3:]]
         self._alive = tensors  # for the kernel knows addresses alone
-        self._obs_shape = (num_rows, num_inputs)
+        self._kinds = (
+            (torch.float32, (num_rows, num_inputs)),
+            (torch.float32, (num_rows, head.noise_size)),
+            (head.action_dtype, (num_rows, *head.action_shape)),
+        )
 
     @staticmethod
     def suits(policy: ActorCritic) -> bool:
@@ -51,11 +55,16 @@ class FusedActing:
         else:
             is_plain = isinstance(head, GaussianHead) and not head.squash
         is_vector = policy.reader.is_flat and policy.reader.space.dtype == "float32"
-        return policy.in_extension and policy.is_dense and is_plain and is_vector
+        is_own = type(policy) is ActorCritic  # and no class of somebody's, with its own `act`
+        return is_own and policy.in_extension and policy.is_dense and is_plain and is_vector
 
     def __call__(self, obs: Tensor, noise: Tensor, stored: Tensor) -> Tensor:
-        """Draws actions for `obs` `[n, O]` into `stored`; returns what the environments take."""
-        assert obs.shape == self._obs_shape and obs.is_contiguous() and stored.is_contiguous()
+        """Draws actions for `obs` `[n, O]`, with `noise` `[n, K]`, into `stored` `[n, *A]`.
+
+        Returns what the environments take.
+        """
+        for tensor, (dtype, shape) in zip((obs, noise, stored), self._kinds, strict=True):
+            assert tensor.dtype == dtype and tensor.shape == shape and tensor.is_contiguous(), shape
         places = obs.data_ptr(), noise.data_ptr(), stored.data_ptr()
         if not self._bounds:
             self._kernel.draw_choices(*places)

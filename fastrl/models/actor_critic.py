@@ -9,7 +9,8 @@ from torch import Tensor, nn
 from fastrl.models.distributions import make_action_head
 from fastrl.models.encoders import Inputs, Reader, features_of, make_trunk
 from fastrl.models.layers import ACTIVATIONS, linear
-from fastrl.ops.dense import DenseNetwork, dense
+from fastrl.ops.crew import HAS_DENSE
+from fastrl.ops.dense import WIDEST, DenseNetwork, dense
 
 
 class ActorCritic(nn.Module):
@@ -92,7 +93,7 @@ class ActorCritic(nn.Module):
         """Returns log pi(a|s), the entropy and V(s), each `[B]`."""
         inputs = self.read(observations)
         if self._suits_extension(inputs):
-            outputs, values = self._outputs_and_values(inputs)
+            outputs, values = self.outputs_and_values(observations)
             return *self.head.log_prob_and_entropy(outputs, actions), values
         actor_features = features_of(self.actor, inputs)
         critic_features = actor_features
@@ -105,9 +106,7 @@ class ActorCritic(nn.Module):
 
     def outputs_and_values(self, observations: Tensor) -> tuple[Tensor, Tensor]:
         """Returns the distribution's parameters `[B, A]` and V(s) `[B]`, through the extension."""
-        return self._outputs_and_values(self.read(observations))
-
-    def _outputs_and_values(self, inputs: Inputs) -> tuple[Tensor, Tensor]:
+        inputs = self.read(observations)
         heads = [self.head.layer], [self.value_head]
         if self.critic is None:
             outputs, values = self._dense(inputs, (self.actor, [*heads[0], *heads[1]]))
@@ -117,18 +116,29 @@ class ActorCritic(nn.Module):
 
     def _suits_extension(self, inputs: Inputs) -> bool:
         x = inputs.vector
-        is_plain = x is not None and x.device.type == "cpu" and x.dtype == torch.float32
-        return self.in_extension and is_plain and self.is_dense
+        if not (self.in_extension and HAS_DENSE) or x is None or x.requires_grad or not len(x):
+            return False
+        return x.device.type == "cpu" and x.dtype == torch.float32 and self.is_dense
 
     @property
     def is_dense(self) -> bool:
-        """Whether trunks are as `mlp` makes them, and not what somebody put in their place."""
+        """Whether the layers are those that `mlp` made: the extension knows nothing of others."""
         trunks = [trunk for trunk in (self.actor, self.critic) if trunk is not None]
+        heads = [self.head.layer, self.value_head]
         kinds = nn.Linear, ACTIVATIONS[self.activation]
-        layers = [list(trunk.children()) for trunk in trunks if isinstance(trunk, nn.Sequential)]
-        return len(layers) == len(trunks) and all(
-            len(of_one) >= 2 and all(isinstance(x, kinds[i % 2]) for i, x in enumerate(of_one))
-            for of_one in layers
+        return (
+            not _has_hooks(self.head)
+            and all(_is_plain(layer, nn.Linear) for layer in heads)
+            and all(
+                type(trunk) is nn.Sequential and not _has_hooks(trunk) and len(trunk) % 2 == 0
+                for trunk in trunks
+            )
+            and all(len(trunk) > 0 for trunk in trunks)  # pyright: ignore[reportArgumentType]
+            and all(
+                _is_plain(layer, kinds[index % 2])
+                for trunk in trunks
+                for index, layer in enumerate(trunk.children())
+            )
         )
 
     def _dense(self, inputs: Inputs, *networks: tuple[nn.Module, list[nn.Linear]]) -> list[Tensor]:
@@ -150,6 +160,24 @@ class ActorCritic(nn.Module):
 
 
 _FORBIDDEN = -1e9
+
+
+def _is_plain(layer: nn.Module, kind: type[nn.Module]) -> bool:
+    """Tells whether a layer does what its kind does, and a linear one no more than is fast."""
+    if type(layer) is not kind or _has_hooks(layer):
+        return False
+    if not isinstance(layer, nn.Linear):
+        return not isinstance(layer, nn.ELU) or layer.alpha == 1
+    weight, bias = layer.weight, layer.bias
+    if bias is None or {weight.dtype, bias.dtype} != {torch.float32}:
+        return False
+    is_contiguous = weight.is_contiguous() or weight.mT.is_contiguous()
+    return is_contiguous and layer.out_features <= WIDEST
+
+
+def _has_hooks(module: nn.Module) -> bool:
+    names = "_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks"
+    return any(getattr(module, name) for name in names)
 
 
 def dense_network(trunk: nn.Module, heads: list[nn.Linear]) -> DenseNetwork:

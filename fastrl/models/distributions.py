@@ -30,7 +30,7 @@ class ActionHead(Protocol):
     """Of each dimension; none for normals."""
     log_std: Tensor | None
     """Of normals."""
-    suits_extension: bool
+    has_clipped_gradient: bool
     """Whether ops/objective.py has this distribution."""
 
     @property
@@ -90,7 +90,7 @@ class CategoricalHead(nn.Module):
         """
         super().__init__()
         self.num_choices, self.single = num_choices, single
-        self.log_std, self.suits_extension = None, True
+        self.log_std, self.has_clipped_gradient = None, True
         self.action_shape = () if single else (len(num_choices),)
         self.action_dtype = torch.int64
         self.noise_size = sum(num_choices)
@@ -179,7 +179,7 @@ class GaussianHead(nn.Module):
             gain: gain of orthogonal initial weights, None for torch's default.
         """
         super().__init__()
-        self.squash, self.suits_extension = squash, not squash
+        self.squash, self.has_clipped_gradient = squash, not squash
         self.num_choices: list[int] = []
         self.action_shape = low.shape
         self.action_dtype = torch.float32

@@ -100,7 +100,8 @@ def flatten_parameters(module: nn.Module) -> Tensor:
 def flatten_gradients(gradients: Sequence[Tensor], parameters: Sequence[Tensor]) -> Tensor:
     """Gradients of `parameters` as one vector `[P]`, in the order of `flatten_parameters`.
 
-    Those that already lie like that one behind the other are taken as one.
+    Those that already lie like that one behind the other are taken as one, and the vector may be
+    their memory.
     """
     pairs = zip(gradients, parameters, strict=True)
     runs: list[list[Tensor]] = []

@@ -23,7 +23,8 @@ if HAS_DENSE:
     from fastrl._C import Dense
 
 ACTIVATIONS = ("relu", "tanh", "elu")
-_LANES = 16  # what hidden layers give is padded to multiples of it
+WIDEST = 512  # wider layers leave the caches, and torch's products are faster
+_LANES = 16  # what hidden layers give is padded to multiples of it, as dense_layer.h does
 
 
 class DenseNetwork(NamedTuple):

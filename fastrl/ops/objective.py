@@ -66,6 +66,8 @@ def clipped_gradient(
         raise ValueError("this processor has no wide vectors, or fastrl no extension")
     actions, *rows = minibatch
     num_rows, num_outputs = outputs.shape
+    if not num_rows:
+        raise ValueError("expected rows, got none")
     log_std = _NOTHING if log_std is None else log_std
     wanted: list[tuple[Tensor, tuple[int, ...]]] = [(row, (num_rows,)) for row in (values, *rows)]
     wanted += [(outputs, (num_rows, sum(num_choices) or num_outputs)), (clip_coef, ())]
@@ -74,7 +76,12 @@ def clipped_gradient(
         if tensor.shape != shape or tensor.dtype != torch.float32 or tensor.device.type != "cpu":
             raise ValueError(f"expected float32 {shape}, got {tensor.dtype} {tuple(tensor.shape)}")
     dtype, size = (torch.int64, len(num_choices)) if num_choices else (torch.float32, num_outputs)
-    if actions.dtype != dtype or actions.numel() != num_rows * size or len(actions) != num_rows:
+    if (
+        actions.device.type != "cpu"
+        or actions.dtype != dtype
+        or actions.numel() != num_rows * size
+        or len(actions) != num_rows
+    ):
         raise ValueError(f"expected {dtype} actions of {num_rows} rows, got {actions.dtype}")
     given = outputs.t().contiguous(), actions, log_std, values, *rows
     coefs = clip_coef, ent_coef
@@ -92,7 +99,8 @@ def _clipped_gradient(
     results.append(outputs.new_empty(NUM_METRICS))
     addresses = [tensor.data_ptr() for tensor in (*tensors, *results)]
     sizes = num_rows, num_outputs, num_choices
-    _run(addresses, *sizes, vf_coef, clips_values, crew_threads())
+    if not _run(addresses, *sizes, vf_coef, clips_values, crew_threads()):
+        raise ValueError(f"an action is none of the choices, of which there are {num_choices}")
     return results
 
 
