@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from fastrl.buffers import indexing
+from fastrl.kernels import indexing
 
 T, N, O = 128, 64, 8  # noqa: E741
 M, B = 4, T * N // 4

@@ -13,8 +13,8 @@ from torch import Tensor, nn
 
 from fastrl import PPO
 from fastrl.models.actor_critic import ActorCritic
-from fastrl.player import Player
-from fastrl.run.timer import StageTimer
+from fastrl.runs.timer import StageTimer
+from fastrl.training.player import Player
 
 HAS_GPU = torch.cuda.is_available()
 NUM_ENVS, NUM_STEPS, NUM_ROWS = (64, 128, 2048) if HAS_GPU else (8, 16, 64)

@@ -8,7 +8,7 @@ from plain_sac import PlainSAC
 
 from fastrl import SAC
 from fastrl.buffers.replay import Transitions
-from fastrl.run.threads import num_threads
+from fastrl.engine.threads import num_threads
 
 
 @pytest.fixture

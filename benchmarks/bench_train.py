@@ -9,8 +9,8 @@ from statistics import median
 import pytest
 
 from fastrl import PPO, PPORecurrent
-from fastrl.player import Player
-from fastrl.run.timer import StageTimer
+from fastrl.runs.timer import StageTimer
+from fastrl.training.player import Player
 
 ROUNDS, NUM_WARM_UPS = 5, 6  # in the warm-up it is decided where the environments' threads run
 W1 = {

@@ -11,7 +11,7 @@ from plain import PlainActorCritic, plain_update
 
 from fastrl import PPO
 from fastrl.buffers.rollout import Minibatch
-from fastrl.run.threads import num_threads, update_threads
+from fastrl.engine.threads import num_threads, update_threads
 
 
 @pytest.fixture(params=[64, 2048])

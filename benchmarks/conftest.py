@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import torch
 
-from fastrl.run.logger import machine_facts, versions
+from fastrl.runs.logger import machine_facts, versions
 
 
 def pytest_benchmark_update_machine_info(config: pytest.Config, machine_info: dict[str, Any]):

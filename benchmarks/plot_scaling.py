@@ -16,8 +16,8 @@ from pathlib import Path
 from time import perf_counter
 
 from fastrl import PPO
-from fastrl.player import Player
-from fastrl.run.timer import StageTimer
+from fastrl.runs.timer import StageTimer
+from fastrl.training.player import Player
 
 BASE = {"num_envs": 64, "num_steps": 128, "per_rank_batch_size": 2048, "width": 64}
 AXES = {

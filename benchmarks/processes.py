@@ -21,7 +21,7 @@ import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
-from fastrl.run.logger import machine_facts
+from fastrl.runs.logger import machine_facts
 
 WARM_UP = 0.2  # share of the steps that is not measured
 

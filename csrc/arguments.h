@@ -1,5 +1,5 @@
 // Arrays that come from Python, checked: which type, shape and memory. Every complaint is a
-// ValueError that names the argument; buffers/indexing.py has those of its part. To be included by
+// ValueError that names the argument; kernels/indexing.py has those of its part. To be included by
 // the three .cpp files.
 
 #pragma once

@@ -16,7 +16,7 @@ using nb::literals::operator""_a;
 namespace {
 
 // Sizes of networks of dense layers. Their arrays come as addresses, as those of `Perceptrons`;
-// ops/dense.py has seen to types, shapes and strides. Comments name the arrays in their order,
+// kernels/networks.py has seen to types, shapes and strides. Comments name the arrays in their order,
 // dense.h says what they hold.
 class Dense {
  public:

@@ -1,7 +1,7 @@
 // Actions of a normal distribution squashed by tanh, and their log-density, forwards and backwards.
 //
 // Letters: B rows, A actions; a network's outputs [B, 2 A] are means, then logarithms of standard
-// deviations. ops/squashed_normal.py has the formulas.
+// deviations. kernels/squashed_normal.py has the formulas.
 
 #pragma once
 

@@ -1,5 +1,5 @@
-# What the compiled part promises; buffers/indexing.py, run/shared_memory.py, ops/recurrence.py,
-# ops/perceptrons.py and ops/adam.py say what for.
+# What the compiled part promises. Its callers are the files of kernels/ and
+# processes/shared_memory.py, which say what for.
 
 from collections.abc import Sequence
 

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from fastrl.ppo import PPO
     from fastrl.ppo_recurrent import PPORecurrent
     from fastrl.sac import SAC
-    from fastrl.trainer import AgentTrainer
+    from fastrl.training.trainer import AgentTrainer
 
     __version__: str
 
@@ -38,7 +38,7 @@ _HOMES = {
     "PPO": "fastrl.ppo",
     "PPORecurrent": "fastrl.ppo_recurrent",
     "SAC": "fastrl.sac",
-    "AgentTrainer": "fastrl.trainer",
+    "AgentTrainer": "fastrl.training.trainer",
     "make_env": "fastrl.envs.make",
 }
 

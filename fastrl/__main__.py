@@ -4,7 +4,7 @@ import ast
 import sys
 from importlib import resources
 
-from fastrl.run.mistakes import exit_status
+from fastrl.processes.errors import exit_status
 
 COMMANDS = (
     "ppo", "a2c", "ppo_recurrent", "sac", "droq", "evaluate", "export", "presets",

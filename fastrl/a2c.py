@@ -5,8 +5,8 @@
 One iteration: the player fills a rollout of T steps of N environments (`act`); values and
 advantages of all its rows are worked out at once (`advantage`); their gradient, over the rollout as
 a whole, makes one step (`update`). The gradient may be summed up in pieces of B rows: the result is
-the same. The functions are static ones of tensors that `run/compiling.py` builds; the first two are
-in `on_policy.py`. Letter: P parameters.
+the same. The functions are static ones of tensors that `engine/compiling.py` builds; the first two
+are in `agents/on_policy.py`. Letter: P parameters.
 """
 
 from __future__ import annotations
@@ -23,16 +23,16 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from fastrl.agents.on_policy import OnPolicy
 from fastrl.buffers.rollout import Minibatch, RolloutBuffer
 from fastrl.config.a2c import A2CConfig
+from fastrl.engine.compiling import build
+from fastrl.engine.optimizer import FlatAdam, FlatRMSprop
+from fastrl.engine.parts import sum_over_parts
 from fastrl.envs.vector import VectorEnv
-from fastrl.models.optimizer import FlatAdam, FlatRMSprop
-from fastrl.on_policy import OnPolicy
 from fastrl.ops.losses import value_loss, weighted_mean
 from fastrl.ops.moments import moments_of
-from fastrl.run.compiling import build
-from fastrl.run.parts import sum_over_parts
-from fastrl.run.timer import StageTimer
+from fastrl.runs.timer import StageTimer
 
 LOSSES = ("Loss/policy_loss", "Loss/value_loss", "Loss/entropy_loss")
 

@@ -7,7 +7,7 @@ settings are known to be right, so that `--help` and mistakes are answered at on
 
 from __future__ import annotations
 
-from fastrl.run.signals import leaving_at_once
+from fastrl.processes.signals import leaving_at_once
 
 with leaving_at_once():  # Ctrl-C may come this early
     import atexit
@@ -22,14 +22,14 @@ with leaving_at_once():  # Ctrl-C may come this early
     from importlib import import_module
     from typing import Annotated, Any, Literal, get_type_hints
 
-    from fastrl.command import Command, Settings
+    from fastrl.config.command import Command, Settings
     from fastrl.config.resume import resumed
     from fastrl.config.run import RunConfig, check_names, documentation, near_names
     from fastrl.config.values import in_words
     from fastrl.presets import lack_of_preset, load_presets, merge, preset_for
-    from fastrl.run.folder import open_run_folder, read_config
-    from fastrl.run.launch import launched_sizes, start_ranks
-    from fastrl.run.mistakes import exit_status
+    from fastrl.processes.errors import exit_status
+    from fastrl.processes.launch import launched_sizes, start_ranks
+    from fastrl.runs.folder import open_run_folder, read_config
 
 _BOOLEAN_WORDS = {"true": True, "yes": True, "1": True, "false": False, "no": False, "0": False}
 

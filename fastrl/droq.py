@@ -19,9 +19,9 @@ from torch import Tensor
 
 from fastrl.buffers.replay import Transitions
 from fastrl.config.droq import DroQConfig
+from fastrl.engine.compiling import build
 from fastrl.models.critics import Critics
 from fastrl.ops.dropout import draw_dropout
-from fastrl.run.compiling import build
 from fastrl.sac import MOST_DRAWN, SAC
 
 

@@ -6,7 +6,7 @@ python -m fastrl.evaluate RUN --episodes 100 [--video] [--json]
 from __future__ import annotations
 
 if __name__ == "__main__":  # a mistake is told before torch is imported
-    from fastrl.run.signals import leaving_at_once
+    from fastrl.processes.signals import leaving_at_once
 
     with leaving_at_once():
         from fastrl.evaluate import main as command_line
@@ -18,11 +18,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from fastrl.film import record
-from fastrl.greedy import MAX_ENVS, fresh_env, play
-from fastrl.load import find_saved, load_agent
-from fastrl.run.mistakes import Parser, exit_status
-from fastrl.run.video import check_packages
+from fastrl.agents.load import find_saved, load_agent
+from fastrl.processes.errors import Parser, exit_status
+from fastrl.runs.video import check_packages
+from fastrl.training.film import record
+from fastrl.training.greedy import MAX_ENVS, fresh_env, play
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -11,7 +11,7 @@ observations. A JSON file beside it says what the columns of an observation's ro
 from __future__ import annotations
 
 if __name__ == "__main__":
-    from fastrl.run.signals import leaving_at_once
+    from fastrl.processes.signals import leaving_at_once
 
     with leaving_at_once():
         from fastrl.export import main as command_line
@@ -29,11 +29,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from gymnasium import Space, spaces
 
-from fastrl.layout import layout_of
-from fastrl.load import find_saved, load_agent
-from fastrl.run.folder import CHECKPOINTS_NAME, replaced_file
-from fastrl.run.mistakes import Parser, exit_status
-from fastrl.spaces import PackedRow
+from fastrl.agents.load import find_saved, load_agent
+from fastrl.processes.errors import Parser, exit_status
+from fastrl.runs.folder import CHECKPOINTS_NAME, replaced_file
+from fastrl.spaces.layout import layout_of
+from fastrl.spaces.observations import PackedRow
 
 if TYPE_CHECKING:
     from torch import Tensor, nn

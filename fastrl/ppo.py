@@ -5,8 +5,8 @@
 One iteration: the player fills a rollout of T steps of N environments (`act`); values,
 log-probabilities and advantages of all its rows are worked out at once (`advantage`); then some
 epochs over shuffled minibatches of B rows each take a step along the gradient of the clipped
-objective (`update`). The three are static functions of tensors that `run/compiling.py` builds; the
-first two are in `on_policy.py`. Letter: P parameters.
+objective (`update`). The three are static functions of tensors that `engine/compiling.py` builds;
+the first two are in `agents/on_policy.py`. Letter: P parameters.
 """
 
 from __future__ import annotations
@@ -23,12 +23,15 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from fastrl.agents.on_policy import OnPolicy
 from fastrl.buffers.rollout import Minibatch, RolloutBuffer
 from fastrl.buffers.shared import SharedRollout
 from fastrl.config.ppo import PPOConfig
+from fastrl.engine.compiling import build
+from fastrl.engine.optimizer import FlatAdam
+from fastrl.engine.parts import side_by_side, sum_over_parts
 from fastrl.envs.vector import VectorEnv
-from fastrl.models.optimizer import FlatAdam
-from fastrl.on_policy import OnPolicy
+from fastrl.kernels.objective import clipped_gradient
 from fastrl.ops.losses import (
     approximate_kl,
     clip_fraction,
@@ -38,10 +41,7 @@ from fastrl.ops.losses import (
     value_loss,
     weighted_mean,
 )
-from fastrl.ops.objective import clipped_gradient
-from fastrl.run.compiling import build
-from fastrl.run.parts import side_by_side, sum_over_parts
-from fastrl.run.timer import StageTimer
+from fastrl.runs.timer import StageTimer
 
 METRICS = (
     "Loss/policy_loss",

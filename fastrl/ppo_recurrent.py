@@ -24,10 +24,10 @@ from torch import Tensor
 
 from fastrl.buffers.sequences import SequenceMinibatch, SequenceRollout
 from fastrl.config.ppo_recurrent import PPORecurrentConfig
+from fastrl.engine.compiling import build
 from fastrl.models.recurrent import RecurrentActorCritic
 from fastrl.ppo import PPO
-from fastrl.run.compiling import build
-from fastrl.spaces import rows_of
+from fastrl.spaces.observations import rows_of
 
 
 class PPORecurrent(PPO):

@@ -6,8 +6,8 @@ One iteration: the player takes T steps of N environments, most often one (`act`
 replay buffer; then as many gradient steps as the replay ratio allows, each on a fresh minibatch of
 B transitions (`update`). A gradient step moves the critics along their temporal difference, the
 actor towards what they value plus entropy, the temperature towards the target entropy, and the
-target critics after the critics: one static function of tensors that `run/compiling.py` builds. All
-that is random is drawn before it and handed in.
+target critics after the critics: one static function of tensors that `engine/compiling.py` builds.
+All that is random is drawn before it and handed in.
 Letters: O observation dimensions, A action dimensions, E critics, P parameters, R rows of a part.
 """
 
@@ -23,15 +23,15 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from fastrl.agents.off_policy import OffPolicy
 from fastrl.buffers.replay import Transitions
 from fastrl.config.sac import SACConfig
+from fastrl.engine.compiling import build
+from fastrl.engine.optimizer import FlatAdam
+from fastrl.engine.parts import sum_over_parts
 from fastrl.models.critics import Critics, SquashedGaussianActor
 from fastrl.models.layers import flatten_parameters
-from fastrl.models.optimizer import FlatAdam
-from fastrl.off_policy import OffPolicy
 from fastrl.ops.losses import soft_target, temporal_difference_loss
-from fastrl.run.compiling import build
-from fastrl.run.parts import sum_over_parts
 
 CRITIC_METRICS = ("Loss/value_loss", "Info/q_value", "Gradients/critic_norm")
 ACTOR_METRICS = ("Loss/policy_loss", "Loss/alpha_loss", "Info/entropy", "Gradients/actor_norm")

@@ -11,11 +11,11 @@ from toy_agents import WALKS, Loop, differing, make_a2c, run, tensors_of
 from toy_envs import EndlessEnv, TerminatingEnv
 
 from fastrl import A2C
+from fastrl.agents.load import find_saved, load_agent
 from fastrl.config.a2c import A2CConfig
 from fastrl.config.run import RunConfig
+from fastrl.engine.optimizer import FlatAdam
 from fastrl.envs.make import make_env
-from fastrl.load import find_saved, load_agent
-from fastrl.models.optimizer import FlatAdam
 
 RMSPROP_STATE = "optimizer.square"
 

@@ -9,9 +9,9 @@ import pytest
 import torch
 from gymnasium import spaces
 
-from fastrl.models.acting import FusedActing
+from fastrl.engine.native import FusedActing
+from fastrl.kernels.extension import HAS_DENSE
 from fastrl.models.actor_critic import ActorCritic
-from fastrl.ops.crew import HAS_DENSE
 
 pytestmark = pytest.mark.skipif(not HAS_DENSE, reason="no extension, or no wide vectors")
 

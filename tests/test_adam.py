@@ -4,8 +4,8 @@ import pytest
 import torch
 from torch import nn
 
-from fastrl.ops.adam import adam_step, clip_by_norm, fused_adam_step
-from fastrl.ops.crew import HAS_TILES, crew
+from fastrl.kernels.adam import adam_step, clip_by_norm, fused_adam_step
+from fastrl.kernels.extension import HAS_TILES, crew
 
 
 def gradients_of(step: int) -> torch.Tensor:

@@ -15,8 +15,8 @@ import numpy as np
 import pytest
 import torch
 
-from fastrl.run.checkpoint import Checkpoints, load_checkpoint, save_checkpoint
-from fastrl.run.folder import create_run_folder, open_run_folder, write_config
+from fastrl.runs.checkpoint import Checkpoints, load_checkpoint, save_checkpoint
+from fastrl.runs.folder import create_run_folder, open_run_folder, write_config
 
 
 def state_at(env_steps):
@@ -219,7 +219,7 @@ def test_a_failed_periodic_save_removes_no_old_one(tmp_path, monkeypatch):
 
 def test_a_process_killed_at_any_moment_leaves_a_whole_checkpoint(tmp_path):
     code = (
-        "import sys, torch\nfrom fastrl.run.checkpoint import Checkpoints\n"
+        "import sys, torch\nfrom fastrl.runs.checkpoint import Checkpoints\n"
         "checkpoints = Checkpoints(sys.argv[1])\n"
         "step = int(sys.argv[2])\n"
         "while True:\n"

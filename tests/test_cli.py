@@ -15,7 +15,7 @@ import yaml
 import fastrl
 from fastrl import cli
 from fastrl.__main__ import main as list_commands
-from fastrl.command import Command, describe
+from fastrl.config.command import Command, describe
 from fastrl.config.ppo import PPOConfig
 from fastrl.config.resume import CHANGEABLE
 from fastrl.config.run import OTHER_NAMES

@@ -9,13 +9,13 @@ import torch
 from torch import Tensor
 from toy_agents import WALKS, Loop, differing, make_agent, run, tensors_of
 
-from fastrl.machine import available_cores
-from fastrl.models.acting import FusedActing
+from fastrl.engine.compiling import build
+from fastrl.engine.native import FusedActing
+from fastrl.engine.parts import side_by_side, sum_over_parts
+from fastrl.engine.recording import Recording
+from fastrl.engine.threads import num_threads, update_threads
 from fastrl.ppo import PPO
-from fastrl.run.compiling import build
-from fastrl.run.parts import side_by_side, sum_over_parts
-from fastrl.run.recording import Recording
-from fastrl.run.threads import num_threads, update_threads
+from fastrl.processes.machine import available_cores
 
 NORMALISERS = {"observation_normalization": True, "reward_scaling": True}
 HARD = {"normalize_advantages": True, "clip_vloss": True, "ent_coef": 0.01, "anneal_lr": True}

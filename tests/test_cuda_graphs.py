@@ -6,9 +6,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from fastrl.run import cuda_graphs
-from fastrl.run.cuda_graphs import CapturedGraph
-from fastrl.run.recording import Recording
+from fastrl.engine import cuda_graphs
+from fastrl.engine.cuda_graphs import CapturedGraph
+from fastrl.engine.recording import Recording
 
 
 class StandIn:

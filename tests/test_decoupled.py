@@ -16,16 +16,16 @@ from toy_agents import Loop, make_agent_of, tensors_of
 
 from fastrl.a2c import A2C
 from fastrl.config.ppo_recurrent import PPORecurrentConfig
-from fastrl.decoupled import (
+from fastrl.decoupled.processes import (
     columns_of_trainers,
     exchanged_columns,
     make_player,
     make_trainer,
 )
-from fastrl.decoupled_rollout import RolloutPlaying
+from fastrl.decoupled.rollout import RolloutPlaying
 from fastrl.ppo import PPO
-from fastrl.run.devices import make_devices
-from fastrl.run.timer import StageTimer
+from fastrl.processes.devices import make_devices
+from fastrl.runs.timer import StageTimer
 from fastrl.sac import SAC
 
 KINDS: dict[str, Any] = {"share_data": SamePPO, "own_data": SamePPO, "a2c": SameA2C}

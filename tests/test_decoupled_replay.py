@@ -16,11 +16,11 @@ from test_sac_ranks import KINDS, learners
 from toy_agents import Loop
 
 from fastrl import SAC
-from fastrl.command import Command
+from fastrl.config.command import Command
 from fastrl.config.sac import SACConfig
-from fastrl.decoupled import make_player, make_trainer, run_part
-from fastrl.run.checkpoint import load_checkpoint
-from fastrl.run.devices import make_devices
+from fastrl.decoupled.processes import make_player, make_trainer, run_part
+from fastrl.processes.devices import make_devices
+from fastrl.runs.checkpoint import load_checkpoint
 
 NUM_UPDATES = 14
 

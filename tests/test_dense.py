@@ -8,10 +8,10 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from fastrl.engine.compiling import build
+from fastrl.kernels.extension import HAS_DENSE, crew
+from fastrl.kernels.networks import ACTIVATIONS, DenseNetwork, dense, dense_plainly
 from fastrl.models.layers import flatten_gradients, flatten_parameters, linear
-from fastrl.ops.crew import HAS_DENSE, crew
-from fastrl.ops.dense import ACTIVATIONS, DenseNetwork, dense, dense_plainly
-from fastrl.run.compiling import build
 
 pytestmark = pytest.mark.skipif(not HAS_DENSE, reason="no extension, or no wide vectors")
 

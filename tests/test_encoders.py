@@ -10,7 +10,7 @@ from torch import distributions
 
 from fastrl.models.actor_critic import ActorCritic
 from fastrl.models.encoders import Pixels, Reader, Trunk, make_trunk
-from fastrl.spaces import observation_rows
+from fastrl.spaces.observations import observation_rows
 
 ATARI = spaces.Box(0, 255, (4, 84, 84), np.uint8)
 

@@ -13,7 +13,7 @@ from gymnasium.vector import SyncVectorEnv
 from fastrl.envs.gym_env import GymEnv, call
 from fastrl.envs.make import make_env, wrap_vector_env
 from fastrl.envs.vector import EnvError
-from fastrl.spaces import check_action_space, observation_rows
+from fastrl.spaces.observations import check_action_space, observation_rows
 
 
 def toy(name: str) -> str:

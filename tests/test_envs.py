@@ -10,13 +10,13 @@ import pytest
 import toy_envs
 from gymnasium import spaces
 
-from fastrl import machine
 from fastrl.config.ppo import PPOConfig
 from fastrl.envs import envpool_env, pools
 from fastrl.envs.make import Backend, base_seed, make_env
 from fastrl.envs.masking import VELOCITY_INDICES
 from fastrl.envs.pools import open_envs
 from fastrl.envs.vector import HasState, TimeStep, VectorEnv
+from fastrl.processes import machine
 
 BACKENDS: list[Backend] = ["envpool", "gymnasium"]
 

@@ -16,7 +16,7 @@ from fastrl.config.run import RunConfig
 from fastrl.envs.make import base_seed, make_env
 from fastrl.envs.vector import VectorEnv
 from fastrl.evaluate import main
-from fastrl.greedy import EndlessEpisodeError, evaluate, evaluate_agent
+from fastrl.training.greedy import EndlessEpisodeError, evaluate, evaluate_agent
 
 COUNTING = f"{toy_envs.__name__}:CountingEnv"
 ENDLESS = f"{toy_envs.__name__}:EndlessEnv"
@@ -231,7 +231,7 @@ def test_mistake_is_told_in_one_line(words, message, tmp_path, capsys):
 
 @pytest.mark.parametrize("algo", ["no_such", "cli", "evaluate", "../ppo", "", 3])
 def test_unknown_algorithm_is_told_in_one_line(algo, tmp_path, capsys):
-    from fastrl.run.checkpoint import save_checkpoint
+    from fastrl.runs.checkpoint import save_checkpoint
 
     save_checkpoint(tmp_path / "agent.pt", {"algo": algo})
     assert main([str(tmp_path / "agent.pt")]) == 2
@@ -262,8 +262,8 @@ def run_folder(checkpoint, tmp_path) -> Path:
     """Return a run folder with that agent as its best and last."""
     import torch
 
-    from fastrl.run.checkpoint import Checkpoints, load_checkpoint
-    from fastrl.run.folder import write_config
+    from fastrl.runs.checkpoint import Checkpoints, load_checkpoint
+    from fastrl.runs.folder import write_config
 
     state = {**load_checkpoint(checkpoint), "counters": {"env_steps": 128}}
     write_config(tmp_path / "config.yaml", {"algo": "ppo", **state["agent"]["config"]})
@@ -348,7 +348,7 @@ def test_truncated_checkpoint_is_told_in_one_line(checkpoint, tmp_path, capsys):
 
 
 def test_checkpoint_without_an_agent_is_told_in_one_line(tmp_path, capsys):
-    from fastrl.run.checkpoint import save_checkpoint
+    from fastrl.runs.checkpoint import save_checkpoint
 
     save_checkpoint(tmp_path / "empty.pt", {"algo": "ppo"})
     assert main([str(tmp_path / "empty.pt")]) == 2
@@ -357,7 +357,7 @@ def test_checkpoint_without_an_agent_is_told_in_one_line(tmp_path, capsys):
 
 @pytest.mark.parametrize("agent", [3, {"config": 3}, {"config": {"num_envs": "x"}}, {"config": {}}])
 def test_checkpoint_of_another_agent_is_told_in_one_line(agent, tmp_path, capsys):
-    from fastrl.run.checkpoint import save_checkpoint
+    from fastrl.runs.checkpoint import save_checkpoint
 
     save_checkpoint(tmp_path / "other.pt", {"algo": "ppo", "agent": agent})
     assert main([str(tmp_path / "other.pt")]) == 2

@@ -10,9 +10,9 @@ import toy_envs
 
 from fastrl import PPO, SAC, PPORecurrent
 from fastrl.export import example_rows, export_policy
-from fastrl.greedy import evaluate_agent
-from fastrl.spaces import rows_of
-from fastrl.trainer import AgentTrainer
+from fastrl.spaces.observations import rows_of
+from fastrl.training.greedy import evaluate_agent
+from fastrl.training.trainer import AgentTrainer
 
 TARGETS = f"{toy_envs.__name__}:TargetEnv"
 MASKED = ["masked", "masked_image", "info"]

@@ -10,10 +10,10 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from fastrl.load import find_saved
-from fastrl.run import folder as folder_module
-from fastrl.run.checkpoint import Checkpoints
-from fastrl.run.folder import (
+from fastrl.agents.load import find_saved
+from fastrl.runs import folder as folder_module
+from fastrl.runs.checkpoint import Checkpoints
+from fastrl.runs.folder import (
     create_run_folder,
     open_run_folder,
     owned,
@@ -173,7 +173,7 @@ def test_writing_clears_its_own_leftovers_but_not_those_of_another_file(tmp_path
 
 
 def test_reading_a_config_needs_no_torch():
-    code = "import sys, fastrl.run.folder; assert 'torch' not in sys.modules"
+    code = "import sys, fastrl.runs.folder; assert 'torch' not in sys.modules"
     path = os.pathsep.join(entry for entry in sys.path if entry)
     subprocess.run([sys.executable, "-c", code], check=True, env={**os.environ, "PYTHONPATH": path})
 

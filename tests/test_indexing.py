@@ -9,7 +9,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fastrl.buffers import indexing
+from fastrl.kernels import indexing
 
 NO_EXTENSION = os.environ.get("FASTRL_NO_EXTENSION") == "1"
 BACKENDS = ["torch"] if NO_EXTENSION else ["torch", "c++"]

@@ -15,9 +15,9 @@ from pathlib import Path
 
 import pytest
 
-from fastrl.run import signals
-from fastrl.run.checkpoint import Checkpoints, load_checkpoint
-from fastrl.run.mistakes import exit_status
+from fastrl.processes import signals
+from fastrl.processes.errors import exit_status
+from fastrl.runs.checkpoint import Checkpoints, load_checkpoint
 
 TINY = shlex.split(
     "--env-id CartPole-v1 --preset none --num-envs 2 --num-steps 16 --per-rank-batch-size 32 "

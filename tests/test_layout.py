@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 from gymnasium import spaces
 
-from fastrl.layout import layout_of
-from fastrl.spaces import observation_rows
+from fastrl.spaces.layout import layout_of
+from fastrl.spaces.observations import observation_rows
 
 ACTIONS = spaces.MultiDiscrete([2, 3])
 PARTS: dict[str, spaces.Space] = {

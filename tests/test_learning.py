@@ -18,7 +18,7 @@ import yaml
 from fastrl.cli import parse
 from fastrl.presets import __main__ as listing
 from fastrl.presets import algorithms, load_presets, load_results
-from fastrl.run.folder import write_config
+from fastrl.runs.folder import write_config
 
 ROOT = Path(__file__).parent.parent
 

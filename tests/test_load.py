@@ -11,7 +11,7 @@ import torch
 
 from fastrl import A2C, PPO, SAC, DroQ, PPORecurrent
 from fastrl.config.ppo import PPOConfig
-from fastrl.run.checkpoint import load_checkpoint, save_checkpoint
+from fastrl.runs.checkpoint import load_checkpoint, save_checkpoint
 
 TASKS = {
     PPO: "CartPole-v1",

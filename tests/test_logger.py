@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from fastrl.run.logger import Logger, machine_facts, versions, write_summary
+from fastrl.runs.logger import Logger, machine_facts, versions, write_summary
 
 
 def read_table(folder):
@@ -164,7 +164,7 @@ def test_a_failed_widening_leaves_the_old_table_whole(tmp_path, monkeypatch):
 
 def test_a_killed_run_leaves_a_table_of_whole_rows(tmp_path):
     code = (
-        "import sys, os, signal\nfrom fastrl.run.logger import Logger\n"
+        "import sys, os, signal\nfrom fastrl.runs.logger import Logger\n"
         "logger = Logger(sys.argv[1])\n"
         "for step in range(500): logger.log({'a': 1.5, f'b{step // 100}': 2.5}, step)\n"
         f"os.kill(os.getpid(), {int(signal.SIGKILL)})"
@@ -211,7 +211,7 @@ def test_closing_twice_is_harmless(tmp_path):
 
 
 def test_logging_does_not_import_torch():
-    code = "import sys, fastrl.run.logger; assert not {'torch', 'tensorboard'} & set(sys.modules)"
+    code = "import sys, fastrl.runs.logger; assert not {'torch', 'tensorboard'} & set(sys.modules)"
     path = os.pathsep.join(entry for entry in sys.path if entry)
     subprocess.run([sys.executable, "-c", code], check=True, env={**os.environ, "PYTHONPATH": path})
 

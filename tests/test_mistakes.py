@@ -7,8 +7,8 @@ import sys
 import pytest
 from test_program import run_python
 
-from fastrl.run.launch import launched_sizes, local_rank, start_ranks
-from fastrl.run.mistakes import exit_status
+from fastrl.processes.errors import exit_status
+from fastrl.processes.launch import launched_sizes, local_rank, start_ranks
 
 ALLOCATOR = (
     "[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes"
@@ -99,5 +99,5 @@ def test_script_goes_on_alone_after_its_ranks(monkeypatch):
 
 def test_terminal_that_lacks_letters_ends_no_program(monkeypatch):
     monkeypatch.setenv("PYTHONIOENCODING", "ascii")
-    code = "from fastrl.run.mistakes import exit_status; exit_status(lambda: print('h\u00e9') or 0)"
+    code = "from fastrl.processes import errors; errors.exit_status(lambda: print('h\u00e9') or 0)"
     assert run_python("-c", code).stdout == "h\\xe9\n"

@@ -9,8 +9,9 @@ import pytest
 import torch
 from torch import Tensor
 
+from fastrl.kernels.extension import HAS_DENSE, crew
+from fastrl.kernels.objective import ClippedGradient, clipped_gradient
 from fastrl.models.distributions import CategoricalHead, GaussianHead
-from fastrl.ops.crew import HAS_DENSE, crew
 from fastrl.ops.losses import (
     approximate_kl,
     clip_fraction,
@@ -19,7 +20,6 @@ from fastrl.ops.losses import (
     value_loss,
     weighted_mean,
 )
-from fastrl.ops.objective import ClippedGradient, clipped_gradient
 
 pytestmark = pytest.mark.skipif(not HAS_DENSE, reason="no extension, or no wide vectors")
 

@@ -11,10 +11,10 @@ import torch
 from torch import Tensor
 
 from fastrl import SAC
-from fastrl.ops.crew import HAS_TILES, crew, crew_threads
-from fastrl.ops.perceptrons import perceptrons, perceptrons_plainly, suits_tiles
-from fastrl.run.compiling import build
-from fastrl.run.threads import matmul_precision
+from fastrl.engine.compiling import build
+from fastrl.engine.threads import matmul_precision
+from fastrl.kernels.extension import HAS_TILES, crew, crew_threads
+from fastrl.kernels.perceptrons import perceptrons, perceptrons_plainly, suits_tiles
 
 pytestmark = pytest.mark.skipif(not HAS_TILES, reason="this processor has no matrix tiles")
 

@@ -6,9 +6,9 @@ from collections.abc import Iterator
 
 import pytest
 
-from fastrl.machine import thread_ids
-from fastrl.run import placement
-from fastrl.run.placement import Placement
+from fastrl.processes.machine import thread_ids
+from fastrl.training import placement
+from fastrl.training.placement import Placement
 
 pytestmark = pytest.mark.skipif(
     not hasattr(os, "sched_setaffinity") or len(os.sched_getaffinity(0)) < 2,

@@ -14,7 +14,7 @@ from toy_agents import WALKS, DiscreteWalk, Loop, differing, make_agent, run, te
 from fastrl import PPO
 from fastrl.config.ppo import PPOConfig
 from fastrl.envs.make import make_env
-from fastrl.ops.crew import HAS_DENSE
+from fastrl.kernels.extension import HAS_DENSE
 from fastrl.ops.losses import explained_variance
 
 LONG = {"total_timesteps": 16 * 4 * 6}
@@ -244,7 +244,7 @@ def test_settings_can_be_changed_when_loading(tmp_path):
 
 
 def test_foreign_file_is_refused_by_name(tmp_path):
-    from fastrl.run.checkpoint import save_checkpoint
+    from fastrl.runs.checkpoint import save_checkpoint
 
     save_checkpoint(tmp_path / "agent.pt", {"algo": "sac", "agent": {}})
     with pytest.raises(ValueError, match=r"agent\.pt holds 'sac', not 'ppo'"):

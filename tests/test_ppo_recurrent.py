@@ -11,11 +11,11 @@ from toy_agents import WALKS, Loop, differing, make_recurrent, run, tensors_of
 from toy_envs import EndlessEnv, ToyEnv
 
 from fastrl import PPORecurrent
-from fastrl.agent import HasMemory
+from fastrl.agents.load import find_saved, load_agent
 from fastrl.envs.make import make_env
 from fastrl.export import main as export
-from fastrl.greedy import evaluate_agent
-from fastrl.load import find_saved, load_agent
+from fastrl.training.agent import HasMemory
+from fastrl.training.greedy import evaluate_agent
 
 
 class RecallEnv(ToyEnv):

@@ -13,7 +13,7 @@ import pytest
 import yaml
 
 from fastrl.cli import main
-from fastrl.run.checkpoint import save_checkpoint
+from fastrl.runs.checkpoint import save_checkpoint
 
 TINY = shlex.split(
     "--preset none --num-envs 2 --num-steps 16 --per-rank-batch-size 32 --update-epochs 1 "
@@ -98,7 +98,8 @@ def test_saved_config_starts_the_same_run_again(run, tmp_path):
 
 def test_class_of_the_package_is_the_class_that_trained(tmp_path):
     code = (
-        "import runpy, sys, fastrl.trainer as trainer; seen = []; fit = trainer.AgentTrainer.fit\n"
+        "import runpy, sys, fastrl.training.trainer as trainer; seen = []\n"
+        "fit = trainer.AgentTrainer.fit\n"
         "def noted(self, agent, env=None): seen.append(agent); return fit(self, agent, env)\n"
         "trainer.AgentTrainer.fit = noted\n"
         "try: runpy.run_module('fastrl.ppo', run_name='__main__')\n"

@@ -9,7 +9,7 @@ import sys
 import pytest
 
 from fastrl import PPO, SAC
-from fastrl.run.progress import Progress, _status
+from fastrl.runs.progress import Progress, _status
 
 
 class Terminal(io.StringIO):
@@ -37,7 +37,7 @@ def test_no_line_is_live_when_stderr_is_no_terminal(capsys):
 
 def test_plain_line_is_printed_every_half_minute_when_stderr_is_no_terminal(monkeypatch, capsys):
     seconds = [100.0]
-    monkeypatch.setattr("fastrl.run.progress.perf_counter", lambda: seconds[0])
+    monkeypatch.setattr("fastrl.runs.progress.perf_counter", lambda: seconds[0])
     shown = []
     with Progress(1000) as progress:
         for now, env_steps in [(129, 1), (130, 2), (131, 3), (159, 4), (161, 5), (190, 6)]:
@@ -52,7 +52,7 @@ def test_plain_line_is_printed_every_half_minute_when_stderr_is_no_terminal(monk
 
 @pytest.mark.parametrize(("kind", "task"), [(PPO, "CartPole-v1"), (SAC, "Pendulum-v1")])
 def test_lines_come_between_rows_of_metrics_too(kind, task, tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr("fastrl.run.progress._SECONDS_BETWEEN_LINES", 0.0)
+    monkeypatch.setattr("fastrl.runs.progress._SECONDS_BETWEEN_LINES", 0.0)
     sizes = {"num_envs": 2, "num_steps": 16, "per_rank_batch_size": 16, "total_timesteps": 96}
     rare = {"learning_starts": 32, "log_every": 1_000_000} if kind is SAC else {}
     small = {"hidden_sizes": (8,), "accelerator": "cpu", "eval_episodes": 0, **sizes, **rare}
@@ -76,7 +76,7 @@ def test_print_goes_to_stdout_when_stderr_is_no_terminal(capsys):
 
 def test_rich_is_not_imported_when_the_line_is_off():
     code = (
-        "import sys\nfrom fastrl.run.progress import Progress\n"
+        "import sys\nfrom fastrl.runs.progress import Progress\n"
         "with Progress(10, enabled=False) as progress: progress.update(5, 1.0)\n"
         "assert 'rich' not in sys.modules"
     )

@@ -225,8 +225,8 @@ def test_no_transition_leads_from_before_a_restart_to_after_it(num_return_steps)
 
 
 def test_torch_twin_gathers_the_same(monkeypatch):
-    from fastrl.buffers import indexing
     from fastrl.buffers import replay as module
+    from fastrl.kernels import indexing
 
     world, fast = World(), ring(40)
     monkeypatch.setattr(module, "RowGather", indexing.TorchRowGather)

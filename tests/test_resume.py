@@ -16,8 +16,8 @@ from toy_envs import StatefulEnv
 from fastrl import PPO, AgentTrainer, cli, make_env
 from fastrl.envs import pools
 from fastrl.envs.make import base_seed
-from fastrl.run.checkpoint import load_checkpoint, save_checkpoint
-from fastrl.run.folder import owned
+from fastrl.runs.checkpoint import load_checkpoint, save_checkpoint
+from fastrl.runs.folder import owned
 
 STATEFUL = "toy_envs:StatefulEnv"
 UPDATE = 64  # steps
@@ -221,7 +221,7 @@ def test_summary_and_last_checkpoint_agree_on_wall_seconds_however_slow_the_disk
         seconds[0] += 100
         sync(descriptor)
 
-    monkeypatch.setattr("fastrl.records.seconds_since_process_start", lambda: seconds[0])
+    monkeypatch.setattr("fastrl.training.records.seconds_since_process_start", lambda: seconds[0])
     monkeypatch.setattr(os, "fsync", slow_sync)
     result = AgentTrainer().fit(agent_for("CartPole-v1", tmp_path))
     saved = load_checkpoint(result.folder / "checkpoints" / "last.pt")

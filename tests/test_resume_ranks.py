@@ -22,12 +22,12 @@ from fastrl.config.ppo import PPOConfig
 from fastrl.config.resume import resumed
 from fastrl.config.sac import SACConfig
 from fastrl.ppo import PPO
-from fastrl.run.checkpoint import load_checkpoint
-from fastrl.run.devices import Devices, make_devices
-from fastrl.run.folder import read_config
+from fastrl.processes.devices import Devices, make_devices
+from fastrl.runs.checkpoint import load_checkpoint
+from fastrl.runs.folder import read_config
 from fastrl.sac import SAC
-from fastrl.state import Counters, is_whole
-from fastrl.trainer import AgentTrainer
+from fastrl.training.resuming import Counters, is_whole
+from fastrl.training.trainer import AgentTrainer
 
 NUM_ENVS, BATCH, NUM_STEPS = 12, 96, 16  # over all ranks; steps of a rollout
 UPDATES_BEFORE, UPDATES_AFTER = 2, 2

@@ -5,8 +5,8 @@ import math
 import pytest
 import torch
 
+from fastrl.engine.optimizer import FlatAdam, FlatRMSprop
 from fastrl.models.layers import mlp
-from fastrl.models.optimizer import FlatAdam, FlatRMSprop
 from fastrl.ops.rmsprop import rmsprop_step
 
 

@@ -4,8 +4,8 @@ import pytest
 import torch
 from torch import nn
 
+from fastrl.kernels.recurrence import HAS_KERNELS
 from fastrl.models.rnn import Memory
-from fastrl.ops.recurrence import HAS_KERNELS
 
 kernels = pytest.mark.skipif(not HAS_KERNELS, reason="no C++ extension")
 

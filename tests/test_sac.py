@@ -16,12 +16,12 @@ from toy_envs import EndlessEnv, TerminatingEnv
 
 from benchmarks.plain_sac import PlainSAC
 from fastrl import SAC, AgentTrainer, DroQ
+from fastrl.agents.load import find_saved, load_agent
+from fastrl.agents.off_policy import OffPolicy
 from fastrl.cli import main
 from fastrl.export import export_policy
-from fastrl.load import find_saved, load_agent
-from fastrl.off_policy import OffPolicy
-from fastrl.run.checkpoint import load_checkpoint
-from fastrl.run.timer import StageTimer
+from fastrl.runs.checkpoint import load_checkpoint
+from fastrl.runs.timer import StageTimer
 
 WALK = "toy_agents:BoxWalk"
 ONE_ACTION = spaces.Box(-1, 1, (1,), np.float32)

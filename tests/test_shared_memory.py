@@ -15,9 +15,9 @@ import torch
 from ranks import run_ranks
 
 from fastrl.config.ppo import PPOConfig
-from fastrl.run import collectives
-from fastrl.run.devices import make_devices
-from fastrl.run.shared_memory import _FOLDER, Exchange
+from fastrl.processes import collectives
+from fastrl.processes.devices import make_devices
+from fastrl.processes.shared_memory import _FOLDER, Exchange
 
 pytestmark = pytest.mark.skipif(Exchange is None, reason="needs the extension and Linux")
 
@@ -148,7 +148,7 @@ def test_tensors_that_do_not_fit_are_refused():
 
 
 def test_ranks_prefer_cores_of_their_own(monkeypatch: pytest.MonkeyPatch):
-    from fastrl.machine import own_cores
+    from fastrl.processes.machine import own_cores
 
     def parts(cores: int, ranks: int) -> list[list[int]]:
         monkeypatch.setenv("LOCAL_WORLD_SIZE", str(ranks))
@@ -159,6 +159,6 @@ def test_ranks_prefer_cores_of_their_own(monkeypatch: pytest.MonkeyPatch):
 
 
 def test_files_that_are_not_to_be_seen_are_not_made(tmp_path: Path):
-    from fastrl.run.shared_memory import _open
+    from fastrl.processes.shared_memory import _open
 
     assert _open(str(tmp_path / "gone"), 4096) is None and not list(tmp_path.iterdir())

@@ -10,7 +10,7 @@ from gymnasium.vector import AutoresetMode, SyncVectorEnv
 from fastrl.envs.make import make_env, wrap_vector_env
 from fastrl.envs.vector import HasState
 from fastrl.models.encoders import Reader
-from fastrl.spaces import (
+from fastrl.spaces.observations import (
     PackedRow,
     action_space_of,
     leaf_values,

@@ -5,8 +5,8 @@ from functools import partial
 import pytest
 import torch
 
-from fastrl.ops.crew import HAS_TILES, crew
-from fastrl.ops.squashed_normal import squashed_normal, squashed_normal_plainly
+from fastrl.kernels.extension import HAS_TILES, crew
+from fastrl.kernels.squashed_normal import squashed_normal, squashed_normal_plainly
 
 needs_extension = pytest.mark.skipif(not HAS_TILES, reason="the extension does not serve here")
 in_extension = partial(squashed_normal, in_extension=True)

@@ -10,7 +10,7 @@ import pytest
 from test_resume import SETTINGS, UPDATE, assert_equal, last_state, metrics_of
 
 from fastrl import A2C, PPO, AgentTrainer, PPORecurrent
-from fastrl.on_policy import OnPolicy
+from fastrl.agents.on_policy import OnPolicy
 
 AGENTS: dict[str, tuple[type[OnPolicy], dict[str, Any]]] = {
     "ppo": (PPO, {}),

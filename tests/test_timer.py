@@ -6,8 +6,8 @@ import time
 
 import pytest
 
-from fastrl.run.start import seconds_since_process_start
-from fastrl.run.timer import StageTimer
+from fastrl.processes.start import seconds_since_process_start
+from fastrl.runs.timer import StageTimer
 
 
 def test_stage_adds_up_the_seconds_spent_inside_it():
@@ -83,7 +83,7 @@ def test_seconds_of_the_process_tell_readings_of_a_millisecond_apart():
 def test_seconds_of_the_process_count_what_was_before_the_import():
     code = (
         "import time; time.sleep(0.1)\n"
-        "from fastrl.run.start import seconds_since_process_start as seconds\n"
+        "from fastrl.processes.start import seconds_since_process_start as seconds\n"
         "assert seconds() >= 0.09, seconds()"  # the system's ticks are hundredths
     )
     subprocess.run([sys.executable, "-c", code], check=True)

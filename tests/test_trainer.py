@@ -17,12 +17,12 @@ import torch
 
 from fastrl import PPO, AgentTrainer, make_env
 from fastrl.cli import parse
-from fastrl.command import describe
+from fastrl.config.command import describe
 from fastrl.config.ppo import PPOConfig
 from fastrl.config.run import RunConfig
 from fastrl.envs.vector import EnvError
-from fastrl.run.checkpoint import Checkpoints, load_checkpoint
-from fastrl.trainer import TrainResult
+from fastrl.runs.checkpoint import Checkpoints, load_checkpoint
+from fastrl.training.trainer import TrainResult
 
 SMALL = {
     "num_envs": 4,

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from fastrl.run.checkpoint import Checkpoints, load_checkpoint
+from fastrl.runs.checkpoint import Checkpoints, load_checkpoint
 
 pytestmark = pytest.mark.slow
 HOSTS = ("fastrl-a", "fastrl-b")

@@ -12,11 +12,12 @@ import toy_envs
 from PIL import Image
 from test_evaluate import GreedyAgent
 
-from fastrl import film, make_env
-from fastrl.film import record_agent
-from fastrl.greedy import evaluate, fresh_env
-from fastrl.run import video
-from fastrl.run.video import GIF_FRAMES_PER_SECOND, GIF_WIDTH, write_video
+from fastrl import make_env
+from fastrl.runs import video
+from fastrl.runs.video import GIF_FRAMES_PER_SECOND, GIF_WIDTH, write_video
+from fastrl.training import film
+from fastrl.training.film import record_agent
+from fastrl.training.greedy import evaluate, fresh_env
 
 
 def make_frames(num_frames: int, height: int = 48, width: int = 64) -> list[np.ndarray]:

@@ -16,16 +16,16 @@ import pytest
 from ranks import end_ranks_early, run_ranks
 from toy_envs import EndlessEnv
 
-from fastrl import trainer
 from fastrl.buffers.rollout import RolloutBuffer
-from fastrl.command import Command
+from fastrl.config.command import Command
 from fastrl.config.ppo import PPOConfig
-from fastrl.decoupled import run_part
+from fastrl.decoupled.processes import run_part
 from fastrl.ppo import PPO
-from fastrl.run.checkpoint import Checkpoints, load_checkpoint
-from fastrl.run.devices import make_devices
-from fastrl.run.watch import _Lines
-from fastrl.trainer import AgentTrainer
+from fastrl.processes.devices import make_devices
+from fastrl.processes.heartbeat import _Lines
+from fastrl.runs.checkpoint import Checkpoints, load_checkpoint
+from fastrl.training import trainer
+from fastrl.training.trainer import AgentTrainer
 
 
 def fail(folder: Path, num_ranks: int, culprit: int, way: str) -> None:

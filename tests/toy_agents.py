@@ -10,12 +10,12 @@ from torch import Tensor
 from toy_envs import StatefulEnv
 
 from fastrl.a2c import A2C
+from fastrl.agents.on_policy import OnPolicy
 from fastrl.buffers.rollout import RolloutBuffer
-from fastrl.on_policy import OnPolicy
-from fastrl.player import Player
 from fastrl.ppo import PPO
 from fastrl.ppo_recurrent import PPORecurrent
-from fastrl.run.timer import StageTimer
+from fastrl.runs.timer import StageTimer
+from fastrl.training.player import Player
 
 
 class WalkEnv(StatefulEnv):

@@ -25,7 +25,7 @@ from benchmarks.learning.records import Record
 from benchmarks.learning.report import PUBLISHED, read_results, report_in, update
 from benchmarks.learning.training import Job, TrainingError, settings_of, take_in, train
 from fastrl.presets import algorithms, load_presets
-from fastrl.run.mistakes import exit_status, one_line
+from fastrl.processes.errors import exit_status, one_line
 
 SETS = {
     "classic": ("CartPole-v1", "Acrobot-v1", "Pendulum-v1", "MountainCarContinuous-v0"),

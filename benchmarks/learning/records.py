@@ -11,7 +11,7 @@ from pathlib import Path
 from statistics import fmean, median, stdev
 from typing import Any
 
-from fastrl.run.folder import replaced_file
+from fastrl.runs.folder import replaced_file
 
 MAX_POINTS = 50  # of a curve that is kept
 

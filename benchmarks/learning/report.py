@@ -15,7 +15,7 @@ from typing import Any
 import yaml
 
 from benchmarks.learning.records import Record, read_curves, summarise, write_curves
-from fastrl.run.folder import replaced_file
+from fastrl.runs.folder import replaced_file
 
 Results = dict[str, dict[str, dict[str, Any]]]
 """Summaries of presets by algorithm and task."""

@@ -15,8 +15,8 @@ from typing import Any
 from benchmarks.learning.records import Record, name_of, read_curve
 from fastrl.cli import parse
 from fastrl.presets import preset_for
-from fastrl.run.folder import CONFIG_NAME, open_run_folder, read_config
-from fastrl.run.logger import METRICS_NAME, SUMMARY_NAME
+from fastrl.runs.folder import CONFIG_NAME, open_run_folder, read_config
+from fastrl.runs.logger import METRICS_NAME, SUMMARY_NAME
 
 # What may differ in a run that counts as one of the preset: nothing that learning depends on.
 FREE = {

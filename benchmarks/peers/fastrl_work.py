@@ -83,7 +83,7 @@ def _spell(value: object) -> str:
 def train_in_loop(work: dict[str, Any], stopwatch: Stopwatch) -> tuple[dict[str, Any], int]:
     """Trains with a tick at the start of each iteration; returns the summary and the parameters."""
     from fastrl import PPO
-    from fastrl.trainer import AgentTrainer
+    from fastrl.training.trainer import AgentTrainer
 
     class TickingPPO(PPO):
         def begin_rollout(self, buffer: Any) -> None:
@@ -100,7 +100,7 @@ def train_as_command(work: dict[str, Any]) -> tuple[dict[str, Any], int]:
     sys.argv[1:] = command_line(work)
     with contextlib.suppress(SystemExit):
         runpy.run_module(f"fastrl.{work['algo']}", run_name="__main__", alter_sys=True)
-    from fastrl.run.checkpoint import load_checkpoint
+    from fastrl.runs.checkpoint import load_checkpoint
 
     (summary,) = Path(LOG_DIR).rglob("summary.json")
     agent = load_checkpoint(summary.parent / "checkpoints" / "last.pt")["agent"]
@@ -118,7 +118,7 @@ def main() -> None:
     else:
         summary, num_parameters = train_in_loop(work, stopwatch)
     assert summary["total_env_steps"] == work["total_steps"], summary
-    from fastrl.buffers import indexing
+    from fastrl.kernels import indexing
 
     settings = {
         "environment": f"{summary['env_id']}, {summary['backend']}",

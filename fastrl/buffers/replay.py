@@ -22,8 +22,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fastrl.buffers.indexing import RowGather
 from fastrl.buffers.rollout import RolloutBuffer
+from fastrl.kernels.indexing import RowGather
 
 
 class Transitions(NamedTuple):

@@ -26,7 +26,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fastrl.buffers.indexing import Recorder, RowGather, shuffled_minibatches
+from fastrl.kernels.indexing import Recorder, RowGather, shuffled_minibatches
 
 
 class Minibatch(NamedTuple):

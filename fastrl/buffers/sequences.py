@@ -19,8 +19,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from fastrl.buffers.indexing import RowGather, cut_sequences, sequence_grid, shuffled_minibatches
 from fastrl.buffers.rollout import RolloutBuffer, shuffle_seed
+from fastrl.kernels.indexing import RowGather, cut_sequences, sequence_grid, shuffled_minibatches
 
 
 class SequenceMinibatch(NamedTuple):

@@ -12,8 +12,8 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from fastrl.buffers.indexing import shuffled_minibatches
 from fastrl.buffers.rollout import Minibatch, RolloutBuffer, shuffle_seed
+from fastrl.kernels.indexing import shuffled_minibatches
 
 
 class SharedRollout:

@@ -12,8 +12,8 @@ import numpy as np
 from gymnasium import spaces
 
 from fastrl.envs.vector import TimeStep
-from fastrl.machine import available_cores, thread_ids
-from fastrl.spaces import (
+from fastrl.processes.machine import available_cores, thread_ids
+from fastrl.spaces.observations import (
     MASK_KEY,
     PackedRow,
     action_space_of,

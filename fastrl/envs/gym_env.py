@@ -12,7 +12,7 @@ import numpy as np
 from gymnasium.wrappers import OrderEnforcing, PassiveEnvChecker, TimeLimit
 
 from fastrl.envs.vector import EnvError, TimeStep
-from fastrl.spaces import (
+from fastrl.spaces.observations import (
     MASK_KEY,
     PackedRow,
     action_space_of,

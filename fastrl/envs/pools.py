@@ -12,7 +12,7 @@ from fastrl.config.run import RunConfig
 from fastrl.envs.envpool_env import default_num_threads, family_of
 from fastrl.envs.make import base_seed, make_env, wrap_vector_env
 from fastrl.envs.vector import VectorEnv
-from fastrl.machine import available_cores
+from fastrl.processes.machine import available_cores
 
 _FEWEST_ENVS_TO_HALVE = 32  # a step of fewer is over before the policy has acted on the other half
 _SLOW_FAMILIES = "envpool.mujoco", "envpool.box2d"  # physics: 10 us a step and more

@@ -6,7 +6,7 @@ import numpy as np
 from gymnasium import spaces
 
 from fastrl.envs.vector import HasState, TimeStep, VectorEnv
-from fastrl.spaces import PackedRow, channel_axis, is_pixels
+from fastrl.spaces.observations import PackedRow, channel_axis, is_pixels
 
 
 class FrameStack:

@@ -10,7 +10,7 @@ from gymnasium.vector import AsyncVectorEnv, AutoresetMode, SyncVectorEnv
 
 from fastrl.envs.gym_env import call
 from fastrl.envs.vector import EnvError, TimeStep
-from fastrl.spaces import (
+from fastrl.spaces.observations import (
     PackedRow,
     action_space_of,
     check_action_space,

@@ -6,11 +6,11 @@ import gymnasium
 import torch
 from torch import Tensor, nn
 
+from fastrl.kernels.extension import HAS_DENSE
+from fastrl.kernels.networks import WIDEST, DenseNetwork, dense
 from fastrl.models.distributions import make_action_head
 from fastrl.models.encoders import Inputs, Reader, features_of, make_trunk
 from fastrl.models.layers import ACTIVATIONS, linear
-from fastrl.ops.crew import HAS_DENSE
-from fastrl.ops.dense import WIDEST, DenseNetwork, dense
 
 
 class ActorCritic(nn.Module):
@@ -59,7 +59,7 @@ class ActorCritic(nn.Module):
         )
         self.value_head = linear(num_features, 1, value_gain)
         self.activation = activation
-        self.in_extension = False  # set where ops/dense.py is to serve
+        self.in_extension = False  # set where kernels/networks.py is to serve
 
     def read(self, observations: Tensor) -> Inputs:
         """Brings observations `[B, *O]`, of any type, to what the networks see."""
@@ -181,7 +181,7 @@ def _has_hooks(module: nn.Module) -> bool:
 
 
 def dense_network(trunk: nn.Module, heads: list[nn.Linear]) -> DenseNetwork:
-    """Returns the layers of a trunk over vectors and of heads on it, as ops/dense.py takes them."""
+    """Returns the layers of a trunk and of heads on it, as kernels/networks.py takes them."""
     hidden = [layer for layer in trunk.children() if isinstance(layer, nn.Linear)]
     return DenseNetwork(*[[(x.weight, x.bias) for x in layers] for layers in (hidden, heads)])
 

@@ -13,10 +13,10 @@ import gymnasium
 import torch
 from torch import Tensor, nn
 
+from fastrl.kernels.perceptrons import perceptrons
+from fastrl.kernels.squashed_normal import LOG_STD_MAX, LOG_STD_MIN, squashed_normal
 from fastrl.models.encoders import Reader
 from fastrl.models.layers import linear, mlp
-from fastrl.ops.perceptrons import perceptrons
-from fastrl.ops.squashed_normal import LOG_STD_MAX, LOG_STD_MIN, squashed_normal
 
 
 class Critics(nn.Module):
@@ -43,7 +43,7 @@ class Critics(nn.Module):
         """
         super().__init__()
         self.num_critics, self.hidden_sizes, self.layer_norm = num_critics, hidden_sizes, layer_norm
-        self.in_tiles = False  # set where ops/perceptrons.py serves, for networks of its kind
+        self.in_tiles = False  # set where kernels/perceptrons.py serves, for networks of its kind
         sizes = (num_inputs, *hidden_sizes, 1)
         self.weights, self.biases = nn.ParameterList(), nn.ParameterList()
         for fan_in, fan_out in pairwise(sizes):
@@ -164,7 +164,7 @@ class SquashedGaussianActor(nn.Module):
         self.num_inputs, (self.num_actions,) = self.reader.vector_size, action_space.shape
         self.trunk = mlp(self.num_inputs, hidden_sizes, "relu", ortho_init=False)
         self.head = linear(hidden_sizes[-1], 2 * self.num_actions)
-        self.in_tiles = False  # set where ops/perceptrons.py serves, for `sample` alone
+        self.in_tiles = False  # set where kernels/perceptrons.py serves, for `sample` alone
         low, high = torch.as_tensor(action_space.low), torch.as_tensor(action_space.high)
         self.register_buffer("low", low.float(), persistent=False)
         self.register_buffer("high", high.float(), persistent=False)

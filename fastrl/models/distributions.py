@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from fastrl.models.layers import linear
-from fastrl.spaces import check_action_space
+from fastrl.spaces.observations import check_action_space
 
 
 class ActionHead(Protocol):
@@ -31,7 +31,7 @@ class ActionHead(Protocol):
     log_std: Tensor | None
     """Of normals."""
     has_clipped_gradient: bool
-    """Whether ops/objective.py has this distribution."""
+    """Whether kernels/objective.py has this distribution."""
 
     @property
     def layer(self) -> nn.Linear:

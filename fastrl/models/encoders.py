@@ -1,7 +1,7 @@
 """From rows as the rollout stores them to features: vectors, one-hot numbers, pixels, or both.
 
-What a row is, `fastrl.spaces` says. Letters: B rows, V values of a vector, M actions under a mask,
-C x H x W pixels, F features.
+What a row is, `fastrl.spaces.observations` says. Letters: B rows, V values of a vector, M actions
+under a mask, C x H x W pixels, F features.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from fastrl.models.layers import mlp
 from fastrl.models.normalization import RunningNorm
-from fastrl.spaces import PackedRow, channel_axis, is_pixels, one_hot_columns
+from fastrl.spaces.observations import PackedRow, channel_axis, is_pixels, one_hot_columns
 
 
 class Inputs(NamedTuple):

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from fastrl.machine import cpu_vendor
+from fastrl.processes.machine import cpu_vendor
 
 
 class _Tanh(torch.autograd.Function):

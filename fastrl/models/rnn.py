@@ -9,7 +9,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from fastrl.ops.recurrence import HAS_KERNELS, gru, lstm
+from fastrl.kernels.recurrence import HAS_KERNELS, gru, lstm
 
 
 class Memory(nn.Module):
@@ -40,7 +40,7 @@ class Memory(nn.Module):
         """Goes through sequences of at most L steps, without a reset in between.
 
         On a GPU the library's kernel does all steps in one call, on a CPU our own does; see
-        `ops/recurrence.py`.
+        `kernels/recurrence.py`.
 
         Args:
             inputs: `[L, B, F]`.

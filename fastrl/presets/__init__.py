@@ -11,7 +11,7 @@ from dataclasses import fields, replace
 from importlib import resources
 from typing import Any
 
-from fastrl.command import Command
+from fastrl.config.command import Command
 from fastrl.config.on_policy import LargeBatchError
 from fastrl.config.run import RunConfig, check_names
 

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from fastrl.presets import algorithms, load_presets, load_results
-from fastrl.run.mistakes import Parser, exit_status
+from fastrl.processes.errors import Parser, exit_status
 
 
 def listing(algos: Sequence[str]) -> list[dict[str, Any]]:

@@ -1,0 +1,1 @@
+"""What the algorithms' agents share: constructor, predict, learn, save, load."""

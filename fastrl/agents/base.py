@@ -1,0 +1,241 @@
+"""What all agents have: settings, devices and environments; predict, learn, save, load."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, ClassVar, Self
+
+import gymnasium
+import numpy as np
+import torch
+from torch import Tensor
+
+from fastrl.config.command import Command, describe
+from fastrl.config.decoupled import DecoupledConfig
+from fastrl.decoupled.processes import run_part
+from fastrl.engine.threads import keep_freed_memory
+from fastrl.envs.make import is_known_id
+from fastrl.envs.pools import open_envs
+from fastrl.envs.vector import VectorEnv
+from fastrl.presets import id_of, resolve
+from fastrl.processes.devices import Devices, make_devices
+from fastrl.processes.errors import one_line
+from fastrl.runs.checkpoint import Checkpoints, load_checkpoint, save_checkpoint
+from fastrl.runs.folder import expanded, open_run_folder, working_folder
+from fastrl.spaces.observations import rows_of
+from fastrl.training.records import TrainResult
+from fastrl.training.trainer import AgentTrainer
+
+# What a value of a wrong type or shape can raise where it is taken in.
+_MISFITS = (ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError)
+
+
+class Face:
+    """Base of the agents; the algorithm itself is in the subclass, which follows `agent.Agent`."""
+
+    algo: str
+    config_class: ClassVar[type[DecoupledConfig]]
+    config: Any
+    policy: Any
+    result: TrainResult | None = None
+    """What came of the latest `learn`."""
+
+    sides: ClassVar[tuple[type, type]]
+    """What makes of the algorithm a player and a trainer, of a decoupled run."""
+    rank_state: ClassVar[tuple[str, ...]] = ("noise_generator",)
+    """Names in `state_dict` of what each rank has for itself."""
+
+    def __init__(
+        self,
+        env: str | VectorEnv | gymnasium.vector.VectorEnv,
+        config: Any = None,
+        *,
+        preset: str = "auto",
+        devices: Devices | int | None = None,
+        **settings: Any,
+    ) -> None:
+        """Makes environments and networks.
+
+        Args:
+            env: a task's id, or a vector environment that was built elsewhere.
+            config: all settings at once, in place of `preset` and `settings`; its `env_id` follows
+                `env`.
+            preset: "auto" starts from the settings tuned for the task, "none" from the defaults.
+            devices: how many ranks; or where to train, if the caller launched them already.
+            **settings: fields of the algorithm's config, by name.
+
+        Raises:
+            ValueError: an unknown task or setting, a value out of range, an unsupported space.
+        """
+        if isinstance(devices, int):
+            devices, settings = None, {"devices": devices, **settings}
+        if config is None:
+            self._command = resolve(self.config_class, self.algo, env, preset, settings)
+            config = self._command.config
+        elif not isinstance(config, self.config_class):
+            expected = self.config_class.__name__
+            raise ValueError(f"config must be a {expected}, not {config!r}; settings go by name")
+        elif settings:
+            raise ValueError(f"give a config or single settings, not both: {', '.join(settings)}")
+        else:
+            if id_of(env) not in ("", config.env_id):
+                config = config.replace(env_id=id_of(env))
+            self._command = Command(config=config, explicit=config.unlike_defaults())
+        keep_freed_memory()
+        self.config = config
+        self.start_folder = working_folder()
+        self.devices = devices or self._make_devices()
+        self.device = self.devices.device
+        self._on_cpu = self.device.type == "cpu"
+        self.envs = open_envs(env, config, self.devices.global_rank)
+        num_envs = sum(pool.num_envs for pool in self.envs)
+        if num_envs != config.num_envs:
+            raise ValueError(f"num_envs={config.num_envs}, but {num_envs} environments were given")
+        self.observation_space = self.envs[0].single_observation_space
+        self.action_space = self.envs[0].single_action_space
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(config.seed)
+            self._make_networks()
+        seed = self.devices.stream_seed(config.seed)
+        self.noise_generator = torch.Generator(self.device).manual_seed(seed)
+        self._predict_generator = torch.Generator(self.device).manual_seed(seed + 2**31)
+        self._act: dict[int, Callable[..., Tensor]] = {}
+
+    def _make_devices(self) -> Devices:
+        if self.config.decoupled:
+            raise ValueError(f"decoupled runs start as python -m fastrl.{self.algo} --decoupled")
+        return make_devices(self.config)
+
+    def _make_networks(self) -> None:
+        """Sets `policy` and whatever else learns."""
+        raise NotImplementedError
+
+    def _sample(self, rows: Tensor) -> Tensor:
+        """Draws actions for some rows, as the environments take them."""
+        raise NotImplementedError
+
+    @property
+    def _acting_mode(self) -> str:
+        """How what runs once a step or rollout is built: torch.compile is slow there on a CPU."""
+        return "auto" if self.config.compile == "on" and self._on_cpu else self.config.compile
+
+    def __repr__(self) -> str:
+        config = self.config
+        return f"{type(self).__name__}({config.env_id!r}, seed={config.seed})"
+
+    @property
+    def num_updates(self) -> int:
+        """Updates of the whole run."""
+        return self.config.num_updates
+
+    @torch.no_grad()
+    def predict(self, obs: Any, deterministic: bool = True) -> np.ndarray:
+        """Returns the environments' actions for one observation `[*O]` or a batch `[n, *O]`.
+
+        Of a Dict, `obs` is one too, or a row as the buffer stores it.
+        """
+        arrays, single = rows_of(self.observation_space, obs)
+        rows = torch.as_tensor(arrays).to(self.device)
+        actions = self.policy(rows) if deterministic else self._sample(rows)
+        return actions[0].cpu().numpy() if single else actions.cpu().numpy()
+
+    def learn(self, total_timesteps: int | None = None) -> Self:
+        """Trains in a new run folder, for `total_timesteps` or as long as the config says.
+
+        What came of it is in `result` then; `result.folder` is the run folder.
+        """
+        if total_timesteps is not None:
+            self.config = self.config.replace(total_timesteps=total_timesteps)
+        if self.devices.is_global_zero:
+            print(describe(self._command.with_config(self.config)), flush=True)
+        agent: Any = self
+        self.result = AgentTrainer().fit(agent)
+        return self
+
+    def settle(self) -> dict[str, float]:
+        """Returns no metrics: nothing is under way, because `update` learns at once."""
+        return {}
+
+    def save(self, path: str | Path) -> None:
+        """Writes weights, normalisers, optimiser and random states to one file."""
+        agent: Any = self
+        save_checkpoint(path, {"algo": self.algo, "agent": agent.state_dict()})
+
+    @classmethod
+    def load(
+        cls,
+        path: str | Path,
+        env: str | VectorEnv | gymnasium.vector.VectorEnv | None = None,
+        **settings: Any,
+    ) -> Self:
+        """Reads an agent from a file of `save`, a run's checkpoint or a run folder.
+
+        Args:
+            path: the file; or the folder, whose newest checkpoint is taken, as `evaluate` and
+                `--resume` do. The best one is its `checkpoints/best.pt`.
+            env: what to play; by default the task that the agent was trained on.
+            **settings: settings to change, by name.
+
+        Raises:
+            FileNotFoundError: the file is missing.
+            ValueError: the file is damaged, foreign or another algorithm's; the folder is not of a
+                run.
+        """
+        path = expanded(path)
+        if path.is_dir():
+            path = Checkpoints(open_run_folder(path).checkpoints).newest()
+        state = load_checkpoint(path)
+        if state.get("algo") != cls.algo:
+            raise ValueError(f"{path} holds {str(state.get('algo'))!r}, not {cls.algo!r}")
+        if env is not None and not isinstance(env, str):
+            settings = {"num_envs": env.num_envs, **settings}
+        learner = state.get("agent")
+        saved = learner.get("config") if isinstance(learner, dict) else None
+        if not isinstance(saved, dict):
+            raise ValueError(f"{path} holds no agent of {cls.algo} with its config")
+        if "devices" not in settings:  # however many ranks trained it, one is enough to play
+            alone = {"devices": 1, "num_nodes": 1, "strategy": "auto", "share_data": False}
+            together = {"decoupled": False, "num_players": 1, "num_trainers": 1}
+            alone |= together | {"overlap": False, "player_on_gpu": False}
+            settings = {name: x for name, x in alone.items() if name in saved} | settings
+        try:
+            config = cls.config_class.from_dict(saved)
+        except (TypeError, ValueError) as error:
+            raise ValueError(f"{path}: {one_line(error)}") from error
+        if env is None and not is_known_id(config.env_id):
+            raise ValueError(
+                f"{path} was trained on {config.env_id}, which is no id to make environments from; "
+                "name one, or module:callable, by env= of load or --env-id of evaluate and export"
+            )
+        make: Any = cls
+        agent = make(env or config.env_id, config.replace(**settings))
+        try:
+            agent.load_state_dict(learner)
+        except ValueError as error:
+            raise ValueError(f"{path}: {one_line(error)}") from error
+        except _MISFITS as error:
+            words = f"the checkpoint does not fit this agent: {one_line(error)}"
+            raise ValueError(f"{path}: {words}") from error
+        return agent
+
+    @classmethod
+    def load_anywhere(cls, path: str | Path, env_id: str | None = None) -> Self:
+        """Reads an agent from a checkpoint, to be tested on whatever device is here."""
+        return cls.load(path, env_id, accelerator="auto")
+
+    @classmethod
+    def run(cls, command: Command) -> int:
+        """Trains as the command line says, maybe as one part of it; returns the exit status."""
+        if command.config.decoupled:
+            return run_part(cls, command)
+        if command.resume and not is_known_id(command.config.env_id):
+            raise ValueError(
+                f"{command.resume} played {command.config.env_id}, environments that were handed "
+                f"over; go on from Python: AgentTrainer(resume=RUN).fit({cls.__name__}(env, ...))"
+            )
+        with make_devices(command.config) as devices:
+            if devices.is_global_zero:
+                print(describe(command), flush=True)
+            agent: Any = cls(command.config.env_id, command.config, devices=devices)
+            return AgentTrainer(resume=command.resume).fit(agent).exit_status

@@ -1,0 +1,257 @@
+"""What all agents that learn from a replay buffer are alike in: acting, storing, counting, saving.
+
+The player takes T steps of N environments, most often one (`act`); they go into the replay buffer;
+then the gradient steps are taken that the replay ratio allows (`update`). What a gradient step is,
+is the algorithm's own file. Letters: O observation dimensions, A action dimensions.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from fractions import Fraction
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from fastrl.agents.base import Face
+from fastrl.buffers.replay import ReplayBuffer, StepsBuffer, Transitions
+from fastrl.config.sac import SACConfig
+from fastrl.decoupled.replay import ReplayPlaying, ReplayTraining
+from fastrl.engine.compiling import build
+from fastrl.engine.threads import matmul_precision, num_threads, update_threads
+from fastrl.kernels.extension import crew
+from fastrl.kernels.perceptrons import suits_tiles
+from fastrl.models.critics import SquashedGaussianActor
+from fastrl.runs.timer import StageTimer
+
+
+class OffPolicy(Face):
+    """Base of SAC, whose networks and gradient steps finish it."""
+
+    config_class: ClassVar[type[SACConfig]]
+    config: SACConfig
+    policy: SquashedGaussianActor
+    sides = ReplayPlaying, ReplayTraining
+    rank_state = ("noise_generator", "noise_device", "replay")
+    has_parts: ClassVar[bool] = True
+    """Whether a gradient step may be worked out in parts of its rows, one a core."""
+    has_perceptrons: ClassVar[bool] = True
+    """Whether all networks are such as `kernels/perceptrons.py` computes."""
+
+    def __init__(self, env: Any, config: SACConfig | None = None, **settings: Any) -> None:
+        """Makes environments and networks; arguments as of `Face`."""
+        super().__init__(env, config, **settings)
+        # What gradient steps draw depends on their number alone, so its state need not be saved.
+        self._row_generator = torch.Generator()  # of the host
+        self._step_generator = torch.Generator(self.device)
+        self.num_env_steps = 0
+        self.num_gradient_steps = 0
+        self._replay_ratio = Fraction(self.config.replay_ratio).limit_denominator(1_000_000)
+        self.replay: ReplayBuffer | None = None
+        self._saved_replay: dict[str, Any] | None = None
+
+    def _build_steps(self, minibatch: Transitions) -> None:
+        """Builds the gradient steps for minibatches like this one."""
+        raise NotImplementedError
+
+    def _learn(self, num_steps: int) -> None:
+        """Takes gradient steps and counts them."""
+        raise NotImplementedError
+
+    def _take_metrics(self) -> dict[str, float]:
+        """Returns means since the last call."""
+        raise NotImplementedError
+
+    # Acting
+
+    def make_buffer(self) -> StepsBuffer:
+        """Allocates step and replay buffer, and builds `act` and the gradient step."""
+        config, num_actions = self.config, self.policy.num_actions
+        steps = StepsBuffer(
+            config.num_steps,
+            config.num_envs,
+            self.observation_space,
+            (num_actions,),
+            torch.float32,
+            num_actions,
+            config.num_steps * config.num_envs,
+            self.device,
+        )
+        for num_envs in {env.num_envs for env in self.envs}:
+            example = tuple(x[0, :num_envs] for x in (steps.obs, steps.noise, steps.actions))
+            self._act[num_envs] = build(self._draw_actions, example, self._acting_mode)
+        self._make_learning()
+        return steps
+
+    def _make_learning(self) -> None:
+        """Allocates the replay buffer and builds the gradient step."""
+        config = self.config
+        if self.replay is None:
+            self.replay = ReplayBuffer(
+                config.buffer_size,
+                config.num_envs,
+                self.observation_space,
+                self.policy.num_actions,
+                config.per_rank_batch_size,
+                config.gamma,
+                config.num_return_steps,
+                self.device,
+            )
+        if self._saved_replay is not None:
+            self.replay.load_state_dict(self._saved_replay)
+            self._saved_replay = None
+        # The critics' products are one batch.
+        threads = config.num_threads or update_threads(
+            config.per_rank_batch_size * config.num_critics, max(config.hidden_sizes)
+        )
+        is_compiled = config.compile == "on"
+        self._in_tiles = (
+            self.has_perceptrons
+            and self._on_cpu
+            and not is_compiled
+            and config.precision == "32-true"
+            and suits_tiles(config.hidden_sizes, config.per_rank_batch_size)
+        )
+        # Operations in tiles and compiled kernels share the work among threads themselves; recorded
+        # operations get parts of it.
+        self._num_parts = self._num_threads = self._crew_threads = 1
+        if self._in_tiles:
+            self._crew_threads = threads
+        elif self.has_parts and self._on_cpu and not is_compiled:
+            self._num_parts = threads
+        else:
+            self._num_threads = threads
+        self._build_steps(self.replay.minibatch)
+
+    @property
+    def is_warming_up(self) -> bool:
+        """Whether actions are still random."""
+        return self.num_env_steps < self.config.learning_starts
+
+    def begin_rollout(self, buffer: StepsBuffer) -> None:
+        """Draws the noise of the next steps; during warm-up these are the actions themselves."""
+        if self.is_warming_up:
+            buffer.noise.uniform_(-1, 1, generator=self.noise_generator)
+        else:
+            buffer.noise.normal_(generator=self.noise_generator)
+
+    def act(self, obs: Tensor, noise: Tensor, stored: Tensor) -> np.ndarray:
+        """Draws actions for `obs` `[n, O]` with `noise` `[n, A]` into `stored`.
+
+        Returns:
+            The actions as the environments take them.
+        """
+        if self.is_warming_up:
+            actions = self.policy.to_env(stored.copy_(noise))
+        else:
+            actions = self._act[obs.shape[0]](obs, noise, stored)
+        return actions.numpy() if self._on_cpu else actions.cpu().numpy()
+
+    @torch.no_grad()
+    def _draw_actions(self, obs: Tensor, noise: Tensor, stored: Tensor) -> Tensor:
+        actions = self.policy.act(obs, noise)
+        stored.copy_(actions)
+        return self.policy.to_env(actions)
+
+    def _sample(self, rows: Tensor) -> Tensor:
+        noise = torch.empty(len(rows), self.policy.num_actions, device=self.device)
+        noise.normal_(generator=self._predict_generator)
+        return self.policy.to_env(self.policy.act(rows, noise))
+
+    # Learning
+
+    def update(self, buffer: StepsBuffer, update_index: int, timer: StageTimer) -> dict[str, float]:
+        """Stores the latest steps and takes the gradient steps that are due.
+
+        Args:
+            buffer: a full step buffer.
+            update_index: this update's number in the run, from 0.
+            timer: takes the seconds of the stages "store" and "update".
+
+        Returns:
+            Means over the gradient steps since the last row of metrics, every `log_every` steps;
+            nothing in between.
+        """
+        assert self.replay is not None
+        with timer.stage("store"):
+            self.replay.append(buffer)
+        before = self.num_env_steps
+        self.num_env_steps += self.config.steps_per_update
+        if (num_due := self.num_due) > 0:
+            with self.learning(), timer.stage("update"):
+                self._learn(num_due)
+        log_every = self.config.log_every or 1
+        if before // log_every == self.num_env_steps // log_every:
+            return {}
+        return self._take_metrics()
+
+    @contextmanager
+    def learning(self) -> Iterator[None]:
+        """Sets threads and precision of products for gradient steps."""
+        precision = matmul_precision(self.config.matmul_precision)
+        with num_threads(self._num_threads), crew(self._crew_threads), precision:
+            yield
+
+    @property
+    def num_due(self) -> int:
+        """Gradient steps that the replay ratio allows by now and that are not taken yet.
+
+        Counted from `learning_starts` on, in whole numbers: a stopped run goes on with what was
+        left over.
+        """
+        learned_steps = max(0, self.num_env_steps - self.config.learning_starts)
+        return int(learned_steps * self._replay_ratio) - self.num_gradient_steps
+
+    def _draw_rows(self, num_steps: int) -> Tensor:
+        """Draws row numbers `[G, B]` for G gradient steps, and seeds the rest of what they draw."""
+        assert self.replay is not None
+        seed = self.devices.stream_seed(self.config.seed, 0, self.num_gradient_steps)
+        self._step_generator.manual_seed(seed)
+        self._row_generator.manual_seed(seed ^ 1)
+        return self.replay.draw(num_steps, self.config.per_rank_batch_size, self._row_generator)
+
+    # Saving
+
+    def save(self, path: str | Path) -> None:
+        """Writes the agent to one file, as `Face.save`, but for the replay buffer."""
+        replay, self.replay = self.replay, None
+        try:
+            super().save(path)
+        finally:
+            self.replay = replay
+
+    def state_dict(self) -> dict[str, Any]:
+        """Returns counters, random states and, during a run, the replay buffer."""
+        return {
+            "config": self.config.to_dict(),
+            "num_env_steps": self.num_env_steps,
+            "num_gradient_steps": self.num_gradient_steps,
+            "noise_generator": self.noise_generator.get_state(),
+            "noise_device": self.device.type,
+            "replay": None if self.replay is None else self.replay.state_dict(),
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Takes a state back; raises ValueError if it is another network's."""
+        try:
+            self._load_networks(state)
+            self.num_env_steps = state["num_env_steps"]
+            self.num_gradient_steps = state["num_gradient_steps"]
+            if state["replay"] is None:  # a file of `save`: rows to learn from are collected anew
+                self.num_env_steps = self.num_gradient_steps = 0
+            if state["noise_device"] == self.device.type:  # another's state means nothing here
+                self.noise_generator.set_state(state["noise_generator"])
+            if self.replay is None:
+                self._saved_replay = state["replay"]
+            elif state["replay"] is not None:
+                self.replay.load_state_dict(state["replay"])
+        except (KeyError, RuntimeError, TypeError) as error:
+            raise ValueError(f"the checkpoint does not fit this agent: {error}") from error
+
+    def _load_networks(self, state: dict[str, Any]) -> None:
+        """Takes back what `_make_networks` made."""
+        raise NotImplementedError

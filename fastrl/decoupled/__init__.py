@@ -1,0 +1,1 @@
+"""Players and trainers in processes of their own."""

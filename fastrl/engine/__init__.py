@@ -1,0 +1,1 @@
+"""How an algorithm's functions run: eager, recorded, compiled or in native kernels."""

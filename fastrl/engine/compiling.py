@@ -1,0 +1,38 @@
+"""How a hot function runs: eager, recorded or compiled. No other file records or compiles.
+
+`act` and `update` are small: on a CPU most of their time goes into Python, autograd bookkeeping and
+dispatch. A `Recording` takes all three out. It runs the function once, notes every ATen operation
+that reached the dispatcher (those of the backward pass among them), and leaves a flat graph without
+Python or autograd. TorchScript then replays that graph operation by operation: the same kernels in
+the same order, so the numbers are those of eager, to the bit, and there is no compiler to wait for.
+On a GPU the flat graph becomes a CUDA graph. `torch.compile` turns the same graph into fused
+kernels: faster still on some machines, after some seconds of compiling.
+"""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from fastrl.engine.cuda_graphs import Function
+from fastrl.engine.recording import Recording
+
+
+def build(function: Function, example: tuple[Tensor, ...], mode: str) -> Function:
+    """Returns `function` in the form that `mode` asks for.
+
+    The function must be static: same shapes at every call, no Python decision that depends on a
+    tensor's value. It may read and change tensors that it closes over (weights, optimiser state);
+    these keep their storage.
+
+    Args:
+        function: takes tensors, returns a tensor, a tuple of tensors or None.
+        example: arguments of the shapes and types that it will be called with; they are not
+            changed.
+        mode: "off" for eager, "auto" for recorded, "on" for torch.compile.
+    """
+    if mode == "off":
+        return function
+    recording = Recording(function, example)
+    if mode == "on":
+        return recording.compiled()
+    return recording.captured() if example[0].is_cuda else recording.scripted()

@@ -1,0 +1,1 @@
+"""The C++ extension, and the torch twins that serve without it."""

@@ -1,0 +1,1 @@
+"""This process among others: devices, ranks, collectives, launching, heartbeat, signals."""

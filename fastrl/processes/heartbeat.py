@@ -1,0 +1,328 @@
+"""Notices within seconds that a rank died, hangs or raised, and ends the whole run with one line.
+
+Every rank keeps a connection to rank 0 and sends a beat twice a second: how often its main thread
+got on, and whether that waits for other ranks. Rank 0 judges. A rank whose connection closes has
+died; one whose beats stay away is out of reach; one that neither gets on nor waits hangs. Rank 0
+then tells all others, and on each machine one process prints why. If rank 0 is the one, the others
+notice by the same signs. Beats also tell of a signal, by which rank 0 ends the run in order.
+
+Nothing here touches the hot path but `PULSE.count += 1`. Imports no torch: the connection is plain
+TCP with one JSON object a line, so that it works while a collective is stuck.
+"""
+
+from __future__ import annotations
+
+import atexit
+import contextlib
+import json
+import os
+import secrets
+import selectors
+import socket
+import sys
+import threading
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from fastrl.processes.launch import (
+    children,
+    end_parent,
+    end_ranks,
+    hold_on,
+    let_go,
+    local_rank,
+    node_rank,
+    ranks_are_done,
+)
+from fastrl.processes.pulse import PULSE
+
+BEAT_SECONDS = 0.5
+SILENT_SECONDS = 6.0
+"""Without a beat for so long, a rank is out of reach."""
+_TOGETHER_SECONDS = 0.7  # a mistake that all ranks make alike is told once, without a rank's name
+
+
+@dataclass
+class _Peer:
+    """What rank 0 knows of one rank."""
+
+    connection: _Lines | None = None
+    beats: tuple[int, bool, bool, int] = (0, False, False, 1)
+    heard: float = 0.0
+    got_on: float = 0.0
+    is_done: bool = False
+    failure: tuple[str, int] | None = None
+
+
+class _Clock:
+    """Seconds that this process ran: none pass while all are stopped, as a laptop in sleep."""
+
+    def __init__(self) -> None:
+        self.seconds, self._read = 0.0, time.monotonic()
+
+    def read(self) -> float:
+        """To be called several times a second."""
+        now = time.monotonic()
+        self.seconds += min(now - self._read, 2 * BEAT_SECONDS)
+        self._read = now
+        return self.seconds
+
+
+class _Lines:
+    """A socket that carries one JSON object a line, without ever blocking."""
+
+    def __init__(self, connection: socket.socket) -> None:
+        connection.setblocking(False)
+        connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        self.socket, self._rest = connection, b""
+
+    def send(self, **message: Any) -> None:
+        """Sends, if it can: a peer that takes nothing in is found out by its silence."""
+        with contextlib.suppress(OSError):
+            self.socket.sendall(json.dumps(message).encode() + b"\n")
+
+    def receive(self) -> list[dict[str, Any]]:
+        """Messages that are here; raises ConnectionError once the peer has closed."""
+        try:
+            data = self.socket.recv(65536)
+        except BlockingIOError:
+            return []
+        except OSError as error:
+            raise ConnectionError(str(error)) from error
+        if not data:
+            raise ConnectionError("closed")
+        *lines, self._rest = (self._rest + data).split(b"\n")
+        return [message for message in map(json.loads, lines) if isinstance(message, dict)]
+
+
+class Watch:
+    """The watch of one process over all ranks; starts a daemon thread."""
+
+    def __init__(self, rank: int, names: Sequence[str], hang_seconds: float) -> None:
+        """Prepares; `open` and `join` start it.
+
+        Args:
+            rank: this process's.
+            names: what to call each of the R ranks; at least 2.
+            hang_seconds: standing still for so long is to hang; 0 switches that off.
+        """
+        self.rank, self._names, self.hang_seconds = rank, names, hang_seconds
+        self._ending = threading.Lock()
+        self._has_ended = False
+        self._peers: dict[int, _Peer] = {}
+        self._own_failure: tuple[str, int] | None = None
+        self._is_done = False
+        self._verdict: tuple[str, int] | None = None
+        self._clock, self._first_failure = _Clock(), 0.0
+
+    def open(self, host: str) -> tuple[int, int]:
+        """Rank 0: listens; returns the port and the token that others must show."""
+        self._token = secrets.randbits(62)
+        try:
+            family, _, _, _, address = socket.getaddrinfo(host, 0, type=socket.SOCK_STREAM)[0]
+            self._listener = socket.create_server(address[:2], family=family, backlog=1024)
+        except OSError:  # the address of this machine as others see it may not be one of its own
+            self._listener = socket.create_server(("", 0), backlog=1024)
+        self._listener.setblocking(False)
+        self._peers = {rank: _Peer() for rank in range(1, len(self._names))}
+        return self._listener.getsockname()[1], self._token
+
+    def join(self, host: str, port: int, token: int) -> None:
+        """Starts watching; other ranks than 0 connect to it."""
+        if self.rank == 0:
+            target = self._judge
+        else:
+            connection = socket.create_connection((host, port), timeout=30)
+            self._server = _Lines(connection)
+            self._server.send(rank=self.rank, token=token)
+            target = self._report
+        atexit.register(self._leave)
+        self._thread = threading.Thread(target=target, name="fastrl-watch", daemon=True)
+        self._thread.start()
+
+    def fail(self, message: str, status: int) -> None:
+        """Tells all ranks that this one raised; the run ends with `status`."""
+        self._own_failure = message, status
+
+    def done(self) -> None:
+        """Tells that this rank's work is done: that it leaves is no failure."""
+        self._is_done = True
+        ranks_are_done()
+
+    def wait_for_verdict(self, seconds: float) -> None:
+        """Gives the watch time to find out who failed; it then ends this process."""
+        self._thread.join(seconds)
+
+    def _leave(self) -> None:
+        """At the end of the process: done, unless an exception ended it."""
+        error = getattr(sys, "last_value", None)
+        if error is None or isinstance(error, SystemExit):
+            self.done()
+        elif self._own_failure is None:
+            self.fail(f"{type(error).__name__}: {error}", 1)
+        if not (self.rank == 0 and self._is_done):
+            self._thread.join(2 * BEAT_SECONDS)
+
+    # Ranks other than 0
+
+    def _report(self) -> None:
+        server, clock, heard, sent = self._server, _Clock(), 0.0, -BEAT_SECONDS
+        selector = selectors.DefaultSelector()
+        selector.register(server.socket, selectors.EVENT_READ)
+        let_go()
+        while True:
+            hold_on(3 * SILENT_SECONDS)
+            now = clock.read()
+            if self._own_failure is not None:
+                message, status = self._own_failure
+                server.send(failed=message, status=status)
+                self._own_failure = None
+            if now - sent >= BEAT_SECONDS or self._is_done:
+                server.send(beats=PULSE.beats, signal=PULSE.signal, done=self._is_done)
+                sent = now
+            if self._is_done:
+                return
+            selector.select(0.1)
+            try:
+                messages = server.receive()
+            except ConnectionError:
+                words = f"{self._names[0]} ended without a word: was it killed?"
+                self._end(words, 1, rank_zero_is_gone=True)
+                return
+            if messages:
+                heard = now
+            for message in messages:
+                if "end" in message:
+                    self._end(message["end"], message["status"])
+                    return
+                if message.get("done"):
+                    self._is_done = True
+            if now - heard > SILENT_SECONDS:
+                words = f"{self._names[0]} did not answer for {SILENT_SECONDS:.0f} seconds"
+                self._end(words, 1, rank_zero_is_gone=True)
+                return
+
+    # Rank 0
+
+    def _judge(self) -> None:
+        selector = selectors.DefaultSelector()
+        selector.register(self._listener, selectors.EVENT_READ)
+        sent, own = -BEAT_SECONDS, _Peer()
+        while self._verdict is None:
+            for key, _ in selector.select(0.1):
+                if key.fileobj is self._listener:
+                    with contextlib.suppress(OSError):
+                        lines = _Lines(self._listener.accept()[0])
+                        selector.register(lines.socket, selectors.EVENT_READ, lines)
+                else:
+                    self._hear(selector, key.data)
+            now = self._clock.read()
+            own.heard = now
+            self._take_beats(own, PULSE.beats, now)
+            if self._own_failure is not None and own.failure is None:
+                own.failure = self._own_failure
+            if now - sent >= BEAT_SECONDS or self._is_done:
+                sent = now
+                for peer in self._peers.values():
+                    if peer.connection is not None:
+                        peer.connection.send(beat=True, done=self._is_done)
+            if self._is_done:
+                return
+            self._verdict = self._find({0: own, **self._peers}, now)
+        message, status = self._verdict
+        for peer in self._peers.values():
+            if peer.connection is not None:
+                peer.connection.send(end=message, status=status)
+        self._end(message, status)
+
+    def _hear(self, selector: selectors.BaseSelector, lines: _Lines) -> None:
+        rank = next((r for r, peer in self._peers.items() if peer.connection is lines), None)
+        now = self._clock.seconds
+        try:
+            messages = lines.receive()
+        except (ConnectionError, ValueError, RecursionError):
+            selector.unregister(lines.socket)
+            lines.socket.close()
+            if rank is not None and not self._peers[rank].is_done:
+                peer = self._peers[rank]
+                peer.failure = peer.failure or (_how_it_ended(rank), 1)
+            return
+        for message in messages:
+            if rank is None:
+                if message.get("token") != self._token:
+                    selector.unregister(lines.socket)
+                    lines.socket.close()
+                    return
+                rank = int(message["rank"])
+                self._peers[rank].connection = lines
+            peer = self._peers[rank]
+            peer.heard = now
+            if "failed" in message:
+                peer.failure = peer.failure or (message["failed"], message["status"])
+            if "beats" in message:
+                self._take_beats(peer, message["beats"], now)
+                PULSE.signal = PULSE.signal or message["signal"]
+                peer.is_done = message["done"]
+
+    @staticmethod
+    def _take_beats(peer: _Peer, beats: list[Any], now: float) -> None:
+        count, waits, is_watched, slowness = beats
+        if count != peer.beats[0] or waits or not is_watched:
+            peer.got_on = now
+        peer.beats = count, waits, is_watched, slowness
+
+    def _find(self, peers: dict[int, _Peer], now: float) -> tuple[str, int] | None:
+        """Returns what ends the run, and its exit status; None while all is well."""
+        failures = {rank: peer.failure for rank, peer in peers.items() if peer.failure is not None}
+        if failures:
+            self._first_failure = self._first_failure or now
+            if len(failures) < len(peers) and now - self._first_failure < _TOGETHER_SECONDS:
+                return None
+            rank, (message, status) = next(iter(failures.items()))
+            if len(set(failures.values())) == 1 and len(failures) == len(peers):
+                return message, status
+            return f"{self._names[rank]}: {message}", status
+        for rank, peer in peers.items():
+            if peer.is_done:
+                continue
+            name = self._names[rank]
+            if now - peer.heard > SILENT_SECONDS:
+                return f"{name} did not answer for {SILENT_SECONDS:.0f} seconds", 1
+            limit = self.hang_seconds * peer.beats[3]
+            if limit and now - peer.got_on > limit:
+                words = f"{name} hangs: it stood still for {limit:.0f} seconds"
+                return f"{words} (is the task so slow? --rank-timeout)", 1
+        return None
+
+    def _end(self, message: str, status: int, rank_zero_is_gone: bool = False) -> None:
+        """Ends this process; one process of each machine prints why."""
+        with self._ending:
+            if self._has_ended:
+                return
+            self._has_ended = True
+        # If rank 0 is gone, so is local rank 0 of its machine, which would print.
+        is_its_machine = node_rank() == 0
+        printer = 1 if rank_zero_is_gone and is_its_machine else 0
+        if local_rank() == printer and status != 130:
+            show_cursor = "\x1b[?25h" if sys.stderr.isatty() else ""
+            print(f"{show_cursor}error: {message}", file=sys.stderr, flush=True)
+        elif local_rank() == printer:
+            print("interrupted", file=sys.stderr, flush=True)
+        with contextlib.suppress(Exception):
+            sys.stdout.flush()
+        end_ranks()
+        if rank_zero_is_gone:
+            end_parent()  # it may only stand still
+        os._exit(status)
+
+
+def _how_it_ended(rank: int) -> str:
+    """Says how a rank's process ended, as far as its parent can know."""
+    local = children()
+    if 1 <= rank <= len(local):  # ours are the first ones
+        with contextlib.suppress(Exception):
+            code = local[rank - 1].wait(0.5)
+            return f"was killed by signal {-code}" if code < 0 else f"ended with status {code}"
+    return "ended without a word: was it killed?"

@@ -1,1 +1,0 @@
-"""A run's folder and what the terminal shows: config, checkpoints, metrics, progress."""

@@ -1,0 +1,1 @@
+"""Run folders: settings, checkpoints, logs, films, and what the terminal shows."""

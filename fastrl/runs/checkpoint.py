@@ -1,0 +1,254 @@
+"""Checkpoints: plain values and tensors only, written so that a kill cannot damage one.
+
+A checkpoint is a nested dict of tensors, numbers, strings, bools and None. It is loaded without
+running any code from the file. A file is replaced in one step, so it is the old one or the new one.
+"""
+
+import contextlib
+import logging
+import pickle
+import re
+import zipfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from fastrl.runs.folder import remove_temporaries, replaced_file
+
+FORMAT = "fastrl"
+FORMAT_VERSION = 1
+
+_PLAIN_TYPES = (bool, int, float, str, type(None))
+_STEP_FILE = re.compile(r"step_(\d{12,})\.pt")
+
+_log = logging.getLogger("fastrl")
+
+
+def save_checkpoint(path: str | Path, state: dict[str, Any]) -> None:
+    """Saves a nested dict; `path` is the old file or the new one at every moment.
+
+    Tensors may be on any device. A tensor that is a part of a larger one is saved by itself.
+
+    Args:
+        path: The file; its folder must exist.
+        state: Nested dicts (with str or int keys), lists and tuples of tensors, int, float, str,
+            bool and None.
+
+    Raises:
+        TypeError: Another type is in there; the message names its key.
+        OSError: The file cannot be written, for one because the disk is full.
+    """
+    assert "format" not in state and "format_version" not in state, "these keys are added here"
+    plain = _plain(state, "")
+    with replaced_file(path) as file, _cause_of_failure(path):
+        torch.save({"format": FORMAT, "format_version": FORMAT_VERSION, **plain}, file)
+
+
+def load_checkpoint(path: str | Path) -> dict[str, Any]:
+    """Loads what `save_checkpoint` saved, with all tensors on the CPU. Never runs code of the file.
+
+    Raises:
+        FileNotFoundError: The file is missing.
+        ValueError: The file is damaged, foreign, or of a newer format.
+    """
+    state = _read(Path(path), mmap=False)
+    _check_sums(Path(path))
+    return state
+
+
+class Checkpoints:
+    """The checkpoints of one run: `last.pt`, `best.pt` and the newest `step_<env steps>.pt`.
+
+    There must be one writer at a time.
+
+    Args:
+        folder: Where they are; created on the first save.
+        keep: How many periodic checkpoints to keep, at least 1.
+    """
+
+    def __init__(self, folder: str | Path, keep: int = 1) -> None:
+        if keep < 1:
+            raise ValueError(f"keep is {keep}; at least 1 periodic checkpoint must be kept")
+        self.folder = Path(folder)
+        self.keep = keep
+
+    def save_periodic(self, state: dict[str, Any], env_steps: int) -> Path:
+        """Saves `step_<12 digits>.pt`, and only then removes the old ones that are too many.
+
+        Files of later steps are removed too: they are of a past that this run was resumed before.
+        """
+        path = self._save(f"step_{env_steps:012d}.pt", state)
+        by_steps = self._periodic()
+        past = sorted(steps for steps in by_steps if steps <= env_steps)
+        for steps in by_steps.keys() - set(past[-self.keep :]):
+            by_steps[steps].unlink(missing_ok=True)
+        return path
+
+    def save_best(self, state: dict[str, Any]) -> Path:
+        """Saves `best.pt`."""
+        return self._save("best.pt", state)
+
+    def save_last(self, state: dict[str, Any]) -> Path:
+        """Saves `last.pt`."""
+        return self._save("last.pt", state)
+
+    def newest(self) -> Path:
+        """The whole checkpoint with the most `["counters"]["env_steps"]`.
+
+        A damaged file is passed over with a warning. `last.pt` wins a tie, and `best.pt` loses it.
+
+        Raises:
+            ValueError: There is no whole checkpoint.
+        """
+        reasons = []
+        found: list[tuple[int, Path]] = []
+        for path in (
+            self.folder / "last.pt",
+            *self._periodic().values(),
+            self.folder / "best.pt",
+        ):
+            if not path.is_file():
+                continue
+            try:
+                # Mapped, not read: a replay buffer of gigabytes costs nothing here.
+                found.append((_env_steps(path, _read(path, mmap=True)), path))
+            except ValueError as error:
+                reasons.append(str(error))
+        chosen = None
+        for _, path in sorted(found, key=lambda pair: pair[0], reverse=True):
+            try:
+                _check_sums(path)
+            except ValueError as error:
+                reasons.append(str(error))
+                continue
+            chosen = path
+            break
+        if chosen is None:
+            details = f" ({'; '.join(reasons)})" if reasons else ""
+            raise ValueError(f"{self.folder} has no whole checkpoint{details}")
+        for reason in reasons:
+            _log.warning("passing over a checkpoint: %s; using %s", reason, chosen.name)
+        return chosen
+
+    def _save(self, name: str, state: dict[str, Any]) -> Path:
+        self.folder.mkdir(parents=True, exist_ok=True)
+        remove_temporaries(self.folder)
+        path = self.folder / name
+        save_checkpoint(path, state)
+        return path
+
+    def _periodic(self) -> dict[int, Path]:
+        matches = ((_STEP_FILE.fullmatch(path.name), path) for path in self.folder.glob("step_*"))
+        return {int(match[1]): path for match, path in matches if match}
+
+
+@contextlib.contextmanager
+def _cause_of_failure(path: str | Path) -> Iterator[None]:
+    """Raises the OSError under which torch's writer gave up, with the file's name."""
+    try:
+        yield
+    except RuntimeError as error:
+        if not isinstance(error.__context__, OSError):
+            raise
+        raise OSError(error.__context__.errno, error.__context__.strerror, str(path)) from error
+
+
+def _plain(value: Any, key: str) -> Any:
+    """Copies containers, moves tensors to the CPU, and refuses all that is not plain."""
+    # Exact types: a numpy float64 is a float by inheritance, and cannot be loaded back.
+    if type(value) in _PLAIN_TYPES:
+        return value
+    if isinstance(value, torch.Tensor):
+        return _plain_tensor(value, key)
+    if isinstance(value, dict):
+        for name in value:
+            if type(name) not in (str, int):
+                raise TypeError(f"checkpoint key {key}[{name!r}] is no str or int")
+            assert not _is_wrapped(name), f"checkpoint key {key}[{name!r}]: save the raw module's"
+        return {name: _plain(item, f"{key}[{name!r}]") for name, item in value.items()}
+    if type(value) is list:
+        return [_plain(item, f"{key}[{index}]") for index, item in enumerate(value)]
+    if type(value) is tuple:
+        return tuple(_plain(item, f"{key}[{index}]") for index, item in enumerate(value))
+    raise TypeError(
+        f"checkpoint value {key} is a {type(value).__module__}.{type(value).__qualname__}; "
+        "allowed: tensor, dict, list, tuple, int, float, str, bool, None"
+    )
+
+
+def _plain_tensor(tensor: torch.Tensor, key: str) -> torch.Tensor:
+    plain = tensor.detach()
+    if type(plain) is not torch.Tensor or plain.layout is not torch.strided:
+        raise TypeError(f"checkpoint value {key} is a {type(plain).__name__} of {plain.layout}")
+    plain = plain.cpu()
+    # torch.save writes the whole storage under a view: for a row of a buffer, all of the buffer.
+    if plain.untyped_storage().nbytes() > plain.numel() * plain.element_size():
+        plain = plain.clone()
+    return plain
+
+
+def _is_wrapped(name: str | int) -> bool:
+    """Whether torch.compile or a data-parallel wrapper has put its prefix on a parameter's name."""
+    return isinstance(name, str) and ("_orig_mod." in name or name.startswith("module."))
+
+
+def _read(path: Path, mmap: bool) -> dict[str, Any]:
+    if not path.exists():
+        raise FileNotFoundError(f"{path} does not exist; expected a checkpoint file")
+    if not path.is_file():
+        raise ValueError(f"{path} is a folder or device; expected a checkpoint file")
+    # Only the zip format holds our files; torch would go on to try its older, looser ones.
+    with _damage_told(path):
+        is_zip = zipfile.is_zipfile(path)
+    if not is_zip:
+        raise ValueError(f"{path} is cut short or is not a fastrl checkpoint")
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True, mmap=mmap)
+    except OSError:
+        raise
+    except pickle.UnpicklingError as error:
+        # torch's own message goes on to explain how to run the code in the file.
+        raise ValueError(
+            f"{path} is not a fastrl checkpoint: it holds more than tensors and plain values"
+        ) from error
+    except Exception as error:  # torch raises many types here, none of them documented
+        reason = str(error).strip().split("\n")[0][:200]
+        raise ValueError(f"{path} is damaged or not a fastrl checkpoint: {reason}") from error
+    kind = state.pop("format", None) if isinstance(state, dict) else None
+    if not isinstance(kind, str) or kind != FORMAT:  # to compare a tensor gives a tensor
+        raise ValueError(f"{path} is not a fastrl checkpoint")
+    version = state.pop("format_version", None)
+    if not isinstance(version, int) or version != FORMAT_VERSION:
+        raise ValueError(
+            f"{path} has format_version {version!r}; this fastrl reads {FORMAT_VERSION}"
+        )
+    return state
+
+
+def _check_sums(path: Path) -> None:
+    """Compares each part of the file with its checksum, which torch.load does not do."""
+    with _damage_told(path), zipfile.ZipFile(path) as archive:
+        damaged = archive.testzip()
+    if damaged is not None:
+        raise ValueError(f"{path} is damaged: the checksum of {damaged} is wrong")
+
+
+@contextlib.contextmanager
+def _damage_told(path: Path) -> Iterator[None]:
+    """Raises a ValueError with the file's name for what zipfile makes of damaged bytes."""
+    try:
+        yield
+    except OSError:
+        raise
+    except Exception as error:  # of many types, as torch's
+        raise ValueError(f"{path} is damaged: {error}") from error
+
+
+def _env_steps(path: Path, state: dict[str, Any]) -> int:
+    counters = state.get("counters")
+    env_steps = counters.get("env_steps") if isinstance(counters, dict) else None
+    if not isinstance(env_steps, int):
+        raise ValueError(f"{path} holds no counters.env_steps")
+    return env_steps

@@ -1,0 +1,266 @@
+"""A run's metrics, to TensorBoard and `metrics.csv`, and its `summary.json`.
+
+`metrics.csv` has one row per `Logger.log` call and one column per metric ever logged, `env_steps`
+first. A metric that a call did not have is an empty cell; one that was not finite is `nan` or
+`inf`. When a metric appears for the first time, the file is written anew with the wider header and
+takes the place of the old one in one step, so `pandas.read_csv` works at any time. Two calls may
+log the same step (training, then evaluation).
+"""
+
+import csv
+import importlib.metadata
+import io
+import json
+import math
+import numbers
+import os
+import platform
+import time
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from fastrl.processes.machine import available_cores
+from fastrl.runs.folder import replaced_file
+
+METRICS_NAME = "metrics.csv"
+SUMMARY_NAME = "summary.json"
+STEP_COLUMN = "env_steps"
+
+_PACKAGES = ("fastrl", "torch", "lightning", "gymnasium", "envpool", "numpy")
+_EVENTS_FLUSH_SECONDS = 10
+
+
+class Logger:
+    """Writes metrics over environment steps into a run folder.
+
+    Not for a path that runs per environment step: one call costs about as much as one small tensor
+    operation per metric.
+
+    Args:
+        folder: The run folder; must exist.
+        resume: Go on with the metrics of an earlier process. Without it, a folder that has metrics
+            is refused.
+        resume_step: The environment steps of the checkpoint that was resumed: rows and points
+            beyond it are dropped, so that x never goes back. None drops those at and beyond the
+            first step that is logged.
+    """
+
+    def __init__(
+        self, folder: str | Path, *, resume: bool = False, resume_step: int | None = None
+    ) -> None:
+        assert resume or resume_step is None, "resume_step has no effect without resume"
+        folder = Path(folder)
+        path = folder / METRICS_NAME
+        if path.exists() and not resume:
+            raise ValueError(f"{path} exists already; resume the run, or log into a new folder")
+        self._table = _MetricsTable(path)
+        self._events = _EventFile(folder)
+        self._must_drop_later = resume
+        if resume_step is not None:
+            self._drop_from(resume_step + 1)
+
+    def log(self, metrics: Mapping[str, float], step: int) -> None:
+        """Writes one row and one point per metric.
+
+        Args:
+            metrics: Name to Python (or numpy) number; a tensor must be converted by the caller, who
+                knows when to wait for the device.
+            step: Environment steps so far.
+        """
+        for name, value in metrics.items():
+            assert isinstance(value, numbers.Real), f"{name} is a {type(value).__name__}"
+        if self._must_drop_later:
+            self._drop_from(step)
+        self._table.append(step, metrics)
+        self._events.write_scalars(metrics, step)
+
+    def log_text(self, tag: str, text: str, step: int) -> None:
+        """Writes a Markdown text to TensorBoard."""
+        self._events.write_text(tag, text, step)
+
+    def close(self) -> None:
+        """Writes out what is pending; a second call does nothing."""
+        self._table.close()
+        self._events.close()
+
+    def __enter__(self) -> "Logger":
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.close()
+
+    def _drop_from(self, step: int) -> None:
+        self._must_drop_later = False
+        self._table.drop_from(step)
+        self._events.write_restart(step)
+
+
+class _MetricsTable:
+    """`metrics.csv`: rows are appended, and the file is replaced when its columns change."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._file: BinaryIO | None = None
+        self._columns = [STEP_COLUMN]
+        if path.exists():
+            self._columns = self._read()[0]
+
+    def append(self, step: int, metrics: Mapping[str, float]) -> None:
+        assert STEP_COLUMN not in metrics, f"{STEP_COLUMN} is the step, not a metric"
+        known = set(self._columns)
+        new = [name for name in metrics if name not in known]
+        if new or self._file is None:
+            rows = self._read()[1] if self._path.exists() else []
+            self._columns += new
+            width = len(self._columns)
+            self._replace([row + [""] * (width - len(row)) for row in rows])
+        row = [str(step)]
+        row += [_cell(metrics[name]) if name in metrics else "" for name in self._columns[1:]]
+        assert self._file is not None
+        # Unbuffered, one write per row: a killed process leaves no half row.
+        self._file.write(_csv_bytes([row]))
+
+    def drop_from(self, step: int) -> None:
+        if self._path.exists():
+            self._replace([row for row in self._read()[1] if int(row[0]) < step])
+
+    def close(self) -> None:
+        if self._file is not None:
+            self._file.close()
+            self._file = None
+
+    def _replace(self, rows: list[list[str]]) -> None:
+        self.close()
+        with replaced_file(self._path) as file:
+            file.write(_csv_bytes([self._columns, *rows]))
+        self._file = open(self._path, "ab", buffering=0)  # noqa: SIM115  closed in close()
+
+    def _read(self) -> tuple[list[str], list[list[str]]]:
+        """The header and the whole rows; a row that a power cut has torn is left out."""
+        text = self._path.read_text(encoding="utf-8", errors="replace")
+        lines = list(csv.reader(io.StringIO(text, newline="")))
+        if not lines or lines[0][:1] != [STEP_COLUMN]:
+            raise ValueError(f"{self._path} is not a metrics table: no first column {STEP_COLUMN}")
+        header, rows = lines[0], lines[1:]
+        if rows and not text.endswith("\n"):
+            rows.pop()
+        return header, [row for row in rows if len(row) == len(header) and row[0].isdecimal()]
+
+
+class _EventFile:
+    """TensorBoard's event file, without `torch.utils.tensorboard`, whose import takes a second."""
+
+    def __init__(self, folder: Path) -> None:
+        from tensorboard.compat.proto import event_pb2, summary_pb2, tensor_pb2, tensor_shape_pb2
+        from tensorboard.summary.writer.event_file_writer import EventFileWriter
+
+        # The classes are made at run time from a descriptor, so a type checker cannot see them.
+        self._event: Any = event_pb2
+        self._summary: Any = summary_pb2
+        self._tensor: Any = tensor_pb2
+        self._shape: Any = tensor_shape_pb2
+        self._writer = EventFileWriter(
+            str(folder), max_queue_size=1000, flush_secs=_EVENTS_FLUSH_SECONDS
+        )
+
+    def write_scalars(self, metrics: Mapping[str, float], step: int) -> None:
+        value = self._summary.Summary.Value
+        self._write(
+            step, [value(tag=tag, simple_value=float(number)) for tag, number in metrics.items()]
+        )
+
+    def write_text(self, tag: str, text: str, step: int) -> None:
+        plugin = self._summary.SummaryMetadata.PluginData(plugin_name="text")
+        tensor = self._tensor.TensorProto(
+            dtype="DT_STRING",
+            string_val=[text.encode()],
+            tensor_shape=self._shape.TensorShapeProto(
+                dim=[self._shape.TensorShapeProto.Dim(size=1)]
+            ),
+        )
+        metadata = self._summary.SummaryMetadata(plugin_data=plugin)
+        self._write(step, [self._summary.Summary.Value(tag=tag, metadata=metadata, tensor=tensor)])
+
+    def write_restart(self, step: int) -> None:
+        """Tells TensorBoard to forget the points at and beyond this step."""
+        start = self._event.SessionLog(status=self._event.SessionLog.START)
+        self._writer.add_event(
+            self._event.Event(wall_time=time.time(), step=step, session_log=start)
+        )
+
+    def close(self) -> None:
+        self._writer.close()
+
+    def _write(self, step: int, values: list[Any]) -> None:
+        summary = self._summary.Summary(value=values)
+        self._writer.add_event(self._event.Event(wall_time=time.time(), step=step, summary=summary))
+
+
+def write_summary(folder: str | Path, summary: Mapping[str, Any]) -> None:
+    """Writes `summary.json` in one step, keys sorted; a number that is not finite becomes null."""
+    text = json.dumps(_jsonable(summary), indent=2, sort_keys=True, allow_nan=False)
+    with replaced_file(Path(folder) / SUMMARY_NAME) as file:
+        file.write(text.encode() + b"\n")
+
+
+def machine_facts() -> dict[str, str | int | float]:
+    """What the run ran on: `cpu`, `cores` usable by this process, `memory_gib`, `platform`, ..."""
+    return {
+        "cpu": _cpu_model(),
+        "cores": available_cores(),
+        "memory_gib": _memory_gib(),
+        "platform": platform.platform(),
+        "python": platform.python_version(),
+    }
+
+
+def versions() -> dict[str, str | None]:
+    """Installed version of each package that matters, None if absent; nothing is imported."""
+    found: dict[str, str | None] = {}
+    for package in _PACKAGES:
+        try:
+            found[package] = importlib.metadata.version(package)
+        except importlib.metadata.PackageNotFoundError:
+            found[package] = None
+    return found
+
+
+def _cell(value: float) -> str:
+    # repr of a Python number is the shortest text that reads back as the same number.
+    return repr(int(value)) if isinstance(value, numbers.Integral) else repr(float(value))
+
+
+def _csv_bytes(rows: Iterable[list[str]]) -> bytes:
+    text = io.StringIO(newline="")
+    csv.writer(text, lineterminator="\n").writerows(rows)
+    return text.getvalue().encode()
+
+
+def _jsonable(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {str(key): _jsonable(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_jsonable(item) for item in value]
+    if isinstance(value, numbers.Integral) and not isinstance(value, bool):
+        return int(value)
+    if isinstance(value, numbers.Real) and not isinstance(value, bool):
+        return float(value) if math.isfinite(value) else None
+    return value
+
+
+def _cpu_model() -> str:
+    try:
+        for line in Path("/proc/cpuinfo").read_text().splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    except OSError:
+        pass  # not Linux
+    return platform.processor() or platform.machine()
+
+
+def _memory_gib() -> float:
+    try:
+        return round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30, 1)
+    except (AttributeError, OSError, ValueError):
+        return float("nan")  # Windows does not say it this way

@@ -1,0 +1,1 @@
+"""Observation and action spaces as rows of numbers."""

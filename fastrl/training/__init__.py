@@ -1,0 +1,1 @@
+"""The loop that trains any agent: player, trainer, records, tests."""

@@ -1,0 +1,112 @@
+"""Steps the environments with the policy and fills the buffer."""
+
+from __future__ import annotations
+
+from time import perf_counter
+
+import numpy as np
+
+from fastrl.buffers.rollout import Episodes, RolloutBuffer
+from fastrl.engine.threads import num_threads
+from fastrl.envs.vector import EnvError, VectorEnv
+from fastrl.processes.machine import let_others_first
+from fastrl.processes.pulse import PULSE
+from fastrl.runs.timer import StageTimer
+from fastrl.training.agent import Agent
+from fastrl.training.placement import Placement
+
+
+class Player:
+    """Plays pools of environments in turn: while one pool steps, the policy acts on the next.
+
+    The policy is the same for a whole rollout and every pool gets its actions from its own latest
+    observations, so the data are on-policy and do not depend on timing. Pool p owns the buffer's
+    columns from `first_env` of p on.
+    """
+
+    def __init__(
+        self, agent: Agent, envs: list[VectorEnv], buffer: RolloutBuffer, timer: StageTimer
+    ) -> None:
+        """Resets the environments.
+
+        Args:
+            agent: who acts.
+            envs: the pools, side by side.
+            buffer: what is filled; as wide as all pools together.
+            timer: takes the seconds of the stages "env", "act" and "store".
+        """
+        self._agent, self._buffer, self._timer = agent, buffer, timer
+        # Only EnvPool has threads of its own.
+        workers = [getattr(env, "worker_threads", frozenset()) for env in envs]
+        self._placement = Placement(frozenset().union(*workers))
+        if len(envs) > 1:  # one half's steps must not keep the policy from acting on the other
+            let_others_first(frozenset().union(*workers))
+        self._pools = []
+        first_env = 0
+        for env in envs:
+            columns = slice(first_env, first_env + env.num_envs)
+            # Views made once: slicing a tensor costs as much as a small matrix product.
+            rows = [
+                list(tensor[:, columns].unbind(0))
+                for tensor in (buffer.obs, buffer.noise, buffer.actions)
+            ]
+            self._pools.append((env, first_env, *rows))
+            first_env += env.num_envs
+        assert first_env == buffer.num_envs
+
+    def reset(self) -> None:
+        """Starts new episodes everywhere."""
+        for env, first_env, *_ in self._pools:
+            obs = env.reset()
+            broken = ~np.isfinite(obs).reshape(len(obs), -1).all(1)
+            if broken.any():
+                index = first_env + int(broken.argmax())
+                raise EnvError(
+                    f"{env.env_id}: environment {index} began with a non-finite observation"
+                )
+            self._buffer.start(obs, first_env)
+
+    def collect(self) -> Episodes:
+        """Plays one rollout into the buffer and returns the episodes that ended in it.
+
+        Raises:
+            EnvError: an environment returned a reward or an observation that is not finite.
+        """
+        buffer, act = self._buffer, self._agent.act
+        num_steps = buffer.num_steps
+        env_seconds = act_seconds = store_seconds = 0.0
+        # A second thread costs a policy of this size more than it saves, and takes a core from the
+        # environments.
+        with num_threads(1), self._placement.rollout():
+            self._agent.begin_rollout(buffer)
+            for t in range(num_steps + 1):
+                PULSE.count += 1
+                for env, first_env, obs, noise, actions in self._pools:
+                    start = perf_counter()
+                    if t:
+                        step = env.recv()
+                        received = perf_counter()
+                        broken = buffer.record(t - 1, first_env, *step)
+                        stored = perf_counter()
+                        env_seconds += received - start
+                        store_seconds += stored - received
+                        start = stored
+                        if broken >= 0:
+                            raise _not_finite(env, broken, step.rewards[broken - first_env], t)
+                    if t < num_steps:
+                        env_actions = act(obs[t], noise[t], actions[t])
+                        acted = perf_counter()
+                        env.send(env_actions)
+                        act_seconds += acted - start
+                        env_seconds += perf_counter() - acted
+        self._timer.add("env", env_seconds)
+        self._timer.add("act", act_seconds)
+        self._timer.add("store", store_seconds)
+        return buffer.take_episodes()
+
+
+def _not_finite(env: VectorEnv, index: int, reward: float, t: int) -> EnvError:
+    what = "observation" if np.isfinite(reward) else f"reward {reward}"
+    return EnvError(
+        f"{env.env_id}: environment {index} returned a non-finite {what} at step {t} of the rollout"
+    )

@@ -1,0 +1,225 @@
+"""What is written down of a run: metrics, greedy tests, checkpoints, the summary, the live line.
+
+Only rank 0 does that.
+"""
+
+from __future__ import annotations
+
+import itertools
+import shlex
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Self
+
+from fastrl.processes.pulse import PULSE
+from fastrl.processes.signals import StopSignals
+from fastrl.processes.start import seconds_since_process_start
+from fastrl.runs.checkpoint import Checkpoints
+from fastrl.runs.logger import Logger, machine_facts, versions, write_summary
+from fastrl.runs.progress import Progress
+from fastrl.training.agent import Agent
+from fastrl.training.film import record_agent
+from fastrl.training.greedy import Evaluation, can_be_tested, evaluate_agent
+from fastrl.training.resuming import Counters
+
+State = dict[str, Any]
+_runs_of_this_process = itertools.count()
+
+
+@dataclass(frozen=True)
+class TrainResult:
+    """What came of a run."""
+
+    folder: Path
+    """The run folder, absolute; empty on other ranks than 0."""
+    summary: dict[str, Any]
+    """What summary.json holds; empty on other ranks than 0."""
+    exit_status: int
+    """0, or 128 plus the signal that ended the run early."""
+
+
+class Records:
+    """The run folder of a run under way; enter it to begin."""
+
+    def __init__(
+        self,
+        agent: Agent,
+        folder: Path,
+        shown: Path,
+        counters: Counters,
+        signals: StopSignals,
+        is_resumed: bool,
+    ) -> None:
+        """Takes a folder that no other process writes to.
+
+        Args:
+            agent: who learns.
+            folder: the run folder, absolute.
+            shown: the same, as the user wrote it.
+            counters: how far the run is; kept up to date by the trainer.
+            signals: end a greedy test early.
+            is_resumed: whether to go on in files that are there.
+        """
+        self.agent, self.config, self.folder, self.counters = agent, agent.config, folder, counters
+        self._shown, self._can_be_tested = shown, can_be_tested(agent)
+        self.checkpoints = Checkpoints(folder / "checkpoints", self.config.keep_checkpoints)
+        self._stopped, self._is_resumed = signals.came, is_resumed
+        self._seconds_before = counters.wall_seconds
+        # Imports are part of the first run of a process; a later one begins here.
+        self._began_at = seconds_since_process_start() if next(_runs_of_this_process) else 0.0
+        self.seconds_to_target: float | None = None
+        self._latest_test: Evaluation | None = None
+        self._tested_at = -1  # environment steps
+        beyond = counters.env_steps if is_resumed else None
+        self._logger = Logger(folder, resume=is_resumed, resume_step=beyond)
+        ranks = agent.devices.world_size
+        total_steps = agent.num_updates * self.config.num_steps * self.config.num_envs * ranks
+        self._progress = Progress(total_steps, initial=counters.env_steps)
+
+    def __enter__(self) -> Self:
+        self._logger.__enter__()
+        self._progress.__enter__()
+        if not self._is_resumed:
+            self._logger.log_text("hyperparameters", _table(self.config.to_dict()), 0)
+        at = f", from step {self.counters.env_steps:,}" if self._is_resumed else ""
+        self._progress.print(f"run folder: {self._shown}{at}")
+        if self.config.eval_episodes and not self._can_be_tested:
+            what = "no greedy tests and films" if self.config.capture_video else "no greedy tests"
+            self._progress.print(
+                f"{what}: {self.agent.envs[0].env_id} was handed over, and they are made from an "
+                f"id; afterwards: python -m fastrl.evaluate {shlex.quote(str(self._shown))} "
+                "--env-id module:callable"
+            )
+        return self
+
+    def __exit__(self, *exception: Any) -> None:
+        self._progress.__exit__(*exception)
+        self._logger.__exit__(*exception)
+
+    @property
+    def wall_seconds(self) -> float:
+        """Seconds of the run, start-up and the earlier parts of a resumed run included."""
+        return self._seconds_before + seconds_since_process_start() - self._began_at
+
+    def log(self, metrics: dict[str, float]) -> None:
+        """Writes an iteration's metrics."""
+        self._logger.log(metrics, self.counters.env_steps)
+
+    def show(self) -> None:
+        """Moves the live line, or prints a plain one if it is time for that."""
+        counters = self.counters
+        self._progress.update(counters.env_steps, counters.steps_per_second, counters.mean_return)
+
+    def save_last(self, state: State) -> None:
+        """Saves what the run goes on from."""
+        with PULSE.unwatched():
+            self.checkpoints.save_last(state)
+
+    def save_periodic(self, state: Callable[[], State], has_tests: bool) -> None:
+        """Saves a checkpoint that stays for a while."""
+        with PULSE.unwatched():
+            if not (has_tests and self._can_be_tested):
+                self._keep_if_best(self.counters.mean_return, state)  # by training episodes
+            self.checkpoints.save_periodic(state(), self.counters.env_steps)
+
+    def _keep_if_best(self, mean_return: float, state: Callable[[], State]) -> None:
+        if mean_return > self.counters.best_return:  # never so for NaN
+            self.counters.best_return = mean_return
+            self.checkpoints.save_best(state())
+
+    def test(self, state: Callable[[], State]) -> Evaluation | None:
+        """Plays greedy episodes, if the task can be made anew; keeps the best policy so far."""
+        if not self._can_be_tested:
+            return None
+        config, env_steps = self.config, self.counters.env_steps
+        result = evaluate_agent(self.agent, config.eval_episodes, env_steps, self._stopped)
+        self._latest_test, self._tested_at = result, env_steps
+        if result is None:
+            return None
+        metrics = {"Test/cumulative_reward": result.mean, "Test/return_std": result.std}
+        self._logger.log(metrics, env_steps)
+        self._keep_if_best(result.mean, state)
+        self._progress.print(
+            f"greedy test at {env_steps:,} steps: return {result.mean:.1f} +- {result.std:.1f} "
+            f"over {len(result.returns)} episodes"
+        )
+        if config.capture_video:
+            name = f"step_{env_steps:012d}"
+            with PULSE.unwatched():
+                videos = self.folder / "videos"
+                for path in record_agent(self.agent, videos, name, env_steps, self._stopped):
+                    self._progress.print(f"video: {self._shown / 'videos' / path.name}")
+        return result
+
+    def finish(self, state: Callable[[], State], signal_number: Callable[[], int]) -> TrainResult:
+        """Tests the result and writes the summary.
+
+        Args:
+            state: gives what the run goes on from.
+            signal_number: of the signal that ended it early, or 0.
+        """
+        counters = self.counters
+        self.save_last(state())  # first: the test may take long or be killed
+        result = None
+        if not signal_number():
+            if self.config.eval_episodes:
+                is_tested = self._tested_at == counters.env_steps
+                result = self._latest_test if is_tested else self.test(state)
+            if result is None and not self._stopped():  # a test cut short says nothing
+                self._keep_if_best(counters.mean_return, state)
+            self.save_last(state())  # now with the best return so far
+        number = signal_number()
+        summary = self._summary(result, bool(number))
+        write_summary(self.folder, summary)
+        if number:
+            run = shlex.quote(str(self._shown))
+            resume = f"python -m fastrl.{self.agent.algo} --resume {run}"
+            if not self._can_be_tested:  # nor made anew
+                resume = f"AgentTrainer(resume={str(self._shown)!r}).fit(agent)"
+            self._progress.print(
+                f"interrupted at {counters.env_steps:,} steps; go on with: {resume}"
+            )
+        else:
+            line = f"{counters.env_steps:,} steps in {counters.loop_seconds:.1f} s, "
+            line += f"{counters.steps_per_second:,.0f} steps/s"
+            if self.seconds_to_target is not None:
+                line += f"; target return reached {self.seconds_to_target:.1f} s after the start"
+            self._progress.print(line)
+        self._progress.print(f"run folder: {self._shown}")
+        return TrainResult(self.folder, summary, 128 + number if number else 0)
+
+    def _summary(self, result: Evaluation | None, is_interrupted: bool) -> dict[str, Any]:
+        config, counters = self.config, self.counters
+        return {
+            "algo": self.agent.algo,
+            "env_id": config.env_id,
+            "backend": self.agent.envs[0].backend,
+            "seed": config.seed,
+            "num_ranks": self.agent.devices.world_size,
+            "total_env_steps": counters.env_steps,
+            "valid_env_steps": counters.valid_env_steps,
+            "episodes": counters.episodes,
+            "restarts": counters.restarts,
+            # As the last checkpoint, written just now, has them: a resumed run counts on from them.
+            "wall_seconds": counters.wall_seconds,
+            "loop_seconds": counters.loop_seconds,
+            "steps_per_second": counters.steps_per_second,
+            "stage_seconds": dict(counters.stage_seconds),
+            "train_return_mean": counters.mean_return if counters.recent_returns else None,
+            "eval_return_mean": result.mean if result else None,
+            "eval_return_std": result.std if result else None,
+            "eval_episodes": len(result.returns) if result else 0,
+            "eval_length_mean": result.mean_length if result else None,
+            "target_return": config.target_return,
+            "seconds_to_target": self.seconds_to_target,
+            "steps_to_target": counters.env_steps if self.seconds_to_target else None,
+            "interrupted": is_interrupted,
+            "versions": versions(),
+            "machine": machine_facts(),
+        }
+
+
+def _table(settings: dict[str, Any]) -> str:
+    rows = "\n".join(f"|{name}|{value}|" for name, value in settings.items())
+    return f"|setting|value|\n|-|-|\n{rows}"

@@ -1,0 +1,308 @@
+"""The training loop: collect, update, log, test, save. It knows no algorithm.
+
+An iteration is one rollout and one update. Steps count stored rows, `num_envs * num_steps` of each
+rank a rollout, as every library counts; `valid_env_steps` leaves the reset rows out. Seconds of the
+loop leave start-up, tests and checkpoints out. With several ranks each runs this loop, and all take
+the same decisions, from numbers that are reduced over all; rank 0 alone writes.
+"""
+
+from __future__ import annotations
+
+import math
+from contextlib import ExitStack
+from pathlib import Path
+from time import perf_counter
+from typing import Any
+
+import gymnasium
+import numpy as np
+import torch
+
+from fastrl.buffers.rollout import Episodes, RolloutBuffer
+from fastrl.config.run import RunConfig
+from fastrl.envs.pools import TaskPools, open_envs
+from fastrl.envs.vector import VectorEnv
+from fastrl.processes.pulse import PULSE
+from fastrl.processes.signals import StopSignals
+from fastrl.runs.checkpoint import Checkpoints, load_checkpoint
+from fastrl.runs.folder import create_run_folder, expanded, open_run_folder, owned, write_config
+from fastrl.runs.timer import StageTimer
+from fastrl.training.agent import Agent
+from fastrl.training.player import Player
+from fastrl.training.records import Records, TrainResult
+from fastrl.training.resuming import (
+    TARGET_EPISODES,
+    Counters,
+    check_unfinished,
+    is_whole,
+    rank_state,
+    restore_envs,
+    restored_counters,
+    run_state,
+    share_of_rank,
+)
+
+# What a trainer's own config says about a run. The rest is the agent's, which is built already.
+TRAINER_SETTINGS = (
+    "total_timesteps",
+    "eval_every",
+    "eval_episodes",
+    "target_return",
+    "checkpoint_every",
+    "keep_checkpoints",
+    "capture_video",
+    "log_dir",
+    "exp_name",
+)
+
+# All environments begin at once here, and some load much before they do.
+_SLOWNESS_OF_RESETS = 10
+
+AnyEnvs = VectorEnv | gymnasium.vector.VectorEnv | list[VectorEnv]
+
+
+class AgentTrainer:
+    """Trains an agent: `AgentTrainer().fit(agent)`."""
+
+    def __init__(
+        self,
+        config: RunConfig | None = None,
+        *,
+        resume: str | Path | None = None,
+    ) -> None:
+        """Remembers how to train.
+
+        Args:
+            config: length of the run and what is written down; by default as the agent's.
+            resume: run folder to go on in; by default a new one is made. Relative paths begin
+                where the agent was made.
+        """
+        self._config, self._resume = config, resume
+
+    def fit(self, agent: Agent, env: AnyEnvs | None = None) -> TrainResult:
+        """Trains to the end of the run, its target return, or a signal, and tests the result.
+
+        Args:
+            agent: who learns.
+            env: environments to play, in place of the agent's own; of the same number and spaces.
+
+        Raises:
+            ValueError: the environments do not fit or fail, or the loss is not finite; what was
+                saved before stays.
+        """
+        if self._config is not None:
+            settings = {name: getattr(self._config, name) for name in TRAINER_SETTINGS}
+            agent.config = agent.config.replace(**settings)
+        if env is not None:
+            agent.envs = _fitting_envs(agent, env)
+        with StopSignals() as signals, ExitStack() as ownership:
+            counters, restored, folder = Counters(), None, None
+            if self._resume is not None:
+                folder = open_run_folder(_absolute(self._resume, agent)).path
+                if agent.devices.is_global_zero:  # from here on nobody else writes
+                    ownership.enter_context(owned(folder))
+                restored = load_checkpoint(Checkpoints(folder / "checkpoints").newest())
+                if not is_whole(restored, agent.devices):
+                    restored.pop("envs", None)  # they were shared out otherwise
+                counters = restored_counters(restored)
+                check_unfinished(agent, folder, counters)
+                counters.restarts += 1
+                if "envs" not in restored and isinstance(agent.envs, TaskPools):
+                    agent.envs = agent.envs.reopened(counters.restarts)
+            buffer = agent.make_buffer()
+            timer = StageTimer()
+            player = Player(agent, agent.envs, buffer, timer)
+            if restored is not None:
+                restored = share_of_rank(restored, agent, counters.restarts)
+                agent.load_state_dict(restored["agent"])
+                torch.set_rng_state(restored["torch_random"])
+            with PULSE.slow(_SLOWNESS_OF_RESETS):
+                if restored is not None and "envs" in restored:
+                    restore_envs(agent.envs, buffer, restored)
+                else:
+                    player.reset()
+            run = _Run(agent, counters, buffer, player, timer, signals)
+            if not agent.devices.is_global_zero:
+                return run.play(None, restored is not None)
+            if folder is None:  # late, so that it has a checkpoint almost as soon as it is there
+                folder = _new_folder(agent)
+                ownership.enter_context(owned(folder))
+            write_config(folder / "config.yaml", {"algo": agent.algo, **agent.config.to_dict()})
+            shown = folder
+            if not expanded(self._resume or agent.config.log_dir).is_absolute():
+                shown = folder.relative_to(agent.start_folder)
+            with Records(agent, folder, shown, counters, signals, restored is not None) as records:
+                return run.play(records, restored is not None)
+
+
+class _Run:
+    """One call of `fit` on one rank, ready to play."""
+
+    def __init__(
+        self,
+        agent: Agent,
+        counters: Counters,
+        buffer: RolloutBuffer,
+        player: Player,
+        timer: StageTimer,
+        signals: StopSignals,
+    ) -> None:
+        self.agent, self.config, self.devices = agent, agent.config, agent.devices
+        self.counters, self.buffer, self.player, self.timer = counters, buffer, player, timer
+        self.signals, self.agreed_signal = signals, 0
+        self.ranks: list[dict[str, Any]] = []
+        self.ranks_at = -1  # updates, when they were gathered
+        self.steps_per_update = buffer.num_steps * buffer.num_envs * self.devices.world_size
+
+    def play(self, records: Records | None, is_resumed: bool) -> TrainResult:
+        """Trains; `records` are rank 0's."""
+        counters, agent = self.counters, self.agent
+        if not is_resumed:
+            self._gather_ranks()
+            if records:
+                records.save_last(self._state(records))  # whenever it is killed, it can go on
+        self.devices.watch_for_hanging(self.config.compile != "on")  # compiles in the first update
+        while counters.updates < agent.num_updates and not self._signal():
+            start = perf_counter()
+            metrics = self._iterate()
+            counters.loop_seconds += perf_counter() - start
+            if records and metrics:
+                metrics["Time/step_per_second"] = counters.steps_per_second
+                records.log(metrics)
+            if records:
+                records.show()
+            self.devices.watch_for_hanging(True)
+            if self._target_reached():
+                if records:
+                    records.seconds_to_target = records.wall_seconds
+                break
+            self._periodic(records)
+        self._take_stage_seconds()
+        self._gather_ranks()
+        self.devices.watch_for_hanging(False)
+        if records:
+            # The ranks agree on no signal any more; rank 0 alone tests, and may get one meanwhile.
+            return records.finish(
+                lambda: self._state(records), lambda: self._signal() or self.signals.number
+            )
+        return TrainResult(Path(), {}, 128 + self._signal() if self._signal() else 0)
+
+    def _iterate(self) -> dict[str, float]:
+        """One rollout and one update; returns the metrics, or nothing if the agent has none yet."""
+        counters = self.counters
+        episodes = self.player.collect()
+        metrics = self.agent.update(self.buffer, counters.updates, self.timer)
+        num_valid = self.buffer.num_valid
+        self.buffer.carry_over()
+        counters.updates += 1
+        counters.env_steps += self.steps_per_update
+        self._count(episodes, num_valid)
+        if not metrics:
+            return {}
+        self._check_finite(metrics)
+        return metrics | counters.take_unlogged() | self._take_stage_seconds()
+
+    def _take_stage_seconds(self) -> dict[str, float]:
+        """Adds up the seconds since the last row of metrics, and returns them as metrics."""
+        seconds, total = self.timer.seconds, self.counters.stage_seconds
+        for stage, value in seconds.items():
+            total[stage] = total.get(stage, 0.0) + value
+        self.timer.reset()
+        return {f"Time/{stage}_seconds": value for stage, value in seconds.items()}
+
+    def _count(self, episodes: Episodes, num_valid: int) -> None:
+        """Takes in the episodes and the signals of all ranks."""
+        counters, count = self.counters, len(episodes.returns)
+        sums = [episodes.returns.sum(), episodes.lengths.sum()]
+        own = np.zeros(5 + 2 * TARGET_EPISODES)
+        own[:5] = self.signals.number, num_valid, count, *sums
+        recent = own[5:].reshape(2, TARGET_EPISODES)
+        kept = min(count, TARGET_EPISODES)
+        recent[:, TARGET_EPISODES - kept :] = [x[count - kept :] for x in episodes]
+        ranks = self.devices.gather(own)
+        numbers, valid, counts, returns, lengths = ranks[:, :5].T
+        self.agreed_signal = int(numbers.max())
+        counters.valid_env_steps += int(valid.sum())
+        counters.episodes += int(counts.sum())
+        is_there = np.arange(TARGET_EPISODES) >= TARGET_EPISODES - counts[:, None]
+        # The latest of each rank come last, whichever rank has most of them.
+        columns = ranks[:, 5:].reshape(-1, 2, TARGET_EPISODES).transpose(1, 2, 0)
+        counters.take_episodes(*columns[:, is_there.T].tolist())
+        sums = (counts.sum(), returns.sum(), lengths.sum())
+        counters.unlogged = [x + float(y) for x, y in zip(counters.unlogged, sums, strict=True)]
+
+    def _signal(self) -> int:
+        """The signal that ends the run, or 0: the same on all ranks while they train."""
+        return self.signals.number if self.devices.is_alone else self.agreed_signal
+
+    def _check_finite(self, metrics: dict[str, float]) -> None:
+        """Raises before a broken policy acts or is saved."""
+        for name, value in metrics.items():
+            if name.startswith(("Loss/", "Gradients/")) and not math.isfinite(value):
+                raise ValueError(
+                    f"{self.config.env_id}: {name} is {value} after {self.counters.env_steps} "
+                    "steps: the training diverged; a lower learning_rate or normalised "
+                    "observations may help. Checkpoints of the run are from before"
+                )
+
+    def _target_reached(self) -> bool:
+        target, counters = self.config.target_return, self.counters
+        if target is None or len(counters.recent_returns) < TARGET_EPISODES:
+            return False
+        return counters.mean_return >= target
+
+    def _periodic(self, records: Records | None) -> None:
+        config, counters = self.config, self.counters
+        has_tests = config.eval_every > 0 and config.eval_episodes > 0
+        if has_tests and counters.env_steps - counters.last_eval >= config.eval_every:
+            counters.last_eval = counters.env_steps
+            self._gather_ranks()  # the best policy's checkpoint is whole too
+            if records:
+                records.test(lambda: self._state(records))
+        steps_since = counters.env_steps - counters.last_checkpoint
+        if config.checkpoint_every and steps_since >= config.checkpoint_every:
+            counters.last_checkpoint = counters.env_steps
+            self._gather_ranks()
+            if records:
+                records.save_periodic(lambda: self._state(records), has_tests)
+
+    def _gather_ranks(self) -> None:
+        """Brings what the ranks have for themselves to rank 0, which saves it with its own."""
+        self._check_finite(self.agent.settle())
+        if not self.devices.is_alone and self.ranks_at != self.counters.updates:
+            self.ranks = self.devices.gather_states(rank_state(self.agent, self.buffer))
+            self.ranks_at = self.counters.updates
+
+    def _state(self, records: Records) -> dict[str, Any]:
+        self.counters.wall_seconds = records.wall_seconds
+        state = run_state(self.agent, self.buffer, self.counters)
+        if self.ranks and self.ranks_at == self.counters.updates:
+            state["ranks"] = self.ranks
+        return state
+
+
+def _new_folder(agent: Agent) -> Path:
+    config = agent.config
+    names = config.env_id, config.exp_name
+    return create_run_folder(_absolute(config.log_dir, agent), agent.algo, *names, config.seed)
+
+
+def _absolute(path: str | Path, agent: Agent) -> Path:
+    return agent.start_folder / expanded(path)
+
+
+def _fitting_envs(agent: Agent, env: AnyEnvs) -> list[VectorEnv]:
+    """Returns the pools of `env`; ValueError if the agent was not built for such ones."""
+    given = env if isinstance(env, list) else [env]
+    envs = [pool for part in given for pool in open_envs(part, agent.config)]
+
+    def facts(pools: list[VectorEnv]) -> tuple[Any, ...]:
+        spaces = pools[0].single_observation_space, pools[0].single_action_space
+        return sum(pool.num_envs for pool in pools), *spaces
+
+    if facts(envs) != facts(agent.envs):
+        raise ValueError(
+            f"{envs[0].env_id}: the number of environments and their spaces are {facts(envs)}; "
+            f"the agent was built for {facts(agent.envs)}"
+        )
+    return envs
