@@ -17,10 +17,10 @@ ROWS = NUM_ENVS * NUM_STEPS
 def make_agent():
     """Returns a function that makes an agent and a minibatch of random rows: one whole rollout."""
 
-    def make(compile_mode):
+    def make(engine):
         sizes = {"num_envs": NUM_ENVS, "num_steps": NUM_STEPS, "optimizer": "adam"}
         settings = {"ent_coef": 0.01, "vf_coef": 0.5, "learning_rate": 1e-3, "accelerator": "cpu"}
-        agent = A2C("LunarLander-v2", preset="none", compile=compile_mode, **sizes, **settings)
+        agent = A2C("LunarLander-v2", preset="none", engine=engine, **sizes, **settings)
         buffer = agent.make_buffer()
         obs = torch.randn(ROWS, 8, generator=torch.Generator().manual_seed(1))
         with torch.no_grad():
@@ -54,10 +54,10 @@ def plain_twin(agent, batch):
     return model, lambda: plain_step(model, optimizer, batch)
 
 
-@pytest.mark.parametrize("compile_mode", ["auto", "off"], ids=["recorded", "eager"])
-def test_update(benchmark, make_agent, compile_mode):
+@pytest.mark.parametrize("engine", ["recorded", "eager"])
+def test_update(benchmark, make_agent, engine):
     benchmark.group = f"A2C update on {ROWS} rows"
-    agent, batch = make_agent(compile_mode)
+    agent, batch = make_agent(engine)
     twin, twin_step = plain_twin(agent, batch)
 
     def step():

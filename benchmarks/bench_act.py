@@ -13,9 +13,9 @@ NUM_ENVS = 64
 
 @pytest.fixture
 def make_agent():
-    def make(compile_mode, in_extension=True):
+    def make(engine, in_extension=True):
         settings = {"num_envs": NUM_ENVS, "num_pools": 1, "num_steps": 2, "accelerator": "cpu"}
-        agent = PPO("LunarLander-v2", preset="none", compile=compile_mode, **settings)
+        agent = PPO("LunarLander-v2", preset="none", engine=engine, **settings)
         agent.policy.in_extension &= in_extension
         buffer = agent.make_buffer()
         buffer.start(agent.envs[0].reset(), 0)

@@ -52,11 +52,11 @@ class PlainNature(nn.Module):
 def make_agent():
     """Returns a function that makes an agent, its player, and its buffer with one rollout."""
 
-    def make(compile_mode):
+    def make(engine):
         settings = {"num_envs": NUM_ENVS, "num_steps": NUM_STEPS, "per_rank_batch_size": NUM_ROWS}
         settings |= {"hidden_sizes": (512,), "activation_function": "relu", "shared_network": True}
         settings |= {"ent_coef": 0.01, "normalize_advantages": True}
-        agent = PPO("Pong-v5", preset="none", compile=compile_mode, **settings)
+        agent = PPO("Pong-v5", preset="none", engine=engine, **settings)
         buffer = agent.make_buffer()
         player = Player(agent, agent.envs, buffer, StageTimer())
         player.reset()
@@ -78,10 +78,10 @@ def test_rollout(benchmark, make_agent):
     assert len(buffer.obs[0].unique(dim=0)) > 1 and not buffer.obs[0].equal(buffer.obs[-1])
 
 
-@pytest.mark.parametrize("compile_mode", ["auto", "off"], ids=["recorded", "eager"])
-def test_update(benchmark, make_agent, compile_mode):
+@pytest.mark.parametrize("engine", ["recorded", "eager"])
+def test_update(benchmark, make_agent, engine):
     benchmark.group = f"update of the Nature CNN, {SIZES}"
-    agent, buffer, _ = make_agent(compile_mode)
+    agent, buffer, _ = make_agent(engine)
     agent.judge(buffer)
     batch = buffer.minibatches(0)[0]
     twin = PlainNature(agent.policy, 6).to(agent.device)

@@ -11,11 +11,11 @@ NUM_SEQUENCES, LENGTH = 16, 32
 ROWS = NUM_SEQUENCES * LENGTH
 
 
-def make_agent(compile_mode, rnn):
+def make_agent(engine, rnn):
     """Returns an agent and a minibatch of random rows."""
     sizes = {"num_envs": NUM_SEQUENCES, "num_steps": LENGTH, "sequence_length": LENGTH}
     settings = {"per_rank_batch_size": ROWS, "ent_coef": 0.01, "accelerator": "cpu", "rnn": rnn}
-    agent = PPORecurrent("LunarLander-v2", preset="none", compile=compile_mode, **sizes, **settings)
+    agent = PPORecurrent("LunarLander-v2", preset="none", engine=engine, **sizes, **settings)
     buffer = agent.make_buffer()
     batch = buffer.first_minibatch
     batch.obs.copy_(torch.randn(ROWS, 8, generator=torch.Generator().manual_seed(1)))

@@ -38,7 +38,7 @@ WORK = {
     "W3": ("CartPole-v1", W3),
     "W4": ("HalfCheetah-v4", W4),
 }
-FORMS = {"fastrl": {}, "plain eager loop": {"compile": "off", "num_threads": 1}}
+FORMS = {"fastrl": {}, "plain eager loop": {"engine": "eager", "num_threads": 1}}
 
 
 MEMORIES = {

@@ -23,10 +23,10 @@ def num_rows(request):
 def make_agent(num_rows):
     """Returns a function that makes an agent and a minibatch of random rows."""
 
-    def make(compile_mode, in_extension=True):
+    def make(engine, in_extension=True):
         settings = {"num_envs": 32, "num_steps": num_rows // 32, "per_rank_batch_size": num_rows}
         settings |= {"ent_coef": 0.01, "normalize_advantages": True, "accelerator": "cpu"}
-        agent = PPO("LunarLander-v2", preset="none", compile=compile_mode, **settings)
+        agent = PPO("LunarLander-v2", preset="none", engine=engine, **settings)
         agent.policy.in_extension &= in_extension
         buffer = agent.make_buffer()
         obs = torch.randn(num_rows, 8, generator=torch.Generator().manual_seed(1))

@@ -2,11 +2,10 @@
 
     python -m fastrl.a2c --env-id CartPole-v1
 
-One iteration: the player fills a rollout of T steps of N environments (`act`); values and
-advantages of all its rows are worked out at once (`advantage`); their gradient, over the rollout as
-a whole, makes one step (`update`). The gradient may be summed up in pieces of B rows: the result is
-the same. The functions are static ones of tensors that `engine/compiling.py` builds; the first two
-are in `agents/on_policy.py`. Letter: P parameters.
+One iteration: the policy acts for T steps in N environments and fills a rollout; `update` computes
+the advantages of its rows and takes one step along the gradient of `loss` over all of them. The
+gradient may be summed up in pieces of B rows; the result is the same. `agents/on_policy.py` has
+acting and advantages; `engine/` decides how all of it runs.
 """
 
 from __future__ import annotations
@@ -18,126 +17,88 @@ if __name__ == "__main__":  # before torch is imported, so that --help and mista
 
 from typing import Any
 
-import gymnasium
-import numpy as np
-import torch
 from torch import Tensor
 
-from fastrl.agents.on_policy import OnPolicy
-from fastrl.buffers.rollout import Minibatch, RolloutBuffer
+from fastrl.agents.on_policy import OnPolicyAgent
+from fastrl.buffers.rollout import RolloutBuffer
 from fastrl.config.a2c import A2CConfig
-from fastrl.engine.compiling import build
-from fastrl.engine.optimizer import FlatAdam, FlatRMSprop
-from fastrl.engine.parts import sum_over_parts
-from fastrl.envs.vector import VectorEnv
+from fastrl.engine.optimizer import FlatAdam, FlatOptimizer, FlatRMSprop
 from fastrl.ops.losses import value_loss, weighted_mean
-from fastrl.ops.moments import moments_of
 from fastrl.runs.timer import StageTimer
 
-LOSSES = ("Loss/policy_loss", "Loss/value_loss", "Loss/entropy_loss")
+METRICS = ("Loss/policy_loss", "Loss/value_loss", "Loss/entropy_loss", "Gradients/grad_norm")
 
 
-class A2C(OnPolicy):
+class A2C(OnPolicyAgent):
     """An A2C agent: `A2C("CartPole-v1", seed=1).learn(500_000)`."""
 
     algo = "a2c"
     config_class = A2CConfig
     config: A2CConfig
 
-    def __init__(
-        self,
-        env: str | VectorEnv | gymnasium.vector.VectorEnv,
-        config: A2CConfig | None = None,
-        **settings: Any,
-    ) -> None:
-        """Makes environments and networks; arguments as of `OnPolicy`."""
-        super().__init__(env, config, **settings)
+    def make_optimizer(self) -> FlatOptimizer:
+        """Returns RMSprop or Adam over the policy's parameters."""
         config = self.config
-        step_size = config.learning_rate, config.optimizer_eps, config.max_grad_norm
+        step = config.learning_rate, config.optimizer_eps, config.max_grad_norm
         if config.optimizer == "adam":
-            self.optimizer = FlatAdam(self.policy, *step_size)
-        else:
-            self.optimizer = FlatRMSprop(self.policy, *step_size, config.rmsprop_decay)
-        # Coefficients are tensors changed in place, so that a schedule rebuilds nothing.
-        self._ent_coef = torch.tensor(config.ent_coef, device=self.device)
-        self._row_weight = torch.zeros((), device=self.device)
-        self.devices.broadcast(self.optimizer.flat)
-        self._gradient_sum = torch.zeros_like(self.optimizer.flat)
-        self._loss_sums = torch.zeros(len(LOSSES), device=self.device)
+            return FlatAdam(self.policy, *step)
+        return FlatRMSprop(self.policy, *step, config.rmsprop_decay)
 
-    def make_buffer(self) -> RolloutBuffer:
-        """Allocates the rollout and builds `act`, `advantage` and `update` for its shapes."""
-        buffer, mode = super().make_buffer(), self.config.compile
-        self._accumulate = build(self._add_gradient, tuple(buffer.first_minibatch), mode)
-        self._apply = build(self.optimizer.apply, (self._gradient_sum,), mode)
-        return buffer
+    def build(self, rollout: RolloutBuffer) -> None:
+        """Makes of `loss` a gradient step, and what deals the rollout in pieces."""
+        example = rollout.first_minibatch
+        self.step = self.engine.gradient_step(
+            self.loss, self.optimizer, METRICS, example, accumulates=True
+        )
+        self.dealer = self.make_dealer(rollout, whole_rollout=True)
 
-    # Learning
-
-    def update(
-        self, buffer: RolloutBuffer, update_index: int, timer: StageTimer
-    ) -> dict[str, float]:
-        """Improves the policy by one step on one rollout.
+    def loss(self, batch: Any) -> tuple[Tensor, tuple[Tensor, ...]]:
+        """Returns some rows' share of what is minimised over the rollout, and of its parts.
 
         Args:
-            buffer: a full rollout.
-            update_index: this update's number in the run, from 0; schedules follow from it.
-            timer: takes the seconds of the stages "advantage" and "update".
+            batch: a `Minibatch` of B rows. `weights` sum to 1 over the rollouts of all ranks;
+                advantages are normalised already, if they are to be.
+
+        Returns:
+            A scalar, and one scalar for each of `METRICS` but the last.
         """
-        config, learning_rate = self.config, self.optimizer.learning_rate
-        remaining = 1 - update_index / self.num_updates
-        learning_rate.fill_(config.learning_rate * (remaining if config.anneal_lr else 1))
-        self._ent_coef.fill_(config.ent_coef * (remaining if config.anneal_ent_coef else 1))
+        log_probs, entropy, values = self.policy.evaluate(batch.obs, batch.actions)
+        policy_loss = -weighted_mean(log_probs * batch.advantages, batch.weights)
+        critic_loss = value_loss(values, batch.returns, batch.weights)
+        entropy_loss = -weighted_mean(entropy, batch.weights)
+        loss = policy_loss + self.config.vf_coef * critic_loss + self.ent_coef * entropy_loss
+        return loss, (policy_loss, critic_loss, entropy_loss)
 
-        with self.learning():
+    def update(
+        self, rollout: RolloutBuffer, update_index: int, timer: StageTimer
+    ) -> dict[str, float]:
+        """Improves the policy by one step on one rollout; returns its metrics.
+
+        Args:
+            rollout: full.
+            update_index: this update's number in the run, from 0; schedules follow from it.
+            timer: accumulates the time of the stages "advantage" and "update".
+        """
+        config, remaining = self.config, 1 - update_index / self.num_updates
+        learning_rate = config.learning_rate * (remaining if config.anneal_lr else 1)
+        self.optimizer.learning_rate.fill_(learning_rate)
+        self.ent_coef.fill_(config.ent_coef * (remaining if config.anneal_ent_coef else 1))
+        with self.engine.learning():
             with timer.stage("advantage"):
-                explained = self.judge(buffer)
-                num_valid = self.devices.gather(np.array([buffer.num_valid])).sum()
-                self._row_weight.fill_(1 / num_valid)
-                if config.normalize_advantages:
-                    rows = moments_of(buffer.advantages.flatten(), buffer.valid.flatten())
-                    _, mean, variance = self.devices.merge(rows)
-                    buffer.advantages.sub_(mean).div_(variance.sqrt() + 1e-8)
-
+                explained = self.compute_advantages(rollout)
             with timer.stage("update"):
-                self._gradient_sum.zero_()
-                self._loss_sums.zero_()
-                for minibatch in buffer.minibatches(config.seed, update_index):
-                    self._accumulate(*minibatch)
-                gradient, sums = self.devices.sum(self._gradient_sum, self._loss_sums.unbind())
-                norm = self._apply(gradient)
-                self.take_in_observations(buffer)
-            losses = dict(zip(LOSSES, map(float, sums), strict=True))
+                self.step.clear()
+                for piece in self.dealer.deal(update_index):
+                    self.step.accumulate(piece)
+                self.step.finish()
+                self.update_obs_normalizer(rollout)
+            metrics = self.step.means()
         return {
-            **losses,
-            "Gradients/grad_norm": float(norm),
+            **metrics,
             "Info/explained_variance": float(explained),
-            "Info/learning_rate": float(learning_rate),
-            "Info/ent_coef": float(self._ent_coef),
+            "Info/learning_rate": float(self.optimizer.learning_rate),
+            "Info/ent_coef": float(self.ent_coef),
         }
-
-    def _add_gradient(self, *fields: Tensor) -> Tensor:
-        """Adds what some rows contribute to the rollout's gradient `[P]` and to its mean losses."""
-        gradient, losses = sum_over_parts(self._gradient, fields, self._num_parts)
-        with torch.no_grad():
-            self._gradient_sum.add_(gradient)
-            return self._loss_sums.add_(losses)
-
-    def _gradient(self, *fields: Tensor) -> tuple[Tensor, Tensor]:
-        """Returns some rows' share of the rollout's gradient `[P]` and of its mean losses."""
-        config, batch = self.config, Minibatch(*fields)
-        # A row weighs the same whichever piece it is in; padding weighs nothing.
-        weights = (batch.weights > 0) * self._row_weight
-        with self.devices.autocast():
-            log_probs, entropy, values = self.policy.evaluate(batch.obs, batch.actions)
-        policy_loss = -weighted_mean(log_probs * batch.advantages, weights)
-        critic_loss = value_loss(values, batch.returns, weights)
-        entropy_loss = -weighted_mean(entropy, weights)
-        loss = policy_loss + config.vf_coef * critic_loss + self._ent_coef * entropy_loss
-        gradient = self.optimizer.gradient(loss)
-        with torch.no_grad():
-            losses = [policy_loss.detach(), critic_loss.detach(), entropy_loss.detach()]
-            return gradient, torch.stack(losses)
 
 
 # What `python -m fastrl.a2c`, and what `evaluate` and `export` call.

@@ -19,7 +19,6 @@ from torch import Tensor
 
 from fastrl.buffers.replay import Transitions
 from fastrl.config.droq import DroQConfig
-from fastrl.engine.compiling import build
 from fastrl.models.critics import Critics
 from fastrl.ops.dropout import draw_dropout
 from fastrl.sac import MOST_DRAWN, SAC
@@ -31,26 +30,22 @@ class DroQ(SAC):
     algo = "droq"
     config_class = DroQConfig
     config: DroQConfig
-    has_parts = False  # masks are laid out for whole minibatches
-    has_perceptrons = False  # but such with dropout and layer norm
 
     def _make_critics(self) -> Critics:
         config = self.config
         num_inputs = self.policy.num_inputs + self.policy.num_actions
         return Critics(num_inputs, config.hidden_sizes, config.num_critics, config.layer_norm)
 
-    def _build_steps(self, minibatch: Transitions) -> None:
-        """Builds the gradient steps of the critics and of the actor, apart."""
-        batch_size, mode = self.config.per_rank_batch_size, self.config.compile
-        num_actions = self.policy.num_actions
+    def build(self, minibatch: Transitions) -> None:
+        """Has the engine build the gradient steps of the critics and of the actor, apart."""
+        batch_size, num_actions = self.config.per_rank_batch_size, self.policy.num_actions
         self._noise = torch.zeros(MOST_DRAWN, batch_size, num_actions, device=self.device)
         num_values = self.critics.num_mask_values(batch_size)
         self._masks = torch.ones(2 * num_values, device=self.device)
-        self._target_masks, self._online_masks = self._masks.split(num_values)
-        noise, masks = self._noise[0], self._online_masks
-        example = (*minibatch, noise, self._target_masks, masks)
-        self._critic_step = build(self._learn_critics, example, mode)
-        self._actor_step = build(self._learn_actor, (minibatch.obs, noise, masks), mode)
+        masks = self._target_masks, self._online_masks = self._masks.split(num_values)
+        example = (*minibatch, self._noise[0], self._noise[0], *masks)
+        self._critic_step = self.engine.build(self.learn_critics, example)
+        self._actor_step = self.engine.build(self.learn_actor, example)
 
     def _learn(self, num_steps: int) -> None:
         """Takes gradient steps, each on transitions of its own, those of the actor too."""
@@ -65,14 +60,13 @@ class DroQ(SAC):
             for rows, noise in zip(indices, self._noise[:count], strict=True):
                 draw_dropout(self._masks, rate, generator)
                 has_actor_step = self._begin_step()
-                minibatch = self.replay.gather(rows)
-                self._critic_step(*minibatch, noise, self._target_masks, self._online_masks)
+                masks = self._target_masks, self._online_masks
+                self._critic_step(*self.replay.gather(rows), noise, noise, *masks)
                 if has_actor_step:
                     (own_rows,) = self.replay.draw(1, batch_size, self._row_generator)
-                    obs = self.replay.gather(own_rows).obs
                     draw_dropout(self._online_masks, rate, generator)
                     noise.normal_(generator=generator)
-                    self._actor_step(obs, noise, self._online_masks)
+                    self._actor_step(*self.replay.gather(own_rows), noise, noise, *masks)
 
     def _combine(self, values: Tensor) -> Tensor:
         """Returns the mean over the critics, `[B]` (algorithm 2, line 9)."""

@@ -2,13 +2,13 @@
 
     python -m fastrl.sac --env-id LunarLanderContinuous-v2
 
-One iteration: the player takes T steps of N environments, most often one (`act`); they go into the
-replay buffer; then as many gradient steps as the replay ratio allows, each on a fresh minibatch of
-B transitions (`update`). A gradient step moves the critics along their temporal difference, the
-actor towards what they value plus entropy, the temperature towards the target entropy, and the
-target critics after the critics: one static function of tensors that `engine/compiling.py` builds.
-All that is random is drawn before it and handed in.
-Letters: O observation dimensions, A action dimensions, E critics, P parameters, R rows of a part.
+One iteration: the policy takes T steps of N environments, most often one; they go into the replay
+buffer; then as many gradient steps as the replay ratio allows, each on a fresh minibatch of B
+transitions. A gradient step moves the critics along `critic_loss`, their temporal difference; the
+actor along `actor_loss`, towards what the critics value plus entropy; the temperature towards the
+target entropy; and the target critics after the critics. All that is random is drawn before it and
+handed in. `engine/` decides how all of it runs, and runs what is written here.
+Letters: O observation dimensions, A action dimensions, E critics, P parameters.
 """
 
 from __future__ import annotations
@@ -18,23 +18,20 @@ if __name__ == "__main__":  # before torch is imported, so that --help and mista
 
     raise SystemExit(command_line("sac"))
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
-from fastrl.agents.off_policy import OffPolicy
+from fastrl.agents.off_policy import OffPolicyAgent
 from fastrl.buffers.replay import Transitions
 from fastrl.config.sac import SACConfig
-from fastrl.engine.compiling import build
-from fastrl.engine.optimizer import FlatAdam
-from fastrl.engine.parts import sum_over_parts
+from fastrl.engine.optimizer import FlatAdam, FlatParameters
 from fastrl.models.critics import Critics, SquashedGaussianActor
-from fastrl.models.layers import flatten_parameters
 from fastrl.ops.losses import soft_target, temporal_difference_loss
 
 CRITIC_METRICS = ("Loss/value_loss", "Info/q_value", "Gradients/critic_norm")
-ACTOR_METRICS = ("Loss/policy_loss", "Loss/alpha_loss", "Info/entropy", "Gradients/actor_norm")
+ACTOR_METRICS = ("Loss/policy_loss", "Info/entropy", "Loss/alpha_loss", "Gradients/actor_norm")
 LEARNERS = (
     "policy",
     "critics",
@@ -47,6 +44,24 @@ LEARNERS = (
 MOST_DRAWN = 64  # minibatches whose noise and row numbers are drawn at once
 
 
+class Drawn(NamedTuple):
+    """A minibatch of B transitions, as `Transitions`, and the noise that is drawn for it."""
+
+    obs: Tensor
+    actions: Tensor
+    next_obs: Tensor
+    rewards: Tensor
+    discounts: Tensor
+    next_noise: Tensor
+    """Standard normal `[B, A]`, for the next actions."""
+    noise: Tensor
+    """Standard normal `[B, A]`, for the actor's actions."""
+    target_masks: Tensor | None = None
+    """Dropout in the target critics, if there is any."""
+    masks: Tensor | None = None
+    """Dropout in the critics."""
+
+
 class Temperature(nn.Module):
     """The weight of the entropy, as its logarithm."""
 
@@ -56,7 +71,7 @@ class Temperature(nn.Module):
         self.log_alpha = nn.Parameter(torch.tensor(alpha).log())
 
 
-class SAC(OffPolicy):
+class SAC(OffPolicyAgent):
     """A SAC agent: `SAC("LunarLanderContinuous-v2", seed=1).learn(100_000)`."""
 
     algo = "sac"
@@ -79,12 +94,17 @@ class SAC(OffPolicy):
         self.alpha_optimizer = FlatAdam(self.temperature, config.alpha_lr, config.adam_eps, 0.0)
         for optimizer in (self.actor_optimizer, self.critic_optimizer):
             self.devices.broadcast(optimizer.flat)
-        self._target_flat = flatten_parameters(self.target_critics)
-        self._target_flat.copy_(self.critic_optimizer.flat)
+        self.target = FlatParameters(self.target_critics, is_trained=False)
+        self.target.flat.copy_(self.critic_optimizer.flat)
         # 0 in gradient steps that leave the target critics alone.
         self._tau = torch.tensor(config.tau, device=self.device)
-        self._critic_sums = torch.zeros(len(CRITIC_METRICS), device=self.device)
-        self._actor_sums = torch.zeros(len(ACTOR_METRICS), device=self.device)
+        step = self.engine.gradient_step
+        self.critic_step = step(
+            self.critic_loss, self.critic_optimizer, CRITIC_METRICS, over_ranks="mean"
+        )
+        self.actor_step = step(
+            self.actor_loss, self.actor_optimizer, ACTOR_METRICS, over_ranks="mean"
+        )
         self._summed_steps = [0, 0]  # of the critics and of the actor, since the last row
 
     def _make_critics(self) -> Critics:
@@ -96,17 +116,24 @@ class SAC(OffPolicy):
         """The temperature."""
         return self.temperature.log_alpha.detach().exp().item()
 
-    def _build_steps(self, minibatch: Transitions) -> None:
-        """Builds the gradient steps: of the critics alone, and of all networks at once."""
+    def trained(self) -> list[tuple[FlatParameters, nn.Module]]:
+        """Returns the networks, each with the vector of its parameters."""
+        return [
+            (self.actor_optimizer, self.policy),
+            (self.critic_optimizer, self.critics),
+            (self.target, self.target_critics),
+            (self.alpha_optimizer, self.temperature),
+        ]
+
+    def build(self, minibatch: Transitions) -> None:
+        """Has the engine build the gradient steps: of all networks, and of the critics alone."""
         config = self.config
-        for network in (self.policy, self.critics, self.target_critics):
-            network.in_tiles = self._in_tiles
         noise_shape = (MOST_DRAWN, 2, config.per_rank_batch_size, self.policy.num_actions)
         self._noise = torch.zeros(noise_shape, device=self.device)
         example = (*minibatch, *self._noise[0])
-        self._full_step = build(self._learn_all, example, config.compile)
+        self._full_step = self.engine.build(self.learn_all, example)
         if config.policy_frequency > 1:
-            self._critic_step = build(self._learn_critics, example[:-1], config.compile)
+            self._critic_step = self.engine.build(self.learn_critics, example)
 
     def _learn(self, num_steps: int) -> None:
         """Takes gradient steps, each on transitions of its own."""
@@ -118,10 +145,8 @@ class SAC(OffPolicy):
             self._noise[:count].normal_(generator=self._step_generator)
             for rows, noise in zip(indices, self._noise[:count], strict=True):
                 minibatch = self.replay.gather(rows)
-                if self._begin_step():
-                    self._full_step(*minibatch, *noise)
-                else:
-                    self._critic_step(*minibatch, noise[0])
+                step = self._full_step if self._begin_step() else self._critic_step
+                step(*minibatch, *noise)
 
     def _begin_step(self) -> bool:
         """Counts a gradient step of the critics; returns whether the actor has one too."""
@@ -135,100 +160,56 @@ class SAC(OffPolicy):
         self._summed_steps[1] += has_actor_step
         return has_actor_step
 
-    def _learn_all(self, *fields: Tensor) -> Tensor:
-        """One gradient step of all networks, on `Transitions` and two noises `[B, A]`."""
-        *critic_fields, actor_noise = fields
-        self._learn_critics(*critic_fields)
-        return self._learn_actor(fields[0], actor_noise)
+    def learn_all(self, *fields: Tensor) -> Tensor:
+        """One gradient step of all networks, on the fields of `Drawn`."""
+        self.learn_critics(*fields)
+        return self.learn_actor(*fields)
 
-    def _learn_critics(self, *fields: Tensor) -> Tensor:
-        """One gradient step of the critics, on the arguments of `_critic_gradient`.
-
-        The target critics follow. Returns the sums of the metrics so far.
-        """
-        shares = sum_over_parts(self._critic_gradient, fields, self._num_parts)
-        gradient, metrics = self.devices.mean(shares[0], shares[1].unbind())
-        norm = self.critic_optimizer.apply(gradient)
+    def learn_critics(self, *fields: Tensor) -> Tensor:
+        """One gradient step of the critics; the target critics follow."""
+        sums = self.critic_step.take(Drawn(*fields))
         with torch.no_grad():
-            self._target_flat.lerp_(self.critic_optimizer.flat, self._tau)
-            return self._critic_sums.add_(torch.stack([*metrics, norm]))
+            self.target.flat.lerp_(self.critic_optimizer.flat, self._tau)
+        return sums
 
-    def _critic_gradient(
-        self,
-        obs: Tensor,
-        actions: Tensor,
-        next_obs: Tensor,
-        rewards: Tensor,
-        discounts: Tensor,
-        noise: Tensor,
-        target_masks: Tensor | None = None,
-        masks: Tensor | None = None,
-    ) -> tuple[Tensor, Tensor]:
-        """Returns some rows' share of the gradient `[P]`, and of loss and mean value.
-
-        Args:
-            obs: `[R, *O]`; this and the next four are `Transitions`.
-            actions: `[R, A]`.
-            next_obs: `[R, *O]`.
-            rewards: `[R]`.
-            discounts: `[R]`.
-            noise: for the next actions, `[R, A]`.
-            target_masks: dropout in the target critics, for a whole minibatch.
-            masks: dropout in the critics, for a whole minibatch.
-        """
-        batch_size = self.config.per_rank_batch_size
-        with torch.no_grad(), self.devices.autocast():
-            next_actions, next_log_probs = self.policy.sample(next_obs, noise)
-            next_inputs = self.policy.read(next_obs)
-            next_values = self.target_critics(next_inputs, next_actions, target_masks).amin(0)
-            alpha = self.temperature.log_alpha.exp()
-            targets = soft_target(rewards, discounts, next_values, next_log_probs, alpha)
-        with self.devices.autocast():
-            values = self.critics(self.policy.read(obs), actions, masks)
-        loss = temporal_difference_loss(values, targets, batch_size)
-        gradient = self.critic_optimizer.gradient(loss)
-        with torch.no_grad():
-            mean_value = values.sum() / (len(values) * batch_size)
-            return gradient, torch.stack([loss.detach(), mean_value])
-
-    def _learn_actor(self, *fields: Tensor) -> Tensor:
-        """One gradient step of actor and temperature, on the arguments of `_actor_gradient`.
-
-        Returns the sums of the metrics so far.
-        """
-        shares = sum_over_parts(self._actor_gradient, fields, self._num_parts)
-        gradient, (policy_loss, entropy) = self.devices.mean(shares[0], shares[1].unbind())
-        norm = self.actor_optimizer.apply(gradient)
+    def learn_actor(self, *fields: Tensor) -> Tensor:
+        """One gradient step of the actor, and of the temperature if it is tuned."""
+        step = self.actor_step
+        gradient, metrics = step.exchange(*step.gradient(Drawn(*fields)))
+        entropy, log_alpha = metrics[1], self.temperature.log_alpha
         alpha_loss = torch.zeros_like(entropy)
-        log_alpha = self.temperature.log_alpha
         if self.config.tune_alpha:
             # The gradient is that of log alpha, as in the authors' code; the entropy that of all
             # ranks, so that all take the same step.
             alpha_loss = log_alpha * (entropy - self.target_entropy)
             self.alpha_optimizer.apply(self.alpha_optimizer.gradient(alpha_loss))
+        return step.apply(gradient, torch.cat([metrics, alpha_loss.detach().unsqueeze(0)]))
+
+    def critic_loss(self, batch: Drawn) -> tuple[Tensor, tuple[Tensor, ...]]:
+        """Returns the critics' temporal-difference loss, and it and their mean value as metrics."""
         with torch.no_grad():
-            return self._actor_sums.add_(torch.stack([policy_loss, alpha_loss, entropy, norm]))
+            next_actions, next_log_probs = self.policy.sample(batch.next_obs, batch.next_noise)
+            next_inputs = self.policy.read(batch.next_obs)
+            next_values = self.target_critics(next_inputs, next_actions, batch.target_masks).amin(0)
+            targets = soft_target(
+                batch.rewards,
+                batch.discounts,
+                next_values,
+                next_log_probs,
+                self.temperature.log_alpha.exp(),
+            )
+        values = self.critics(self.policy.read(batch.obs), batch.actions, batch.masks)
+        loss = temporal_difference_loss(values, targets)
+        return loss, (loss, values.mean())
 
-    def _actor_gradient(
-        self, obs: Tensor, noise: Tensor, masks: Tensor | None = None
-    ) -> tuple[Tensor, Tensor]:
-        """Returns some rows' share of the gradient `[P]`, and of loss and entropy.
-
-        Args:
-            obs: `[R, *O]`.
-            noise: for the actions, `[R, A]`.
-            masks: dropout in the critics, for a whole minibatch.
-        """
-        batch_size = self.config.per_rank_batch_size
-        with self.devices.autocast():
-            actions, log_probs = self.policy.sample(obs, noise)
-            inputs = self.policy.read(obs)
-            values = self._combine(self.critics(inputs, actions, masks, are_learning=False))
+    def actor_loss(self, batch: Drawn) -> tuple[Tensor, tuple[Tensor, ...]]:
+        """Returns alpha log pi(a|s) - Q(s, a), and it and the entropy as metrics."""
+        actions, log_probs = self.policy.sample(batch.obs, batch.noise)
+        inputs = self.policy.read(batch.obs)
+        values = self._combine(self.critics(inputs, actions, batch.masks))
         alpha = self.temperature.log_alpha.detach().exp()
-        policy_loss = (alpha * log_probs - values).sum() / batch_size
-        gradient = self.actor_optimizer.gradient(policy_loss)
-        with torch.no_grad():
-            return gradient, torch.stack([policy_loss.detach(), -log_probs.sum() / batch_size])
+        loss = (alpha * log_probs - values).mean()
+        return loss, (loss, -log_probs.mean())
 
     def _combine(self, values: Tensor) -> Tensor:
         """Returns what the actor climbs, `[B]`, of the critics' values `[E, B]`."""
@@ -237,7 +218,7 @@ class SAC(OffPolicy):
     def _take_metrics(self) -> dict[str, float]:
         """Returns means since the last call."""
         metrics = {"Info/gradient_steps": float(self.num_gradient_steps), "Info/alpha": self.alpha}
-        parts = (CRITIC_METRICS, self._critic_sums), (ACTOR_METRICS, self._actor_sums)
+        parts = (CRITIC_METRICS, self.critic_step.sums), (ACTOR_METRICS, self.actor_step.sums)
         for (names, sums), count in zip(parts, self._summed_steps, strict=True):
             if count:
                 metrics.update(zip(names, (sums / count).tolist(), strict=True))
@@ -248,7 +229,7 @@ class SAC(OffPolicy):
     def state_dict(self) -> dict[str, Any]:
         """Returns weights, optimisers, counters, random states and, during a run, the replay."""
         learners = {name: getattr(self, name).state_dict() for name in LEARNERS}
-        sums = {"critic": self._critic_sums, "actor": self._actor_sums}
+        sums = {"critic": self.critic_step.sums, "actor": self.actor_step.sums}
         return {
             **super().state_dict(),
             **learners,
@@ -259,8 +240,8 @@ class SAC(OffPolicy):
     def _load_networks(self, state: dict[str, Any]) -> None:
         for name in LEARNERS:
             getattr(self, name).load_state_dict(state[name])
-        self._critic_sums.copy_(state["metric_sums"]["critic"])
-        self._actor_sums.copy_(state["metric_sums"]["actor"])
+        self.critic_step.sums.copy_(state["metric_sums"]["critic"])
+        self.actor_step.sums.copy_(state["metric_sums"]["actor"])
         self._summed_steps = list(state["summed_steps"])
 
 

@@ -114,7 +114,7 @@ def engine(name: str) -> Iterator[dict[str, Any]]:
         if name != "native":
             for module, flag in flags:
                 patches.enter_context(mock.patch.object(module, flag, False))
-        yield {"compile": "off" if name == "eager" else "auto"}
+        yield {"engine": "eager" if name == "eager" else "auto"}
 
 
 def cases(arrangement: str) -> list[tuple[str, str]]:

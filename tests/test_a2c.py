@@ -38,7 +38,7 @@ def test_one_seed_gives_one_result(env):
 
 @pytest.mark.parametrize("env", WALKS)
 def test_recorded_update_equals_the_eager_one_to_the_bit(env):
-    eager, recorded = (make_a2c(env, compile=mode) for mode in ("off", "auto"))
+    eager, recorded = (make_a2c(env, engine=mode) for mode in ("eager", "recorded"))
     assert run(eager) == run(recorded)
     assert not differing(tensors_of(eager), tensors_of(recorded))
 
@@ -159,7 +159,7 @@ def learned_value(kind: type, obs: list[float], **changes: Any) -> float:
         "max_grad_norm": 0.0,
         "anneal_lr": True,
         "total_timesteps": 64 * 150,
-        "compile": "auto",
+        "engine": "recorded",
     }
     agent = make_a2c(env, **{**settings, **changes})
     Loop(agent).run(agent.num_updates)
@@ -281,7 +281,7 @@ def test_setting_without_sense_is_refused(settings, message):
 def test_reward_is_learned():
     """The largest actions are the best ones, whatever the state."""
     settings = {"learning_rate": 0.02, "gamma": 0.5, "total_timesteps": 16 * 4 * 100}
-    settings |= {"optimizer": "adam", "normalize_advantages": True, "compile": "auto"}
+    settings |= {"optimizer": "adam", "normalize_advantages": True, "engine": "recorded"}
     agent = make_a2c("multidiscrete", **settings)
     run(agent, 100)
     drawn = agent.predict(np.zeros((200, 2), np.float32), deterministic=False)

@@ -34,8 +34,8 @@ def no_warning(caplog):
 @pytest.mark.parametrize("env", WALKS)
 def test_recorded_training_equals_eager_to_the_bit(env, shared, normalisers, no_warning):
     eager, recorded = (
-        make_agent(env, compile=mode, shared_network=shared, **HARD, **normalisers)
-        for mode in ("off", "auto")
+        make_agent(env, engine=mode, shared_network=shared, **HARD, **normalisers)
+        for mode in ("eager", "recorded")
     )
     eager_metrics, recorded_metrics = run(eager), run(recorded)
     assert not differing(tensors_of(eager), tensors_of(recorded))
@@ -44,8 +44,8 @@ def test_recorded_training_equals_eager_to_the_bit(env, shared, normalisers, no_
 
 def test_recorded_training_equals_eager_with_squashed_actions(no_warning):
     eager, recorded = (
-        make_agent("box", compile=mode, squash_actions=True, activation_function="elu", **HARD)
-        for mode in ("off", "auto")
+        make_agent("box", engine=mode, squash_actions=True, activation_function="elu", **HARD)
+        for mode in ("eager", "recorded")
     )
     run(eager), run(recorded)
     assert not differing(tensors_of(eager), tensors_of(recorded))
@@ -54,7 +54,7 @@ def test_recorded_training_equals_eager_with_squashed_actions(no_warning):
 def test_recorded_training_equals_eager_where_the_fast_tanh_serves(no_warning):
     wide = {"hidden_sizes": (64, 64), "num_steps": 64, "per_rank_batch_size": 128}
     wide["total_timesteps"] = 64 * 4 * 2
-    eager, recorded = (make_agent(compile=mode, **wide) for mode in ("off", "auto"))
+    eager, recorded = (make_agent(engine=mode, **wide) for mode in ("eager", "recorded"))
     run(eager, 2), run(recorded, 2)
     assert not differing(tensors_of(eager), tensors_of(recorded))
 
@@ -68,7 +68,7 @@ def scripts_of(function: Any) -> list[Any]:
 
 
 def test_recorded_functions_run_in_torchscript(no_warning):
-    agent = make_agent(compile="auto")
+    agent = make_agent(engine="recorded")
     agent.make_buffer()
     acting = [act for act in agent._act.values() if not isinstance(act, FusedActing)]
     built = [*acting, agent._advantage, agent._minibatch_step]
@@ -76,7 +76,7 @@ def test_recorded_functions_run_in_torchscript(no_warning):
 
 
 def test_recorded_graph_takes_no_detour():
-    agent = make_agent(compile="auto")
+    agent = make_agent(engine="recorded")
     agent.make_buffer()
     (script,) = scripts_of(agent._minibatch_step)
     kinds = {node.kind() for node in script.graph.nodes()}
@@ -85,7 +85,7 @@ def test_recorded_graph_takes_no_detour():
 
 @pytest.mark.parametrize("mode", ["auto", "off"])
 def test_building_leaves_weights_optimiser_and_generators_alone(mode):
-    agent = make_agent("box", compile=mode, **HARD, **NORMALISERS)
+    agent = make_agent("box", engine=mode, **HARD, **NORMALISERS)
     before, state = tensors_of(agent), torch.get_rng_state()
     agent.make_buffer()
     assert not differing(before, tensors_of(agent))
@@ -93,21 +93,21 @@ def test_building_leaves_weights_optimiser_and_generators_alone(mode):
 
 
 def test_building_leaves_the_buffer_alone():
-    agent = make_agent(compile="auto")
+    agent = make_agent(engine="recorded")
     buffer = agent.make_buffer()
     names = ("obs", "actions", "log_probs", "values", "advantages", "returns")
     assert not any(getattr(buffer, name).any() for name in names)
 
 
 def test_fall_back_without_torchscript_gives_the_same_and_is_logged(monkeypatch, caplog):
-    eager = make_agent(compile="off")
+    eager = make_agent(engine="eager")
     run(eager)
 
     def gone(*arguments: Any, **settings: Any) -> None:
         raise RuntimeError("no more TorchScript")
 
     monkeypatch.setattr(torch.jit, "trace", gone)
-    recorded = make_agent(compile="auto")
+    recorded = make_agent(engine="recorded")
     with caplog.at_level(logging.WARNING, "fastrl"):
         run(recorded)
     assert "no more TorchScript" in caplog.text
@@ -136,8 +136,8 @@ def counters():
 )
 def test_compiled_training_equals_eager_and_compiles_once(env, counters):
     settings = {"learning_rate": 1e-3, "update_epochs": 1, **HARD}
-    eager = make_agent(env, compile="off", **settings)
-    compiled = make_agent(env, compile="on", **settings)
+    eager = make_agent(env, engine="eager", **settings)
+    compiled = make_agent(env, engine="compile", **settings)
     eager_loop, compiled_loop = Loop(eager), Loop(compiled)
     for loop in (eager_loop, compiled_loop):
         loop.run(1)
@@ -219,7 +219,7 @@ def test_gradients_are_part_of_the_recording():
 
 def test_random_state_of_a_recorded_function_is_not_asked_for():
     """Acting draws no random number of its own: equal noise, equal actions."""
-    agent: PPO = make_agent("box", compile="auto")
+    agent: PPO = make_agent("box", engine="recorded")
     buffer = agent.make_buffer()
     agent.begin_rollout(buffer)
     first = agent.act(buffer.obs[0], buffer.noise[0], buffer.actions[0]).copy()
@@ -298,7 +298,9 @@ def test_constants_keep_their_layout():
 
 @pytest.mark.parametrize("num_parts", [2, 3])
 def test_recorded_training_in_parts_equals_eager_to_the_bit(num_parts, no_warning):
-    eager, recorded = (make_agent(compile=mode, num_threads=num_parts) for mode in ("off", "auto"))
+    eager, recorded = (
+        make_agent(engine=mode, num_threads=num_parts) for mode in ("eager", "recorded")
+    )
     run(eager), run(recorded)
     assert not differing(tensors_of(eager), tensors_of(recorded))
 

@@ -132,7 +132,7 @@ def test_nan_in_a_row_reaches_its_values_alone(activation):
 
 def test_recorded_gradient_is_one_block_in_the_order_of_the_parameters():
     x, networks, parameters = make(SHAPES[0])
-    flat = flatten_parameters(parameters)
+    flat = flatten_parameters(list(parameters))
 
     def gradient(x: Tensor) -> Tensor:
         outputs = dense(x, networks, "tanh")

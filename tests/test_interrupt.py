@@ -21,7 +21,7 @@ from fastrl.runs.checkpoint import Checkpoints, load_checkpoint
 
 TINY = shlex.split(
     "--env-id CartPole-v1 --preset none --num-envs 2 --num-steps 16 --per-rank-batch-size 32 "
-    "--update-epochs 1 --hidden-sizes 8 --accelerator cpu --compile off --eval-episodes 0 "
+    "--update-epochs 1 --hidden-sizes 8 --accelerator cpu --engine eager --eval-episodes 0 "
     "--checkpoint-every 64 --keep-checkpoints 2"
 )
 ENDLESS = ["--total-timesteps", str(2**40)]

@@ -90,14 +90,14 @@ def network() -> nn.Sequential:
 def test_flattening_changes_no_parameter(network):
     before = [parameter.detach().clone() for parameter in network.parameters()]
     strides = [parameter.stride() for parameter in network.parameters()]
-    flat = flatten_parameters(network)
+    flat = flatten_parameters(list(network.parameters()))
     assert flat.shape == (sum(parameter.numel() for parameter in before),)
     assert all(torch.equal(*pair) for pair in zip(network.parameters(), before, strict=True))
     assert [parameter.stride() for parameter in network.parameters()] == strides
 
 
 def test_parameters_are_views_of_the_flat_vector(network):
-    flat = flatten_parameters(network)
+    flat = flatten_parameters(list(network.parameters()))
     flat.copy_(torch.arange(len(flat)))
     assert sorted(torch.cat([p.detach().flatten() for p in network.parameters()]).tolist()) == (
         list(range(len(flat)))
@@ -107,7 +107,7 @@ def test_parameters_are_views_of_the_flat_vector(network):
 
 
 def test_loading_a_state_goes_into_the_flat_vector(network):
-    flat = flatten_parameters(network)
+    flat = flatten_parameters(list(network.parameters()))
     other = mlp(3, (6, 2, 5), "tanh", False)
     network.load_state_dict(other.state_dict())
     inputs = torch.randn(4, 3)
@@ -117,7 +117,7 @@ def test_loading_a_state_goes_into_the_flat_vector(network):
 
 
 def test_flat_gradient_has_the_order_of_the_flat_parameters(network):
-    flat = flatten_parameters(network)
+    flat = flatten_parameters(list(network.parameters()))
     parameters = list(network.parameters())
     loss = network(torch.randn(4, 3)).square().sum()
     gradients = torch.autograd.grad(loss, parameters)
@@ -127,7 +127,7 @@ def test_flat_gradient_has_the_order_of_the_flat_parameters(network):
 
 
 def test_flat_gradient_does_not_depend_on_how_gradients_lie_in_memory(network):
-    flatten_parameters(network)
+    flatten_parameters(list(network.parameters()))
     parameters = list(network.parameters())
     gradients = [torch.randn(parameter.shape) for parameter in parameters]
     turned = [x.t().contiguous().t() if x.dim() == 2 else x for x in gradients]

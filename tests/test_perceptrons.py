@@ -243,7 +243,7 @@ def test_a_gradient_step_in_tiles_is_the_plain_one():
 
 @pytest.mark.parametrize(
     "settings",
-    [{"compile": "on"}, {"precision": "bf16-mixed"}, {"hidden_sizes": (8, 8)}],
+    [{"engine": "compile"}, {"precision": "bf16-mixed"}, {"hidden_sizes": (8, 8)}],
     ids=["compiled", "mixed", "small"],
 )
 def test_other_agents_go_past_tiles(settings):

@@ -72,7 +72,7 @@ def test_two_pools_collect_what_one_collects(env):
 
 
 @pytest.mark.skipif(not HAS_DENSE, reason="torch's products depend on their number of rows")
-@pytest.mark.parametrize("changes", [{"num_threads": 2}, {"num_pools": 2}, {"compile": "off"}])
+@pytest.mark.parametrize("changes", [{"num_threads": 2}, {"num_pools": 2}, {"engine": "eager"}])
 @pytest.mark.parametrize("env", ["CartPole-v1", "Pendulum-v1"])
 def test_numbers_do_not_depend_on_threads_halves_and_recording(env, changes):
     sizes = {"num_envs": 40, "num_steps": 60, "per_rank_batch_size": 1200, "hidden_sizes": (64, 48)}
@@ -317,8 +317,8 @@ class ByteWalk(DiscreteWalk):
 @pytest.mark.parametrize("normalised", [False, True])
 def test_observations_may_be_whole_numbers(normalised):
     eager, recorded = (
-        make_agent("test_ppo:ByteWalk", compile=mode, observation_normalization=normalised)
-        for mode in ("off", "auto")
+        make_agent("test_ppo:ByteWalk", engine=mode, observation_normalization=normalised)
+        for mode in ("eager", "recorded")
     )
     loop = Loop(eager)
     loop.run(3), run(recorded)
@@ -329,7 +329,7 @@ def test_observations_may_be_whole_numbers(normalised):
 
 def test_odd_shapes_of_a_rollout_are_learned_from():
     odd = {"num_envs": 1, "num_steps": 5, "per_rank_batch_size": 3, "total_timesteps": 15}
-    for metrics in run(make_agent("multidiscrete", hidden_sizes=(5,), compile="auto", **odd)):
+    for metrics in run(make_agent("multidiscrete", hidden_sizes=(5,), engine="recorded", **odd)):
         assert np.isfinite(metrics["Loss/policy_loss"])
 
 

@@ -141,7 +141,7 @@ def test_parts_side_by_side_learn_what_the_whole_minibatch_does(normalize_advant
 @pytest.mark.parametrize("num_threads", [1, 2])
 def test_recorded_run_equals_the_eager_one_to_the_bit(rnn, num_threads):
     settings = {"rnn": rnn, "previous_action": True, "num_pools": 2, "num_threads": num_threads}
-    eager, recorded = (make_recurrent(compile=mode, **settings) for mode in ("off", "auto"))
+    eager, recorded = (make_recurrent(engine=mode, **settings) for mode in ("eager", "recorded"))
     assert run(eager) == run(recorded)
     assert not differing(tensors_of(eager), tensors_of(recorded))
 
@@ -178,7 +178,7 @@ def test_value_of_an_endless_task_is_learned():
     env = make_env("toy_envs:EndlessEnv", 4, env_kwargs={"time_limit": LIMIT})
     settings = {"gamma": GAMMA, "learning_rate": 0.02, "update_epochs": 6, "anneal_lr": True}
     settings |= {"num_steps": 24, "total_timesteps": 96 * 30, "max_grad_norm": 0.0}
-    agent = make_recurrent(env, compile="auto", **settings)
+    agent = make_recurrent(env, engine="recorded", **settings)
     loop = Loop(agent)
     loop.run(agent.num_updates)
     values = loop.buffer.values[:-1][loop.buffer.valid]
@@ -189,7 +189,7 @@ def recalling(**settings: Any) -> PPORecurrent:
     """Return an agent that has trained where only memory helps."""
     small = {"learning_rate": 0.02, "update_epochs": 4, "total_timesteps": 8 * 32 * 25}
     small |= {"num_envs": 8, "num_steps": 32, "per_rank_batch_size": 128, "hidden_sizes": (16,)}
-    small |= {"normalize_advantages": True, "compile": "auto", "gamma": 0.9}
+    small |= {"normalize_advantages": True, "engine": "recorded", "gamma": 0.9}
     agent = make_recurrent("test_ppo_recurrent:RecallEnv", **{**small, **settings})
     run(agent, 25)
     return agent
@@ -275,7 +275,7 @@ def test_flag_changes_what_is_learned(name):
         ({"sequence_length": 32}, "sequence_length=32 is longer than a rollout"),
         ({"per_rank_batch_size": 20}, "must be a multiple of sequence_length=8"),
         ({"share_data": True, "devices": 2}, "share_data is not offered"),
-        ({"compile": "on"}, "compile=on is not offered"),
+        ({"engine": "compile"}, "compile=on is not offered"),
         ({"recompute_advantages": True}, "recompute_advantages is not offered"),
     ],
 )
@@ -285,15 +285,15 @@ def test_setting_without_sense_is_refused(settings, message):
 
 
 def test_mixed_precision_leaves_the_memory_and_the_heads_alone():
-    agent = make_recurrent(precision="bf16-mixed", compile="auto", previous_action=True)
-    exact = make_recurrent(compile="auto", previous_action=True)
+    agent = make_recurrent(precision="bf16-mixed", engine="recorded", previous_action=True)
+    exact = make_recurrent(engine="recorded", previous_action=True)
     for got, wanted in zip(run(agent), run(exact), strict=True):
         assert got["Loss/value_loss"] == pytest.approx(wanted["Loss/value_loss"], rel=0.05)
 
 
 def test_minibatches_of_an_update_follow_the_number_of_sequences():
     """Many short episodes make many sequences; the shapes, and so the recording, stay the same."""
-    agent = make_recurrent(compile="auto", update_epochs=1)
+    agent = make_recurrent(engine="recorded", update_epochs=1)
     loop = Loop(agent)
     counts = []
     for _ in range(3):

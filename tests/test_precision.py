@@ -16,7 +16,7 @@ def test_bfloat16_update_differs_from_float32_and_stays_close_to_it():
 
 
 def test_recorded_bfloat16_update_equals_eager_to_the_bit():
-    agents = [make_agent(compile=mode, precision="bf16-mixed") for mode in ("off", "auto")]
+    agents = [make_agent(engine=mode, precision="bf16-mixed") for mode in ("eager", "recorded")]
     for agent in agents:
         run(agent, 2)
     eager, recorded = (torch.cat([p.flatten() for p in x.policy.parameters()]) for x in agents)

@@ -17,7 +17,7 @@ from fastrl.runs.checkpoint import save_checkpoint
 
 TINY = shlex.split(
     "--preset none --num-envs 2 --num-steps 16 --per-rank-batch-size 32 --update-epochs 1 "
-    "--hidden-sizes 8 --accelerator cpu --compile off --eval-episodes 2 --total-timesteps 128"
+    "--hidden-sizes 8 --accelerator cpu --engine eager --eval-episodes 2 --total-timesteps 128"
 )
 
 

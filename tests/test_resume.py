@@ -123,9 +123,9 @@ def stateful(request):
     return (lambda: STATEFUL) if request.param == "id" else (lambda: StatefulVectorEnv(4))
 
 
-@pytest.mark.parametrize("compile_mode", ["off", "auto"])
-def test_resumed_run_is_bit_identical_where_envs_can_be_saved(tmp_path, stateful, compile_mode):
-    settings = {"compile": compile_mode}
+@pytest.mark.parametrize("engine", ["off", "auto"])
+def test_resumed_run_is_bit_identical_where_envs_can_be_saved(tmp_path, stateful, engine):
+    settings = {"engine": engine}
     straight = AgentTrainer().fit(agent_for(stateful(), tmp_path, **settings)).folder
     resumed = stopped_and_resumed(stateful, tmp_path, **settings)
     assert "envs" in last_state(straight)

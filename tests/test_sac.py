@@ -55,7 +55,7 @@ def make_agent(env: Any = WALK, kind: type[SAC] = SAC, **settings: Any) -> SAC:
         "eval_episodes": 0,
         "accelerator": "cpu",
         "num_threads": 1,
-        "compile": "off",
+        "engine": "eager",
     }
     return kind(env, preset="none", **{**small, **settings})
 
@@ -83,7 +83,9 @@ def tensors_of(agent: OffPolicy) -> dict[str, Any]:
     ],
 )
 def test_recorded_step_equals_eager_to_the_bit(kind, settings):
-    eager, recorded = (trained(kind=kind, compile=mode, **settings) for mode in ("off", "auto"))
+    eager, recorded = (
+        trained(kind=kind, engine=mode, **settings) for mode in ("eager", "recorded")
+    )
     assert recorded.num_gradient_steps == 50
     assert_equal(tensors_of(recorded), tensors_of(eager))
 
@@ -181,7 +183,7 @@ def values_of(env: type, observation: list[float]) -> float:
         replay_ratio=1.0,
         total_timesteps=4000,
         buffer_size=4000,
-        compile="auto",
+        engine="recorded",
     )
     Loop(agent).run(400)
     with torch.no_grad():

@@ -24,7 +24,7 @@ def agent_of(name: str, log_dir: Path, num_updates: int) -> OnPolicy:
     kind, own = AGENTS[name]
     settings = {key: value for key, value in SETTINGS.items() if hasattr(kind.config_class, key)}
     settings |= {"log_dir": str(log_dir), "total_timesteps": num_updates * UPDATE, **own}
-    return kind("toy_envs:StatefulEnv", preset="none", compile="off", **settings)
+    return kind("toy_envs:StatefulEnv", preset="none", engine="eager", **settings)
 
 
 def interrupted(agent: OnPolicy) -> OnPolicy:

@@ -32,7 +32,7 @@ SMALL = {
     "total_timesteps": 256,
     "hidden_sizes": (8,),
     "eval_episodes": 0,
-    "compile": "off",
+    "engine": "eager",
     "accelerator": "cpu",
 }
 GLOSSARY = {

@@ -106,7 +106,7 @@ def train_until_failure(
     os.environ["CULPRIT"] = str(culprit)
     Failing.way, Failing.failing_call = way, call
     small = {"num_envs": 2, "num_steps": 16, "per_rank_batch_size": 32, "update_epochs": 1}
-    small |= {"accelerator": "cpu", "compile": "off", "eval_episodes": 0, "checkpoint_every": 320}
+    small |= {"accelerator": "cpu", "engine": "eager", "eval_episodes": 0, "checkpoint_every": 320}
     config = PPOConfig(total_timesteps=2**40, log_dir=str(folder), **small, **settings)
     timeout = 2.0 if way == "hang" else 60.0
     program(Failing, Command(config.replace(rank_timeout=timeout)))
@@ -199,7 +199,7 @@ class Signalled(PPO):
 def train_until_signal(folder: Path, culprit: int, number: int, settings: dict[str, Any]) -> int:
     os.environ["CULPRIT"], Signalled.number = str(culprit), number
     small = {"num_envs": 2, "num_steps": 16, "per_rank_batch_size": 16, "update_epochs": 1}
-    small |= {"accelerator": "cpu", "compile": "off", "eval_episodes": 0}
+    small |= {"accelerator": "cpu", "engine": "eager", "eval_episodes": 0}
     config = PPOConfig(total_timesteps=2**40, log_dir=str(folder), **small, **settings)
     if config.decoupled:
         return run_part(Signalled, Command(config))

@@ -15,7 +15,7 @@ from fastrl.cli import main
 
 SETTINGS = shlex.split(
     "--env-id test_working_folder:WanderingEnv --preset none --num-envs 2 --num-steps 16 "
-    "--per-rank-batch-size 32 --update-epochs 1 --hidden-sizes 4 --accelerator cpu --compile off "
+    "--per-rank-batch-size 32 --update-epochs 1 --hidden-sizes 4 --accelerator cpu --engine eager "
     "--eval-episodes 2 --checkpoint-every 32 --capture-video"
 )
 
@@ -80,7 +80,7 @@ def test_agent_in_a_script_writes_where_it_was_made(tmp_path, monkeypatch):
     monkeypatch.chdir(here)
     small = {"num_envs": 2, "num_steps": 16, "per_rank_batch_size": 32, "eval_episodes": 0}
     env_id = f"{__name__}:WanderingEnv"
-    PPO(env_id, preset="none", accelerator="cpu", compile="off", **small).learn(32)
+    PPO(env_id, preset="none", accelerator="cpu", engine="eager", **small).learn(32)
     assert Path.cwd() == elsewhere
     assert list(elsewhere.iterdir()) == []
     assert len(list(here.glob("logs/ppo/*/*/summary.json"))) == 1

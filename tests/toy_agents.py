@@ -10,7 +10,7 @@ from torch import Tensor
 from toy_envs import StatefulEnv
 
 from fastrl.a2c import A2C
-from fastrl.agents.on_policy import OnPolicy
+from fastrl.agents.on_policy import OnPolicyAgent
 from fastrl.buffers.rollout import RolloutBuffer
 from fastrl.ppo import PPO
 from fastrl.ppo_recurrent import PPORecurrent
@@ -75,7 +75,7 @@ def make_recurrent(
     return make_agent_of(PPORecurrent, env, **{**small, **settings})
 
 
-Kind = TypeVar("Kind", bound=OnPolicy)
+Kind = TypeVar("Kind", bound=OnPolicyAgent)
 
 
 def make_agent_of(
@@ -93,7 +93,7 @@ def make_agent_of(
         "eval_episodes": 0,
         "accelerator": "cpu",
         "num_threads": 1,
-        "compile": "off",
+        "engine": "eager",
     }
     if not isinstance(env, str):
         small["num_envs"] = env.num_envs
@@ -130,12 +130,12 @@ class Loop:
         return metrics
 
 
-def run(agent: OnPolicy, num_updates: int = 3) -> list[dict[str, float]]:
+def run(agent: OnPolicyAgent, num_updates: int = 3) -> list[dict[str, float]]:
     """Train for some updates; metrics of all of them."""
     return Loop(agent).run(num_updates)
 
 
-def tensors_of(agent: OnPolicy) -> dict[str, Tensor]:
+def tensors_of(agent: OnPolicyAgent) -> dict[str, Tensor]:
     """Return copies of everything that learning changes, by name."""
     state = agent.state_dict()
     parts = {"policy": state["policy"], "optimizer": state["optimizer"]}

@@ -1,4 +1,4 @@
-"""What all agents have: settings, devices and environments; predict, learn, save, load."""
+"""Base class of all agents: settings, devices, environments; predict, learn, save, load."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from torch import Tensor
 from fastrl.config.command import Command, describe
 from fastrl.config.decoupled import DecoupledConfig
 from fastrl.decoupled.processes import run_part
+from fastrl.engine.engine import Engine
 from fastrl.engine.threads import keep_freed_memory
 from fastrl.envs.make import is_known_id
 from fastrl.envs.pools import open_envs
@@ -31,7 +32,7 @@ from fastrl.training.trainer import AgentTrainer
 _MISFITS = (ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError)
 
 
-class Face:
+class BaseAgent:
     """Base of the agents; the algorithm itself is in the subclass, which follows `agent.Agent`."""
 
     algo: str
@@ -87,7 +88,7 @@ class Face:
         self.start_folder = working_folder()
         self.devices = devices or self._make_devices()
         self.device = self.devices.device
-        self._on_cpu = self.device.type == "cpu"
+        self.engine = Engine(config, self.devices)
         self.envs = open_envs(env, config, self.devices.global_rank)
         num_envs = sum(pool.num_envs for pool in self.envs)
         if num_envs != config.num_envs:
@@ -100,7 +101,7 @@ class Face:
         seed = self.devices.stream_seed(config.seed)
         self.noise_generator = torch.Generator(self.device).manual_seed(seed)
         self._predict_generator = torch.Generator(self.device).manual_seed(seed + 2**31)
-        self._act: dict[int, Callable[..., Tensor]] = {}
+        self._act: list[Callable[[int], np.ndarray]] = []
 
     def _make_devices(self) -> Devices:
         if self.config.decoupled:
@@ -115,10 +116,10 @@ class Face:
         """Draws actions for some rows, as the environments take them."""
         raise NotImplementedError
 
-    @property
-    def _acting_mode(self) -> str:
-        """How what runs once a step or rollout is built: torch.compile is slow there on a CPU."""
-        return "auto" if self.config.compile == "on" and self._on_cpu else self.config.compile
+    def columns_of_pools(self) -> list[slice]:
+        """Returns which columns of a rollout each pool of environments fills."""
+        ends = np.cumsum([env.num_envs for env in self.envs]).tolist()
+        return [slice(start, end) for start, end in zip([0, *ends], ends, strict=False)]
 
     def __repr__(self) -> str:
         config = self.config

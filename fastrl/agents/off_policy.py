@@ -1,35 +1,31 @@
-"""What all agents that learn from a replay buffer are alike in: acting, storing, counting, saving.
+"""Base class of the agents that learn from a replay buffer: acting, storing, counting, saving.
 
 The player takes T steps of N environments, most often one (`act`); they go into the replay buffer;
 then the gradient steps are taken that the replay ratio allows (`update`). What a gradient step is,
-is the algorithm's own file. Letters: O observation dimensions, A action dimensions.
+is in the algorithm's own file. Letters: O observation dimensions, A action dimensions.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Sequence
 from fractions import Fraction
 from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from fastrl.agents.base import Face
+from fastrl.agents.base import BaseAgent
 from fastrl.buffers.replay import ReplayBuffer, StepsBuffer, Transitions
 from fastrl.config.sac import SACConfig
 from fastrl.decoupled.replay import ReplayPlaying, ReplayTraining
-from fastrl.engine.compiling import build
-from fastrl.engine.threads import matmul_precision, num_threads, update_threads
-from fastrl.kernels.extension import crew
-from fastrl.kernels.perceptrons import suits_tiles
+from fastrl.engine.optimizer import FlatParameters
 from fastrl.models.critics import SquashedGaussianActor
 from fastrl.runs.timer import StageTimer
 
 
-class OffPolicy(Face):
+class OffPolicyAgent(BaseAgent):
     """Base of SAC, whose networks and gradient steps finish it."""
 
     config_class: ClassVar[type[SACConfig]]
@@ -37,13 +33,9 @@ class OffPolicy(Face):
     policy: SquashedGaussianActor
     sides = ReplayPlaying, ReplayTraining
     rank_state = ("noise_generator", "noise_device", "replay")
-    has_parts: ClassVar[bool] = True
-    """Whether a gradient step may be worked out in parts of its rows, one a core."""
-    has_perceptrons: ClassVar[bool] = True
-    """Whether all networks are such as `kernels/perceptrons.py` computes."""
 
     def __init__(self, env: Any, config: SACConfig | None = None, **settings: Any) -> None:
-        """Makes environments and networks; arguments as of `Face`."""
+        """Makes environments and networks; arguments as of `BaseAgent`."""
         super().__init__(env, config, **settings)
         # What gradient steps draw depends on their number alone, so its state need not be saved.
         self._row_generator = torch.Generator()  # of the host
@@ -54,8 +46,12 @@ class OffPolicy(Face):
         self.replay: ReplayBuffer | None = None
         self._saved_replay: dict[str, Any] | None = None
 
-    def _build_steps(self, minibatch: Transitions) -> None:
-        """Builds the gradient steps for minibatches like this one."""
+    def trained(self) -> Sequence[tuple[FlatParameters, nn.Module]]:
+        """Returns the networks, each with the vector of its parameters."""
+        raise NotImplementedError
+
+    def build(self, minibatch: Transitions) -> None:
+        """Has the engine build the gradient steps for minibatches like this one."""
         raise NotImplementedError
 
     def _learn(self, num_steps: int) -> None:
@@ -69,8 +65,13 @@ class OffPolicy(Face):
     # Acting
 
     def make_buffer(self) -> StepsBuffer:
-        """Allocates step and replay buffer, and builds `act` and the gradient step."""
+        """Allocates step and replay buffer, and has the engine build acting and gradient steps."""
         config, num_actions = self.config, self.policy.num_actions
+        trained = self.trained()
+        # The critics' products are one batch.
+        num_rows = config.per_rank_batch_size * config.num_critics
+        networks = [module for _, module in trained]
+        self.engine.prepare(networks, trained, num_rows, max(config.hidden_sizes))
         steps = StepsBuffer(
             config.num_steps,
             config.num_envs,
@@ -81,9 +82,12 @@ class OffPolicy(Face):
             config.num_steps * config.num_envs,
             self.device,
         )
-        for num_envs in {env.num_envs for env in self.envs}:
-            example = tuple(x[0, :num_envs] for x in (steps.obs, steps.noise, steps.actions))
-            self._act[num_envs] = build(self._draw_actions, example, self._acting_mode)
+        rows = steps.obs[:-1], steps.noise, steps.actions
+        self._rows = [
+            list(zip(*(x[:, columns].unbind(0) for x in rows), strict=True))
+            for columns in self.columns_of_pools()
+        ]
+        self._act = [self.engine.act(self.draw_actions, pool) for pool in self._rows]
         self._make_learning()
         return steps
 
@@ -104,28 +108,7 @@ class OffPolicy(Face):
         if self._saved_replay is not None:
             self.replay.load_state_dict(self._saved_replay)
             self._saved_replay = None
-        # The critics' products are one batch.
-        threads = config.num_threads or update_threads(
-            config.per_rank_batch_size * config.num_critics, max(config.hidden_sizes)
-        )
-        is_compiled = config.compile == "on"
-        self._in_tiles = (
-            self.has_perceptrons
-            and self._on_cpu
-            and not is_compiled
-            and config.precision == "32-true"
-            and suits_tiles(config.hidden_sizes, config.per_rank_batch_size)
-        )
-        # Operations in tiles and compiled kernels share the work among threads themselves; recorded
-        # operations get parts of it.
-        self._num_parts = self._num_threads = self._crew_threads = 1
-        if self._in_tiles:
-            self._crew_threads = threads
-        elif self.has_parts and self._on_cpu and not is_compiled:
-            self._num_parts = threads
-        else:
-            self._num_threads = threads
-        self._build_steps(self.replay.minibatch)
+        self.build(self.replay.minibatch)
 
     @property
     def is_warming_up(self) -> bool:
@@ -134,27 +117,30 @@ class OffPolicy(Face):
 
     def begin_rollout(self, buffer: StepsBuffer) -> None:
         """Draws the noise of the next steps; during warm-up these are the actions themselves."""
+        self.engine.check()
         if self.is_warming_up:
             buffer.noise.uniform_(-1, 1, generator=self.noise_generator)
         else:
             buffer.noise.normal_(generator=self.noise_generator)
 
-    def act(self, obs: Tensor, noise: Tensor, stored: Tensor) -> np.ndarray:
-        """Draws actions for `obs` `[n, O]` with `noise` `[n, A]` into `stored`.
+    def act(self, t: int, pool: int) -> np.ndarray:
+        """Draws actions for step t of a pool's environments, into the step buffer.
 
         Returns:
             The actions as the environments take them.
         """
-        if self.is_warming_up:
-            actions = self.policy.to_env(stored.copy_(noise))
-        else:
-            actions = self._act[obs.shape[0]](obs, noise, stored)
-        return actions.numpy() if self._on_cpu else actions.cpu().numpy()
+        if not self.is_warming_up:
+            return self._act[pool](t)
+        _, noise, stored = self._rows[pool][t]
+        return self.policy.to_env(stored.copy_(noise)).cpu().numpy()
 
     @torch.no_grad()
-    def _draw_actions(self, obs: Tensor, noise: Tensor, stored: Tensor) -> Tensor:
-        actions = self.policy.act(obs, noise)
-        stored.copy_(actions)
+    def draw_actions(self, obs: Tensor, noise: Tensor, actions: Tensor) -> Tensor:
+        """Fills `actions` `[n, A]` for `obs` `[n, *O]` and `noise` `[n, A]`.
+
+        Returns what the environments take.
+        """
+        actions.copy_(self.policy.act(obs, noise))
         return self.policy.to_env(actions)
 
     def _sample(self, rows: Tensor) -> Tensor:
@@ -170,7 +156,7 @@ class OffPolicy(Face):
         Args:
             buffer: a full step buffer.
             update_index: this update's number in the run, from 0.
-            timer: takes the seconds of the stages "store" and "update".
+            timer: accumulates the time of the stages "store" and "update".
 
         Returns:
             Means over the gradient steps since the last row of metrics, every `log_every` steps;
@@ -182,19 +168,12 @@ class OffPolicy(Face):
         before = self.num_env_steps
         self.num_env_steps += self.config.steps_per_update
         if (num_due := self.num_due) > 0:
-            with self.learning(), timer.stage("update"):
+            with self.engine.learning(), timer.stage("update"):
                 self._learn(num_due)
         log_every = self.config.log_every or 1
         if before // log_every == self.num_env_steps // log_every:
             return {}
         return self._take_metrics()
-
-    @contextmanager
-    def learning(self) -> Iterator[None]:
-        """Sets threads and precision of products for gradient steps."""
-        precision = matmul_precision(self.config.matmul_precision)
-        with num_threads(self._num_threads), crew(self._crew_threads), precision:
-            yield
 
     @property
     def num_due(self) -> int:
@@ -217,7 +196,7 @@ class OffPolicy(Face):
     # Saving
 
     def save(self, path: str | Path) -> None:
-        """Writes the agent to one file, as `Face.save`, but for the replay buffer."""
+        """Writes the agent to one file, as `BaseAgent.save`, but for the replay buffer."""
         replay, self.replay = self.replay, None
         try:
             super().save(path)

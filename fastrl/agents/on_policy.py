@@ -1,15 +1,14 @@
-"""What all agents that learn from whole rollouts are alike in: acting, judging, saving.
+"""Base class of the agents that learn from rollouts: acting, values and advantages, saving.
 
-The player fills a rollout of T steps of N environments (`act`); values, log-probabilities and
-advantages of all its rows are then worked out at once (`judge`). What is learned from them is the
-algorithm's own file. Letters: O observation dimensions, K noise values a draw.
+The player fills a rollout of T steps of N environments (`act`). `compute_advantages` then evaluates
+all its rows at once and runs GAE. What is learned from them is in the algorithm's own file, whose
+functions `fastrl/engine/` runs. Letters: O observation dimensions, K noise values a draw.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from functools import partial
 from typing import Any, ClassVar
 
@@ -17,53 +16,44 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fastrl.agents.base import Face
+from fastrl.agents.base import BaseAgent
+from fastrl.buffers.dealing import Dealer, SharedRows
 from fastrl.buffers.rollout import RolloutBuffer
 from fastrl.config.on_policy import OnPolicyConfig
-from fastrl.decoupled.rollout import RolloutPlaying, RolloutTraining
-from fastrl.engine.compiling import build
-from fastrl.engine.native import FusedActing
 from fastrl.engine.optimizer import FlatOptimizer
-from fastrl.engine.parts import side_by_side
-from fastrl.engine.threads import num_threads, update_threads
-from fastrl.kernels.extension import HAS_DENSE, crew
 from fastrl.models.actor_critic import ActorCritic
 from fastrl.models.normalization import RewardScale
 from fastrl.ops.gae import gae
 from fastrl.ops.losses import explained_variance
-from fastrl.ops.moments import Moments
-
-# Rows that go through the networks at once, and numbers in them: what is made of them stays in the
-# cache.
-_CHUNK, _CHUNK_NUMBERS = 2048, 2**23
 
 
-class OnPolicy(Face):
-    """Base of PPO and A2C, whose `make_buffer` and `update` finish it."""
+class OnPolicyAgent(BaseAgent):
+    """Base of PPO and A2C. A subclass gives `make_optimizer`, `build`, `loss` and `update`."""
 
     config_class: ClassVar[type[OnPolicyConfig]]
     policy_class: ClassVar[Callable[..., ActorCritic]] = ActorCritic
+    policy: Any
     optimizer: FlatOptimizer
-    sides = RolloutPlaying, RolloutTraining
+    dealer: Dealer
+
+    rows_are_evaluated = False
+    """Whether rows come with values and advantages, from players in other processes."""
+    has_all_rows = False
+    """Whether the rollout holds the rows of all ranks, not of this one alone."""
 
     def __init__(self, env: Any, config: OnPolicyConfig | None = None, **settings: Any) -> None:
-        """Makes environments and networks; arguments as of `Face`."""
+        """Makes environments, networks and optimiser; arguments as of `BaseAgent`."""
         super().__init__(env, config, **settings)
         self.reward_scale = None
         if self.config.reward_scaling:
             self.reward_scale = RewardScale(self.config.gamma).to(self.device)
+        # Coefficients are tensors changed in place, so that a schedule rebuilds nothing.
+        self.ent_coef = torch.tensor(self.config.ent_coef, device=self.device)
+        self.optimizer = self.make_optimizer()
+        self.devices.broadcast(self.optimizer.flat)
 
     def _make_networks(self) -> None:
         self.policy = self.make_policy().to(self.device)
-        # torch.compile has kernels of its own, and the extension's are in float32.
-        suits = self.config.compile != "on" and self.config.precision == "32-true"
-        self.policy.in_extension = HAS_DENSE and self._on_cpu and suits
-
-    @property
-    def _in_extension(self) -> bool:
-        """Whether the policy's networks go through the extension, which shares work by itself."""
-        policy = self.policy
-        return type(policy) is ActorCritic and policy.in_extension and policy.is_dense
 
     def make_policy(self, **more: Any) -> ActorCritic:
         """Makes the networks, with their initial weights; `more` is what the class takes more."""
@@ -82,70 +72,91 @@ class OnPolicy(Face):
             **more,
         )
 
+    def make_optimizer(self) -> FlatOptimizer:
+        """Returns the optimiser of the policy's parameters."""
+        raise NotImplementedError
+
+    def build(self, rollout: Any) -> None:
+        """Has the engine build the algorithm's functions for a rollout's shapes."""
+        raise NotImplementedError
+
     # Acting
 
     def make_buffer(self) -> RolloutBuffer:
-        """Allocates the rollout and builds `act` and `advantage` for its shapes."""
+        """Allocates the rollout and has the engine build what acts on it and learns from it."""
         config = self.config
         batch_size = config.per_rank_batch_size or config.num_steps * config.num_envs
-        threads = config.num_threads or update_threads(batch_size, self._width)
-        # The extension and compiled kernels share the work among threads themselves; recorded ones
-        # get parts of it.
-        self._num_parts = self._num_threads = self._crew_threads = 1
-        if self._in_extension:
-            self._crew_threads = threads
-        elif config.compile != "on" and self._on_cpu and self._splits(batch_size, threads):
-            self._num_parts = threads
-        else:
-            self._num_threads = threads
-        buffer = self._allocate(batch_size)
-        self._build_act(buffer, self._acting_mode)
-        self._build_judging(buffer, self._acting_mode)
-        return buffer
+        trained = [(self.optimizer, self.policy)]
+        self.engine.prepare([self.policy], trained, batch_size, self.widest_layer())
+        rollout = self.make_rollout(batch_size)
+        self._act = [
+            self.engine.act(self.draw_actions, self.rows_of_pool(rollout, columns), self.policy)
+            for columns in self.columns_of_pools()
+        ]
+        rows, values = self.rows_to_evaluate(rollout), rollout.values[:-1].view(-1)
+        filled = rollout.log_probs.view(-1), values
+        self._evaluate_rows = self.engine.over_rows(self.evaluate_rows, rows, filled)
+        if getattr(config, "recompute_advantages", False):
+            self._value_rows = self.engine.over_rows(self.value_rows, rows[:1], (values,))
+        caused = rollout.rewards, rollout.terminated, rollout.truncated
+        self._advantages = self.engine.build(partial(self.fill_advantages, rollout), caused)
+        self.build(rollout)
+        return rollout
 
-    @property
-    def _width(self) -> int:
-        """Numbers that the widest layer takes or makes of a row."""
+    def widest_layer(self) -> int:
+        """Returns the numbers that the widest layer takes or makes of a row."""
         return max(math.prod(self.policy.reader.pixels_shape), *self.config.hidden_sizes)
 
-    def _splits(self, batch_size: int, num_parts: int) -> bool:
-        """Tells whether a minibatch may be worked on in parts, side by side."""
-        return not self.policy.reader.pixels_shape  # convolutions share their work themselves
-
-    def _allocate(self, batch_size: int) -> RolloutBuffer:
-        return RolloutBuffer(*self._rollout_sizes(batch_size))
-
-    def _rollout_sizes(self, batch_size: int) -> tuple[Any, ...]:
+    def make_rollout(self, batch_size: int, kind: Any = RolloutBuffer, **more: Any) -> Any:
+        """Allocates a rollout whose minibatches have `batch_size` rows; `more` is of its kind."""
         config, head = self.config, self.policy.head
-        action = head.action_shape, head.action_dtype, head.noise_size
         sizes = config.num_steps, config.num_envs, self.observation_space
-        return *sizes, *action, batch_size, self.device
+        action = head.action_shape, head.action_dtype, head.noise_size
+        return kind(*sizes, *action, batch_size, self.device, **more)
 
-    def _build_act(self, buffer: RolloutBuffer, mode: str) -> None:
-        for num_envs in {env.num_envs for env in self.envs}:
-            if FusedActing.suits(self.policy):
-                self._act[num_envs] = FusedActing(self.policy, num_envs)
-                continue
-            example = tuple(x[0, :num_envs] for x in (buffer.obs, buffer.noise, buffer.actions))
-            self._act[num_envs] = build(self._draw_actions, example, mode)
+    def make_dealer(self, rollout: Any, *, share_data: bool = False, **how: Any) -> Dealer:
+        """Returns what deals the rollout's rows, or those of all ranks, into minibatches.
 
-    def begin_rollout(self, buffer: RolloutBuffer) -> None:
+        Args:
+            rollout: this rank's.
+            share_data: deal the rows of all ranks as one rank with all of them would.
+            **how: further settings of `Dealer`.
+        """
+        config, ranks = self.config, self.devices
+        seed = (config.seed, 0 if share_data else ranks.global_rank)
+        if share_data:
+            batch_size = config.per_rank_batch_size
+            rollout = SharedRows(rollout, batch_size, ranks, self.has_all_rows)
+        return Dealer(rollout, ranks, seed, config.normalize_advantages, self.engine.build, **how)
+
+    def rows_of_pool(self, rollout: Any, columns: slice) -> list[tuple[Tensor, ...]]:
+        """Returns the arguments of `draw_actions` for each step, of some environments.
+
+        They are views, made once: slicing a tensor costs as much as a small matrix product.
+        """
+        rows = rollout.obs[:-1, columns], rollout.noise[:, columns], rollout.actions[:, columns]
+        return list(zip(*(x.unbind(0) for x in rows), strict=True))
+
+    def begin_rollout(self, rollout: RolloutBuffer) -> None:
         """Draws the noise of a whole rollout at once."""
-        self.policy.head.draw_noise(buffer.noise, self.noise_generator)
+        self.engine.check()
+        self.policy.head.draw_noise(rollout.noise, self.noise_generator)
 
-    def act(self, obs: Tensor, noise: Tensor, stored: Tensor) -> np.ndarray:
-        """Draws actions for `obs` `[n, O]` with `noise` `[n, K]` into `stored`.
+    def act(self, t: int, pool: int) -> np.ndarray:
+        """Draws actions for step t of a pool's environments, into the rollout.
 
         Returns:
             The actions as the environments take them.
         """
-        actions = self._act[obs.shape[0]](obs, noise, stored)
-        return actions.numpy() if self._on_cpu else actions.cpu().numpy()
+        return self._act[pool](t)
 
     @torch.no_grad()
-    def _draw_actions(self, obs: Tensor, noise: Tensor, stored: Tensor) -> Tensor:
-        actions = self.policy.act(obs, noise)
-        stored.copy_(actions)
+    def draw_actions(self, obs: Tensor, noise: Tensor, actions: Tensor) -> Tensor:
+        """Fills `actions` `[n, *A]` for `obs` `[n, *O]` and `noise` `[n, K]`.
+
+        Returns what the environments take.
+        """
+        actions.copy_(self.policy.act(obs, noise))
         return self.policy.head.to_env(actions)
 
     def _sample(self, rows: Tensor) -> Tensor:
@@ -153,104 +164,74 @@ class OnPolicy(Face):
         self.policy.head.draw_noise(noise, self._predict_generator)
         return self.policy.head.to_env(self.policy.act(rows, noise))
 
-    @contextmanager
-    def learning(self) -> Iterator[None]:
-        """Sets the threads of what follows a rollout."""
-        with num_threads(self._num_threads), crew(self._crew_threads):
-            yield
+    # Values and advantages
 
-    # Judging
+    def compute_advantages(self, rollout: RolloutBuffer, again: bool = False) -> Tensor:
+        """Evaluates all rows, then GAE: fills log-probabilities, values, advantages and returns.
 
-    def judge(self, buffer: RolloutBuffer) -> Tensor:
-        """Fills the rollout's values, log-probabilities, advantages and returns.
+        Args:
+            rollout: full.
+            again: with the critic as it has become since. Log-probabilities stay: they are those of
+                the policy that acted. Andrychowicz et al. 2021 (arXiv 2006.05990) find that old
+                advantages slow learning down.
 
         Returns:
             The explained variance of the values, a scalar.
         """
-        rewards, valid = buffer.rewards, buffer.valid
-        terminated, truncated = buffer.terminated, buffer.truncated
+        if self.rows_are_evaluated:
+            return torch.full((), torch.nan)
+        rewards, valid = rollout.rewards, rollout.valid
+        terminated, truncated = rollout.terminated, rollout.truncated
         if self.reward_scale is not None:
-            done, running = terminated | truncated, buffer.discounted_returns
-            self.reward_scale.update(rewards, done, valid, running, self.devices.merge)
+            if not again:
+                running = rollout.discounted_returns
+                done, merge = terminated | truncated, self.devices.merge
+                self.reward_scale.update(rewards, done, valid, running, merge)
             rewards = self.reward_scale(rewards)
-        for fill in self._fill_rows:
-            fill()
-        self._advantage(rewards, terminated, truncated)
-        over_ranks = None if self.devices.is_alone else self.devices.merge
-        return explained_variance(buffer.values[:-1], buffer.returns, valid, over_ranks)
+        if again:
+            self._value_rows()
+        else:
+            self._evaluate_rows()
+        self._advantages(rewards, terminated, truncated)
+        values = rollout.values[:-1]
+        return explained_variance(values, rollout.returns, valid, self.devices.merge)
 
-    def take_in_observations(
-        self, buffer: RolloutBuffer, merge: Callable[[Moments], Moments] | None = None
-    ) -> None:
-        """Updates the normaliser: after learning, whose first ratios are of the acting policy.
+    def rows_to_evaluate(self, rollout: Any) -> tuple[Tensor, Tensor]:
+        """Returns the arguments of `evaluate_rows`: views of rows and of the actions in them."""
+        return rollout.obs[:-1].flatten(0, 1), rollout.actions.flatten(0, 1)
 
-        Args:
-            buffer: the rollout.
-            merge: brings in the moments of other ranks; by default all of them.
-        """
-        if self.policy.normalizer is not None:
-            rows = self.policy.reader.read(buffer.obs[:-1].flatten(0, 1)).vector
-            assert rows is not None  # what the normaliser is for
-            merge = merge or self.devices.merge
-            self.policy.normalizer.update(rows, buffer.valid.flatten(), merge)
+    def evaluate_rows(self, rows: Tensor, actions: Tensor) -> tuple[Tensor, Tensor]:
+        """Returns log pi(a|s) and V(s) of rows, each `[B]`."""
+        log_probs, _, values = self.policy.evaluate(rows, actions)
+        return log_probs, values
 
-    def _build_judging(self, buffer: RolloutBuffer, mode: str) -> None:
-        """Builds what judges the rollout: its rows span by span, then its advantages."""
-        inputs, actions = self._rows_to_judge(buffer)
-        fields = inputs, actions, buffer.log_probs.view(-1), buffer.values[:-1].view(-1)
-        self._chunk = max(1, min(_CHUNK, _CHUNK_NUMBERS // inputs[0].numel()))
-        pieces = [field.split(self._num_parts * self._chunk) for field in fields]
-        self._spans = list(zip(*pieces, strict=True))
-        self._fill_rows = self._build_per_span(self._evaluate_span, self._spans, mode)
-        caused = (buffer.rewards, buffer.terminated, buffer.truncated)
-        self._advantage = build(partial(self._compute_advantages, buffer), caused, mode)
-
-    @staticmethod
-    def _build_per_span(
-        function: Callable[..., Tensor], spans: list[tuple[Tensor, ...]], mode: str
-    ) -> list[Callable[[], Tensor]]:
-        """Builds a function of some of a span's fields; returns its call for each span."""
-        examples = {len(span[0]): span for span in spans}  # the last may be shorter
-        built = {num_rows: build(function, span, mode) for num_rows, span in examples.items()}
-        return [partial(built[len(span[0])], *span) for span in spans]
-
-    def _rows_to_judge(self, buffer: RolloutBuffer) -> tuple[Tensor, Tensor]:
-        """Returns views of what `_judge_rows` takes: rows and the actions taken in them."""
-        return buffer.obs[:-1].flatten(0, 1), buffer.actions.flatten(0, 1)
-
-    def _judge_rows(self, rows: Tensor, actions: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Returns log pi(a|s), the entropy and V(s) of some rows."""
-        return self.policy.evaluate(rows, actions)
+    def value_rows(self, rows: Tensor) -> tuple[Tensor]:
+        """Returns V(s) of rows, `[B]`, alone."""
+        return (self.policy.value(rows),)
 
     @torch.no_grad()
-    def _evaluate_span(
-        self, rows: Tensor, actions: Tensor, log_probs: Tensor, values: Tensor
-    ) -> Tensor:
-        """Fills `log_probs` and `values` of some chunks of rows, side by side; returns `values`."""
-        given = list(zip(rows.split(self._chunk), actions.split(self._chunk), strict=True))
-        with self.devices.autocast():
-            judged = side_by_side(self._judge_rows, given)
-        filled = zip(log_probs.split(self._chunk), values.split(self._chunk), strict=True)
-        for result, (own_log_probs, own_values) in zip(judged, filled, strict=True):
-            own_log_probs.copy_(result[0])
-            own_values.copy_(result[2])
-        return values
-
-    @torch.no_grad()
-    def _compute_advantages(
-        self, buffer: RolloutBuffer, rewards: Tensor, terminated: Tensor, truncated: Tensor
+    def fill_advantages(
+        self, rollout: Any, rewards: Tensor, terminated: Tensor, truncated: Tensor
     ) -> Tensor:
         """Fills the last row of values `[T + 1, N]`, advantages and returns `[T, N]`."""
         with self.devices.autocast():
-            buffer.values[-1].copy_(self._last_values(buffer))
+            rollout.values[-1].copy_(self.last_values(rollout))
         discounts = (self.config.gamma, self.config.gae_lambda)
-        advantages = gae(rewards, buffer.values, terminated, truncated, *discounts)
-        buffer.advantages.copy_(advantages)
-        return buffer.returns.copy_(advantages + buffer.values[:-1])
+        advantages = gae(rewards, rollout.values, terminated, truncated, *discounts)
+        rollout.advantages.copy_(advantages)
+        return rollout.returns.copy_(advantages + rollout.values[:-1])
 
-    def _last_values(self, buffer: RolloutBuffer) -> Tensor:
+    def last_values(self, rollout: Any) -> Tensor:
         """Returns V of the observations after the last step, `[N]`."""
-        return self.policy.value(buffer.obs[-1])
+        return self.policy.value(rollout.obs[-1])
+
+    def update_obs_normalizer(self, rollout: RolloutBuffer) -> None:
+        """Takes the observations in: after learning, whose first ratios are 1."""
+        if self.policy.normalizer is not None:
+            rows = self.policy.reader.read(rollout.obs[:-1].flatten(0, 1)).vector
+            assert rows is not None  # what the normaliser is for
+            merge = {} if self.has_all_rows else {"over_ranks": self.devices.merge}
+            self.policy.normalizer.update(rows, rollout.valid.flatten(), **merge)
 
     # Saving
 

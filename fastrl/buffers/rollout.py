@@ -19,7 +19,7 @@ Letters: T steps, N environments, M minibatches of B rows.
 from __future__ import annotations
 
 import hashlib
-from typing import NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import gymnasium
 import numpy as np
@@ -59,6 +59,9 @@ def shuffle_seed(*key: int) -> int:
 
 class RolloutBuffer:
     """Storage for one rollout on the training device, and the recorder that fills it."""
+
+    varies: ClassVar[bool] = False
+    """Whether the number of minibatches is another one for each rollout."""
 
     def __init__(
         self,
@@ -143,6 +146,7 @@ class RolloutBuffer:
         )
         fields = [x.view(num_minibatches, batch_size, *x.shape[1:]) for x in outputs]
         fields.append(self._device_weights)
+        self._fields = self._device_weights, Minibatch(*fields).advantages
         self._minibatches = [Minibatch(*batch) for batch in zip(*fields, strict=True)]
 
     def sources(self) -> list[Tensor]:
@@ -242,14 +246,25 @@ class RolloutBuffer:
         """Rows that count."""
         return int(self.host_valid[:-1].sum())
 
-    def minibatches(self, *key: int) -> list[Minibatch]:
+    def refresh(self) -> int:
+        """Takes a new rollout in; returns how many minibatches its rows fill."""
+        return len(self._minibatches)
+
+    def fields(self) -> tuple[Tensor, Tensor]:
+        """Returns weights and advantages of all minibatches, `[M, B]`."""
+        return self._fields
+
+    def minibatches(self, *key: int, num_minibatches: int | None = None) -> Any:
         """Deals all valid rows, shuffled, into minibatches; each row is in exactly one.
 
-        The tensors are the same at every call, so that recorded and captured graphs may read them;
-        their contents are new.
+        The tensors are the same at every call; their contents are new.
 
         Args:
             *key: numbers that the shuffle follows from, so that it has no state to save.
+            num_minibatches: how many, at least those that there are rows for; by default as many.
+
+        Returns:
+            A list of `Minibatch`.
         """
         valid, seed = self.host_valid[:-1].flatten(), shuffle_seed(*key)
         shuffled_minibatches(valid, seed, self._indices, self._weights)
@@ -260,4 +275,10 @@ class RolloutBuffer:
             for source, output in zip(self._sources, self._outputs, strict=True):
                 torch.index_select(source, 0, indices, out=output)
             self._device_weights.copy_(self._weights)
-        return self._minibatches
+        last, missing = self._minibatches[-1], (num_minibatches or 0) - len(self._minibatches)
+        if missing <= 0:
+            return self._minibatches
+        return [
+            *self._minibatches,
+            *[last._replace(weights=torch.zeros_like(last.weights))] * missing,
+        ]

@@ -26,9 +26,8 @@ from fastrl.kernels.indexing import RowGather, cut_sequences, sequence_grid, shu
 class SequenceMinibatch(NamedTuple):
     """B sequences side by side, the longest first, padded to L steps: rows `[L * B]`, step by step.
 
-    Of P parts, each is such a minibatch of B / P sequences, and they follow one another. `weights`
-    are 1/count on the rows that count and 0 on padding and reset rows, so that they sum to 1.
-    `states` `[B, S]` are from before each sequence's first row.
+    `weights` are 1/count on the rows that count and 0 on padding and reset rows, so that they sum
+    to 1. `states` `[B, S]` are from before each sequence's first row.
     """
 
     obs: Tensor
@@ -45,11 +44,12 @@ class SequenceMinibatch(NamedTuple):
 class SequenceRollout(RolloutBuffer):
     """A rollout buffer with the policy's states `[T + 1, N, S]` and features `[T, N, F]`."""
 
+    varies = True
+
     def __init__(
         self,
         *sizes: Any,
         sequence_length: int,
-        num_parts: int = 1,
         state_size: int,
         previous_size: int,
         num_features: int,
@@ -59,13 +59,11 @@ class SequenceRollout(RolloutBuffer):
         Args:
             *sizes: as of `RolloutBuffer`; `batch_size` is a multiple of `sequence_length`.
             sequence_length: L.
-            num_parts: P, which divides B.
             state_size: S.
             previous_size: E, the last numbers of a state.
             num_features: F.
         """
         self.sequence_length, self._previous_size = sequence_length, previous_size
-        self._num_parts = num_parts
         self._sizes = state_size, num_features
         super().__init__(*sizes)
 
@@ -82,18 +80,24 @@ class SequenceRollout(RolloutBuffer):
         self._grow(1)
 
     def _grow(self, num_minibatches: int) -> None:
-        """Allocates until there are this many minibatches."""
-        num_rows, num_sequences = self._batch_size, self._batch_size // self.sequence_length
-        while len(self._sequence_batches) < num_minibatches:
-            rows = [x.new_zeros(num_rows, *x.shape[1:]) for x in self._sources]
-            states = self.states.new_zeros(num_sequences, self.states.shape[2])
-            if self.device.type == "cpu":
-                gather_states = RowGather([self.states.flatten(0, 1)], [states])
-                self._gathers.append((RowGather(self._sources, rows), gather_states))
-            previous = rows.pop() if self._previous_size else self._previous.new_zeros(num_rows, 0)
-            weights = self.states.new_ones(num_rows)  # an update is recorded with rows that count
-            fields = [*rows, weights, previous, states]
-            self._sequence_batches.append(SequenceMinibatch._make(fields))
+        """Allocates anew, twice as much as is wanted, if there are not as many minibatches yet."""
+        if len(self._sequence_batches) >= num_minibatches:
+            return
+        count, num_rows = 2 * num_minibatches, self._batch_size
+        num_sequences = num_rows // self.sequence_length
+        rows = [x.new_zeros(count, num_rows, *x.shape[1:]) for x in self._sources]
+        states = self.states.new_zeros(count, num_sequences, self.states.shape[2])
+        nothing = self._previous.new_zeros(count, num_rows, 0)
+        previous = rows.pop() if self._previous_size else nothing
+        weights = self.states.new_ones(count, num_rows)  # an update is built with rows that count
+        whole = SequenceMinibatch._make([*rows, weights, previous, states])
+        self._whole = whole.weights, whole.advantages
+        self._sequence_batches = [SequenceMinibatch(*x) for x in zip(*whole, strict=True)]
+        self._gathers = []
+        for batch in self._sequence_batches if self.device.type == "cpu" else ():
+            outputs = [*batch[:6], *([batch.previous] if self._previous_size else [])]
+            gather_states = RowGather([self.states.flatten(0, 1)], [batch.states])
+            self._gathers.append((RowGather(self._sources, outputs), gather_states))
 
     @property
     def first_minibatch(self) -> Any:
@@ -119,7 +123,12 @@ class SequenceRollout(RolloutBuffer):
         super().load_state_dict(state)
         self.states[0] = state["states"]
 
-    def cut(self) -> int:
+    def fields(self) -> tuple[Tensor, Tensor]:
+        """Returns weights and advantages `[M, L * B]` of the minibatches that were dealt last."""
+        weights, advantages = self._whole
+        return weights[: self._num_dealt], advantages[: self._num_dealt]
+
+    def refresh(self) -> int:
         """Cuts the rollout into sequences; returns how many minibatches they fill."""
         valid = self.host_valid[:-1]
         env, start, length = cut_sequences(~valid, self.sequence_length)
@@ -137,12 +146,12 @@ class SequenceRollout(RolloutBuffer):
 
         Args:
             *key: numbers that the shuffle follows from, so that it has no state to save.
-            num_minibatches: how many, at least what `cut` said, which then need not be asked again.
+            num_minibatches: how many, at least what `refresh` said; by default as many.
 
         Returns:
             A list of `SequenceMinibatch`.
         """
-        num_minibatches = num_minibatches or self.cut()
+        num_minibatches = num_minibatches or self.refresh()
         env, start, length = self._sequences
         valid, num_columns = self.host_valid[:-1], self._batch_size // self.sequence_length
         places = torch.zeros((num_minibatches, num_columns), dtype=torch.int64)
@@ -153,33 +162,30 @@ class SequenceRollout(RolloutBuffer):
         columns = places.flatten()
         env, start, length = env[columns], start[columns], length[columns]
         grid, mask = sequence_grid(env, start, length, self.num_envs, self.sequence_length)
-        grid, mask = self._in_parts(grid), self._in_parts(mask & (shares.flatten() > 0))
+        grid = self._by_minibatch(grid)
+        mask = self._by_minibatch(mask & (shares.flatten() > 0))
         counts = (mask & valid.flatten()[grid]).float()
         weights = counts / counts.sum(1, keepdim=True).clamp(min=1)
         first_rows = (start * self.num_envs + env).view(num_minibatches, num_columns)
         if self._previous_size:
             self._previous.copy_(self.states[:-1, :, -self._previous_size :])
         self._grow(num_minibatches)
+        self._num_dealt = num_minibatches
         for index in range(num_minibatches):
             self._fill(index, grid[index], first_rows[index])
             self._sequence_batches[index].weights.copy_(weights[index])
         return self._sequence_batches[:num_minibatches]
 
     def _by_length(self, places: Tensor, shares: Tensor) -> tuple[Tensor, Tensor]:
-        """Brings the sequences of each minibatch `[M, B]` into the order of falling length.
-
-        Its parts get them in turn, so that none has more to do than another.
-        """
+        """Brings the sequences of each minibatch `[M, B]` into the order of falling length."""
         num_valid = self._num_valid[places] * (shares > 0)
         order = num_valid.argsort(dim=1, descending=True, stable=True)
-        order = order.unflatten(1, (-1, self._num_parts)).transpose(1, 2).flatten(1)
         return places.gather(1, order), shares.gather(1, order)
 
-    def _in_parts(self, grid: Tensor) -> Tensor:
-        """Brings `[L, M * B]` into the order of the minibatches' rows, `[M, P * L * (B / P)]`."""
-        num_columns = self._batch_size // self.sequence_length // self._num_parts
-        parts = grid.unflatten(1, (-1, self._num_parts, num_columns))
-        return parts.permute(1, 2, 0, 3).flatten(1).contiguous()
+    def _by_minibatch(self, grid: Tensor) -> Tensor:
+        """Brings `[L, M * B]` into the order of the minibatches' rows, `[M, L * B]`."""
+        num_columns = self._batch_size // self.sequence_length
+        return grid.unflatten(1, (-1, num_columns)).transpose(0, 1).flatten(1).contiguous()
 
     def _fill(self, index: int, rows: Tensor, first_rows: Tensor) -> None:
         if self._gathers:

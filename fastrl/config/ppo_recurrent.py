@@ -44,8 +44,6 @@ class PPORecurrentConfig(PPOConfig):
                 f"per_rank_batch_size={self.per_rank_batch_size} must be a multiple of "
                 f"sequence_length={self.sequence_length}: a minibatch is whole sequences"
             )
-        if self.compile == "on":
-            raise ValueError("compile=on is not offered with a memory; auto records its update")
         if self.share_data:
             raise ValueError(
                 "share_data is not offered with a memory: sequences stay where they were played; "

@@ -10,7 +10,7 @@ from fastrl.config.sac import SACConfig
 # What leaves the learning as it is: its length, what is written down, how the machines are used.
 CHANGEABLE = (
     "--total-timesteps, --eval-every, --eval-episodes, --checkpoint-every, --keep-checkpoints, "
-    "--capture-video, --target-return, --num-threads, --num-env-threads, --compile, --devices, "
+    "--capture-video, --target-return, --num-threads, --num-env-threads, --engine, --devices, "
     "--num-nodes, --rank-timeout"
 )
 

@@ -17,6 +17,7 @@ from fastrl.config.values import as_kind, read_value
 # on the algorithm.
 OTHER_NAMES = {
     "batch_size": ("per_rank_batch_size",),
+    "compile": ("engine",),
     "clip_range": ("clip_coef",),
     "device": ("accelerator", "devices"),
     "env": ("env_id",),
@@ -37,6 +38,7 @@ OTHER_NAMES = {
     "utd_ratio": ("replay_ratio",),
 }
 
+_ENGINE_OF_COMPILE = {"off": "eager", "on": "compile"}
 _STEPS = ("total_timesteps", "eval_every", "checkpoint_every", "log_every", "learning_starts")
 _MOST_THREADS = 1024
 _MOST_EPISODES = 1_000_000
@@ -104,10 +106,11 @@ class RunConfig:
     num_threads: int = 0
     """Threads of one update on the CPU; 0: one, or for large minibatches the cores this process may
     use. Acting always uses one."""
-    compile: Literal["off", "auto", "on"] = "auto"
-    """How the update runs. off: eager. auto: recorded once as a static graph and replayed, the same
-    numbers to the bit and no compiler to wait for. on: one graph through torch.compile, which needs
-    a C++ compiler and some seconds before the first update."""
+    engine: Literal["auto", "native", "recorded", "compile", "eager"] = "auto"
+    """How acting, advantages and updates run. eager: plain PyTorch. recorded: one run of them as a
+    static graph, replayed; the numbers of eager to the bit. native: with networks and loss in the
+    C++ kernels. compile: through torch.compile, after some seconds or minutes of compiling. auto:
+    native where the kernels compute the same, else recorded."""
     torch_deterministic: bool = False
     """Refuse every torch operation that has no deterministic form."""
 
@@ -149,7 +152,7 @@ class RunConfig:
         one_of(self, "backend", "auto", "envpool", "gymnasium")
         one_of(self, "accelerator", "auto", "cpu", "cuda", "gpu")
         one_of(self, "precision", "32-true", "bf16-mixed")
-        one_of(self, "compile", "off", "auto", "on")
+        one_of(self, "engine", "auto", "native", "recorded", "compile", "eager")
         if not self.env_id:
             raise ValueError("env_id is empty; name a task, for example LunarLander-v2")
         if self.num_pools == 2 and self.num_envs % 2:
@@ -215,6 +218,9 @@ class RunConfig:
         Raises:
             ValueError: an unknown name, a value of the wrong type or out of range.
         """
+        if "compile" in values:  # as versions before 0.2 called it
+            values = {"engine": _ENGINE_OF_COMPILE.get(values["compile"], "auto"), **values}
+            del values["compile"]
         check_names(values, [field.name for field in dataclasses.fields(cls)], source)
         kinds = get_type_hints(cls)
         settings: dict[str, Any] = {}

@@ -229,15 +229,12 @@ class Training(Side):
         """Allocates room for this trainer's rows, and builds its steps."""
         maker: Any = super()
         buffer = maker.make_buffer()
-        for name in self.steps:
-            if hasattr(self, name):  # a long update must show that it gets on
-                setattr(self, name, _pulsing(getattr(self, name)))
         return buffer
 
     def serve(self) -> int:
         """Learns until player 0 ends it; returns the exit status of the run."""
         buffer, timer = self.make_buffer(), StageTimer()
-        PULSE.is_watched = self.whole.compile != "on"  # that compiles in the first update
+        PULSE.is_watched = self.whole.engine != "compile"  # which takes its time
         with StopSignals():  # the watch tells player 0
             while True:
                 order = self._receive_order(0, buffer)

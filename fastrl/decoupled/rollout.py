@@ -8,11 +8,9 @@ from __future__ import annotations
 
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from fastrl.buffers.rollout import RolloutBuffer
-from fastrl.buffers.shared import SharedRollout
 from fastrl.decoupled.processes import Playing, Side, Training
 from fastrl.runs.timer import StageTimer
 
@@ -47,34 +45,24 @@ class RolloutSide(Side):
 
 
 class RolloutPlaying(RolloutSide, Playing):
-    """Plays and judges, in front of an algorithm's own agent."""
+    """Plays and evaluates, in front of an algorithm's own agent."""
 
-    judge: Any
-    learning: Any
+    compute_advantages: Any
+    engine: Any
 
     def prepare(self, buffer: RolloutBuffer, timer: StageTimer) -> dict[str, float]:
         """Does the player's part of learning from a rollout; returns what is to be logged."""
-        with timer.stage("advantage"), self.learning():
-            return {"Info/explained_variance": float(self.judge(buffer))}
+        with timer.stage("advantage"), self.engine.learning():
+            return {"Info/explained_variance": float(self.compute_advantages(buffer))}
 
 
 class RolloutTraining(RolloutSide, Training):
-    """Learns from judged rows, in front of an algorithm's own agent."""
+    """Learns from rows that come with their advantages, in front of an algorithm's own agent."""
 
-    steps = ("_minibatch_step", "_accumulate")
+    steps = ("step",)
+    rows_are_evaluated = True
 
-    def share(self, buffer: RolloutBuffer) -> SharedRollout:
-        """All rows are here already."""
-        size, ranks = self.whole.per_rank_batch_size, self.devices
-        place = ranks.global_rank, ranks.world_size
-        return SharedRollout(buffer, size, *place, gather=None)
-
-    def judge(self, buffer: RolloutBuffer) -> Tensor:
-        """The players have judged, and say how well the values explain the returns."""
-        return torch.full((), torch.nan)
-
-    def take_in_observations(self, buffer: RolloutBuffer) -> None:
-        """Updates the normaliser, from each row once."""
-        learner: Any = super()
-        has_all = self.whole.trainers_get_all_rows
-        learner.take_in_observations(buffer, (lambda moments: moments) if has_all else None)
+    @property
+    def has_all_rows(self) -> bool:
+        """Whether every trainer gets the rows of all environments."""
+        return self.whole.trainers_get_all_rows

@@ -1,6 +1,6 @@
-"""How a hot function runs: eager, recorded or compiled. No other file records or compiles.
+"""A function of tensors as a recorded or compiled graph. No other file records or compiles.
 
-`act` and `update` are small: on a CPU most of their time goes into Python, autograd bookkeeping and
+Acting and updates are small: on a CPU most of their time goes into Python, autograd bookkeeping and
 dispatch. A `Recording` takes all three out. It runs the function once, notes every ATen operation
 that reached the dispatcher (those of the backward pass among them), and leaves a flat graph without
 Python or autograd. TorchScript then replays that graph operation by operation: the same kernels in
@@ -28,11 +28,9 @@ def build(function: Function, example: tuple[Tensor, ...], mode: str) -> Functio
         function: takes tensors, returns a tensor, a tuple of tensors or None.
         example: arguments of the shapes and types that it will be called with; they are not
             changed.
-        mode: "off" for eager, "auto" for recorded, "on" for torch.compile.
+        mode: "recorded" or "compile".
     """
-    if mode == "off":
-        return function
     recording = Recording(function, example)
-    if mode == "on":
+    if mode == "compile":
         return recording.compiled()
     return recording.captured() if example[0].is_cuda else recording.scripted()

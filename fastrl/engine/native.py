@@ -1,30 +1,194 @@
-"""A policy that acts on one step's observations in one call of the C++ extension.
+"""Networks and functions that the C++ extension computes in place of torch.
 
-Between two steps the environments have the caches to themselves: whatever acts then is fetched from
-memory anew, its code too. A policy of 128-64-32 acts on 64 rows in 46 us when it is called again
-and again, and took 160 us between the steps of HalfCheetah as nine operations of torch.
+A *twin* computes what a readable function says. It is used only after `engine/probe.py` has seen
+it give the same numbers and gradients as that function; which sizes, types and layers the kernels
+know at all is said here, by `why_not`. Letters: B rows, A numbers of the action's distribution.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from typing import Any, NamedTuple, Protocol
+
+import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from fastrl.kernels.networks import dense_kernel
-from fastrl.models.actor_critic import ActorCritic, dense_network
+from fastrl.engine.probe import NUM_ROWS, random_rows
+from fastrl.kernels.extension import HAS_DENSE
+from fastrl.kernels.networks import WIDEST, DenseNetwork, dense, dense_kernel
+from fastrl.kernels.recurrence import gru, lstm
+from fastrl.models.actor_critic import ActorCritic
 from fastrl.models.distributions import CategoricalHead, GaussianHead
+from fastrl.models.layers import ACTIVATIONS
+from fastrl.models.rnn import Memory
 
 
-class FusedActing:
-    """What `policy.act` draws and `policy.head.to_env` makes of it, for a number of rows.
+class Twin(NamedTuple):
+    """A method of a module, and what may stand in its place."""
 
-    The policy's parameters and its normaliser keep their place in memory.
+    module: nn.Module
+    method: str
+    function: Callable[..., Any]
+    draw: Callable[[torch.Generator], tuple[Tensor, ...]]
+    """Makes random arguments, to try both."""
+    shares_work: bool
+    """Whether the kernel works on threads of its own."""
+
+
+class NativeForm(Protocol):
+    """What the kernels make of one module."""
+
+    def why_not(self) -> list[str]:
+        """Says which of the module's parts the kernels do not know."""
+        ...
+
+    def twins(self) -> list[Twin]:
+        """Returns the methods that have a twin."""
+        ...
+
+
+@contextmanager
+def in_place(twins: Sequence[Twin]) -> Iterator[None]:
+    """Lets the twins stand in for the methods, for as long as a graph is built."""
+    with ExitStack() as stack:
+        for twin in twins:
+            twin.module.__dict__[twin.method] = twin.function
+            stack.callback(twin.module.__dict__.pop, twin.method)
+        yield
+
+
+def why_no_kernels(device: torch.device, precision: str) -> list[str]:
+    """Says why no kernel of the extension may serve at all."""
+    reasons = []
+    if not HAS_DENSE:
+        reasons.append("the C++ extension is not there, is switched off, or has no kernels here")
+    if device.type != "cpu":
+        reasons.append(f"the kernels are for CPUs, not for {device.type}")
+    if precision != "32-true":
+        reasons.append(f"the kernels compute in float32, not in {precision}")
+    return reasons
+
+
+class NativeActorCritic:
+    """Actor and critic over vectors: both networks, or one with two heads, in one operation."""
+
+    def __init__(self, policy: ActorCritic) -> None:
+        """Holds the policy; its layers are looked up at each call."""
+        self._policy, self._space = policy, policy.reader.space
+
+    def why_not(self) -> list[str]:
+        """Says which of the networks' parts the kernels do not know."""
+        policy = self._policy
+        if policy.reader.pixels_shape:
+            return ["there are no kernels for pixels"]
+        trunks = [trunk for trunk in (policy.actor, policy.critic) if trunk is not None]
+        reasons = [reason for trunk in trunks for reason in _why_not_trunk(trunk)]
+        for head in (policy.head.layer, policy.value_head):
+            reasons += _why_not_linear(head)
+        if not reasons and len({_activation_of(trunk) for trunk in trunks}) > 1:
+            reasons.append("actor and critic have different activations")
+        return reasons
+
+    def twins(self) -> list[Twin]:
+        """Returns the methods that have a twin."""
+        names = "outputs", "outputs_and_values", "value"
+        rows = torch.from_numpy(np.zeros((1, *self._space.shape), self._space.dtype))
+
+        def draw(generator: torch.Generator) -> tuple[Tensor, ...]:
+            return (random_rows(rows, NUM_ROWS, generator),)
+
+        return [Twin(self._policy, name, getattr(self, name), draw, True) for name in names]
+
+    def outputs(self, observations: Tensor) -> Tensor:
+        """As `ActorCritic.outputs`."""
+        policy, inputs = self._policy, self._policy.read(observations)
+        (outputs,) = self._run(inputs.vector, (policy.actor, [policy.head.layer]))
+        return policy.allowed(outputs, inputs)
+
+    def outputs_and_values(self, observations: Tensor) -> tuple[Tensor, Tensor]:
+        """As `ActorCritic.outputs_and_values`."""
+        policy, inputs = self._policy, self._policy.read(observations)
+        heads = [policy.head.layer], [policy.value_head]
+        if policy.critic is None:
+            networks = [(policy.actor, [*heads[0], *heads[1]])]
+        else:
+            networks = [(policy.actor, heads[0]), (policy.critic, heads[1])]
+        outputs, values = self._run(inputs.vector, *networks)
+        return policy.allowed(outputs, inputs), values.squeeze(-1)
+
+    def value(self, observations: Tensor) -> Tensor:
+        """As `ActorCritic.value`."""
+        policy, inputs = self._policy, self._policy.read(observations)
+        trunk = policy.actor if policy.critic is None else policy.critic
+        return self._run(inputs.vector, (trunk, [policy.value_head]))[0].squeeze(-1)
+
+    @staticmethod
+    def _run(x: Tensor | None, *networks: tuple[nn.Module, list[nn.Linear]]) -> list[Tensor]:
+        assert x is not None  # there are no pixels
+        given = [network_of(trunk, heads) for trunk, heads in networks]
+        return dense(x, given, _activation_of(networks[0][0]))
+
+
+class NativeMemory:
+    """An LSTM or GRU over padded sequences; the kernels leave the padding out."""
+
+    def __init__(self, memory: Memory) -> None:
+        """Holds the layer."""
+        self._memory = memory
+
+    def why_not(self) -> list[str]:
+        """Says why the kernels do not know the layer."""
+        layer = self._memory.layer
+        if type(layer) not in (nn.LSTM, nn.GRU) or layer.num_layers > 1 or layer.bidirectional:
+            return ["the kernels know one layer of nn.LSTM or nn.GRU"]
+        return []
+
+    def twins(self) -> list[Twin]:
+        """Returns the methods that have a twin."""
+
+        def draw(generator: torch.Generator) -> tuple[Tensor, ...]:
+            length, count, memory = 4, 8, self._memory
+            inputs = torch.randn(length, count, memory.layer.input_size, generator=generator)
+            state = torch.randn(count, memory.state_size, generator=generator)
+            return inputs.requires_grad_(), state, torch.full((length,), count)
+
+        return [Twin(self._memory, "forward", self.forward, draw, False)]
+
+    def forward(self, inputs: Tensor, state: Tensor, alive: Tensor | None = None) -> Tensor:
+        """As `Memory.forward`; padding is zero."""
+        if alive is None:
+            return type(self._memory).forward(self._memory, inputs, state)
+        run = gru if isinstance(self._memory.layer, nn.GRU) else lstm
+        return run(inputs, state, alive, *self._memory.layer.all_weights[0])
+
+
+_FORMS: tuple[tuple[type[nn.Module], Callable[[Any], NativeForm]], ...] = (
+    (ActorCritic, NativeActorCritic),
+    (Memory, NativeMemory),
+)
+
+
+def native_forms(networks: Sequence[nn.Module]) -> Iterator[NativeForm]:
+    """Yields what the kernels make of networks and their parts, of those kinds that they know."""
+    for network in networks:
+        for module in network.modules():
+            yield from (form(module) for kind, form in _FORMS if isinstance(module, kind))
+
+
+class NativeActing:
+    """Acts on one step's observations in one call: networks, draw and bounds.
+
+    Between two steps the environments have the caches to themselves: whatever acts then is fetched
+    from memory anew, its code too. A policy of 128-64-32 acts on 64 rows in 46 us when it is called
+    again and again, and took 160 us between the steps of HalfCheetah as nine operations of torch.
     """
 
     def __init__(self, policy: ActorCritic, num_rows: int) -> None:
-        """Looks up where everything is; `suits` has said that this policy can act so."""
+        """Looks up where everything is; parameters and normaliser keep their place in memory."""
         head, num_inputs = policy.head, policy.reader.vector_size
-        network = dense_network(policy.actor, [head.layer])
+        network = network_of(policy.actor, [head.layer])
         layers = [*network.hidden, *network.heads]
         tensors = [*[weight for weight, _ in layers], *[bias for _, bias in layers]]
         addresses = [tensor.data_ptr() for tensor in tensors]
@@ -33,7 +197,7 @@ class FusedActing:
             tensors += [normalizer.shift, normalizer.scale]
             shift, scale = normalizer.shift.data_ptr(), normalizer.scale.data_ptr()
             limit = normalizer.clip
-        self._kernel = dense_kernel(num_rows, num_inputs, network, policy.activation)
+        self._kernel = dense_kernel(num_rows, num_inputs, network, _activation_of(policy.actor))
         self._kernel.set_policy(addresses, shift, scale, limit)
         self._bounds: list[int] = []
         if isinstance(head, GaussianHead):
@@ -47,16 +211,17 @@ class FusedActing:
         )
 
     @staticmethod
-    def suits(policy: ActorCritic) -> bool:
-        """Tells whether a policy acts so: on vectors, one choice or normals that are clipped."""
-        head = policy.head
-        if isinstance(head, CategoricalHead):
-            is_plain = head.single and not head.shifted
-        else:
-            is_plain = isinstance(head, GaussianHead) and not head.squash
-        is_vector = policy.reader.is_flat and policy.reader.space.dtype == "float32"
-        is_own = type(policy) is ActorCritic  # and no class of somebody's, with its own `act`
-        return is_own and policy.in_extension and policy.is_dense and is_plain and is_vector
+    def why_not(policy: Any) -> list[str]:
+        """Says why there is no kernel that draws this policy's actions."""
+        if not isinstance(policy, ActorCritic):
+            return ["no kernel acts with such networks"]
+        head, reader = policy.head, policy.reader
+        is_choice = isinstance(head, CategoricalHead) and head.single and not head.shifted
+        if not is_choice and not (isinstance(head, GaussianHead) and not head.squash):
+            return ["no kernel draws such actions"]
+        if not reader.is_flat or reader.space.dtype != "float32":
+            return ["a kernel acts on vectors of float32 alone"]
+        return []
 
     def __call__(self, obs: Tensor, noise: Tensor, stored: Tensor) -> Tensor:
         """Draws actions for `obs` `[n, O]`, with `noise` `[n, K]`, into `stored` `[n, *A]`.
@@ -72,3 +237,43 @@ class FusedActing:
         bounded = torch.empty_like(stored)
         self._kernel.draw_normals(*places, bounded.data_ptr(), *self._bounds)
         return bounded
+
+
+def network_of(trunk: nn.Module, heads: list[nn.Linear]) -> DenseNetwork:
+    """Returns the layers of a trunk over vectors and of heads on it, as the kernels take them."""
+    hidden = [layer for layer in trunk.children() if isinstance(layer, nn.Linear)]
+    return DenseNetwork(*[[(x.weight, x.bias) for x in layers] for layers in (hidden, heads)])
+
+
+def _activation_of(trunk: nn.Module) -> str:
+    """Returns the name of the activation of a trunk that `_why_not_trunk` has no word against."""
+    kind = type(list(trunk.children())[1])
+    return next(name for name, known in ACTIVATIONS.items() if known is kind)
+
+
+def _why_not_trunk(trunk: nn.Module) -> list[str]:
+    """Says why the kernels do not know a trunk: they know nn.Linear and an activation, in turn."""
+    layers = list(trunk.children())
+    if type(trunk) is not nn.Sequential or len(layers) < 2 or len(layers) % 2:
+        return ["the kernels know hidden layers that are nn.Linear and an activation, in turn"]
+    reasons = [reason for layer in layers[::2] for reason in _why_not_linear(layer)]
+    kinds = {type(layer) for layer in layers[1::2]}
+    if len(kinds) > 1 or not kinds <= set(ACTIVATIONS.values()):
+        names = " and ".join(sorted(kind.__name__ for kind in kinds))
+        reasons.append(f"the kernels know {', '.join(ACTIVATIONS)} as activations, not {names}")
+    if any(isinstance(layer, nn.ELU) and layer.alpha != 1 for layer in layers):
+        reasons.append("the kernels know ELU with alpha 1 alone")
+    return reasons
+
+
+def _why_not_linear(layer: nn.Module) -> list[str]:
+    if type(layer) is not nn.Linear:
+        return [f"the kernels know nn.Linear, not {type(layer).__name__}"]
+    weight, bias = layer.weight, layer.bias
+    if bias is None or {weight.dtype, bias.dtype} != {torch.float32}:
+        return ["the kernels know linear layers of float32 with a bias alone"]
+    if not (weight.is_contiguous() or weight.mT.is_contiguous()):
+        return ["a weight is not contiguous"]
+    if layer.out_features > WIDEST:
+        return [f"a layer of {layer.out_features} is wider than {WIDEST}"]
+    return []

@@ -1,4 +1,4 @@
-"""What `engine/recording.py` must know of ATen operations."""
+"""What `recording.py` must know of ATen operations."""
 
 from __future__ import annotations
 
@@ -16,6 +16,8 @@ def _named(*names: str) -> set[Any]:
 VIEWS = _named("t", "view", "permute", "unsqueeze") | {torch.ops.aten.squeeze.dim}
 # These take a tensor for its shape and type alone.
 FACTORIES = _named("ones_like", "zeros_like", "full_like", "new_ones", "new_zeros", "new_full")
+# These give Python a tensor's value.
+READS_OF_VALUES = _named("_local_scalar_dense", "is_nonzero", "equal")
 # Tracing knows no list of booleans. What Python costs is nothing beside these operations.
 UNTRACEABLE = _named("convolution_backward")
 # These take a number or a tensor.

@@ -1,12 +1,13 @@
-"""Adam and RMSprop over all parameters of a module as one vector, in two halves.
+"""Adam and RMSprop over all trained parameters of a module as one vector `[P]`.
 
-A step is a gradient and its application. Between the halves is the one place where many ranks
-average: a single all-reduce over `[P]`.
+A step is a gradient and its application. Between the two is the one place where many ranks exchange
+anything: a single all-reduce over `[P]`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -16,28 +17,51 @@ from fastrl.models.layers import flatten_gradients, flatten_parameters
 from fastrl.ops.rmsprop import rmsprop_step
 
 
-class FlatOptimizer:
-    """The parameters of a module become views of one vector `[P]`; so is the optimiser's state.
+class FlatParameters:
+    """The trained parameters of a module as views of one vector `[P]`.
 
-    All state is in tensors that are changed in place, so a recorded or compiled step stays valid
-    for the whole run, whatever a schedule does to `learning_rate`.
+    A step of an optimiser, a norm or an all-reduce is then one operation.
     """
 
-    def __init__(
-        self, module: nn.Module, learning_rate: float, eps: float, max_grad_norm: float
-    ) -> None:
-        """Takes over the parameters of a module that stays on its device.
+    def __init__(self, module: nn.Module, is_trained: bool = True) -> None:
+        """Moves the parameters into one vector.
 
         Args:
-            module: whose parameters are trained.
-            learning_rate: initial step size.
-            eps: the optimiser's epsilon.
-            max_grad_norm: gradients are scaled down to this Euclidean norm; 0 leaves them alone.
+            module: stays on its device.
+            is_trained: take those that require a gradient; else all of them.
         """
-        self.parameters = list(module.parameters())
-        self.flat = flatten_parameters(module)
-        self.learning_rate = torch.tensor(learning_rate, device=self.flat.device)
-        self.eps, self.max_grad_norm = eps, max_grad_norm
+        self._is_trained = is_trained
+        self.parameters: list[nn.Parameter] = []
+        self.flat = torch.empty(0)
+        self.adopt(module)
+
+    def adopt(self, module: nn.Module) -> bool:
+        """Takes the parameters as they are now; layers and weights may have been replaced.
+
+        Returns:
+            Whether their shapes are those of before, so that what is kept for each still fits.
+        """
+        parameters = self._of(module)
+        shapes = [(x.shape, x.stride()) for x in self.parameters]
+        if not self.holds(module):
+            self.parameters, self.flat = parameters, flatten_parameters(parameters)
+        return shapes == [(x.shape, x.stride()) for x in parameters]
+
+    def holds(self, module: nn.Module) -> bool:
+        """Tells whether the module's parameters still are those views."""
+        parameters = self._of(module)
+        if len(parameters) != len(self.parameters):
+            return False
+        place, size = self.flat.data_ptr(), self.flat.element_size()
+        for mine, theirs in zip(self.parameters, parameters, strict=True):
+            if mine is not theirs or theirs.data_ptr() != place:
+                return False
+            place += size * theirs.numel()
+        return True
+
+    def _of(self, module: nn.Module) -> list[nn.Parameter]:
+        found = module.parameters()
+        return [x for x in found if x.requires_grad] if self._is_trained else list(found)
 
     def gradient(self, loss: Tensor) -> Tensor:
         """Returns the gradient of a scalar loss, `[P]`; zero where it depends on nothing."""
@@ -50,6 +74,41 @@ class FlatOptimizer:
         gradients = torch.autograd.grad(outputs, self.parameters, d_outputs, materialize_grads=True)
         with torch.no_grad():
             return flatten_gradients(gradients, self.parameters)
+
+
+class FlatOptimizer(FlatParameters):
+    """Base of the optimisers: the gradient, clipped, and one step along it.
+
+    All state is in tensors that are changed in place, so a recorded or compiled step stays valid
+    for the whole run, whatever a schedule does to `learning_rate`.
+    """
+
+    def __init__(
+        self, module: nn.Module, learning_rate: float, eps: float, max_grad_norm: float
+    ) -> None:
+        """Takes over the trained parameters of a module.
+
+        Args:
+            module: whose parameters are trained; it stays on its device.
+            learning_rate: initial step size.
+            eps: the optimiser's epsilon.
+            max_grad_norm: gradients are scaled down to this Euclidean norm; 0 leaves them alone.
+        """
+        super().__init__(module)
+        self.learning_rate = torch.tensor(learning_rate, device=self.flat.device)
+        self.eps, self.max_grad_norm = eps, max_grad_norm
+        self.reset()
+
+    def adopt(self, module: nn.Module) -> bool:
+        """As `FlatParameters.adopt`; for parameters of other shapes the state begins anew."""
+        fits = super().adopt(module)
+        if not fits and hasattr(self, "eps"):
+            self.reset()
+        return fits
+
+    def reset(self) -> None:
+        """Makes the state in which training begins."""
+        raise NotImplementedError
 
     @torch.no_grad()
     def apply(self, gradient: Tensor) -> Tensor:
@@ -65,7 +124,7 @@ class FlatOptimizer:
         """Returns what steps leave behind; schedules set the learning rate anew."""
         raise NotImplementedError
 
-    def load_state_dict(self, state: dict[str, Tensor]) -> None:
+    def load_state_dict(self, state: dict[str, Any]) -> None:
         """Takes a state back; ValueError for another shape, which copying may fill with numbers."""
         for name, tensor in self.state_dict().items():
             saved = state[name]
@@ -78,26 +137,16 @@ class FlatOptimizer:
 
 
 class FlatAdam(FlatOptimizer):
-    """Adam; its moments start at zero."""
+    """Adam (Kingma and Ba 2015, arXiv 1412.6980); its moments start at zero."""
 
-    def __init__(
-        self, module: nn.Module, learning_rate: float, eps: float, max_grad_norm: float
-    ) -> None:
-        """Takes over the parameters; arguments as of `FlatOptimizer`."""
-        super().__init__(module, learning_rate, eps, max_grad_norm)
+    def reset(self) -> None:
+        """Sets moments and the number of steps to zero."""
         self.mean, self.square = torch.zeros_like(self.flat), torch.zeros_like(self.flat)
         self.steps = torch.zeros((), device=self.flat.device)
 
     def _step(self, gradient: Tensor) -> None:
-        fused_adam_step(
-            self.flat,
-            gradient,
-            self.mean,
-            self.square,
-            self.steps,
-            self.learning_rate,
-            self.eps,
-        )
+        state = self.mean, self.square, self.steps
+        fused_adam_step(self.flat, gradient, *state, self.learning_rate, self.eps)
 
     def state_dict(self) -> dict[str, Tensor]:
         """Returns Adam's moments and its number of steps."""
@@ -118,6 +167,9 @@ class FlatRMSprop(FlatOptimizer):
         """Takes over the parameters; `decay` is the share of the running square that stays."""
         super().__init__(module, learning_rate, eps, max_grad_norm)
         self.decay = decay
+
+    def reset(self) -> None:
+        """Sets the running square to one."""
         self.square = torch.ones_like(self.flat)
 
     def _step(self, gradient: Tensor) -> None:

@@ -6,10 +6,10 @@ import logging
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any, ClassVar
+from typing import Any
 
 import torch
-from torch import Tensor, fx, nn
+from torch import Tensor, fx
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map_only
 
@@ -26,14 +26,12 @@ from fastrl.engine.operations import (
 
 logger = logging.getLogger("fastrl")
 
+_EXCHANGE = "fastrl.sum_over_ranks"  # the name will do: a single process never imports it
 _SIMPLIFICATIONS = ("inline", "constant_propagation", "constant_pooling", "cse", "dce")
 
 
 class Recording(TorchDispatchMode):
     """One run of a function as a flat graph of ATen operations, gradients included."""
-
-    running: ClassVar[Recording | None] = None
-    """The recording that is under way."""
 
     def __init__(self, function: Function, example: tuple[Tensor, ...]) -> None:
         """Runs the function once; whatever it changed in place is put back."""
@@ -48,22 +46,18 @@ class Recording(TorchDispatchMode):
         self._captured_ids: set[int] = set()
         self._changed: set[int] = set()
         self._before: list[tuple[Tensor, Tensor]] = []
-        self._parts: list[list[fx.Node]] = []
-        self._part: list[fx.Node] | None = None
         self._boundary = self._graph.create_node("placeholder", "boundary")
         inputs = tuple(tensor.clone() for tensor in example)
         for index, tensor in enumerate(inputs):
             with self._graph.inserting_before(self._boundary):
                 self._name(tensor, self._graph.placeholder(f"input_{index}"))
-        with self:
-            Recording.running = self
-            try:
+        try:
+            with self:
                 result = function(*inputs)
-            finally:
-                Recording.running = None
-        with torch.no_grad():
-            for tensor, value in self._before:
-                tensor.copy_(value)
+        finally:
+            with torch.no_grad():
+                for tensor, value in self._before:
+                    tensor.copy_(value)
         self._graph.output(tree_map_only(Tensor, self._node, result))
         self._fold_constants(result)
         self._graph.erase_node(self._boundary)
@@ -121,8 +115,7 @@ class Recording(TorchDispatchMode):
             grad_mode = torch.set_grad_enabled(self._has_grad_mode)
             with grad_mode, warnings.catch_warnings(), self._undone():
                 warnings.simplefilter("ignore")  # tracing is deprecated; see below for its end
-                module = self._forking() if self._parts else self._module
-                script: Any = torch.jit.trace(module, self._example, check_trace=False)
+                script: Any = torch.jit.trace(self._module, self._example, check_trace=False)
                 for simplify in _SIMPLIFICATIONS:
                     getattr(torch._C, f"_jit_pass_{simplify}")(script.graph)
                 return _as_written(script, tuple(self._captured), self._has_grad_mode)
@@ -140,64 +133,15 @@ class Recording(TorchDispatchMode):
 
     def captured(self) -> Function:
         """Returns the graph as one CUDA graph; ranks exchange between graphs, not inside of one."""
-        if any(str(node.target).startswith("fastrl.") for node in self._graph.nodes):
+        if any(str(node.target).startswith(_EXCHANGE) for node in self._graph.nodes):
             return self.scripted()
         given = self._example[: len(self._example) - len(self._captured)]
         changed = [i for i, tensor in enumerate(given) if _memory(tensor) in self._changed]
         with torch.no_grad():
             return CapturedGraph(self._bind(self._module), given, changed, self._changing())
 
-    @contextmanager
-    def part(self) -> Iterator[None]:
-        """Notes the operations of a block as some that may run beside those after the block."""
-        assert self._part is None, "a part has no parts"
-        self._part = []
-        self._parts.append(self._part)
-        places = dict(self._places)  # what follows must not wait for a view that was made in here
-        try:
-            yield
-        finally:
-            self._part, self._places = None, places
-
     def _note(self, target: Any, args: Any, kwargs: Any = None) -> fx.Node:
-        node = self._graph.call_function(target, args, kwargs)
-        if self._part is not None:
-            self._part.append(node)
-        return node
-
-    def _forking(self) -> fx.GraphModule:
-        """Returns the graph with each part behind one call that another thread works on."""
-        graph, copies = fx.Graph(), {}
-        output = graph.graph_copy(self._graph, copies)
-        graph.output(output)
-        forks = nn.Module()
-        for index, part in enumerate(self._parts):
-            nodes = [copies[node] for node in part if node in copies]
-            if not nodes:  # all of them are constants
-                continue
-            inside = set(nodes)
-            inputs = list(
-                dict.fromkeys(x for n in nodes for x in n.all_input_nodes if x not in inside)
-            )
-            results = [node for node in nodes if any(user not in inside for user in node.users)]
-            body, inner = fx.Graph(), {}
-            for node in inputs:
-                inner[node] = body.placeholder(node.name)
-            for node in nodes:
-                inner[node] = body.node_copy(node, inner.__getitem__)
-            body.output(tuple(inner[node] for node in results))
-            forks.add_module(f"part_{index}", _Fork(fx.GraphModule({}, body)))
-            with graph.inserting_before(nodes[0]):
-                future = graph.call_module(f"part_{index}", tuple(inputs))
-            users = {user for node in results for user in node.users if user not in inside}
-            with graph.inserting_before(next(node for node in graph.nodes if node in users)):
-                done = graph.call_function(torch.jit.wait, (future,))
-                for position, node in enumerate(results):
-                    item = graph.call_function(_item, (done, position))
-                    node.replace_all_uses_with(item, lambda user, inside=inside: user not in inside)
-            for node in reversed(nodes):
-                graph.erase_node(node)
-        return fx.GraphModule(forks, graph)
+        return self._graph.call_function(target, args, kwargs)
 
     def _bind(self, module: Function) -> Function:
         captured, has_grad_mode = tuple(self._captured), self._has_grad_mode
@@ -288,17 +232,6 @@ class Recording(TorchDispatchMode):
     def _changing(self) -> list[Tensor]:
         """Returns the captured tensors that the graph changes."""
         return [tensor for tensor in self._captured if _memory(tensor) in self._changed]
-
-
-class _Fork(nn.Module):
-    """Starts a module in another thread and returns at once, with a future of its results."""
-
-    def __init__(self, body: nn.Module) -> None:
-        super().__init__()
-        self.body = body
-
-    def forward(self, *inputs: Tensor) -> Any:
-        return torch.jit.fork(self.body, *inputs)
 
 
 def _as_written(script: Any, captured: tuple[Tensor, ...], has_grad_mode: bool) -> Function:

@@ -30,8 +30,6 @@ class ActionHead(Protocol):
     """Of each dimension; none for normals."""
     log_std: Tensor | None
     """Of normals."""
-    has_clipped_gradient: bool
-    """Whether kernels/objective.py has this distribution."""
 
     @property
     def layer(self) -> nn.Linear:
@@ -47,7 +45,7 @@ class ActionHead(Protocol):
         ...
 
     def sample(self, outputs: Tensor, noise: Tensor) -> Tensor:
-        """Draws actions `[B, *action_shape]`; without noise left (zeros) it is the mode."""
+        """Draws actions `[B, *action_shape]`; with zero noise this is the mode."""
         ...
 
     def mode(self, outputs: Tensor) -> Tensor:
@@ -90,7 +88,7 @@ class CategoricalHead(nn.Module):
         """
         super().__init__()
         self.num_choices, self.single = num_choices, single
-        self.log_std, self.has_clipped_gradient = None, True
+        self.log_std = None
         self.action_shape = () if single else (len(num_choices),)
         self.action_dtype = torch.int64
         self.noise_size = sum(num_choices)
@@ -179,7 +177,7 @@ class GaussianHead(nn.Module):
             gain: gain of orthogonal initial weights, None for torch's default.
         """
         super().__init__()
-        self.squash, self.has_clipped_gradient = squash, not squash
+        self.squash = squash
         self.num_choices: list[int] = []
         self.action_shape = low.shape
         self.action_dtype = torch.float32

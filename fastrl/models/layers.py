@@ -4,47 +4,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from fastrl.processes.machine import cpu_vendor
-
-
-class _Tanh(torch.autograd.Function):
-    """tanh as 2 sigmoid(2x) - 1, within 3e-7: in MKL on AMD three times as fast as its tanh."""
-
-    @staticmethod
-    def forward(ctx: Any, x: Tensor) -> Tensor:
-        y = torch.sigmoid(x + x).mul_(2).sub_(1)
-        ctx.save_for_backward(y)
-        return y
-
-    @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> Tensor:
-        (y,) = ctx.saved_tensors
-        return torch.ops.aten.tanh_backward(gradients[0], y)
-
-
-class Tanh(nn.Module):
-    """Hyperbolic tangent of a float tensor of any shape."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Returns tanh(x), of the shape of `x`."""
-        if not self.training:  # an exported graph has the plain operation, for any number of rows
-            return torch.tanh(x)
-        if not _TANH_IS_SLOW or x.device.type != "cpu" or x.dtype != torch.float32:
-            return torch.tanh(x)
-        if x.numel() < _FEW:
-            return torch.tanh(x)
-        return _Tanh.apply(x)  # pyright: ignore[reportReturnType]
-
-
-_TANH_IS_SLOW = torch.backends.mkl.is_available() and cpu_vendor() == "AuthenticAMD"
-_FEW = 2048  # below this, one slow operation costs less than four fast ones
-
-ACTIVATIONS: dict[str, type[nn.Module]] = {"relu": nn.ReLU, "tanh": Tanh, "elu": nn.ELU}
+ACTIVATIONS: dict[str, type[nn.Module]] = {"relu": nn.ReLU, "tanh": nn.Tanh, "elu": nn.ELU}
 
 
 def linear(in_features: int, out_features: int, gain: float | None = None) -> nn.Linear:
@@ -79,20 +43,19 @@ def mlp(
     return nn.Sequential(*layers)
 
 
-def flatten_parameters(module: nn.Module) -> Tensor:
-    """Moves all parameters into one vector `[P]` that they become views of, and returns it.
+def flatten_parameters(parameters: Sequence[nn.Parameter]) -> Tensor:
+    """Moves parameters into one vector `[P]` that they become views of, and returns it.
 
     A step of the optimiser, a norm or an all-reduce is then one operation. Call it again after the
-    module moved to another device.
+    parameters moved to another device.
     """
-    parameters = list(module.parameters())
-    flat = torch.cat(
-        [_in_memory_order(parameter.detach(), parameter).reshape(-1) for parameter in parameters]
-    )
-    offset = 0
+    if not parameters:
+        return torch.empty(0)
+    pieces = [_in_memory_order(x.detach(), x).reshape(-1) for x in parameters]
+    flat, offset = torch.cat(pieces), 0
     for parameter in parameters:
         piece = flat[offset : offset + parameter.numel()]
-        parameter.data = torch.as_strided(piece, parameter.shape, parameter.stride())
+        parameter.data = torch.as_strided(piece, parameter.shape, _dense_strides(parameter))
         offset += parameter.numel()
     return flat
 
@@ -127,7 +90,20 @@ def _follows(second: Tensor, first: Tensor) -> bool:
     return is_in_same and are_dense and second.storage_offset() == end
 
 
+def _memory_order(tensor: Tensor) -> list[int]:
+    """Returns the dimensions, that of the largest steps through memory first."""
+    return sorted(range(tensor.dim()), key=lambda dim: (-tensor.stride(dim), dim))
+
+
 def _in_memory_order(tensor: Tensor, like: Tensor) -> Tensor:
     """Permutes the dimensions of `tensor` so that reading it walks through `like`'s memory."""
-    order = sorted(range(like.dim()), key=lambda dim: (-like.stride(dim), dim))
-    return tensor.permute(order)
+    return tensor.permute(_memory_order(like))
+
+
+def _dense_strides(tensor: Tensor) -> list[int]:
+    """Returns strides in the tensor's own memory order, without gaps."""
+    strides, size = [0] * tensor.dim(), 1
+    for dim in reversed(_memory_order(tensor)):
+        strides[dim] = size
+        size *= tensor.shape[dim]
+    return strides

@@ -13,6 +13,7 @@ import gymnasium
 import torch
 from torch import Tensor, nn
 
+from fastrl.models.actor_critic import full_precision
 from fastrl.models.distributions import CategoricalHead, make_action_head
 from fastrl.models.encoders import Inputs, Reader, features_of, make_trunk
 from fastrl.models.layers import linear
@@ -134,9 +135,9 @@ class RecurrentActorCritic(nn.Module):
             return torch.cat([memory, *(x.to(memory.dtype) for x in ones)], 1)
         return torch.cat([memory, self.head.to_env(actions)], 1)
 
-    def judge(self, features: Tensor, actions: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def evaluate_features(self, features: Tensor, actions: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Returns log pi(a|s), the entropy and V(s), each `[B]`, of features `[B, F]`."""
-        with _full_precision(features):
+        with full_precision(features):
             features = features.float()
             outputs = self.head(self._of_actor(features))
             log_prob, entropy = self.head.log_prob_and_entropy(outputs, actions)
@@ -144,7 +145,7 @@ class RecurrentActorCritic(nn.Module):
 
     def value(self, features: Tensor) -> Tensor:
         """Returns V(s) `[B]` of features `[B, F]`."""
-        with _full_precision(features):
+        with full_precision(features):
             last = features.float().split(self.feature_sizes, 1)[-1]
             return self.value_head(last).squeeze(-1)
 
@@ -173,10 +174,10 @@ class RecurrentActorCritic(nn.Module):
         features = []
         for encoder, memory, before in zip(self.encoders, self.memories, memories, strict=True):
             rows = self._with(previous, features_of(encoder, inputs).float())
-            with _full_precision(rows):  # an error in a memory lasts
+            with full_precision(rows):  # an error in a memory lasts
                 sequences = rows.unflatten(0, (-1, len(state)))
                 features.append(memory(sequences, before, alive).flatten(0, 1))
-        return self.judge(_joined(features), actions)
+        return self.evaluate_features(_joined(features), actions)
 
     def read(self, observations: Tensor) -> Inputs:
         """Brings observations `[B, *O]`, of any type, to what the networks see."""
@@ -193,7 +194,3 @@ class RecurrentActorCritic(nn.Module):
 def _joined(parts: list[Tensor]) -> Tensor:
     """Returns tensors `[B, *]` side by side; one alone is not copied."""
     return parts[0] if len(parts) == 1 else torch.cat(parts, 1)
-
-
-def _full_precision(like: Tensor) -> torch.autocast:
-    return torch.autocast(like.device.type, enabled=False)

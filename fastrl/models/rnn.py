@@ -9,8 +9,6 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from fastrl.kernels.recurrence import HAS_KERNELS, gru, lstm
-
 
 class Memory(nn.Module):
     """One layer of LSTM (Hochreiter and Schmidhuber 1997) or GRU (Cho et al. 2014)."""
@@ -39,21 +37,16 @@ class Memory(nn.Module):
     def forward(self, inputs: Tensor, state: Tensor, alive: Tensor | None = None) -> Tensor:
         """Goes through sequences of at most L steps, without a reset in between.
 
-        On a GPU the library's kernel does all steps in one call, on a CPU our own does; see
-        `kernels/recurrence.py`.
-
         Args:
             inputs: `[L, B, F]`.
             state: `[B, S]` before the first step; it gets no gradient if `alive` is given.
             alive: int64 `[L]`: how many sequences have a step t, the first ones; None: all have L.
+                All L steps are taken of each; who knows of the padding may leave it out.
 
         Returns:
             Outputs of all steps, `[L, B, H]`. Those of padding after a sequence's end depend on
             nothing that comes later, and nothing that counts depends on them.
         """
-        if alive is not None and HAS_KERNELS and inputs.device.type == "cpu":
-            run = gru if isinstance(self.layer, nn.GRU) else lstm
-            return run(inputs, state, alive, *self.layer.all_weights[0])
         parts = [part.contiguous().unsqueeze(0) for part in state.split(self.num_outputs, 1)]
         outputs, _ = self.layer(inputs, parts[0] if len(parts) == 1 else tuple(parts))
         return outputs

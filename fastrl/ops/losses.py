@@ -18,13 +18,6 @@ def weighted_mean(values: Tensor, weights: Tensor) -> Tensor:
     return torch.dot(values, weights)
 
 
-def normalize(values: Tensor, weights: Tensor) -> Tensor:
-    """Gives `values` `[B]` mean 0 and standard deviation 1 over the rows that count."""
-    centred = values - weighted_mean(values, weights)
-    spread = weighted_mean(centred * centred, weights).sqrt()
-    return centred / (spread + 1e-8)
-
-
 def clipped_surrogate(
     log_ratio: Tensor, advantages: Tensor, weights: Tensor, clip_coef: Tensor
 ) -> Tensor:
@@ -81,7 +74,7 @@ def explained_variance(
     values: Tensor,
     returns: Tensor,
     valid: Tensor,
-    over_ranks: Callable[[Moments], Moments] | None = None,
+    over_ranks: Callable[[Moments], Moments] = lambda moments: moments,
 ) -> Tensor:
     """1 - Var(returns - values) / Var(returns): 1 is perfect, 0 no better than a constant.
 
@@ -89,22 +82,13 @@ def explained_variance(
         values: float `[T, N]`.
         returns: float `[T, N]`.
         valid: bool `[T, N]`.
-        over_ranks: makes the moments of all ranks' rows of those of one rank's, if there are
-            several.
+        over_ranks: makes the moments of all ranks' rows of those of one rank's.
 
     Returns:
         A scalar; NaN if the returns do not vary.
     """
-    if over_ranks is not None:
-        rows = torch.stack([returns, returns - values], -1).flatten(0, 1)
-        variances = over_ranks(moments_of(rows, valid.flatten())).variance
-        returns_variance, error_variance = variances.unbind()
-        return torch.where(returns_variance > 0, 1 - error_variance / returns_variance, torch.nan)
-    weights = valid.to(values.dtype).flatten()
-    weights = weights / weights.sum()
-    returns, error = returns.flatten(), (returns - values).flatten()
-    returns_variance = weighted_mean((returns - weighted_mean(returns, weights)) ** 2, weights)
-    error_variance = weighted_mean((error - weighted_mean(error, weights)) ** 2, weights)
+    rows = torch.stack([returns, returns - values], -1).flatten(0, 1)
+    returns_variance, error_variance = over_ranks(moments_of(rows, valid.flatten())).variance
     return torch.where(returns_variance > 0, 1 - error_variance / returns_variance, torch.nan)
 
 
@@ -123,13 +107,12 @@ def soft_target(
     return rewards + discounts * (next_values - alpha * next_log_probs)
 
 
-def temporal_difference_loss(values: Tensor, targets: Tensor, batch_size: int) -> Tensor:
-    """Squared error against `targets`, summed over the critics, mean over the whole minibatch.
+def temporal_difference_loss(values: Tensor, targets: Tensor) -> Tensor:
+    """Mean over the minibatch of the squared error against `targets`, summed over the critics.
 
     Args:
-        values: of some rows of the minibatch, `[E, R]`.
-        targets: of these rows, `[R]`.
-        batch_size: rows of the whole minibatch.
+        values: `[E, B]`.
+        targets: `[B]`.
     """
-    targets = targets.expand_as(values)
-    return nn.functional.mse_loss(values, targets, reduction="sum") / batch_size
+    error = nn.functional.mse_loss(values, targets.expand_as(values), reduction="sum")
+    return error / values.shape[1]

@@ -1,23 +1,21 @@
 """What R ranks do together: sum gradients, weigh rows, merge moments, gather.
 
-This is the seam of the algorithms. A gradient is summed over the ranks between its computation and
-its application, weights of rows count the rows of all ranks, and moments are merged. With one rank
-each of these returns its argument, and costs nothing.
+A gradient is summed over the ranks between its computation and its application, weights of rows
+count the rows of all ranks, and moments are merged. With one rank each of these returns its
+argument, and costs nothing.
 """
 
 from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
-from typing import Any, NamedTuple, TypeVar
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from fastrl.ops.moments import Moments, merge
-
-Batch = TypeVar("Batch", bound=NamedTuple)
 
 
 class Ranks:
@@ -47,8 +45,8 @@ class Ranks:
     def sum(self, gradient: Tensor, metrics: Sequence[Tensor]) -> tuple[Tensor, Sequence[Tensor]]:
         """Sums a gradient `[P]` and metrics (scalars) over all ranks, in one all-reduce.
 
-        For losses that are sums weighted by what `balance` made: the result is the gradient over
-        the global minibatch.
+        For losses that are sums over rows whose weights count the rows of all ranks: the result is
+        the gradient over the global minibatch.
         """
         if self.is_alone:
             return gradient, metrics
@@ -69,46 +67,13 @@ class Ranks:
         gradient, metrics = self.sum(gradient, metrics)
         return gradient / self.world_size, [metric / self.world_size for metric in metrics]
 
-    def balance(
-        self, minibatches: list[Batch], normalize_advantages: bool, num_minibatches: int = 0
-    ) -> list[Batch]:
-        """Makes the minibatches of an epoch this rank's shares of global ones.
-
-        Weights become 1/count over the rows of all ranks, which may hold different numbers; so
-        sums over the ranks of weighted sums are means over the global minibatch. A rank that has
-        fewer minibatches than another gets empty ones.
-
-        Args:
-            minibatches: with `weights`, 1/count on the rows that count and 0 elsewhere, and
-                `advantages`; changed in place.
-            normalize_advantages: also give the advantages of each global minibatch mean 0 and
-                standard deviation 1; with one rank the loss does that.
-            num_minibatches: most that any rank has; 0: all have as many.
-        """
+    def sum_numbers(self, x: Tensor) -> Tensor:
+        """Returns the sum of `x` over all ranks."""
         if self.is_alone:
-            return minibatches
+            return x
         from fastrl.processes.collectives import sum_over_ranks
 
-        batches: list[Any] = list(minibatches)
-        if len(batches) < num_minibatches:
-            empty = batches[-1]._replace(weights=torch.zeros_like(batches[-1].weights))
-            empty = empty._replace(advantages=empty.advantages.clone())
-            batches += [empty] * (num_minibatches - len(batches))
-        weights = torch.stack([batch.weights for batch in batches]).flatten(1)
-        advantages = torch.stack([batch.advantages for batch in batches]).flatten(1).double()
-        rows = (weights > 0).double()
-        masked = advantages * rows
-        sums = torch.stack([rows.sum(1), masked.sum(1), (masked * advantages).sum(1)])
-        count, total, squares = sum_over_ranks(sums)[..., None].unbind()
-        count = count.clamp(min=1)
-        mean = total / count
-        spread = (squares / count - mean * mean).clamp(min=0).sqrt()
-        normal = (advantages - mean) / (spread + 1e-8)
-        for index, batch in enumerate(batches):
-            batch.weights.copy_((rows[index] / count[index]).view_as(batch.weights))
-            if normalize_advantages:
-                batch.advantages.copy_(normal[index].view_as(batch.advantages))
-        return batches
+        return sum_over_ranks(x)
 
     def merge(self, moments: Moments) -> Moments:
         """Returns the moments of the rows of all ranks, merged in one order."""

@@ -37,8 +37,8 @@ class Agent(Protocol):
         """Prepares what acting needs, such as noise, for a whole rollout."""
         ...
 
-    def act(self, obs: Tensor, noise: Tensor, stored: Tensor) -> np.ndarray:
-        """Draws actions for `obs` `[n, *O]` into `stored`; returns what the environments take."""
+    def act(self, t: int, pool: int) -> np.ndarray:
+        """Draws a pool's actions for step t into the buffer; returns what the environments take."""
         ...
 
     def update(

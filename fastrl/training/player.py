@@ -27,7 +27,7 @@ class Player:
     def __init__(
         self, agent: Agent, envs: list[VectorEnv], buffer: RolloutBuffer, timer: StageTimer
     ) -> None:
-        """Resets the environments.
+        """Takes the environments as they are; `reset` begins their episodes.
 
         Args:
             agent: who acts.
@@ -41,22 +41,16 @@ class Player:
         self._placement = Placement(frozenset().union(*workers))
         if len(envs) > 1:  # one half's steps must not keep the policy from acting on the other
             let_others_first(frozenset().union(*workers))
-        self._pools = []
+        self._pools: list[tuple[int, VectorEnv, int]] = []
         first_env = 0
-        for env in envs:
-            columns = slice(first_env, first_env + env.num_envs)
-            # Views made once: slicing a tensor costs as much as a small matrix product.
-            rows = [
-                list(tensor[:, columns].unbind(0))
-                for tensor in (buffer.obs, buffer.noise, buffer.actions)
-            ]
-            self._pools.append((env, first_env, *rows))
+        for pool, env in enumerate(envs):
+            self._pools.append((pool, env, first_env))
             first_env += env.num_envs
         assert first_env == buffer.num_envs
 
     def reset(self) -> None:
         """Starts new episodes everywhere."""
-        for env, first_env, *_ in self._pools:
+        for _, env, first_env in self._pools:
             obs = env.reset()
             broken = ~np.isfinite(obs).reshape(len(obs), -1).all(1)
             if broken.any():
@@ -81,7 +75,7 @@ class Player:
             self._agent.begin_rollout(buffer)
             for t in range(num_steps + 1):
                 PULSE.count += 1
-                for env, first_env, obs, noise, actions in self._pools:
+                for pool, env, first_env in self._pools:
                     start = perf_counter()
                     if t:
                         step = env.recv()
@@ -94,7 +88,7 @@ class Player:
                         if broken >= 0:
                             raise _not_finite(env, broken, step.rewards[broken - first_env], t)
                     if t < num_steps:
-                        env_actions = act(obs[t], noise[t], actions[t])
+                        env_actions = act(t, pool)
                         acted = perf_counter()
                         env.send(env_actions)
                         act_seconds += acted - start

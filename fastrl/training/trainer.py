@@ -161,7 +161,7 @@ class _Run:
             self._gather_ranks()
             if records:
                 records.save_last(self._state(records))  # whenever it is killed, it can go on
-        self.devices.watch_for_hanging(self.config.compile != "on")  # compiles in the first update
+        self.devices.watch_for_hanging(self.config.engine != "compile")  # which takes its time
         while counters.updates < agent.num_updates and not self._signal():
             start = perf_counter()
             metrics = self._iterate()

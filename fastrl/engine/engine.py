@@ -1,0 +1,370 @@
+"""How an algorithm's functions run on this machine; nothing in an algorithm depends on it.
+
+A function that runs once a step, a rollout or a minibatch is handed to the engine when a run
+begins, with an example of its arguments, and comes back in the form that is fastest here:
+
+- **eager**: the function itself.
+- **recorded**: the operations of one run of it, gradients included, as one flat graph; replayed by
+  TorchScript on a CPU and as a CUDA graph on a GPU. Same operations, same numbers to the bit.
+- **compile**: the same graph through torch.compile.
+- **native**: recorded, with networks and objective in the C++ extension's kernels where
+  `engine/probe.py` has seen these give what the function itself gives.
+
+Functions are static: the same shapes at every call, no Python that depends on a tensor's value.
+They may read and change tensors that live as long as the run: weights, optimiser state,
+coefficients. A number that changes belongs in such a tensor; if a number in Python changes, the
+engine notices at the next update and runs the function itself from there on.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from functools import partial
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from fastrl.config.run import RunConfig
+from fastrl.engine.compiling import Function, build
+from fastrl.engine.gradient_step import GradientStep, Loss
+from fastrl.engine.guards import PythonReads
+from fastrl.engine.native import NativeActing, Twin, in_place, native_forms, why_no_kernels
+from fastrl.engine.objective import ClippedObjective
+from fastrl.engine.optimizer import FlatOptimizer, FlatParameters
+from fastrl.engine.probe import NUM_ROWS, differences, outputs_and_gradients, random_rows
+from fastrl.engine.rehearsal import NotStaticError, rehearse
+from fastrl.engine.threads import matmul_precision, num_threads, update_threads
+from fastrl.engine.ways import WAYS, Situation, choose
+from fastrl.kernels.extension import crew
+from fastrl.processes.devices import Devices
+
+logger = logging.getLogger("fastrl")
+
+# Rows that go through networks at once on a CPU, and numbers in them: what is made of them stays in
+# the second cache.
+_CHUNK, _CHUNK_NUMBERS = 2048, 2**23
+
+
+class Engine:
+    """Builds the functions of one agent, and sets threads and precision while they run."""
+
+    def __init__(self, config: RunConfig, devices: Devices) -> None:
+        """Chooses nothing yet: that takes the networks, see `prepare`."""
+        self._config, self._devices = config, devices
+        self._on_cpu = devices.device.type == "cpu"
+        self._way = WAYS[-1]
+        self._twins: list[Twin] = []
+        self._built: list[_Built] = []
+        self._networks: list[nn.Module] = []
+        self._layers: list[int] = []
+        self._optimizers: list[tuple[FlatParameters, nn.Module]] = []
+        self._torch_threads = self._pool_threads = 1
+        self.notes: list[str] = []
+        """Why something runs more slowly than it might."""
+
+    def prepare(
+        self,
+        networks: Sequence[nn.Module],
+        optimizers: Sequence[tuple[FlatParameters, nn.Module]],
+        num_rows: int,
+        width: int,
+    ) -> None:
+        """Looks at the networks as they are when a run begins, and chooses how they run.
+
+        Args:
+            networks: all that functions use.
+            optimizers: each with the module whose parameters it trains: replaced layers and weights
+                are taken in here.
+            num_rows: rows of a minibatch.
+            width: numbers that the widest layer takes or makes of a row.
+
+        Raises:
+            ValueError: an engine was asked for by name and cannot serve.
+        """
+        config, device = self._config, self._devices.device
+        for optimizer, module in optimizers:
+            optimizer.adopt(module)
+        self._networks, self._optimizers = list(networks), list(optimizers)
+        self._layers = self._fingerprint()
+        self._built, self._twins, self.notes = [], [], []
+        reasons = why_no_kernels(device, config.precision)
+        if config.engine in ("auto", "native") and not reasons:
+            self._twins, reasons = self._proven_twins()
+        against = [] if self._twins else reasons or ["there are no kernels for such networks"]
+        self._way, self.notes = choose(config.engine, Situation(device, networks, against))
+        if self._way.name != "native":
+            self._twins = []
+        elif reasons:
+            self.notes = reasons
+        threads = config.num_threads or update_threads(num_rows, width)
+        # The kernels share their work among threads of their own.
+        shares = bool(self._twins) and all(twin.shares_work for twin in self._twins)
+        self._torch_threads, self._pool_threads = (1, threads) if shares else (threads, 1)
+        if not self._on_cpu:
+            self._torch_threads = 1
+
+    def _proven_twins(self) -> tuple[list[Twin], list[str]]:
+        """Returns the twins that compute the same, and what speaks against the others."""
+        twins, reasons = [], []
+        for form in native_forms(self._networks):
+            if why_not := form.why_not():
+                reasons += why_not
+                continue
+            mine = form.twins()
+            seed = torch.Generator().manual_seed(1)
+            for twin in mine:
+                state = [*twin.module.parameters(), *twin.module.buffers()]
+                method, kernel = getattr(twin.module, twin.method), twin.function
+                run = partial(outputs_and_gradients, module=twin.module, weigh=seed)
+                if differences(run(method), run(kernel), twin.draw, state, ()):
+                    kind = type(twin.module).__name__
+                    reasons.append(f"{kind}.{twin.method} is not what the kernels compute")
+                    break
+            else:
+                twins += mine
+        return twins, list(dict.fromkeys(reasons))
+
+    # Building
+
+    def build(self, function: Function, example: tuple[Tensor, ...]) -> Function:
+        """Returns a function of tensors in the form that runs fastest.
+
+        Args:
+            function: takes tensors; returns tensors or None.
+            example: arguments of the shapes and types that it will be called with; not changed.
+        """
+        return self._build(function, example, PythonReads())
+
+    def _build(
+        self, function: Function, example: tuple[Tensor, ...], reads: PythonReads
+    ) -> Function:
+        if self._way.name == "eager":
+            return function
+        mode = "compile" if self._way.name == "compile" else "recorded"
+        try:
+            rehearse(self._watched(function, reads), example)
+        except NotStaticError as error:
+            return self._as_it_is(function, str(error))
+        if change := reads.changed():
+            return self._as_it_is(function, f"{change} while it ran")
+        with in_place(self._twins):
+            fast = build(function, example, mode)
+        built = _Built(function, fast, reads)
+        self._built.append(built)
+        return built
+
+    @staticmethod
+    def _watched(function: Function, reads: PythonReads) -> Function:
+        def run(*arguments: Tensor) -> Any:
+            with reads.watch(function):
+                return function(*arguments)
+
+        return run
+
+    def _as_it_is(self, function: Function, reason: str) -> Function:
+        name = getattr(function, "__name__", "a function")
+        if self._config.engine not in ("auto", "native"):
+            raise ValueError(f"engine={self._config.engine} cannot run {name}: {reason}")
+        self.notes.append(f"eager: {reason}")
+        return function
+
+    def act(
+        self,
+        draw: Function,
+        rows: Sequence[tuple[Tensor, ...]],
+        policy: Any = None,
+    ) -> Callable[[int], np.ndarray]:
+        """Returns a function of the step t that acts on a pool's rows, for the environments.
+
+        Args:
+            draw: takes observations, noise, and what it fills, first of all the stored actions;
+                returns what the environments take.
+            rows: the arguments of `draw` for each step.
+            policy: whose actions `draw` draws, if a kernel may do so.
+        """
+        run = self._native_acting(draw, rows[0], policy) or self.build(draw, self._here(rows[0]))
+        if self._on_cpu:
+            return lambda t: run(*rows[t]).numpy()
+        return lambda t: run(*self._here(rows[t])).cpu().numpy()
+
+    def _here(self, row: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        return tuple(x.to(self._devices.device, non_blocking=True) for x in row)
+
+    def _native_acting(
+        self, draw: Function, row: tuple[Tensor, ...], policy: Any
+    ) -> Function | None:
+        if policy is None or not self._twins or NativeActing.why_not(policy):
+            return None
+        obs, noise, stored = row
+        acting, reads = NativeActing(policy, NUM_ROWS), PythonReads()
+
+        def arguments(generator: torch.Generator) -> tuple[Tensor, ...]:
+            drawn = noise.new_empty(NUM_ROWS, *noise.shape[1:])
+            policy.head.draw_noise(drawn, generator)
+            made = stored.new_zeros(NUM_ROWS, *stored.shape[1:])
+            return random_rows(obs, NUM_ROWS, generator), drawn, made
+
+        def both(function: Function) -> Function:
+            return lambda *given: (function(*given), given[2])
+
+        state = [*policy.parameters(), *policy.buffers()]
+        with reads.watch(draw), torch.no_grad():
+            different = differences(both(draw), both(acting), arguments, state, ())
+        if different:
+            self.notes.append("acting: the policy's `act` is not what the kernel draws")
+            return None
+        built = _Built(draw, NativeActing(policy, len(obs)), reads)
+        self._built.append(built)
+        return built
+
+    def over_rows(
+        self, function: Function, inputs: Sequence[Tensor], outputs: Sequence[Tensor]
+    ) -> Callable[[], None]:
+        """Returns a call that fills `outputs` `[R, *]` with what `function` makes of `inputs`.
+
+        In pieces that stay in the cache on a CPU, as a whole on a GPU.
+        """
+        num_inputs, num_rows = len(inputs), len(inputs[0])
+        size = max(1, inputs[0][0].numel())
+        chunk = max(1, min(_CHUNK, _CHUNK_NUMBERS // size)) if self._on_cpu else num_rows
+
+        @torch.no_grad()
+        def fill(*tensors: Tensor) -> Tensor:
+            with self._devices.autocast():
+                results = function(*tensors[:num_inputs])
+            for output, result in zip(tensors[num_inputs:], results, strict=True):
+                output.copy_(result)
+            return tensors[-1]
+
+        pieces = list(zip(*(x.split(chunk) for x in (*inputs, *outputs)), strict=True))
+        built = {len(piece[0]): piece for piece in pieces}  # the last one may be shorter
+        runs = {num: self.build(fill, piece) for num, piece in built.items()}
+
+        def run() -> None:
+            for piece in pieces:
+                runs[len(piece[0])](*piece)
+
+        return run
+
+    def gradient_step(
+        self,
+        loss: Loss,
+        optimizer: FlatOptimizer,
+        metrics: Sequence[str],
+        example: Any = None,
+        *,
+        twin: ClippedObjective | None = None,
+        accumulates: bool = False,
+        over_ranks: Literal["sum", "mean"] = "sum",
+    ) -> GradientStep:
+        """Makes of a loss a step of an optimiser.
+
+        Args:
+            loss: `loss(batch) -> (loss, metrics)`, weighted by `batch.weights`.
+            optimizer: of the parameters that are trained.
+            metrics: names of the loss's metrics, and last of the gradient's norm.
+            example: a minibatch; None if the step is part of a function that is built itself.
+            twin: what may compute the loss's gradient, once it has shown that it does.
+            accumulates: the gradient is summed up over pieces of a minibatch.
+            over_ranks: how ranks join, see `GradientStep`.
+        """
+        parts = loss, optimizer, metrics, self._devices, self._devices.autocast
+        step = GradientStep(*parts, over_ranks)
+        if example is None:
+            return step
+        reads = PythonReads()
+        if twin is not None and self._twins:
+            state = [*(x for n in self._networks for x in (*n.parameters(), *n.buffers()))]
+            kind, readable = type(example), step.gradient_of_loss
+            different = twin.why_not()
+            if not different:
+                with reads.watch(loss):
+                    different = differences(
+                        lambda *fields: readable(kind(*fields)),
+                        lambda *fields: twin.gradient(kind(*fields), optimizer),
+                        partial(twin.draw, example),
+                        [*state, *twin.coefficients],
+                        ("gradient", "metrics"),
+                    )
+            if different:
+                self.notes.append("loss by autograd: it is not the one that the kernel computes")
+            else:
+                step.gradient = lambda batch: twin.gradient(batch, optimizer)
+        step.build(partial(self._build_watching, reads, step), example, accumulates)
+        return step
+
+    def _build_watching(
+        self, reads: PythonReads, step: GradientStep, function: Function, example: Any
+    ) -> Function:
+        """Builds a part of a step; if it has to run as it is, so does the loss in it."""
+        built = self._build(function, example, reads)
+        if isinstance(built, _Built):
+            built.on_change = step.use_loss
+        elif self._way.name != "eager":
+            step.use_loss()
+        return built
+
+    # Running
+
+    @contextmanager
+    def learning(self) -> Iterator[None]:
+        """Surrounds what follows a rollout: threads, precision of products; looks for changes."""
+        self.check()
+        precision = matmul_precision(getattr(self._config, "matmul_precision", "highest"))
+        with num_threads(self._torch_threads), crew(self._pool_threads), precision:
+            yield
+
+    def check(self) -> None:
+        """Takes back what was built from Python that has changed since.
+
+        Raises:
+            ValueError: layers or weights were replaced in the middle of a run.
+        """
+        for built in self._built:
+            if built.fast is not None and (change := built.reads.changed()):
+                built.fall_back()
+                logger.warning(
+                    "eager from here on: %s; a number that changes belongs in a tensor, changed "
+                    "in place (self.beta.fill_(...))",
+                    change,
+                )
+        held = all(optimizer.holds(module) for optimizer, module in self._optimizers)
+        if not held or self._fingerprint() != self._layers:
+            raise ValueError(
+                "layers or weights were replaced while the agent trains; copy weights with "
+                "parameter.data.copy_(...), and replace layers before `learn`"
+            )
+
+    def _fingerprint(self) -> list[int]:
+        return [id(module) for network in self._networks for module in network.modules()]
+
+    def describe(self) -> str:
+        """Says in a line how the update runs, and why not faster."""
+        threads = max(self._torch_threads, self._pool_threads)
+        words = self._way.words
+        if not self._on_cpu:
+            words += f" on {torch.cuda.get_device_name(self._devices.device)}"
+        elif threads > 1:
+            words += f", {threads} threads"
+        notes = "; ".join(dict.fromkeys(self.notes))
+        return f"engine: {words}{f' ({notes})' if notes else ''}"
+
+
+class _Built:
+    """A function in its fast form, and as it was written, should what it read change."""
+
+    def __init__(self, function: Function, fast: Function, reads: PythonReads) -> None:
+        self.function, self.fast, self.reads = function, fast, reads
+        self.on_change: Callable[[], None] = lambda: None
+        self._run = fast
+
+    def fall_back(self) -> None:
+        self.on_change()
+        self.fast, self._run = None, self.function
+
+    def __call__(self, *arguments: Tensor) -> Any:
+        return self._run(*arguments)

@@ -1,0 +1,154 @@
+"""One step of an optimiser: loss, gradient `[P]`, sum over ranks, clipping, step; and the metrics.
+
+The loss is a plain function of a minibatch, `loss(batch) -> (loss, metrics)`. What is weighted by
+`batch.weights` in it adds up over ranks to the loss of the global minibatch. Nothing leaves the
+device until `means`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from fastrl.engine.optimizer import FlatOptimizer
+from fastrl.processes.ranks import Ranks
+
+Loss = Callable[[Any], tuple[Tensor, tuple[Tensor, ...]]]
+Gradient = Callable[[Any], tuple[Tensor, Tensor]]
+
+
+class GradientStep:
+    """Takes steps along the gradient of a loss and adds its metrics up."""
+
+    def __init__(
+        self,
+        loss: Loss,
+        optimizer: FlatOptimizer,
+        metrics: Sequence[str],
+        ranks: Ranks,
+        autocast: Callable[[], AbstractContextManager[Any]],
+        over_ranks: Literal["sum", "mean"] = "sum",
+    ) -> None:
+        """Puts the parts together.
+
+        Args:
+            loss: returns a scalar and its metrics, scalars.
+            optimizer: of the parameters that are trained.
+            metrics: what the loss's metrics are called, and at the end the gradient's norm.
+            ranks: those that learn together.
+            autocast: makes the context that forward passes run in.
+            over_ranks: "sum" for losses weighted by the rows of all ranks, "mean" for means over as
+                many rows on every rank.
+        """
+        self._loss, self.optimizer, self.names = loss, optimizer, tuple(metrics)
+        self._ranks, self._autocast, self._over_ranks = ranks, autocast, over_ranks
+        self.sums = torch.zeros(len(metrics), device=optimizer.flat.device)
+        self.num_steps = 0
+        self.gradient: Gradient = self.gradient_of_loss
+        self._gradient_sum = torch.zeros_like(optimizer.flat)
+        self._run: Callable[..., Any] = _unbuilt
+        self._add: Callable[..., Any] = _unbuilt
+        self._apply: Callable[..., Any] = _unbuilt
+
+    def gradient_of_loss(self, batch: Any) -> tuple[Tensor, Tensor]:
+        """Returns the gradient `[P]` by autograd, and the metrics `[M - 1]`."""
+        with self._autocast():
+            loss, metrics = self._loss(batch)
+        gradient = self.optimizer.gradient(loss)
+        with torch.no_grad():
+            return gradient, torch.stack([x.detach() for x in metrics])
+
+    def use_loss(self) -> None:
+        """From here on the gradient is that of the loss by autograd, whatever stood in for it."""
+        self.gradient = self.gradient_of_loss
+
+    # What is built: functions of tensors alone.
+
+    def take(self, batch: Any) -> Tensor:
+        """Takes one step; returns the sums of the metrics so far, `[M]`."""
+        return self.apply(*self.exchange(*self.gradient(batch)))
+
+    def exchange(self, gradient: Tensor, metrics: Tensor) -> tuple[Tensor, Tensor]:
+        """Adds up or averages gradient and metrics over the ranks."""
+        if self._ranks.is_alone:
+            return gradient, metrics
+        reduce = self._ranks.sum if self._over_ranks == "sum" else self._ranks.mean
+        gradient, parts = reduce(gradient, metrics.unbind())
+        return gradient, torch.stack(list(parts))
+
+    @torch.no_grad()
+    def apply(self, gradient: Tensor, metrics: Tensor) -> Tensor:
+        """Clips the gradient and steps; returns the sums of the metrics so far, `[M]`."""
+        norm = self.optimizer.apply(gradient)
+        return self.sums.add_(torch.cat([metrics, norm.unsqueeze(0)]))
+
+    def add(self, batch: Any) -> Tensor:
+        """Adds to the gradient of a step that is taken later, by `finish`."""
+        gradient, metrics = self.gradient(batch)
+        with torch.no_grad():
+            self._gradient_sum.add_(gradient)
+            return self.sums[:-1].add_(metrics)
+
+    # What algorithms call
+
+    def __call__(self, batch: Any) -> None:
+        """Takes one step on a minibatch, a NamedTuple of tensors."""
+        self._run(*batch)
+        self.num_steps += 1
+
+    def accumulate(self, batch: Any) -> None:
+        """Adds a piece of a minibatch to the gradient of the next step."""
+        self._add(*batch)
+
+    def finish(self) -> None:
+        """Takes one step along what was accumulated."""
+        sums = self.sums[:-1].clone()
+        gradient, metrics = self.exchange(self._gradient_sum, sums)
+        self.sums.zero_()
+        self._apply(gradient, metrics)
+        self._gradient_sum.zero_()
+        self.num_steps += 1
+
+    def build(self, build: Callable[..., Any], example: Any, accumulates: bool) -> None:
+        """Has the engine build what runs: as one function, or apart where ranks exchange between.
+
+        Args:
+            build: takes a function of tensors and an example of its arguments.
+            example: a minibatch.
+            accumulates: whether `accumulate` and `finish` are called in place of the step itself.
+        """
+        kind = type(example)
+
+        def gradient(*fields: Tensor) -> tuple[Tensor, Tensor]:
+            return self.gradient(kind(*fields))
+
+        parts = self._gradient_sum, self.sums[:-1]
+        if accumulates:
+            self._add = build(lambda *fields: self.add(kind(*fields)), tuple(example))
+            self._apply = build(self.apply, parts)
+        elif self._ranks.is_alone:
+            self._run = build(lambda *fields: self.take(kind(*fields)), tuple(example))
+        else:
+            first, last = build(gradient, tuple(example)), build(self.apply, parts)
+            self._run = lambda *fields: last(*self.exchange(*first(*fields)))
+
+    def clear(self) -> None:
+        """Begins to add metrics up anew."""
+        self.sums.zero_()
+        self.num_steps = 0
+
+    def means(self) -> dict[str, float]:
+        """Returns the metrics' means over the steps since `clear`: the one wait for the device."""
+        return dict(zip(self.names, (self.sums / self.num_steps).tolist(), strict=True))
+
+    def sum_of(self, name: str) -> float:
+        """Returns the sum of one metric over the steps since `clear`."""
+        return float(self.sums[self.names.index(name)])
+
+
+def _unbuilt(*_: Tensor) -> None:
+    raise AssertionError("the engine has not built this step")

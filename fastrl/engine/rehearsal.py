@@ -1,0 +1,77 @@
+"""One run of a function that leaves nothing behind, to see what it reads and whether it is static."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+from fastrl.engine.cuda_graphs import Function
+from fastrl.engine.operations import READS_OF_VALUES
+
+
+class NotStaticError(RuntimeError):
+    """A function is not one fixed graph of operations."""
+
+
+def rehearse(function: Function, example: tuple[Tensor, ...]) -> None:
+    """Runs a function on copies of its arguments, and puts back what it changed in place.
+
+    Raises:
+        NotStaticError: it depends on a tensor's value in Python.
+    """
+    with torch.no_grad():
+        arguments = [tensor.clone() for tensor in example]
+    rehearsal = _Rehearsal()
+    try:
+        with rehearsal:
+            function(*arguments)
+    finally:
+        rehearsal.undo()
+
+
+class _Rehearsal(TorchDispatchMode):
+    def __init__(self) -> None:
+        super().__init__()
+        self._made: dict[int, Tensor] = {}  # by memory; kept, so that no other takes its place
+        self._before: dict[tuple[Any, ...], tuple[Tensor, Tensor]] = {}
+
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        """Spares importing torch.compile, most of a second, at the first operation."""
+        return False
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func in READS_OF_VALUES:
+            raise NotStaticError(
+                "it reads a tensor's value in Python (.item(), float(), if, print), which a fixed "
+                "graph cannot do; torch.where and tensors in place of numbers can"
+            )
+        if func._schema.is_mutable:
+            self._keep((args, kwargs))
+        result = func(*args, **(kwargs or {}))
+        if not func._schema.is_mutable:
+            for tensor in (result,) if isinstance(result, Tensor) else tree_leaves(result):
+                if isinstance(tensor, Tensor) and not tensor._is_view():
+                    self._made.setdefault(_memory(tensor), tensor)
+        return result
+
+    def _keep(self, arguments: Any) -> None:
+        """Copies what an operation may change and this run did not make."""
+        for tensor in tree_leaves(arguments):
+            if isinstance(tensor, Tensor) and _memory(tensor) not in self._made:
+                place = tensor.data_ptr(), tensor.shape, tensor.stride(), tensor.dtype
+                if place not in self._before:
+                    self._before[place] = tensor.detach(), tensor.detach().clone()
+
+    @torch.no_grad()
+    def undo(self) -> None:
+        for tensor, value in reversed(self._before.values()):
+            tensor.copy_(value)
+
+
+def _memory(tensor: Tensor) -> int:
+    return tensor.untyped_storage().data_ptr()

@@ -1,0 +1,87 @@
+"""The ways in which an algorithm's functions can run, each with what speaks against it here."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+import torch
+from torch import nn
+
+_HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
+
+
+class Situation(NamedTuple):
+    """What decides which ways can serve."""
+
+    device: torch.device
+    networks: Sequence[nn.Module]
+    against_kernels: Sequence[str]
+    """Why no native kernel computes any of the networks."""
+
+
+class Way(NamedTuple):
+    """One way of running a function."""
+
+    name: str
+    words: str
+    """What the header of a run says."""
+    why_not: Callable[[Situation], list[str]]
+
+
+def _against_native(situation: Situation) -> list[str]:
+    return [*_against_recorded(situation), *situation.against_kernels]
+
+
+def _against_recorded(situation: Situation) -> list[str]:
+    """A fixed graph sees Python once, so it would call a hook once and never again."""
+    return [
+        f"{type(module).__name__} {name} has a hook, which a fixed graph would not call".strip()
+        for network in situation.networks
+        for name, module in network.named_modules()
+        if any(getattr(module, hooks) for hooks in _HOOKS)
+        or any(parameter._backward_hooks for parameter in module.parameters(recurse=False))
+    ]
+
+
+def _against_compile(situation: Situation) -> list[str]:
+    reasons = _against_recorded(situation)
+    compilers = [os.environ.get("CXX", ""), "g++", "clang++", "c++"]
+    if situation.device.type == "cpu" and not any(shutil.which(x) for x in compilers if x):
+        reasons.append("torch.compile needs a C++ compiler for a CPU, and none is installed")
+    return reasons
+
+
+# In the order in which `auto` tries them; it never takes `compile`, which is slow to start.
+WAYS = (
+    Way("native", "native kernels", _against_native),
+    Way("recorded", "recorded graphs", _against_recorded),
+    Way("compile", "torch.compile", _against_compile),
+    Way("eager", "eager PyTorch", lambda _: []),
+)
+
+
+def choose(wanted: str, situation: Situation) -> tuple[Way, list[str]]:
+    """Returns the way to run, and why the faster ones do not serve.
+
+    Args:
+        wanted: a way's name, or "auto".
+        situation: what decides.
+
+    Raises:
+        ValueError: a way was named that cannot serve.
+    """
+    against: list[str] = []
+    for way in WAYS:
+        if way.name == wanted:
+            if reasons := way.why_not(situation):
+                raise ValueError(f"engine={wanted} cannot serve here: {'; '.join(reasons)}")
+            return way, []
+        if wanted != "auto" or way.name == "compile":
+            continue
+        if not (reasons := way.why_not(situation)):
+            return way, against
+        against = [*against, *(f"{way.name}: {reason}" for reason in reasons[:1])]
+    raise AssertionError(f"no way is called {wanted}")
