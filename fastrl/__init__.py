@@ -5,6 +5,8 @@ from fastrl import PPO
 model = PPO("LunarLander-v2", seed=1).learn(500_000)
 """
 
+import os
+import sys
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
@@ -48,6 +50,11 @@ def __getattr__(name: str) -> Any:
         return _version()
     if name not in _HOMES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    if "torch" not in sys.modules:
+        # OpenMP's threads wait for each other by spinning: by default so long that an update on two
+        # threads falls to a tenth of its speed once another process wants a core. This short, it
+        # costs 7 % on an idle machine. It is read when torch is imported.
+        os.environ.setdefault("GOMP_SPINCOUNT", "1000")
     return getattr(import_module(_HOMES[name]), name)
 
 

@@ -20,6 +20,7 @@ with leaving_at_once():  # Ctrl-C may come this early
     from collections.abc import Sequence
     from dataclasses import dataclass
     from importlib import import_module
+    from importlib.util import find_spec, module_from_spec, spec_from_file_location
     from typing import Annotated, Any, Literal, get_type_hints
 
     from fastrl.config.command import Command, Settings
@@ -46,14 +47,16 @@ class SourceFlags:
     """Run folder to go on with, under the settings it was started with."""
 
 
-def main(algo: str, argv: Sequence[str] | None = None) -> int:
+def main(algo: str, argv: Sequence[str] | None = None, file: str | None = None) -> int:
     """Runs an algorithm from the command line.
 
     A mistake is told in one line on stderr, after a traceback if FASTRL_TRACEBACK=1.
 
     Args:
-        algo: module name under `fastrl`; its `main(command: Command) -> int` does the work.
+        algo: name of its config's module under `fastrl.config`.
         argv: words after the program's name; those of this process if None.
+        file: the file of the algorithm, whose `main(command: Command) -> int` does the work: that
+            under `fastrl`, or a copy of it that somebody changed; by default the former.
 
     Returns:
         Exit code: the algorithm's own, 2 after a user's mistake, 130 after Ctrl-C.
@@ -71,10 +74,24 @@ def main(algo: str, argv: Sequence[str] | None = None) -> int:
             # way in, and once more on the way out: two thirds of a second.
             gc.set_threshold(100_000)
             atexit.register(gc.freeze)
-            algorithm = import_module(f"fastrl.{algo}")
+            algorithm = _algorithm(algo, file)
         return algorithm.main(command)
 
     return exit_status(work)
+
+
+def _algorithm(algo: str, file: str | None) -> Any:
+    """Returns the module of an algorithm: its file runs, wherever it lies."""
+    ours = find_spec(f"fastrl.{algo}")
+    assert ours is not None and ours.origin is not None
+    if file is None or os.path.samefile(file, ours.origin):
+        return import_module(f"fastrl.{algo}")
+    name = os.path.splitext(os.path.basename(file))[0]
+    spec = spec_from_file_location(name, file)
+    assert spec is not None and spec.loader is not None
+    module = sys.modules[name] = module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
 
 
 def parse(algo: str, argv: Sequence[str] | None = None) -> Command:

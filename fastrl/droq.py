@@ -12,7 +12,7 @@ from __future__ import annotations
 if __name__ == "__main__":  # before torch is imported, so that --help and mistakes answer at once
     from fastrl.cli import main as command_line
 
-    raise SystemExit(command_line("droq"))
+    raise SystemExit(command_line("droq", file=__file__))
 
 import torch
 from torch import Tensor

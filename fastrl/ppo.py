@@ -13,7 +13,7 @@ from __future__ import annotations
 if __name__ == "__main__":  # before torch is imported, so that --help and mistakes answer at once
     from fastrl.cli import main as command_line
 
-    raise SystemExit(command_line("ppo"))
+    raise SystemExit(command_line("ppo", file=__file__))
 
 from typing import Any
 

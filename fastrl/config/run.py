@@ -38,7 +38,7 @@ OTHER_NAMES = {
     "utd_ratio": ("replay_ratio",),
 }
 
-_ENGINE_OF_COMPILE = {"off": "eager", "on": "compile"}
+_ENGINE_OF_COMPILE = {"off": "eager", False: "eager", "on": "compile", True: "compile"}
 _STEPS = ("total_timesteps", "eval_every", "checkpoint_every", "log_every", "learning_starts")
 _MOST_THREADS = 1024
 _MOST_EPISODES = 1_000_000

@@ -32,10 +32,10 @@ from fastrl.config.run import RunConfig
 from fastrl.engine.compiling import Function, build
 from fastrl.engine.gradient_step import GradientStep, Loss
 from fastrl.engine.guards import PythonReads
-from fastrl.engine.native import NativeActing, Twin, in_place, native_forms, why_no_kernels
+from fastrl.engine.native import NativeActing, Twin, in_place, why_no_kernels
 from fastrl.engine.objective import ClippedObjective
 from fastrl.engine.optimizer import FlatOptimizer, FlatParameters
-from fastrl.engine.probe import NUM_ROWS, differences, outputs_and_gradients, random_rows
+from fastrl.engine.proving import acts_alike, proven_twins, why_not_objective
 from fastrl.engine.rehearsal import NotStaticError, rehearse
 from fastrl.engine.threads import matmul_precision, num_threads, update_threads
 from fastrl.engine.ways import WAYS, Situation, choose
@@ -66,6 +66,7 @@ class Engine:
         self.notes: list[str] = []
         """Why something runs more slowly than it might."""
 
+    @num_threads(1)
     def prepare(
         self,
         networks: Sequence[nn.Module],
@@ -93,7 +94,7 @@ class Engine:
         self._built, self._twins, self.notes = [], [], []
         reasons = why_no_kernels(device, config.precision)
         if config.engine in ("auto", "native") and not reasons:
-            self._twins, reasons = self._proven_twins()
+            self._twins, reasons = proven_twins(self._networks)
         against = [] if self._twins else reasons or ["there are no kernels for such networks"]
         self._way, self.notes = choose(config.engine, Situation(device, networks, against))
         if self._way.name != "native":
@@ -107,27 +108,6 @@ class Engine:
         if not self._on_cpu:
             self._torch_threads = 1
 
-    def _proven_twins(self) -> tuple[list[Twin], list[str]]:
-        """Returns the twins that compute the same, and what speaks against the others."""
-        twins, reasons = [], []
-        for form in native_forms(self._networks):
-            if why_not := form.why_not():
-                reasons += why_not
-                continue
-            mine = form.twins()
-            seed = torch.Generator().manual_seed(1)
-            for twin in mine:
-                state = [*twin.module.parameters(), *twin.module.buffers()]
-                method, kernel = getattr(twin.module, twin.method), twin.function
-                run = partial(outputs_and_gradients, module=twin.module, weigh=seed)
-                if differences(run(method), run(kernel), twin.draw, state, ()):
-                    kind = type(twin.module).__name__
-                    reasons.append(f"{kind}.{twin.method} is not what the kernels compute")
-                    break
-            else:
-                twins += mine
-        return twins, list(dict.fromkeys(reasons))
-
     # Building
 
     def build(self, function: Function, example: tuple[Tensor, ...]) -> Function:
@@ -139,6 +119,7 @@ class Engine:
         """
         return self._build(function, example, PythonReads())
 
+    @num_threads(1)
     def _build(
         self, function: Function, example: tuple[Tensor, ...], reads: PythonReads
     ) -> Function:
@@ -194,30 +175,17 @@ class Engine:
     def _here(self, row: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
         return tuple(x.to(self._devices.device, non_blocking=True) for x in row)
 
+    @num_threads(1)
     def _native_acting(
         self, draw: Function, row: tuple[Tensor, ...], policy: Any
     ) -> Function | None:
         if policy is None or not self._twins or NativeActing.why_not(policy):
             return None
-        obs, noise, stored = row
-        acting, reads = NativeActing(policy, NUM_ROWS), PythonReads()
-
-        def arguments(generator: torch.Generator) -> tuple[Tensor, ...]:
-            drawn = noise.new_empty(NUM_ROWS, *noise.shape[1:])
-            policy.head.draw_noise(drawn, generator)
-            made = stored.new_zeros(NUM_ROWS, *stored.shape[1:])
-            return random_rows(obs, NUM_ROWS, generator), drawn, made
-
-        def both(function: Function) -> Function:
-            return lambda *given: (function(*given), given[2])
-
-        state = [*policy.parameters(), *policy.buffers()]
-        with reads.watch(draw), torch.no_grad():
-            different = differences(both(draw), both(acting), arguments, state, ())
-        if different:
-            self.notes.append("acting: the policy's `act` is not what the kernel draws")
+        reads = PythonReads()
+        if not acts_alike(draw, row, policy, reads):
+            self.notes.append("acting: `draw_actions` is not what the kernel draws")
             return None
-        built = _Built(draw, NativeActing(policy, len(obs)), reads)
+        built = _Built(draw, NativeActing(policy, len(row[0])), reads)
         self._built.append(built)
         return built
 
@@ -250,6 +218,7 @@ class Engine:
 
         return run
 
+    @num_threads(1)
     def gradient_step(
         self,
         loss: Loss,
@@ -278,20 +247,8 @@ class Engine:
             return step
         reads = PythonReads()
         if twin is not None and self._twins:
-            state = [*(x for n in self._networks for x in (*n.parameters(), *n.buffers()))]
-            kind, readable = type(example), step.gradient_of_loss
-            different = twin.why_not()
-            if not different:
-                with reads.watch(loss):
-                    different = differences(
-                        lambda *fields: readable(kind(*fields)),
-                        lambda *fields: twin.gradient(kind(*fields), optimizer),
-                        partial(twin.draw, example),
-                        [*state, *twin.coefficients],
-                        ("gradient", "metrics"),
-                    )
-            if different:
-                self.notes.append("loss by autograd: it is not the one that the kernel computes")
+            if reasons := why_not_objective(twin, step, loss, example, self._networks, reads):
+                self.notes += reasons
             else:
                 step.gradient = lambda batch: twin.gradient(batch, optimizer)
         step.build(partial(self._build_watching, reads, step), example, accumulates)

@@ -26,7 +26,7 @@ _OPAQUE = (torch.Tensor, np.ndarray, type, ModuleType, FunctionType, MethodType,
 _OF_CLASSES = (*_PLAIN, FunctionType, property)
 _DEEPEST = 3  # attributes of attributes of attributes
 _MISSING = object()
-# Code that is nobody's to change while a run goes on: installed libraries, and how fastrl runs things.
+# Code that nobody changes while a run goes on: installed libraries, and how fastrl runs things.
 _PACKAGE = Path(__file__).parent.parent
 _OWN = tuple(str(_PACKAGE / name) for name in ("engine", "kernels", "processes"))
 _LIBRARIES = tuple(sysconfig.get_paths()[name] for name in ("stdlib", "purelib", "platlib"))

@@ -94,7 +94,7 @@ class NativeActorCritic:
     def twins(self) -> list[Twin]:
         """Returns the methods that have a twin."""
         names = "outputs", "outputs_and_values", "value"
-        rows = torch.from_numpy(np.zeros((1, *self._space.shape), self._space.dtype))
+        rows = torch.from_numpy(np.zeros((1, *(self._space.shape or ())), self._space.dtype))
 
         def draw(generator: torch.Generator) -> tuple[Tensor, ...]:
             return (random_rows(rows, NUM_ROWS, generator),)

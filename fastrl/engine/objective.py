@@ -10,6 +10,7 @@ from torch import Tensor
 from fastrl.engine.optimizer import FlatOptimizer
 from fastrl.engine.probe import NUM_ROWS, random_rows
 from fastrl.kernels.objective import clipped_gradient
+from fastrl.models.actor_critic import ActorCritic
 from fastrl.models.distributions import CategoricalHead, GaussianHead
 
 
@@ -34,10 +35,12 @@ class ClippedObjective:
 
     def why_not(self) -> list[str]:
         """Says why the kernel does not know this distribution."""
-        head = getattr(self._policy, "head", None)
+        if not isinstance(self._policy, ActorCritic):
+            return ["loss by autograd: no kernel knows such networks"]
+        head = self._policy.head
         is_normal = isinstance(head, GaussianHead) and not head.squash
         if not isinstance(head, CategoricalHead) and not is_normal:
-            return ["no kernel knows the objective of such actions"]
+            return ["loss by autograd: no kernel knows such actions"]
         return []
 
     def gradient(self, batch: Any, optimizer: FlatOptimizer) -> tuple[Tensor, Tensor]:

@@ -1,4 +1,4 @@
-"""One run of a function that leaves nothing behind, to see what it reads and whether it is static."""
+"""One run of a function that leaves nothing behind: what does it read, and is it static?"""
 
 from __future__ import annotations
 
@@ -54,8 +54,9 @@ class _Rehearsal(TorchDispatchMode):
             self._keep((args, kwargs))
         result = func(*args, **(kwargs or {}))
         if not func._schema.is_mutable:
+            given = {_memory(x) for x in tree_leaves((args, kwargs)) if isinstance(x, Tensor)}
             for tensor in (result,) if isinstance(result, Tensor) else tree_leaves(result):
-                if isinstance(tensor, Tensor) and not tensor._is_view():
+                if isinstance(tensor, Tensor) and _memory(tensor) not in given:  # else a view
                     self._made.setdefault(_memory(tensor), tensor)
         return result
 

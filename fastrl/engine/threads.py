@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import gc
 import sys
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -10,6 +11,8 @@ from contextlib import contextmanager
 import torch
 
 from fastrl.processes.machine import available_cores
+
+_COLLECT_EVERY = 100_000  # objects that were made and not freed
 
 
 def update_threads(batch_size: int, width: int) -> int:
@@ -45,6 +48,20 @@ def matmul_precision(name: str) -> Iterator[None]:
         yield
     finally:
         torch.set_float32_matmul_precision(before)
+
+
+@contextmanager
+def rare_collections() -> Iterator[None]:
+    """Runs a block in which Python's garbage collector starts a hundred times as rarely.
+
+    A loop of training makes few cycles, and each collection looks through all that torch imported.
+    """
+    before = gc.get_threshold()
+    gc.set_threshold(max(before[0], _COLLECT_EVERY), *before[1:])
+    try:
+        yield
+    finally:
+        gc.set_threshold(*before)
 
 
 def keep_freed_memory() -> bool:

@@ -105,7 +105,7 @@ class Reader(nn.Module):
             values = rows[:, self.packed.values_at :]
             if not values.shape[1]:
                 return Inputs(None, pixels, None)
-            # A view would do, but TorchScript knows only the copy, which is small.
+            # A view would do, but not every graph can hold one; the copy is small.
             values = torch.ops.aten.view_copy.dtype(values, torch.float32)
         vector = values[:, : self.vector_size] if self.vector_size else None
         mask = values[:, self.vector_size :] > 0.5 if self.mask_size else None

@@ -55,7 +55,7 @@ def flatten_parameters(parameters: Sequence[nn.Parameter]) -> Tensor:
     flat, offset = torch.cat(pieces), 0
     for parameter in parameters:
         piece = flat[offset : offset + parameter.numel()]
-        parameter.data = torch.as_strided(piece, parameter.shape, _dense_strides(parameter))
+        parameter.data = torch.as_strided(piece, parameter.shape, _strides_without_gaps(parameter))
         offset += parameter.numel()
     return flat
 
@@ -86,8 +86,8 @@ def _follows(second: Tensor, first: Tensor) -> bool:
     """Tells whether a tensor begins in memory where another one ends."""
     is_in_same = second.untyped_storage().data_ptr() == first.untyped_storage().data_ptr()
     end = first.storage_offset() + first.numel()
-    are_dense = first.is_contiguous() and second.is_contiguous()
-    return is_in_same and are_dense and second.storage_offset() == end
+    are_contiguous = first.is_contiguous() and second.is_contiguous()
+    return is_in_same and are_contiguous and second.storage_offset() == end
 
 
 def _memory_order(tensor: Tensor) -> list[int]:
@@ -100,7 +100,7 @@ def _in_memory_order(tensor: Tensor, like: Tensor) -> Tensor:
     return tensor.permute(_memory_order(like))
 
 
-def _dense_strides(tensor: Tensor) -> list[int]:
+def _strides_without_gaps(tensor: Tensor) -> list[int]:
     """Returns strides in the tensor's own memory order, without gaps."""
     strides, size = [0] * tensor.dim(), 1
     for dim in reversed(_memory_order(tensor)):

@@ -128,7 +128,7 @@ class RecurrentActorCritic(nn.Module):
             return memory
         if isinstance(self.head, CategoricalHead):
             columns = actions.unsqueeze(1) if self.head.single else actions
-            ones = [  # one_hot would look at the values, which a recording cannot
+            ones = [  # one_hot looks at the values, which a fixed graph cannot
                 columns[:, dim : dim + 1] == torch.arange(choices, device=actions.device)
                 for dim, choices in enumerate(self.head.num_choices)
             ]

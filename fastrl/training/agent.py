@@ -9,6 +9,7 @@ import numpy as np
 from torch import Tensor
 
 from fastrl.buffers.rollout import RolloutBuffer
+from fastrl.engine.engine import Engine
 from fastrl.envs.vector import VectorEnv
 from fastrl.processes.devices import Devices
 from fastrl.runs.timer import StageTimer
@@ -22,6 +23,7 @@ class Agent(Protocol):
     start_folder: Path  # where relative paths begin, even if an environment changes folders
     envs: list[VectorEnv]
     devices: Devices
+    engine: Engine
     rank_state: ClassVar[tuple[str, ...]]  # names in `state_dict` of what each rank has for itself
 
     @property

@@ -20,6 +20,7 @@ import torch
 
 from fastrl.buffers.rollout import Episodes, RolloutBuffer
 from fastrl.config.run import RunConfig
+from fastrl.engine.threads import rare_collections
 from fastrl.envs.pools import TaskPools, open_envs
 from fastrl.envs.vector import VectorEnv
 from fastrl.processes.pulse import PULSE
@@ -95,7 +96,7 @@ class AgentTrainer:
             agent.config = agent.config.replace(**settings)
         if env is not None:
             agent.envs = _fitting_envs(agent, env)
-        with StopSignals() as signals, ExitStack() as ownership:
+        with StopSignals() as signals, rare_collections(), ExitStack() as ownership:
             counters, restored, folder = Counters(), None, None
             if self._resume is not None:
                 folder = open_run_folder(_absolute(self._resume, agent)).path
@@ -110,6 +111,8 @@ class AgentTrainer:
                 if "envs" not in restored and isinstance(agent.envs, TaskPools):
                     agent.envs = agent.envs.reopened(counters.restarts)
             buffer = agent.make_buffer()
+            if agent.devices.is_global_zero:
+                print(agent.engine.describe(), flush=True)
             timer = StageTimer()
             player = Player(agent, agent.envs, buffer, timer)
             if restored is not None:

@@ -1,0 +1,104 @@
+"""Which native twins may run: those that give what the functions give in whose place they stand."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from fastrl.engine.cuda_graphs import Function
+from fastrl.engine.gradient_step import GradientStep, Loss
+from fastrl.engine.guards import PythonReads
+from fastrl.engine.native import NativeActing, Twin, native_forms
+from fastrl.engine.objective import ClippedObjective
+from fastrl.engine.probe import NUM_ROWS, differences, outputs_and_gradients, random_rows
+
+
+def proven_twins(networks: Sequence[nn.Module]) -> tuple[list[Twin], list[str]]:
+    """Returns the twins of networks that compute the same, and what speaks against the others."""
+    twins: list[Twin] = []
+    reasons: list[str] = []
+    weigh = torch.Generator().manual_seed(1)
+    for form in native_forms(networks):
+        if why_not := form.why_not():
+            reasons += why_not
+            continue
+        mine = form.twins()
+        if wrong := [twin for twin in mine if _differs(twin, weigh)]:
+            kind = type(wrong[0].module).__name__
+            reasons.append(f"{kind}.{wrong[0].method} is not what the kernels compute")
+        else:
+            twins += mine
+    return twins, list(dict.fromkeys(reasons))
+
+
+def _differs(twin: Twin, weigh: torch.Generator) -> bool:
+    run = partial(outputs_and_gradients, module=twin.module, weigh=weigh)
+    method, state = getattr(twin.module, twin.method), _state_of([twin.module])
+    return bool(differences(run(method), run(twin.function), twin.draw, state, ()))
+
+
+def acts_alike(draw: Function, row: tuple[Tensor, ...], policy: Any, reads: PythonReads) -> bool:
+    """Tells whether a kernel draws the actions that a function draws.
+
+    Args:
+        draw: takes observations, noise and what it fills with actions; returns the environments'.
+        row: an example of its arguments.
+        policy: whose actions they are.
+        reads: notes what `draw` reads.
+    """
+    obs, noise, stored = row
+
+    def arguments(generator: torch.Generator) -> tuple[Tensor, ...]:
+        drawn = noise.new_empty(NUM_ROWS, *noise.shape[1:])
+        policy.head.draw_noise(drawn, generator)
+        made = stored.new_zeros(NUM_ROWS, *stored.shape[1:])
+        return random_rows(obs, NUM_ROWS, generator), drawn, made
+
+    def both(function: Function) -> Function:
+        return lambda *given: (function(*given), given[2])
+
+    kernel, state = NativeActing(policy, NUM_ROWS), _state_of([policy])
+    with reads.watch(draw), torch.no_grad():
+        return not differences(both(draw), both(kernel), arguments, state, ())
+
+
+def why_not_objective(
+    twin: ClippedObjective,
+    step: GradientStep,
+    loss: Loss,
+    example: Any,
+    networks: Sequence[nn.Module],
+    reads: PythonReads,
+) -> list[str]:
+    """Says why a kernel does not compute a loss and its gradient; nothing if it does.
+
+    Args:
+        twin: what the kernel computes.
+        step: whose loss it is.
+        loss: the same, whose Python is watched.
+        example: a minibatch.
+        networks: that the loss uses.
+        reads: notes what `loss` reads.
+    """
+    if reasons := twin.why_not():
+        return reasons
+    kind, optimizer = type(example), step.optimizer
+    with reads.watch(loss):
+        different = differences(
+            lambda *fields: step.gradient_of_loss(kind(*fields)),
+            lambda *fields: twin.gradient(kind(*fields), optimizer),
+            partial(twin.draw, example),
+            [*_state_of(networks), *twin.coefficients],
+            ("gradient", "metrics"),
+        )
+    if not different:
+        return []
+    return ["loss by autograd: it is not the one that the kernel computes"]
+
+
+def _state_of(networks: Sequence[nn.Module]) -> list[Tensor]:
+    return [x for network in networks for x in (*network.parameters(), *network.buffers())]
