@@ -87,15 +87,19 @@ class SAC(OffPolicyAgent):
         self.temperature = Temperature(config.alpha).to(self.device)
         wanted = config.target_entropy
         self.target_entropy = -float(self.policy.num_actions) if wanted is None else wanted
+        self.make_optimizers()
+        for optimizer in (self.actor_optimizer, self.critic_optimizer):
+            self.devices.broadcast(optimizer.flat)
+        self.target.flat.copy_(self.critic_optimizer.flat)
 
+    def make_optimizers(self) -> None:
+        """Makes the optimisers and the gradient steps of critics and actor."""
+        config = self.config
         adam = (config.adam_eps, config.max_grad_norm)
         self.actor_optimizer = FlatAdam(self.policy, config.policy_lr, *adam)
         self.critic_optimizer = FlatAdam(self.critics, config.q_lr, *adam)
         self.alpha_optimizer = FlatAdam(self.temperature, config.alpha_lr, config.adam_eps, 0.0)
-        for optimizer in (self.actor_optimizer, self.critic_optimizer):
-            self.devices.broadcast(optimizer.flat)
         self.target = FlatParameters(self.target_critics, is_trained=False)
-        self.target.flat.copy_(self.critic_optimizer.flat)
         # 0 in gradient steps that leave the target critics alone.
         self._tau = torch.tensor(config.tau, device=self.device)
         step = self.engine.gradient_step

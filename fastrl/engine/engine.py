@@ -55,7 +55,6 @@ class Engine:
     def __init__(self, config: RunConfig, devices: Devices) -> None:
         """Chooses nothing yet: that takes the networks, see `prepare`."""
         self._config, self._devices = config, devices
-        self._on_cpu = devices.device.type == "cpu"
         self._way = WAYS[-1]
         self._twins: list[Twin] = []
         self._built: list[_Built] = []
@@ -295,6 +294,10 @@ class Engine:
                 "layers or weights were replaced while the agent trains; copy weights with "
                 "parameter.data.copy_(...), and replace layers before `learn`"
             )
+
+    @property
+    def _on_cpu(self) -> bool:
+        return self._devices.device.type == "cpu"
 
     def _fingerprint(self) -> list[int]:
         return [id(module) for network in self._networks for module in network.modules()]
