@@ -15,7 +15,8 @@ if __name__ == "__main__":  # before torch is imported, so that --help and mista
 
     raise SystemExit(command_line("a2c", file=__file__))
 
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, ClassVar
 
 from torch import Tensor
 
@@ -35,6 +36,8 @@ class A2C(OnPolicyAgent):
     algo = "a2c"
     config_class = A2CConfig
     config: A2CConfig
+    metrics: ClassVar[Sequence[str]] = METRICS
+    """What `loss` returns beside the loss, and last the norm of the gradient."""
 
     def make_optimizer(self) -> FlatOptimizer:
         """Returns RMSprop or Adam over the policy's parameters."""
@@ -48,7 +51,7 @@ class A2C(OnPolicyAgent):
         """Makes of `loss` a gradient step, and what deals the rollout in pieces."""
         example = rollout.first_minibatch
         self.step = self.engine.gradient_step(
-            self.loss, self.optimizer, METRICS, example, accumulates=True
+            self.loss, self.optimizer, self.metrics, example, accumulates=True
         )
         self.dealer = self.make_dealer(rollout, whole_rollout=True)
 
@@ -60,7 +63,7 @@ class A2C(OnPolicyAgent):
                 advantages are normalised already, if they are to be.
 
         Returns:
-            A scalar, and one scalar for each of `METRICS` but the last.
+            A scalar, and one scalar for each of `metrics` but the last.
         """
         log_probs, entropy, values = self.policy.evaluate(batch.obs, batch.actions)
         policy_loss = -weighted_mean(log_probs * batch.advantages, batch.weights)

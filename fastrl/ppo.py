@@ -15,7 +15,8 @@ if __name__ == "__main__":  # before torch is imported, so that --help and mista
 
     raise SystemExit(command_line("ppo", file=__file__))
 
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -51,6 +52,8 @@ class PPO(OnPolicyAgent):
     algo = "ppo"
     config_class = PPOConfig
     config: PPOConfig
+    metrics: ClassVar[Sequence[str]] = METRICS
+    """What `loss` returns beside the loss, and last the norm of the gradient."""
 
     def make_optimizer(self) -> FlatAdam:
         """Returns Adam over the policy's parameters."""
@@ -67,7 +70,7 @@ class PPO(OnPolicyAgent):
         self.step = self.engine.gradient_step(
             self.loss,
             self.optimizer,
-            METRICS,
+            self.metrics,
             rollout.first_minibatch,
             twin=ClippedObjective(self.policy, *coefs),
         )
@@ -83,7 +86,7 @@ class PPO(OnPolicyAgent):
                 advantages are normalised already, if they are to be.
 
         Returns:
-            A scalar, and one scalar for each of `METRICS` but the last.
+            A scalar, and one scalar for each of `metrics` but the last.
         """
         config, weights = self.config, batch.weights
         log_probs, entropy, values = self.evaluate(batch)

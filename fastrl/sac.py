@@ -121,7 +121,7 @@ class SAC(OffPolicyAgent):
         return self.temperature.log_alpha.detach().exp().item()
 
     def trained(self) -> list[tuple[FlatParameters, nn.Module]]:
-        """Returns the networks, each with the vector of its parameters."""
+        """Returns the networks, each with the vector that its parameters are part of."""
         return [
             (self.actor_optimizer, self.policy),
             (self.critic_optimizer, self.critics),

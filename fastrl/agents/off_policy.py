@@ -47,7 +47,7 @@ class OffPolicyAgent(BaseAgent):
         self._saved_replay: dict[str, Any] | None = None
 
     def trained(self) -> Sequence[tuple[FlatParameters, nn.Module]]:
-        """Returns the networks, each with the vector of its parameters."""
+        """Returns the networks, each with the vector that its parameters are part of."""
         raise NotImplementedError
 
     def build(self, minibatch: Transitions) -> None:
@@ -67,11 +67,9 @@ class OffPolicyAgent(BaseAgent):
     def make_buffer(self) -> StepsBuffer:
         """Allocates step and replay buffer, and has the engine build acting and gradient steps."""
         config, num_actions = self.config, self.policy.num_actions
-        trained = self.trained()
         # The critics' products are one batch.
         num_rows = config.per_rank_batch_size * config.num_critics
-        networks = [module for _, module in trained]
-        self.engine.prepare(networks, trained, num_rows, max(config.hidden_sizes))
+        self.engine.prepare(self.trained, num_rows, max(config.hidden_sizes))
         steps = StepsBuffer(
             config.num_steps,
             config.num_envs,

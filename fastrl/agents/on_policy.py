@@ -14,7 +14,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from fastrl.agents.base import BaseAgent
 from fastrl.buffers.dealing import Dealer, SharedRows
@@ -86,8 +86,7 @@ class OnPolicyAgent(BaseAgent):
         """Allocates the rollout and has the engine build what acts on it and learns from it."""
         config = self.config
         batch_size = config.per_rank_batch_size or config.num_steps * config.num_envs
-        trained = [(self.optimizer, self.policy)]
-        self.engine.prepare([self.policy], trained, batch_size, self.widest_layer())
+        self.engine.prepare(self.trained, batch_size, self.widest_layer())
         rollout = self.make_rollout(batch_size)
         self._act = [
             self.engine.act(self.draw_actions, self.rows_of_pool(rollout, columns), self.policy)
@@ -102,6 +101,10 @@ class OnPolicyAgent(BaseAgent):
         self._advantages = self.engine.build(partial(self.fill_advantages, rollout), caused)
         self.build(rollout)
         return rollout
+
+    def trained(self) -> list[tuple[FlatOptimizer, nn.Module]]:
+        """Returns the networks, each with the vector that its parameters are part of."""
+        return [(self.optimizer, self.policy)]
 
     def widest_layer(self) -> int:
         """Returns the numbers that the widest layer takes or makes of a row."""

@@ -38,11 +38,13 @@ from fastrl.engine.optimizer import FlatOptimizer, FlatParameters
 from fastrl.engine.proving import acts_alike, proven_twins, why_not_objective
 from fastrl.engine.rehearsal import NotStaticError, rehearse
 from fastrl.engine.threads import matmul_precision, num_threads, update_threads
-from fastrl.engine.ways import WAYS, Situation, choose
+from fastrl.engine.ways import HOOKS, WAYS, Situation, choose
 from fastrl.kernels.extension import crew
 from fastrl.processes.devices import Devices
 
 logger = logging.getLogger("fastrl")
+
+Trained = Sequence[tuple[FlatParameters, nn.Module]]
 
 # Rows that go through networks at once on a CPU, and numbers in them: what is made of them stays in
 # the second cache.
@@ -59,26 +61,19 @@ class Engine:
         self._twins: list[Twin] = []
         self._built: list[_Built] = []
         self._networks: list[nn.Module] = []
-        self._layers: list[int] = []
-        self._optimizers: list[tuple[FlatParameters, nn.Module]] = []
+        self._layers: list[Any] = []
+        self._trained: Callable[[], Trained] = list
         self._torch_threads = self._pool_threads = 1
         self.notes: list[str] = []
         """Why something runs more slowly than it might."""
 
     @num_threads(1)
-    def prepare(
-        self,
-        networks: Sequence[nn.Module],
-        optimizers: Sequence[tuple[FlatParameters, nn.Module]],
-        num_rows: int,
-        width: int,
-    ) -> None:
+    def prepare(self, trained: Callable[[], Trained], num_rows: int, width: int) -> None:
         """Looks at the networks as they are when a run begins, and chooses how they run.
 
         Args:
-            networks: all that functions use.
-            optimizers: each with the module whose parameters it trains: replaced layers and weights
-                are taken in here.
+            trained: returns all networks, each with the vector that its parameters are part of;
+                layers and weights that were replaced are taken over here.
             num_rows: rows of a minibatch.
             width: numbers that the widest layer takes or makes of a row.
 
@@ -86,16 +81,16 @@ class Engine:
             ValueError: an engine was asked for by name and cannot serve.
         """
         config, device = self._config, self._devices.device
-        for optimizer, module in optimizers:
-            optimizer.adopt(module)
-        self._networks, self._optimizers = list(networks), list(optimizers)
+        for parameters, module in trained():
+            parameters.adopt(module)
+        self._trained, self._networks = trained, [module for _, module in trained()]
         self._layers = self._fingerprint()
         self._built, self._twins, self.notes = [], [], []
         reasons = why_no_kernels(device, config.precision)
         if config.engine in ("auto", "native") and not reasons:
             self._twins, reasons = proven_twins(self._networks)
         against = [] if self._twins else reasons or ["there are no kernels for such networks"]
-        self._way, self.notes = choose(config.engine, Situation(device, networks, against))
+        self._way, self.notes = choose(config.engine, Situation(device, self._networks, against))
         if self._way.name != "native":
             self._twins = []
         elif reasons:
@@ -130,7 +125,7 @@ class Engine:
         except NotStaticError as error:
             return self._as_it_is(function, str(error))
         if change := reads.changed():
-            return self._as_it_is(function, f"{change} while it ran")
+            return self._as_it_is(function, f"{change.words} while it ran")
         with in_place(self._twins):
             fast = build(function, example, mode)
         built = _Built(function, fast, reads)
@@ -280,27 +275,33 @@ class Engine:
         Raises:
             ValueError: layers or weights were replaced in the middle of a run.
         """
+        held = all(parameters.holds(module) for parameters, module in self._trained())
+        if not held or self._fingerprint() != self._layers:
+            raise ValueError(
+                "weights, layers or hooks were replaced while the agent trains; copy weights with "
+                "parameter.data.copy_(...), and replace layers before `learn`"
+            )
         for built in self._built:
             if built.fast is not None and (change := built.reads.changed()):
                 built.fall_back()
                 logger.warning(
                     "eager from here on: %s; a number that changes belongs in a tensor, changed "
                     "in place (self.beta.fill_(...))",
-                    change,
+                    change.words,
                 )
-        held = all(optimizer.holds(module) for optimizer, module in self._optimizers)
-        if not held or self._fingerprint() != self._layers:
-            raise ValueError(
-                "layers or weights were replaced while the agent trains; copy weights with "
-                "parameter.data.copy_(...), and replace layers before `learn`"
-            )
 
     @property
     def _on_cpu(self) -> bool:
         return self._devices.device.type == "cpu"
 
-    def _fingerprint(self) -> list[int]:
-        return [id(module) for network in self._networks for module in network.modules()]
+    def _fingerprint(self) -> list[Any]:
+        """Returns what tells layers and their hooks apart from others."""
+        networks = [module for _, module in self._trained()]
+        return [
+            (id(module), *(len(getattr(module, hooks)) for hooks in HOOKS))
+            for network in networks
+            for module in network.modules()
+        ]
 
     def describe(self) -> str:
         """Says in a line how the update runs, and why not faster."""

@@ -83,6 +83,11 @@ class GradientStep:
     @torch.no_grad()
     def apply(self, gradient: Tensor, metrics: Tensor) -> Tensor:
         """Clips the gradient and steps; returns the sums of the metrics so far, `[M]`."""
+        if len(metrics) != len(self.names) - 1:
+            raise ValueError(
+                f"the loss returns {len(metrics)} metrics, but {len(self.names) - 1} are named: "
+                f"{', '.join(self.names[:-1])}"
+            )
         norm = self.optimizer.apply(gradient)
         return self.sums.add_(torch.cat([metrics, norm.unsqueeze(0)]))
 

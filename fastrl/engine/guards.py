@@ -13,9 +13,10 @@ import sys
 import sysconfig
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from types import CellType, CodeType, FrameType, FunctionType, MethodType, ModuleType
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -32,12 +33,21 @@ _OWN = tuple(str(_PACKAGE / name) for name in ("engine", "kernels", "processes")
 _LIBRARIES = tuple(sysconfig.get_paths()[name] for name in ("stdlib", "purelib", "platlib"))
 
 
+class Change(NamedTuple):
+    """A value that is another than when it was read."""
+
+    words: str
+    """Such as "self.beta changed from 0.1 to 1.0"."""
+    of_network: bool
+    """Whether it is a module or a parameter of one."""
+
+
 class PythonReads:
     """The values that a function's Python code read, and where to look them up again."""
 
     def __init__(self) -> None:
         """Knows of nothing until `watch`."""
-        self._values: dict[tuple[int, str], tuple[Any, str, Any, str]] = {}
+        self._values: dict[tuple[int, str], tuple[Callable[..., Any], str, Any, str]] = {}
         self._seen: set[tuple[Any, ...]] = set()
         self._is_library: dict[CodeType, bool] = {}
         self._alive: list[Any] = []  # ids name objects only as long as these live
@@ -46,7 +56,7 @@ class PythonReads:
     def watch(self, function: Callable[..., Any]) -> Iterator[None]:
         """Notes what `function`, called in this block, and the functions that it calls read."""
         for name, cell in _cells(function):
-            self._take(_CellView(cell), "cell_contents", cell.cell_contents, name)
+            self._take(cell, partial(getattr, cell), "cell_contents", cell.cell_contents, name)
         if sys.getprofile() is not None:  # somebody measures this program; there is room for one
             yield
             return
@@ -56,12 +66,13 @@ class PythonReads:
         finally:
             sys.setprofile(None)
 
-    def changed(self) -> str | None:
-        """Names the first value that is another now: "self.beta changed from 0.1 to 1.0"."""
-        for holder, key, value, name in self._values.values():
-            now = holder.get(key, _MISSING)
+    def changed(self) -> Change | None:
+        """Returns the first value that is another now."""
+        for look_up, key, value, name in self._values.values():
+            now = look_up(key, _MISSING)
             if now is not value and not _same(now, value):
-                return f"{name} changed{_from_to(value, now)}"
+                of_network = isinstance(value, nn.Module | nn.Parameter)
+                return Change(f"{name} changed{_from_to(value, now)}", of_network)
         return None
 
     def _note(self, frame: FrameType, event: str, _: Any) -> None:
@@ -77,7 +88,7 @@ class PythonReads:
         names = set(code.co_names)
         for name in names & frame.f_globals.keys():
             value = frame.f_globals[name]
-            self._take(frame.f_globals, name, value, name)
+            self._take(frame.f_globals, frame.f_globals.get, name, value, name)
             owners.setdefault(name, value)
         for name, owner in owners.items():
             self._look_into(owner, names, name, 1)
@@ -93,21 +104,23 @@ class PythonReads:
         for holder in holders:
             for key in names & holder.keys():
                 value, name = holder[key], f"{label}.{key}"
-                self._take(holder, key, value, name)
+                self._take(holder, holder.get, key, value, name)
                 self._look_into(value, names, name, depth + 1)
         for kind in type(owner).__mro__[:-1]:
             for key in names & vars(kind).keys() - own.keys():
                 value, name = vars(kind)[key], f"{label}.{key}"
                 if isinstance(value, _OF_CLASSES) and kind is not nn.Module:
-                    self._take(own, key, _MISSING, name)  # an instance may come to hide it
-                    self._take(_ClassView(kind), key, value, name)
+                    self._take(own, own.get, key, _MISSING, name)  # an instance may come to hide it
+                    self._take(kind, vars(kind).get, key, value, name)
 
-    def _take(self, holder: Any, key: str, value: Any, name: str) -> None:
-        place = getattr(holder, "place", id(holder)), key
+    def _take(
+        self, holder: Any, look_up: Callable[..., Any], key: str, value: Any, name: str
+    ) -> None:
+        place = id(holder), key
         if place in self._values or isinstance(value, ModuleType):
             return
         self._alive.append(holder)
-        self._values[place] = holder, key, _kept(value), name
+        self._values[place] = look_up, key, _kept(value), name
 
     def _skips(self, code: CodeType) -> bool:
         if code not in self._is_library:
@@ -116,26 +129,6 @@ class PythonReads:
             is_ours = file.startswith(str(_PACKAGE))
             self._is_library[code] = file.startswith(_OWN) if is_ours else is_installed
         return self._is_library[code]
-
-
-class _ClassView:
-    """A class's attributes, looked up as in a dictionary."""
-
-    def __init__(self, kind: type) -> None:
-        self.kind, self.place = kind, id(kind)
-
-    def get(self, key: str, default: Any) -> Any:
-        return vars(self.kind).get(key, default)
-
-
-class _CellView:
-    """A closure's variable, looked up as in a dictionary."""
-
-    def __init__(self, cell: CellType) -> None:
-        self.cell, self.place = cell, id(cell)
-
-    def get(self, key: str, default: Any) -> Any:
-        return getattr(self.cell, key, default)
 
 
 def _cells(function: Any) -> Iterator[tuple[str, CellType]]:

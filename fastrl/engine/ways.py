@@ -10,7 +10,7 @@ from typing import NamedTuple
 import torch
 from torch import nn
 
-_HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
+HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
 
 
 class Situation(NamedTuple):
@@ -41,7 +41,7 @@ def _against_recorded(situation: Situation) -> list[str]:
         f"{type(module).__name__} {name} has a hook, which a fixed graph would not call".strip()
         for network in situation.networks
         for name, module in network.named_modules()
-        if any(getattr(module, hooks) for hooks in _HOOKS)
+        if any(getattr(module, hooks) for hooks in HOOKS)
         or any(parameter._backward_hooks for parameter in module.parameters(recurse=False))
     ]
 
