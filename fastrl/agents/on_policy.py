@@ -20,6 +20,7 @@ from fastrl.agents.base import BaseAgent
 from fastrl.buffers.dealing import Dealer, SharedRows
 from fastrl.buffers.rollout import RolloutBuffer
 from fastrl.config.on_policy import OnPolicyConfig
+from fastrl.decoupled.rollout import RolloutPlaying, RolloutTraining
 from fastrl.engine.optimizer import FlatOptimizer
 from fastrl.models.actor_critic import ActorCritic
 from fastrl.models.normalization import RewardScale
@@ -35,6 +36,7 @@ class OnPolicyAgent(BaseAgent):
     policy: Any
     optimizer: FlatOptimizer
     dealer: Dealer
+    sides = RolloutPlaying, RolloutTraining
 
     rows_are_evaluated = False
     """Whether rows come with values and advantages, from players in other processes."""

@@ -30,7 +30,7 @@ def build(function: Function, example: tuple[Tensor, ...], mode: str) -> Functio
             changed.
         mode: "recorded" or "compile".
     """
-    recording = Recording(function, example)
     if mode == "compile":
-        return recording.compiled()
+        return Recording(function, example, for_compiler=True).compiled()
+    recording = Recording(function, example)
     return recording.captured() if example[0].is_cuda else recording.scripted()

@@ -115,7 +115,11 @@ class Engine:
 
     @num_threads(1)
     def _build(
-        self, function: Function, example: tuple[Tensor, ...], reads: PythonReads
+        self,
+        function: Function,
+        example: tuple[Tensor, ...],
+        reads: PythonReads,
+        threads: int | None = None,
     ) -> Function:
         if self._way.name == "eager":
             return function
@@ -126,7 +130,8 @@ class Engine:
             return self._as_it_is(function, str(error))
         if change := reads.changed():
             return self._as_it_is(function, f"{change.words} while it ran")
-        with in_place(self._twins):
+        # Compiled code knows how many threads it will have.
+        with in_place(self._twins), num_threads(threads or self._torch_threads):
             fast = build(function, example, mode)
         built = _Built(function, fast, reads)
         self._built.append(built)
@@ -161,7 +166,8 @@ class Engine:
             rows: the arguments of `draw` for each step.
             policy: whose actions `draw` draws, if a kernel may do so.
         """
-        run = self._native_acting(draw, rows[0], policy) or self.build(draw, self._here(rows[0]))
+        run = self._native_acting(draw, rows[0], policy)
+        run = run or self._build(draw, self._here(rows[0]), PythonReads(), threads=1)
         if self._on_cpu:
             return lambda t: run(*rows[t]).numpy()
         return lambda t: run(*self._here(rows[t])).cpu().numpy()

@@ -6,15 +6,22 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from fastrl.engine.cuda_graphs import Function
-from fastrl.engine.operations import READS_OF_VALUES
+from fastrl.engine.operations import depends_on_values
 
 
 class NotStaticError(RuntimeError):
     """A function is not one fixed graph of operations."""
+
+
+_READS = (
+    "it reads a tensor's value in Python (.item(), float(), if, x[mask]), which a fixed graph "
+    "cannot do; torch.where and tensors in place of numbers can"
+)
 
 
 def rehearse(function: Function, example: tuple[Tensor, ...]) -> None:
@@ -27,7 +34,7 @@ def rehearse(function: Function, example: tuple[Tensor, ...]) -> None:
         arguments = [tensor.clone() for tensor in example]
     rehearsal = _Rehearsal()
     try:
-        with rehearsal:
+        with rehearsal, _NoNumpy():
             function(*arguments)
     finally:
         rehearsal.undo()
@@ -45,11 +52,8 @@ class _Rehearsal(TorchDispatchMode):
         return False
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        if func in READS_OF_VALUES:
-            raise NotStaticError(
-                "it reads a tensor's value in Python (.item(), float(), if, print), which a fixed "
-                "graph cannot do; torch.where and tensors in place of numbers can"
-            )
+        if depends_on_values(func, args):
+            raise NotStaticError(_READS)
         if func._schema.is_mutable:
             self._keep((args, kwargs))
         result = func(*args, **(kwargs or {}))
@@ -72,6 +76,15 @@ class _Rehearsal(TorchDispatchMode):
     def undo(self) -> None:
         for tensor, value in reversed(self._before.values()):
             tensor.copy_(value)
+
+
+class _NoNumpy(TorchFunctionMode):
+    """Sees what hands numbers to Python without an operation."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func in (Tensor.tolist, Tensor.numpy, Tensor.__array__):
+            raise NotStaticError(_READS)
+        return func(*args, **(kwargs or {}))
 
 
 def _memory(tensor: Tensor) -> int:

@@ -110,6 +110,8 @@ class AgentTrainer:
                 counters.restarts += 1
                 if "envs" not in restored and isinstance(agent.envs, TaskPools):
                     agent.envs = agent.envs.reopened(counters.restarts)
+            if agent.config.engine == "compile" and agent.devices.is_global_zero:
+                print("compiling: seconds to minutes, less when it is done again", flush=True)
             buffer = agent.make_buffer()
             if agent.devices.is_global_zero:
                 print(agent.engine.describe(), flush=True)
@@ -164,7 +166,7 @@ class _Run:
             self._gather_ranks()
             if records:
                 records.save_last(self._state(records))  # whenever it is killed, it can go on
-        self.devices.watch_for_hanging(self.config.engine != "compile")  # which takes its time
+        self.devices.watch_for_hanging(True)
         while counters.updates < agent.num_updates and not self._signal():
             start = perf_counter()
             metrics = self._iterate()
