@@ -1,4 +1,4 @@
-"""One update of A2C: recorded, eager, and as torch.optim and nn.Linear do it."""
+"""One update of A2C: native, recorded, eager, and as torch.optim and nn.Linear do it."""
 
 from __future__ import annotations
 
@@ -8,9 +8,11 @@ from plain import PlainActorCritic
 from torch import nn
 
 from fastrl import A2C
+from fastrl.kernels.extension import HAS_DENSE
 
 NUM_ENVS, NUM_STEPS = 16, 16
 ROWS = NUM_ENVS * NUM_STEPS
+ENGINES = ["native", "recorded", "eager"] if HAS_DENSE else ["recorded", "eager"]
 
 
 @pytest.fixture
@@ -31,7 +33,6 @@ def make_agent():
         fields = obs, actions, log_probs, values, returns - values, returns, weights
         for target, source in zip(buffer.first_minibatch, fields, strict=True):
             target.copy_(source)
-        agent._row_weight.fill_(1 / ROWS)
         return agent, buffer.first_minibatch
 
     return make
@@ -54,16 +55,15 @@ def plain_twin(agent, batch):
     return model, lambda: plain_step(model, optimizer, batch)
 
 
-@pytest.mark.parametrize("engine", ["recorded", "eager"])
+@pytest.mark.parametrize("engine", ENGINES)
 def test_update(benchmark, make_agent, engine):
     benchmark.group = f"A2C update on {ROWS} rows"
     agent, batch = make_agent(engine)
     twin, twin_step = plain_twin(agent, batch)
 
     def step():
-        agent._gradient_sum.zero_()
-        agent._accumulate(*batch)
-        agent._apply(agent._gradient_sum)
+        agent.step.accumulate(batch)
+        agent.step.finish()
 
     step()
     twin_step()
@@ -74,7 +74,7 @@ def test_update(benchmark, make_agent, engine):
 
 def test_update_with_adam_and_linear(benchmark, make_agent):
     benchmark.group = f"A2C update on {ROWS} rows"
-    agent, batch = make_agent("off")
+    agent, batch = make_agent("eager")
     model, step = plain_twin(agent, batch)
     before = (model.critic(batch.obs).squeeze(-1) - batch.returns).square().mean()
     benchmark.pedantic(step, rounds=100, warmup_rounds=10)

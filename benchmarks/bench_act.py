@@ -1,4 +1,4 @@
-"""Choosing 64 actions: in one call, recorded, eager, and as torch.distributions does it."""
+"""Choosing 64 actions: native, recorded, eager, and as torch.distributions does it."""
 
 from __future__ import annotations
 
@@ -7,16 +7,17 @@ import torch
 from plain import PlainActorCritic
 
 from fastrl import PPO
+from fastrl.kernels.extension import HAS_DENSE
 
 NUM_ENVS = 64
+ENGINES = ["native", "recorded", "eager"] if HAS_DENSE else ["recorded", "eager"]
 
 
 @pytest.fixture
 def make_agent():
-    def make(engine, in_extension=True):
+    def make(engine):
         settings = {"num_envs": NUM_ENVS, "num_pools": 1, "num_steps": 2, "accelerator": "cpu"}
         agent = PPO("LunarLander-v2", preset="none", engine=engine, **settings)
-        agent.policy.in_extension &= in_extension
         buffer = agent.make_buffer()
         buffer.start(agent.envs[0].reset(), 0)
         agent.begin_rollout(buffer)
@@ -26,12 +27,10 @@ def make_agent():
 
 
 @pytest.mark.benchmark(group="act for 64 environments")
-@pytest.mark.parametrize(
-    "how", [("auto", True), ("auto", False), ("off", False)], ids=["extension", "recorded", "eager"]
-)
-def test_act(benchmark, make_agent, how):
-    agent, (obs, noise, stored) = make_agent(*how)
-    actions = benchmark(agent.act, obs, noise, stored)
+@pytest.mark.parametrize("engine", ENGINES)
+def test_act(benchmark, make_agent, engine):
+    agent, (obs, noise, stored) = make_agent(engine)
+    actions = benchmark(agent.act, 0, 0)
     with torch.no_grad():
         expected = agent.policy.act(obs, noise)
     assert torch.from_numpy(actions).equal(expected) and stored.equal(expected)
@@ -39,7 +38,7 @@ def test_act(benchmark, make_agent, how):
 
 @pytest.mark.benchmark(group="act for 64 environments")
 def test_act_with_distributions(benchmark, make_agent):
-    agent, (obs, _, _) = make_agent("off")
+    agent, (obs, _, _) = make_agent("eager")
     model = PlainActorCritic(agent.policy, obs.shape[1], int(agent.action_space.n))
     with torch.no_grad():
         actions, log_probs, values = benchmark(model.act, obs)

@@ -82,7 +82,7 @@ def test_rollout(benchmark, make_agent):
 def test_update(benchmark, make_agent, engine):
     benchmark.group = f"update of the Nature CNN, {SIZES}"
     agent, buffer, _ = make_agent(engine)
-    agent.judge(buffer)
+    agent.compute_advantages(buffer)
     batch = buffer.minibatches(0)[0]
     twin = PlainNature(agent.policy, 6).to(agent.device)
     with torch.no_grad():
@@ -92,7 +92,7 @@ def test_update(benchmark, make_agent, engine):
     torch.testing.assert_close(agent.policy.value(batch.obs), expected_values, rtol=1e-3, atol=1e-4)
 
     def step():
-        agent._minibatch_step(*batch)
+        agent.step(batch)
         if HAS_GPU:
             torch.cuda.synchronize()
 
@@ -101,8 +101,8 @@ def test_update(benchmark, make_agent, engine):
 
 def test_update_with_adam_and_conv2d(benchmark, make_agent):
     benchmark.group = f"update of the Nature CNN, {SIZES}"
-    agent, buffer, _ = make_agent("off")
-    agent.judge(buffer)
+    agent, buffer, _ = make_agent("eager")
+    agent.compute_advantages(buffer)
     batch = buffer.minibatches(0)[0]
     model = PlainNature(agent.policy, 6).to(agent.device)
     optimizer = torch.optim.Adam(model.parameters(), lr=1e-3, eps=1e-5)

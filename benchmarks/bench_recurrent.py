@@ -1,4 +1,4 @@
-"""One minibatch of recurrent PPO: recorded, eager, and a step at a time as nn.LSTMCell does it."""
+"""One minibatch of recurrent PPO: native, recorded, eager, and a step at a time by nn.LSTMCell."""
 
 from __future__ import annotations
 
@@ -6,9 +6,11 @@ import pytest
 import torch
 
 from fastrl import PPORecurrent
+from fastrl.kernels.extension import HAS_DENSE
 
 NUM_SEQUENCES, LENGTH = 16, 32
 ROWS = NUM_SEQUENCES * LENGTH
+FORMS = [*(["native"] if HAS_DENSE else []), "recorded", "eager", "step by step"]
 
 
 def make_agent(engine, rnn):
@@ -21,7 +23,7 @@ def make_agent(engine, rnn):
     batch.obs.copy_(torch.randn(ROWS, 8, generator=torch.Generator().manual_seed(1)))
     batch.weights.fill_(1 / ROWS)
     with torch.no_grad():
-        log_probs, _, values = agent._evaluate(batch)
+        log_probs, _, values = agent.evaluate(batch)
     batch.log_probs.copy_(log_probs)
     batch.values.copy_(values)
     batch.returns.copy_(torch.linspace(-1, 1, ROWS))
@@ -34,25 +36,25 @@ def step_by_step(agent):
 
     def evaluate(batch):
         state, parts = batch.states, []
-        width = len(state)  # a minibatch may be worked on in parts, of some sequences each
+        width = len(state)
         for obs, actions in zip(batch.obs.split(width), batch.actions.split(width), strict=True):
             features, state = agent.policy.step(obs, state)
-            parts.append(agent.policy.judge(features, actions))
+            parts.append(agent.policy.evaluate_features(features, actions))
         return tuple(torch.cat(part) for part in zip(*parts, strict=True))
 
-    agent._evaluate = evaluate
+    agent.evaluate = evaluate
 
 
 @pytest.mark.parametrize("rnn", ["lstm", "gru"])
-@pytest.mark.parametrize("form", ["recorded", "eager", "step by step"])
+@pytest.mark.parametrize("form", FORMS)
 def test_update(benchmark, form, rnn):
     benchmark.group = f"recurrent update, {rnn}, {NUM_SEQUENCES} sequences of {LENGTH} steps"
-    agent, batch = make_agent("auto" if form == "recorded" else "off", rnn)
-    twin, twin_batch = make_agent("off", rnn)
+    agent, batch = make_agent("eager" if form == "step by step" else form, rnn)
+    twin, twin_batch = make_agent("eager", rnn)
     step_by_step(twin)
     if form == "step by step":
         step_by_step(agent)
-    agent._minibatch_step(*batch)
-    twin._minibatch_step(*twin_batch)
+    agent.step(batch)
+    twin.step(twin_batch)
     torch.testing.assert_close(agent.optimizer.flat, twin.optimizer.flat, rtol=1e-3, atol=1e-4)
-    benchmark.pedantic(agent._minibatch_step, batch, rounds=30, warmup_rounds=3)
+    benchmark.pedantic(agent.step, (batch,), rounds=30, warmup_rounds=3)

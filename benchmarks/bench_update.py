@@ -1,4 +1,4 @@
-"""One minibatch of an update: with the extension, recorded and eager without it, and plainly.
+"""One minibatch of an update: native, recorded, eager, and plainly.
 
 Plainly: as nn.Linear, autograd and torch.optim.Adam do it.
 """
@@ -12,6 +12,9 @@ from plain import PlainActorCritic, plain_update
 from fastrl import PPO
 from fastrl.buffers.rollout import Minibatch
 from fastrl.engine.threads import num_threads, update_threads
+from fastrl.kernels.extension import HAS_DENSE
+
+ENGINES = ["native", "recorded", "eager"] if HAS_DENSE else ["recorded", "eager"]
 
 
 @pytest.fixture(params=[64, 2048])
@@ -23,11 +26,10 @@ def num_rows(request):
 def make_agent(num_rows):
     """Returns a function that makes an agent and a minibatch of random rows."""
 
-    def make(engine, in_extension=True):
+    def make(engine):
         settings = {"num_envs": 32, "num_steps": num_rows // 32, "per_rank_batch_size": num_rows}
         settings |= {"ent_coef": 0.01, "normalize_advantages": True, "accelerator": "cpu"}
         agent = PPO("LunarLander-v2", preset="none", engine=engine, **settings)
-        agent.policy.in_extension &= in_extension
         buffer = agent.make_buffer()
         obs = torch.randn(num_rows, 8, generator=torch.Generator().manual_seed(1))
         with torch.no_grad():
@@ -35,7 +37,9 @@ def make_agent(num_rows):
             log_probs, _, values = agent.policy.evaluate(obs, actions)
         returns = torch.linspace(-1, 1, num_rows)
         weights = torch.full((num_rows,), 1 / num_rows)
-        fields = obs, actions, log_probs, values, returns - values, returns, weights
+        advantages = returns - values
+        advantages = (advantages - advantages.mean()) / advantages.std(correction=0)
+        fields = obs, actions, log_probs, values, advantages, returns, weights
         batch = buffer.first_minibatch
         for target, source in zip(batch, fields, strict=True):
             target.copy_(source)
@@ -50,26 +54,24 @@ def plain_twin(agent: PPO, batch: Minibatch):
     return model, lambda: plain_update(model, optimizer, batch)
 
 
-@pytest.mark.parametrize(
-    "how", [("auto", True), ("auto", False), ("off", False)], ids=["extension", "recorded", "eager"]
-)
-def test_update(benchmark, make_agent, num_rows, how):
+@pytest.mark.parametrize("engine", ENGINES)
+def test_update(benchmark, make_agent, num_rows, engine):
     benchmark.group = f"update on {num_rows} rows"
-    agent, batch = make_agent(*how)
+    agent, batch = make_agent(engine)
     twin, twin_step = plain_twin(agent, batch)
-    with agent.learning():
-        agent._minibatch_step(*batch)
+    with agent.engine.learning():
+        agent.step(batch)
         twin_step()
         after_one_step = PlainActorCritic(agent.policy, 8, 4)
         torch.testing.assert_close(
             after_one_step.state_dict(), twin.state_dict(), rtol=1e-3, atol=1e-5
         )
-        benchmark.pedantic(agent._minibatch_step, batch, rounds=100, warmup_rounds=10)
+        benchmark.pedantic(agent.step, (batch,), rounds=100, warmup_rounds=10)
 
 
 def test_update_with_adam_and_linear(benchmark, make_agent, num_rows):
     benchmark.group = f"update on {num_rows} rows"
-    agent, batch = make_agent("off")
+    agent, batch = make_agent("eager")
     model, step = plain_twin(agent, batch)
     before = (model.critic(batch.obs).squeeze(-1) - batch.returns).square().mean()
     with num_threads(update_threads(num_rows, 64)):

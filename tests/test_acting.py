@@ -9,7 +9,7 @@ import pytest
 import torch
 from gymnasium import spaces
 
-from fastrl.engine.native import FusedActing
+from fastrl.engine.native import NativeActing
 from fastrl.kernels.extension import HAS_DENSE
 from fastrl.models.actor_critic import ActorCritic
 
@@ -31,7 +31,6 @@ def make_policy(action_space: spaces.Space, **changes: Any) -> ActorCritic:
     }
     torch.manual_seed(0)
     policy = ActorCritic(OBSERVATIONS, action_space, **{**settings, **changes})
-    policy.in_extension = True
     if policy.normalizer is not None:
         policy.normalizer.update(3 + 2 * torch.randn(100, 5), torch.ones(100, dtype=torch.bool))
     return policy
@@ -42,14 +41,14 @@ def make_policy(action_space: spaces.Space, **changes: Any) -> ActorCritic:
 @pytest.mark.parametrize("num_rows", [1, 64, 70])
 def test_it_draws_what_the_policy_draws(space, changes, num_rows):
     policy = make_policy(space, **changes)
-    assert FusedActing.suits(policy)
+    assert not NativeActing.why_not(policy)
     obs, noise = 4 * torch.randn(num_rows, 5), torch.zeros(num_rows, policy.head.noise_size)
     policy.head.draw_noise(noise, torch.Generator().manual_seed(0))
     with torch.no_grad():
         drawn = policy.act(obs, noise)
         taken = policy.head.to_env(drawn)
     stored = torch.zeros(drawn.shape, dtype=drawn.dtype)
-    found = FusedActing(policy, num_rows)(obs, noise, stored)
+    found = NativeActing(policy, num_rows)(obs, noise, stored)
     torch.testing.assert_close(stored, drawn)
     torch.testing.assert_close(found, taken)
     assert found.data_ptr() != stored.data_ptr()
@@ -57,7 +56,7 @@ def test_it_draws_what_the_policy_draws(space, changes, num_rows):
 
 def test_it_follows_the_weights():
     policy = make_policy(spaces.Box(-9, 9, (3,)))
-    acting, obs, noise = FusedActing(policy, 2), torch.ones(2, 5), torch.zeros(2, 3)
+    acting, obs, noise = NativeActing(policy, 2), torch.ones(2, 5), torch.zeros(2, 3)
     before = acting(obs, noise, torch.zeros(2, 3))
     with torch.no_grad():
         policy.head.layer.bias.add_(1)
@@ -73,11 +72,11 @@ def test_it_follows_the_weights():
     ],
 )
 def test_other_distributions_are_left_to_the_policy(policy):
-    assert not FusedActing.suits(policy)
+    assert NativeActing.why_not(policy)
 
 
 def test_an_observation_that_is_not_a_number_draws_nothing_silently():
     policy = make_policy(spaces.Box(-1, 1, (2,)))
     stored = torch.zeros(1, 2)
-    found = FusedActing(policy, 1)(torch.full((1, 5), torch.nan), torch.zeros(1, 2), stored)
+    found = NativeActing(policy, 1)(torch.full((1, 5), torch.nan), torch.zeros(1, 2), stored)
     assert found.isnan().all() and stored.isnan().all()

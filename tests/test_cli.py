@@ -24,8 +24,8 @@ from fastrl.presets import algorithms, preset_for, resolve
 # A flag is an interface: to add or rename one, say so in the changelog.
 PPO_FLAGS = """
 accelerator activation_function adam_eps anneal_clip_coef anneal_ent_coef anneal_lr backend
-capture_video checkpoint_every clip_coef clip_vloss compile config cuda decoupled devices encoder
-ent_coef env_id env_kwargs eval_episodes eval_every exp_name frame_stack gae_lambda gamma
+capture_video checkpoint_every clip_coef clip_vloss config cuda decoupled devices encoder
+engine ent_coef env_id env_kwargs eval_episodes eval_every exp_name frame_stack gae_lambda gamma
 hidden_sizes info_action_mask keep_checkpoints learning_rate log_dir log_std_init mask_vel
 max_grad_norm normalize_advantages num_env_threads num_envs num_nodes num_players num_pools
 num_steps num_threads num_trainers obs_keys observation_normalization ortho_init overlap
@@ -355,7 +355,7 @@ def test_resume_takes_the_saved_settings_and_no_preset(run_folder: Path) -> None
     "flag", [flag for flag in CHANGEABLE.split(", ") if flag not in ("--devices", "--num-nodes")]
 )
 def test_resumed_run_may_change(flag: str, run_folder: Path) -> None:
-    special = {"--capture-video": "True", "--compile": "off"}
+    special = {"--capture-video": "True", "--engine": "eager"}
     special |= {"--num-threads": "9", "--num-env-threads": "9"}
     value = special.get(flag, "5.0" if flag in ("--target-return", "--rank-timeout") else "9999")
     command = cli.parse("ppo", ["--resume", str(run_folder), flag, value])

@@ -35,7 +35,7 @@ from fastrl.config.ppo import PPOConfig
         ({"backend": "x"}, "backend must be one of auto, envpool, gymnasium, not 'x'"),
         ({"accelerator": "x"}, "accelerator must be one of auto, cpu, cuda, gpu, not 'x'"),
         ({"precision": "x"}, "precision must be one of 32-true, bf16-mixed, not 'x'"),
-        ({"compile": "x"}, "compile must be one of off, auto, on, not 'x'"),
+        ({"engine": "x"}, "engine must be one of auto, native, recorded, compile, eager, not 'x'"),
         ({"num_steps": 0}, "num_steps must be at least 2, not 0"),
         ({"update_epochs": 0}, "update_epochs must be at least 1, not 0"),
         ({"per_rank_batch_size": 0}, "per_rank_batch_size must be at least 1, not 0"),
@@ -237,9 +237,11 @@ def test_numbers_that_no_machine_can_take_are_refused(
         PPOConfig.from_dict(settings)
 
 
-def test_off_and_on_are_words_where_yaml_makes_them_booleans() -> None:
-    for word in ("off", "on"):
-        assert PPOConfig.from_dict(yaml.safe_load(f"compile: {word}")).compile == word
+@pytest.mark.parametrize("word", ["off", "auto", "on", "'off'", "'on'"])
+def test_configs_of_before_with_compile_are_read_as_the_engine_that_it_was(word: str) -> None:
+    """YAML makes booleans of the words off and on."""
+    engine = {"off": "eager", "auto": "auto", "on": "compile"}[word.strip("'")]
+    assert PPOConfig.from_dict(yaml.safe_load(f"compile: {word}")).engine == engine
 
 
 def test_numbers_of_numpy_and_paths_are_taken() -> None:

@@ -112,12 +112,12 @@ def test_as_many_trainers_as_players_learn_to_the_bit_what_coupled_ranks_learn(k
 def plain_overlap(kind: Any, way: str) -> dict[str, np.ndarray]:
     """Learns in one process as players and trainers with `overlap` do: a plain twin."""
     actor, learner = (Loop(make_agent_of(kind, "discrete", **sized(1, way))) for _ in range(2))
-    judge = actor.agent.judge
+    evaluate = actor.agent.compute_advantages
     for update in range(4):
         actor.num_updates = update
         actor.collect()
-        judged = judge(actor.buffer)
-        learner.agent.judge = lambda buffer, judged=judged: judged
+        explained = evaluate(actor.buffer)
+        learner.agent.compute_advantages = lambda buffer, explained=explained: explained
         rows = actor.buffer.sources(), learner.buffer.sources()
         for source, target in zip(*rows, strict=True):
             target.copy_(source)
@@ -162,8 +162,8 @@ class LonePlayer(RolloutPlaying):
         self.devices: Any = SimpleNamespace(global_rank=0)
         self.answers = 0
         self.mail: Any = Mock(receive=self.answer)
-        self.judge: Any = lambda _: 0.0
-        self.learning: Any = nullcontext
+        self.compute_advantages: Any = lambda _: 0.0
+        self.engine: Any = SimpleNamespace(learning=nullcontext)
 
     def answer(self, *_: Any) -> dict[str, Any]:
         self.answers += 1

@@ -72,11 +72,12 @@ def test_two_pools_collect_what_one_collects(env):
 
 
 @pytest.mark.skipif(not HAS_DENSE, reason="torch's products depend on their number of rows")
-@pytest.mark.parametrize("changes", [{"num_threads": 2}, {"num_pools": 2}, {"engine": "eager"}])
+@pytest.mark.parametrize("changes", [{"num_threads": 2}, {"num_pools": 2}])
 @pytest.mark.parametrize("env", ["CartPole-v1", "Pendulum-v1"])
-def test_numbers_do_not_depend_on_threads_halves_and_recording(env, changes):
+def test_numbers_of_native_kernels_do_not_depend_on_threads_and_halves(env, changes):
     sizes = {"num_envs": 40, "num_steps": 60, "per_rank_batch_size": 1200, "hidden_sizes": (64, 48)}
     settings = {"num_threads": 1, "num_pools": 1, "total_timesteps": 4800, **sizes}
+    settings |= {"engine": "native"}
     first, second = make_agent(env, **settings), make_agent(env, **{**settings, **changes})
     assert run(first, 2) == run(second, 2)
     assert not differing(tensors_of(first), tensors_of(second))
@@ -109,10 +110,10 @@ def put_in_place(policy: Any, what: str) -> None:
 @pytest.mark.skipif(not HAS_DENSE, reason="no extension, or no wide vectors")
 @pytest.mark.parametrize("what", ["norm", "layer", "activation", "class", "hook", "bias"])
 def test_networks_that_somebody_put_in_place_are_used_as_they_are(what):
-    agent = make_agent("discrete", hidden_sizes=(8,))
-    assert agent._in_extension
+    agent = make_agent("discrete", engine="auto", hidden_sizes=(8,))
     put_in_place(agent.policy, what)
-    assert not agent._in_extension
+    agent.make_buffer()
+    assert not agent.engine.describe().startswith("engine: native")
     agent.policy.head.layer.weight.data.normal_()
     obs = torch.randn(6, agent.policy.reader.vector_size)
     log_probs, _, _ = agent.policy.evaluate(obs, torch.zeros(6, dtype=torch.int64))
@@ -123,8 +124,8 @@ def test_networks_that_somebody_put_in_place_are_used_as_they_are(what):
 class OwnLoss(PPO):
     """Somebody's agent, with a word of its own in the loss."""
 
-    def _evaluate(self, batch: Any) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        log_prob, entropy, values = super()._evaluate(batch)
+    def evaluate(self, batch: Any) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        log_prob, entropy, values = super().evaluate(batch)
         return log_prob, entropy, 0 * values + 3
 
 

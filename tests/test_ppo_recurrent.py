@@ -53,7 +53,7 @@ def replayed(agent: PPORecurrent, buffer: Any) -> tuple[torch.Tensor, torch.Tens
                 values[t, n] = agent.policy.value(features)
                 if t < buffer.num_steps:
                     actions = buffer.actions[t, n : n + 1]
-                    log_probs[t, n] = agent.policy.judge(features, actions)[0]
+                    log_probs[t, n] = agent.policy.evaluate_features(features, actions)[0]
                     state = agent.policy.remember(memory, actions)
     return log_probs, values
 
@@ -73,7 +73,7 @@ def test_acting_and_judging_equal_a_plain_loop_that_resets_states(env, variant):
     loop = Loop(make_recurrent(env, num_pools=2, **VARIANTS[variant]))
     for _ in range(3):
         loop.collect()
-        loop.agent.judge(loop.buffer)
+        loop.agent.compute_advantages(loop.buffer)
         buffer = loop.buffer
         assert buffer.num_valid < buffer.valid.numel()
         log_probs, values = replayed(loop.agent, buffer)
@@ -109,32 +109,23 @@ def test_gradient_of_sequences_equals_that_of_a_loop_over_rows(variant):
     agent = make_recurrent(vf_coef=0.5, ent_coef=0.1, **VARIANTS[variant])
     loop = Loop(agent)
     loop.collect()
-    agent.judge(loop.buffer)
+    agent.compute_advantages(loop.buffer)
     batch = loop.buffer.minibatches(0)[0]
     length, count = agent.config.sequence_length, len(batch.states)
-    gradient, _ = agent._gradient(*batch)
+    gradient, _ = agent.step.gradient_of_loss(batch)
 
     def stepwise(_: Any) -> tuple[torch.Tensor, ...]:
         state, parts = batch.states, []
         for t in range(length):
             rows = slice(t * count, (t + 1) * count)
             features, memory = agent.policy.step(batch.obs[rows], state)
-            parts.append(agent.policy.judge(features, batch.actions[rows]))
+            parts.append(agent.policy.evaluate_features(features, batch.actions[rows]))
             state = agent.policy.remember(memory, batch.actions[rows])
         return tuple(torch.cat(part) for part in zip(*parts, strict=True))
 
-    agent._evaluate = stepwise
-    expected, _ = agent._gradient(*batch)
+    agent.evaluate = stepwise
+    expected, _ = agent.step.gradient_of_loss(batch)
     torch.testing.assert_close(gradient, expected, rtol=1e-3, atol=1e-6)
-
-
-@pytest.mark.parametrize("normalize_advantages", [True, False])
-def test_parts_side_by_side_learn_what_the_whole_minibatch_does(normalize_advantages):
-    settings = {"normalize_advantages": normalize_advantages, "previous_action": True}
-    whole, parted = (make_recurrent(num_threads=count, **settings) for count in (1, 2))
-    for expected, actual in zip(run(whole), run(parted), strict=True):
-        assert actual == pytest.approx(expected, rel=1e-3, abs=1e-4)
-    assert (whole._num_parts, parted._num_parts) == (1, 2)
 
 
 @pytest.mark.parametrize("rnn", ["lstm", "gru"])
@@ -163,7 +154,7 @@ def test_time_limit_bootstraps_from_the_old_episode_s_state():
     loop = Loop(make_recurrent(env, gamma=GAMMA))
     loop.collect()
     agent, buffer = loop.agent, loop.buffer
-    agent.judge(buffer)
+    agent.compute_advantages(buffer)
     t, n = (int(x[0]) for x in buffer.truncated.nonzero(as_tuple=True))
     features, _ = agent.policy.step(buffer.obs[t + 1, n : n + 1], buffer.states[t + 1, n : n + 1])
     of_the_end = agent.policy.value(features).item()
@@ -275,7 +266,6 @@ def test_flag_changes_what_is_learned(name):
         ({"sequence_length": 32}, "sequence_length=32 is longer than a rollout"),
         ({"per_rank_batch_size": 20}, "must be a multiple of sequence_length=8"),
         ({"share_data": True, "devices": 2}, "share_data is not offered"),
-        ({"engine": "compile"}, "compile=on is not offered"),
         ({"recompute_advantages": True}, "recompute_advantages is not offered"),
     ],
 )

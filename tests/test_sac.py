@@ -17,7 +17,7 @@ from toy_envs import EndlessEnv, TerminatingEnv
 from benchmarks.plain_sac import PlainSAC
 from fastrl import SAC, AgentTrainer, DroQ
 from fastrl.agents.load import find_saved, load_agent
-from fastrl.agents.off_policy import OffPolicy
+from fastrl.agents.off_policy import OffPolicyAgent
 from fastrl.cli import main
 from fastrl.export import export_policy
 from fastrl.runs.checkpoint import load_checkpoint
@@ -66,7 +66,7 @@ def trained(num_updates: int = 30, **settings: Any) -> SAC:
     return agent
 
 
-def tensors_of(agent: OffPolicy) -> dict[str, Any]:
+def tensors_of(agent: OffPolicyAgent) -> dict[str, Any]:
     state = agent.state_dict()
     del state["config"]
     return state
@@ -95,7 +95,7 @@ def test_gradient_step_equals_a_plain_twin():
     for optimizer in (agent.actor_optimizer, agent.critic_optimizer, agent.alpha_optimizer):
         for tensor in optimizer.state_dict().values():
             tensor.zero_()
-    agent.critic_optimizer.flat.copy_(agent._target_flat)  # the twin's targets start as its critics
+    agent.critic_optimizer.flat.copy_(agent.target.flat)  # the twin's targets start as its critics
     agent.temperature.log_alpha.data.zero_()
     twin = PlainSAC(agent)
     assert agent.replay is not None
@@ -217,8 +217,8 @@ def test_target_entropy_is_minus_the_number_of_actions():
 
 def test_target_critics_follow_by_tau():
     agent = trained(tau=1.0)
-    assert torch.equal(agent._target_flat, agent.critic_optimizer.flat)
-    assert not torch.equal(trained(tau=0.1)._target_flat, trained(tau=0.0)._target_flat)
+    assert torch.equal(agent.target.flat, agent.critic_optimizer.flat)
+    assert not torch.equal(trained(tau=0.1).target.flat, trained(tau=0.0).target.flat)
 
 
 def test_actor_steps_are_as_rare_as_policy_frequency_says():

@@ -100,20 +100,6 @@ def test_sequences_of_a_minibatch_lie_in_order_of_falling_length():
         assert lengths(batch) == sorted(lengths(batch), reverse=True)
 
 
-def test_parts_are_minibatches_of_their_own():
-    """They get the sequences of the undivided minibatch in turn."""
-    for whole, parted in zip(
-        make_rollout(ENDS, 4 * L).minibatches(0),
-        make_rollout(ENDS, 4 * L, num_parts=2).minibatches(0),
-        strict=True,
-    ):
-        parts = [SequenceMinibatch(*x) for x in zip(*(y.chunk(2) for y in parted), strict=True)]
-        in_turn = zip(*(columns_of(part) for part in parts), strict=True)
-        sequences = [sequence for pair in in_turn for sequence in pair]
-        for expected, actual in zip(columns_of(whole), sequences, strict=True):
-            assert all(map(torch.equal, expected, actual))
-
-
 def test_shuffle_follows_from_its_key_alone():
     rollout = make_rollout(ENDS)
 

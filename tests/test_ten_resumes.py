@@ -10,9 +10,9 @@ import pytest
 from test_resume import SETTINGS, UPDATE, assert_equal, last_state, metrics_of
 
 from fastrl import A2C, PPO, AgentTrainer, PPORecurrent
-from fastrl.agents.on_policy import OnPolicy
+from fastrl.agents.on_policy import OnPolicyAgent
 
-AGENTS: dict[str, tuple[type[OnPolicy], dict[str, Any]]] = {
+AGENTS: dict[str, tuple[type[OnPolicyAgent], dict[str, Any]]] = {
     "ppo": (PPO, {}),
     "a2c": (A2C, {}),
     "ppo_recurrent": (PPORecurrent, {"sequence_length": 8, "previous_action": True}),
@@ -20,14 +20,14 @@ AGENTS: dict[str, tuple[type[OnPolicy], dict[str, Any]]] = {
 NUM_RESUMES = 10
 
 
-def agent_of(name: str, log_dir: Path, num_updates: int) -> OnPolicy:
+def agent_of(name: str, log_dir: Path, num_updates: int) -> OnPolicyAgent:
     kind, own = AGENTS[name]
     settings = {key: value for key, value in SETTINGS.items() if hasattr(kind.config_class, key)}
     settings |= {"log_dir": str(log_dir), "total_timesteps": num_updates * UPDATE, **own}
     return kind("toy_envs:StatefulEnv", preset="none", engine="eager", **settings)
 
 
-def interrupted(agent: OnPolicy) -> OnPolicy:
+def interrupted(agent: OnPolicyAgent) -> OnPolicyAgent:
     """Make the agent receive a signal at the end of each update."""
     update: Any = agent.update
 
@@ -61,7 +61,7 @@ def test_schedules_and_counters_survive_ten_resumes_of_environments_that_cannot(
     kind = AGENTS[name][0]
     num_updates = NUM_RESUMES + 2
 
-    def make() -> OnPolicy:
+    def make() -> OnPolicyAgent:
         agent = agent_of(name, tmp_path, num_updates)
         return kind("CartPole-v1", agent.config.replace(env_id="CartPole-v1"))
 

@@ -76,7 +76,7 @@ def advantages_of(agent: PPO, num_rollouts: int = 3) -> torch.Tensor:
         loop.collect()
         loop.num_updates += 1
         buffer = loop.buffer
-        agent.judge(buffer)
+        agent.compute_advantages(buffer)
         assert buffer.num_valid < buffer.num_steps * buffer.num_envs
         kept.append(buffer.advantages[buffer.valid])
     return torch.cat(kept)

@@ -84,9 +84,9 @@ class Failing(PPO):
         self.fail_in_time()  # on every rank that plays
         super().begin_rollout(buffer)
 
-    def take_in_observations(self, buffer: RolloutBuffer, *arguments: Any) -> None:
+    def update_obs_normalizer(self, buffer: RolloutBuffer, *arguments: Any) -> None:
         self.fail_in_time()  # on every rank that learns
-        super().take_in_observations(buffer, *arguments)
+        super().update_obs_normalizer(buffer, *arguments)
 
     def fail_in_time(self) -> None:
         self.num_calls += 1
@@ -189,11 +189,11 @@ class Signalled(PPO):
 
     number, num_updates_seen = 0, 0
 
-    def take_in_observations(self, buffer: RolloutBuffer, *arguments: Any) -> None:
+    def update_obs_normalizer(self, buffer: RolloutBuffer, *arguments: Any) -> None:
         self.num_updates_seen += 1
         if self.num_updates_seen == 5 and os.environ["LOCAL_RANK"] == os.environ["CULPRIT"]:
             signal.raise_signal(self.number)
-        super().take_in_observations(buffer, *arguments)
+        super().update_obs_normalizer(buffer, *arguments)
 
 
 def train_until_signal(folder: Path, culprit: int, number: int, settings: dict[str, Any]) -> int:

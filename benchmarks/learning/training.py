@@ -21,7 +21,7 @@ from fastrl.runs.logger import METRICS_NAME, SUMMARY_NAME
 # What may differ in a run that counts as one of the preset: nothing that learning depends on.
 FREE = {
     *("exp_name", "log_dir", "eval_every", "checkpoint_every", "keep_checkpoints"),
-    *("capture_video", "num_threads", "num_env_threads", "compile"),
+    *("capture_video", "num_threads", "num_env_threads", "engine"),
 }
 
 

@@ -1,0 +1,226 @@
+"""What a function read from Python is remembered, and a change of it is seen and named."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from types import ModuleType, SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from fastrl.engine.guards import PythonReads
+
+SCALE = 1.0
+TABLE = {"scale": 1.0}
+SETTINGS = ModuleType("settings_of_tests")
+
+
+class Model(nn.Module):
+    """Has numbers in many places."""
+
+    bias = 0.0
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer, self.beta = nn.Linear(2, 2), 0.1
+        self.coefs, self.items, self.array = {"beta": 0.1}, [0.1], np.array([0.1])
+        self.deep: Any = {"coefs": {"beta": 0.1}}
+        self.schedule = SimpleNamespace(now=SimpleNamespace(beta=0.1))
+        self.tensor, self.unused = torch.ones(()), 1.0
+        self.register_buffer("weight", torch.ones(2))
+        self.function: Callable[[float], float] = abs
+
+    @property
+    def twice(self) -> float:
+        return 2 * self.beta
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        y = self.layer(x) * self.weight * self.tensor + self.helper()
+        return y * self.coefs["beta"] * self.items[0] * float(self.array[0]) * self.bias
+
+    def helper(self) -> float:
+        return self.twice * SCALE * TABLE["scale"] * self.schedule.now.beta * self.function(1.0)
+
+
+def watched(run: Callable[[], Any]) -> PythonReads:
+    reads = PythonReads()
+    with reads.watch(run):
+        run()
+    return reads
+
+
+def model_and_reads() -> tuple[Model, PythonReads]:
+    model = Model()
+    return model, watched(lambda: model(torch.ones(1, 2)))
+
+
+def test_nothing_changes_by_itself():
+    assert model_and_reads()[1].changed() is None
+
+
+CHANGES: dict[str, Callable[[Model], Any]] = {
+    "beta": lambda x: setattr(x, "beta", 0.2),
+    "coefs": lambda x: x.coefs.update(beta=0.2),
+    "items": lambda x: x.items.__setitem__(0, 0.2),
+    "array": lambda x: x.array.fill(0.2),
+    "now.beta": lambda x: setattr(x.schedule.now, "beta", 0.2),
+    "schedule": lambda x: setattr(x, "schedule", SimpleNamespace(now=SimpleNamespace(beta=0.2))),
+    "tensor": lambda x: setattr(x, "tensor", torch.ones(())),
+    "weight": lambda x: setattr(x, "weight", torch.ones(2)),
+    "function": lambda x: setattr(x, "function", round),
+    "layer": lambda x: setattr(x, "layer", nn.Linear(2, 2)),
+    "helper": lambda x: x.__dict__.update(helper=lambda: 3.0),
+}
+
+
+@pytest.mark.parametrize("name", CHANGES)
+def test_a_change_of_what_was_read_is_seen_and_named(name):
+    model, reads = model_and_reads()
+    CHANGES[name](model)
+    change = reads.changed()
+    assert change is not None and name in change.words
+
+
+def test_a_plain_number_is_told_with_its_old_and_its_new_value():
+    model, reads = model_and_reads()
+    model.beta = 0.25
+    change = reads.changed()
+    assert change is not None and change.words == "self.beta changed from 0.1 to 0.25"
+
+
+@pytest.mark.parametrize(
+    ("name", "value"), [("SCALE", 2.0), ("TABLE", {"scale": 2.0}), ("helper_of_tests", None)]
+)
+def test_a_change_of_a_global_variable_is_seen(name, value, monkeypatch):
+    _, reads = model_and_reads()
+    monkeypatch.setitem(globals(), name, value)
+    change = reads.changed()
+    assert (change is not None) == (name != "helper_of_tests")
+
+
+def test_a_change_of_a_class_is_seen(monkeypatch):
+    _, reads = model_and_reads()
+    monkeypatch.setattr(Model, "bias", 1.0)
+    assert reads.changed() is not None
+
+
+def test_a_method_replaced_in_its_class_is_seen(monkeypatch):
+    _, reads = model_and_reads()
+    monkeypatch.setattr(Model, "helper", lambda self: 3.0)
+    assert reads.changed() is not None
+
+
+def test_what_was_not_read_may_change():
+    model, reads = model_and_reads()
+    model.unused = 2.0
+    model.other = 3.0  # pyright: ignore[reportAttributeAccessIssue]
+    assert reads.changed() is None
+
+
+def test_values_of_tensors_may_change():
+    model, reads = model_and_reads()
+    with torch.no_grad():
+        model.tensor.fill_(5.0)
+        model.layer.weight.mul_(2)
+        model.weight.zero_()
+    assert reads.changed() is None
+
+
+def test_the_same_number_put_in_place_is_no_change():
+    model, reads = model_and_reads()
+    model.beta, model.coefs, model.items = 0.1, {"beta": 0.1}, [0.1]
+    assert reads.changed() is None
+
+
+def test_a_nested_container_is_looked_into():
+    model = Model()
+    reads = watched(lambda: model.deep["coefs"]["beta"])
+    model.deep["coefs"]["beta"] = 0.2
+    assert reads.changed() is not None
+
+
+def test_a_name_in_a_string_is_looked_up():
+    model = Model()
+    reads = watched(lambda: getattr(model, "beta"))  # noqa: B009
+    model.beta = 0.2
+    assert reads.changed() is not None
+
+
+def test_a_module_s_variable_is_looked_up(monkeypatch):
+    monkeypatch.setattr(SETTINGS, "beta", 0.1, raising=False)
+    reads = watched(lambda: SETTINGS.beta)
+    SETTINGS.beta = 0.2
+    assert reads.changed() is not None
+
+
+def test_a_closure_s_variable_is_looked_up():
+    beta = 0.1
+
+    def function() -> float:
+        return beta
+
+    reads = watched(function)
+    beta = 0.2
+    change = reads.changed()
+    assert change is not None and "beta" in change.words
+
+
+def test_a_closure_s_variable_in_a_function_that_is_called_is_looked_up():
+    beta = 0.1
+
+    def inner() -> float:
+        return beta
+
+    reads = watched(lambda: inner())  # the outer one only names `inner`
+    beta = 0.2
+    assert reads.changed() is not None
+
+
+def test_a_parameter_and_a_module_are_told_to_be_of_a_network():
+    model, reads = model_and_reads()
+    model.layer = nn.Linear(2, 2)
+    change = reads.changed()
+    assert change is not None and change.of_network
+    model, reads = model_and_reads()
+    model.beta = 0.2
+    change = reads.changed()
+    assert change is not None and not change.of_network
+
+
+def test_a_counter_is_a_change_while_the_function_runs():
+    model: Any = SimpleNamespace(calls=0)
+
+    def function() -> None:
+        model.calls += 1
+
+    assert watched(function).changed() is not None
+
+
+def test_watching_ends_though_the_function_raises():
+    def function() -> None:
+        raise KeyError
+
+    reads = PythonReads()
+    with pytest.raises(KeyError), reads.watch(function):
+        function()
+    assert sys.getprofile() is None
+
+
+def test_a_profiler_of_somebody_else_is_left_alone():
+    seen: list[str] = []
+
+    def profile(frame: Any, event: str, _: Any) -> None:
+        seen.append(event)
+
+    model = Model()
+    sys.setprofile(profile)
+    try:
+        watched(lambda: model(torch.ones(1, 2)))
+        assert sys.getprofile() is profile
+    finally:
+        sys.setprofile(None)
+    assert seen
