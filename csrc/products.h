@@ -14,6 +14,11 @@
 #define FASTRL_VECTORS 0
 #define FASTRL_INLINE inline
 #endif
+#if defined(__clang__) || __GNUC__ >= 12
+#define FASTRL_SHUFFLES 1
+#else
+#define FASTRL_SHUFFLES 0
+#endif
 
 namespace fastrl {
 
@@ -31,7 +36,7 @@ struct Wide {  // 32 registers of 16 numbers
   FASTRL_VECTOR_TYPES(16)
 };
 struct Narrow {  // 16 registers of 8
-  static constexpr int kLanes = 8, kTileRows = 4;
+  static constexpr int kLanes = 8, kTileRows = 6;
   FASTRL_VECTOR_TYPES(8)
 };
 struct Plain {  // 16 of 4, or none at all
@@ -73,13 +78,16 @@ FASTRL_INLINE void Tile(const Left& a, const float* w, int64_t w_stride, float* 
       for (int v = 0; v < V; ++v) sums[r][v] += factor * row[v];
     }
   }
+  // Unrolled, or GCC would put the sums into memory first.
+#pragma GCC unroll 8
   for (int r = 0; r < R; ++r) {
+#pragma GCC unroll 2
     for (int v = 0; v < V; ++v) {
       float* const at = c + r * c_stride + v * kLanes;
-      Vector before;
-      std::memcpy(&before, at, sizeof(Vector));
-      sums[r][v] += before;
-      std::memcpy(at, &sums[r][v], sizeof(Vector));
+      Vector sum;
+      std::memcpy(&sum, at, sizeof(Vector));
+      sum += sums[r][v];
+      std::memcpy(at, &sum, sizeof(Vector));
     }
   }
 }

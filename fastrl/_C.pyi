@@ -117,8 +117,15 @@ class Dense:
         self, addresses: Sequence[int], strides: Sequence[int], num_threads: int
     ) -> None: ...
     def backward(
-        self, addresses: Sequence[int], strides: Sequence[int], num_threads: int
+        self,
+        addresses: Sequence[int],
+        strides: Sequence[int],
+        has_d_weights: bool,
+        d_x: int,
+        num_threads: int,
     ) -> None: ...
+    @property
+    def num_kept(self) -> int: ...
     def set_policy(self, layers: Sequence[int], shift: int, scale: int, limit: float) -> None: ...
     def draw_choices(self, x: int, noise: int, choices: int) -> None: ...
     def draw_normals(

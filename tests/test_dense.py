@@ -10,7 +10,14 @@ from torch import Tensor, nn
 
 from fastrl.engine.compiling import build
 from fastrl.kernels.extension import HAS_DENSE, crew
-from fastrl.kernels.networks import ACTIVATIONS, DenseNetwork, dense, dense_plainly
+from fastrl.kernels.networks import (
+    ACTIVATIONS,
+    DenseNetwork,
+    dense,
+    dense_plainly,
+    layout_of,
+    starts_of,
+)
 from fastrl.models.layers import flatten_gradients, flatten_parameters, linear
 
 pytestmark = pytest.mark.skipif(not HAS_DENSE, reason="no extension, or no wide vectors")
@@ -23,6 +30,7 @@ SHAPES = [
     (65, 3, [((5,), (2,)), ((33, 17), (1, 3, 18))]),
     (2048, 40, [((100, 31), (33, 1))]),
     (513, 376, [((256, 130), (17, 1))]),
+    (300, 10, [((256, 256), (1,)), ((256, 256), (1,))]),
 ]
 Networks = list[DenseNetwork]
 Function = Callable[[Tensor, Networks, str], list[Tensor]]
@@ -46,11 +54,20 @@ def make(shape: tuple, mixed: bool = True) -> tuple[Tensor, Networks, nn.Paramet
 
 
 def run(function: Function, x: Tensor, networks: Networks, activation: str) -> list[Tensor]:
-    """Return the values of all heads, and the gradients of a loss on them."""
+    """Return the values of all heads, and the gradients of a loss on them, that by x last."""
+    x = x.clone().requires_grad_()
     outputs = function(x, networks, activation)
-    loss = sum((y * torch.linspace(0.5, 1, y.numel()).view_as(y)).sum() for y in outputs)
     parameters = [x for network in networks for part in network for pair in part for x in pair]
-    return [*[y.detach() for y in outputs], *torch.autograd.grad(loss, parameters)]
+    return [
+        *[y.detach() for y in outputs],
+        *torch.autograd.grad(loss_on(outputs), [*parameters, x]),
+    ]
+
+
+def loss_on(outputs: list[Tensor]) -> Tensor:
+    """Return a scalar that depends on all values."""
+    weighted = [(y * torch.linspace(0.5, 1, y.numel()).view_as(y)).sum() for y in outputs]
+    return torch.stack(weighted).sum()
 
 
 def in_float64(networks: Networks) -> Networks:
@@ -88,7 +105,8 @@ def test_relu_is_torchs(shape):
                 bias.add_(0.3)
     found, plain = (run(function, x, networks, "relu") for function in (dense, dense_plainly))
     assert (distances(found, plain) < 2e-3).all()
-    assert (distances(found, plain)[: len(found) // 4] < 2e-6).all()
+    num_heads = sum(len(network.heads) for network in networks)
+    assert (distances(found, plain)[:num_heads] < 2e-6).all()
 
 
 @pytest.mark.parametrize("shape", SHAPES)
@@ -99,6 +117,63 @@ def test_number_of_threads_changes_no_bit(shape):
         with crew(num_threads):
             together = run(dense, x, networks, "tanh")
         assert all(torch.equal(a, b) for a, b in zip(alone, together, strict=True)), num_threads
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_what_nobody_asks_for_changes_nothing_else(shape):
+    x, networks, parameters = make(shape)
+    wanted = run(dense, x, networks, "elu")
+    *of_parameters, of_x = wanted[-len(parameters) - 1 :]
+    (found,) = torch.autograd.grad(loss_on(dense(x, networks, "elu")), parameters[0])
+    assert torch.equal(found, of_parameters[0])
+    fixed = [
+        DenseNetwork(*[[(w.detach(), b.detach()) for w, b in part] for part in network])
+        for network in networks
+    ]
+    x.requires_grad_()
+    (found,) = torch.autograd.grad(loss_on(dense(x, fixed, "elu")), x)
+    assert torch.equal(found, of_x)
+
+
+def test_values_without_a_gradient_count_as_zeros():
+    x, networks, parameters = make(SHAPES[1])
+    values, others = dense(x, networks, "tanh")
+    found = torch.autograd.grad(values.sum(), list(parameters))
+    wanted = torch.autograd.grad(
+        sum(y.sum() * factor for y, factor in zip(dense(x, networks, "tanh"), (1, 0), strict=True)),
+        list(parameters),
+    )
+    assert others.shape == (1000, 1)
+    assert all(torch.equal(a, b) for a, b in zip(found, wanted, strict=True))
+
+
+def test_a_second_derivative_is_refused():
+    x, networks, _ = make(SHAPES[0])
+    x.requires_grad_()
+    loss = sum(y.square().sum() for y in dense(x, networks, "tanh"))
+    (gradient,) = torch.autograd.grad(loss, x, create_graph=True)
+    with pytest.raises(RuntimeError, match="second derivative"):
+        gradient.sum().backward()
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
+@pytest.mark.parametrize("is_learning", [True, False])
+def test_operators_keep_torchs_rules(is_learning):
+    x, networks, _ = make(SHAPES[3])
+    x.requires_grad_()
+    layers = [pair for network in networks for part in network for pair in part]
+    weights, biases = ([pair[i].detach() for pair in layers] for i in (0, 1))
+    for tensor in (*weights, *biases):
+        tensor.requires_grad_(is_learning)
+    layout = layout_of(networks, "tanh")
+    given = x, weights, biases, layout
+    torch.library.opcheck(torch.ops.fastrl.dense.default, (*given, True))
+    with torch.no_grad():
+        *values, hidden = torch.ops.fastrl.dense(*given, True)
+    x, weights, biases = x.detach(), [w.detach() for w in weights], [b.detach() for b in biases]
+    starts = starts_of([*weights, *biases]) if is_learning else []
+    known = x, hidden, values, weights, biases, layout, starts
+    torch.library.opcheck(torch.ops.fastrl.dense_backward.default, (*known, True))
 
 
 def test_a_row_does_not_depend_on_those_beside_it():
