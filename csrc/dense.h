@@ -8,7 +8,7 @@
 
 #pragma once
 
-#include "dense_layer.h"
+#include "dense_pieces.h"
 
 #if FASTRL_DENSE
 
@@ -17,90 +17,9 @@
 #include <cstring>
 #include <vector>
 
-#include "activations.h"
-#include "crew.h"
-
 namespace fastrl {
 
-struct DenseNetwork {
-  std::vector<DenseLayer> hidden, heads;
-};
-
-// Numbers [B, N] with any strides.
-struct Grid {
-  float* data;
-  int64_t row_stride, column_stride;
-};
-
-struct DenseNetworks {
-  int64_t num_rows, num_inputs;
-  Activation activation;
-  std::vector<DenseNetwork> networks;
-};
-
 namespace dense {
-
-constexpr int64_t kRowsAtOnce = 64;
-
-inline int64_t WidestOf(const std::vector<DenseLayer>& layers) {
-  int64_t widest = 0;
-  for (const DenseLayer& l : layers) widest = std::max(widest, StrideOf(l.num_outputs));
-  return widest;
-}
-
-// Numbers that a network's hidden layers give for all rows.
-inline int64_t NumKept(const DenseNetwork& network, int64_t num_rows) {
-  int64_t size = 0;
-  for (const DenseLayer& l : network.hidden) size += num_rows * StrideOf(l.num_outputs);
-  return size;
-}
-
-inline int64_t NumWeights(const DenseNetwork& network) {
-  int64_t size = 0;
-  for (const auto* layers : {&network.hidden, &network.heads}) {
-    for (const DenseLayer& l : *layers) size += l.num_inputs * l.num_outputs;
-  }
-  return size;
-}
-
-// Some of the rows of one network, and where its share of everything begins.
-struct Piece {
-  const DenseNetwork* network;
-  const Grid* values;
-  float* hidden;
-  int64_t first_row, num_rows;
-  // On the way back alone, and only what is asked for:
-  std::vector<Sums> sums;  // of the hidden layers, then of the heads
-  float* d_x;              // of all rows
-};
-
-// Cuts the work. Pieces, and so all sums, do not depend on the number of threads.
-inline std::vector<Piece> PiecesOf(const DenseNetworks& s, float* hidden,
-                                   const std::vector<Grid>& values) {
-  constexpr int64_t kMostPieces = 16, kMostNumbers = 1 << 22, kLarge = 1 << 15;
-  int64_t num_weights = 1, largest = 0;  // each piece has a gradient of its own
-  for (const DenseNetwork& network : s.networks) {
-    num_weights += NumWeights(network);
-    largest = std::max(largest, NumWeights(network));
-  }
-  const int64_t fewest_rows = largest < kLarge ? 512 : 128;  // that are worth a thread
-  const int64_t num_pieces =
-      std::max<int64_t>(2, std::min(kMostPieces, kMostNumbers / num_weights));
-  const int64_t per_piece = (s.num_rows + num_pieces - 1) / num_pieces;
-  const int64_t count =
-      std::max(fewest_rows, (per_piece + kRowsAtOnce - 1) / kRowsAtOnce * kRowsAtOnce);
-  std::vector<Piece> pieces;
-  const Grid* grid = values.data();
-  for (const DenseNetwork& network : s.networks) {
-    for (int64_t row = 0; row < s.num_rows; row += count) {
-      pieces.push_back(
-          {&network, grid, hidden, row, std::min(count, s.num_rows - row), {}, nullptr});
-    }
-    grid += network.heads.size();
-    if (hidden) hidden += NumKept(network, s.num_rows);
-  }
-  return pieces;
-}
 
 template <typename Shape>
 FASTRL_INLINE void ForwardPiece(const DenseNetworks& s, const float* x, const Piece& piece) {
@@ -133,14 +52,21 @@ FASTRL_INLINE void ForwardPiece(const DenseNetworks& s, const float* x, const Pi
     for (size_t i = 0; i < network.hidden.size(); ++i) {
       const int64_t stride = StrideOf(network.hidden[i].num_outputs);
       float* const y = kept ? kept + row * stride : passing[i % 2];
-      weight = Multiply<Shape>(from, weight, network.hidden[i], y, rows);
-      Activate<Shape>(s.activation, y, rows * stride);
+      const DenseLayer& l = network.hidden[i];
+      if (s.activation == Activation::kRelu) {
+        weight = Multiply<Shape, true>(from, weight, l, y, rows);
+      } else {
+        weight = Multiply<Shape, false>(from, weight, l, y, rows);
+        for (int64_t r = 0; r < rows; ++r) {
+          Activate<Shape>(s.activation, y + r * stride, Padded(l.num_outputs));
+        }
+      }
       from = {y, stride};
       if (kept) kept += s.num_rows * stride;
     }
     for (size_t i = 0; i < network.heads.size(); ++i) {
       const DenseLayer& l = network.heads[i];
-      weight = Multiply<Shape>(from, weight, l, values, rows);
+      weight = Multiply<Shape, false>(from, weight, l, values, rows);
       const Grid& grid = piece.values[i];
       for (int64_t n = 0; n < l.num_outputs; ++n) {
         float* const column = grid.data + row * grid.row_stride + n * grid.column_stride;
@@ -180,6 +106,8 @@ FASTRL_INLINE void BackwardPiece(const DenseNetworks& s, const float* x, const P
   const auto num_hidden = static_cast<int64_t>(network.hidden.size());
   const int64_t D = s.num_inputs, x_stride = StrideOf(D);
   const bool has_sums = !piece.sums.empty();
+  const auto put = [](int64_t) { return Put<Shape>{}; };
+  const auto add = [](int64_t) { return AddTo<Shape>{}; };
   for (const Sums& sums : piece.sums) sums.Clear();
   const std::vector<const float*> packed = PackBack<Shape>(piece);
   std::vector<const float*> kept;
@@ -198,7 +126,6 @@ FASTRL_INLINE void BackwardPiece(const DenseNetworks& s, const float* x, const P
     const int64_t rows = std::min(kRowsAtOnce, end - row);
     const int64_t stride = StrideOf(network.hidden.back().num_outputs);
     const float* y = kept[num_hidden - 1] + row * stride;
-    std::fill(d, d + rows * stride, 0.0f);
     for (size_t i = 0; i < network.heads.size(); ++i) {
       const DenseLayer& l = network.heads[i];
       const int64_t N = l.num_outputs, value_stride = StrideOf(N);
@@ -211,25 +138,30 @@ FASTRL_INLINE void BackwardPiece(const DenseNetworks& s, const float* x, const P
         }
       }
       const size_t at = network.hidden.size() + i;
-      AddPacked<Shape>({d_values, value_stride}, packed[at], N, l.num_inputs, d, rows);
+      const InRows left{d_values, value_stride};
+      if (i == 0) {
+        MultiplyPacked<Shape>(left, packed[at], N, l.num_inputs, d, rows, put);
+      } else {
+        MultiplyPacked<Shape>(left, packed[at], N, l.num_inputs, d, rows, add);
+      }
       if (has_sums) piece.sums[at].template Add<Shape>(y, d_values, rows);
     }
     for (int64_t i = num_hidden - 1; i >= 0; --i) {
       const DenseLayer& l = network.hidden[i];
       const int64_t N = l.num_outputs, before_stride = StrideOf(l.num_inputs);
-      TakeBack<Shape>(s.activation, y, d, rows * StrideOf(N));
+      for (int64_t r = 0; r < rows; ++r) {
+        TakeBack<Shape>(s.activation, y + r * StrideOf(N), d + r * StrideOf(N), Padded(N));
+      }
       if (i == 0) break;
       y = kept[i - 1] + row * before_stride;
       if (has_sums) piece.sums[i].template Add<Shape>(y, d, rows);
-      std::fill(d_before, d_before + rows * before_stride, 0.0f);
-      AddPacked<Shape>({d, StrideOf(N)}, packed[i], N, l.num_inputs, d_before, rows);
+      MultiplyPacked<Shape>({d, StrideOf(N)}, packed[i], N, l.num_inputs, d_before, rows, put);
       std::swap(d, d_before);
     }
     const int64_t N = network.hidden[0].num_outputs;
     if (piece.d_x) {
-      float* const d_x = piece.d_x + row * x_stride;
-      std::fill(d_x, d_x + rows * x_stride, 0.0f);
-      AddPacked<Shape>({d, StrideOf(N)}, packed[0], N, D, d_x, rows);
+      MultiplyPacked<Shape>({d, StrideOf(N)}, packed[0], N, D, piece.d_x + row * x_stride, rows,
+                            put);
     }
     if (!has_sums) continue;
     for (int64_t r = 0; r < rows; ++r) {
@@ -247,46 +179,13 @@ FASTRL_FOR_THIS_PROCESSOR(BackwardPiece,
                           (const DenseNetworks& s, const float* x, const Piece& piece),
                           (s, x, piece))
 
-// Lines of a layer's gradient, to be added up over the pieces of its network and stored.
-struct Lines {
-  const Piece* pieces;  // the first of them
-  int64_t num_pieces, layer, first, count;
-
-  void Store() const {
-    const Sums& total = pieces[0].sums[layer];
-    for (int64_t i = 1; i < num_pieces; ++i) total.AddUp(pieces[i].sums[layer], first, count);
-    total.Store(first, count);
-  }
-};
-
-inline void StoreSums(const std::vector<Piece>& pieces, int64_t num_threads) {
-  constexpr int64_t kFewestLines = 64, kFewestNumbers = 1 << 16;
-  std::vector<Lines> parts;
-  int64_t size = 0;
-  for (size_t first = 0, next; first < pieces.size(); first = next) {
-    for (next = first + 1; next < pieces.size() && pieces[next].first_row > 0;) ++next;
-    const std::vector<Sums>& sums = pieces[first].sums;
-    for (size_t layer = 0; layer < sums.size(); ++layer) {
-      const int64_t num_lines = sums[layer].NumLines();
-      size += sums[layer].Size();
-      for (int64_t line = 0; line < num_lines; line += kFewestLines) {
-        parts.push_back({&pieces[first], static_cast<int64_t>(next - first),
-                         static_cast<int64_t>(layer), line,
-                         std::min(kFewestLines, num_lines - line)});
-      }
-    }
-  }
-  Crew::Share(static_cast<int64_t>(parts.size()), size < kFewestNumbers ? 1 : num_threads,
-              [&](int64_t index) { parts[index].Store(); });
-}
-
 }  // namespace dense
 
 // Takes rows x [B, D] through all networks to the values of all heads. What hidden layers give,
 // [B, StrideOf(N)] each, one after the other, is kept unless `hidden` is null.
 inline void DenseForward(const DenseNetworks& s, const float* x, float* hidden,
                          const std::vector<Grid>& values, int64_t num_threads) {
-  const std::vector<dense::Piece> pieces = dense::PiecesOf(s, hidden, values);
+  const std::vector<dense::Piece> pieces = dense::PiecesOf(s, hidden, values, num_threads);
   Crew::Share(static_cast<int64_t>(pieces.size()), num_threads,
               [&](int64_t index) { dense::RunForwardPiece(s, x, pieces[index]); });
 }
@@ -296,7 +195,8 @@ inline void DenseForward(const DenseNetworks& s, const float* x, float* hidden,
 inline void DenseBackward(const DenseNetworks& s, const float* x, float* hidden,
                           const std::vector<Grid>& d_values, bool has_d_weights, float* d_x,
                           int64_t num_threads) {
-  std::vector<dense::Piece> pieces = dense::PiecesOf(s, hidden, d_values);
+  std::vector<dense::Piece> pieces =
+      dense::PiecesOf(s, hidden, d_values, has_d_weights ? 0 : num_threads);
   if (has_d_weights) {
     int64_t size = 0;
     for (dense::Piece& piece : pieces) {

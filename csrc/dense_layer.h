@@ -111,32 +111,30 @@ FASTRL_INLINE void Pack(const float* matrix, bool has_rows, int64_t K, int64_t N
   }
 }
 
-// c [rows, Padded(N)] += a [rows, K] times a packed matrix
-template <typename Shape>
-FASTRL_INLINE void AddPacked(const InRows& a, const float* packed, int64_t K, int64_t N, float* c,
-                             int64_t rows) {
+// c [rows, Padded(N)] = a [rows, K] times a packed matrix; `make_end(n)` says for the panel at
+// column n what becomes of the sums.
+template <typename Shape, typename MakeEnd>
+FASTRL_INLINE void MultiplyPacked(const InRows& a, const float* packed, int64_t K, int64_t N,
+                                  float* c, int64_t rows, const MakeEnd& make_end) {
   const int64_t width = Padded(N), stride = StrideOf(N);
   for (int64_t n = 0; n < width; n += kPanel<Shape>) {
     if (width - n >= kPanel<Shape>) {
-      Columns<Shape, 2>(a, packed + n * K, kPanel<Shape>, c + n, stride, rows, K);
+      Columns<Shape, 2>(a, packed + n * K, kPanel<Shape>, c + n, stride, rows, K, make_end(n));
     } else {
-      Columns<Shape, 1>(a, packed + n * K, width - n, c + n, stride, rows, K);
+      Columns<Shape, 1>(a, packed + n * K, width - n, c + n, stride, rows, K, make_end(n));
     }
   }
 }
 
 // y [rows, Padded(N)] = x times a layer's packed weight plus its bias, which lies behind the
-// weight. Returns where that ends.
-template <typename Shape>
+// weight, and with a ReLU 0 where that is less. Returns where the bias ends.
+template <typename Shape, bool kHasRelu>
 FASTRL_INLINE const float* Multiply(const InRows& x, const float* weight, const DenseLayer& layer,
                                     float* y, int64_t rows) {
-  const int64_t K = layer.num_inputs, N = layer.num_outputs, stride = StrideOf(N);
+  const int64_t K = layer.num_inputs, N = layer.num_outputs;
   const float* const bias = weight + K * Padded(N);
-  for (int64_t r = 0; r < rows; ++r) {
-    std::memcpy(y + r * stride, bias, static_cast<size_t>(Padded(N)) * sizeof(float));
-    std::fill(y + r * stride + Padded(N), y + (r + 1) * stride, 0.0f);
-  }
-  AddPacked<Shape>(x, weight, K, N, y, rows);
+  MultiplyPacked<Shape>(x, weight, K, N, y, rows,
+                        [&](int64_t n) { return PutWithBias<Shape, kHasRelu>{bias + n}; });
   return bias + Padded(N);
 }
 
@@ -147,9 +145,9 @@ FASTRL_INLINE void AddOuter(const float* a, int64_t a_stride, int64_t M, const f
   const InColumns left{a, a_stride};
   for (int64_t n = 0; n < width; n += kPanel<Shape>) {
     if (width - n >= kPanel<Shape>) {
-      Columns<Shape, 2>(left, b + n, b_stride, c + n, width, M, rows);
+      Columns<Shape, 2>(left, b + n, b_stride, c + n, width, M, rows, AddTo<Shape>{});
     } else {
-      Columns<Shape, 1>(left, b + n, b_stride, c + n, width, M, rows);
+      Columns<Shape, 1>(left, b + n, b_stride, c + n, width, M, rows, AddTo<Shape>{});
     }
   }
 }

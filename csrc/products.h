@@ -63,10 +63,39 @@ struct InColumns {
   FASTRL_INLINE InColumns From(int64_t row) const { return {data + row, stride}; }
 };
 
-// c[R, V vectors] += a[R, K] w[K, V vectors]
-template <typename Shape, int R, int V, typename Left>
+// What becomes of a product's sums: vector v of a panel goes to `at`.
+template <typename Shape>
+struct AddTo {
+  FASTRL_INLINE void operator()(const typename Shape::Vector& sum, int, float* at) const {
+    typename Shape::Vector total;
+    std::memcpy(&total, at, sizeof(total));
+    total += sum;
+    std::memcpy(at, &total, sizeof(total));
+  }
+};
+template <typename Shape>
+struct Put {
+  FASTRL_INLINE void operator()(const typename Shape::Vector& sum, int, float* at) const {
+    std::memcpy(at, &sum, sizeof(sum));
+  }
+};
+template <typename Shape, bool kHasRelu>
+struct PutWithBias {
+  const float* bias;  // of the panel
+
+  FASTRL_INLINE void operator()(const typename Shape::Vector& sum, int v, float* at) const {
+    typename Shape::Vector total;
+    std::memcpy(&total, bias + v * Shape::kLanes, sizeof(total));
+    total += sum;
+    if (kHasRelu) total = total < 0.0f ? typename Shape::Vector{} : total;
+    std::memcpy(at, &total, sizeof(total));
+  }
+};
+
+// The sums a[R, K] w[K, V vectors], to c[R, V vectors].
+template <typename Shape, int R, int V, typename Left, typename End>
 FASTRL_INLINE void Tile(const Left& a, const float* w, int64_t w_stride, float* c, int64_t c_stride,
-                        int64_t K) {
+                        int64_t K, const End& end) {
   constexpr int kLanes = Shape::kLanes;
   using Vector = typename Shape::Vector;
   Vector sums[R][V] = {};
@@ -82,32 +111,26 @@ FASTRL_INLINE void Tile(const Left& a, const float* w, int64_t w_stride, float* 
 #pragma GCC unroll 8
   for (int r = 0; r < R; ++r) {
 #pragma GCC unroll 2
-    for (int v = 0; v < V; ++v) {
-      float* const at = c + r * c_stride + v * kLanes;
-      Vector sum;
-      std::memcpy(&sum, at, sizeof(Vector));
-      sum += sums[r][v];
-      std::memcpy(at, &sum, sizeof(Vector));
-    }
+    for (int v = 0; v < V; ++v) end(sums[r][v], v, c + r * c_stride + v * kLanes);
   }
 }
 
-template <typename Shape, int V, typename Left>
+template <typename Shape, int V, typename Left, typename End>
 FASTRL_INLINE void Columns(const Left& a, const float* w, int64_t w_stride, float* c,
-                           int64_t c_stride, int64_t rows, int64_t K) {
+                           int64_t c_stride, int64_t rows, int64_t K, const End& end) {
   constexpr int R = Shape::kTileRows;
   int64_t r = 0;
   for (; r + R <= rows; r += R) {
-    Tile<Shape, R, V>(a.From(r), w, w_stride, c + r * c_stride, c_stride, K);
+    Tile<Shape, R, V>(a.From(r), w, w_stride, c + r * c_stride, c_stride, K, end);
   }
   for (; r + 4 <= rows; r += 4) {
-    Tile<Shape, 4, V>(a.From(r), w, w_stride, c + r * c_stride, c_stride, K);
+    Tile<Shape, 4, V>(a.From(r), w, w_stride, c + r * c_stride, c_stride, K, end);
   }
   for (; r + 2 <= rows; r += 2) {
-    Tile<Shape, 2, V>(a.From(r), w, w_stride, c + r * c_stride, c_stride, K);
+    Tile<Shape, 2, V>(a.From(r), w, w_stride, c + r * c_stride, c_stride, K, end);
   }
   for (; r < rows; ++r) {
-    Tile<Shape, 1, V>(a.From(r), w, w_stride, c + r * c_stride, c_stride, K);
+    Tile<Shape, 1, V>(a.From(r), w, w_stride, c + r * c_stride, c_stride, K, end);
   }
 }
 #endif
@@ -136,10 +159,11 @@ class Panels {
 #if FASTRL_VECTORS
     const InRows left{a, a_stride};
     for (; n + kWidth <= N_; n += kWidth) {
-      Columns<Shape, 2>(left, packed_.data() + n * K_, kWidth, c + n, c_stride, rows, K_);
+      Columns<Shape, 2>(left, packed_.data() + n * K_, kWidth, c + n, c_stride, rows, K_,
+                        AddTo<Shape>{});
     }
     for (; n + Shape::kLanes <= N_; n += Shape::kLanes) {
-      Columns<Shape, 1>(left, w_ + n, stride_, c + n, c_stride, rows, K_);
+      Columns<Shape, 1>(left, w_ + n, stride_, c + n, c_stride, rows, K_, AddTo<Shape>{});
     }
 #endif
     for (int64_t r = 0; n < N_ && r < rows; ++r) {

@@ -43,6 +43,7 @@ class DroQ(SAC):
         """Builds the gradient steps of the critics and of the actor, apart."""
         batch_size, mode = self.config.per_rank_batch_size, self.config.compile
         num_actions = self.policy.num_actions
+        self.policy.in_extension = self._actor_in_extension
         self._noise = torch.zeros(MOST_DRAWN, batch_size, num_actions, device=self.device)
         num_values = self.critics.num_mask_values(batch_size)
         self._masks = torch.ones(2 * num_values, device=self.device)

@@ -99,8 +99,9 @@ class SAC(OffPolicy):
     def _build_steps(self, minibatch: Transitions) -> None:
         """Builds the gradient steps: of the critics alone, and of all networks at once."""
         config = self.config
-        for network in (self.policy, self.critics, self.target_critics):
-            network.in_tiles = self._in_tiles
+        self.policy.in_extension = self._actor_in_extension
+        for critics in (self.critics, self.target_critics):
+            critics.in_extension = self._critics_in_extension
         noise_shape = (MOST_DRAWN, 2, config.per_rank_batch_size, self.policy.num_actions)
         self._noise = torch.zeros(noise_shape, device=self.device)
         example = (*minibatch, *self._noise[0])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from itertools import pairwise
 
 import pytest
 import torch
@@ -15,6 +16,7 @@ from fastrl.kernels.networks import (
     DenseNetwork,
     dense,
     dense_plainly,
+    dense_stack,
     layout_of,
     starts_of,
 )
@@ -203,6 +205,59 @@ def test_nan_in_a_row_reaches_its_values_alone(activation):
         for values in dense(x, networks, activation):
             assert values[3].isnan().all()
             assert values[[*range(3), *range(4, 64)]].isfinite().all()
+
+
+def make_stack(num_networks: int, sizes: tuple[int, ...]) -> tuple[list[Tensor], list[Tensor]]:
+    """Return weights `[E, K, N]` and biases `[E, 1, N]`."""
+    torch.manual_seed(2)
+    weights = [torch.randn(num_networks, a, b) / a**0.5 for a, b in pairwise(sizes)]
+    biases = [0.3 * torch.randn(num_networks, 1, size) for size in sizes[1:]]
+    parts = nn.ParameterList([*weights, *biases])
+    flatten_parameters(parts)
+    parameters = list(parts)
+    return parameters[: len(weights)], parameters[len(weights) :]
+
+
+@pytest.mark.parametrize(
+    ("num_networks", "sizes"), [(2, (10, 256, 256, 1)), (5, (3, 33, 4)), (1, (8, 64, 48, 64, 18))]
+)
+def test_networks_side_by_side_are_networks_apart(num_networks, sizes):
+    weights, biases = make_stack(num_networks, sizes)
+    networks = []
+    for network in range(num_networks):
+        layers = [(w[network].t(), b[network, 0]) for w, b in zip(weights, biases, strict=True)]
+        networks.append(DenseNetwork(layers[:-1], layers[-1:]))
+    x = torch.randn(256, sizes[0], requires_grad=True)
+    with crew(2):
+        stack = dense_stack(x, weights, biases, "relu")
+        apart = torch.stack(dense(x, networks, "relu"))
+        assert torch.equal(stack, apart)
+        learned = [*weights, *biases, x]
+        factors = torch.randn(apart.shape)
+        found, wanted = (torch.autograd.grad(y, learned, factors) for y in (stack, apart))
+    assert all(torch.equal(a, b) for a, b in zip(found, wanted, strict=True))
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
+def test_operators_of_stacks_keep_torchs_rules():
+    weights, biases = make_stack(3, (4, 20, 2))
+    x = torch.randn(7, 4, requires_grad=True)
+    layout = [0, 3, 3, *(3 * [1, 1, 20, 1, 2, 1])]
+    given = x, list(weights), list(biases), layout, True
+    torch.library.opcheck(torch.ops.fastrl.dense.default, given)
+
+
+def test_stacks_that_do_not_fit_are_refused():
+    weights, biases = make_stack(2, (4, 20, 2))
+    x = torch.randn(7, 4)
+    for wrong, words in (
+        (([w[0] for w in weights], biases), "contiguous layers"),
+        ((weights, [biases[0][:1], biases[1]]), "contiguous layers"),
+        ((weights[:1], biases[:1]), "hidden layer and a head"),
+        ((weights, [biases[1], biases[0]]), "expected a dense layer"),
+    ):
+        with pytest.raises(ValueError, match=words):
+            dense_stack(x, *wrong, "relu")
 
 
 def test_recorded_gradient_is_one_block_in_the_order_of_the_parameters():

@@ -23,8 +23,8 @@ from fastrl.config.sac import SACConfig
 from fastrl.decoupled.replay import ReplayPlaying, ReplayTraining
 from fastrl.engine.compiling import build
 from fastrl.engine.threads import matmul_precision, num_threads, update_threads
-from fastrl.kernels.extension import crew
-from fastrl.kernels.perceptrons import suits_tiles
+from fastrl.kernels.extension import HAS_DENSE, crew
+from fastrl.kernels.networks import WIDEST
 from fastrl.models.critics import SquashedGaussianActor
 from fastrl.runs.timer import StageTimer
 
@@ -40,7 +40,7 @@ class OffPolicy(Face):
     has_parts: ClassVar[bool] = True
     """Whether a gradient step may be worked out in parts of its rows, one a core."""
     has_perceptrons: ClassVar[bool] = True
-    """Whether all networks are such as `kernels/perceptrons.py` computes."""
+    """Whether critics are such as `kernels/networks.py` computes; actors are."""
 
     def __init__(self, env: Any, config: SACConfig | None = None, **settings: Any) -> None:
         """Makes environments and networks; arguments as of `Face`."""
@@ -109,17 +109,18 @@ class OffPolicy(Face):
             config.per_rank_batch_size * config.num_critics, max(config.hidden_sizes)
         )
         is_compiled = config.compile == "on"
-        self._in_tiles = (
-            self.has_perceptrons
+        self._actor_in_extension = (
+            HAS_DENSE
             and self._on_cpu
             and not is_compiled
             and config.precision == "32-true"
-            and suits_tiles(config.hidden_sizes, config.per_rank_batch_size)
+            and max(config.hidden_sizes) <= WIDEST
         )
-        # Operations in tiles and compiled kernels share the work among threads themselves; recorded
-        # operations get parts of it.
+        self._critics_in_extension = self._actor_in_extension and self.has_perceptrons
+        # The extension's operations and compiled kernels share the work among threads themselves;
+        # torch's, recorded, get parts of it.
         self._num_parts = self._num_threads = self._crew_threads = 1
-        if self._in_tiles:
+        if self._critics_in_extension:
             self._crew_threads = threads
         elif self.has_parts and self._on_cpu and not is_compiled:
             self._num_parts = threads

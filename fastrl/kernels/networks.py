@@ -4,7 +4,7 @@ A network is a trunk, hidden layers with one activation, and heads, linear layer
 features. torch takes a pass through memory for each product, bias, activation and sum; the C++
 extension takes 64 rows at a time through all layers, in the first caches, by the vectors of the
 processor. In float32, as exact as torch's products.
-Letters: B rows, D inputs, K and N inputs and outputs of a layer.
+Letters: B rows, D inputs, E networks, K and N inputs and outputs of a layer.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ if HAS_DENSE:
     from fastrl._C import Dense
 
 ACTIVATIONS = ("relu", "tanh", "elu")
+_BYTES = 4  # of a float32
 WIDEST = 512  # wider layers leave the caches, and torch's products are faster
 
 
@@ -52,6 +53,38 @@ def dense(x: Tensor, networks: Sequence[DenseNetwork], activation: str) -> list[
     is_kept = torch.is_grad_enabled() and any(t.requires_grad for t in (x, *weights, *biases))
     layout = layout_of(networks, activation)
     return torch.ops.fastrl.dense(x.contiguous(), weights, biases, layout, is_kept)[:-1]
+
+
+def dense_stack(
+    x: Tensor, weights: Sequence[Tensor], biases: Sequence[Tensor], activation: str
+) -> Tensor:
+    """Takes rows through E networks of the same sizes, whose layers lie side by side.
+
+    Args:
+        x: float32 `[B, D]`.
+        weights: of two layers or more `[E, K, N]`, contiguous.
+        biases: for each layer `[E, 1, N]`, contiguous.
+        activation: between layers, one of `ACTIVATIONS`.
+
+    Returns:
+        What the last layers give, `[E, B, N]`, with a gradient as that of `dense`.
+
+    Raises:
+        ValueError: sizes or types do not fit, or this processor has no kernel.
+    """
+    for tensor in (*weights, *biases):
+        if tensor.dim() != 3 or not tensor.is_contiguous() or len(tensor) != len(weights[0]):
+            found = tuple(tensor.shape), tensor.stride()
+            raise ValueError(f"expected contiguous layers of {len(weights[0])} networks, {found}")
+    first = [(weight[0].t(), bias[0, 0]) for weight, bias in zip(weights, biases, strict=True)]
+    network = DenseNetwork(first[:-1], first[-1:])
+    _check(x, [network], *_layers([network]), activation)
+    num_networks = len(weights[0])
+    code, _, _, *layers = layout_of([network], activation)
+    layout = [code, num_networks, num_networks, *(num_networks * layers)]
+    is_kept = torch.is_grad_enabled() and any(t.requires_grad for t in (x, *weights, *biases))
+    given = x.contiguous(), list(weights), list(biases)
+    return torch.ops.fastrl.dense(*given, layout, is_kept)[0]
 
 
 def dense_plainly(x: Tensor, networks: Sequence[DenseNetwork], activation: str) -> list[Tensor]:
@@ -118,8 +151,13 @@ def _check(
 
 
 def layout_of(networks: Sequence[DenseNetwork], activation: str) -> list[int]:
-    """Returns sizes and memory order of all layers as numbers, which operations can take."""
-    layout = [ACTIVATIONS.index(activation), len(networks)]
+    """Returns sizes and memory order of all layers as numbers, which operators can take.
+
+    The activation, how many networks each tensor has layers of (0: of one, without a dimension for
+    it), how many networks there are; then of each the numbers of hidden layers and heads, and of
+    each layer its outputs and whether its weight lies as `[K, N]`.
+    """
+    layout = [ACTIVATIONS.index(activation), 0, len(networks)]
     for network in networks:
         layout += [len(network.hidden), len(network.heads)]
         for weight, _ in (*network.hidden, *network.heads):
@@ -139,7 +177,7 @@ class _Networks:
 
     def __init__(self, num_rows: int, num_inputs: int, layout: tuple[int, ...]) -> None:
         numbers = iter(layout)
-        code, num_networks = next(numbers), next(numbers)
+        code, self.num_stacked, num_networks = next(numbers), next(numbers), next(numbers)
         networks: list[tuple[Any, Any]] = []
         self.head_sizes: list[int] = []
         for _ in range(num_networks):
@@ -152,6 +190,30 @@ class _Networks:
         self.num_kept = self.kernel.num_kept
         self.strides = [1, num_rows] * len(self.head_sizes)
 
+    def new_values(self, x: Tensor) -> list[Tensor]:
+        """Returns memory for the heads' values, each column in one piece."""
+        if self.num_stacked:
+            return [x.new_empty(self.num_stacked, self.head_sizes[0], x.shape[0]).mT]
+        return [x.new_empty(size, x.shape[0]).t() for size in self.head_sizes]
+
+    def addresses(self, tensors: Sequence[Tensor]) -> list[int]:
+        """Returns where each network's part of each tensor begins."""
+        first = [tensor.data_ptr() for tensor in tensors]
+        return self._for_each(first, tensors) if self.num_stacked else first
+
+    def places(self, block: Tensor, starts: Sequence[int], like: Sequence[Tensor]) -> list[int]:
+        """Returns where in a block, from these starts on, each network's part of each begins."""
+        first = [block.data_ptr() + _BYTES * start for start in starts]
+        return self._for_each(first, like) if self.num_stacked else first
+
+    def _for_each(self, first: Sequence[int], like: Sequence[Tensor]) -> list[int]:
+        steps = [_BYTES * tensor.stride(0) for tensor in like]
+        return [
+            start + network * step
+            for network in range(self.num_stacked)
+            for start, step in zip(first, steps, strict=True)
+        ]
+
 
 _networks = lru_cache(_Networks)
 
@@ -162,20 +224,20 @@ def _forward(
     """Returns the heads' values, and behind them what hidden layers give, one after the other."""
     num_rows, num_inputs = x.shape
     networks = _networks(num_rows, num_inputs, tuple(layout))
-    columns = [x.new_empty(size, num_rows) for size in networks.head_sizes]
+    values = networks.new_values(x)
     hidden = x.new_empty(networks.num_kept if is_kept else 0)  # 0 numbers have no address
-    tensors = x, hidden, *columns, *weights, *biases
-    addresses = [tensor.data_ptr() for tensor in tensors]
+    addresses = [x.data_ptr(), hidden.data_ptr()]
+    for part in (values, weights, biases):
+        addresses += networks.addresses(part)
     networks.kernel.forward(addresses, networks.strides, crew_threads())
-    return [*[values.t() for values in columns], hidden]
+    return [*values, hidden]
 
 
 def _forward_shapes(
     x: Tensor, weights: list[Tensor], biases: list[Tensor], layout: list[int], is_kept: bool
 ) -> list[Tensor]:
     of_a_row = _networks(1, 1, tuple(layout))
-    values = [x.new_empty(size, x.shape[0]).t() for size in of_a_row.head_sizes]
-    return [*values, x.new_empty(x.shape[0] * of_a_row.num_kept if is_kept else 0)]
+    return [*of_a_row.new_values(x), x.new_empty(x.shape[0] * of_a_row.num_kept if is_kept else 0)]
 
 
 def _backward(
@@ -194,12 +256,18 @@ def _backward(
     """
     block = x.new_empty(starts[-1] if starts else 0)
     d_x = x.new_empty(x.shape if has_d_x else 0)
-    base, size = block.data_ptr(), block.element_size()
-    addresses = [tensor.data_ptr() for tensor in (x, hidden, *d_outputs, *weights, *biases)]
-    addresses += [base + size * start for start in starts[:-1]]
-    strides = [stride for tensor in d_outputs for stride in tensor.stride()]
-    kernel = _networks(*x.shape, tuple(layout)).kernel
-    kernel.backward(addresses, strides, bool(starts), d_x.data_ptr(), crew_threads())
+    networks = _networks(*x.shape, tuple(layout))
+    addresses = [x.data_ptr(), hidden.data_ptr()]
+    for part in (d_outputs, weights, biases):
+        addresses += networks.addresses(part)
+    if starts:
+        middle = len(weights)
+        addresses += networks.places(block, starts[:middle], weights)
+        addresses += networks.places(block, starts[middle:-1], biases)
+    strides = [stride for tensor in d_outputs for stride in tensor.stride()[-2:]]
+    strides *= networks.num_stacked or 1
+    given = addresses, strides, bool(starts), d_x.data_ptr()
+    networks.kernel.backward(*given, crew_threads())
     return block, d_x
 
 
@@ -232,10 +300,10 @@ def _gradients(ctx: Any, d_outputs: list[Tensor | None]) -> Any:
     weights, biases = parameters[:middle], parameters[middle:]
     has_d_x, *are_learning = ctx.needs_input_grad[:3]
     starts = starts_of(parameters) if any(map(any, are_learning)) else []
-    sizes = _networks(1, 1, tuple(ctx.layout)).head_sizes
+    zeros = _networks(1, 1, tuple(ctx.layout)).new_values(x)
     given = [
-        x.new_zeros(x.shape[0], size) if d_values is None else d_values
-        for d_values, size in zip(d_outputs[:-1], sizes, strict=True)
+        values.zero_() if d_values is None else d_values
+        for d_values, values in zip(d_outputs[:-1], zeros, strict=True)
     ]
     block, d_x = torch.ops.fastrl.dense_backward(
         x, hidden, given, weights, biases, ctx.layout, starts, has_d_x
