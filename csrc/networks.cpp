@@ -86,8 +86,8 @@ void GruBackward(handle gates, handle first_hidden, handle candidates, handle be
 #if FASTRL_TILES
 
 // Sizes of networks. Their arrays come as addresses, for taking tensors apart takes as long as a
-// small product; kernels/perceptrons.py has seen to types, shapes and strides. Comments name the arrays
-// in their order, perceptron.h says what they hold.
+// small product; kernels/perceptrons.py has seen to types, shapes and strides. Comments name the
+// arrays in their order, perceptron.h says what they hold.
 class Perceptrons {
  public:
   Perceptrons(int64_t num_networks, int64_t num_rows, nb::sequence sizes, nb::sequence have_rows) {

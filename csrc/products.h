@@ -39,8 +39,12 @@ struct Narrow {  // 16 registers of 8
   static constexpr int kLanes = 8, kTileRows = 6;
   FASTRL_VECTOR_TYPES(8)
 };
-struct Plain {  // 16 of 4, or none at all
+struct Plain {  // 32 of 4 on ARM, 16 on x86, or none at all
+#if defined(__aarch64__)
+  static constexpr int kLanes = 4, kTileRows = 8;
+#else
   static constexpr int kLanes = 4, kTileRows = 4;
+#endif
   FASTRL_VECTOR_TYPES(4)
 };
 
@@ -184,7 +188,8 @@ class Panels {
   std::vector<float> packed_;
 };
 
-// Defines Run##NAME: NAME for the widest vectors that this processor has.
+// HasVectors() tells whether this processor has vectors for which networks are worth it.
+// FASTRL_FOR_THIS_PROCESSOR defines Run##NAME: NAME for the widest vectors that there are.
 #if FASTRL_VECTORS && defined(__x86_64__)
 inline bool HasNarrow() {
   static const bool has = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
@@ -208,7 +213,9 @@ inline bool HasWide() {
     if (HasNarrow()) return NAME##Narrow ARGUMENTS;                                      \
     NAME<Plain> ARGUMENTS;                                                               \
   }
+inline bool HasVectors() { return HasNarrow(); }
 #else
+inline bool HasVectors() { return FASTRL_VECTORS != 0; }
 #define FASTRL_FOR_THIS_PROCESSOR(NAME, PARAMETERS, ARGUMENTS) \
   inline void Run##NAME PARAMETERS { NAME<Plain> ARGUMENTS; }
 #endif
