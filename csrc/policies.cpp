@@ -15,9 +15,9 @@ using nb::literals::operator""_a;
 
 namespace {
 
-// Sizes of networks of dense layers. Their arrays come as addresses, as those of `Perceptrons`;
-// kernels/networks.py has seen to types, shapes and strides. Comments name the arrays in their
-// order, dense.h says what they hold.
+// Sizes of networks of dense layers. Their arrays come as addresses, for taking tensors apart takes
+// as long as a small product; kernels/networks.py has seen to types, shapes and strides. Comments
+// name the arrays in their order, dense.h says what they hold.
 class Dense {
  public:
   // Each network is two lists, hidden layers and heads, of a layer's outputs and whether it has

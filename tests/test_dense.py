@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from itertools import pairwise
 
@@ -205,6 +206,23 @@ def test_nan_in_a_row_reaches_its_values_alone(activation):
         for values in dense(x, networks, activation):
             assert values[3].isnan().all()
             assert values[[*range(3), *range(4, 64)]].isfinite().all()
+
+
+def test_a_crew_has_at_least_one_thread():
+    with pytest.raises(ValueError, match="num_threads=0"), crew(0):
+        pass
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork")
+@pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
+def test_a_forked_process_has_threads_of_its_own():
+    x, networks, _ = make(SHAPES[4])
+    with crew(2), torch.no_grad():
+        wanted = dense(x, networks, "relu")[0]
+        child = os.fork()
+        if child == 0:
+            os._exit(0 if torch.equal(dense(x, networks, "relu")[0], wanted) else 1)
+        assert os.waitpid(child, 0)[1] == 0
 
 
 def make_stack(num_networks: int, sizes: tuple[int, ...]) -> tuple[list[Tensor], list[Tensor]]:

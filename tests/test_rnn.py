@@ -4,10 +4,10 @@ import pytest
 import torch
 from torch import nn
 
-from fastrl.kernels.recurrence import HAS_KERNELS
+from fastrl.kernels.extension import HAS_EXTENSION
 from fastrl.models.rnn import Memory
 
-kernels = pytest.mark.skipif(not HAS_KERNELS, reason="no C++ extension")
+kernels = pytest.mark.skipif(not HAS_EXTENSION, reason="no C++ extension")
 
 
 @pytest.fixture(params=["lstm", "gru"])
@@ -77,7 +77,7 @@ def test_kernels_give_the_outputs_and_gradients_of_the_library_s_layers(kind, al
 
 
 def test_without_the_extension_the_library_s_layers_serve(memory, monkeypatch):
-    monkeypatch.setattr("fastrl.models.rnn.HAS_KERNELS", False)
+    monkeypatch.setattr("fastrl.models.rnn.HAS_EXTENSION", False)
     inputs, state, alive = torch.randn(6, 3, 5), torch.randn(3, memory.state_size), of_lengths(6, 4)
     assert torch.equal(memory(inputs, state, alive), memory(inputs, state))
 

@@ -9,7 +9,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from fastrl.kernels.recurrence import HAS_KERNELS, gru, lstm
+from fastrl.kernels.extension import HAS_EXTENSION
+from fastrl.kernels.recurrence import gru, lstm
 
 
 class Memory(nn.Module):
@@ -51,7 +52,7 @@ class Memory(nn.Module):
             Outputs of all steps, `[L, B, H]`. Those of padding after a sequence's end depend on
             nothing that comes later, and nothing that counts depends on them.
         """
-        if alive is not None and HAS_KERNELS and inputs.device.type == "cpu":
+        if alive is not None and HAS_EXTENSION and inputs.device.type == "cpu":
             run = gru if isinstance(self.layer, nn.GRU) else lstm
             return run(inputs, state, alive, *self.layer.all_weights[0])
         parts = [part.contiguous().unsqueeze(0) for part in state.split(self.num_outputs, 1)]
