@@ -94,3 +94,10 @@ def test_clipping_leaves_a_zero_gradient_zero():
     gradient = torch.zeros(5)
     assert clip_by_norm(gradient, 0.5).item() == 0
     assert gradient.tolist() == [0] * 5
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
+def test_the_operator_keeps_torchs_rules():
+    state = [torch.ones(37), gradients_of(1), torch.zeros(37), torch.zeros(37), torch.zeros(())]
+    given = *state, torch.tensor(0.01), 1e-8, 0.9, 0.999
+    torch.library.opcheck(torch.ops.fastrl.fused_adam_.default, given)

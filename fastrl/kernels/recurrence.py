@@ -130,6 +130,8 @@ _SCHEMAS = (
 )
 for _schema in _SCHEMAS:
     _LIBRARY.define(_schema)
+    _name = f"fastrl::{_schema.partition('(')[0]}"
+    torch.library.register_fake(_name, lambda *arguments: None, lib=_LIBRARY)
 if HAS_EXTENSION:
     _KERNELS = lstm_forward, lstm_backward, gru_forward, gru_backward
     for _schema, _kernel in zip(_SCHEMAS, _KERNELS, strict=True):
