@@ -4,11 +4,7 @@
 
 #include "products.h"
 
-#if FASTRL_VECTORS && defined(__x86_64__)
-#define FASTRL_DENSE 1
-#else
-#define FASTRL_DENSE 0
-#endif
+#define FASTRL_DENSE FASTRL_VECTORS
 
 #if FASTRL_DENSE
 

@@ -239,12 +239,17 @@ nb::tuple SequenceGrid(handle env, handle start, handle length, int64_t num_envs
 
 }  // namespace
 
+// kernels/extension.py expects the same number: to be counted up with each change of what the
+// module offers, so that a build from before it is not used.
+constexpr int kVersion = 1;
+
 void BindNetworks(nb::module_& m);  // networks.cpp
 void BindPolicies(nb::module_& m);  // policies.cpp
 
 NB_MODULE(_C, m) {
   nb::set_leak_warnings(false);  // the process may leave its memory to the system as it ends
   m.doc() = "What fastrl does in C++; the file that calls an operation documents it.";
+  m.attr("VERSION") = kVersion;
   nb::class_<Recorder>(m, "Recorder")
       .def(nb::init<handle, handle, handle, handle, handle, handle, handle, handle, handle>(),
            "obs"_a, "rewards"_a, "terminated"_a, "truncated"_a, "valid"_a, "episode_returns"_a,

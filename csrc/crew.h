@@ -17,6 +17,8 @@
 #include <system_error>
 #include <thread>
 
+#include "pause.h"
+
 namespace fastrl {
 
 class Crew {
@@ -90,7 +92,7 @@ class Crew {
     }
     for (int64_t i = 0; num_unfinished_.load(std::memory_order_acquire) > 0; ++i) {
       if (i < kMostPauses) {
-        __builtin_ia32_pause();
+        Pause();
       } else {
         std::this_thread::yield();  // whoever has the group may want this core
       }
@@ -126,7 +128,7 @@ class Crew {
         end = Clock::now() + kPatience;
         continue;
       }
-      __builtin_ia32_pause();
+      Pause();
       if (Clock::now() < end) continue;
       std::unique_lock<std::mutex> lock(sleep_);
       ++num_asleep_;

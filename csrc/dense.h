@@ -8,7 +8,7 @@
 
 #pragma once
 
-#include "dense_layer.h"
+#include "dense_pieces.h"
 
 #if FASTRL_DENSE
 
@@ -17,79 +17,9 @@
 #include <cstring>
 #include <vector>
 
-#include "activations.h"
-#include "crew.h"
-
 namespace fastrl {
 
-struct DenseNetwork {
-  std::vector<DenseLayer> hidden, heads;
-};
-
-// Numbers [B, N] with any strides.
-struct Grid {
-  float* data;
-  int64_t row_stride, column_stride;
-};
-
-struct DenseNetworks {
-  int64_t num_rows, num_inputs;
-  Activation activation;
-  std::vector<DenseNetwork> networks;
-};
-
 namespace dense {
-
-constexpr int64_t kRowsAtOnce = 64;
-
-inline int64_t WidestOf(const std::vector<DenseLayer>& layers) {
-  int64_t widest = 0;
-  for (const DenseLayer& l : layers) widest = std::max(widest, Padded(l.num_outputs));
-  return widest;
-}
-
-// Numbers that a network's hidden layers give for all rows.
-inline int64_t NumKept(const DenseNetwork& network, int64_t num_rows) {
-  int64_t size = 0;
-  for (const DenseLayer& l : network.hidden) size += num_rows * Padded(l.num_outputs);
-  return size;
-}
-
-// Some of the rows of one network, and where its share of everything begins.
-struct Piece {
-  const DenseNetwork* network;
-  const Grid* values;
-  float* hidden;
-  int64_t first_row, num_rows;
-  std::vector<Sums> sums;  // of the hidden layers, then of the heads; on the way back alone
-};
-
-// Cuts the work. Pieces, and so all sums, do not depend on the number of threads.
-inline std::vector<Piece> PiecesOf(const DenseNetworks& s, float* hidden,
-                                   const std::vector<Grid>& values) {
-  constexpr int64_t kFewestRows = 512, kMostPieces = 16, kMostNumbers = 1 << 22;
-  int64_t num_weights = 1;  // each piece has a gradient of its own
-  for (const DenseNetwork& network : s.networks) {
-    for (const auto* layers : {&network.hidden, &network.heads}) {
-      for (const DenseLayer& l : *layers) num_weights += l.num_inputs * l.num_outputs;
-    }
-  }
-  const int64_t num_pieces =
-      std::max<int64_t>(2, std::min(kMostPieces, kMostNumbers / num_weights));
-  const int64_t per_piece = (s.num_rows + num_pieces - 1) / num_pieces;
-  const int64_t count =
-      std::max(kFewestRows, (per_piece + kRowsAtOnce - 1) / kRowsAtOnce * kRowsAtOnce);
-  std::vector<Piece> pieces;
-  const Grid* grid = values.data();
-  for (const DenseNetwork& network : s.networks) {
-    for (int64_t row = 0; row < s.num_rows; row += count) {
-      pieces.push_back({&network, grid, hidden, row, std::min(count, s.num_rows - row), {}});
-    }
-    grid += network.heads.size();
-    if (hidden) hidden += NumKept(network, s.num_rows);
-  }
-  return pieces;
-}
 
 template <typename Shape>
 FASTRL_INLINE void ForwardPiece(const DenseNetworks& s, const float* x, const Piece& piece) {
@@ -120,48 +50,71 @@ FASTRL_INLINE void ForwardPiece(const DenseNetworks& s, const float* x, const Pi
     InRows from{x + row * s.num_inputs, s.num_inputs};
     float* kept = piece.hidden;
     for (size_t i = 0; i < network.hidden.size(); ++i) {
-      const int64_t stride = Padded(network.hidden[i].num_outputs);
+      const int64_t stride = StrideOf(network.hidden[i].num_outputs);
       float* const y = kept ? kept + row * stride : passing[i % 2];
-      weight = Multiply<Shape>(from, weight, network.hidden[i], y, rows);
-      Activate<Shape>(s.activation, y, rows * stride);
+      const DenseLayer& l = network.hidden[i];
+      if (s.activation == Activation::kRelu) {
+        weight = Multiply<Shape, true>(from, weight, l, y, rows);
+      } else {
+        weight = Multiply<Shape, false>(from, weight, l, y, rows);
+        for (int64_t r = 0; r < rows; ++r) {
+          Activate<Shape>(s.activation, y + r * stride, Padded(l.num_outputs));
+        }
+      }
       from = {y, stride};
       if (kept) kept += s.num_rows * stride;
     }
     for (size_t i = 0; i < network.heads.size(); ++i) {
       const DenseLayer& l = network.heads[i];
-      weight = Multiply<Shape>(from, weight, l, values, rows);
+      weight = Multiply<Shape, false>(from, weight, l, values, rows);
       const Grid& grid = piece.values[i];
       for (int64_t n = 0; n < l.num_outputs; ++n) {
         float* const column = grid.data + row * grid.row_stride + n * grid.column_stride;
         for (int64_t r = 0; r < rows; ++r) {
-          column[r * grid.row_stride] = values[r * Padded(l.num_outputs) + n];
+          column[r * grid.row_stride] = values[r * StrideOf(l.num_outputs) + n];
         }
       }
     }
   }
 }
 
-// Fills the sums of a piece, which begin as zeros.
+// Packs the transposed weights that gradients go back through. Returns those of each layer, hidden
+// ones first.
+template <typename Shape>
+FASTRL_INLINE std::vector<const float*> PackBack(const Piece& piece) {
+  int64_t size = 0;
+  for (const auto* layers : {&piece.network->hidden, &piece.network->heads}) {
+    for (const DenseLayer& l : *layers) size += l.num_outputs * Padded(l.num_inputs);
+  }
+  float* to = Memory(kWeights, size);
+  std::vector<const float*> packed;
+  for (const auto* layers : {&piece.network->hidden, &piece.network->heads}) {
+    for (const DenseLayer& l : *layers) {
+      packed.push_back(to);
+      if (packed.size() == 1 && !piece.d_x) continue;
+      Pack<Shape>(l.weight, !l.has_rows, l.num_outputs, l.num_inputs, to);
+      to += l.num_outputs * Padded(l.num_inputs);
+    }
+  }
+  return packed;
+}
+
+// Fills the sums of a piece, and its rows of d_x.
 template <typename Shape>
 FASTRL_INLINE void BackwardPiece(const DenseNetworks& s, const float* x, const Piece& piece) {
   const DenseNetwork& network = *piece.network;
   const auto num_hidden = static_cast<int64_t>(network.hidden.size());
-  const int64_t D = s.num_inputs, x_stride = Padded(D);
-  int64_t size = 0;
-  for (const Sums& sums : piece.sums) {
-    size += sums.layer->num_outputs * Padded(sums.layer->num_inputs);
-  }
-  std::vector<const float*> packed, kept;
-  float* to = Memory(kWeights, size);
+  const int64_t D = s.num_inputs, x_stride = StrideOf(D);
+  const bool has_sums = !piece.sums.empty();
+  const auto put = [](int64_t) { return Put<Shape>{}; };
+  const auto add = [](int64_t) { return AddTo<Shape>{}; };
+  for (const Sums& sums : piece.sums) sums.Clear();
+  const std::vector<const float*> packed = PackBack<Shape>(piece);
+  std::vector<const float*> kept;
   const float* hidden = piece.hidden;
-  for (const Sums& sums : piece.sums) {
-    const DenseLayer& l = *sums.layer;
-    packed.push_back(to);
-    kept.push_back(hidden);  // of a head nothing is kept
-    hidden += s.num_rows * Padded(l.num_outputs);
-    if (packed.size() == 1) continue;  // nobody asks for the gradient of x
-    Pack<Shape>(l.weight, !l.has_rows, l.num_outputs, l.num_inputs, to);
-    to += l.num_outputs * Padded(l.num_inputs);
+  for (const DenseLayer& l : network.hidden) {
+    kept.push_back(hidden);
+    hidden += s.num_rows * StrideOf(l.num_outputs);
   }
   const int64_t widest = WidestOf(network.hidden);
   float* d = Memory(kFirst, kRowsAtOnce * widest);
@@ -171,12 +124,11 @@ FASTRL_INLINE void BackwardPiece(const DenseNetworks& s, const float* x, const P
   const int64_t end = piece.first_row + piece.num_rows;
   for (int64_t row = piece.first_row; row < end; row += kRowsAtOnce) {
     const int64_t rows = std::min(kRowsAtOnce, end - row);
-    const int64_t stride = Padded(network.hidden.back().num_outputs);
+    const int64_t stride = StrideOf(network.hidden.back().num_outputs);
     const float* y = kept[num_hidden - 1] + row * stride;
-    std::fill(d, d + rows * stride, 0.0f);
     for (size_t i = 0; i < network.heads.size(); ++i) {
       const DenseLayer& l = network.heads[i];
-      const int64_t N = l.num_outputs, value_stride = Padded(N);
+      const int64_t N = l.num_outputs, value_stride = StrideOf(N);
       const Grid& grid = piece.values[i];
       std::fill(d_values, d_values + rows * value_stride, 0.0f);
       for (int64_t n = 0; n < N; ++n) {
@@ -186,26 +138,37 @@ FASTRL_INLINE void BackwardPiece(const DenseNetworks& s, const float* x, const P
         }
       }
       const size_t at = network.hidden.size() + i;
-      AddPacked<Shape>({d_values, value_stride}, packed[at], N, l.num_inputs, d, rows);
-      piece.sums[at].template Add<Shape>(y, stride, d_values, rows);
+      const InRows left{d_values, value_stride};
+      if (i == 0) {
+        MultiplyPacked<Shape>(left, packed[at], N, l.num_inputs, d, rows, put);
+      } else {
+        MultiplyPacked<Shape>(left, packed[at], N, l.num_inputs, d, rows, add);
+      }
+      if (has_sums) piece.sums[at].template Add<Shape>(y, d_values, rows);
     }
     for (int64_t i = num_hidden - 1; i >= 0; --i) {
       const DenseLayer& l = network.hidden[i];
-      const int64_t N = l.num_outputs;
-      TakeBack<Shape>(s.activation, y, d, rows * Padded(N));
+      const int64_t N = l.num_outputs, before_stride = StrideOf(l.num_inputs);
+      for (int64_t r = 0; r < rows; ++r) {
+        TakeBack<Shape>(s.activation, y + r * StrideOf(N), d + r * StrideOf(N), Padded(N));
+      }
       if (i == 0) break;
-      const int64_t before_stride = Padded(l.num_inputs);
       y = kept[i - 1] + row * before_stride;
-      piece.sums[i].template Add<Shape>(y, before_stride, d, rows);
-      std::fill(d_before, d_before + rows * before_stride, 0.0f);
-      AddPacked<Shape>({d, Padded(N)}, packed[i], N, l.num_inputs, d_before, rows);
+      if (has_sums) piece.sums[i].template Add<Shape>(y, d, rows);
+      MultiplyPacked<Shape>({d, StrideOf(N)}, packed[i], N, l.num_inputs, d_before, rows, put);
       std::swap(d, d_before);
     }
+    const int64_t N = network.hidden[0].num_outputs;
+    if (piece.d_x) {
+      MultiplyPacked<Shape>({d, StrideOf(N)}, packed[0], N, D, piece.d_x + row * x_stride, rows,
+                            put);
+    }
+    if (!has_sums) continue;
     for (int64_t r = 0; r < rows; ++r) {
       std::memcpy(inputs + r * x_stride, x + (row + r) * D, static_cast<size_t>(D) * sizeof(float));
       std::fill(inputs + r * x_stride + D, inputs + (r + 1) * x_stride, 0.0f);
     }
-    piece.sums[0].template Add<Shape>(inputs, x_stride, d, rows);
+    piece.sums[0].template Add<Shape>(inputs, d, rows);
   }
 }
 
@@ -219,49 +182,55 @@ FASTRL_FOR_THIS_PROCESSOR(BackwardPiece,
 }  // namespace dense
 
 // Takes rows x [B, D] through all networks to the values of all heads. What hidden layers give,
-// [B, Padded(N)] each, one after the other, is kept unless `hidden` is null.
+// [B, StrideOf(N)] each, one after the other, is kept unless `hidden` is null.
 inline void DenseForward(const DenseNetworks& s, const float* x, float* hidden,
                          const std::vector<Grid>& values, int64_t num_threads) {
-  const std::vector<dense::Piece> pieces = dense::PiecesOf(s, hidden, values);
+  const std::vector<dense::Piece> pieces = dense::PiecesOf(s, hidden, values, num_threads);
   Crew::Share(static_cast<int64_t>(pieces.size()), num_threads,
               [&](int64_t index) { dense::RunForwardPiece(s, x, pieces[index]); });
 }
 
-// From the gradients of all heads' values to those of all weights and biases.
+// From the gradients of all heads' values to those of all weights and biases, unless these are not
+// wanted, and to that of x [B, D], summed over the networks, unless d_x is null.
 inline void DenseBackward(const DenseNetworks& s, const float* x, float* hidden,
-                          const std::vector<Grid>& d_values, int64_t num_threads) {
-  std::vector<dense::Piece> pieces = dense::PiecesOf(s, hidden, d_values);
-  int64_t size = 0;
-  for (dense::Piece& piece : pieces) {
-    for (const auto* layers : {&piece.network->hidden, &piece.network->heads}) {
-      for (const DenseLayer& l : *layers) {
-        piece.sums.push_back({&l, nullptr, nullptr});
-        size += piece.sums.back().Size();
+                          const std::vector<Grid>& d_values, bool has_d_weights, float* d_x,
+                          int64_t num_threads) {
+  std::vector<dense::Piece> pieces =
+      dense::PiecesOf(s, hidden, d_values, has_d_weights ? 0 : num_threads);
+  if (has_d_weights) {
+    int64_t size = 0;
+    for (dense::Piece& piece : pieces) {
+      for (const auto* layers : {&piece.network->hidden, &piece.network->heads}) {
+        for (const DenseLayer& l : *layers) {
+          piece.sums.push_back({&l, nullptr, nullptr});
+          size += piece.sums.back().Size();
+        }
+      }
+    }
+    float* at = dense::Memory(dense::kGradients, size);
+    for (dense::Piece& piece : pieces) {
+      for (dense::Sums& sums : piece.sums) {
+        sums.weight = at;
+        at += sums.Size();
+        sums.bias = at - dense::Padded(sums.layer->num_outputs);
       }
     }
   }
-  float* at = dense::Memory(dense::kGradients, size);
-  std::fill(at, at + size, 0.0f);
+  const int64_t B = s.num_rows, D = s.num_inputs, stride = dense::StrideOf(D);
+  const auto E = static_cast<int64_t>(s.networks.size());
+  float* const apart = d_x ? dense::Memory(dense::kInputGradients, E * B * stride) : nullptr;
   for (dense::Piece& piece : pieces) {
-    for (dense::Sums& sums : piece.sums) {
-      sums.weight = at;
-      at += sums.Size();
-      sums.bias = at - dense::Padded(sums.layer->num_outputs);
-    }
+    if (d_x) piece.d_x = apart + (piece.network - s.networks.data()) * B * stride;
   }
   Crew::Share(static_cast<int64_t>(pieces.size()), num_threads,
               [&](int64_t index) { dense::RunBackwardPiece(s, x, pieces[index]); });
-  dense::Piece* total = nullptr;
-  for (dense::Piece& piece : pieces) {
-    if (piece.first_row == 0) {
-      total = &piece;
-      continue;
+  if (has_d_weights) dense::StoreSums(pieces, num_threads);
+  for (int64_t b = 0; d_x && b < B; ++b) {
+    for (int64_t i = 0; i < D; ++i) {
+      float sum = apart[b * stride + i];
+      for (int64_t e = 1; e < E; ++e) sum += apart[(e * B + b) * stride + i];
+      d_x[b * D + i] = sum;
     }
-    for (size_t i = 0; i < piece.sums.size(); ++i) total->sums[i].AddUp(piece.sums[i]);
-  }
-  for (const dense::Piece& piece : pieces) {
-    if (piece.first_row > 0) continue;
-    for (const dense::Sums& sums : piece.sums) sums.Store();
   }
 }
 

@@ -18,20 +18,10 @@
 
 #include <ctime>
 #endif
-#if defined(__x86_64__) || defined(_M_X64)
-#include <immintrin.h>
-#endif
+
+#include "pause.h"
 
 namespace fastrl {
-
-// Lets the other thread of a core have it for a moment.
-inline void Pause() {
-#if defined(__x86_64__) || defined(_M_X64)
-  _mm_pause();
-#elif defined(__aarch64__) && defined(__GNUC__)
-  asm volatile("yield");
-#endif
-}
 
 // Sleeps while `word` is `value`, for a tenth of a second at most.
 inline void Sleep(std::atomic<uint32_t>* word, uint32_t value) {

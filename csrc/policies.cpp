@@ -15,9 +15,9 @@ using nb::literals::operator""_a;
 
 namespace {
 
-// Sizes of networks of dense layers. Their arrays come as addresses, as those of `Perceptrons`;
-// kernels/networks.py has seen to types, shapes and strides. Comments name the arrays in their order,
-// dense.h says what they hold.
+// Sizes of networks of dense layers. Their arrays come as addresses, for taking tensors apart takes
+// as long as a small product; kernels/networks.py has seen to types, shapes and strides. Comments
+// name the arrays in their order, dense.h says what they hold.
 class Dense {
  public:
   // Each network is two lists, hidden layers and heads, of a layer's outputs and whether it has
@@ -40,13 +40,24 @@ class Dense {
     fastrl::DenseForward(s, at[0], at[1], outputs, num_threads);
   }
 
-  // x, hidden; gradients of values; weights; biases; d_weights; d_biases
-  void Backward(nb::sequence addresses, nb::sequence strides, int64_t num_threads) const {
+  // x, hidden; gradients of values; weights; biases; d_weights and d_biases, unless these are not
+  // wanted. The address of d_x, or 0.
+  void Backward(nb::sequence addresses, nb::sequence strides, bool has_d_weights, uintptr_t d_x,
+                int64_t num_threads) const {
     const std::vector<float*> at = ArraysAt(addresses);
-    const fastrl::DenseNetworks s = With(at, true);
+    const fastrl::DenseNetworks s = With(at, has_d_weights);
     const std::vector<fastrl::Grid> d_outputs = Grids(at, strides);
     nb::gil_scoped_release release;
-    fastrl::DenseBackward(s, at[0], at[1], d_outputs, num_threads);
+    fastrl::DenseBackward(s, at[0], at[1], d_outputs, has_d_weights, At(d_x), num_threads);
+  }
+
+  // Numbers that `hidden` has.
+  int64_t num_kept() const {
+    int64_t size = 0;
+    for (const fastrl::DenseNetwork& network : sizes_.networks) {
+      size += fastrl::dense::NumKept(network, sizes_.num_rows);
+    }
+    return size;
   }
 
   // Acting, with the layers of one network and one head: weights; biases.
@@ -143,7 +154,7 @@ bool ClippedObjective(nb::sequence addresses, int64_t num_rows, int64_t num_outp
 
 void BindPolicies(nb::module_& m) {
 #if FASTRL_DENSE
-  m.def("has_dense", &fastrl::HasNarrow);
+  m.def("has_dense", &fastrl::HasVectors);
   m.def("wake_crew", &fastrl::Crew::Wake);
   m.def("clipped_objective", &ClippedObjective, "addresses"_a, "num_rows"_a, "num_outputs"_a,
         "num_choices"_a, "vf_coef"_a, "clips_values"_a, "num_threads"_a);
@@ -151,7 +162,9 @@ void BindPolicies(nb::module_& m) {
       .def(nb::init<int64_t, int64_t, int64_t, nb::sequence>(), "num_rows"_a, "num_inputs"_a,
            "activation"_a, "networks"_a)
       .def("forward", &Dense::Forward, "addresses"_a, "strides"_a, "num_threads"_a)
-      .def("backward", &Dense::Backward, "addresses"_a, "strides"_a, "num_threads"_a)
+      .def("backward", &Dense::Backward, "addresses"_a, "strides"_a, "has_d_weights"_a, "d_x"_a,
+           "num_threads"_a)
+      .def_prop_ro("num_kept", &Dense::num_kept)
       .def("set_policy", &Dense::SetPolicy, "layers"_a, "shift"_a, "scale"_a, "limit"_a)
       .def("draw_choices", &Dense::DrawChoices, "x"_a, "noise"_a, "choices"_a)
       .def("draw_normals", &Dense::DrawNormals, "x"_a, "noise"_a, "drawn"_a, "bounded"_a,

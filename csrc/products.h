@@ -14,6 +14,11 @@
 #define FASTRL_VECTORS 0
 #define FASTRL_INLINE inline
 #endif
+#if defined(__clang__) || __GNUC__ >= 12
+#define FASTRL_SHUFFLES 1
+#else
+#define FASTRL_SHUFFLES 0
+#endif
 
 namespace fastrl {
 
@@ -31,11 +36,15 @@ struct Wide {  // 32 registers of 16 numbers
   FASTRL_VECTOR_TYPES(16)
 };
 struct Narrow {  // 16 registers of 8
-  static constexpr int kLanes = 8, kTileRows = 4;
+  static constexpr int kLanes = 8, kTileRows = 6;
   FASTRL_VECTOR_TYPES(8)
 };
-struct Plain {  // 16 of 4, or none at all
+struct Plain {  // 32 of 4 on ARM, 16 on x86, or none at all
+#if defined(__aarch64__)
+  static constexpr int kLanes = 4, kTileRows = 8;
+#else
   static constexpr int kLanes = 4, kTileRows = 4;
+#endif
   FASTRL_VECTOR_TYPES(4)
 };
 
@@ -58,10 +67,39 @@ struct InColumns {
   FASTRL_INLINE InColumns From(int64_t row) const { return {data + row, stride}; }
 };
 
-// c[R, V vectors] += a[R, K] w[K, V vectors]
-template <typename Shape, int R, int V, typename Left>
+// What becomes of a product's sums: vector v of a panel goes to `at`.
+template <typename Shape>
+struct AddTo {
+  FASTRL_INLINE void operator()(const typename Shape::Vector& sum, int, float* at) const {
+    typename Shape::Vector total;
+    std::memcpy(&total, at, sizeof(total));
+    total += sum;
+    std::memcpy(at, &total, sizeof(total));
+  }
+};
+template <typename Shape>
+struct Put {
+  FASTRL_INLINE void operator()(const typename Shape::Vector& sum, int, float* at) const {
+    std::memcpy(at, &sum, sizeof(sum));
+  }
+};
+template <typename Shape, bool kHasRelu>
+struct PutWithBias {
+  const float* bias;  // of the panel
+
+  FASTRL_INLINE void operator()(const typename Shape::Vector& sum, int v, float* at) const {
+    typename Shape::Vector total;
+    std::memcpy(&total, bias + v * Shape::kLanes, sizeof(total));
+    total += sum;
+    if (kHasRelu) total = total < 0.0f ? typename Shape::Vector{} : total;
+    std::memcpy(at, &total, sizeof(total));
+  }
+};
+
+// The sums a[R, K] w[K, V vectors], to c[R, V vectors].
+template <typename Shape, int R, int V, typename Left, typename End>
 FASTRL_INLINE void Tile(const Left& a, const float* w, int64_t w_stride, float* c, int64_t c_stride,
-                        int64_t K) {
+                        int64_t K, const End& end) {
   constexpr int kLanes = Shape::kLanes;
   using Vector = typename Shape::Vector;
   Vector sums[R][V] = {};
@@ -73,33 +111,30 @@ FASTRL_INLINE void Tile(const Left& a, const float* w, int64_t w_stride, float* 
       for (int v = 0; v < V; ++v) sums[r][v] += factor * row[v];
     }
   }
+  // Unrolled, or GCC would put the sums into memory first.
+#pragma GCC unroll 8
   for (int r = 0; r < R; ++r) {
-    for (int v = 0; v < V; ++v) {
-      float* const at = c + r * c_stride + v * kLanes;
-      Vector before;
-      std::memcpy(&before, at, sizeof(Vector));
-      sums[r][v] += before;
-      std::memcpy(at, &sums[r][v], sizeof(Vector));
-    }
+#pragma GCC unroll 2
+    for (int v = 0; v < V; ++v) end(sums[r][v], v, c + r * c_stride + v * kLanes);
   }
 }
 
-template <typename Shape, int V, typename Left>
+template <typename Shape, int V, typename Left, typename End>
 FASTRL_INLINE void Columns(const Left& a, const float* w, int64_t w_stride, float* c,
-                           int64_t c_stride, int64_t rows, int64_t K) {
+                           int64_t c_stride, int64_t rows, int64_t K, const End& end) {
   constexpr int R = Shape::kTileRows;
   int64_t r = 0;
   for (; r + R <= rows; r += R) {
-    Tile<Shape, R, V>(a.From(r), w, w_stride, c + r * c_stride, c_stride, K);
+    Tile<Shape, R, V>(a.From(r), w, w_stride, c + r * c_stride, c_stride, K, end);
   }
   for (; r + 4 <= rows; r += 4) {
-    Tile<Shape, 4, V>(a.From(r), w, w_stride, c + r * c_stride, c_stride, K);
+    Tile<Shape, 4, V>(a.From(r), w, w_stride, c + r * c_stride, c_stride, K, end);
   }
   for (; r + 2 <= rows; r += 2) {
-    Tile<Shape, 2, V>(a.From(r), w, w_stride, c + r * c_stride, c_stride, K);
+    Tile<Shape, 2, V>(a.From(r), w, w_stride, c + r * c_stride, c_stride, K, end);
   }
   for (; r < rows; ++r) {
-    Tile<Shape, 1, V>(a.From(r), w, w_stride, c + r * c_stride, c_stride, K);
+    Tile<Shape, 1, V>(a.From(r), w, w_stride, c + r * c_stride, c_stride, K, end);
   }
 }
 #endif
@@ -128,10 +163,11 @@ class Panels {
 #if FASTRL_VECTORS
     const InRows left{a, a_stride};
     for (; n + kWidth <= N_; n += kWidth) {
-      Columns<Shape, 2>(left, packed_.data() + n * K_, kWidth, c + n, c_stride, rows, K_);
+      Columns<Shape, 2>(left, packed_.data() + n * K_, kWidth, c + n, c_stride, rows, K_,
+                        AddTo<Shape>{});
     }
     for (; n + Shape::kLanes <= N_; n += Shape::kLanes) {
-      Columns<Shape, 1>(left, w_ + n, stride_, c + n, c_stride, rows, K_);
+      Columns<Shape, 1>(left, w_ + n, stride_, c + n, c_stride, rows, K_, AddTo<Shape>{});
     }
 #endif
     for (int64_t r = 0; n < N_ && r < rows; ++r) {
@@ -152,7 +188,8 @@ class Panels {
   std::vector<float> packed_;
 };
 
-// Defines Run##NAME: NAME for the widest vectors that this processor has.
+// HasVectors() tells whether this processor has vectors for which networks are worth it.
+// FASTRL_FOR_THIS_PROCESSOR defines Run##NAME: NAME for the widest vectors that there are.
 #if FASTRL_VECTORS && defined(__x86_64__)
 inline bool HasNarrow() {
   static const bool has = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
@@ -176,7 +213,9 @@ inline bool HasWide() {
     if (HasNarrow()) return NAME##Narrow ARGUMENTS;                                      \
     NAME<Plain> ARGUMENTS;                                                               \
   }
+inline bool HasVectors() { return HasNarrow(); }
 #else
+inline bool HasVectors() { return FASTRL_VECTORS != 0; }
 #define FASTRL_FOR_THIS_PROCESSOR(NAME, PARAMETERS, ARGUMENTS) \
   inline void Run##NAME PARAMETERS { NAME<Plain> ARGUMENTS; }
 #endif

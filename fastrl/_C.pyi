@@ -7,6 +7,8 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
+VERSION: int
+
 class Recorder:
     def __init__(
         self,
@@ -89,7 +91,6 @@ def gru_backward(
     weight: Tensor,
     alive: Tensor,
 ) -> None: ...
-def has_tiles() -> bool: ...
 def has_dense() -> bool: ...
 
 # From here on x86-64 alone.
@@ -117,46 +118,17 @@ class Dense:
         self, addresses: Sequence[int], strides: Sequence[int], num_threads: int
     ) -> None: ...
     def backward(
-        self, addresses: Sequence[int], strides: Sequence[int], num_threads: int
+        self,
+        addresses: Sequence[int],
+        strides: Sequence[int],
+        has_d_weights: bool,
+        d_x: int,
+        num_threads: int,
     ) -> None: ...
+    @property
+    def num_kept(self) -> int: ...
     def set_policy(self, layers: Sequence[int], shift: int, scale: int, limit: float) -> None: ...
     def draw_choices(self, x: int, noise: int, choices: int) -> None: ...
     def draw_normals(
         self, x: int, noise: int, drawn: int, bounded: int, log_std: int, low: int, high: int
     ) -> None: ...
-
-# The rest is there only where tiles may be.
-
-def adam(
-    addresses: Sequence[int],
-    num_parameters: int,
-    eps: float,
-    beta1: float,
-    beta2: float,
-    num_threads: int,
-) -> None: ...
-def draw_squashed_normal(
-    addresses: Sequence[int],
-    num_rows: int,
-    num_actions: int,
-    log_std_min: float,
-    log_std_max: float,
-    num_threads: int,
-) -> None: ...
-def take_back_squashed_normal(
-    addresses: Sequence[int],
-    num_rows: int,
-    num_actions: int,
-    d_actions_stride: int,
-    log_std_min: float,
-    log_std_max: float,
-    num_threads: int,
-) -> None: ...
-
-class Perceptrons:
-    def __init__(
-        self, num_networks: int, num_rows: int, sizes: Sequence[int], have_rows: Sequence[bool]
-    ) -> None: ...
-    def forward(self, addresses: Sequence[int], num_pieces: int, num_threads: int) -> None: ...
-    def backward(self, addresses: Sequence[int], num_pieces: int, num_threads: int) -> None: ...
-    def gradients(self, addresses: Sequence[int], num_pieces: int, num_threads: int) -> None: ...

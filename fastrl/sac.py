@@ -28,6 +28,7 @@ from fastrl.buffers.replay import Transitions
 from fastrl.config.sac import SACConfig
 from fastrl.engine.optimizer import FlatAdam, FlatParameters
 from fastrl.models.critics import Critics, SquashedGaussianActor
+from fastrl.models.layers import frozen
 from fastrl.ops.losses import soft_target, temporal_difference_loss
 
 CRITIC_METRICS = ("Loss/value_loss", "Info/q_value", "Gradients/critic_norm")
@@ -209,8 +210,9 @@ class SAC(OffPolicyAgent):
     def actor_loss(self, batch: Drawn) -> tuple[Tensor, tuple[Tensor, ...]]:
         """Returns alpha log pi(a|s) - Q(s, a), and it and the entropy as metrics."""
         actions, log_probs = self.policy.sample(batch.obs, batch.noise)
-        inputs = self.policy.read(batch.obs)
-        values = self._combine(self.critics(inputs, actions, batch.masks))
+        with frozen(self.critics):
+            inputs = self.policy.read(batch.obs)
+            values = self._combine(self.critics(inputs, actions, batch.masks))
         alpha = self.temperature.log_alpha.detach().exp()
         loss = (alpha * log_probs - values).mean()
         return loss, (loss, -log_probs.mean())

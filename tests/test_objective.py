@@ -150,3 +150,14 @@ def test_a_ratio_beyond_all_bounds_is_told_as_it_is(log_ratio):
     given[4] = -torch.ones(16)
     found, plain = in_extension(head, given, False), plainly(head, given, False)
     torch.testing.assert_close(found.metrics, plain.metrics, rtol=1e-4, atol=0, equal_nan=True)
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
+@pytest.mark.parametrize("name", HEADS)
+def test_the_operator_keeps_torchs_rules(name):
+    head, (outputs, values, actions, *rows) = make(name, 64)
+    log_std = torch.empty(0) if head.log_std is None else head.log_std.detach()
+    coefs = torch.tensor(CLIP_COEF), torch.tensor(ENT_COEF)
+    tensors = [outputs.t().contiguous(), actions, log_std, values, *rows, *coefs]
+    given = [tensor.detach().contiguous() for tensor in tensors], list(head.num_choices)
+    torch.library.opcheck(torch.ops.fastrl.clipped_gradient.default, (*given, VF_COEF, True))

@@ -4,10 +4,10 @@ import pytest
 import torch
 from torch import nn
 
-from fastrl.kernels.recurrence import HAS_KERNELS
+from fastrl.kernels.extension import HAS_EXTENSION
 from fastrl.models.rnn import Memory
 
-kernels = pytest.mark.skipif(not HAS_KERNELS, reason="no C++ extension")
+kernels = pytest.mark.skipif(not HAS_EXTENSION, reason="no C++ extension")
 
 
 @pytest.fixture(params=["lstm", "gru"])
@@ -77,7 +77,7 @@ def test_kernels_give_the_outputs_and_gradients_of_the_library_s_layers(kind, al
 
 
 def test_without_the_extension_the_library_s_layers_serve(memory, monkeypatch):
-    monkeypatch.setattr("fastrl.models.rnn.HAS_KERNELS", False)
+    monkeypatch.setattr("fastrl.models.rnn.HAS_EXTENSION", False)
     inputs, state, alive = torch.randn(6, 3, 5), torch.randn(3, memory.state_size), of_lengths(6, 4)
     assert torch.equal(memory(inputs, state, alive), memory(inputs, state))
 
@@ -124,3 +124,24 @@ def test_orthogonal_weights_are_so_gate_by_gate():
     for gate in memory.layer.weight_hh_l0.detach().split(7):
         torch.testing.assert_close(gate @ gate.T, torch.eye(7), rtol=0, atol=1e-5)
     assert not memory.layer.bias_ih_l0.any() and not memory.layer.bias_hh_l0.any()
+
+
+@kernels
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
+@pytest.mark.parametrize(("name", "num_gates"), [("lstm", 4), ("gru", 3)])
+def test_operators_keep_torchs_rules(name, num_gates):
+    alive, B, H = torch.tensor([3, 2, 1]), 3, 5
+    gates = torch.randn(6, num_gates * H)
+    rows = [torch.randn(6, H) for _ in range(4)]
+    first, weight = [torch.randn(B, H) for _ in range(2)], torch.randn(H, num_gates * H)
+    back = weight.t().contiguous()
+    wide = [torch.empty_like(gates) for _ in range(2)]
+    if name == "lstm":
+        forward = gates, *first, *rows, weight, alive
+        backward = gates, first[0], *rows[:3], wide[0], back, alive
+    else:
+        forward = gates, first[0], *rows[:3], weight, alive
+        backward = gates, first[0], *rows[:3], *wide, back, alive
+    for given, operator in ((forward, "forward_"), (backward, "backward_")):
+        overload = getattr(torch.ops.fastrl, f"{name}_{operator}").default
+        torch.library.opcheck(overload, given)

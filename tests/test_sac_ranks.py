@@ -25,7 +25,7 @@ def learners(agent: SAC) -> dict[str, np.ndarray]:
     parts = {
         "policy": agent.actor_optimizer.flat,
         "critics": agent.critic_optimizer.flat,
-        "targets": agent._target_flat,
+        "targets": agent.target.flat,
         "alpha": agent.temperature.log_alpha.detach(),
         "critic_metrics": agent._critic_sums,
         "actor_metrics": agent._actor_sums,

@@ -96,11 +96,11 @@ class Engine:
         elif reasons:
             self.notes = reasons
         threads = config.num_threads or update_threads(num_rows, width)
-        # The kernels share their work among threads of their own.
-        shares = bool(self._twins) and all(twin.shares_work for twin in self._twins)
-        self._torch_threads, self._pool_threads = (1, threads) if shares else (threads, 1)
-        if not self._on_cpu:
-            self._torch_threads = 1
+        # The kernels share their work among threads of their own; torch's are for what is left.
+        shares = [twin.shares_work for twin in self._twins]
+        self._pool_threads = threads if any(shares) else 1
+        leaves_nothing = bool(shares) and all(shares) and not reasons
+        self._torch_threads = 1 if leaves_nothing or not self._on_cpu else threads
 
     # Building
 

@@ -9,17 +9,20 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
+from functools import partial
 from typing import Any, NamedTuple, Protocol
 
+import gymnasium
 import numpy as np
 import torch
 from torch import Tensor, nn
 
 from fastrl.engine.probe import NUM_ROWS, random_rows
 from fastrl.kernels.extension import HAS_DENSE
-from fastrl.kernels.networks import WIDEST, DenseNetwork, dense, dense_kernel
+from fastrl.kernels.networks import WIDEST, DenseNetwork, dense, dense_kernel, dense_stack
 from fastrl.kernels.recurrence import gru, lstm
 from fastrl.models.actor_critic import ActorCritic
+from fastrl.models.critics import Critics, SquashedGaussianActor
 from fastrl.models.distributions import CategoricalHead, GaussianHead
 from fastrl.models.layers import ACTIVATIONS
 from fastrl.models.rnn import Memory
@@ -76,7 +79,7 @@ class NativeActorCritic:
 
     def __init__(self, policy: ActorCritic) -> None:
         """Holds the policy; its layers are looked up at each call."""
-        self._policy, self._space = policy, policy.reader.space
+        self._policy = policy
 
     def why_not(self) -> list[str]:
         """Says which of the networks' parts the kernels do not know."""
@@ -94,11 +97,7 @@ class NativeActorCritic:
     def twins(self) -> list[Twin]:
         """Returns the methods that have a twin."""
         names = "outputs", "outputs_and_values", "value"
-        rows = torch.from_numpy(np.zeros((1, *(self._space.shape or ())), self._space.dtype))
-
-        def draw(generator: torch.Generator) -> tuple[Tensor, ...]:
-            return (random_rows(rows, NUM_ROWS, generator),)
-
+        draw = partial(_rows_of, self._policy.reader.space)
         return [Twin(self._policy, name, getattr(self, name), draw, True) for name in names]
 
     def outputs(self, observations: Tensor) -> Tensor:
@@ -164,9 +163,68 @@ class NativeMemory:
         return run(inputs, state, alive, *self._memory.layer.all_weights[0])
 
 
+class NativeCritics:
+    """E critics of the same sizes on the same rows, as one operation."""
+
+    def __init__(self, critics: Critics) -> None:
+        """Holds the critics; their layers are looked up at each call."""
+        self._critics = critics
+
+    def why_not(self) -> list[str]:
+        """Says why the kernels do not know the critics."""
+        critics = self._critics
+        if critics.layer_norm:
+            return ["the kernels know no layer norm and no dropout"]
+        wide = [size for size in critics.hidden_sizes if size > WIDEST]
+        return [f"a layer of {size} is wider than {WIDEST}" for size in wide]
+
+    def twins(self) -> list[Twin]:
+        """Returns the methods that have a twin."""
+
+        def draw(generator: torch.Generator) -> tuple[Tensor, ...]:
+            num_inputs = self._critics.weights[0].shape[1]
+            rows = torch.randn(NUM_ROWS, num_inputs, generator=generator)
+            obs, actions = rows[:, 1:], rows[:, :1]
+            return obs, actions.requires_grad_()
+
+        return [Twin(self._critics, "forward", self.forward, draw, True)]
+
+    def forward(self, obs: Tensor, actions: Tensor, masks: Tensor | None = None) -> Tensor:
+        """As `Critics.forward`."""
+        assert masks is None
+        x = torch.cat([obs.float(), actions], 1)
+        weights, biases = list(self._critics.weights), list(self._critics.biases)
+        return dense_stack(x, weights, biases, "relu").squeeze(-1)
+
+
+class NativeActor:
+    """The network of a squashed Gaussian actor."""
+
+    def __init__(self, actor: SquashedGaussianActor) -> None:
+        """Holds the actor; its layers are looked up at each call."""
+        self._actor = actor
+
+    def why_not(self) -> list[str]:
+        """Says why the kernels do not know the network."""
+        return [*_why_not_trunk(self._actor.trunk), *_why_not_linear(self._actor.head)]
+
+    def twins(self) -> list[Twin]:
+        """Returns the methods that have a twin."""
+        draw = partial(_rows_of, self._actor.reader.space)
+        return [Twin(self._actor, "outputs", self.outputs, draw, True)]
+
+    def outputs(self, obs: Tensor) -> Tensor:
+        """As `SquashedGaussianActor.outputs`."""
+        actor = self._actor
+        network = network_of(actor.trunk, [actor.head])
+        return dense(actor.read(obs), [network], _activation_of(actor.trunk))[0]
+
+
 _FORMS: tuple[tuple[type[nn.Module], Callable[[Any], NativeForm]], ...] = (
     (ActorCritic, NativeActorCritic),
     (Memory, NativeMemory),
+    (Critics, NativeCritics),
+    (SquashedGaussianActor, NativeActor),
 )
 
 
@@ -237,6 +295,12 @@ class NativeActing:
         bounded = torch.empty_like(stored)
         self._kernel.draw_normals(*places, bounded.data_ptr(), *self._bounds)
         return bounded
+
+
+def _rows_of(space: gymnasium.Space, generator: torch.Generator) -> tuple[Tensor, ...]:
+    """Returns random rows of observations."""
+    like = torch.from_numpy(np.zeros((1, *(space.shape or ())), space.dtype))
+    return (random_rows(like, NUM_ROWS, generator),)
 
 
 def network_of(trunk: nn.Module, heads: list[nn.Linear]) -> DenseNetwork:

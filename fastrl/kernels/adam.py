@@ -5,11 +5,6 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from fastrl.kernels.extension import HAS_TILES, crew_threads
-
-if HAS_TILES:
-    from fastrl._C import adam
-
 
 def clip_by_norm(gradient: Tensor, max_norm: float) -> Tensor:
     """Scales `gradient` `[P]` in place to a norm of at most `max_norm`; returns the norm it had."""
@@ -51,8 +46,6 @@ def adam_step(
     parameters.sub_((learning_rate / mean_correction) * mean / root)
 
 
-_MANY = 65_536  # from here on parameters are worth a second thread
-
 # torch's fused kernel changes tensors in lists, which TorchScript takes for no effect at all and
 # leaves out of a graph. As an operation of its own, with a schema that names them, it stays.
 _LIBRARY = torch.library.Library("fastrl", "FRAGMENT")
@@ -74,12 +67,6 @@ def _fused_adam(
     beta2: float,
 ) -> None:
     step.add_(1)
-    vectors = parameters, gradient, mean, square
-    if _suits_crew(vectors, (step, learning_rate)):
-        addresses = [tensor.data_ptr() for tensor in (*vectors, step, learning_rate)]
-        num_threads = crew_threads() if parameters.numel() >= _MANY else 1
-        adam(addresses, parameters.numel(), eps, beta1, beta2, num_threads)
-        return
     torch.ops.aten._fused_adam_(
         [parameters],
         [gradient],
@@ -97,20 +84,9 @@ def _fused_adam(
     )
 
 
-def _suits_crew(vectors: tuple[Tensor, ...], numbers: tuple[Tensor, ...]) -> bool:
-    """Tells whether the extension can take these, with as many threads as torch would."""
-    size = vectors[0].numel()
-    if not HAS_TILES or (size >= _MANY and crew_threads() < torch.get_num_threads()):
-        return False
-    return all(tensor.numel() == size and tensor.is_contiguous() for tensor in vectors) and all(
-        tensor.dtype == torch.float32 and tensor.device.type == "cpu"
-        for tensor in (*vectors, *numbers)
-    )
-
-
 for _key in ("CPU", "CUDA"):
     _LIBRARY.impl("fused_adam_", _fused_adam, _key)
-_LIBRARY.impl("fused_adam_", lambda *arguments: None, "Meta")
+torch.library.register_fake("fastrl::fused_adam_", lambda *arguments: None, lib=_LIBRARY)
 
 
 def fused_adam_step(
@@ -126,10 +102,8 @@ def fused_adam_step(
 ) -> None:
     """`adam_step` in one pass over memory; equal up to rounding.
 
-    For 140,000 parameters on one thread it takes 0.4 of the time, in the extension 0.3.
-
-    Arguments as of `adam_step`. The kernel is that of `torch.optim.Adam(fused=True)`; on a
-    processor with tiles it is the extension's, which shares large vectors among threads.
+    For 140,000 parameters on one thread it takes 0.4 of the time. Arguments as of `adam_step`. The
+    kernel is that of `torch.optim.Adam(fused=True)`.
     """
     state = (mean, square, step, learning_rate)
     torch.ops.fastrl.fused_adam_(parameters, gradient, *state, eps, beta1, beta2)

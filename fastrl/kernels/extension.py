@@ -1,26 +1,47 @@
-"""Threads of the C++ extension that share one operation's work, and what it has here."""
+"""Whether the C++ extension is to be had, and threads of it that share one operation's work.
+
+No other file looks for the extension; those that have a use for it ask here.
+"""
 
 from __future__ import annotations
 
+import importlib
+import logging
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 
-import torch
-from torch import Tensor
+VERSION = 1
+"""Of what the extension offers, as csrc/bindings.cpp counts it."""
 
-HAS_TILES = False
-"""Whether the extension serves, and this processor has matrix tiles of bfloat16."""
-HAS_DENSE = False
-"""Whether the extension serves, and this processor has vectors of 8 numbers or more."""
-if os.environ.get("FASTRL_NO_EXTENSION") != "1":
+
+def has_extension() -> bool:
+    """Tells whether the extension serves, and logs why not unless it is not to.
+
+    It is not if the environment has `FASTRL_NO_EXTENSION=1`, if there is none, and if it was built
+    for another version of these files.
+    """
+    if os.environ.get("FASTRL_NO_EXTENSION") == "1":
+        return False
     try:
-        from fastrl._C import has_dense, has_tiles
+        found = getattr(importlib.import_module("fastrl._C"), "VERSION", 0)
+        reason = "" if found == VERSION else f"built for version {found}, not {VERSION}"
+    except ImportError as error:
+        reason = str(error)
+    if reason:
+        logging.getLogger("fastrl").warning("No C++ extension (%s): using torch.", reason)
+    return not reason
 
-        HAS_TILES, HAS_DENSE = has_tiles(), has_dense()
-    except ImportError:  # no extension, or one from before this was in it
-        pass
+
+HAS_EXTENSION = has_extension()
+"""Whether the extension serves."""
+HAS_DENSE = False
+"""Whether it serves, and this processor has vectors that networks are worked out with."""
+if HAS_EXTENSION:
+    from fastrl._C import has_dense
+
+    HAS_DENSE = has_dense()
 if HAS_DENSE:
     from fastrl._C import wake_crew
 
@@ -30,15 +51,6 @@ _num_threads: ContextVar[int] = ContextVar("num_threads", default=1)
 def crew_threads() -> int:
     """Returns how many threads an operation may use, its own among them."""
     return _num_threads.get()
-
-
-def check_addresses(*tensors: Tensor) -> None:
-    """Raises ValueError for tensors whose addresses kernels beside the tiles could not take."""
-    if not HAS_TILES:
-        raise ValueError("this processor has no tiles of bfloat16, or fastrl no extension")
-    for tensor in tensors:
-        if tensor.dtype != torch.float32 or tensor.device.type != "cpu":
-            raise ValueError(f"expected float32 on the CPU, got {tensor.dtype} on {tensor.device}")
 
 
 @contextmanager

@@ -1,23 +1,23 @@
 """Moving rows: record steps, shuffle minibatches, gather rows, cut sequences.
 
 Every operation exists twice, in C++ (`fastrl._C`, see `csrc/`) and in torch (here), with the same
-arguments, results and errors. The last lines choose: C++ if it was built, unless the environment
-has `FASTRL_NO_EXTENSION=1`. `BACKEND` is "c++" or "torch".
+arguments, results and errors. The last lines choose: C++ where `kernels/extension.py` has it.
+`BACKEND` is "c++" or "torch".
 
 Letters: `T` steps, `N` envs, `O` observation dims, `R` rows, `M` minibatches, `B` rows of one, `S`
 sequences. Tensors are contiguous and on the CPU. Objects keep the memory of their tensors: do not
 `resize_` or `share_memory_` those afterwards.
 """
 
-import logging
 import operator
-import os
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 from torch import Tensor
+
+from fastrl.kernels.extension import HAS_EXTENSION
 
 
 def _as_tensor(array: object, name: str) -> Tensor:
@@ -331,16 +331,9 @@ def torch_sequence_grid(
     return (start + torch.where(mask, offset, 0)) * num_envs + env, mask
 
 
-BACKEND = "torch"
-if os.environ.get("FASTRL_NO_EXTENSION") != "1":
-    try:
-        import fastrl._C  # noqa: F401
-    except ImportError as error:
-        logging.getLogger("fastrl").warning("No C++ extension (%s): using torch.", error)
-    else:
-        BACKEND = "c++"
+BACKEND = "c++" if HAS_EXTENSION else "torch"
 
-if TYPE_CHECKING or BACKEND == "c++":
+if TYPE_CHECKING or HAS_EXTENSION:
     from fastrl._C import Recorder, RowGather, cut_sequences, sequence_grid, shuffled_minibatches
 else:
     Recorder, RowGather = TorchRecorder, TorchRowGather

@@ -104,9 +104,18 @@ def _clipped_gradient(
     return results
 
 
+def _shapes(
+    tensors: list[Tensor], num_choices: list[int], vf_coef: float, clips_values: bool
+) -> list[Tensor]:
+    outputs, _, log_std, values = tensors[:4]
+    results = [torch.empty_like(tensor) for tensor in (outputs, values, log_std)]
+    return [*results, outputs.new_empty(NUM_METRICS)]
+
+
 _LIBRARY = torch.library.Library("fastrl", "FRAGMENT")
 _LIBRARY.define(
     "clipped_gradient(Tensor[] tensors, int[] num_choices, float vf_coef, bool clips_values) "
     "-> Tensor[]"
 )
 _LIBRARY.impl("clipped_gradient", _clipped_gradient, "CPU")
+torch.library.register_fake("fastrl::clipped_gradient", _shapes, lib=_LIBRARY)

@@ -8,22 +8,15 @@ the twins. Letters: L steps, B sequences, F inputs, H outputs, R rows that count
 
 from __future__ import annotations
 
-import os
 from typing import Any
 
 import torch
 from torch import Tensor
 
-HAS_KERNELS = False
-_KERNELS: list[Any] = []
-if os.environ.get("FASTRL_NO_EXTENSION") != "1":
-    try:
-        from fastrl._C import gru_backward, gru_forward, lstm_backward, lstm_forward
+from fastrl.kernels.extension import HAS_EXTENSION
 
-        _KERNELS = [lstm_forward, lstm_backward, gru_forward, gru_backward]
-        HAS_KERNELS = True
-    except ImportError:  # none, or one from before these were in it
-        pass
+if HAS_EXTENSION:
+    from fastrl._C import gru_backward, gru_forward, lstm_backward, lstm_forward
 
 
 def lstm(inputs: Tensor, state: Tensor, alive: Tensor, *weights: Tensor) -> Tensor:
@@ -135,6 +128,11 @@ _SCHEMAS = (
     "gru_backward_(Tensor gates, Tensor first_hidden, Tensor candidates, Tensor before, "
     "Tensor d_outputs, Tensor(a!) d_gates, Tensor(b!) d_states, Tensor weight, Tensor alive) -> ()",
 )
-for _schema, _kernel in zip(_SCHEMAS, _KERNELS, strict=bool(_KERNELS)):
+for _schema in _SCHEMAS:
     _LIBRARY.define(_schema)
-    _LIBRARY.impl(_schema.partition("(")[0], _kernel, "CPU")
+    _name = f"fastrl::{_schema.partition('(')[0]}"
+    torch.library.register_fake(_name, lambda *arguments: None, lib=_LIBRARY)
+if HAS_EXTENSION:
+    _KERNELS = lstm_forward, lstm_backward, gru_forward, gru_backward
+    for _schema, _kernel in zip(_SCHEMAS, _KERNELS, strict=True):
+        _LIBRARY.impl(_schema.partition("(")[0], _kernel, "CPU")

@@ -13,10 +13,9 @@ import gymnasium
 import torch
 from torch import Tensor, nn
 
-from fastrl.kernels.perceptrons import perceptrons
-from fastrl.kernels.squashed_normal import LOG_STD_MAX, LOG_STD_MIN, squashed_normal
 from fastrl.models.encoders import Reader
 from fastrl.models.layers import linear, mlp
+from fastrl.ops.squashed_normal import LOG_STD_MAX, LOG_STD_MIN, squashed_normal
 
 
 class Critics(nn.Module):
@@ -43,7 +42,6 @@ class Critics(nn.Module):
         """
         super().__init__()
         self.num_critics, self.hidden_sizes, self.layer_norm = num_critics, hidden_sizes, layer_norm
-        self.in_tiles = False  # set where kernels/perceptrons.py serves, for networks of its kind
         sizes = (num_inputs, *hidden_sizes, 1)
         self.weights, self.biases = nn.ParameterList(), nn.ParameterList()
         for fan_in, fan_out in pairwise(sizes):
@@ -66,7 +64,6 @@ class Critics(nn.Module):
         obs: Tensor,
         actions: Tensor,
         masks: Tensor | None = None,
-        are_learning: bool = True,
     ) -> Tensor:
         """Returns Q(s, a) of every critic, `[E, B]`.
 
@@ -74,17 +71,9 @@ class Critics(nn.Module):
             obs: `[B, O]`, as `SquashedGaussianActor.read` gives them.
             actions: `[B, A]`, scaled to [-1, 1].
             masks: dropout as factors, 0 or 1 / (1 - rate), `[num_mask_values(B)]`; None: none.
-            are_learning: False leaves the weights out of the gradient, which saves work in tiles.
         """
         num_rows = len(obs)
         x = torch.cat([obs.float(), actions], 1)
-        if self.in_tiles:
-            assert masks is None and not self.layer_norm, "these are not plain perceptrons"
-            weights, biases = list(self.weights), [bias.squeeze(1) for bias in self.biases]
-            if not are_learning:
-                weights = [weight.detach() for weight in weights]
-                biases = [bias.detach() for bias in biases]
-            return perceptrons(x, weights, biases).squeeze(-1)
         x = x.expand(self.num_critics, -1, -1)
         offset = 0
         for layer, size in enumerate(self.hidden_sizes):
@@ -103,8 +92,7 @@ class Critics(nn.Module):
 class _Standardize(torch.autograd.Function):
     """Layer norm without weights over the last dimension.
 
-    The backward pass is written out: TorchScript cannot record torch's own, which takes a list of
-    bools.
+    The backward pass is written out, in operations that every kind of graph can hold.
     """
 
     @staticmethod
@@ -164,7 +152,6 @@ class SquashedGaussianActor(nn.Module):
         self.num_inputs, (self.num_actions,) = self.reader.vector_size, action_space.shape
         self.trunk = mlp(self.num_inputs, hidden_sizes, "relu", ortho_init=False)
         self.head = linear(hidden_sizes[-1], 2 * self.num_actions)
-        self.in_tiles = False  # set where kernels/perceptrons.py serves, for `sample` alone
         low, high = torch.as_tensor(action_space.low), torch.as_tensor(action_space.high)
         self.register_buffer("low", low.float(), persistent=False)
         self.register_buffer("high", high.float(), persistent=False)
@@ -195,8 +182,7 @@ class SquashedGaussianActor(nn.Module):
             Actions in [-1, 1], `[B, A]`, and log pi(a|s) of these scaled actions, `[B]`, in nats
             (arXiv 1812.05905, appendix C).
         """
-        outputs = self._in_tiles(obs) if self.in_tiles else self._plainly(obs)
-        return squashed_normal(outputs, noise, in_extension=self.in_tiles)
+        return squashed_normal(self.outputs(obs), noise)
 
     def to_env(self, actions: Tensor) -> Tensor:
         """Brings actions from [-1, 1] to the environment's bounds."""
@@ -204,14 +190,9 @@ class SquashedGaussianActor(nn.Module):
         return torch.clamp(actions, self.low, self.high)  # rounding may go beyond
 
     def _mean_and_log_std(self, obs: Tensor) -> tuple[Tensor, Tensor]:
-        mean, log_std = self._plainly(obs).chunk(2, 1)
+        mean, log_std = self.outputs(obs).chunk(2, 1)
         return mean, log_std.clamp(LOG_STD_MIN, LOG_STD_MAX)
 
-    def _plainly(self, obs: Tensor) -> Tensor:
+    def outputs(self, obs: Tensor) -> Tensor:
+        """Returns means and logarithms of standard deviations, `[B, 2 * A]`."""
         return self.head(self.trunk(self.read(obs)))
-
-    def _in_tiles(self, obs: Tensor) -> Tensor:
-        layers = [layer for layer in (*self.trunk, self.head) if isinstance(layer, nn.Linear)]
-        weights = [layer.weight.t().unsqueeze(0) for layer in layers]
-        biases = [layer.bias.unsqueeze(0) for layer in layers]
-        return perceptrons(self.read(obs), weights, biases).squeeze(0)

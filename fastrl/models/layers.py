@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
 import torch
 from torch import Tensor, nn
@@ -41,6 +42,19 @@ def mlp(
         layers += [linear(in_features, size, gain), ACTIVATIONS[activation]()]
         in_features = size
     return nn.Sequential(*layers)
+
+
+@contextmanager
+def frozen(module: nn.Module) -> Iterator[None]:
+    """Leaves a module's parameters out of the gradients of a block, which saves time."""
+    parameters = [parameter for parameter in module.parameters() if parameter.requires_grad]
+    for parameter in parameters:
+        parameter.requires_grad_(False)
+    try:
+        yield
+    finally:
+        for parameter in parameters:
+            parameter.requires_grad_(True)
 
 
 def flatten_parameters(parameters: Sequence[nn.Parameter]) -> Tensor:

@@ -18,15 +18,12 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from fastrl.kernels.indexing import BACKEND
+from fastrl.kernels.extension import HAS_EXTENSION
 from fastrl.processes.machine import has_core_for_each_rank
 from fastrl.processes.pulse import PATIENCE_SECONDS
 
-if BACKEND == "c++" and sys.platform.startswith("linux"):
-    try:
-        from fastrl._C import Exchange
-    except ImportError:  # an extension that was built before there was one
-        Exchange = None
+if HAS_EXTENSION and sys.platform.startswith("linux"):
+    from fastrl._C import Exchange
 else:
     Exchange = None
 

@@ -1,0 +1,74 @@
+"""SAC and DroQ whose networks are worked out by the extension learn as those in torch do."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from fastrl import SAC, DroQ
+from fastrl.kernels.extension import HAS_DENSE
+
+pytestmark = pytest.mark.skipif(not HAS_DENSE, reason="no extension, or no wide vectors")
+
+
+def make_agent(kind: type[SAC] = SAC, in_extension: bool = True, **settings) -> SAC:
+    """Return an agent that can take gradient steps."""
+    small = {"num_envs": 4, "per_rank_batch_size": 64, "hidden_sizes": (64, 64), "num_threads": 2}
+    agent = kind("Pendulum-v1", preset="none", accelerator="cpu", **{**small, **settings})
+    if not in_extension:
+        build = agent._build_steps
+
+        def build_plainly(minibatch) -> None:
+            agent._actor_in_extension = agent._critics_in_extension = False
+            build(minibatch)
+
+        agent._build_steps = build_plainly
+    agent.make_buffer()
+    return agent
+
+
+def take_steps(agent: SAC, num_steps: int) -> torch.Tensor:
+    """Take gradient steps on made-up transitions; return the weights after them."""
+    generator = torch.Generator().manual_seed(3)
+    fields = [torch.randn(64, 3, generator=generator), torch.rand(64, 1, generator=generator)]
+    fields += [torch.randn(64, 3, generator=generator), torch.randn(64, generator=generator)]
+    fields += [torch.full((64,), 0.99)]
+    noise = torch.randn(2, 64, 1, generator=generator)
+    with agent.learning():
+        for _ in range(num_steps):
+            if isinstance(agent, DroQ):
+                masks = agent._target_masks, agent._online_masks
+                agent._critic_step(*fields, noise[0], *masks)
+                agent._actor_step(fields[0], noise[1], masks[1])
+            else:
+                agent._full_step(*fields, *noise)
+    return torch.cat([agent.actor_optimizer.flat, agent.critic_optimizer.flat])
+
+
+@pytest.mark.parametrize("kind", [SAC, DroQ])
+def test_gradient_steps_are_those_in_torch(kind):
+    mine, plain = (take_steps(make_agent(kind, which), 5) for which in (True, False))
+    torch.testing.assert_close(mine, plain, rtol=1e-3, atol=1e-5)
+    assert not torch.equal(mine, plain)  # or both went the same way
+
+
+def test_number_of_threads_changes_no_bit():
+    sizes = {"hidden_sizes": (256, 256)}
+    alone, *others = (
+        take_steps(make_agent(num_threads=number, **sizes), 3) for number in (1, 2, 3)
+    )
+    assert all(torch.equal(alone, other) for other in others)
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [{"compile": "on"}, {"precision": "bf16-mixed"}, {"hidden_sizes": (1024, 8)}],
+    ids=["compiled", "mixed", "wide"],
+)
+def test_other_agents_stay_in_torch(settings):
+    small = {"num_envs": 4, "per_rank_batch_size": 64, "hidden_sizes": (64, 64), **settings}
+    agent = SAC("Pendulum-v1", preset="none", accelerator="cpu", **small)
+    agent._build_steps = lambda minibatch: None
+    agent.make_buffer()
+    assert not agent._actor_in_extension
+    assert not agent._critics_in_extension
