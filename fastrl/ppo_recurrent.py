@@ -147,8 +147,10 @@ class PPORecurrent(PPO):
     def evaluate(self, batch: Any) -> tuple[Tensor, Tensor, Tensor]:
         """Returns log pi(a|s), the entropy and V(s) of the rows of sequences, each `[L * B]`."""
         steps = batch.weights.unflatten(0, (-1, len(batch.states)))
-        alive = (steps > 0).sum(1)
-        return self.policy.evaluate(batch.obs, batch.actions, batch.states, batch.previous, alive)
+        batch_sizes = (steps > 0).sum(1)
+        return self.policy.evaluate(
+            batch.obs, batch.actions, batch.states, batch.previous, batch_sizes
+        )
 
 
 # What `python -m fastrl.ppo_recurrent`, and what `evaluate` and `export` call.

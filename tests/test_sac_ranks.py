@@ -27,8 +27,8 @@ def learners(agent: SAC) -> dict[str, np.ndarray]:
         "critics": agent.critic_optimizer.flat,
         "targets": agent.target.flat,
         "alpha": agent.temperature.log_alpha.detach(),
-        "critic_metrics": agent._critic_sums,
-        "actor_metrics": agent._actor_sums,
+        "critic_metrics": agent.critic_step.sums,
+        "actor_metrics": agent.actor_step.sums,
     }
     return {name: tensor.clone().numpy() for name, tensor in parts.items()}
 

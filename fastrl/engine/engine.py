@@ -32,7 +32,8 @@ from fastrl.config.run import RunConfig
 from fastrl.engine.compiling import Function, build
 from fastrl.engine.gradient_step import GradientStep, Loss
 from fastrl.engine.guards import PythonReads
-from fastrl.engine.native import NativeActing, Twin, in_place, why_no_kernels
+from fastrl.engine.native import Twin, in_place, why_no_kernels
+from fastrl.engine.native_acting import NativeActing
 from fastrl.engine.objective import ClippedObjective
 from fastrl.engine.optimizer import FlatOptimizer, FlatParameters
 from fastrl.engine.proving import acts_alike, proven_twins, why_not_objective
@@ -87,14 +88,17 @@ class Engine:
         self._layers = self._fingerprint()
         self._built, self._twins, self.notes = [], [], []
         reasons = why_no_kernels(device, config.precision)
-        if config.engine in ("auto", "native") and not reasons:
-            self._twins, reasons = proven_twins(self._networks)
+        for_compiler = config.engine == "compile"
+        if config.engine in ("auto", "native", "compile") and not reasons:
+            self._twins, reasons = proven_twins(self._networks, for_compiler)
         against = [] if self._twins else reasons or ["there are no kernels for such networks"]
-        self._way, self.notes = choose(config.engine, Situation(device, self._networks, against))
-        if self._way.name != "native":
-            self._twins = []
-        elif reasons:
+        lacks_memory = self._on_cpu and not self._twins
+        situation = Situation(device, self._networks, against, lacks_memory)
+        self._way, self.notes = choose(config.engine, situation)
+        if self._way.name == "native":
             self.notes = reasons
+        elif not for_compiler:
+            self._twins = []
         threads = config.num_threads or update_threads(num_rows, width)
         # The kernels share their work among threads of their own; torch's are for what is left.
         shares = [twin.shares_work for twin in self._twins]

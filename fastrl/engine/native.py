@@ -19,11 +19,10 @@ from torch import Tensor, nn
 
 from fastrl.engine.probe import NUM_ROWS, random_rows
 from fastrl.kernels.extension import HAS_DENSE
-from fastrl.kernels.networks import WIDEST, DenseNetwork, dense, dense_kernel, dense_stack
+from fastrl.kernels.networks import WIDEST, DenseNetwork, dense, dense_stack
 from fastrl.kernels.recurrence import gru, lstm
 from fastrl.models.actor_critic import ActorCritic
 from fastrl.models.critics import Critics, SquashedGaussianActor
-from fastrl.models.distributions import CategoricalHead, GaussianHead
 from fastrl.models.layers import ACTIVATIONS
 from fastrl.models.rnn import Memory
 
@@ -90,7 +89,7 @@ class NativeActorCritic:
         reasons = [reason for trunk in trunks for reason in _why_not_trunk(trunk)]
         for head in (policy.head.layer, policy.value_head):
             reasons += _why_not_linear(head)
-        if not reasons and len({_activation_of(trunk) for trunk in trunks}) > 1:
+        if not reasons and len({activation_of(trunk) for trunk in trunks}) > 1:
             reasons.append("actor and critic have different activations")
         return reasons
 
@@ -127,15 +126,21 @@ class NativeActorCritic:
     def _run(x: Tensor | None, *networks: tuple[nn.Module, list[nn.Linear]]) -> list[Tensor]:
         assert x is not None  # there are no pixels
         given = [network_of(trunk, heads) for trunk, heads in networks]
-        return dense(x, given, _activation_of(networks[0][0]))
+        return dense(x, given, activation_of(networks[0][0]))
 
 
 class NativeMemory:
     """An LSTM or GRU over padded sequences; the kernels leave the padding out."""
 
-    def __init__(self, memory: Memory) -> None:
-        """Holds the layer."""
-        self._memory = memory
+    def __init__(self, memory: Memory, leaves_padding_out: bool = True) -> None:
+        """Holds the layer.
+
+        Args:
+            memory: the layer.
+            leaves_padding_out: take the rows that count alone; how many they are is then another
+                number at every call.
+        """
+        self._memory, self._leaves_padding_out = memory, leaves_padding_out
 
     def why_not(self) -> list[str]:
         """Says why the kernels do not know the layer."""
@@ -155,12 +160,13 @@ class NativeMemory:
 
         return [Twin(self._memory, "forward", self.forward, draw, False)]
 
-    def forward(self, inputs: Tensor, state: Tensor, alive: Tensor | None = None) -> Tensor:
+    def forward(self, inputs: Tensor, state: Tensor, batch_sizes: Tensor | None = None) -> Tensor:
         """As `Memory.forward`; padding is zero."""
-        if alive is None:
+        if batch_sizes is None:
             return type(self._memory).forward(self._memory, inputs, state)
         run = gru if isinstance(self._memory.layer, nn.GRU) else lstm
-        return run(inputs, state, alive, *self._memory.layer.all_weights[0])
+        sizes = batch_sizes if self._leaves_padding_out else None
+        return run(inputs, state, sizes, *self._memory.layer.all_weights[0])
 
 
 class NativeCritics:
@@ -217,7 +223,7 @@ class NativeActor:
         """As `SquashedGaussianActor.outputs`."""
         actor = self._actor
         network = network_of(actor.trunk, [actor.head])
-        return dense(actor.read(obs), [network], _activation_of(actor.trunk))[0]
+        return dense(actor.read(obs), [network], activation_of(actor.trunk))[0]
 
 
 _FORMS: tuple[tuple[type[nn.Module], Callable[[Any], NativeForm]], ...] = (
@@ -226,75 +232,18 @@ _FORMS: tuple[tuple[type[nn.Module], Callable[[Any], NativeForm]], ...] = (
     (Critics, NativeCritics),
     (SquashedGaussianActor, NativeActor),
 )
+# torch.compile makes kernels of its own, but has none for an LSTM or GRU on a CPU.
+_FORMS_FOR_COMPILER: tuple[tuple[type[nn.Module], Callable[[Any], NativeForm]], ...] = (
+    (Memory, partial(NativeMemory, leaves_padding_out=False)),
+)
 
 
-def native_forms(networks: Sequence[nn.Module]) -> Iterator[NativeForm]:
+def native_forms(networks: Sequence[nn.Module], for_compiler: bool) -> Iterator[NativeForm]:
     """Yields what the kernels make of networks and their parts, of those kinds that they know."""
+    forms = _FORMS_FOR_COMPILER if for_compiler else _FORMS
     for network in networks:
         for module in network.modules():
-            yield from (form(module) for kind, form in _FORMS if isinstance(module, kind))
-
-
-class NativeActing:
-    """Acts on one step's observations in one call: networks, draw and bounds.
-
-    Between two steps the environments have the caches to themselves: whatever acts then is fetched
-    from memory anew, its code too. A policy of 128-64-32 acts on 64 rows in 46 us when it is called
-    again and again, and took 160 us between the steps of HalfCheetah as nine operations of torch.
-    """
-
-    def __init__(self, policy: ActorCritic, num_rows: int) -> None:
-        """Looks up where everything is; parameters and normaliser keep their place in memory."""
-        head, num_inputs = policy.head, policy.reader.vector_size
-        network = network_of(policy.actor, [head.layer])
-        layers = [*network.hidden, *network.heads]
-        tensors = [*[weight for weight, _ in layers], *[bias for _, bias in layers]]
-        addresses = [tensor.data_ptr() for tensor in tensors]
-        shift, scale, limit = 0, 0, 0.0
-        if (normalizer := policy.normalizer) is not None:
-            tensors += [normalizer.shift, normalizer.scale]
-            shift, scale = normalizer.shift.data_ptr(), normalizer.scale.data_ptr()
-            limit = normalizer.clip
-        self._kernel = dense_kernel(num_rows, num_inputs, network, _activation_of(policy.actor))
-        self._kernel.set_policy(addresses, shift, scale, limit)
-        self._bounds: list[int] = []
-        if isinstance(head, GaussianHead):
-            tensors += [head.log_std, head.low, head.high]
-            self._bounds = [tensor.data_ptr() for tensor in tensors[-3:]]
-        self._alive = tensors  # for the kernel knows addresses alone
-        self._kinds = (
-            (torch.float32, (num_rows, num_inputs)),
-            (torch.float32, (num_rows, head.noise_size)),
-            (head.action_dtype, (num_rows, *head.action_shape)),
-        )
-
-    @staticmethod
-    def why_not(policy: Any) -> list[str]:
-        """Says why there is no kernel that draws this policy's actions."""
-        if not isinstance(policy, ActorCritic):
-            return ["no kernel acts with such networks"]
-        head, reader = policy.head, policy.reader
-        is_choice = isinstance(head, CategoricalHead) and head.single and not head.shifted
-        if not is_choice and not (isinstance(head, GaussianHead) and not head.squash):
-            return ["no kernel draws such actions"]
-        if not reader.is_flat or reader.space.dtype != "float32":
-            return ["a kernel acts on vectors of float32 alone"]
-        return []
-
-    def __call__(self, obs: Tensor, noise: Tensor, stored: Tensor) -> Tensor:
-        """Draws actions for `obs` `[n, O]`, with `noise` `[n, K]`, into `stored` `[n, *A]`.
-
-        Returns what the environments take.
-        """
-        for tensor, (dtype, shape) in zip((obs, noise, stored), self._kinds, strict=True):
-            assert tensor.dtype == dtype and tensor.shape == shape and tensor.is_contiguous(), shape
-        places = obs.data_ptr(), noise.data_ptr(), stored.data_ptr()
-        if not self._bounds:
-            self._kernel.draw_choices(*places)
-            return stored.clone()
-        bounded = torch.empty_like(stored)
-        self._kernel.draw_normals(*places, bounded.data_ptr(), *self._bounds)
-        return bounded
+            yield from (form(module) for kind, form in forms if isinstance(module, kind))
 
 
 def _rows_of(space: gymnasium.Space, generator: torch.Generator) -> tuple[Tensor, ...]:
@@ -309,8 +258,8 @@ def network_of(trunk: nn.Module, heads: list[nn.Linear]) -> DenseNetwork:
     return DenseNetwork(*[[(x.weight, x.bias) for x in layers] for layers in (hidden, heads)])
 
 
-def _activation_of(trunk: nn.Module) -> str:
-    """Returns the name of the activation of a trunk that `_why_not_trunk` has no word against."""
+def activation_of(trunk: nn.Module) -> str:
+    """Returns the name of the activation of a trunk that the kernels know."""
     kind = type(list(trunk.children())[1])
     return next(name for name, known in ACTIVATIONS.items() if known is kind)
 

@@ -12,17 +12,25 @@ from torch import Tensor, nn
 from fastrl.engine.cuda_graphs import Function
 from fastrl.engine.gradient_step import GradientStep, Loss
 from fastrl.engine.guards import PythonReads
-from fastrl.engine.native import NativeActing, Twin, native_forms
+from fastrl.engine.native import Twin, native_forms
+from fastrl.engine.native_acting import NativeActing
 from fastrl.engine.objective import ClippedObjective
 from fastrl.engine.probe import NUM_ROWS, differences, outputs_and_gradients, random_rows
 
 
-def proven_twins(networks: Sequence[nn.Module]) -> tuple[list[Twin], list[str]]:
-    """Returns the twins of networks that compute the same, and what speaks against the others."""
+def proven_twins(
+    networks: Sequence[nn.Module], for_compiler: bool = False
+) -> tuple[list[Twin], list[str]]:
+    """Returns the twins of networks that compute the same, and what speaks against the others.
+
+    Args:
+        networks: whose parts may have twins.
+        for_compiler: take those alone that torch.compile cannot do without.
+    """
     twins: list[Twin] = []
     reasons: list[str] = []
     weigh = torch.Generator().manual_seed(1)
-    for form in native_forms(networks):
+    for form in native_forms(networks, for_compiler):
         if why_not := form.why_not():
             reasons += why_not
             continue

@@ -20,6 +20,8 @@ class Situation(NamedTuple):
     networks: Sequence[nn.Module]
     against_kernels: Sequence[str]
     """Why no native kernel computes any of the networks."""
+    lacks_memory: bool
+    """Whether a compiler would be left to torch's own LSTM and GRU for a CPU."""
 
 
 class Way(NamedTuple):
@@ -51,6 +53,9 @@ def _against_compile(situation: Situation) -> list[str]:
     compilers = [os.environ.get("CXX", ""), "g++", "clang++", "c++"]
     if situation.device.type == "cpu" and not any(shutil.which(x) for x in compilers if x):
         reasons.append("torch.compile needs a C++ compiler for a CPU, and none is installed")
+    parts = [part for network in situation.networks for part in network.modules()]
+    if situation.lacks_memory and any(isinstance(part, nn.RNNBase) for part in parts):
+        reasons.append("torch.compile has no LSTM or GRU for a CPU, and the extension is not there")
     return reasons
 
 

@@ -155,7 +155,7 @@ class RecurrentActorCritic(nn.Module):
         actions: Tensor,
         state: Tensor,
         previous: Tensor,
-        alive: Tensor | None = None,
+        batch_sizes: Tensor | None = None,
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Returns log pi(a|s), the entropy and V(s) of sequences, without a loop over steps.
 
@@ -164,7 +164,7 @@ class RecurrentActorCritic(nn.Module):
             actions: `[L * B, *action_shape]`.
             state: `[B, S]` before the first step.
             previous: previous actions `[L * B, E]`, as in a state.
-            alive: int64 `[L]`: how many sequences have a step t, the first ones; None: all.
+            batch_sizes: int64 `[L]`: how many sequences have a step t, the first ones; None: all.
 
         Returns:
             Three times `[L * B]`.
@@ -176,7 +176,7 @@ class RecurrentActorCritic(nn.Module):
             rows = self._with(previous, features_of(encoder, inputs).float())
             with full_precision(rows):  # an error in a memory lasts
                 sequences = rows.unflatten(0, (-1, len(state)))
-                features.append(memory(sequences, before, alive).flatten(0, 1))
+                features.append(memory(sequences, before, batch_sizes).flatten(0, 1))
         return self.evaluate_features(_joined(features), actions)
 
     def read(self, observations: Tensor) -> Inputs:

@@ -34,14 +34,14 @@ class Memory(nn.Module):
                 for gate in parameter.detach().split(num_outputs):
                     nn.init.orthogonal_(gate)
 
-    def forward(self, inputs: Tensor, state: Tensor, alive: Tensor | None = None) -> Tensor:
+    def forward(self, inputs: Tensor, state: Tensor, batch_sizes: Tensor | None = None) -> Tensor:
         """Goes through sequences of at most L steps, without a reset in between.
 
         Args:
             inputs: `[L, B, F]`.
-            state: `[B, S]` before the first step; it gets no gradient if `alive` is given.
-            alive: int64 `[L]`: how many sequences have a step t, the first ones; None: all have L.
-                All L steps are taken of each; who knows of the padding may leave it out.
+            state: `[B, S]` before the first step; it gets no gradient if `batch_sizes` is given.
+            batch_sizes: int64 `[L]`: how many sequences have a step t, the first ones, as in a
+                `PackedSequence`; None: all have L. All L steps are taken of each here.
 
         Returns:
             Outputs of all steps, `[L, B, H]`. Those of padding after a sequence's end depend on
