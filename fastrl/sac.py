@@ -29,6 +29,7 @@ from fastrl.config.sac import SACConfig
 from fastrl.engine.optimizer import FlatAdam, FlatParameters
 from fastrl.models.critics import Critics, SquashedGaussianActor
 from fastrl.ops.losses import soft_target, temporal_difference_loss
+from fastrl.processes.pulse import PULSE
 
 CRITIC_METRICS = ("Loss/value_loss", "Info/q_value", "Gradients/critic_norm")
 ACTOR_METRICS = ("Loss/policy_loss", "Info/entropy", "Loss/alpha_loss", "Gradients/actor_norm")
@@ -155,6 +156,7 @@ class SAC(OffPolicyAgent):
     def _begin_step(self) -> bool:
         """Counts a gradient step of the critics; returns whether the actor has one too."""
         config = self.config
+        PULSE.count += 1  # a long update does not hang
         self.num_gradient_steps += 1
         if config.target_network_frequency > 1:
             is_due = self.num_gradient_steps % config.target_network_frequency == 0

@@ -26,7 +26,7 @@ from toy_agents import Loop
 
 from fastrl import A2C, PPO, SAC, DroQ, PPORecurrent
 from fastrl.agents import on_policy
-from fastrl.decoupled.processes import make_player, make_trainer
+from fastrl.agents.decoupled_run import make_player, make_trainer
 from fastrl.kernels import adam, indexing, perceptrons
 from fastrl.models import rnn
 from fastrl.processes.devices import make_devices
@@ -209,9 +209,9 @@ def as_player_or_trainer(wanted: list[tuple[str, str]]) -> dict[str, str]:
                 continue
             loop = Loop(make_player(KINDS[algo], config, devices))
             metrics = loop.run(NUM_UPDATES)
-            loop.agent.settle()
+            loop.agent.finish_pending()
             digests[f"{algo} {engine_name}"] = digest_of_run(loop.agent, metrics)
-            loop.agent.dismiss(0)
+            loop.agent.shut_down_trainers(0)
     return digests
 
 

@@ -112,10 +112,10 @@ class Loss(nn.Module):
 def against_ddp(agent: PPO, buffer: RolloutBuffer) -> tuple[np.ndarray, np.ndarray]:
     """Returns the gradient over one minibatch, as reduced here and by DistributedDataParallel."""
     agent.config = agent.config.replace(clip_vloss=False, ent_coef=0.0, anneal_ent_coef=False)
-    agent._ent_coef.zero_()
-    agent._clip_coef.fill_(0.2)
-    batch = Minibatch(*map(torch.clone, agent._deal(buffer, 9, 0)[0]))
-    gradient, metrics = agent._gradient(*batch)
+    agent.ent_coef.zero_()
+    agent.clip_coef.fill_(0.2)
+    batch = Minibatch(*map(torch.clone, agent.dealer.deal(9)[0]))
+    gradient, metrics = agent.step.gradient_of_loss(batch)
     ours, _ = agent.devices.sum(gradient, metrics.unbind())
     wrapped = nn.parallel.DistributedDataParallel(Loss(agent.policy))
     (agent.devices.world_size * wrapped(batch)).backward()  # it averages over the ranks
