@@ -246,6 +246,14 @@ def test_share_of_a_trainer_leaves_all_else_as_it_is():
     assert share.num_envs == 3 * config.num_envs
 
 
+def test_one_process_can_load_what_many_learned():
+    config = shared_out(3, 2, 2, share_data=True).replace(per_rank_batch_size=384, overlap=True)
+    alone = config.for_one_process()
+    changed = alone.unlike_defaults().keys()
+    assert changed == {"num_envs", "per_rank_batch_size"}
+    assert alone.num_envs == 3 * 2
+
+
 def test_agent_from_spaces_alone_has_no_environments():
     config = config_of("own_data", 1, 1, PPO)
     agent = PPO(spaces_of(config), config, devices=Devices(torch.device("cpu")))
@@ -262,7 +270,7 @@ def test_agent_from_spaces_alone_needs_its_settings():
     ("kind", "num_steps"), [(PPO, 10 * 4), (A2C, 4), (SAC, 14), (DroQ, 14 * 20)]
 )
 def test_failure_detector_hears_of_every_minibatch(kind, num_steps, monkeypatch):
-    small = {"num_envs": 2, "num_steps": 8, "per_rank_batch_size": 4}
+    small: dict[str, Any] = {"num_envs": 2, "num_steps": 8, "per_rank_batch_size": 4}
     small |= {"accelerator": "cpu", "engine": "eager", "total_timesteps": 100}
     if issubclass(kind, SAC):
         small["learning_starts"] = 2

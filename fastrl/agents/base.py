@@ -218,11 +218,6 @@ class BaseAgent:
         saved = learner.get("config") if isinstance(learner, dict) else None
         if not isinstance(saved, dict):
             raise ValueError(f"{path} holds no agent of {cls.algo} with its config")
-        if "devices" not in settings:  # however many ranks trained it, one is enough to play
-            alone = {"devices": 1, "num_nodes": 1, "strategy": "auto", "share_data": False}
-            together = {"decoupled": False, "num_players": 1, "num_trainers": 1}
-            alone |= together | {"overlap": False, "player_on_gpu": False}
-            settings = {name: x for name, x in alone.items() if name in saved} | settings
         try:
             config = cls.config_class.from_dict(saved)
         except (TypeError, ValueError) as error:
@@ -232,8 +227,10 @@ class BaseAgent:
                 f"{path} was trained on {config.env_id}, which is no id to make environments from; "
                 "name one, or module:callable, by env= of load or --env-id of evaluate and export"
             )
+        # However many processes trained it, one is enough to play.
+        change = config.replace if "devices" in settings else config.for_one_process
         make: Any = cls
-        agent = make(env or config.env_id, config.replace(**settings))
+        agent = make(env or config.env_id, change(**settings))
         try:
             agent.load_state_dict(learner)
         except ValueError as error:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Self
+from typing import Any, Self
 
 from fastrl.config.run import RunConfig, at_least
 
@@ -93,6 +93,20 @@ class DecoupledConfig(RunConfig):
             num_nodes=1,
             total_timesteps=self.total_timesteps * num_envs // num_columns,
         )
+
+    def for_one_process(self, **changes: Any) -> Self:
+        """Returns the settings for one process, however many shared the run, with some changed.
+
+        Of a decoupled run it has the environments of all players: a minibatch may need their rows.
+        """
+        alone: dict[str, Any] = {"devices": 1, "num_nodes": 1, "strategy": "auto"}
+        if hasattr(self, "share_data"):
+            alone["share_data"] = False
+        if self.decoupled:
+            alone |= {"decoupled": False, "num_players": 1, "num_trainers": 1}
+            alone |= {"overlap": False, "player_on_gpu": False}
+            alone["num_envs"] = self.num_players * self.num_envs
+        return self.replace(**{**alone, **changes})
 
     def global_sizes(self) -> str:
         """Spells what the sizes of one process come to over all."""
