@@ -30,6 +30,7 @@ from fastrl.engine.optimizer import FlatAdam, FlatParameters
 from fastrl.models.critics import Critics, SquashedGaussianActor
 from fastrl.models.layers import frozen
 from fastrl.ops.losses import soft_target, temporal_difference_loss
+from fastrl.processes.pulse import PULSE
 
 CRITIC_METRICS = ("Loss/value_loss", "Info/q_value", "Gradients/critic_norm")
 ACTOR_METRICS = ("Loss/policy_loss", "Info/entropy", "Loss/alpha_loss", "Gradients/actor_norm")
@@ -156,6 +157,7 @@ class SAC(OffPolicyAgent):
     def _begin_step(self) -> bool:
         """Counts a gradient step of the critics; returns whether the actor has one too."""
         config = self.config
+        PULSE.count += 1  # a long update does not hang
         self.num_gradient_steps += 1
         if config.target_network_frequency > 1:
             is_due = self.num_gradient_steps % config.target_network_frequency == 0

@@ -23,7 +23,7 @@ from torch import Tensor
 from toy_agents import Loop
 
 from fastrl import A2C, PPO, SAC, DroQ, PPORecurrent
-from fastrl.decoupled.processes import make_player, make_trainer
+from fastrl.agents.decoupled_run import make_player, make_trainer
 from fastrl.kernels.extension import HAS_DENSE
 from fastrl.processes.devices import make_devices
 
@@ -188,9 +188,9 @@ def as_player_or_trainer(wanted: list[tuple[str, str]]) -> dict[str, str]:
             continue
         loop = Loop(make_player(KINDS[algo], config, devices))
         metrics = loop.run(NUM_UPDATES)
-        loop.agent.settle()
+        loop.agent.finish_pending()
         digests[f"{algo} {engine_name}"] = digest_of_run(loop.agent, metrics)
-        loop.agent.dismiss(0)
+        loop.agent.shut_down_trainers(0)
     return digests
 
 

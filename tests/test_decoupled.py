@@ -3,68 +3,63 @@
 from __future__ import annotations
 
 import functools
-from contextlib import nullcontext
-from types import SimpleNamespace
 from typing import Any, cast
-from unittest.mock import Mock
 
 import numpy as np
 import pytest
+import torch
 from ranks import run_ranks
 from test_ranks import NUM_ENVS, SameA2C, SamePPO, arrays, learned, sized
 from toy_agents import Loop, make_agent_of, tensors_of
 
 from fastrl.a2c import A2C
+from fastrl.agents.decoupled_run import make_player, make_trainer
+from fastrl.config.ppo import PPOConfig
 from fastrl.config.ppo_recurrent import PPORecurrentConfig
-from fastrl.decoupled.processes import (
-    columns_of_trainers,
-    exchanged_columns,
-    make_player,
-    make_trainer,
-)
-from fastrl.decoupled.rollout import RolloutPlaying
+from fastrl.config.sac import SACConfig
+from fastrl.decoupled.channels import exchanged_columns
+from fastrl.decoupled.remote import RemoteLearner
+from fastrl.droq import DroQ
+from fastrl.envs.pools import spaces_of
 from fastrl.ppo import PPO
-from fastrl.processes.devices import make_devices
-from fastrl.runs.timer import StageTimer
+from fastrl.processes.devices import Devices, make_devices
+from fastrl.processes.pulse import PULSE
 from fastrl.sac import SAC
 
 KINDS: dict[str, Any] = {"share_data": SamePPO, "own_data": SamePPO, "a2c": SameA2C}
 
 
-class Shell:
-    """Stands for an algorithm in `make_agent_of`: hands its settings out."""
+def config_of(way: str, players: int, trainers: int, kind: Any, **settings: Any) -> Any:
+    """Returns the settings that share the rows of one process out."""
 
-    @staticmethod
-    def config(way: str, players: int, trainers: int, kind: Any, **settings: Any) -> Any:
-        settings = {**sized(1, way), **settings}
-        settings["num_envs"] = NUM_ENVS // players
-        settings["per_rank_batch_size"] //= trainers
-        if way == "share_data":
-            settings["share_data"] = trainers > 1
-        parts = {"decoupled": True, "num_players": players, "num_trainers": trainers}
+    def make_config(env: str, preset: str, **given: Any) -> Any:
+        return kind.config_class.from_dict({"env_id": env, **given})
 
-        def collect(env: str, preset: str, **given: Any) -> Any:
-            return kind.config_class.from_dict({"env_id": env, **given})
-
-        return make_agent_of(collect, "discrete", **settings, **parts)
+    settings = {**sized(1, way), **settings}
+    settings["num_envs"] = NUM_ENVS // players
+    settings["per_rank_batch_size"] //= trainers
+    if way == "share_data":
+        settings["share_data"] = trainers > 1
+    parts = {"decoupled": True, "num_players": players, "num_trainers": trainers}
+    return make_agent_of(cast(Any, make_config), "discrete", **settings, **parts)
 
 
 def play_or_train(way: str, players: int, trainers: int, kind: Any, settings: Any) -> Any:
     """Trains for some updates; what this process has then."""
     kind = kind or KINDS[way]
-    config = Shell.config(way, players, trainers, kind, **settings)
+    config = config_of(way, players, trainers, kind, **settings)
     devices = make_devices(config)
     if not devices.is_player:
         trainer = make_trainer(kind, config, devices)
         assert trainer.serve() == 7
-        return {"parcels": len(trainer.mail._under_way)}
+        return {"messages": trainer.messages.num_under_way}
     loop = Loop(make_player(kind, config, devices))
     metrics = loop.run(4)
-    loop.agent.settle()
-    parcels = len(loop.agent.mail._under_way)
-    loop.agent.dismiss(7)
+    loop.agent.finish_pending()
+    messages = loop.agent.messages.num_under_way
+    loop.agent.shut_down_trainers(7)
     learned = arrays(tensors_of(loop.agent))
-    return {"learned": learned, "metrics": metrics, "parcels": parcels}
+    return {"learned": learned, "metrics": metrics, "messages": messages}
 
 
 @functools.cache
@@ -112,12 +107,12 @@ def test_as_many_trainers_as_players_learn_to_the_bit_what_coupled_ranks_learn(k
 def plain_overlap(kind: Any, way: str) -> dict[str, np.ndarray]:
     """Learns in one process as players and trainers with `overlap` do: a plain twin."""
     actor, learner = (Loop(make_agent_of(kind, "discrete", **sized(1, way))) for _ in range(2))
-    evaluate = actor.agent.compute_advantages
+    compute_advantages = actor.agent.compute_advantages
     for update in range(4):
         actor.num_updates = update
         actor.collect()
-        explained = evaluate(actor.buffer)
-        learner.agent.compute_advantages = lambda buffer, explained=explained: explained
+        explained = compute_advantages(actor.buffer)
+        learner.agent.compute_advantages = lambda rollout, explained=explained: explained
         rows = actor.buffer.sources(), learner.buffer.sources()
         for source, target in zip(*rows, strict=True):
             target.copy_(source)
@@ -152,62 +147,76 @@ def test_ratios_of_overlap_are_of_the_policy_that_acted():
     assert overlapped["metrics"][2]["Info/approx_kl"] > 1e-6
 
 
-class LonePlayer(RolloutPlaying):
-    """A player whose trainer answers at once, with the number of its answer as a loss."""
+class PromptTrainer:
+    """Stands for the messages to a trainer and from it, whose reply has its number as a loss."""
 
-    def __init__(self) -> None:
-        self.config = SimpleNamespace(
-            num_players=1, num_trainers=1, num_envs=2, trainers_get_all_rows=False, overlap=True
-        )
-        self.devices: Any = SimpleNamespace(global_rank=0)
-        self.answers = 0
-        self.mail: Any = Mock(receive=self.answer)
-        self.compute_advantages: Any = lambda _: 0.0
-        self.engine: Any = SimpleNamespace(learning=nullcontext)
+    num_replies = 0
 
-    def answer(self, *_: Any) -> dict[str, Any]:
-        self.answers += 1
-        metrics = {"Loss/policy_loss": float(self.answers)}
-        return {"update_seconds": 0.0, "metrics": metrics}
-
-    def rows(self, *_: Any) -> list[Any]:
-        return []
-
-    weights = memory = rows
-
-    def receive_memory(self, process: int) -> None:
+    def send(self, *_: Any) -> None:
         pass
 
+    send_state = send
 
-def test_metrics_that_came_while_an_overlapping_run_settled_are_in_the_next_row():
-    player, buffer, losses = LonePlayer(), SimpleNamespace(num_envs=2), []
+    def flush(self) -> None:
+        pass
+
+    def receive(self, *_: Any) -> dict[str, Any]:
+        self.num_replies += 1
+        metrics = {"Loss/policy_loss": float(self.num_replies)}
+        return {"update_seconds": 0.0, "metrics": metrics}
+
+    def receive_state(self, process: int) -> dict[str, Any]:
+        return {}
+
+
+def overlapping_player() -> RemoteLearner:
+    config = config_of("own_data", 1, 1, PPO, overlap=True)
+    player = RemoteLearner(PPO(config.env_id, config, devices=Devices(torch.device("cpu"))))
+    player.messages = cast(Any, PromptTrainer())
+    return player
+
+
+def test_metrics_that_came_while_pending_updates_were_finished_are_in_the_next_row():
+    loop, losses = Loop(overlapping_player()), []
     for update in range(5):
-        row = player.update(cast(Any, buffer), update, StageTimer())
-        losses.append(row.get("Loss/policy_loss"))
+        loop.collect()
+        losses.append(loop.update().get("Loss/policy_loss"))
         if update == 2:
-            player.settle()  # before a test
-            player.settle()  # and before a checkpoint
+            loop.agent.finish_pending()  # before a test
+            loop.agent.finish_pending()  # and before a checkpoint
     assert losses == [None, 1.0, 2.0, 3.0, 4.0]
-    assert player.settle()["Loss/policy_loss"] == 5.0  # of the last update, to be checked too
+
+
+def test_metrics_of_the_last_update_are_returned_to_be_checked():
+    loop = Loop(overlapping_player())
+    loop.run(3)
+    assert loop.agent.finish_pending()["Loss/policy_loss"] == 3.0
 
 
 @pytest.mark.parametrize("overlap", [False, True])
-def test_parcels_of_earlier_updates_are_let_go(overlap):
+def test_messages_of_earlier_updates_are_let_go(overlap):
     arguments = "own_data", 1, 1, None, {"overlap": overlap}
     for process in run_ranks(2, play_or_train, *arguments):
-        # Two of the last update, and one of `settle`.
-        assert process["parcels"] <= 3
+        # Two of the last update, and one of `finish_pending`.
+        assert process["messages"] <= 3
 
 
-@pytest.mark.parametrize(("players", "envs", "trainers"), [(1, 5, 3), (3, 4, 5), (4, 1, 2)])
-@pytest.mark.parametrize("share_data", [False, True])
+def shared_out(players: int, envs: int, trainers: int, share_data: bool) -> PPOConfig:
+    sizes: Any = {"num_players": players, "num_envs": envs, "num_trainers": trainers}
+    return PPOConfig(decoupled=True, share_data=share_data, **sizes)
+
+
+SHARES = pytest.mark.parametrize(("players", "envs", "trainers"), [(1, 5, 3), (3, 4, 5), (4, 1, 2)])
+SHARE_DATA = pytest.mark.parametrize("share_data", [False, True])
+
+
+@SHARES
+@SHARE_DATA
 def test_every_column_goes_to_one_trainer_or_with_share_data_to_each(
     players, envs, trainers, share_data
 ):
-    config = SimpleNamespace(
-        num_players=players, num_envs=envs, num_trainers=trainers, trainers_get_all_rows=share_data
-    )
-    widths = columns_of_trainers(config)
+    config = shared_out(players, envs, trainers, share_data)
+    widths = config.columns_of_trainers()
     for trainer in range(trainers):
         landed: list[int] = []
         for player in range(players):
@@ -218,6 +227,58 @@ def test_every_column_goes_to_one_trainer_or_with_share_data_to_each(
     sizes = [columns.stop - columns.start for columns in widths]
     assert sum(sizes) == players * envs * (trainers if share_data else 1)
     assert max(sizes) - min(sizes) <= 1
+
+
+@SHARES
+@SHARE_DATA
+def test_share_of_a_trainer_has_as_many_updates_as_the_run(players, envs, trainers, share_data):
+    config = shared_out(players, envs, trainers, share_data)
+    shares = [config.share_of_trainer(index) for index in range(trainers)]
+    assert {share.num_updates for share in shares} == {config.num_updates}
+
+
+def test_share_of_a_trainer_leaves_all_else_as_it_is():
+    config = SACConfig(decoupled=True, num_players=3, num_trainers=2, total_timesteps=5_002)
+    changed = {"num_envs", "num_players", "num_pools", "devices"}
+    share = config.share_of_trainer(1)
+    differing = {name for name, x in vars(share).items() if x != getattr(config, name)}
+    assert differing <= changed
+    assert share.num_envs == 3 * config.num_envs
+
+
+def test_one_process_can_load_what_many_learned():
+    config = shared_out(3, 2, 2, share_data=True).replace(per_rank_batch_size=384, overlap=True)
+    alone = config.for_one_process()
+    changed = alone.unlike_defaults().keys()
+    assert changed == {"num_envs", "per_rank_batch_size"}
+    assert alone.num_envs == 3 * 2
+
+
+def test_agent_from_spaces_alone_has_no_environments():
+    config = config_of("own_data", 1, 1, PPO)
+    agent = PPO(spaces_of(config), config, devices=Devices(torch.device("cpu")))
+    assert agent.envs == []
+    assert agent.make_buffer().num_envs == config.num_envs
+
+
+def test_agent_from_spaces_alone_needs_its_settings():
+    with pytest.raises(ValueError, match="cannot play Spaces"):
+        PPO(spaces_of(PPOConfig()))
+
+
+@pytest.mark.parametrize(
+    ("kind", "num_steps"), [(PPO, 10 * 4), (A2C, 4), (SAC, 14), (DroQ, 14 * 20)]
+)
+def test_failure_detector_hears_of_every_minibatch(kind, num_steps, monkeypatch):
+    small: dict[str, Any] = {"num_envs": 2, "num_steps": 8, "per_rank_batch_size": 4}
+    small |= {"accelerator": "cpu", "engine": "eager", "total_timesteps": 100}
+    if issubclass(kind, SAC):
+        small["learning_starts"] = 2
+    loop = Loop(kind("Pendulum-v1", preset="none", **small))
+    loop.collect()
+    monkeypatch.setattr(PULSE, "count", 0)
+    loop.update()
+    assert PULSE.count == num_steps
 
 
 @pytest.mark.parametrize(
@@ -235,7 +296,7 @@ def test_every_column_goes_to_one_trainer_or_with_share_data_to_each(
 )
 def test_settings_that_make_no_sense_are_refused(settings, message):
     with pytest.raises(ValueError, match=message):
-        PPO.config_class(**{"decoupled": True, **settings})
+        PPOConfig(**{"decoupled": True, **settings})
 
 
 def test_memory_is_refused():

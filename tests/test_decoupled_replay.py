@@ -11,46 +11,67 @@ import pytest
 import torch
 from ranks import run_ranks
 from test_resume import assert_equal
-from test_sac import make_agent, tensors_of
-from test_sac_ranks import KINDS, learners
 from toy_agents import Loop
 
-from fastrl import SAC
+from fastrl import SAC, DroQ
+from fastrl.agents.decoupled_run import make_player, make_trainer
 from fastrl.config.command import Command
 from fastrl.config.sac import SACConfig
-from fastrl.decoupled.processes import make_player, make_trainer, run_part
 from fastrl.processes.devices import make_devices
 from fastrl.runs.checkpoint import load_checkpoint
 
 NUM_UPDATES = 14
+KINDS: dict[str, type[SAC]] = {"sac": SAC, "droq": DroQ}
+SETTINGS: dict[str, Any] = {
+    "env_id": "toy_agents:BoxWalk",
+    "num_envs": 4,
+    "learning_starts": 20,
+    "replay_ratio": 0.5,
+    "per_rank_batch_size": 16,
+    "hidden_sizes": (8, 8),
+    "buffer_size": 400,
+    "total_timesteps": 400,
+    "log_every": 40,
+    "eval_episodes": 0,
+    "accelerator": "cpu",
+    "num_threads": 1,
+    "engine": "eager",
+}
 
 
-class Shell:
-    """Stands for an algorithm in `make_agent`: hands its settings out."""
+def config_of(name: str, **settings: Any) -> Any:
+    return KINDS[name].config_class(**{**SETTINGS, **settings})
 
-    @staticmethod
-    def config(kind: Any, **settings: Any) -> Any:
-        def collect(env: str, preset: str, **given: Any) -> Any:
-            return kind.config_class.from_dict({"env_id": env, **given})
 
-        return make_agent(kind=collect, **settings)  # type: ignore[arg-type]
+def learned_by(agent: Any) -> dict[str, np.ndarray]:
+    """Returns all that gradient steps change."""
+    parts = {
+        "policy": agent.actor_optimizer.flat,
+        "critics": agent.critic_optimizer.flat,
+        "targets": agent.target.flat,
+        "alpha": agent.temperature.log_alpha.detach(),
+        "critic_metrics": agent.critic_step.sums,
+        "actor_metrics": agent.actor_step.sums,
+    }
+    return {part: tensor.numpy() for part, tensor in parts.items()}
 
 
 def play_or_train(name: str, settings: dict[str, Any]) -> dict[str, Any]:
     """Trains for some updates; what this process has then."""
-    config = Shell.config(KINDS[name], decoupled=True, **settings)
+    config = config_of(name, decoupled=True, **settings)
     devices = make_devices(config)
     if not devices.is_player:
         trainer = make_trainer(KINDS[name], config, devices)
         assert trainer.serve() == 7
-        steps = trainer.num_env_steps, trainer.num_gradient_steps
-        return {"learned": learners(trainer), "obs": trainer.replay.obs.numpy(), "steps": steps}
+        agent = trainer.agent
+        steps = agent.num_env_steps, agent.num_gradient_steps
+        return {"learned": learned_by(agent), "obs": agent.replay.obs.numpy(), "steps": steps}
     loop = Loop(make_player(KINDS[name], config, devices))
     metrics = loop.run(NUM_UPDATES)
-    loop.agent.settle()
-    state = {} if devices.global_rank else tensors_of(loop.agent)
-    loop.agent.dismiss(7)
-    actor = loop.agent.actor_optimizer.flat.numpy()
+    loop.agent.finish_pending()
+    state = {} if devices.global_rank else loop.agent.state_dict()
+    loop.agent.shut_down_trainers(7)
+    actor = loop.agent.agent.actor_optimizer.flat.numpy()
     return {"state": _arrays(state), "metrics": metrics, "actor": actor}
 
 
@@ -75,11 +96,14 @@ def decoupled(name: str, players: int, trainers: int, **settings: Any) -> list[d
 
 @pytest.mark.parametrize("name", KINDS)
 def test_one_player_and_one_trainer_learn_to_the_bit_what_one_process_learns(name):
-    one = Loop(make_agent(kind=KINDS[name]))
+    config = config_of(name)
+    one = Loop(KINDS[name](config.env_id, config))
     metrics = one.run(NUM_UPDATES)
     player, _ = decoupled(name, 1, 1)
     assert one.agent.num_gradient_steps > 0
-    assert_equal(_tensors(player["state"]), _tensors(_arrays(tensors_of(one.agent))))
+    states = player["state"], _arrays(one.agent.state_dict())
+    actual, expected = ({**_tensors(state), "config": None} for state in states)
+    assert_equal(actual, expected)
     logged = [{k: x for k, x in row.items() if k != "Info/policy_lag"} for row in player["metrics"]]
     assert logged == metrics
     assert sum(map(bool, metrics)) > 0
@@ -123,8 +147,8 @@ def test_overlap_acts_with_the_actor_of_one_update_before():
 
 def run_to(log_dir: Path, num_steps: int, resume: Path | None) -> Path | None:
     parts = {"decoupled": True, "num_players": 2, "num_trainers": 2, "eval_episodes": 0}
-    config: SACConfig = Shell.config(SAC, total_timesteps=num_steps, log_dir=str(log_dir), **parts)
-    assert run_part(SAC, Command(config=config, resume=resume and str(resume))) == 0
+    config = config_of("sac", total_timesteps=num_steps, log_dir=str(log_dir), **parts)
+    assert SAC.run(Command(config=config, resume=resume and str(resume))) == 0
     return next(log_dir.rglob("last.pt"))
 
 

@@ -264,7 +264,7 @@ def test_diverged_run_names_the_task_and_leaves_the_last_checkpoint_whole(tmp_pa
 def test_loss_that_comes_after_the_last_update_is_checked_before_anything_is_saved(tmp_path):
     agent = agent_for("toy_envs:EndlessEnv", tmp_path, total_timesteps=64)
     losses = iter([{}, {"Loss/policy_loss": math.nan}])  # before the first update, after the last
-    agent.settle = lambda: next(losses)
+    agent.finish_pending = lambda: next(losses)
     with pytest.raises(ValueError, match=r"Loss/policy_loss is nan after 64 steps"):
         AgentTrainer().fit(agent)
     (checkpoints,) = tmp_path.glob("ppo/*/*/checkpoints")

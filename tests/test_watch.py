@@ -16,10 +16,10 @@ import pytest
 from ranks import end_ranks_early, run_ranks
 from toy_envs import EndlessEnv
 
+from fastrl.agents.decoupled_run import run_decoupled
 from fastrl.buffers.rollout import RolloutBuffer
 from fastrl.config.command import Command
 from fastrl.config.ppo import PPOConfig
-from fastrl.decoupled.processes import run_part
 from fastrl.ppo import PPO
 from fastrl.processes.devices import make_devices
 from fastrl.processes.heartbeat import _Lines
@@ -139,7 +139,7 @@ def begin(folder: Path, culprit: int, settings: dict[str, Any]) -> None:
     trainer._SLOWNESS_OF_RESETS = 2  # ten would take long
     settings |= {"accelerator": "cpu", "log_dir": str(folder), "rank_timeout": 2.0}
     command = Command(PPOConfig(env_id=f"{__name__}:HangingReset", **settings))
-    (run_part if command.config.decoupled else train_coupled)(PPO, command)
+    (run_decoupled if command.config.decoupled else train_coupled)(PPO, command)
 
 
 @pytest.mark.parametrize(
@@ -171,7 +171,7 @@ def test_failure_in_the_middle_of_training_leaves_a_whole_checkpoint(
     settings: dict[str, Any] = {"devices": 2}
     if num_players:
         settings = {"decoupled": True, "num_players": num_players, "devices": num_players + 1}
-    program = run_part if num_players else train_coupled
+    program = run_decoupled if num_players else train_coupled
     arguments = tmp_path, culprit, way, settings, program
     codes, stderr, seconds = end_ranks_early(settings["devices"], train_until_failure, *arguments)
     status = 2 if way == "raise" else 1
@@ -202,7 +202,7 @@ def train_until_signal(folder: Path, culprit: int, number: int, settings: dict[s
     small |= {"accelerator": "cpu", "engine": "eager", "eval_episodes": 0}
     config = PPOConfig(total_timesteps=2**40, log_dir=str(folder), **small, **settings)
     if config.decoupled:
-        return run_part(Signalled, Command(config))
+        return run_decoupled(Signalled, Command(config))
     with make_devices(config) as devices:
         agent: Any = Signalled("CartPole-v1", config, devices=devices)
         return AgentTrainer().fit(agent).exit_status

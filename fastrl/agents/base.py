@@ -11,14 +11,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from fastrl.agents.decoupled_run import run_decoupled
 from fastrl.config.command import Command, describe
 from fastrl.config.decoupled import DecoupledConfig
-from fastrl.decoupled.processes import run_part
 from fastrl.engine.engine import Engine
 from fastrl.engine.threads import keep_freed_memory
 from fastrl.envs.make import is_known_id
 from fastrl.envs.pools import open_envs
-from fastrl.envs.vector import VectorEnv
+from fastrl.envs.vector import Spaces, VectorEnv
 from fastrl.presets import id_of, resolve
 from fastrl.processes.devices import Devices, make_devices
 from fastrl.processes.errors import one_line
@@ -42,14 +42,12 @@ class BaseAgent:
     result: TrainResult | None = None
     """What came of the latest `learn`."""
 
-    sides: ClassVar[tuple[type, type]]
-    """What makes of the algorithm a player and a trainer, of a decoupled run."""
     rank_state: ClassVar[tuple[str, ...]] = ("noise_generator",)
     """Names in `state_dict` of what each rank has for itself."""
 
     def __init__(
         self,
-        env: str | VectorEnv | gymnasium.vector.VectorEnv,
+        env: str | VectorEnv | gymnasium.vector.VectorEnv | Spaces,
         config: Any = None,
         *,
         preset: str = "auto",
@@ -59,7 +57,9 @@ class BaseAgent:
         """Makes environments and networks.
 
         Args:
-            env: a task's id, or a vector environment that was built elsewhere.
+            env: a task's id, or a vector environment that was built elsewhere. Or the spaces alone,
+                together with a `config`, for an agent that learns from rows played elsewhere: it
+                has no environments, and cannot act, but for `predict`.
             config: all settings at once, in place of `preset` and `settings`; its `env_id` follows
                 `env`.
             preset: "auto" starts from the settings tuned for the task, "none" from the defaults.
@@ -89,12 +89,8 @@ class BaseAgent:
         self.devices = devices or self._make_devices()
         self.device = self.devices.device
         self.engine = Engine(config, self.devices)
-        self.envs = open_envs(env, config, self.devices.global_rank)
-        num_envs = sum(pool.num_envs for pool in self.envs)
-        if num_envs != config.num_envs:
-            raise ValueError(f"num_envs={config.num_envs}, but {num_envs} environments were given")
-        self.observation_space = self.envs[0].single_observation_space
-        self.action_space = self.envs[0].single_action_space
+        self.envs, spaces = self._open_envs(env)
+        self.observation_space, self.action_space = spaces
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(config.seed)
             self._make_networks()
@@ -107,6 +103,16 @@ class BaseAgent:
         if self.config.decoupled:
             raise ValueError(f"decoupled runs start as python -m fastrl.{self.algo} --decoupled")
         return make_devices(self.config)
+
+    def _open_envs(self, env: Any) -> tuple[list[VectorEnv], Spaces]:
+        """Returns the pools of environments, of which spaces alone have none, and their spaces."""
+        if isinstance(env, Spaces):
+            return [], env
+        pools = open_envs(env, self.config, self.devices.global_rank)
+        wanted, found = self.config.num_envs, sum(pool.num_envs for pool in pools)
+        if found != wanted:
+            raise ValueError(f"num_envs={wanted}, but {found} environments were given")
+        return pools, Spaces(pools[0].single_observation_space, pools[0].single_action_space)
 
     def _make_networks(self) -> None:
         """Sets `policy` and whatever else learns."""
@@ -154,8 +160,25 @@ class BaseAgent:
         self.result = AgentTrainer().fit(agent)
         return self
 
-    def settle(self) -> dict[str, float]:
-        """Returns no metrics: nothing is under way, because `update` learns at once."""
+    def make_buffer(self) -> Any:
+        """Allocates the storage that `act` and `update` work on, and builds both for its shapes."""
+        buffer = self.make_acting()
+        self.make_learning(buffer)
+        return buffer
+
+    def make_acting(self) -> Any:
+        """Allocates the buffer that `act` fills, and builds `act` for its shapes.
+
+        Without `make_learning` after it, the agent acts on what others learn.
+        """
+        raise NotImplementedError
+
+    def make_learning(self, buffer: Any) -> None:
+        """Allocates and builds what `update` needs besides, to learn from such a buffer."""
+        raise NotImplementedError
+
+    def finish_pending(self) -> dict[str, float]:
+        """Returns no metrics: nothing is pending, because `update` learns at once."""
         return {}
 
     def save(self, path: str | Path) -> None:
@@ -195,11 +218,6 @@ class BaseAgent:
         saved = learner.get("config") if isinstance(learner, dict) else None
         if not isinstance(saved, dict):
             raise ValueError(f"{path} holds no agent of {cls.algo} with its config")
-        if "devices" not in settings:  # however many ranks trained it, one is enough to play
-            alone = {"devices": 1, "num_nodes": 1, "strategy": "auto", "share_data": False}
-            together = {"decoupled": False, "num_players": 1, "num_trainers": 1}
-            alone |= together | {"overlap": False, "player_on_gpu": False}
-            settings = {name: x for name, x in alone.items() if name in saved} | settings
         try:
             config = cls.config_class.from_dict(saved)
         except (TypeError, ValueError) as error:
@@ -209,8 +227,10 @@ class BaseAgent:
                 f"{path} was trained on {config.env_id}, which is no id to make environments from; "
                 "name one, or module:callable, by env= of load or --env-id of evaluate and export"
             )
+        # However many processes trained it, one is enough to play.
+        change = config.replace if "devices" in settings else config.for_one_process
         make: Any = cls
-        agent = make(env or config.env_id, config.replace(**settings))
+        agent = make(env or config.env_id, change(**settings))
         try:
             agent.load_state_dict(learner)
         except ValueError as error:
@@ -229,7 +249,7 @@ class BaseAgent:
     def run(cls, command: Command) -> int:
         """Trains as the command line says, maybe as one part of it; returns the exit status."""
         if command.config.decoupled:
-            return run_part(cls, command)
+            return run_decoupled(cls, command)
         if command.resume and not is_known_id(command.config.env_id):
             raise ValueError(
                 f"{command.resume} played {command.config.env_id}, environments that were handed "

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from fastrl.agents.base import BaseAgent
 from fastrl.buffers.replay import ReplayBuffer, StepsBuffer, Transitions
 from fastrl.config.sac import SACConfig
-from fastrl.decoupled.replay import ReplayPlaying, ReplayTraining
+from fastrl.decoupled.channels import ReplayChannel
 from fastrl.engine.optimizer import FlatParameters
 from fastrl.models.critics import SquashedGaussianActor
 from fastrl.runs.timer import StageTimer
@@ -31,7 +31,8 @@ class OffPolicyAgent(BaseAgent):
     config_class: ClassVar[type[SACConfig]]
     config: SACConfig
     policy: SquashedGaussianActor
-    sides = ReplayPlaying, ReplayTraining
+    channel = ReplayChannel
+    """What players and trainers in processes of their own send each other."""
     rank_state = ("noise_generator", "noise_device", "replay")
 
     def __init__(self, env: Any, config: SACConfig | None = None, **settings: Any) -> None:
@@ -44,7 +45,8 @@ class OffPolicyAgent(BaseAgent):
         self.num_gradient_steps = 0
         self._replay_ratio = Fraction(self.config.replay_ratio).limit_denominator(1_000_000)
         self.replay: ReplayBuffer | None = None
-        self._saved_replay: dict[str, Any] | None = None
+        self.saved_replay: dict[str, Any] | None = None
+        """What `load_state_dict` found for a replay buffer that is not there yet."""
 
     def trained(self) -> Sequence[tuple[FlatParameters, nn.Module]]:
         """Returns the networks, each with the vector that its parameters are part of."""
@@ -64,8 +66,8 @@ class OffPolicyAgent(BaseAgent):
 
     # Acting
 
-    def make_buffer(self) -> StepsBuffer:
-        """Allocates step and replay buffer, and has the engine build acting and gradient steps."""
+    def make_acting(self) -> StepsBuffer:
+        """Allocates the buffer of the latest steps, and has the engine build acting."""
         config, num_actions = self.config, self.policy.num_actions
         # The critics' products are one batch.
         num_rows = config.per_rank_batch_size * config.num_critics
@@ -86,11 +88,10 @@ class OffPolicyAgent(BaseAgent):
             for columns in self.columns_of_pools()
         ]
         self._act = [self.engine.act(self.draw_actions, pool) for pool in self._rows]
-        self._make_learning()
         return steps
 
-    def _make_learning(self) -> None:
-        """Allocates the replay buffer and builds the gradient step."""
+    def make_learning(self, buffer: StepsBuffer) -> None:
+        """Allocates the replay buffer, and has the engine build the gradient steps."""
         config = self.config
         if self.replay is None:
             self.replay = ReplayBuffer(
@@ -103,9 +104,9 @@ class OffPolicyAgent(BaseAgent):
                 config.num_return_steps,
                 self.device,
             )
-        if self._saved_replay is not None:
-            self.replay.load_state_dict(self._saved_replay)
-            self._saved_replay = None
+        if self.saved_replay is not None:
+            self.replay.load_state_dict(self.saved_replay)
+            self.saved_replay = None
         self.build(self.replay.minibatch)
 
     @property
@@ -223,7 +224,7 @@ class OffPolicyAgent(BaseAgent):
             if state["noise_device"] == self.device.type:  # another's state means nothing here
                 self.noise_generator.set_state(state["noise_generator"])
             if self.replay is None:
-                self._saved_replay = state["replay"]
+                self.saved_replay = state["replay"]
             elif state["replay"] is not None:
                 self.replay.load_state_dict(state["replay"])
         except (KeyError, RuntimeError, TypeError) as error:

@@ -20,7 +20,7 @@ from fastrl.agents.base import BaseAgent
 from fastrl.buffers.dealing import Dealer, SharedRows
 from fastrl.buffers.rollout import RolloutBuffer
 from fastrl.config.on_policy import OnPolicyConfig
-from fastrl.decoupled.rollout import RolloutPlaying, RolloutTraining
+from fastrl.decoupled.channels import RolloutChannel
 from fastrl.engine.optimizer import FlatOptimizer
 from fastrl.models.actor_critic import ActorCritic
 from fastrl.models.normalization import RewardScale
@@ -36,12 +36,9 @@ class OnPolicyAgent(BaseAgent):
     policy: Any
     optimizer: FlatOptimizer
     dealer: Dealer
-    sides = RolloutPlaying, RolloutTraining
 
-    rows_are_evaluated = False
-    """Whether rows come with values and advantages, from players in other processes."""
-    has_all_rows = False
-    """Whether the rollout holds the rows of all ranks, not of this one alone."""
+    channel = RolloutChannel
+    """What players and trainers in processes of their own send each other."""
 
     def __init__(self, env: Any, config: OnPolicyConfig | None = None, **settings: Any) -> None:
         """Makes environments, networks and optimiser; arguments as of `BaseAgent`."""
@@ -53,6 +50,16 @@ class OnPolicyAgent(BaseAgent):
         self.ent_coef = torch.tensor(self.config.ent_coef, device=self.device)
         self.optimizer = self.make_optimizer()
         self.devices.broadcast(self.optimizer.flat)
+
+    @property
+    def rows_are_evaluated(self) -> bool:
+        """Whether rows come with values and advantages, from players in other processes."""
+        return not self.devices.is_player
+
+    @property
+    def has_all_rows(self) -> bool:
+        """Whether the rollout holds the rows of all ranks that learn, not of this one alone."""
+        return self.config.decoupled and self.config.trainers_get_all_rows
 
     def _make_networks(self) -> None:
         self.policy = self.make_policy().to(self.device)
@@ -84,8 +91,8 @@ class OnPolicyAgent(BaseAgent):
 
     # Acting
 
-    def make_buffer(self) -> RolloutBuffer:
-        """Allocates the rollout and has the engine build what acts on it and learns from it."""
+    def make_acting(self) -> RolloutBuffer:
+        """Allocates the rollout and has the engine build what acts on it and evaluates its rows."""
         config = self.config
         batch_size = config.per_rank_batch_size or config.num_steps * config.num_envs
         self.engine.prepare(self.trained, batch_size, self.widest_layer())
@@ -101,8 +108,11 @@ class OnPolicyAgent(BaseAgent):
             self._value_rows = self.engine.over_rows(self.value_rows, rows[:1], (values,))
         caused = rollout.rewards, rollout.terminated, rollout.truncated
         self._advantages = self.engine.build(partial(self.fill_advantages, rollout), caused)
-        self.build(rollout)
         return rollout
+
+    def make_learning(self, buffer: RolloutBuffer) -> None:
+        """Has the engine build what learns from a rollout."""
+        self.build(buffer)
 
     def trained(self) -> list[tuple[FlatOptimizer, nn.Module]]:
         """Returns the networks, each with the vector that its parameters are part of."""

@@ -49,6 +49,11 @@ class StepsBuffer(RolloutBuffer):
         super().start(obs, first_env)
         self.is_restarted.fill_(True)
 
+    def carry_over(self) -> None:
+        """Makes the row after the last one the first row of the next steps."""
+        super().carry_over()
+        self.is_restarted.fill_(False)
+
 
 def columns_of(states: list[dict[str, Tensor]], columns: slice) -> dict[str, Tensor]:
     """Returns what some environments stored, out of the states of rings that lie side by side.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any, Self
 
 from fastrl.config.run import RunConfig, at_least
 
@@ -61,6 +62,51 @@ class DecoupledConfig(RunConfig):
     def trainers_get_all_rows(self) -> bool:
         """Decoupled: whether each trainer gets the rows of all environments, or those of some."""
         return False
+
+    def columns_of_trainers(self) -> list[slice]:
+        """Decoupled: returns which columns of all players' rollouts, side by side, trainers get.
+
+        With `trainers_get_all_rows` each gets all of them; else they are shared out, to each as
+        many as to the others or one more.
+        """
+        num_columns, num_trainers = self.num_players * self.num_envs, self.num_trainers
+        if self.trainers_get_all_rows:
+            return [slice(0, num_columns)] * num_trainers
+        ends = [num_columns * (index + 1) // num_trainers for index in range(num_trainers)]
+        return [slice(start, end) for start, end in zip([0, *ends], ends, strict=False)]
+
+    def share_of_trainer(self, index: int) -> Self:
+        """Decoupled: returns the settings of one trainer's agent.
+
+        They are those of a run with one player that has just the environments whose rows this
+        trainer gets, and with no trainer that gets other rows. It has as many updates.
+        """
+        columns = self.columns_of_trainers()[index]
+        num_envs, num_columns = columns.stop - columns.start, self.num_players * self.num_envs
+        num_trainers = self.num_trainers if self.trainers_get_all_rows else 1
+        return self.replace(
+            num_envs=num_envs,
+            num_pools=1,
+            num_players=1,
+            num_trainers=num_trainers,
+            devices=1 + num_trainers,
+            num_nodes=1,
+            total_timesteps=self.total_timesteps * num_envs // num_columns,
+        )
+
+    def for_one_process(self, **changes: Any) -> Self:
+        """Returns the settings for one process, however many shared the run, with some changed.
+
+        Of a decoupled run it has the environments of all players: a minibatch may need their rows.
+        """
+        alone: dict[str, Any] = {"devices": 1, "num_nodes": 1, "strategy": "auto"}
+        if hasattr(self, "share_data"):
+            alone["share_data"] = False
+        if self.decoupled:
+            alone |= {"decoupled": False, "num_players": 1, "num_trainers": 1}
+            alone |= {"overlap": False, "player_on_gpu": False}
+            alone["num_envs"] = self.num_players * self.num_envs
+        return self.replace(**{**alone, **changes})
 
     def global_sizes(self) -> str:
         """Spells what the sizes of one process come to over all."""

@@ -41,7 +41,9 @@ class PPOConfig(OnPolicyConfig):
         if self.share_data and self.decoupled and self.num_trainers == 1:
             raise ValueError("share_data has no effect with one trainer")
         if self.decoupled and self.recompute_advantages:
-            raise ValueError("recompute_advantages is not offered with decoupled: players judge")
+            raise ValueError(
+                "recompute_advantages is not offered with decoupled: players compute them"
+            )
         if not self.adam_eps > 0:
             raise ValueError(f"adam_eps must be above 0, not {self.adam_eps}")
         if not self.clip_coef > 0:

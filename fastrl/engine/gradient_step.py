@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from fastrl.engine.optimizer import FlatOptimizer
+from fastrl.processes.pulse import PULSE
 from fastrl.processes.ranks import Ranks
 
 Loss = Callable[[Any], tuple[Tensor, tuple[Tensor, ...]]]
@@ -102,11 +103,13 @@ class GradientStep:
 
     def __call__(self, batch: Any) -> None:
         """Takes one step on a minibatch, a NamedTuple of tensors."""
+        PULSE.count += 1  # a long update does not hang
         self._run(*batch)
         self.num_steps += 1
 
     def accumulate(self, batch: Any) -> None:
         """Adds a piece of a minibatch to the gradient of the next step."""
+        PULSE.count += 1
         self._add(*batch)
 
     def finish(self) -> None:

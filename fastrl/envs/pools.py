@@ -11,7 +11,7 @@ import torch
 from fastrl.config.run import RunConfig
 from fastrl.envs.envpool_env import default_num_threads, family_of
 from fastrl.envs.make import base_seed, make_env, wrap_vector_env
-from fastrl.envs.vector import VectorEnv
+from fastrl.envs.vector import Spaces, VectorEnv
 from fastrl.processes.machine import available_cores
 
 _FEWEST_ENVS_TO_HALVE = 32  # a step of fewer is over before the policy has acted on the other half
@@ -79,6 +79,14 @@ def open_envs(
             pools[0].close()
             return open_envs(env, config.replace(num_pools=1), rank, restart)
     return TaskPools(pools, partial(open_envs, env, config, rank))
+
+
+def spaces_of(config: RunConfig) -> Spaces:
+    """Returns the spaces of a run's environments; to ask, it opens one and closes it again."""
+    seed = base_seed(config.seed, "train", 0)
+    env = make_env(config.env_id, 1, seed=seed, backend=config.backend, **config.env_settings)
+    env.close()
+    return Spaces(env.single_observation_space, env.single_action_space)
 
 
 def _default_num_pools(env_id: str, config: RunConfig) -> int:

@@ -16,6 +16,15 @@ class EnvError(ValueError):
     """An environment raised, or returned what no environment may; the message names it."""
 
 
+class Spaces(NamedTuple):
+    """What an agent has to know of its environments if it learns but does not play."""
+
+    observation: Any
+    """As `VectorEnv.single_observation_space`."""
+    action: Space
+    """As `VectorEnv.single_action_space`."""
+
+
 class TimeStep(NamedTuple):
     """One step of all envs. The arrays are C-contiguous; no env writes to them again."""
 

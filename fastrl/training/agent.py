@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, ClassVar, Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 from torch import Tensor
@@ -24,7 +24,11 @@ class Agent(Protocol):
     envs: list[VectorEnv]
     devices: Devices
     engine: Engine
-    rank_state: ClassVar[tuple[str, ...]]  # names in `state_dict` of what each rank has for itself
+
+    @property
+    def rank_state(self) -> tuple[str, ...]:
+        """Names in `state_dict` of what each rank has for itself."""
+        ...
 
     @property
     def num_updates(self) -> int:
@@ -53,8 +57,8 @@ class Agent(Protocol):
         """
         ...
 
-    def settle(self) -> dict[str, float]:
-        """Has learned from all it was given, once this returns; returns metrics that came late."""
+    def finish_pending(self) -> dict[str, float]:
+        """Blocks until all submitted rollouts are learned from; returns metrics that came late."""
         ...
 
     def predict(self, obs: Any, deterministic: bool = True) -> np.ndarray:

@@ -273,7 +273,7 @@ class _Run:
 
     def _gather_ranks(self) -> None:
         """Brings what the ranks have for themselves to rank 0, which saves it with its own."""
-        self._check_finite(self.agent.settle())
+        self._check_finite(self.agent.finish_pending())
         if not self.devices.is_alone and self.ranks_at != self.counters.updates:
             self.ranks = self.devices.gather_states(rank_state(self.agent, self.buffer))
             self.ranks_at = self.counters.updates
