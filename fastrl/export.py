@@ -67,9 +67,8 @@ def export_policy(policy: nn.Module, example: Tensor, path: Path, form: str) -> 
     try:
         writing.touch()  # torch would give no OSError if it cannot be written
         with torch.no_grad(), warnings.catch_warnings():
-            warnings.simplefilter(
-                "ignore"
-            )  # upstream's deprecations: the check below is what counts
+            # Upstream's deprecations; the check below is what counts.
+            warnings.simplefilter("ignore")
             read = write(policy, example, writing)
             wanted, got = policy(example), read(example)
         share = _share_of_equal_actions(wanted, got)
@@ -184,10 +183,12 @@ def _run(arguments: argparse.Namespace) -> int:
     path = arguments.out or saved.folder / f"policy{SUFFIXES[arguments.format]}"
     import torch
 
+    from fastrl.training.agent import HasMemory
+
     target = path.absolute()  # now: an environment may change folders
     agent: Any = load_agent(saved, arguments.env_id)
     try:
-        if hasattr(agent, "new_state"):
+        if isinstance(agent, HasMemory):
             raise ValueError(
                 f"{saved.algo} acts by what it saw before, and an exported file maps observations "
                 "alone to actions; load it with fastrl and give predict a state"

@@ -87,16 +87,6 @@ def thread_ids() -> frozenset[int]:
         return frozenset()
 
 
-def cpu_vendor() -> str:
-    """Return the processor's maker as Linux spells it ("GenuineIntel", ...), or ""."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:
-        return ""
-    names = (line.partition(":")[2].strip() for line in lines if line.startswith("vendor_id"))
-    return next(names, "")
-
-
 def let_others_first(threads: Iterable[int]) -> None:
     """Make threads of this process, by the kernel's ids, give way to all others at once.
 

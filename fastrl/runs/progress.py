@@ -15,7 +15,7 @@ _SECONDS_BETWEEN_LINES = 30.0  # in a file
 
 
 class Progress:
-    """One live line on stderr: bar, steps, steps/s, mean return, time left and a note.
+    """One live line on stderr: bar, steps, steps/s, mean return and time left.
 
     Use it in a `with`: it shows the line on entry and gives the terminal back on exit, also after
     an exception. Meanwhile what anybody prints appears above the line. Where stderr is not a
@@ -35,13 +35,13 @@ class Progress:
         self._initial = initial
         self._line: RichProgress | None = None
         self._next_at = math.inf  # of the clock, when to show something new
-        self._unshown: tuple[int, float, float | None, str] | None = None
+        self._unshown: tuple[int, float, float | None] | None = None
 
     def __enter__(self) -> "Progress":
         self._next_at = perf_counter() + (0 if self.enabled else _SECONDS_BETWEEN_LINES)
         if self.enabled:
             self._line = _rich_line()
-            self._line.add_task("", total=self._total, completed=self._initial, status="", note="")
+            self._line.add_task("", total=self._total, completed=self._initial, status="")
             self._line.start()
         return self
 
@@ -58,11 +58,7 @@ class Progress:
             self._line = None
 
     def update(
-        self,
-        env_steps: int,
-        steps_per_second: float,
-        mean_return: float | None = None,
-        note: str = "",
+        self, env_steps: int, steps_per_second: float, mean_return: float | None = None
     ) -> None:
         """Sets what the line says. It may be called very often: most of it waits to be shown.
 
@@ -70,9 +66,8 @@ class Progress:
             env_steps: Environment steps so far.
             steps_per_second: Environment steps per second.
             mean_return: Mean return of the episodes that finished lately; None or NaN if none did.
-            note: What is going on, such as "compiling the update".
         """
-        self._unshown = env_steps, steps_per_second, mean_return, note
+        self._unshown = env_steps, steps_per_second, mean_return
         if perf_counter() < self._next_at:
             return
         self._show()
@@ -82,13 +77,12 @@ class Progress:
     def _show(self) -> None:
         if self._unshown is None:
             return
-        (env_steps, steps_per_second, mean_return, note), self._unshown = self._unshown, None
+        (env_steps, steps_per_second, mean_return), self._unshown = self._unshown, None
         status = _status(env_steps, self._total, steps_per_second, mean_return)
         if self._line is None:
-            self.print(f"{status}  {note}" if note else status)
+            self.print(status)
         else:
-            task = self._line.task_ids[0]
-            self._line.update(task, completed=env_steps, status=status, note=note)
+            self._line.update(self._line.task_ids[0], completed=env_steps, status=status)
 
     def print(self, text: str) -> None:
         """Prints a plain line to stdout, above the live line if there is one."""
@@ -105,7 +99,6 @@ def _rich_line() -> "RichProgress":
     return RichProgress(
         BarColumn(bar_width=20),
         TextColumn("{task.fields[status]}", markup=False),
-        TextColumn("{task.fields[note]}", style="dim", markup=False),
         console=Console(stderr=True),
         refresh_per_second=_REFRESHES_PER_SECOND,
         # A stdout that goes to a file must keep going there.

@@ -54,12 +54,6 @@ class StageTimer:
         """Seconds of each stage since the last reset, in the order of first use."""
         return {name: stage.seconds for name, stage in self._stages.items()}
 
-    def fractions(self) -> dict[str, float]:
-        """Each stage's share of the sum of all stages; all 0 if nothing was measured."""
-        seconds = self.seconds
-        total = sum(seconds.values())
-        return {name: value / total if total > 0 else 0.0 for name, value in seconds.items()}
-
     def reset(self) -> None:
         """Sets all stages to 0 and keeps their names, and lets a running stage go on from now."""
         now = time.perf_counter()
