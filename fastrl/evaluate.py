@@ -75,7 +75,7 @@ def _run(arguments: argparse.Namespace) -> int:
                 flush=True,
             )
         if arguments.video:
-            paths = record(agent, videos, f"evaluate_{saved.checkpoint.stem}", seed, bool)
+            paths = record(agent, videos, f"evaluate_{saved.checkpoint.stem}", seed)
             facts["videos"] = [str(saved.videos / path.name) for path in paths]
             if not arguments.json:
                 print("\n".join(f"video: {path}" for path in facts["videos"]))

@@ -1,15 +1,9 @@
-"""Videos of an episode: an mp4 that browsers play and a small GIF; can a task be drawn here?
+"""Videos of an episode: an mp4 that browsers play, and a small GIF.
 
 Imports no torch. The packages that write videos are optional: the extra "video".
 """
 
-import ctypes
-import functools
 import math
-import os
-import subprocess
-import sys
-import tempfile
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -21,7 +15,6 @@ from fastrl.runs.folder import replaced_file
 GIF_WIDTH = 320  # pixels, at most
 GIF_FRAMES_PER_SECOND = 15  # at most
 _GIF_COLORS = 128
-_PROBE_SECONDS = 120
 
 
 def write_video(frames: Iterable[np.ndarray], stem: Path, frames_per_second: float) -> list[Path]:
@@ -57,65 +50,6 @@ def write_video(frames: Iterable[np.ndarray], stem: Path, frames_per_second: flo
             loop=0,
         )
     return [mp4, gif]
-
-
-def check_rendering(env_id: str) -> None:
-    """Refuses an EnvPool task that cannot be drawn here, at the price of a child process per task.
-
-    MuJoCo ends the whole process where it finds no OpenGL, and no `except` would see it.
-
-    Raises:
-        ValueError: the task cannot be drawn.
-    """
-    if reason := _why_not_rendered(env_id):
-        raise ValueError(
-            f"{env_id} cannot be drawn on this machine: {reason}. MuJoCo tasks need EGL "
-            "(on Debian and Ubuntu: apt-get install libegl1 libgl1-mesa-dri)"
-        )
-
-
-def expose_opengl() -> None:
-    """Lets MuJoCo's loader see the OpenGL that EnvPool brings; to be called once a pool is made.
-
-    EnvPool's wheel loads its own EGL for itself alone, where MuJoCo, which looks among the
-    process's global symbols, does not find it. A system's EGL in its place would be a second one.
-    """
-    try:
-        with open("/proc/self/maps", encoding="utf-8") as file:
-            paths = {line.split(maxsplit=5)[-1].strip() for line in file if "/libEGL-" in line}
-    except OSError:
-        return
-    for path in paths:
-        ctypes.CDLL(path, mode=ctypes.RTLD_GLOBAL)
-
-
-@functools.cache
-def _why_not_rendered(env_id: str) -> str:
-    """Returns what the renderer said when it failed in a child process; "" if it drew a frame."""
-    code = (
-        "import envpool; from fastrl.runs.video import expose_opengl; "
-        f"pool = envpool.make_gymnasium({env_id!r}, num_envs=1, render_mode='rgb_array'); "
-        "pool.reset(); expose_opengl(); pool.render(0)"
-    )
-    paths = os.pathsep.join(os.path.abspath(path) for path in sys.path)
-    with tempfile.TemporaryDirectory() as folder:  # MuJoCo leaves a log file where it dies
-        try:
-            child = subprocess.run(
-                [sys.executable, "-c", code],
-                cwd=folder,
-                env={**os.environ, "PYTHONPATH": paths},
-                stdin=subprocess.DEVNULL,
-                capture_output=True,
-                text=True,
-                errors="replace",
-                timeout=_PROBE_SECONDS,
-            )
-        except subprocess.TimeoutExpired:
-            return f"no frame came in {_PROBE_SECONDS} s"
-    if child.returncode == 0:
-        return ""
-    lines = [line.strip() for line in (child.stdout + child.stderr).splitlines() if line.strip()]
-    return lines[-1] if lines else f"the renderer ended its process with {child.returncode}"
 
 
 def check_packages() -> None:

@@ -21,7 +21,7 @@ from fastrl.processes.pulse import PULSE
 if TYPE_CHECKING:  # torch waits until the arguments are known to be right
     from fastrl.training.agent import Agent
 
-Asks = Callable[[], bool]  # `bool` is one that always says no
+StopQuery = Callable[[], bool]  # whether to stop early
 
 MAX_ENVS = 128  # environments that play a test side by side, at most
 
@@ -68,7 +68,7 @@ def evaluate(
     *,
     begin: Callable[[np.ndarray], None] = lambda begins: None,
     max_episode_steps: int = 100_000,
-    should_stop: Asks = bool,
+    should_stop: StopQuery = lambda: False,
 ) -> Evaluation:
     """Plays episodes dealt out beforehand, as evenly as can be: env i plays its first k_i.
 
@@ -124,7 +124,7 @@ def evaluate_agent(
     agent: Agent,
     num_episodes: int,
     env_steps: int,
-    should_stop: Asks = bool,
+    should_stop: StopQuery = lambda: False,
 ) -> Evaluation | None:
     """Tests an agent greedily in fresh environments of the task it plays.
 
@@ -188,7 +188,9 @@ def fresh_env(
     return env
 
 
-def play(agent: Agent, env: VectorEnv, num_episodes: int, should_stop: Asks = bool) -> Evaluation:
+def play(
+    agent: Agent, env: VectorEnv, num_episodes: int, should_stop: StopQuery = lambda: False
+) -> Evaluation:
     """Plays greedily in `env` and closes it."""
     from fastrl.engine.threads import num_threads
 
