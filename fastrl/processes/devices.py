@@ -243,6 +243,11 @@ def _launch(fabric: Fabric) -> None:
         fabric.launch()
 
 
+def uses_gpu(accelerator: str) -> bool:
+    """Returns whether a run with this `accelerator` setting uses a GPU of this machine."""
+    return accelerator != "cpu" and torch.cuda.is_available()
+
+
 def _device(accelerator: str, num_devices: int) -> torch.device:
     """Returns what to train on, of which this machine has enough."""
     available = ["cpu"]

@@ -19,9 +19,9 @@ from fastrl.runs.checkpoint import Checkpoints
 from fastrl.runs.logger import Logger, machine_facts, versions, write_summary
 from fastrl.runs.progress import Progress
 from fastrl.training.agent import Agent
+from fastrl.training.counters import Counters
 from fastrl.training.film import record_agent
 from fastrl.training.greedy import Evaluation, can_be_tested, evaluate_agent
-from fastrl.training.resuming import Counters
 
 State = dict[str, Any]
 _runs_of_this_process = itertools.count()

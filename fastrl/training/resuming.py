@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import math
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -16,56 +14,7 @@ from fastrl.envs.vector import HasState, VectorEnv
 from fastrl.processes.devices import Devices
 from fastrl.runs.logger import SUMMARY_NAME
 from fastrl.training.agent import Agent
-
-TARGET_EPISODES = 100  # training episodes that a mean return is taken over
-
-
-@dataclass
-class Counters:
-    """How far a run is; saved and restored whole."""
-
-    updates: int = 0
-    env_steps: int = 0
-    valid_env_steps: int = 0
-    episodes: int = 0
-    restarts: int = 0
-    loop_seconds: float = 0.0
-    wall_seconds: float = 0.0
-    stage_seconds: dict[str, float] = field(default_factory=dict)
-    best_return: float = -math.inf
-    last_eval: int = 0
-    last_checkpoint: int = 0
-    recent_returns: list[float] = field(default_factory=list)
-    recent_lengths: list[int] = field(default_factory=list)
-    unlogged: list[float] = field(default_factory=lambda: [0.0, 0.0, 0.0])
-    """Number, returns and lengths of the episodes since the last row of metrics, summed."""
-
-    def take_episodes(self, returns: list[float], lengths: list[float]) -> None:
-        """Takes in episodes of all ranks, oldest first; the latest are kept."""
-        self.recent_returns = (self.recent_returns + returns)[-TARGET_EPISODES:]
-        self.recent_lengths = (self.recent_lengths + list(map(int, lengths)))[-TARGET_EPISODES:]
-
-    def take_unlogged(self) -> dict[str, float]:
-        """Returns the metrics of the episodes since the last call."""
-        (count, returns, lengths), self.unlogged = self.unlogged, [0.0, 0.0, 0.0]
-        metrics = {}
-        if count:
-            metrics["Rewards/rew_avg"] = returns / count
-            metrics["Game/ep_len_avg"] = lengths / count
-        if self.recent_returns:
-            metrics["Rewards/rew_avg_100"] = self.mean_return
-        return metrics
-
-    @property
-    def mean_return(self) -> float:
-        """Mean return of the latest training episodes; NaN before the first has ended."""
-        returns = self.recent_returns
-        return sum(returns) / len(returns) if returns else math.nan
-
-    @property
-    def steps_per_second(self) -> float:
-        """Steps over the seconds of the loop, all parts of a resumed run together."""
-        return self.env_steps / max(self.loop_seconds, 1e-9)
+from fastrl.training.counters import Counters
 
 
 def run_state(agent: Agent, buffer: RolloutBuffer, counters: Counters) -> dict[str, Any]:
@@ -82,15 +31,15 @@ def run_state(agent: Agent, buffer: RolloutBuffer, counters: Counters) -> dict[s
         "counters": dict(vars(counters)),
         "num_ranks": agent.devices.world_size,
     }
-    return state | _rank_state(agent, buffer, learner) | {"agent": learner}
+    return state | _state_of_rank(agent, buffer, learner) | {"agent": learner}
 
 
-def rank_state(agent: Agent, buffer: RolloutBuffer) -> dict[str, Any]:
-    """Returns the part of the state that each rank has for itself."""
-    return _rank_state(agent, buffer, agent.state_dict())
+def state_of_rank(agent: Agent, buffer: RolloutBuffer) -> dict[str, Any]:
+    """Returns the part of the state that differs between ranks."""
+    return _state_of_rank(agent, buffer, agent.state_dict())
 
 
-def _rank_state(agent: Agent, buffer: RolloutBuffer, learner: dict[str, Any]) -> dict[str, Any]:
+def _state_of_rank(agent: Agent, buffer: RolloutBuffer, learner: dict[str, Any]) -> dict[str, Any]:
     state: dict[str, Any] = {
         "agent": {name: learner[name] for name in agent.rank_state if name in learner},
         "torch_random": torch.get_rng_state(),

@@ -15,13 +15,12 @@ from time import perf_counter
 from typing import Any
 
 import gymnasium
-import numpy as np
 import torch
 
-from fastrl.buffers.rollout import Episodes, RolloutBuffer
+from fastrl.buffers.rollout import RolloutBuffer
 from fastrl.config.run import RunConfig
 from fastrl.engine.threads import rare_collections
-from fastrl.envs.pools import TaskPools, open_envs
+from fastrl.envs.pools import open_envs, reopened
 from fastrl.envs.vector import VectorEnv
 from fastrl.processes.pulse import PULSE
 from fastrl.processes.signals import StopSignals
@@ -29,18 +28,17 @@ from fastrl.runs.checkpoint import Checkpoints, load_checkpoint
 from fastrl.runs.folder import create_run_folder, expanded, open_run_folder, owned, write_config
 from fastrl.runs.timer import StageTimer
 from fastrl.training.agent import Agent
+from fastrl.training.counters import TARGET_EPISODES, Counters, IterationCounts
 from fastrl.training.player import Player
 from fastrl.training.records import Records, TrainResult
 from fastrl.training.resuming import (
-    TARGET_EPISODES,
-    Counters,
     check_unfinished,
     is_whole,
-    rank_state,
     restore_envs,
     restored_counters,
     run_state,
     share_of_rank,
+    state_of_rank,
 )
 
 # What a trainer's own config says about a run. The rest is the agent's, which is built already.
@@ -108,8 +106,8 @@ class AgentTrainer:
                 counters = restored_counters(restored)
                 check_unfinished(agent, folder, counters)
                 counters.restarts += 1
-                if "envs" not in restored and isinstance(agent.envs, TaskPools):
-                    agent.envs = agent.envs.reopened(counters.restarts)
+                if "envs" not in restored:
+                    agent.envs = reopened(agent.envs, counters.restarts)
             buffer = agent.make_buffer()
             if agent.devices.is_global_zero:
                 print(agent.engine.describe(), flush=True)
@@ -199,7 +197,10 @@ class _Run:
         self.buffer.carry_over()
         counters.updates += 1
         counters.env_steps += self.steps_per_update
-        self._count(episodes, num_valid)
+        own = IterationCounts.of_rank(self.signals.number, num_valid, episodes)
+        counts = IterationCounts.unpack(self.devices.gather(own.pack()))
+        self.agreed_signal = counts.signal
+        counters.add(counts)
         if not metrics:
             return {}
         self._check_finite(metrics)
@@ -212,27 +213,6 @@ class _Run:
             total[stage] = total.get(stage, 0.0) + value
         self.timer.reset()
         return {f"Time/{stage}_seconds": value for stage, value in seconds.items()}
-
-    def _count(self, episodes: Episodes, num_valid: int) -> None:
-        """Takes in the episodes and the signals of all ranks."""
-        counters, count = self.counters, len(episodes.returns)
-        sums = [episodes.returns.sum(), episodes.lengths.sum()]
-        own = np.zeros(5 + 2 * TARGET_EPISODES)
-        own[:5] = self.signals.number, num_valid, count, *sums
-        recent = own[5:].reshape(2, TARGET_EPISODES)
-        kept = min(count, TARGET_EPISODES)
-        recent[:, TARGET_EPISODES - kept :] = [x[count - kept :] for x in episodes]
-        ranks = self.devices.gather(own)
-        numbers, valid, counts, returns, lengths = ranks[:, :5].T
-        self.agreed_signal = int(numbers.max())
-        counters.valid_env_steps += int(valid.sum())
-        counters.episodes += int(counts.sum())
-        is_there = np.arange(TARGET_EPISODES) >= TARGET_EPISODES - counts[:, None]
-        # The latest of each rank come last, whichever rank has most of them.
-        columns = ranks[:, 5:].reshape(-1, 2, TARGET_EPISODES).transpose(1, 2, 0)
-        counters.take_episodes(*columns[:, is_there.T].tolist())
-        sums = (counts.sum(), returns.sum(), lengths.sum())
-        counters.unlogged = [x + float(y) for x, y in zip(counters.unlogged, sums, strict=True)]
 
     def _signal(self) -> int:
         """The signal that ends the run, or 0: the same on all ranks while they train."""
@@ -273,7 +253,7 @@ class _Run:
         """Brings what the ranks have for themselves to rank 0, which saves it with its own."""
         self._check_finite(self.agent.settle())
         if not self.devices.is_alone and self.ranks_at != self.counters.updates:
-            self.ranks = self.devices.gather_states(rank_state(self.agent, self.buffer))
+            self.ranks = self.devices.gather_states(state_of_rank(self.agent, self.buffer))
             self.ranks_at = self.counters.updates
 
     def _state(self, records: Records) -> dict[str, Any]:
