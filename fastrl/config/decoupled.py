@@ -58,7 +58,7 @@ class DecoupledConfig(RunConfig):
 
     @property
     def trainers_get_all_rows(self) -> bool:
-        """Decoupled: whether each trainer gets the rows of all environments, or only of some."""
+        """Decoupled: whether each trainer gets all rows, or those of some environments."""
         return False
 
     def global_sizes(self) -> str:

@@ -26,9 +26,9 @@ class PPOConfig(OnPolicyConfig):
     anneal_clip_coef: bool = False
     """Decay clip_coef linearly to zero over the run."""
     clip_vloss: bool = False
-    """Also clip the change of the value prediction by clip_coef; the larger of both losses counts."""
+    """Also clip the change of the value to clip_coef; the larger of the two losses counts."""
     target_kl: float | None = None
-    """Stop an update after an epoch whose mean KL divergence from the acting policy exceeds this."""
+    """Stop an update after an epoch whose mean KL from the acting policy exceeds this."""
 
     def __post_init__(self) -> None:
         """Checks ranges and sizes."""
@@ -50,12 +50,12 @@ class PPOConfig(OnPolicyConfig):
             raise ValueError(f"clip_coef must be above 0, not {self.clip_coef}")
         if self.target_kl is not None and not self.target_kl > 0:
             raise ValueError(
-                f"target_kl must be above 0, not {self.target_kl}; leave it unset for no early stopping"
+                f"target_kl must be above 0, not {self.target_kl}; leave it out for no early stopping"
             )
 
     @property
     def trainers_get_all_rows(self) -> bool:
-        """Decoupled: whether each trainer gets the rows of all environments, or only of some."""
+        """Decoupled: whether each trainer gets all rows, or those of some environments."""
         return self.share_data
 
     @property

@@ -1,6 +1,4 @@
-"""Which settings may change when a run is resumed: the number of ranks, and all that does not
-affect learning.
-"""
+"""Which settings may change when a run is resumed: those that do not affect learning."""
 
 from __future__ import annotations
 

@@ -45,7 +45,7 @@ class SACConfig(DecoupledConfig):
     tune_alpha: bool = True
     """Tune the temperature to keep the policy at the target entropy."""
     target_entropy: float | None = None
-    """Target entropy in nats, for actions scaled to [-1, 1]; default: minus the action dimensions."""
+    """Target entropy in nats, of actions scaled to [-1, 1]; default: minus their dimensions."""
     tau: float = 0.005
     """Weight of the critics in each update of the target critics (Polyak averaging)."""
     policy_frequency: int = 1

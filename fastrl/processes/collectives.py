@@ -1,7 +1,7 @@
-"""What ranks exchange: sums, gathered rows and states.
+"""Collectives and messages between ranks.
 
-The process group is Lightning Fabric's; on one machine, memory that the ranks share carries what is
-small. A rank that waits here says so to the watch.
+They use the process group of Lightning Fabric; on one machine, small tensors go through shared
+memory instead. While a rank waits here, its heartbeats say so.
 """
 
 from __future__ import annotations
@@ -22,13 +22,13 @@ from fastrl.processes.shared_memory import SharedMemory, share_memory
 _library = torch.library.Library("fastrl", "FRAGMENT")
 _library.define("sum_over_ranks(Tensor x) -> Tensor")
 _failures: list[BaseException] = []
-_group: Any = None  # of the ranks that do what this one does; None: of all
-_memory: SharedMemory | None = None  # of the group
+_group: Any = None  # the process group of this rank; None: of all ranks
+_memory: SharedMemory | None = None  # of the group; None: not available
 _has_tried_memory = False
 
 
 def use_group(ranks_of_groups: list[list[int]]) -> None:
-    """From here on ranks exchange within their group; each is in one."""
+    """Restricts the collectives to groups of ranks; each rank is in one group."""
     global _group, _memory, _has_tried_memory
     for ranks in ranks_of_groups:
         group = dist.new_group(ranks)
@@ -38,7 +38,7 @@ def use_group(ranks_of_groups: list[list[int]]) -> None:
 
 
 def have_failed() -> bool:
-    """Whether an exchange failed: then another rank is gone, and the watch will say which."""
+    """Whether a collective failed: then another rank is gone, and the heartbeats tell which."""
     return bool(_failures)
 
 
@@ -53,7 +53,7 @@ def _exchange() -> Iterator[None]:
 
 
 def _memory_for(x: Tensor) -> SharedMemory | None:
-    """Returns the memory by which to exchange such a tensor; None: the process group does it."""
+    """Returns the shared memory for such a tensor; None: use the process group."""
     global _memory, _has_tried_memory
     if not _has_tried_memory:
         _memory, _has_tried_memory = share_memory(_group), True
@@ -83,16 +83,16 @@ torch.library.register_fake("fastrl::sum_over_ranks", _same_shape, lib=_library)
 
 
 def sum_over_ranks(x: Tensor) -> Tensor:
-    """Returns the sum of `x` over all ranks, the same to the bit on each.
+    """Returns the sum of `x` over all ranks, bit-identical on each.
 
-    To the dispatcher it is one operation, so it may stand inside a step that `engine/compiling.py`
-    builds.
+    It is a single operation to the dispatcher, so it may be part of a step that
+    `engine/compiling.py` builds.
     """
     return torch.ops.fastrl.sum_over_ranks(x)
 
 
 def gather(x: Tensor) -> Tensor:
-    """Returns `x` `[*]` of all ranks as `[R, *]`; it must have one shape on all."""
+    """Returns `x` `[*]` of all ranks as `[R, *]`; its shape must be the same on all."""
     with _exchange():
         memory = _memory_for(x)
         if memory is not None:
@@ -104,28 +104,28 @@ def gather(x: Tensor) -> Tensor:
 
 
 def broadcast(x: Tensor) -> None:
-    """Overwrites `x` with that of the group's rank 0."""
+    """Overwrites `x` with that of rank 0 of the group."""
     with _exchange():
         dist.broadcast(x, group=_group, group_src=0)
 
 
-_MESSAGE_BYTES = 4096  # of plain values; what is shorter is padded
+_MESSAGE_BYTES = 4096  # for the plain values of a message, padded
 
 
 class Mail:
-    """Tensors to other processes and from them, in order; sending does not wait for the receiver.
+    """Ordered messages of tensors between processes; sending does not wait for the receiver.
 
-    Tensors travel as they lie in memory, and numbers and strings as JSON before them: all of one
-    call in one parcel, because each wakes the other process up. Both sides know the shapes. Parcels
-    are kept until `flush`: gloo never says by itself that it has sent one.
+    All tensors of a message travel as raw bytes in one parcel, after its numbers and strings as
+    JSON: every parcel wakes the receiver up, so there should be few. Both sides know the shapes.
+    Parcels are kept alive until `flush`, because gloo does not report when it has sent one.
     """
 
     def __init__(self) -> None:
-        """Starts with nothing under way."""
+        """Starts with no messages pending."""
         self._under_way: list[tuple[Any, Tensor]] = []
 
     def send(self, values: dict[str, Any], tensors: Sequence[Tensor], rank: int) -> None:
-        """Sends values by name and copies of tensors to a process, which is counted among all."""
+        """Sends values by name and copies of tensors to a process, given by its global rank."""
         text = json.dumps(values).encode().ljust(_MESSAGE_BYTES)
         assert len(text) == _MESSAGE_BYTES, f"a message of {len(text)} bytes"
         message = torch.frombuffer(bytearray(text), dtype=torch.uint8)
@@ -137,7 +137,7 @@ class Mail:
 
     @torch.no_grad()
     def receive(self, tensors: Sequence[Tensor], rank: int) -> dict[str, Any]:
-        """Waits for what `rank` sent, overwrites tensors with it, and returns the values."""
+        """Waits for a message, overwrites `tensors` with its tensors, and returns its values."""
         message = torch.empty(_MESSAGE_BYTES, dtype=torch.uint8)
         parcel, (text, *parts) = _pack([message, *tensors])
         with _exchange():
@@ -147,7 +147,7 @@ class Mail:
         return json.loads(text.numpy().tobytes())
 
     def send_state(self, state: dict[str, Any], rank: int) -> None:
-        """Sends nested dicts of tensors and plain values, for which nobody made room."""
+        """Sends nested dicts of tensors and plain values; the receiver need not know sizes."""
         parcel = _packed_state(state)
         self.send({"num_bytes": parcel.numel()}, [], rank)
         self.send({}, [parcel], rank)
@@ -159,7 +159,7 @@ class Mail:
         return _unpacked_state(parcel)
 
     def flush(self) -> None:
-        """Waits until all is sent."""
+        """Waits until all messages are sent."""
         with _exchange():
             for work, _ in self._under_way:
                 work.wait()
@@ -167,11 +167,13 @@ class Mail:
 
 
 def _pack(tensors: Sequence[Tensor]) -> tuple[Tensor, list[Tensor]]:
-    """Returns bytes that have room for all tensors, and a view on them in place of each."""
+    """Returns a buffer with room for all tensors, and for each tensor a view into the buffer."""
     starts, end = [], 0
     for x in tensors:
         starts.append(end)
-        end += -(-x.numel() * x.element_size() // 8) * 8  # every type may start at a multiple of 8
+        end += (
+            -(-x.numel() * x.element_size() // 8) * 8
+        )  # multiples of 8 are aligned for every dtype
     parcel = torch.empty(end, dtype=torch.uint8)
     return parcel, [
         parcel[start : start + x.numel() * x.element_size()].view(x.dtype).view(x.shape)
@@ -191,7 +193,7 @@ def _unpacked_state(parcel: Tensor) -> dict[str, Any]:
 
 
 def gather_states(state: dict[str, Any]) -> list[dict[str, Any]]:
-    """Returns on rank 0 what each rank gave, nested dicts of tensors and plain values; else []."""
+    """Returns the states of all ranks on rank 0, else []: nested dicts of tensors and values."""
     own = _packed_state(state)
     sizes = gather(torch.tensor(own.numel())).tolist()
     padded = torch.zeros(max(sizes), dtype=torch.uint8)
