@@ -50,7 +50,7 @@ class PPOConfig(OnPolicyConfig):
             raise ValueError(f"clip_coef must be above 0, not {self.clip_coef}")
         if self.target_kl is not None and not self.target_kl > 0:
             raise ValueError(
-                f"target_kl must be above 0, not {self.target_kl}; leave it out for no early stopping"
+                f"target_kl must be above 0, not {self.target_kl}; None switches early stopping off"
             )
 
     @property

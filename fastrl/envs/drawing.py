@@ -17,12 +17,9 @@ _PROBE_SECONDS = 120
 
 
 def check_rendering(env_id: str) -> None:
-    """Refuses an EnvPool task that cannot be drawn here, at the price of a child process per task.
+    """Raises ValueError if an EnvPool task cannot be rendered here; runs a child process per task.
 
-    MuJoCo ends the whole process where it finds no OpenGL, and no `except` would see it.
-
-    Raises:
-        ValueError: the task cannot be drawn.
+    Without OpenGL, MuJoCo exits the whole process, which no `except` can catch.
     """
     if reason := _why_not_rendered(env_id):
         raise ValueError(
@@ -32,10 +29,10 @@ def check_rendering(env_id: str) -> None:
 
 
 def expose_opengl() -> None:
-    """Lets MuJoCo's loader see the OpenGL that EnvPool brings; to be called once a pool is made.
+    """Makes EnvPool's EGL library visible to MuJoCo; must be called after a pool is made.
 
-    EnvPool's wheel loads its own EGL for itself alone, where MuJoCo, which looks among the
-    process's global symbols, does not find it. A system's EGL in its place would be a second one.
+    EnvPool's wheel loads its own EGL with local symbols, but MuJoCo looks it up among the global
+    symbols of the process. Without this, MuJoCo might load the system's EGL as a second one.
     """
     try:
         with open("/proc/self/maps", encoding="utf-8") as file:
@@ -48,14 +45,16 @@ def expose_opengl() -> None:
 
 @functools.cache
 def _why_not_rendered(env_id: str) -> str:
-    """Returns what the renderer said when it failed in a child process; "" if it drew a frame."""
+    """Renders a frame in a child process; returns the error message, "" if it succeeded."""
     code = (
         "import envpool; from fastrl.envs.drawing import expose_opengl; "
         f"pool = envpool.make_gymnasium({env_id!r}, num_envs=1, render_mode='rgb_array'); "
         "pool.reset(); expose_opengl(); pool.render(0)"
     )
     paths = os.pathsep.join(os.path.abspath(path) for path in sys.path)
-    with tempfile.TemporaryDirectory() as folder:  # MuJoCo leaves a log file where it dies
+    with (
+        tempfile.TemporaryDirectory() as folder
+    ):  # MuJoCo writes a log file into the current folder
         try:
             child = subprocess.run(
                 [sys.executable, "-c", code],
@@ -72,7 +71,7 @@ def _why_not_rendered(env_id: str) -> str:
     if child.returncode == 0:
         return ""
     lines = [line.strip() for line in (child.stdout + child.stderr).splitlines() if line.strip()]
-    return lines[-1] if lines else f"the renderer ended its process with {child.returncode}"
+    return lines[-1] if lines else f"the renderer exited with status {child.returncode}"
 
 
 def frame_rate(env: VectorEnv) -> float:

@@ -67,8 +67,8 @@ def check_envpool_id(env_id: str, info_mask: bool = False) -> None:
     """Raise if `env_id`, which EnvPool lists, can't be used here.
 
     Raises:
-        ValueError: It has several players, or spaces that fastrl doesn't support.
-        ImportError: A library that this family needs is missing.
+        ValueError: it has several players, or spaces that fastrl doesn't support.
+        ImportError: a library that this family needs is missing.
     """
     import envpool
 
@@ -140,14 +140,14 @@ class EnvPoolEnv:
         """Make the pool.
 
         Args:
-            env_id: An id that `check_envpool_id` accepts.
-            seeds: One seed per env, in [0, 2**31). Given here because EnvPool ignores
+            env_id: an id that `check_envpool_id` accepts.
+            seeds: one seed per env, in [0, 2**31). Given here because EnvPool ignores
                 `reset(seed=...)`.
             num_threads: 0 takes `default_num_threads(num_envs)`.
-            render: Whether `render` can be called.
-            env_kwargs: More of the env's EnvPool config, such as `max_episode_steps`.
-            obs_keys: Which parts of a Dict to take; all if empty.
-            info_mask: Whether the info holds an action mask that counts.
+            render: whether `render` can be called.
+            env_kwargs: more of the env's EnvPool config, such as `max_episode_steps`.
+            obs_keys: which parts of a Dict to take; all if empty.
+            info_mask: whether the info holds an action mask that counts.
             testing: Atari: whether rewards are the game's own and its lives make one episode. In
                 training a lost life ends an episode and rewards are cut to their sign, unless
                 `env_kwargs` say otherwise (Mnih et al. 2015).

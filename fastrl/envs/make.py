@@ -53,23 +53,23 @@ def make_env(
     """Make `num_envs` copies of an env.
 
     Args:
-        env_id: An EnvPool id, a registered gymnasium id, or `module:callable` where the callable
+        env_id: an EnvPool id, a registered gymnasium id, or `module:callable` where the callable
             returns a `gymnasium.Env`.
-        num_envs: At least 1.
-        seed: Env i gets (seed + first_env + i) mod 2**31; see `base_seed`.
-        first_env: How many envs other ranks or pools have before this one.
+        num_envs: at least 1.
+        seed: env i gets (seed + first_env + i) mod 2**31; see `base_seed`.
+        first_env: how many envs other ranks or pools have before this one.
         backend: `auto` takes EnvPool if it has the id with spaces that are supported.
-        num_threads: Of EnvPool; 0 takes the cores this process may use, never more than `num_envs`.
-        mask_vel: Whether to replace velocities by 0 (for the ids in `masking.VELOCITY_INDICES`).
-        render: Whether `render` can be called, on env 0.
-        env_kwargs: Settings for EnvPool, `gymnasium.make` or the callable.
-        obs_keys: Which parts of a Dict observation to take; all if empty.
-        frame_stack: How many observations, the latest last, make one.
-        info_mask: Whether the info holds an action mask that counts.
-        testing: Whether returns and episodes are the task's own, where training trims them (Atari).
+        num_threads: of EnvPool; 0 takes the cores this process may use, never more than `num_envs`.
+        mask_vel: whether to replace velocities by 0 (for the ids in `masking.VELOCITY_INDICES`).
+        render: whether `render` can be called, on env 0.
+        env_kwargs: settings for EnvPool, `gymnasium.make` or the callable.
+        obs_keys: which parts of a Dict observation to take; all if empty.
+        frame_stack: how many observations, the latest last, make one.
+        info_mask: whether the info holds an action mask that counts.
+        testing: whether returns and episodes are the task's own, where training trims them (Atari).
 
     Raises:
-        ValueError: An argument is out of range, the id is unknown, or a space is not supported.
+        ValueError: an argument is out of range, the id is unknown, or a space is not supported.
     """
     if num_envs < 1:
         raise ValueError(f"num_envs={num_envs}; it must be at least 1")

@@ -1,6 +1,6 @@
 """Videos of an episode: an mp4 that browsers play, and a small GIF.
 
-Imports no torch. The packages that write videos are optional: the extra "video".
+Imports no torch. The packages it needs are optional: install the extra "video".
 """
 
 import math
@@ -18,27 +18,27 @@ _GIF_COLORS = 128
 
 
 def write_video(frames: Iterable[np.ndarray], stem: Path, frames_per_second: float) -> list[Path]:
-    """Writes `<stem>.mp4` (H.264) and `<stem>.gif` (small, looping), each whole or not at all.
+    """Writes `<stem>.mp4` (H.264) and `<stem>.gif` (small, looping), each atomically.
 
-    Frames are taken one at a time, so a generator of a long episode needs little memory.
+    Frames are consumed one at a time, so a generator keeps memory low for long episodes.
 
     Args:
         frames: uint8 `[H, W, 3]` each, all of one shape.
-        stem: the files' path without their endings; its folder is created.
-        frames_per_second: how fast to play.
+        stem: path of the files without suffix; its folder is created.
+        frames_per_second: playback speed.
 
     Returns:
         The two files.
 
     Raises:
-        ValueError: a package is missing, or the frames are none, or not of one such shape.
+        ValueError: a package is missing, there are no frames, or a frame has a wrong shape.
         OSError: the encoder failed or the disk is full.
     """
     check_packages()
     stem.parent.mkdir(parents=True, exist_ok=True)
     mp4, gif = (stem.with_name(f"{stem.name}.{ending}") for ending in ("mp4", "gif"))
     thumbnails = _write_mp4(frames, mp4, frames_per_second)
-    # A GIF counts time in hundredths of a second; the frames that remain keep the film's speed.
+    # GIF delays are multiples of 10 ms; the remaining frames keep the speed of the video.
     milliseconds = 10 * max(1, round(100 * _gif_stride(frames_per_second) / frames_per_second))
     with replaced_file(gif) as file:
         thumbnails[0].save(
@@ -53,7 +53,7 @@ def write_video(frames: Iterable[np.ndarray], stem: Path, frames_per_second: flo
 
 
 def check_packages() -> None:
-    """Raises ValueError if films cannot be written here."""
+    """Raises ValueError if a package for writing videos is missing."""
     try:
         import imageio_ffmpeg  # noqa: F401
         import PIL.Image  # noqa: F401
@@ -64,7 +64,7 @@ def check_packages() -> None:
 
 
 def _write_mp4(frames: Iterable[np.ndarray], path: Path, frames_per_second: float) -> list[Any]:
-    """Encodes all frames; returns the GIF's images."""
+    """Encodes all frames; returns the images of the GIF."""
     import imageio_ffmpeg
 
     thumbnails: list[Any] = []
@@ -78,7 +78,7 @@ def _write_mp4(frames: Iterable[np.ndarray], path: Path, frames_per_second: floa
                     shape = frame.shape
                     height, width = _check_frame(frame, shape)
                     encoder = imageio_ffmpeg.write_frames(
-                        file.name,  # not a name that tells the format: hence "-f"
+                        file.name,  # its suffix does not tell the format: hence "-f"
                         (width + width % 2, height + height % 2),
                         fps=frames_per_second,  # pyright: ignore[reportArgumentType]  # ffmpeg takes any number
                         codec="libx264",
@@ -88,7 +88,7 @@ def _write_mp4(frames: Iterable[np.ndarray], path: Path, frames_per_second: floa
                     )
                     encoder.send(None)
                 height, width = _check_frame(frame, shape)
-                # yuv420p has one colour per 2 x 2 pixels: odd sides grow by their last row.
+                # yuv420p has one colour per 2 x 2 pixels: odd sides are padded with their last row.
                 even = np.pad(frame, ((0, height % 2), (0, width % 2), (0, 0)), mode="edge")
                 encoder.send(np.ascontiguousarray(even))
                 if index % stride == 0:
@@ -121,5 +121,5 @@ def _thumbnail(frame: np.ndarray) -> Any:
     if image.width > GIF_WIDTH:
         height = max(1, round(image.height * GIF_WIDTH / image.width))
         image = image.resize((GIF_WIDTH, height), Image.Resampling.BILINEAR)
-    # A fixed palette per frame and no dithering: smaller, and it does not flicker.
+    # A palette per frame without dithering gives a smaller file that does not flicker.
     return image.quantize(_GIF_COLORS, Image.Quantize.FASTOCTREE, dither=Image.Dither.NONE)

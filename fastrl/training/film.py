@@ -18,7 +18,7 @@ from fastrl.training.greedy import StoppedError, StopQuery, fresh_env, greedy_pl
 if TYPE_CHECKING:
     from fastrl.training.agent import Agent
 
-MAX_FRAMES = 2000  # of a video, at most
+MAX_FRAMES = 2000  # per video
 
 _log = logging.getLogger("fastrl")
 
@@ -43,7 +43,7 @@ def record_agent(
         return record(agent, folder, name, agent.config.seed, should_stop)
     except StoppedError:
         return []
-    except Exception as error:  # renderers raise whatever they like
+    except Exception as error:  # renderers raise arbitrary types
         _log.warning("no video at %d steps: %s", env_steps, one_line(error))
         return []
 
@@ -68,7 +68,7 @@ def record(
 
 
 def _frames(agent: Agent, env: VectorEnv, should_stop: StopQuery) -> Iterator[np.ndarray]:
-    """Yields one episode from its first observation to its last, at most MAX_FRAMES."""
+    """Yields the frames of one episode, from its first to its last observation."""
     obs = env.reset()
     predict, _ = greedy_player(agent, 1)
     expose_opengl()
