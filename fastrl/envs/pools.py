@@ -1,4 +1,4 @@
-"""The environments that a run plays: one pool, or two halves that step in turn."""
+"""Environment pools of a run: one pool, or two halves that step in turn."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from fastrl.envs.vector import VectorEnv
 from fastrl.processes.devices import uses_gpu
 from fastrl.processes.machine import available_cores
 
-_FEWEST_ENVS_TO_HALVE = 32  # a step of fewer is over before the policy has acted on the other half
-_SLOW_FAMILIES = "envpool.mujoco", "envpool.box2d"  # physics: 10 us a step and more
+_FEWEST_ENVS_TO_HALVE = 32  # a step of fewer ends before the policy has acted on the other half
+_SLOW_FAMILIES = "envpool.mujoco", "envpool.box2d"  # physics: at least 10 us per step
 
 
 class _PoolsOfId(list[VectorEnv]):
@@ -32,13 +32,13 @@ def open_envs(
     rank: int = 0,
     restart: int = 0,
 ) -> list[VectorEnv]:
-    """Returns the pools of one rank, side by side.
+    """Returns the pools of one rank.
 
     Args:
-        env: a task's id, or environments that somebody built; these are one pool.
-        config: how many, on which backend, with which seed.
-        rank: ranks own disjoint seeds.
-        restart: how often the run was resumed; a resumed run does not play the same episodes again.
+        env: a task's id, or a vector environment that the caller built, which becomes one pool.
+        config: number of environments, backend, seed, and other settings.
+        rank: this rank; ranks have disjoint seeds.
+        restart: number of times the run was resumed, so that episodes are not played again.
     """
     if isinstance(env, gymnasium.vector.VectorEnv):
         reading = {"obs_keys": config.obs_keys, "frame_stack": config.frame_stack}
@@ -63,7 +63,7 @@ def open_envs(
             )
         )
         if pool == 0 and pools[0].backend != "envpool" and config.num_pools == 0 and num_pools == 2:
-            # Only EnvPool steps in the background: elsewhere halves would cost and not gain.
+            # Only EnvPool steps in the background; for others, halves cost time and gain nothing.
             pools[0].close()
             return open_envs(env, config.replace(num_pools=1), rank, restart)
     return _PoolsOfId(pools, partial(open_envs, env, config, rank))
@@ -77,7 +77,7 @@ def reopened(pools: list[VectorEnv], restart: int) -> list[VectorEnv]:
 
     Args:
         pools: as `open_envs` returned them.
-        restart: how often the run was resumed.
+        restart: number of times the run was resumed.
     """
     if not isinstance(pools, _PoolsOfId):
         return pools
@@ -87,10 +87,11 @@ def reopened(pools: list[VectorEnv], restart: int) -> list[VectorEnv]:
 
 
 def _default_num_pools(env_id: str, config: RunConfig) -> int:
-    """Halves hide the policy that acts, and what Python does, behind the other half's steps.
+    """Returns 2 if two halves are likely faster than one pool, else 1.
 
-    On the CPU only steps that take long are worth it: the policy is called twice as often, and the
-    threads of both halves share the cores.
+    With halves, the policy and Python's overhead overlap with the other half's steps. On the CPU
+    this pays off for slow steps only: the policy is called twice as often, and the threads of both
+    halves share the cores.
     """
     may_halve = config.num_envs >= _FEWEST_ENVS_TO_HALVE and config.num_envs % 2 == 0
     if not may_halve or config.backend == "gymnasium":
