@@ -64,9 +64,7 @@ def main(algo: str, argv: Sequence[str] | None = None, file: str | None = None) 
 
     def work() -> int:
         with leaving_at_once():
-            command = parse(
-                algo, argv
-            )  # user errors are reported before the algorithm imports torch
+            command = parse(algo, argv)  # reports user errors before torch is imported
             # OpenMP's threads spin while they wait for each other. By default they spin for so long
             # that an update on two threads takes ten times as long, or more, once another process
             # needs a core. This shorter time costs 7 % on an idle machine. It is read when torch is

@@ -57,9 +57,7 @@ def _run(arguments: argparse.Namespace) -> int:
     saved = find_saved(arguments.run, arguments.checkpoint)
     if arguments.video:
         check_packages()
-    videos = (
-        saved.videos.absolute()
-    )  # made absolute now: an environment may change the current folder
+    videos = saved.videos.absolute()  # now: an environment may change the current folder
     agent = load_agent(saved, arguments.env_id)
     seed = agent.config.seed if arguments.seed is None else arguments.seed
     try:

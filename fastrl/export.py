@@ -191,7 +191,7 @@ def _run(arguments: argparse.Namespace) -> int:
 
     from fastrl.training.agent import HasMemory
 
-    target = path.absolute()  # made absolute now: an environment may change the current folder
+    target = path.absolute()  # now: an environment may change the current folder
     agent: Any = load_agent(saved, arguments.env_id)
     envs = agent.envs
     try:

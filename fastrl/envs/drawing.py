@@ -52,9 +52,7 @@ def _why_not_rendered(env_id: str) -> str:
         "pool.reset(); expose_opengl(); pool.render(0)"
     )
     paths = os.pathsep.join(os.path.abspath(path) for path in sys.path)
-    with (
-        tempfile.TemporaryDirectory() as folder
-    ):  # MuJoCo writes a log file into the current folder
+    with tempfile.TemporaryDirectory() as folder:  # MuJoCo writes a log file when it exits
         try:
             child = subprocess.run(
                 [sys.executable, "-c", code],

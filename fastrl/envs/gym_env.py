@@ -120,9 +120,7 @@ class GymEnv:
                     row, reward, terminated[i], cut, info = env.step(actions[i])
                     truncated[i] = cut and not terminated[i]
                     self._needs_reset[i] = bool(terminated[i] or cut)
-                with np.errstate(
-                    over="ignore"
-                ):  # values beyond float32 become infinite, and are refused later
+                with np.errstate(over="ignore"):  # overflows become infinite, refused later
                     obs[i], rewards[i] = self._row(row, info, i), reward
             except EnvError:
                 raise

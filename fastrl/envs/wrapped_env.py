@@ -98,9 +98,7 @@ class WrappedVectorEnv:
         actions, self._actions = self._actions, None
         finish = self.env.step_wait if self._is_async else partial(self.env.step, actions)
         obs, rewards, terminated, truncated, info = call(f"{self.env_id}: step", finish)
-        with np.errstate(
-            over="ignore"
-        ):  # values beyond float32 become infinite, and are refused later
+        with np.errstate(over="ignore"):  # overflows become infinite, refused later
             obs, rewards = self._own(obs), np.array(rewards, np.float32)
         terminated = np.array(terminated, np.bool_)
         truncated = np.asarray(truncated, np.bool_) & ~terminated

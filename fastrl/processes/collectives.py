@@ -171,9 +171,7 @@ def _pack(tensors: Sequence[Tensor]) -> tuple[Tensor, list[Tensor]]:
     starts, end = [], 0
     for x in tensors:
         starts.append(end)
-        end += (
-            -(-x.numel() * x.element_size() // 8) * 8
-        )  # multiples of 8 are aligned for every dtype
+        end += -(-x.numel() * x.element_size() // 8) * 8  # aligned for every dtype
     parcel = torch.empty(end, dtype=torch.uint8)
     return parcel, [
         parcel[start : start + x.numel() * x.element_size()].view(x.dtype).view(x.shape)

@@ -42,7 +42,7 @@ from fastrl.processes.pulse import PULSE
 BEAT_SECONDS = 0.5
 SILENT_SECONDS = 6.0
 """A rank without a heartbeat for this long is unreachable."""
-_TOGETHER_SECONDS = 0.7  # an error that all ranks raise is reported once, without a rank
+_TOGETHER_SECONDS = 0.7  # wait, so that an error of all ranks is reported once, without a rank
 
 
 @dataclass

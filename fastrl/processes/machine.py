@@ -40,9 +40,7 @@ def share_cores(num_processes: int) -> None:
 
 
 def _num_sharers() -> int:
-    return _sharers or int(
-        os.environ.get("LOCAL_WORLD_SIZE", "1")
-    )  # set by torchrun, and by start_ranks
+    return _sharers or int(os.environ.get("LOCAL_WORLD_SIZE", "1"))  # of torchrun or start_ranks
 
 
 def _shared_cores() -> int:

@@ -166,9 +166,7 @@ class Records:
             if self.config.eval_episodes:
                 is_tested = self._tested_at == counters.env_steps
                 result = self._latest_test if is_tested else self.test(state)
-            if (
-                result is None and not self._stopped()
-            ):  # an evaluation that was stopped tells nothing
+            if result is None and not self._stopped():  # one that was stopped tells nothing
                 self._keep_if_best(counters.mean_return, state)
             self.save_last(state())  # now with the final best return
         number = signal_number()

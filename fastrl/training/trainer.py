@@ -162,9 +162,7 @@ class _Run:
         if not is_resumed:
             self._gather_ranks()
             if records:
-                records.save_last(
-                    self._state(records)
-                )  # so that it can be resumed whenever it is killed
+                records.save_last(self._state(records))  # makes the run resumable at once
         self.devices.watch_for_hanging(self.config.engine != "compile")  # compiling takes long
         while counters.updates < agent.num_updates and not self._signal():
             start = perf_counter()
