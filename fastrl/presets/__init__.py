@@ -135,7 +135,7 @@ def merge(
             if name not in tuned:
                 raise
             cut, more = {name: error.num_rows}, tuned[name]
-            told = f"{name}={error.num_rows}, all rows of a rollout: the preset's {more} are more"
+            told = f"{name}={error.num_rows}, the size of a rollout, instead of the preset's {more}"
             config = config_class.from_dict({**tuned, **cut, **given}, source)
     except ValueError as error:
         guilty = [name for name in tuned if re.search(rf"\b{name}\b", str(error))]

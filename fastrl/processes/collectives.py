@@ -38,7 +38,7 @@ def use_group(ranks_of_groups: list[list[int]]) -> None:
 
 
 def have_failed() -> bool:
-    """Whether a collective failed: then another rank is gone, and the heartbeats tell which."""
+    """Returns whether a collective failed: another rank is gone, and heartbeats tell which."""
     return bool(_failures)
 
 
