@@ -335,7 +335,8 @@ def test_environments_without_an_id_keep_the_best_policy_by_training_episodes(tm
     agent.update = update_and_stop
     folder = AgentTrainer().fit(agent).folder
     assert "best.pt" in checkpoint_names(folder)
-    assert f"resume with: AgentTrainer(resume={str(folder)!r}).fit(agent)" in capsys.readouterr().out
+    out = capsys.readouterr().out
+    assert f"resume with: AgentTrainer(resume={str(folder)!r}).fit(agent)" in out
 
 
 @pytest.mark.parametrize("make", [gymnasium_envs, lambda n: make_env("CartPole-v1", n)])
