@@ -32,8 +32,8 @@ __all__ = [
     "make_env",
 ]
 
-# Names come on first use: `import fastrl` imports no torch, and `python -m fastrl.ppo` finds its
-# module not yet loaded.
+# Imported on first use: `import fastrl` imports no torch, and `python -m fastrl.ppo` does not load
+# its module twice.
 _HOMES = {
     "A2C": "fastrl.a2c",
     "DroQ": "fastrl.droq",
@@ -51,9 +51,9 @@ def __getattr__(name: str) -> Any:
     if name not in _HOMES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     if "torch" not in sys.modules:
-        # OpenMP's threads wait for each other by spinning: by default so long that an update on two
-        # threads falls to a tenth of its speed once another process wants a core. This short, it
-        # costs 7 % on an idle machine. It is read when torch is imported.
+        # OpenMP's threads spin while they wait for each other. By default they spin for so long
+        # that an update on two threads takes ten times as long once another process needs a core.
+        # This shorter time costs 7 % on an idle machine. It is read when torch is imported.
         os.environ.setdefault("GOMP_SPINCOUNT", "1000")
     return getattr(import_module(_HOMES[name]), name)
 
@@ -67,5 +67,5 @@ def _version() -> str:
 
     try:
         return version("fastrl")
-    except PackageNotFoundError:  # a source tree that was never installed
+    except PackageNotFoundError:  # a source tree that is not installed
         return "0+unknown"

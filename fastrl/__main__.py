@@ -1,4 +1,4 @@
-"""`python -m fastrl` lists what `python -m` can start."""
+"""`python -m fastrl` lists the commands of fastrl."""
 
 import ast
 import sys
@@ -12,14 +12,14 @@ COMMANDS = (
 
 
 def main() -> int:
-    """Prints each command with the first line of its docstring; none is imported."""
+    """Prints each command with the first line of its docstring, without importing it."""
     return exit_status(_list)
 
 
 def _list() -> int:
     if words := sys.argv[1:]:
         meant = f"; did you mean python -m fastrl.{words[0]}?" if words[0] in COMMANDS else ""
-        raise ValueError(f"python -m fastrl takes no argument, not {words[0]!r}{meant}")
+        raise ValueError(f"python -m fastrl takes no arguments, not {words[0]!r}{meant}")
     for name in COMMANDS:
         root = resources.files("fastrl")
         file = root / f"{name}.py" if name != "presets" else root / "presets" / "__main__.py"

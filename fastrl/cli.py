@@ -1,15 +1,15 @@
-"""The command line of every algorithm: flags, presets, files and saved runs become one config.
+"""The command line of all algorithms: merges flags, presets, files and saved runs to a config.
 
-Later sources win: defaults, then the preset of the task, then `--config FILE`, then flags. With
-`--resume RUN` the saved settings stand in for the first three. torch is imported only once the
-settings are known to be right, so that `--help` and mistakes are answered at once.
+Later sources override earlier ones: defaults, preset of the task, `--config FILE`, flags. With
+`--resume RUN` the saved settings replace the first three. torch is imported only after the settings
+are validated, so that `--help` and user errors are answered at once.
 """
 
 from __future__ import annotations
 
 from fastrl.processes.signals import leaving_at_once
 
-with leaving_at_once():  # Ctrl-C may come this early
+with leaving_at_once():  # Ctrl-C may already come during these imports
     import atexit
     import contextlib
     import dataclasses
@@ -37,41 +37,42 @@ _BOOLEAN_WORDS = {"true": True, "yes": True, "1": True, "false": False, "no": Fa
 
 @dataclass(frozen=True, kw_only=True)
 class SourceFlags:
-    """Flags that say where settings come from, and are no settings themselves."""
+    """Flags that tell where settings come from, and are not settings themselves."""
 
     preset: Literal["auto", "none"] = "auto"
-    """auto: start from the tuned settings of the task, if it has some. none: from the defaults."""
+    """auto: start from the tuned settings of the task, if it has any. none: from the defaults."""
     config: str = ""
-    """YAML file of settings; it wins over the preset, and flags win over it."""
+    """YAML file of settings; it overrides the preset, and flags override it."""
     resume: str = ""
-    """Run folder to go on with, under the settings it was started with."""
+    """Run folder to resume, with the settings it was started with."""
 
 
 def main(algo: str, argv: Sequence[str] | None = None, file: str | None = None) -> int:
     """Runs an algorithm from the command line.
 
-    A mistake is told in one line on stderr, after a traceback if FASTRL_TRACEBACK=1.
+    A user error is reported in one line on stderr, after a traceback if FASTRL_TRACEBACK=1.
 
     Args:
-        algo: name of its config's module under `fastrl.config`.
-        argv: words after the program's name; those of this process if None.
-        file: the file of the algorithm, whose `main(command: Command) -> int` does the work: that
-            under `fastrl`, or a copy of it that somebody changed; by default the former.
+        algo: name of the algorithm's config module under `fastrl.config`.
+        argv: arguments after the program's name; those of this process if None.
+        file: the file that defines the algorithm's `main(command: Command) -> int`: that in
+            `fastrl` (default), or a modified copy of it.
 
     Returns:
-        Exit code: the algorithm's own, 2 after a user's mistake, 130 after Ctrl-C.
+        Exit status: that of the algorithm, 2 after a user error, 130 after Ctrl-C.
     """
 
     def work() -> int:
         with leaving_at_once():
-            command = parse(algo, argv)  # mistakes are told before the algorithm imports torch
-            # OpenMP's threads wait for each other by spinning: by default so long that an update on
-            # two threads falls to a tenth of its speed, or less, once another process wants a core.
-            # This short, it costs 7 % on an idle machine. It is read when torch is imported.
+            command = parse(algo, argv)  # reports user errors before torch is imported
+            # OpenMP's threads spin while they wait for each other. By default they spin for so long
+            # that an update on two threads takes ten times as long, or more, once another process
+            # needs a core. This shorter time costs 7 % on an idle machine. It is read when torch is
+            # imported.
             os.environ.setdefault("GOMP_SPINCOUNT", "1000")
             start_ranks(command.config.devices, command.config.num_nodes)
-            # What is imported stays. The garbage collector would look through it 700 times on the
-            # way in, and once more on the way out: two thirds of a second.
+            # Imported objects are never freed. The garbage collector would traverse them 700 times
+            # during the imports, and once more at exit: two thirds of a second.
             gc.set_threshold(100_000)
             atexit.register(gc.freeze)
             algorithm = _algorithm(algo, file)
@@ -81,7 +82,7 @@ def main(algo: str, argv: Sequence[str] | None = None, file: str | None = None) 
 
 
 def _algorithm(algo: str, file: str | None) -> Any:
-    """Returns the module of an algorithm: its file runs, wherever it lies."""
+    """Returns the module of an algorithm, loaded from `file` wherever that is."""
     ours = find_spec(f"fastrl.{algo}")
     assert ours is not None and ours.origin is not None
     if file is None or os.path.samefile(file, ours.origin):
@@ -95,14 +96,14 @@ def _algorithm(algo: str, file: str | None) -> Any:
 
 
 def parse(algo: str, argv: Sequence[str] | None = None) -> Command:
-    """Makes a checked command of a command line.
+    """Parses and validates a command line.
 
     Args:
-        algo: module name under `fastrl.config`.
-        argv: words after the program's name; those of this process if None.
+        algo: name of the algorithm's config module under `fastrl.config`.
+        argv: arguments after the program's name; those of this process if None.
 
     Raises:
-        ValueError: a mistake of the user.
+        ValueError: a user error.
         OSError: a file cannot be read.
         SystemExit: with code 0, after `--help`.
     """
@@ -120,7 +121,7 @@ def parse(algo: str, argv: Sequence[str] | None = None) -> Command:
     from_preset, from_file = _settings_under_flags(algo, config_class, source, flags)
     explicit = {**from_file, **flags}
     from_preset = {name: value for name, value in from_preset.items() if name not in explicit}
-    # tyro has typed the flags, so a wrong type can only be the file's.
+    # tyro has parsed the flags, so a value of the wrong type can only come from the file.
     origin = source.get("config", "flags")
     command = merge(config_class, from_preset, explicit, origin, "--preset none")
     if "preset" in source:
@@ -146,18 +147,18 @@ def _settings_under_flags(
     """Returns the settings of the preset and those of the `--config` file."""
     fields = {entry.name: entry for entry in dataclasses.fields(config_class)}
     from_file = read_config(source["config"]) if "config" in source else {}
-    if from_file.get("algo") == algo:  # a run's own config.yaml names it
+    if from_file.get("algo") == algo:  # as in a run's own config.yaml
         del from_file["algo"]
     check_names(from_file, list(fields), source.get("config", ""))
     env_id = flags.get("env_id", from_file.get("env_id", fields["env_id"].default))
-    # An env_id that is no string is refused later, with the file's name.
+    # An env_id that is not a string is refused later, with the name of the file.
     if source.get("preset") == "none" or not isinstance(env_id, str):
         return {}, from_file
     return dict(preset_for(algo, env_id)), from_file
 
 
 def _resume(algo: str, config_class: type[RunConfig], source: Settings, flags: Settings) -> Command:
-    """Takes a saved run's settings, and the flags that may change in it."""
+    """Merges the settings of a saved run with the flags that may change in it."""
     run = source["resume"]
     for name in ("config", "preset"):
         if name in source:
@@ -167,7 +168,7 @@ def _resume(algo: str, config_class: type[RunConfig], source: Settings, flags: S
 
 
 def _saved_config(algo: str, config_class: type[RunConfig], run: str) -> RunConfig:
-    """Reads the settings that a run was started with."""
+    """Returns the settings that a run was started with."""
     settings = dict(open_run_folder(run).config)
     saved_algo = settings.pop("algo", algo)
     if saved_algo != algo:
@@ -176,18 +177,18 @@ def _saved_config(algo: str, config_class: type[RunConfig], run: str) -> RunConf
 
 
 def _read_flags(config_class: type[RunConfig], argv: Sequence[str]) -> tuple[Settings, Settings]:
-    """Returns the source flags and the settings a command line holds, as typed values."""
+    """Parses a command line; returns the source flags and the settings, as typed values."""
     kinds = get_type_hints(SourceFlags) | get_type_hints(config_class)
     groups = _group_words(argv, kinds)
     given = {name: words for name, words in groups.items() if kinds[name] is not bool}
     parsed = _ask_tyro(config_class, given, kinds)
     if parsed is None:
-        # One of them is wrong. tyro would say which in a box; to say it in a line, try each alone.
+        # One of them is wrong. tyro would print a box; for a single line, each is tried alone.
         for name, words in given.items():
             if _ask_tyro(config_class, {name: words}, kinds) is None:
                 found = f"not {' '.join(words)!r}" if words else "and got nothing"
                 raise ValueError(f"{_flag(name)} takes {_in_words(kinds[name])}, {found}")
-        raise AssertionError(f"tyro refuses {given} together, but none alone")
+        raise AssertionError(f"tyro rejects {given} together, but none alone")
     values = {
         name: getattr(parsed, name) if name in given else _boolean(name, words)
         for name, words in groups.items()
@@ -197,7 +198,7 @@ def _read_flags(config_class: type[RunConfig], argv: Sequence[str]) -> tuple[Set
 
 
 def _group_words(argv: Sequence[str], kinds: Settings) -> dict[str, list[str]]:
-    """Returns the words after each flag, by setting; of a repeated flag the last use counts."""
+    """Returns the words after each flag, by setting; the last use of a repeated flag counts."""
     uses: list[tuple[str, list[str]]] = []
     for word in argv:
         if word.startswith("-") and not _is_number(word):
@@ -228,7 +229,7 @@ def _group_words(argv: Sequence[str], kinds: Settings) -> dict[str, list[str]]:
 def _ask_tyro(
     config_class: type[RunConfig], given: dict[str, list[str]], kinds: Settings
 ) -> object | None:
-    """Returns an object that holds the value of every flag, or None if tyro refuses the words."""
+    """Returns an object with the value of every flag, or None if tyro rejects the words."""
     import tyro
 
     args: list[str] = []
@@ -237,28 +238,28 @@ def _ask_tyro(
             words = [_whole(word) for word in words]
         # With "=", a value may start with a dash.
         args += [f"{_flag(name)}={words[0]}"] if len(words) == 1 else [_flag(name), *words]
-    # console_outputs=False leaves the boxes of wrong values.
+    # console_outputs=False does not suppress the boxes for wrong values.
     with contextlib.redirect_stderr(io.StringIO()), contextlib.suppress(SystemExit):
         return tyro.cli(_form(config_class), args=args, console_outputs=False)
     return None
 
 
 def _form(config_class: type[RunConfig]) -> Any:
-    """Returns the dataclass tyro is shown: the source flags and the fields, without the checks.
+    """Returns the dataclass for tyro: the source flags and the settings, without the checks.
 
-    Those are for the merged settings: flags may be right only together with the preset or file.
+    The checks apply to the merged settings: flags may be valid only with the preset or file.
     """
     unchecked = {"__post_init__": lambda self: None}
     return dataclass(frozen=True)(type("Flags", (config_class, SourceFlags), unchecked))
 
 
 def _print_help(algo: str, config_class: type[RunConfig], argv: Sequence[str]) -> None:
-    """Prints every flag; with `--env-id`, `--config` or `--resume`, the defaults they bring."""
+    """Prints all flags; the defaults reflect `--env-id`, `--config` and `--resume`."""
     import tyro
 
     shown = config_class()
     note = f"Tuned settings, shown by --env-id TASK --help: {', '.join(load_presets(algo))}."
-    # Help must come whatever else is on the line.
+    # Help must be printed whatever else is on the command line.
     with contextlib.suppress(ValueError, OSError):
         source, flags = _read_flags(config_class, argv)
         if "resume" in source:
@@ -270,7 +271,7 @@ def _print_help(algo: str, config_class: type[RunConfig], argv: Sequence[str]) -
             shown = config_class.from_dict({**preset, **file, **task})
             origins = [f"the preset of {shown.env_id}"] if preset else []
             origins += [source["config"]] if file else []
-            note = f"The defaults below hold {' and '.join(origins) or 'no preset'}."
+            note = f"The defaults below include {' and '.join(origins) or 'no preset'}."
     values = {entry.name: getattr(shown, entry.name) for entry in dataclasses.fields(config_class)}
     description = f"{(config_class.__doc__ or '').strip().splitlines()[0]}\n\n{note}"
     program = f"python -m fastrl.{algo}"
@@ -279,7 +280,7 @@ def _print_help(algo: str, config_class: type[RunConfig], argv: Sequence[str]) -
 
 
 def _explained(form: Any, texts: dict[str, str]) -> Any:
-    """Returns a form with explanations of whole lines, which the terminal breaks where it ends."""
+    """Returns a form whose help texts are single lines, which the terminal wraps."""
     import tyro
 
     kinds = get_type_hints(form)
@@ -288,7 +289,7 @@ def _explained(form: Any, texts: dict[str, str]) -> Any:
 
 
 def _boolean(name: str, words: list[str]) -> bool:
-    """Reads a switch, which is true if it stands alone."""
+    """Parses a boolean flag, which is true without a value."""
     value = _BOOLEAN_WORDS.get(" ".join(words).lower()) if words else True
     if value is None:
         raise ValueError(f"{_flag(name)} takes true, false or nothing, not {' '.join(words)!r}")
@@ -296,14 +297,14 @@ def _boolean(name: str, words: list[str]) -> bool:
 
 
 def _in_words(kind: Any) -> str:
-    """Says what a flag of this type takes."""
-    names: dict[Any, str] = {str: "one word", tuple[str, ...]: "words with spaces between"}
-    names[tuple[int, ...]] = "whole numbers with spaces between"
+    """Describes the values that a flag of this type takes."""
+    names: dict[Any, str] = {str: "one word", tuple[str, ...]: "words separated by spaces"}
+    names[tuple[int, ...]] = "whole numbers separated by spaces"
     return names.get(kind) or in_words(kind)
 
 
 def _whole(word: str) -> str:
-    """Spells 1e6 as int() reads it."""
+    """Converts 1e6 to a form that int() reads."""
     is_power = "e" in word.lower() and _is_number(word) and float(word).is_integer()
     return str(int(float(word))) if is_power else word
 

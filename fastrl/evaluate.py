@@ -1,11 +1,11 @@
-"""Tests what a run has learned, and films it.
+"""Evaluates the trained agent of a run, and records videos.
 
 python -m fastrl.evaluate RUN --episodes 100 [--video] [--json]
 """
 
 from __future__ import annotations
 
-if __name__ == "__main__":  # a mistake is told before torch is imported
+if __name__ == "__main__":  # user errors are reported before torch is imported
     from fastrl.processes.signals import leaving_at_once
 
     with leaving_at_once():
@@ -26,7 +26,7 @@ from fastrl.training.greedy import MAX_ENVS, fresh_env, play
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Tests what a run has learned; returns 0, 2 after a user's mistake, 130 after Ctrl-C."""
+    """Evaluates the agent of a run; returns 0, 2 after a user error, 130 after Ctrl-C."""
     return exit_status(lambda: _run(_parse(argv)))
 
 
@@ -34,15 +34,19 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = Parser(
         prog="python -m fastrl.evaluate", description="Plays greedy episodes with a trained agent."
     )
-    parser.add_argument("run", metavar="RUN", type=Path, help="run folder, or a checkpoint file")
-    parser.add_argument("--episodes", type=int, default=100, help="how many (default: 100)")
-    parser.add_argument("--seed", type=int, help="of the environments (default: the run's)")
+    parser.add_argument("run", metavar="RUN", type=Path, help="run folder or checkpoint file")
     parser.add_argument(
-        "--checkpoint", metavar="last|best|PATH", help="which of the run (default: last)"
+        "--episodes", type=int, default=100, help="number of episodes (default: 100)"
     )
-    parser.add_argument("--env-id", help="task to play (default: the run's)")
-    parser.add_argument("--video", action="store_true", help="film one episode (mp4 and GIF)")
-    parser.add_argument("--json", action="store_true", help="print one line of JSON")
+    parser.add_argument("--seed", type=int, help="seed of the environments (default: the run's)")
+    parser.add_argument(
+        "--checkpoint", metavar="last|best|PATH", help="checkpoint of the run (default: last)"
+    )
+    parser.add_argument("--env-id", help="task to evaluate on (default: the run's)")
+    parser.add_argument(
+        "--video", action="store_true", help="record a video of one episode (mp4 and GIF)"
+    )
+    parser.add_argument("--json", action="store_true", help="print a line of JSON")
     arguments = parser.parse_args(argv)
     if arguments.episodes < 1:
         raise ValueError(f"--episodes is {arguments.episodes}; it must be at least 1")
@@ -53,7 +57,7 @@ def _run(arguments: argparse.Namespace) -> int:
     saved = find_saved(arguments.run, arguments.checkpoint)
     if arguments.video:
         check_packages()
-    videos = saved.videos.absolute()  # now: an environment may change folders
+    videos = saved.videos.absolute()  # now: an environment may change the current folder
     agent = load_agent(saved, arguments.env_id)
     seed = agent.config.seed if arguments.seed is None else arguments.seed
     try:
@@ -75,7 +79,7 @@ def _run(arguments: argparse.Namespace) -> int:
                 flush=True,
             )
         if arguments.video:
-            paths = record(agent, videos, f"evaluate_{saved.checkpoint.stem}", seed, bool)
+            paths = record(agent, videos, f"evaluate_{saved.checkpoint.stem}", seed)
             facts["videos"] = [str(saved.videos / path.name) for path in paths]
             if not arguments.json:
                 print("\n".join(f"video: {path}" for path in facts["videos"]))

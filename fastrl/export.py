@@ -1,11 +1,12 @@
-"""Writes a trained policy as one file that runs without fastrl.
+"""Exports a trained policy to a single file that runs without fastrl.
 
     python -m fastrl.export RUN --format torchscript
 
-The file's graph holds normaliser, networks and action bounds: it takes observations `[B, *O]`, of
-the dtype that a rollout stores, and returns the greedy actions as the environment takes them.
-Before the file takes its place, it is read back and must give the policy's own actions on random
-observations. A JSON file beside it says what the columns of an observation's row are.
+The exported graph contains the normaliser, the networks and the action bounds. It takes
+observations `[B, *O]`, with the dtype in which a rollout stores them, and returns greedy actions
+for the environment. Before the file is put in place, it is loaded again, and must give the same
+actions as the policy on random observations. A JSON file beside it describes the columns of an
+observation.
 """
 
 from __future__ import annotations
@@ -43,37 +44,38 @@ _NUM_CHECKED = 256
 
 
 def export_policy(policy: nn.Module, example: Tensor, path: Path, form: str) -> None:
-    """Writes a policy and checks what was written.
+    """Exports a policy and verifies the file.
 
     Args:
-        policy: from observations `[B, O]` to actions.
-        example: some observations `[B, O]`, at least two.
+        policy: maps observations `[B, O]` to actions.
+        example: observations `[B, O]`, at least two rows.
         path: the file to write.
         form: "torchscript", "pt2" or "onnx".
 
     Raises:
-        ValueError: an unknown form, a missing package, or a file that gives other actions.
+        ValueError: the format is unknown, a package is missing, or the file gives other actions.
     """
     import torch
 
     if form not in SUFFIXES:
         raise ValueError(f"format {form!r} is unknown; known are {', '.join(SUFFIXES)}")
     if path.resolve().parent.name == CHECKPOINTS_NAME:
-        raise ValueError(f"{path} lies among checkpoints, which an exported policy may not replace")
-    policy = copy.deepcopy(policy).cpu().eval()  # the agent's own goes on as it is
+        raise ValueError(
+            f"{path} is in the folder of checkpoints, which an exported policy may not replace"
+        )
+    policy = copy.deepcopy(policy).cpu().eval()  # leaves the agent's own unchanged
     writing = path.with_name(f".{path.name}.writing{SUFFIXES[form]}")
     write = {"torchscript": _torchscript, "pt2": _pt2, "onnx": _onnx}[form]
     path.parent.mkdir(parents=True, exist_ok=True)
     try:
-        writing.touch()  # torch would give no OSError if it cannot be written
+        writing.touch()  # torch raises no OSError if the path is not writable
         with torch.no_grad(), warnings.catch_warnings():
-            warnings.simplefilter(
-                "ignore"
-            )  # upstream's deprecations: the check below is what counts
+            # Deprecation warnings of torch: the check below is what matters.
+            warnings.simplefilter("ignore")
             read = write(policy, example, writing)
             wanted, got = policy(example), read(example)
         share = _share_of_equal_actions(wanted, got)
-        if share < 0.99:  # a tie between two actions may fall either way
+        if share < 0.99:  # ties between two actions may be broken either way
             raise ValueError(f"{form}: {1 - share:.0%} of the actions differ from the policy's")
         writing.replace(path)
     finally:
@@ -108,7 +110,7 @@ def _onnx(policy: nn.Module, example: Tensor, path: Path) -> Callable[[Tensor], 
 
     logger = logging.getLogger("torch.onnx")
     level = logger.level
-    logger.setLevel(logging.ERROR)  # it warns of packages that nobody needs here
+    logger.setLevel(logging.ERROR)  # it warns about packages that are not needed here
     try:
         torch.onnx.export(
             policy,
@@ -136,10 +138,10 @@ def _share_of_equal_actions(wanted: Tensor, got: Tensor) -> float:
 
 
 def example_rows(space: Space) -> np.ndarray:
-    """Returns random rows `[256, ...]` of the space of a rollout's rows, of its dtype.
+    """Returns random rows `[256, ...]` of a space from `observation_rows`, with its dtype.
 
-    Integers are anything that the space has. Real numbers are normal ones within the bounds, for
-    these may be those of the number format.
+    Integers are sampled from the space. Floating-point numbers are sampled from a normal
+    distribution and clipped to the bounds, as the bounds may be the limits of the dtype.
     """
     generator = np.random.default_rng(0)
 
@@ -157,24 +159,27 @@ def example_rows(space: Space) -> np.ndarray:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Exports the policy of a run; returns 0, or 2 after a user's mistake."""
+    """Exports the policy of a run; returns 0, or 2 after a user error."""
     return exit_status(lambda: _run(_parse(argv)))
 
 
 def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = Parser(
-        prog="python -m fastrl.export", description="Writes a trained policy as one file."
+        prog="python -m fastrl.export", description="Exports a trained policy to a single file."
     )
-    parser.add_argument("run", metavar="RUN", type=Path, help="run folder, or a checkpoint file")
+    parser.add_argument("run", metavar="RUN", type=Path, help="run folder or checkpoint file")
     parser.add_argument(
-        "--format", choices=list(SUFFIXES), default="torchscript", help="default: torchscript"
+        "--format",
+        choices=list(SUFFIXES),
+        default="torchscript",
+        help="format of the file (default: torchscript)",
     )
     parser.add_argument(
-        "--checkpoint", metavar="last|best|PATH", help="which of the run (default: last)"
+        "--checkpoint", metavar="last|best|PATH", help="checkpoint of the run (default: last)"
     )
-    parser.add_argument("--env-id", help="task whose spaces are meant (default: the run's)")
+    parser.add_argument("--env-id", help="task that defines the spaces (default: the run's)")
     parser.add_argument(
-        "--out", type=Path, help="the file to write (default: policy in the run folder)"
+        "--out", type=Path, help="file to write (default: policy.<suffix> in the run folder)"
     )
     return parser.parse_args(argv)
 
@@ -184,13 +189,16 @@ def _run(arguments: argparse.Namespace) -> int:
     path = arguments.out or saved.folder / f"policy{SUFFIXES[arguments.format]}"
     import torch
 
-    target = path.absolute()  # now: an environment may change folders
+    from fastrl.training.agent import HasMemory
+
+    target = path.absolute()  # now: an environment may change the current folder
     agent: Any = load_agent(saved, arguments.env_id)
+    envs = agent.envs
     try:
-        if hasattr(agent, "new_state"):
+        if isinstance(agent, HasMemory):
             raise ValueError(
-                f"{saved.algo} acts by what it saw before, and an exported file maps observations "
-                "alone to actions; load it with fastrl and give predict a state"
+                f"{saved.algo} has a recurrent policy, but an exported file maps only observations "
+                "to actions; load the agent with fastrl, and pass a state to predict"
             )
         example = torch.from_numpy(example_rows(agent.observation_space))
         export_policy(agent.policy, example, target, arguments.format)
@@ -203,9 +211,9 @@ def _run(arguments: argparse.Namespace) -> int:
         with replaced_file(target.with_name(f"{target.name}.json")) as file:
             file.write(json.dumps(facts, indent=2).encode())
     finally:
-        for env in agent.envs:
+        for env in envs:
             env.close()
     shape, dtype = ", ".join(map(str, ("B", *example.shape[1:]))), str(example.dtype)
     print(f"{path}: {dtype.removeprefix('torch.')} observations [{shape}] to greedy actions")
-    print(f"{path}.json: what the columns of an observation are")
+    print(f"{path}.json: the columns of an observation")
     return 0

@@ -194,7 +194,7 @@ def test_batch_size_of_the_preset_is_cut_to_a_rollout_of_the_users_size() -> Non
     command = cli.parse("ppo", ["--num-envs", "1"])
     assert preset_for("ppo", "CartPole-v1")["per_rank_batch_size"] == 256
     assert command.config.per_rank_batch_size == command.config.num_steps == 32
-    told = "per_rank_batch_size=32, all rows of a rollout: the preset's 256 are more"
+    told = "per_rank_batch_size=32, the size of a rollout, instead of the preset's 256"
     assert told in describe(command).splitlines()
     assert "per_rank_batch_size" not in command.preset_settings
 
@@ -224,7 +224,7 @@ def test_batch_size_of_the_preset_is_cut_for_environments_that_were_handed_over(
         ("--preset a", "--preset takes one of auto, none, not 'a'"),
         ("--anneal-lr maybe", "--anneal-lr takes true, false or nothing, not 'maybe'"),
         ("--no-anneal-lr 3", "--no-anneal-lr takes no value, not '3'"),
-        ("--hidden-sizes x", "--hidden-sizes takes whole numbers with spaces between, not 'x'"),
+        ("--hidden-sizes x", "--hidden-sizes takes whole numbers separated by spaces, not 'x'"),
         ("--gamma 2 --preset none", "gamma must be between 0 and 1, not 2.0"),
         ("--config absent.yaml", "absent.yaml does not exist; expected a YAML file of settings"),
         ("--config /", "/ is a folder; expected a YAML file of settings"),

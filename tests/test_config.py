@@ -207,7 +207,7 @@ def test_env_kwargs_of_a_command_line_may_be_powers_of_ten() -> None:
 @pytest.mark.parametrize(
     ("env_kwargs", "message"),
     [
-        (["a=["], "env_kwargs: of a, '[' is not YAML"),
+        (["a=["], "env_kwargs: a: '[' is not YAML"),
         ({"a": object}, "env_kwargs <class 'object'> cannot be written as YAML"),
     ],
 )

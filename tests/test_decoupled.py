@@ -284,9 +284,9 @@ def test_failure_detector_hears_of_every_minibatch(kind, num_steps, monkeypatch)
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"num_trainers": 5}, "num_trainers=5 cannot each get an environment's rows"),
+        ({"num_trainers": 5}, "num_trainers=5 is more than the 1 x 4 environments"),
         ({"num_trainers": 2, "devices": 2}, "are 3 processes, not devices=2"),
-        ({"num_trainers": 2, "per_rank_batch_size": 257}, "larger than a rollout that a trainer"),
+        ({"num_trainers": 2, "per_rank_batch_size": 257}, "larger than a rollout of a trainer"),
         ({"share_data": True}, "share_data has no effect with one trainer"),
         ({"recompute_advantages": True}, "recompute_advantages is not offered with decoupled"),
         ({"precision": "bf16-mixed"}, "precision=bf16-mixed is not offered with decoupled"),
@@ -300,7 +300,7 @@ def test_settings_that_make_no_sense_are_refused(settings, message):
 
 
 def test_memory_is_refused():
-    with pytest.raises(ValueError, match="decoupled is not offered with a memory"):
+    with pytest.raises(ValueError, match="decoupled is not offered with a recurrent network"):
         PPORecurrentConfig(decoupled=True)
 
 

@@ -168,7 +168,7 @@ def test_resumed_run_is_bit_identical(tmp_path):
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"buffer_size": 15, "num_players": 2}, "holds less than 2 steps of 8 environments"),
+        ({"buffer_size": 15, "num_players": 2}, "holds fewer than 2 steps of 8 environments"),
         ({"num_trainers": 2, "devices": 2}, "are 3 processes, not devices=2"),
         ({"decoupled": False, "overlap": True}, "overlap has no effect without decoupled"),
     ],

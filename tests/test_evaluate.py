@@ -188,14 +188,14 @@ def test_env_built_by_hand_skips_the_test_with_one_line(caplog):
     env.env_id = "HandMade"
     with caplog.at_level(logging.WARNING, "fastrl"):
         assert evaluate_agent(GreedyAgent(COUNTING, envs=[env]), 4, 123) is None
-    assert len(caplog.messages) == 1 and "no test at 123 steps" in caplog.messages[0]
+    assert len(caplog.messages) == 1 and "no evaluation at 123 steps" in caplog.messages[0]
 
 
 def test_env_that_is_another_when_made_anew_skips_the_test(caplog):
     env = make_env("CartPole-v1", 2)
     env.env_id = "LunarLander-v2"
     assert evaluate_agent(GreedyAgent("CartPole-v1", envs=[env]), 4, 0) is None
-    assert "LunarLander-v2 has, made anew, the spaces" in caplog.messages[0]
+    assert "LunarLander-v2: new environments have the spaces" in caplog.messages[0]
 
 
 def test_error_of_the_env_is_no_skipped_test():

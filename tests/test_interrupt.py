@@ -74,7 +74,7 @@ def test_signal_ends_the_run_in_order(tmp_path, number):
     assert (process.returncode, stderr) == (128 + number, "")
     *_, interrupted, last_line = stdout.splitlines()
     assert last_line == f"run folder: {folder}"
-    command = shlex.split(interrupted.partition("go on with: ")[2])
+    command = shlex.split(interrupted.partition("resume with: ")[2])
     assert command == ["python", "-m", "fastrl.ppo", "--resume", str(folder)]
     summary = json.loads((folder / "summary.json").read_text())
     assert summary["interrupted"] is True

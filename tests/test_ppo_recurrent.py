@@ -237,7 +237,7 @@ def test_saved_agent_is_found_by_its_algorithm_and_predicts_as_before(tmp_path):
 def test_export_of_a_policy_with_memory_is_refused_in_one_line(tmp_path, capsys):
     make_recurrent().save(tmp_path / "agent.pt")
     assert export([str(tmp_path / "agent.pt")]) == 2
-    assert "acts by what it saw before" in capsys.readouterr().err
+    assert "has a recurrent policy" in capsys.readouterr().err
 
 
 OWN_FLAGS: dict[str, dict[str, Any]] = {

@@ -30,7 +30,7 @@ def as_terminal(monkeypatch) -> Terminal:
 
 def test_no_line_is_live_when_stderr_is_no_terminal(capsys):
     with Progress(1000) as progress:
-        progress.update(500, 100.0, 1.0, note="compiling the update")
+        progress.update(500, 100.0, 1.0)
     assert not progress.enabled
     assert capsys.readouterr() == ("", "")
 
@@ -83,12 +83,12 @@ def test_rich_is_not_imported_when_the_line_is_off():
     subprocess.run([sys.executable, "-c", code], check=True, env=_environment())
 
 
-def test_the_line_shows_steps_speed_return_time_left_and_note(monkeypatch):
+def test_the_line_shows_steps_speed_return_and_time_left(monkeypatch):
     terminal = as_terminal(monkeypatch)
     with Progress(1000) as progress:
-        progress.update(500, 100.0, -2.5, note="compiling the update")
+        progress.update(500, 100.0, -2.5)
     shown = terminal.getvalue()
-    for part in ("500/1,000 steps", "100/s", "return -2.5", "left 0:05", "compiling the update"):
+    for part in ("500/1,000 steps", "100/s", "return -2.5", "left 0:05"):
         assert part in shown
 
 

@@ -248,7 +248,7 @@ def test_resume_refuses_a_checkpoint_of_something_else(tmp_path):
     folder = AgentTrainer().fit(agent_for("CartPole-v1", tmp_path, total_timesteps=UPDATE)).folder
     (folder / "checkpoints" / "best.pt").unlink()
     save_checkpoint(folder / "checkpoints" / "last.pt", {"counters": {"env_steps": 1}})
-    assert "is not of a run of this fastrl" in resume_error(folder)
+    assert "is not one of a run of this version of fastrl" in resume_error(folder)
 
 
 def test_resume_refuses_another_network(tmp_path):
@@ -259,7 +259,7 @@ def test_resume_refuses_another_network(tmp_path):
 def test_resume_refuses_environments_that_cannot_take_the_saved_state(tmp_path):
     folder = AgentTrainer().fit(agent_for(STATEFUL, tmp_path, total_timesteps=UPDATE)).folder
     endless = agent_for("toy_envs:EndlessEnv", tmp_path)
-    with pytest.raises(ValueError, match="these cannot go on from there"):
+    with pytest.raises(ValueError, match="cannot be restored here"):
         AgentTrainer(resume=folder).fit(endless)
 
 

@@ -26,7 +26,8 @@ from fastrl.processes.devices import Devices, make_devices
 from fastrl.runs.checkpoint import load_checkpoint
 from fastrl.runs.folder import read_config
 from fastrl.sac import SAC
-from fastrl.training.resuming import Counters, is_whole
+from fastrl.training.counters import Counters
+from fastrl.training.resuming import is_whole
 from fastrl.training.trainer import AgentTrainer
 
 NUM_ENVS, BATCH, NUM_STEPS = 12, 96, 16  # over all ranks; steps of a rollout

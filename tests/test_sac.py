@@ -259,7 +259,7 @@ def test_log_density_is_that_of_the_squashed_normal():
         ({"tune_alpha": False, "target_entropy": -1.0}, "target_entropy has no effect"),
         ({"alpha": 0.0}, "alpha must be above 0 to be tuned"),
         ({"hidden_sizes": ()}, "hidden_sizes must hold at least one width"),
-        ({"total_timesteps": 20}, "total_timesteps=20 ends before anything is learned"),
+        ({"total_timesteps": 20}, "total_timesteps=20 ends before the first gradient step"),
         ({"total_timesteps": 3, "learning_starts": 0}, "less than the 4 steps between two updates"),
     ],
 )

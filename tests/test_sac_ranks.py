@@ -51,8 +51,8 @@ def steps_on_given_rows(name: str, num_ranks: int) -> dict[str, np.ndarray]:
         mine = [x[share] for x in (*batch, *noise)]
         if isinstance(agent, DroQ):
             agent._masks.fill_(1)
-            agent._critic_step(*mine[:6], agent._target_masks, agent._online_masks)
-            agent._actor_step(mine[0], mine[6], agent._online_masks)
+            agent._critic_step(*mine, agent._target_masks, agent._online_masks)
+            agent._actor_step(*mine, agent._target_masks, agent._online_masks)
         else:
             agent._full_step(*mine)
     return learners(agent)

@@ -29,20 +29,6 @@ def test_add_and_stage_feed_the_same_name():
     assert timer.seconds["env"] == pytest.approx(2.0, abs=0.1)
 
 
-def test_fractions_are_shares_that_sum_to_one():
-    timer = StageTimer()
-    timer.add("env", 3.0)
-    timer.add("act", 1.0)
-    assert timer.fractions() == {"env": 0.75, "act": 0.25}
-
-
-def test_fractions_of_nothing_are_zero():
-    timer = StageTimer()
-    assert timer.fractions() == {}
-    timer.stage("env")
-    assert timer.fractions() == {"env": 0.0}
-
-
 def test_reset_keeps_names_and_clears_seconds():
     timer = StageTimer()
     timer.add("env", 3.0)

@@ -317,7 +317,7 @@ def test_environments_without_an_id_get_no_greedy_tests_and_that_is_said_once(
     tests = {"eval_episodes": 2, "eval_every": 64, "capture_video": True}
     result = agent_for(envs_without_id(4), tmp_path, **tests).learn().result
     out = capsys.readouterr().out
-    assert out.count("no greedy tests and films: SyncVectorEnv was handed over") == 1
+    assert out.count("no evaluation and no videos: SyncVectorEnv is not the id of a task") == 1
     assert f"python -m fastrl.evaluate {result.folder} --env-id module:callable" in out
     assert caplog.messages == [] and result.summary["eval_return_mean"] is None
 
@@ -335,7 +335,8 @@ def test_environments_without_an_id_keep_the_best_policy_by_training_episodes(tm
     agent.update = update_and_stop
     folder = AgentTrainer().fit(agent).folder
     assert "best.pt" in checkpoint_names(folder)
-    assert f"go on with: AgentTrainer(resume={str(folder)!r}).fit(agent)" in capsys.readouterr().out
+    out = capsys.readouterr().out
+    assert f"resume with: AgentTrainer(resume={str(folder)!r}).fit(agent)" in out
 
 
 @pytest.mark.parametrize("make", [gymnasium_envs, lambda n: make_env("CartPole-v1", n)])

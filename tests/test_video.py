@@ -13,7 +13,7 @@ from PIL import Image
 from test_evaluate import GreedyAgent
 
 from fastrl import make_env
-from fastrl.runs import video
+from fastrl.envs import drawing
 from fastrl.runs.video import GIF_FRAMES_PER_SECOND, GIF_WIDTH, write_video
 from fastrl.training import film
 from fastrl.training.film import record_agent
@@ -150,7 +150,7 @@ def test_toy_env_of_gymnasium_is_drawn(tmp_path):
 
 def test_gymnasium_task_below_mask_and_stack_keeps_its_speed():
     env = make_env("CartPole-v1", 1, backend="gymnasium", mask_vel=True, frame_stack=2)
-    assert film._frames_per_second(env) == 50
+    assert drawing.frame_rate(env) == 50
     env.close()
 
 
@@ -174,11 +174,11 @@ def test_renderer_that_ends_its_process_costs_one_line(tmp_path, monkeypatch, ca
     def run(command, **kwargs):
         return real_run([*command[:2], code], **kwargs)
 
-    monkeypatch.setattr(video.subprocess, "run", run)
-    video._why_not_rendered.cache_clear()
+    monkeypatch.setattr(drawing.subprocess, "run", run)
+    drawing._why_not_rendered.cache_clear()
     with caplog.at_level(logging.WARNING, "fastrl"):
         assert record_agent(GreedyAgent("CartPole-v1"), tmp_path, "film", 500) == []
-    video._why_not_rendered.cache_clear()
+    drawing._why_not_rendered.cache_clear()
     assert len(caplog.messages) == 1
     assert "no video at 500 steps" in caplog.messages[0]
     assert "no OpenGL" in caplog.messages[0] and "\n" not in caplog.messages[0]

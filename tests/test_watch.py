@@ -57,10 +57,10 @@ def fail(folder: Path, num_ranks: int, culprit: int, way: str) -> None:
         (2, 0, "raise", "error: rank 0: a mistake\n", 2),
         (2, 0, "all raise", "error: a mistake\n", 2),
         (3, 2, "crash", "error: rank 2: RuntimeError: a bug\n", 1),
-        (3, 1, "die", "error: rank 1: ended without a word: was it killed?\n", 1),
-        (2, 0, "die", "error: rank 0 ended without a word: was it killed?\n", 1),
-        (2, 1, "hang", "error: rank 1 hangs: it stood still for 2 seconds", 1),
-        (2, 0, "hang", "error: rank 0 hangs: it stood still for 2 seconds", 1),
+        (3, 1, "die", "error: rank 1: ended unexpectedly: was it killed?\n", 1),
+        (2, 0, "die", "error: rank 0 ended unexpectedly: was it killed?\n", 1),
+        (2, 1, "hang", "error: rank 1 hangs: no progress for 2 seconds", 1),
+        (2, 0, "hang", "error: rank 0 hangs: no progress for 2 seconds", 1),
     ],
 )
 def test_failure_of_a_rank_ends_all_with_one_line(
@@ -120,7 +120,7 @@ def train_coupled(kind: Any, command: Command) -> None:
 def test_hang_in_the_first_rollout_ends_the_run(tmp_path):
     arguments = tmp_path, 1, "hang", {"devices": 2}, train_coupled, 1
     _, stderr, seconds = end_ranks_early(2, train_until_failure, *arguments)
-    assert "error: rank 1 hangs: it stood still for 2 seconds" in stderr
+    assert "error: rank 1 hangs: no progress for 2 seconds" in stderr
     assert seconds < 10
 
 
@@ -150,19 +150,19 @@ def test_hang_in_the_first_reset_ends_the_run_after_a_multiple_of_the_limit(
     settings, culprit, name, tmp_path
 ):
     _, stderr, seconds = end_ranks_early(2, begin, tmp_path, culprit, settings)
-    assert f"error: {name} hangs: it stood still for 4 seconds" in stderr
+    assert f"error: {name} hangs: no progress for 4 seconds" in stderr
     assert 3 < seconds < 12  # counted from a little before the reset
 
 
 @pytest.mark.parametrize(
     ("num_players", "culprit", "way", "expected"),
     [
-        (0, 1, "die", "error: rank 1: ended without a word"),
-        (2, 2, "die", "error: trainer 0: ended without a word"),
+        (0, 1, "die", "error: rank 1: ended unexpectedly"),
+        (2, 2, "die", "error: trainer 0: ended unexpectedly"),
         (2, 2, "raise", "error: trainer 0: a mistake"),
-        (2, 1, "hang", "error: player 1 hangs: it stood still for 2 seconds"),
-        (1, 1, "hang", "error: trainer 0 hangs: it stood still for 2 seconds"),
-        (1, 0, "die", "error: player 0 ended without a word"),
+        (2, 1, "hang", "error: player 1 hangs: no progress for 2 seconds"),
+        (1, 1, "hang", "error: trainer 0 hangs: no progress for 2 seconds"),
+        (1, 0, "die", "error: player 0 ended unexpectedly"),
     ],
 )
 def test_failure_in_the_middle_of_training_leaves_a_whole_checkpoint(

@@ -1,1 +1,1 @@
-"""Settings as frozen dataclasses; flags, YAML and keyword arguments come from them. No torch."""
+"""Settings as frozen dataclasses, from which flags, YAML and keyword arguments derive. No torch."""

@@ -1,4 +1,4 @@
-"""What A2C is told beyond what all on-policy algorithms are: its optimiser."""
+"""Settings of A2C: those of all on-policy algorithms, and the optimiser."""
 
 from __future__ import annotations
 
@@ -11,30 +11,30 @@ from fastrl.config.run import in_range, one_of
 
 @dataclass(frozen=True, kw_only=True)
 class A2CConfig(OnPolicyConfig):
-    """Settings of advantage actor-critic (Mnih et al. 2016, arXiv 1602.01783, synchronous)."""
+    """Settings of synchronous advantage actor-critic (Mnih et al. 2016, arXiv 1602.01783)."""
 
     num_envs: int = 8
-    """Environments stepped side by side, per rank."""
+    """Parallel environments, per rank."""
     num_steps: int = 5
-    """Steps of one rollout, per environment."""
+    """Steps of a rollout, per environment."""
     per_rank_batch_size: int = 0
-    """Rows whose gradient is computed at once, per rank; 0: the whole rollout. Gradients add up to
-    one step for the rollout whatever this is: less memory, the same result."""
+    """Rows whose gradient is computed at once, per rank; 0: the whole rollout. Gradients accumulate
+    to one step per rollout in any case: a smaller value saves memory and gives the same result."""
     learning_rate: float = 7e-4
-    """Step size of the optimiser."""
+    """Learning rate of the optimiser."""
     gae_lambda: float = 1.0
-    """1: n-step returns. Below: generalised advantages, down to one-step ones at 0."""
+    """Lambda of generalised advantage estimation. 1: n-step returns; 0: one-step advantages."""
     normalize_advantages: bool = False
-    """Give the advantages of each rollout mean 0 and standard deviation 1."""
+    """Normalise the advantages of each rollout to mean 0 and standard deviation 1."""
     vf_coef: float = 0.5
-    """Weight of the value loss, a mean squared error without the factor 1/2."""
+    """Weight of the value loss, a mean squared error without a factor of 1/2."""
 
     optimizer: Literal["rmsprop", "adam"] = "rmsprop"
-    """rmsprop: as TensorFlow writes it, epsilon inside the root and the square starting at one."""
+    """rmsprop: as in TensorFlow, epsilon inside the root and the mean square starting at 1."""
     optimizer_eps: float = 1e-5
-    """The optimiser's epsilon."""
+    """Epsilon of the optimiser."""
     rmsprop_decay: float = 0.99
-    """Share of RMSprop's running square that a step leaves."""
+    """Decay rate of RMSprop's running mean square, per step."""
 
     def __post_init__(self) -> None:
         """Checks ranges and sizes."""

@@ -1,4 +1,4 @@
-"""What a run was told on the command line, and the lines at its start that say so."""
+"""A parsed command line, and the lines that a run prints about it at the start."""
 
 from __future__ import annotations
 
@@ -13,23 +13,23 @@ Settings = dict[str, Any]
 
 @dataclass(frozen=True)
 class Command:
-    """What a command line asks for; the algorithm's `main(command)` gets it."""
+    """A parsed command line, as passed to the algorithm's `main(command)`."""
 
     config: Any
-    """The algorithm's config, complete and checked."""
+    """The algorithm's config, complete and validated."""
     resume: str | None = None
-    """Run folder to go on with."""
+    """Run folder to resume."""
     preset_settings: Settings = field(default_factory=dict)
-    """What the preset contributed and nothing overrode."""
+    """Settings that the preset contributed and nothing overrode."""
     explicit: Settings = field(default_factory=dict)
-    """What the user's flags and `--config` file set."""
+    """Settings from the user's flags and `--config` file."""
     lack_of_preset: str = ""
-    """What to say where the task has no preset, though one was welcome."""
+    """Words to print if a preset was allowed, but the task has none."""
     cut_of_preset: str = ""
-    """What to say where a preset was made to fit the other settings."""
+    """Line to print if a preset was adjusted to fit the other settings."""
 
     def with_config(self, config: Any) -> Self:
-        """Returns the same with a config of which a few settings were changed by the user."""
+        """Returns a copy for a config in which the user changed some settings."""
         changed = {
             name: value
             for name, value in vars(config).items()
@@ -41,12 +41,12 @@ class Command:
 
     @property
     def algo(self) -> str:
-        """Name of the algorithm's module; the module of its config has the same."""
+        """Name of the algorithm's module, which is also that of its config's module."""
         return type(self.config).__module__.rpartition(".")[2]
 
 
 def describe(command: Command) -> str:
-    """Returns lines for the start of a run: task, length, the preset's and the user's settings."""
+    """Returns the lines that a run starts with: task, length, settings of preset and user."""
     config = command.config
     lines = [f"{command.algo} on {config.env_id}, seed {config.seed}"]
     num_steps = config.num_updates * config.steps_per_update
@@ -62,7 +62,7 @@ def describe(command: Command) -> str:
         lines.append(command.cut_of_preset)
     if (ranks := config.devices * config.num_nodes) > 1:
         lines.append(f"{ranks} ranks, over all: {config.global_sizes()}")
-    # The first line shows two of them already.
+    # The first line already shows these two.
     yours = {key: value for key, value in command.explicit.items() if key not in ("env_id", "seed")}
     if yours:
         lines.append(f"you set: {_assignments(yours)}")

@@ -1,4 +1,4 @@
-"""What runs are told that play and train in processes of their own."""
+"""Settings of runs whose players and trainers are separate processes."""
 
 from __future__ import annotations
 
@@ -10,26 +10,25 @@ from fastrl.config.run import RunConfig, at_least
 
 @dataclass(frozen=True, kw_only=True)
 class DecoupledConfig(RunConfig):
-    """Settings of players and trainers."""
+    """Settings of players and trainers, for the algorithms that can be decoupled."""
 
     decoupled: bool = False
-    """Play and train in processes of their own: players send what they played, trainers send
-    weights."""
+    """Play and train in separate processes: players send rollouts, trainers send weights."""
     num_players: int = 1
-    """Decoupled: processes that play, each with num_envs environments."""
+    """Decoupled: number of player processes, each with num_envs environments."""
     num_trainers: int = 1
-    """Decoupled: processes that train: on the rows of some environments each, or, with a replay
-    buffer, on minibatches of their own from the rows of all."""
+    """Decoupled: number of trainer processes. Each trains on the rows of some environments; with a
+    replay buffer, each draws its own minibatches from the rows of all."""
     overlap: bool = False
-    """Decoupled: play on while trainers learn, with the policy of one update before. Ratios are of
-    the policy that acted."""
+    """Decoupled: keep playing while the trainers learn, with weights that are one update old.
+    Probability ratios are relative to the policy that acted."""
     player_on_gpu: bool = False
-    """Decoupled: act on a GPU too; by default only trainers use those."""
+    """Decoupled: run the players' policy on a GPU as well; by default only trainers use GPUs."""
     num_steps: int = 1
-    """Steps of every environment between two updates."""
+    """Steps between two updates, per environment."""
 
     def __post_init__(self) -> None:
-        """Checks that the settings go together."""
+        """Checks that the settings are consistent."""
         at_least(self, 1, "num_envs", "num_players", "num_trainers", "devices", "num_nodes")
         if self.decoupled:
             self._check_decoupled()
@@ -55,12 +54,12 @@ class DecoupledConfig(RunConfig):
 
     @property
     def num_rollouts(self) -> int:
-        """Processes that play at the same time."""
+        """Number of processes that play: each collects a rollout per update."""
         return self.num_players if self.decoupled else self.devices * self.num_nodes
 
     @property
     def trainers_get_all_rows(self) -> bool:
-        """Decoupled: whether each trainer gets the rows of all environments, or those of some."""
+        """Decoupled: whether each trainer gets all rows, or those of some environments."""
         return False
 
     def columns_of_trainers(self) -> list[slice]:
@@ -109,7 +108,7 @@ class DecoupledConfig(RunConfig):
         return self.replace(**{**alone, **changes})
 
     def global_sizes(self) -> str:
-        """Spells what the sizes of one process come to over all."""
+        """Returns the totals of the per-process sizes, in words."""
         if not self.decoupled:
             return super().global_sizes()
         players, trainers, sizes = self.num_players, self.num_trainers, self.per_rank_sizes()
@@ -123,10 +122,10 @@ class DecoupledConfig(RunConfig):
 
     @property
     def steps_per_update(self) -> int:
-        """Environment steps between two updates, over all that play."""
+        """Environment steps between two updates, summed over all players."""
         return self.num_envs * self.num_steps * self.num_rollouts
 
     @property
     def num_updates(self) -> int:
-        """Whole rollouts in the run."""
+        """Number of complete rollouts in the run."""
         return self.total_timesteps // self.steps_per_update

@@ -1,4 +1,4 @@
-"""What DroQ is told: SAC's settings, dropout, and many gradient steps per environment step."""
+"""Settings of DroQ: those of SAC, dropout, and many gradient steps per environment step."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ class DroQConfig(SACConfig):
     env_id: str = "Hopper-v4"
     """Task: an EnvPool or gymnasium id, or module:callable that returns a gymnasium.Env."""
     num_envs: int = 1
-    """Environments stepped side by side, per rank."""
+    """Parallel environments, per rank."""
     replay_ratio: float = 20.0
-    """Gradient steps of the critics per environment step."""
+    """Critic gradient steps per environment step."""
     policy_frequency: int = 20
-    """Gradient steps of the critics per step of actor and temperature."""
+    """Critic gradient steps per gradient step of actor and temperature."""
     dropout_rate: float = 0.01
-    """Share of the critics' hidden units that is left out in each pass."""
+    """Dropout rate of the critics' hidden layers."""
     layer_norm: bool = True
-    """Normalise the critics' hidden layers."""
+    """Apply layer normalisation in the critics' hidden layers."""
 
     def __post_init__(self) -> None:
         """Checks ranges and sizes."""

@@ -1,4 +1,4 @@
-"""What PPO is told beyond what all on-policy algorithms are: epochs, clipping, early stopping."""
+"""Settings of PPO: those of all on-policy algorithms, epochs, clipping, early stopping."""
 
 from __future__ import annotations
 
@@ -13,22 +13,22 @@ class PPOConfig(OnPolicyConfig):
     """Settings of proximal policy optimisation (Schulman et al. 2017, arXiv 1707.06347)."""
 
     update_epochs: int = 10
-    """Passes over the rollout in one update."""
+    """Passes over the rollout per update."""
     recompute_advantages: bool = False
-    """Before each further epoch, work advantages out anew from the critic as it then is."""
+    """Recompute the advantages with the current critic before each epoch after the first."""
     share_data: bool = False
-    """Several ranks: shuffle the rollouts of all together and train each rank on a part; by default
-    each trains on its own. Gradients are averaged either way."""
+    """Several ranks: shuffle the rollouts of all ranks together and train each rank on a part; by
+    default each rank trains on its own rollout. Gradients are averaged either way."""
     adam_eps: float = 1e-5
-    """Adam's epsilon."""
+    """Epsilon of Adam."""
     clip_coef: float = 0.2
-    """Keep the probability ratio within 1 - clip_coef and 1 + clip_coef."""
+    """Clip the probability ratio to [1 - clip_coef, 1 + clip_coef]."""
     anneal_clip_coef: bool = False
-    """Lower clip_coef linearly to zero over the run."""
+    """Decay clip_coef linearly to zero over the run."""
     clip_vloss: bool = False
-    """Clip the change of the value prediction by clip_coef too; the worse of both losses counts."""
+    """Also clip the change of the value to clip_coef; the larger of the two losses counts."""
     target_kl: float | None = None
-    """End an update after the epoch whose mean KL from the acting policy exceeds this."""
+    """Stop an update after an epoch whose mean KL from the acting policy exceeds this."""
 
     def __post_init__(self) -> None:
         """Checks ranges and sizes."""
@@ -42,7 +42,7 @@ class PPOConfig(OnPolicyConfig):
             raise ValueError("share_data has no effect with one trainer")
         if self.decoupled and self.recompute_advantages:
             raise ValueError(
-                "recompute_advantages is not offered with decoupled: players compute them"
+                "recompute_advantages is not offered with decoupled: players compute advantages"
             )
         if not self.adam_eps > 0:
             raise ValueError(f"adam_eps must be above 0, not {self.adam_eps}")
@@ -50,15 +50,15 @@ class PPOConfig(OnPolicyConfig):
             raise ValueError(f"clip_coef must be above 0, not {self.clip_coef}")
         if self.target_kl is not None and not self.target_kl > 0:
             raise ValueError(
-                f"target_kl must be above 0, not {self.target_kl}; leave it out to never stop early"
+                f"target_kl must be above 0, not {self.target_kl}; None switches early stopping off"
             )
 
     @property
     def trainers_get_all_rows(self) -> bool:
-        """Decoupled: whether each trainer gets the rows of all environments, or those of some."""
+        """Decoupled: whether each trainer gets all rows, or those of some environments."""
         return self.share_data
 
     @property
     def num_minibatches(self) -> int:
-        """Minibatches of one epoch."""
+        """Number of minibatches per epoch."""
         return -(-self.num_envs * self.num_steps // self.per_rank_batch_size)

@@ -1,4 +1,4 @@
-"""What recurrent PPO is told beyond what PPO is: the memory, and how long sequences are."""
+"""Settings of recurrent PPO: those of PPO, the recurrent layer, and the sequence length."""
 
 from __future__ import annotations
 
@@ -11,23 +11,24 @@ from fastrl.config.run import at_least, one_of
 
 @dataclass(frozen=True, kw_only=True)
 class PPORecurrentConfig(PPOConfig):
-    """Settings of PPO with a memory, trained on whole sequences."""
+    """Settings of PPO with a recurrent network, trained on whole sequences."""
 
     num_envs: int = 8
-    """Environments stepped side by side, per rank."""
+    """Parallel environments, per rank."""
     per_rank_batch_size: int = 256
     """Rows of a minibatch, per rank: sequences times their length, padding included."""
     hidden_sizes: tuple[int, ...] = (64, 64)
-    """Widths of the layers; the last is the memory's."""
+    """Widths of the hidden layers; the last is that of the recurrent layer."""
     shared_network: bool = True
-    """One memory with two heads, in place of one for the actor and one for the critic."""
+    """Use one recurrent network with two heads instead of separate ones for actor and critic."""
 
     rnn: Literal["lstm", "gru"] = "lstm"
-    """Kind of the memory. A GRU has a gate less to work out."""
+    """Type of the recurrent layer. A GRU has one gate less to compute."""
     sequence_length: int = 32
-    """Most steps of a sequence that learning looks back over; it ends earlier with its episode."""
+    """Maximum length of a training sequence (truncated backpropagation through time); a sequence
+    ends early where its episode does."""
     previous_action: bool = False
-    """The memory sees the action of the step before, too."""
+    """Also feed the previous action to the recurrent layer."""
 
     def __post_init__(self) -> None:
         """Checks ranges and sizes."""
@@ -46,13 +47,15 @@ class PPORecurrentConfig(PPOConfig):
             )
         if self.share_data:
             raise ValueError(
-                "share_data is not offered with a memory: sequences stay where they were played; "
-                "ranks share gradients"
+                "share_data is not offered with a recurrent network: sequences stay on the rank "
+                "that played them, and ranks share gradients"
             )
         if self.decoupled:
-            raise ValueError("decoupled is not offered with a memory: states stay with the player")
+            raise ValueError(
+                "decoupled is not offered with a recurrent network: its states stay with the player"
+            )
         if self.recompute_advantages:
             raise ValueError(
-                "recompute_advantages is not offered with a memory, whose states are those of the "
-                "policy that acted"
+                "recompute_advantages is not offered with a recurrent network, whose states are "
+                "those of the policy that acted"
             )

@@ -1,4 +1,4 @@
-"""What may change when a run goes on: nothing that it learns from, and the number of ranks."""
+"""Which settings may change when a run is resumed: those that do not affect learning."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any, TypeVar
 from fastrl.config.run import RunConfig
 from fastrl.config.sac import SACConfig
 
-# What leaves the learning as it is: its length, what is written down, how the machines are used.
+# Length of the run, what it writes, how it uses the machine: none of these affects learning.
 CHANGEABLE = (
     "--total-timesteps, --eval-every, --eval-episodes, --checkpoint-every, --keep-checkpoints, "
     "--capture-video, --target-return, --num-threads, --num-env-threads, --engine, --devices, "
@@ -18,17 +18,17 @@ Config = TypeVar("Config", bound=RunConfig)
 
 
 def resumed(saved: Config, changes: dict[str, Any], run: str) -> Config:
-    """Returns the settings that a saved run goes on with.
+    """Returns the settings that a saved run resumes with.
 
-    Another number of ranks goes on with the same global sizes, each rank with its share.
+    With another number of ranks the global sizes stay the same, and are divided among the ranks.
 
     Args:
-        saved: what it was started with.
-        changes: settings by name.
-        run: what to call it in errors.
+        saved: settings that the run was started with.
+        changes: new values, by name of the setting.
+        run: name of the run, for errors.
 
     Raises:
-        ValueError: a change that would make it another run.
+        ValueError: a setting that may not change, or sizes that cannot be divided evenly.
     """
     for name, value in changes.items():
         flag = "--" + name.replace("_", "-")
@@ -55,7 +55,7 @@ def resumed(saved: Config, changes: dict[str, Any], run: str) -> Config:
 
 
 def spell(value: object) -> str:
-    """Writes a value in one word."""
+    """Returns a value written without spaces, as for a flag."""
     if isinstance(value, tuple):
         return ",".join(map(str, value))
     return str(value).lower() if isinstance(value, bool) else str(value)

@@ -1,4 +1,4 @@
-"""What every algorithm's run is told: the task, the devices, the length, what is written down."""
+"""Settings shared by all algorithms: the task, the devices, the length, what a run writes."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from typing import Any, Literal, Self, get_type_hints
 
 from fastrl.config.values import as_kind, read_value
 
-# What other libraries call settings, and ours that mean the same; which of them there are depends
-# on the algorithm.
+# Names of settings in other libraries, and ours with the same meaning, of which each algorithm has
+# only some.
 OTHER_NAMES = {
     "batch_size": ("per_rank_batch_size",),
     "compile": ("engine",),
@@ -47,90 +47,89 @@ _MOST_FRAMES = 1000
 
 @dataclass(frozen=True, kw_only=True)
 class RunConfig:
-    """Settings that all algorithms share.
+    """Settings shared by all algorithms.
 
     Steps are environment steps, summed over all environments of all ranks.
 
     Raises:
-        ValueError: a setting is out of range, or has no effect together with the others.
+        ValueError: a setting is out of range, or has no effect in combination with the others.
     """
 
     env_id: str = "CartPole-v1"
     """Task: an EnvPool or gymnasium id, or module:callable that returns a gymnasium.Env."""
     exp_name: str = "default"
-    """Label of the run, part of its folder's name."""
+    """Label of the run, used in the name of its folder."""
     seed: int = 42
-    """Seed of the environments, the weights, the action noise and the shuffles."""
+    """Seed of the environments, the initial weights, the action noise and the shuffling."""
     total_timesteps: int = 65_536
-    """Environment steps to train for; an incomplete last rollout is dropped."""
+    """Environment steps to train for, rounded down to whole rollouts."""
 
     backend: Literal["auto", "envpool", "gymnasium"] = "auto"
-    """Who steps the environments; auto takes EnvPool where it has the task."""
+    """Library that runs the environments; auto: EnvPool if it has the task, else gymnasium."""
     num_envs: int = 4
-    """Environments stepped side by side, per rank."""
+    """Parallel environments, per rank."""
     num_pools: int = 0
-    """1: all environments in step. 2: two halves in turn, one steps while the policy acts on the
-    other. 0: halves of 32 or more in EnvPool for a policy on a GPU, and on two cores or more for
-    physics (MuJoCo, Box2D); else one."""
+    """1: all environments step together. 2: in two halves; one steps while the policy acts on the
+    other. 0 (automatic): 2 if EnvPool runs at least 32 environments and either the policy is on a
+    GPU, or the task is physics (MuJoCo, Box2D) and there are at least two cores; else 1."""
     num_env_threads: int = 0
-    """Threads that step EnvPool's environments, shared out among halves; 0: for each half as many
-    as this process may use cores."""
+    """EnvPool's threads, divided between the halves if num_pools is 2; 0: per half, as many as the
+    cores this process may use."""
     mask_vel: bool = False
-    """Hide the velocities in the observation (classic control and LunarLander), so that the task
-    needs memory."""
+    """Set the velocities in the observations to zero (classic control and LunarLander), so that the
+    task requires memory."""
     env_kwargs: tuple[str, ...] = ()
-    """Settings of the environment itself, as name=value; from Python and YAML a mapping will do."""
+    """Keyword arguments of the environment, as name=value; from Python and YAML also a mapping."""
     obs_keys: tuple[str, ...] = ()
-    """Which keys of a Dict observation to take; all if none are named. Inner keys: outer.inner."""
+    """Keys of a Dict observation to use; all if none are given. Nested keys: outer.inner."""
     frame_stack: int = 1
-    """Show the last so many observations at once. EnvPool's Atari stacks four by itself."""
+    """Number of latest observations to stack into one. EnvPool's Atari already stacks four."""
     info_action_mask: bool = False
-    """Never draw actions that the environment's info["action_mask"] forbids. A key action_mask in a
-    Dict observation counts by itself."""
+    """Never sample actions that the environment's info["action_mask"] forbids. A key action_mask in
+    a Dict observation is used without this flag."""
 
     accelerator: Literal["auto", "cpu", "cuda", "gpu"] = "auto"
-    """Device to train on, as Lightning Fabric names it; auto takes a GPU if there is one. --cuda is
-    short for --accelerator cuda."""
+    """Type of device to train on; auto: a GPU if there is one. --cuda is short for --accelerator
+    cuda."""
     devices: int = 1
-    """Ranks to train with on each machine: processes with one device each. They start by
-    themselves; torchrun, fabric run and SLURM may start them too. What is said to be per rank grows
-    with their number."""
+    """Ranks per machine: processes with one device each, started automatically or by torchrun,
+    fabric run or SLURM. Sizes given per rank add up over the ranks."""
     num_nodes: int = 1
-    """Machines to train on."""
+    """Number of machines to train on."""
     strategy: Literal["auto", "ddp"] = "auto"
-    """Fabric's strategy: equal ranks that average gradients."""
+    """Strategy of Lightning Fabric for several ranks; auto is ddp, which averages gradients."""
     rank_timeout: float = 7.0
-    """Seconds after which a rank that gets no step done ends the run; 0 lets it hang."""
+    """Seconds after which a rank that makes no progress ends the run; 0: never."""
     precision: Literal["32-true", "bf16-mixed"] = "32-true"
-    """Number format of the forward and backward passes."""
+    """Floating-point precision of the forward and backward passes."""
     num_threads: int = 0
-    """Threads of one update on the CPU; 0: one, or for large minibatches the cores this process may
-    use. Acting always uses one."""
+    """CPU threads of an update; 0: one for small minibatches, else one per core this process may
+    use. Acting always uses one thread."""
     engine: Literal["auto", "native", "recorded", "compile", "eager"] = "auto"
-    """How acting, advantages and updates run. eager: plain PyTorch. recorded: one run of them as a
-    static graph, replayed; the numbers of eager to the bit. native: with networks and loss in the
-    C++ kernels. compile: through torch.compile, after some seconds or minutes of compiling. auto:
-    native where the kernels compute the same, else recorded."""
+    """How acting, advantages and updates are executed. eager: plain PyTorch. recorded: traced once
+    and replayed as a static graph; bit-identical to eager. native: recorded, with networks and loss
+    in C++ kernels. compile: torch.compile, which first compiles for seconds to minutes. auto:
+    native where the kernels support the networks and loss, else recorded."""
     torch_deterministic: bool = False
-    """Refuse every torch operation that has no deterministic form."""
+    """Raise an error for every torch operation without a deterministic implementation."""
 
     eval_every: int = 250_000
-    """Steps between greedy tests during training; 0 switches them off."""
+    """Environment steps between evaluations during training; 0: none."""
     eval_episodes: int = 100
-    """Episodes of a greedy test, during and after training; 0 switches both off."""
+    """Greedy episodes per evaluation, during and after training; 0: no evaluation."""
     target_return: float | None = None
-    """End the run once the mean return of the last 100 training episodes reaches this."""
+    """Stop training once the mean return of the last 100 training episodes reaches this."""
     checkpoint_every: int = 250_000
-    """Steps between periodic checkpoints; 0 keeps only the best and the last."""
+    """Environment steps between periodic checkpoints; 0: only the best and the last."""
     keep_checkpoints: int = 3
-    """Periodic checkpoints that are kept."""
+    """Number of periodic checkpoints to keep."""
     capture_video: bool = False
-    """Record a greedy episode (mp4 and GIF) at each test and after training."""
+    """Record a video of a greedy episode (mp4 and GIF) at each evaluation and after training."""
     log_dir: str = "logs"
-    """Folder that holds the run folders."""
+    """Parent folder of the run folders."""
 
     def __post_init__(self) -> None:
-        """Checks what holds for every algorithm; algorithms add their own."""
+        """Checks ranges and sizes; algorithms add their own checks."""
         for name, value in vars(self).items():
             for item in value if isinstance(value, tuple) else (value,):
                 _check_magnitude(name, item)
@@ -141,11 +140,11 @@ class RunConfig:
         for setting in self.env_kwargs:
             name, equals, value = setting.partition("=")
             if not name.isidentifier() or not equals:
-                raise ValueError(f"env_kwargs are written name=value, not {setting!r}")
+                raise ValueError(f"env_kwargs must be written name=value, not {setting!r}")
             try:
                 read_value(value)
             except ValueError as error:
-                raise ValueError(f"env_kwargs: of {name}, {error}") from error
+                raise ValueError(f"env_kwargs: {name}: {error}") from error
         at_least(self, 0, "seed", "eval_every", "checkpoint_every", "rank_timeout")
         one_of(self, "strategy", "auto", "ddp")
         one_of(self, "num_pools", 0, 1, 2)
@@ -161,16 +160,16 @@ class RunConfig:
             )
         if self.capture_video and not self.eval_episodes:
             raise ValueError(
-                "capture_video records greedy tests, and eval_episodes=0 switches them off"
+                "capture_video has no effect with eval_episodes=0: videos are made at evaluations"
             )
 
     def per_rank_sizes(self) -> dict[str, str]:
-        """Returns the settings that each rank has as many of, and what they count."""
-        names = {"num_envs": "environments", "per_rank_batch_size": "rows a minibatch"}
+        """Returns the settings given per rank, each with the words for what it counts."""
+        names = {"num_envs": "environments", "per_rank_batch_size": "rows per minibatch"}
         return {name: words for name, words in names.items() if hasattr(self, name)}
 
     def global_sizes(self) -> str:
-        """Spells what the sizes of one rank come to over all ranks."""
+        """Returns the totals of the per-rank sizes, in words."""
         ranks = self.devices * self.num_nodes
         return ", ".join(
             f"{ranks} x {getattr(self, name)} = {ranks * getattr(self, name):,} {words}"
@@ -180,7 +179,7 @@ class RunConfig:
 
     @property
     def env_settings(self) -> dict[str, Any]:
-        """What `make_env` is told, the same for training and tests."""
+        """Keyword arguments of `make_env`, the same for training and evaluation."""
         pairs = (setting.partition("=") for setting in self.env_kwargs)
         return {
             "mask_vel": self.mask_vel,
@@ -191,11 +190,11 @@ class RunConfig:
         }
 
     def replace(self, **changes: Any) -> Self:
-        """Returns a copy with some settings changed, checked again."""
+        """Returns a copy with some settings changed, validated again."""
         return type(self).from_dict({**self.to_dict(), **changes}, type(self).__name__)
 
     def to_dict(self) -> dict[str, Any]:
-        """Returns plain numbers, strings and lists, as config.yaml and checkpoints hold them."""
+        """Returns plain numbers, strings and lists, as in config.yaml and checkpoints."""
         values = dataclasses.asdict(self)
         return {
             name: list(value) if isinstance(value, tuple) else value
@@ -203,7 +202,7 @@ class RunConfig:
         }
 
     def unlike_defaults(self) -> dict[str, Any]:
-        """Returns the settings whose values are not the defaults."""
+        """Returns the settings that differ from the defaults."""
         default = type(self)()
         return {name: x for name, x in vars(self).items() if x != getattr(default, name)}
 
@@ -212,13 +211,13 @@ class RunConfig:
         """Builds a config from plain values.
 
         Args:
-            values: setting names and values; lists stand for tuples.
-            source: what to call the place the values came from, in errors.
+            values: by name of the setting; lists stand for tuples.
+            source: where the values came from, for errors.
 
         Raises:
             ValueError: an unknown name, a value of the wrong type or out of range.
         """
-        if "compile" in values:  # as versions before 0.2 called it
+        if "compile" in values:  # its name before version 0.2
             values = {"engine": _ENGINE_OF_COMPILE.get(values["compile"], "auto"), **values}
             del values["compile"]
         check_names(values, [field.name for field in dataclasses.fields(cls)], source)
@@ -233,7 +232,7 @@ class RunConfig:
 
 
 def documentation(*config_classes: type) -> dict[str, str]:
-    """Returns what stands under each setting, in one line."""
+    """Returns the docstring of each setting, on one line."""
     texts: dict[str, str] = {}
     for kind in [kind for last in config_classes for kind in reversed(last.__mro__[:-1])]:
         body = ast.parse(textwrap.dedent(inspect.getsource(kind))).body[0]
@@ -246,7 +245,7 @@ def documentation(*config_classes: type) -> dict[str, str]:
 
 
 def check_names(values: dict[str, Any], known: list[str], source: str) -> None:
-    """Refuses unknown setting names, with the nearest known ones."""
+    """Raises ValueError for an unknown name, with the closest known ones."""
     for name in values:
         if name not in known:
             near = near_names(str(name), known)
@@ -259,13 +258,13 @@ def check_names(values: dict[str, Any], known: list[str], source: str) -> None:
 
 
 def near_names(name: str, known: Collection[str], most: int = 3, cutoff: float = 0.6) -> list[str]:
-    """Returns the known names that may be meant by one that is not.
+    """Returns the known names that an unknown one may stand for.
 
     Args:
-        name: in snake case.
-        known: the names there are.
-        most: how many to return of those that are spelt alike.
-        cutoff: how much alike, from 0 to 1.
+        name: the unknown name, in snake case.
+        known: the valid names.
+        most: maximum number of similarly spelt names to return.
+        cutoff: least similarity, from 0 to 1.
     """
     import difflib
 
@@ -274,7 +273,7 @@ def near_names(name: str, known: Collection[str], most: int = 3, cutoff: float =
 
 
 def at_least(config: object, low: float, *names: str) -> None:
-    """Refuses values under `low`."""
+    """Raises ValueError for values below `low`."""
     for name in names:
         value = getattr(config, name)
         if not value >= low:
@@ -282,7 +281,7 @@ def at_least(config: object, low: float, *names: str) -> None:
 
 
 def in_range(config: object, low: float, high: float, *names: str) -> None:
-    """Refuses values outside `[low, high]`."""
+    """Raises ValueError for values outside `[low, high]`."""
     for name in names:
         value = getattr(config, name)
         if not low <= value <= high:
@@ -290,7 +289,7 @@ def in_range(config: object, low: float, high: float, *names: str) -> None:
 
 
 def _check_magnitude(name: str, value: object) -> None:
-    """Refuses numbers that float32 cannot hold, and sizes that no memory can."""
+    """Raises ValueError for numbers beyond float32, and for absurdly large sizes."""
     if isinstance(value, float) and not abs(value) < 3e38:
         raise ValueError(f"{name} must be finite and below 3e38, not {value}")
     bits = 63 if name in ("seed", *_STEPS) else 31
@@ -299,7 +298,7 @@ def _check_magnitude(name: str, value: object) -> None:
 
 
 def one_of(config: object, name: str, *allowed: object) -> None:
-    """Refuses values outside a list."""
+    """Raises ValueError for a value that is not allowed."""
     value = getattr(config, name)
     if value not in allowed:
         raise ValueError(f"{name} must be one of {', '.join(map(str, allowed))}, not {value!r}")

@@ -1,4 +1,4 @@
-"""What SAC is told: sizes of replay and minibatch, step sizes, temperature, networks."""
+"""Settings of SAC: replay buffer and minibatches, learning rates, temperature, networks."""
 
 from __future__ import annotations
 
@@ -11,58 +11,58 @@ from fastrl.config.run import at_least, in_range, one_of
 
 @dataclass(frozen=True, kw_only=True)
 class SACConfig(DecoupledConfig):
-    """Settings of the soft actor-critic (Haarnoja et al. 2018, arXiv 1812.05905)."""
+    """Settings of soft actor-critic (Haarnoja et al. 2018, arXiv 1812.05905)."""
 
     env_id: str = "LunarLanderContinuous-v2"
     """Task: an EnvPool or gymnasium id, or module:callable that returns a gymnasium.Env."""
     buffer_size: int = 1_000_000
-    """Transitions that the replay buffer holds, over all environments of a rank; of all players, if
-    decoupled."""
+    """Capacity of the replay buffer in transitions, over all environments of a rank; if decoupled,
+    of all players."""
     learning_starts: int = 5_000
     """Environment steps with random actions before the first gradient step."""
     replay_ratio: float = 1.0
-    """Gradient steps per environment step; 1 / num_envs is one per step of all environments."""
+    """Gradient steps per environment step; 1 / num_envs: one per step of all environments."""
     per_rank_batch_size: int = 256
-    """Transitions of a minibatch, per rank."""
+    """Transitions per minibatch, per rank."""
 
     policy_lr: float = 3e-4
-    """Step size of the actor's Adam."""
+    """Learning rate of the actor."""
     q_lr: float = 3e-4
-    """Step size of the critics' Adam."""
+    """Learning rate of the critics."""
     alpha_lr: float = 3e-4
-    """Step size of the temperature's Adam."""
+    """Learning rate of the temperature."""
     adam_eps: float = 1e-8
-    """Adam's epsilon."""
+    """Epsilon of Adam."""
     max_grad_norm: float = 0.0
-    """Clip the norms of the actor's and of the critics' gradients to this; 0 leaves them alone."""
+    """Clip the gradient norms of the actor and of the critics to this; 0: no clipping."""
 
     gamma: float = 0.99
-    """Discount per step."""
+    """Discount factor per step."""
     num_return_steps: int = 1
-    """Rewards that a target sums before it bootstraps (n-step returns, without correction)."""
+    """Rewards in a target before it bootstraps (n-step returns, without off-policy correction)."""
     alpha: float = 1.0
-    """Temperature, the weight of the entropy; the initial one where it is tuned."""
+    """Temperature, the weight of the entropy; the initial value if it is tuned."""
     tune_alpha: bool = True
-    """Tune the temperature so that the policy keeps its target entropy."""
+    """Tune the temperature to keep the policy at the target entropy."""
     target_entropy: float | None = None
-    """Entropy to keep, in nats, of actions scaled to [-1, 1]; by default minus their dimensions."""
+    """Target entropy in nats, of actions scaled to [-1, 1]; default: minus their dimensions."""
     tau: float = 0.005
-    """Share of the critics that goes into the target critics at each of their updates."""
+    """Weight of the critics in each update of the target critics (Polyak averaging)."""
     policy_frequency: int = 1
-    """Gradient steps of the critics per step of actor and temperature."""
+    """Critic gradient steps per gradient step of actor and temperature."""
     target_network_frequency: int = 1
-    """Gradient steps of the critics per update of the target critics."""
+    """Critic gradient steps per update of the target critics."""
 
     matmul_precision: Literal["highest", "high", "medium"] = "highest"
-    """Precision of the update's float32 products, as torch names it; medium multiplies in bfloat16
-    and sums in float32, several times faster where the processor has units for it."""
+    """Precision of the update's float32 matrix products, as in torch. medium multiplies in bfloat16
+    and sums in float32: several times faster on processors with bfloat16 units."""
     num_critics: int = 2
-    """Critics; targets take the least of their estimates."""
+    """Number of critics; targets use the minimum of their estimates."""
     hidden_sizes: tuple[int, ...] = (256, 256)
     """Widths of the hidden layers."""
 
     log_every: int = 1_000
-    """Steps between rows of metrics; 0: after every update."""
+    """Environment steps between rows of metrics; 0: one row per update."""
 
     def __post_init__(self) -> None:
         """Checks ranges and sizes."""
@@ -92,12 +92,12 @@ class SACConfig(DecoupledConfig):
         num_envs, steps = players * self.num_envs, max(self.num_steps, 2)
         if self.buffer_size < num_envs * steps:
             raise ValueError(
-                f"buffer_size={self.buffer_size} holds less than {steps} steps of "
+                f"buffer_size={self.buffer_size} holds fewer than {steps} steps of "
                 f"{num_envs} environments"
             )
         if self.total_timesteps <= self.learning_starts:
             raise ValueError(
-                f"total_timesteps={self.total_timesteps} ends before anything is learned: "
+                f"total_timesteps={self.total_timesteps} ends before the first gradient step: "
                 f"learning_starts={self.learning_starts}"
             )
         if self.total_timesteps < self.steps_per_update:
@@ -108,5 +108,5 @@ class SACConfig(DecoupledConfig):
 
     @property
     def trainers_get_all_rows(self) -> bool:
-        """Decoupled: each trainer keeps a replay buffer of all players' rows."""
+        """Decoupled: True, because each trainer keeps a replay buffer of all players' rows."""
         return True

@@ -1,4 +1,4 @@
-"""What the value of a setting may look like: in YAML, on a command line, from Python."""
+"""Conversion of the values of settings: from YAML, from the command line, from Python."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ import yaml
 
 
 class ConfigLoader(yaml.SafeLoader):
-    """The safe loader, which also reads `3e-4` as a number (plain YAML 1.1 makes it a string)."""
+    """A safe loader that also reads `3e-4` as a number; in YAML 1.1 it is a string."""
 
 
 class ConfigDumper(yaml.SafeDumper):
-    """The safe dumper, which quotes a string that the loader would read as such a number."""
+    """A safe dumper that quotes strings which the loader would read as such a number."""
 
 
 for _kind in (ConfigLoader, ConfigDumper):
@@ -35,10 +35,10 @@ ConfigDumper.add_representer(tuple, lambda dumper, value: dumper.represent_seque
 
 
 def read_value(text: str) -> Any:
-    """Returns the value that a text stands for as YAML: `1e-3` is a number, `[1, a]` a list.
+    """Parses a text as YAML: `1e-3` is a number, `[1, a]` a list.
 
     Raises:
-        ValueError: it is no YAML.
+        ValueError: the text is not YAML.
     """
     try:
         return yaml.load(text, Loader=ConfigLoader)
@@ -50,7 +50,7 @@ def write_value(value: Any) -> str:
     """Returns YAML that `read_value` reads as the same value.
 
     Raises:
-        ValueError: the value is neither plain nor made of plain ones.
+        ValueError: the value is not made of plain values, lists and dicts.
     """
     options: dict[str, Any] = {"default_flow_style": True, "sort_keys": False, "width": math.inf}
     try:
@@ -61,17 +61,17 @@ def write_value(value: Any) -> str:
 
 
 def as_kind(kind: Any, value: Any) -> Any:
-    """Returns a value as a setting of this type holds it.
+    """Converts a value to the type of a setting.
 
-    1e6 is a float in YAML and may be meant as a whole number, 3 may stand for 3.0, and off is a
-    boolean there; Python may have numbers of numpy, paths and mappings.
+    In YAML, 1e6 is a float but may be meant as an integer, 3 may be meant as 3.0, and off is a
+    boolean. Values from Python may be NumPy scalars, paths and mappings.
 
     Args:
-        kind: the setting's type.
-        value: from YAML, JSON or Python; lists stand for tuples.
+        kind: type of the setting.
+        value: from YAML, JSON or Python; a list may stand for a tuple.
 
     Raises:
-        ValueError: it does not fit.
+        ValueError: the value cannot be converted.
     """
     kinds = get_args(kind) if isinstance(kind, types.UnionType) else (kind,)
     if value is None and types.NoneType in kinds:
@@ -102,7 +102,7 @@ def as_kind(kind: Any, value: Any) -> Any:
 
 
 def in_words(kind: Any) -> str:
-    """Says what a setting of this type takes."""
+    """Describes the values that a setting of this type takes."""
     if get_origin(kind) is Literal:
         return f"one of {', '.join(map(str, get_args(kind)))}"
     if isinstance(kind, types.UnionType):
@@ -113,7 +113,7 @@ def in_words(kind: Any) -> str:
 
 
 def _plain(value: Any) -> Any:
-    """Returns Python's own number for one of numpy, and text for a path."""
+    """Converts NumPy scalars to Python numbers, and paths to strings."""
     if isinstance(value, os.PathLike):
         return os.fspath(value)
     is_scalar = hasattr(value, "item") and getattr(value, "ndim", None) == 0
@@ -121,7 +121,7 @@ def _plain(value: Any) -> Any:
 
 
 def _as_float(value: Any) -> Any:
-    """Returns a float if it is meant as one: YAML 1.1 reads 3e-4 as text."""
+    """Converts numbers, and strings that spell one, to float: YAML 1.1 reads 3e-4 as a string."""
     try:
         return value if isinstance(value, bool | None) else float(value)
     except OverflowError:

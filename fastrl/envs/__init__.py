@@ -1,1 +1,1 @@
-"""Vector environments: EnvPool and gymnasium brought to one rule, next-step autoreset."""
+"""Vector environments: EnvPool and gymnasium behind one interface, with next-step autoreset."""

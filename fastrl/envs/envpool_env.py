@@ -1,7 +1,7 @@
-"""EnvPool behind the `VectorEnv` interface, without the cost of its Python layer in every step.
+"""EnvPool behind the `VectorEnv` interface, without the overhead of its Python layer per step.
 
-Importing this module doesn't import EnvPool: that takes 0.7 s (every family of envs is loaded) and
-waits for the first use.
+Importing this module doesn't import EnvPool: that takes 0.7 s, because it loads every family of
+envs, and is deferred to the first use.
 """
 
 import warnings
@@ -23,8 +23,7 @@ from fastrl.spaces.observations import (
     observation_rows,
 )
 
-# What make_env decides itself; an `env_kwargs` that says something else would be silently at odds
-# with it.
+# Set by make_env itself; in `env_kwargs` they would silently conflict with it.
 RESERVED_CONFIG = frozenset(
     {
         "num_envs",
@@ -41,12 +40,12 @@ RESERVED_CONFIG = frozenset(
 
 
 def default_num_threads(num_envs: int) -> int:
-    """Return the threads of a pool of `num_envs`: one for each core, if there are enough envs."""
+    """Returns the default number of threads of a pool: one per core, at most one per env."""
     return max(1, min(num_envs, available_cores()))
 
 
 def list_envpool_ids() -> frozenset[str]:
-    """Return the ids EnvPool knows; none where it isn't installed. Imports EnvPool."""
+    """Returns the ids that EnvPool has; none if it isn't installed. Imports EnvPool."""
     try:
         import envpool
     except ImportError:
@@ -55,7 +54,7 @@ def list_envpool_ids() -> frozenset[str]:
 
 
 def family_of(env_id: str) -> str:
-    """Return EnvPool's module that an env comes from, such as "envpool.box2d"; else ""."""
+    """Returns the EnvPool module that defines an env, such as "envpool.box2d"; "" if none does."""
     if env_id not in list_envpool_ids():
         return ""
     from envpool.registration import registry
@@ -64,11 +63,11 @@ def family_of(env_id: str) -> str:
 
 
 def check_envpool_id(env_id: str, info_mask: bool = False) -> None:
-    """Raise if `env_id`, which EnvPool lists, can't be used here.
+    """Raises an error if an id that EnvPool has can't be used here.
 
     Raises:
-        ValueError: It has several players, or spaces that fastrl doesn't support.
-        ImportError: A library that this family needs is missing.
+        ValueError: the env has several players, or spaces that fastrl doesn't support.
+        ImportError: a library that this family needs is missing.
     """
     import envpool
 
@@ -84,17 +83,17 @@ def check_envpool_id(env_id: str, info_mask: bool = False) -> None:
 
 
 def _spaces(source: Any, *names: str) -> list[Any]:
-    """Return the spaces EnvPool builds on access, without a warning that bounds are rounded."""
+    """Returns spaces, which EnvPool builds on access, without its warning about rounded bounds."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=".*precision lowered by casting")
         return [without_default_bounds(getattr(source, name)) for name in names]
 
 
 def without_default_bounds(space: Any) -> Any:
-    """Return Boxes with infinite bounds where EnvPool gives those of a C++ type for "not known".
+    """Replaces the bounds of a Box by infinite ones where they are only the limits of a C++ type.
 
-    An example is LunarLander, whose observations are not in [1.2e-38, 3.4e38]. Other spaces are
-    returned as they are.
+    EnvPool gives these for unknown bounds, for example [1.2e-38, 3.4e38] for LunarLander. Other
+    spaces are returned unchanged.
     """
     if isinstance(space, spaces.Dict):
         return spaces.Dict({key: without_default_bounds(part) for key, part in space.items()})
@@ -109,7 +108,7 @@ def without_default_bounds(space: Any) -> Any:
 
 
 def _mask_key(env_id: str, state_keys: Sequence[str]) -> str:
-    """Returns the name of the action mask in EnvPool's info; ValueError if it holds none."""
+    """Returns the key of the action mask in EnvPool's info; ValueError if there is none."""
     for key in ("info:action_mask", "info:legal_action_mask"):
         if key in state_keys:
             return key
@@ -119,7 +118,7 @@ def _mask_key(env_id: str, state_keys: Sequence[str]) -> str:
 class EnvPoolEnv:
     """`num_envs` envs in one EnvPool; see `vector.VectorEnv` for the methods.
 
-    EnvPool has next-step autoreset by itself: s_T comes with the done flag, the next call ignores
+    EnvPool itself has next-step autoreset: s_T comes with the done flag, and the next step ignores
     its action.
     """
 
@@ -137,24 +136,23 @@ class EnvPoolEnv:
         info_mask: bool = False,
         testing: bool = False,
     ) -> None:
-        """Make the pool.
+        """Makes the pool.
 
         Args:
-            env_id: An id that `check_envpool_id` accepts.
-            seeds: One seed per env, in [0, 2**31). Given here because EnvPool ignores
-                `reset(seed=...)`.
-            num_threads: 0 takes `default_num_threads(num_envs)`.
-            render: Whether `render` can be called.
-            env_kwargs: More of the env's EnvPool config, such as `max_episode_steps`.
-            obs_keys: Which parts of a Dict to take; all if empty.
-            info_mask: Whether the info holds an action mask that counts.
-            testing: Atari: whether rewards are the game's own and its lives make one episode. In
-                training a lost life ends an episode and rewards are cut to their sign, unless
-                `env_kwargs` say otherwise (Mnih et al. 2015).
+            env_id: an id that `check_envpool_id` accepts.
+            seeds: one seed per env, in [0, 2**31); EnvPool ignores `reset(seed=...)`.
+            num_threads: number of threads; 0: `default_num_threads(num_envs)`.
+            render: whether `render` will be called.
+            env_kwargs: further settings of EnvPool, such as `max_episode_steps`.
+            obs_keys: keys of a Dict observation to use; all if empty.
+            info_mask: whether to use the action mask in the info.
+            testing: Atari: whether rewards are unclipped and an episode is a whole game. In
+                training a lost life ends the episode and rewards are clipped to their sign (Mnih
+                et al. 2015), unless `env_kwargs` override it.
 
         Raises:
-            ValueError: `env_kwargs` names something the env doesn't have, or something that is set
-                elsewhere; a space is not supported; there is no such mask.
+            ValueError: `env_kwargs` has an unknown or reserved setting, a space is unsupported, or
+                there is no action mask.
         """
         import envpool
 
@@ -162,7 +160,7 @@ class EnvPoolEnv:
         env_kwargs = dict(env_kwargs or {})
         if reserved := sorted(RESERVED_CONFIG & env_kwargs.keys()):
             raise ValueError(
-                f"{env_id}: env_kwargs may not set {reserved}; what can be set of it is an argument"
+                f"{env_id}: env_kwargs may not set {reserved}, which fastrl sets itself"
             )
         spec: Any = envpool.make_spec(env_id)
         if "info:lives" in spec._state_keys:
@@ -204,8 +202,7 @@ class EnvPoolEnv:
         self._pool: Any = pool
         self._renders = render
 
-        # Looked up once: each of these is a Python property or a dictionary in EnvPool's own `send`
-        # and `recv`.
+        # Looked up once: EnvPool's own `send` and `recv` go through properties and dictionaries.
         self._env_ids = np.arange(num_envs, dtype=np.int32)
         self._action_dtype = np.dtype(pool._spec._action_spec[-1][0])
         self._action_shape = (num_envs, *(self.single_action_space.shape or ()))
@@ -218,7 +215,7 @@ class EnvPoolEnv:
         self._done_at, self._truncated_at = keys.index("done"), keys.index("trunc")
         self._env_id_at = keys.index("info:env_id")
         self._obs_at = keys.index("obs") if "obs" in keys else -1
-        # Lives stay episodes to EnvPool in a test too: it fires the first ball of each.
+        # EnvPool treats lives as episodes in evaluation too, because it then fires after each.
         joins_lives = testing and "info:lives" in keys
         self._game_over_at = keys.index("info:terminated") if joins_lives else -1
         self._parts_at: dict[str, int] = {}
@@ -232,11 +229,11 @@ class EnvPoolEnv:
             self._parts_at = {name: keys.index(key) for name, key in leaves.items()}
 
     def reset(self) -> np.ndarray:
-        """Start new episodes in all envs; observations [N, *O]."""
+        """Starts new episodes in all envs; returns observations [N, *O]."""
         self._pool._reset(self._env_ids)
         state = self._pool._recv()
-        # With batch_size == num_envs EnvPool puts each row at its place in the call, whichever env
-        # is ready first.
+        # With batch_size == num_envs EnvPool returns rows in the order of the envs, not in that in
+        # which they finish.
         assert np.array_equal(state[self._env_id_at], self._env_ids), (
             "EnvPool returned the envs out of order"
         )
@@ -246,13 +243,13 @@ class EnvPoolEnv:
         if self._parts_at:
             parts = {name: state[place] for name, place in self._parts_at.items()}
             return self.single_observation_space.pack(parts)
-        # EnvPool allocates each batch anew, so these arrays are ours; astype does nothing unless
-        # the env has another dtype.
+        # EnvPool allocates a new batch per step, so these arrays are ours; astype copies only if
+        # the dtype differs.
         return state[self._obs_at].astype(self._obs_dtype, order="C", copy=False)
 
     def send(self, actions: np.ndarray) -> None:
-        """Hand the actions to EnvPool's threads and return at once."""
-        if actions.shape != self._action_shape:  # EnvPool would read beyond the array
+        """Passes the actions to EnvPool's threads and returns immediately."""
+        if actions.shape != self._action_shape:  # EnvPool would read out of bounds
             raise ValueError(
                 f"{self.env_id}: actions of shape {actions.shape}, expected {self._action_shape}"
             )
@@ -265,15 +262,14 @@ class EnvPoolEnv:
         )
 
     def recv(self) -> TimeStep:
-        """Wait until all envs have made the step."""
+        """Waits until all envs have finished the step."""
         state = self._pool._recv()
         truncated = state[self._truncated_at]
-        # A step that ends the task on the very step of the time limit comes as truncated only, and
-        # would be bootstrapped from although nothing follows. EnvPool sets trunc = done and
-        # elapsed_step >= max_episode_steps, discount = not done and step_type from done too, so
-        # none of its arrays tells the two apart; the state inside the env could (for CartPole the
-        # observation), but not for envs in general. It costs one such step per limit reached while
-        # failing.
+        # A step that terminates exactly at the time limit is reported as truncated only, and so is
+        # wrongly bootstrapped. EnvPool sets trunc = done and elapsed_step >= max_episode_steps, and
+        # derives discount and step_type from done, so its arrays don't tell the two cases apart;
+        # the observation may (as for CartPole), but not in general. The error is limited to
+        # episodes that terminate exactly at the limit.
         terminated = state[self._done_at] > truncated
         if self._game_over_at >= 0:
             terminated &= state[self._game_over_at] > 0
@@ -285,11 +281,11 @@ class EnvPoolEnv:
         return self.recv()
 
     def render(self) -> np.ndarray:
-        """Draw env 0, without a display; uint8 [H, W, 3]."""
+        """Renders env 0 without a display; returns uint8 [H, W, 3]."""
         if not self._renders:
             raise ValueError(f"{self.env_id}: made without render=True")
         return self._pool.render(0)[0]
 
     def close(self) -> None:
-        """End the pool's threads: EnvPool joins them when the pool is dropped."""
+        """Drops the pool, at which EnvPool joins its threads."""
         self._pool = None

@@ -28,10 +28,10 @@ _FOREIGN_FOLDERS = (Path(__file__).parents[1], sysconfig.get_path("stdlib"))
 
 
 class GymEnv:
-    """Single `gymnasium.Env`s stepped one after the other; see `vector.VectorEnv` for the methods.
+    """Single `gymnasium.Env`s, stepped one after the other; see `vector.VectorEnv` for the methods.
 
-    Offers `state_dict` and `load_state_dict` only if the envs do (below wrappers whose state is
-    known).
+    Has `state_dict` and `load_state_dict` only if the envs do, if necessary below wrappers whose
+    state is known.
     """
 
     backend = "gymnasium"
@@ -44,10 +44,15 @@ class GymEnv:
         obs_keys: Sequence[str] = (),
         info_mask: bool = False,
     ) -> None:
-        """Make one env per function. Only env 0 is ever rendered: it alone needs a render mode.
+        """Makes one env per function.
 
-        `obs_keys` are the parts of a Dict to take; `info_mask` says that the info holds an action
-        mask that counts.
+        Args:
+            env_id: for messages.
+            env_fns: functions that make an env each. Only env 0 is ever rendered, so only it needs
+                a render mode.
+            seeds: one seed per env, for its first reset.
+            obs_keys: keys of a Dict observation to use; all if empty.
+            info_mask: whether to use the action mask in the info.
         """
         self.env_id, self.num_envs = env_id, len(env_fns)
         self.envs = [call(f"{env_id}: making env {i}", f) for i, f in enumerate(env_fns)]
@@ -55,13 +60,13 @@ class GymEnv:
         for env in self.envs:
             if not isinstance(env, gymnasium.Env):
                 raise ValueError(
-                    f"{env_id}: what it made, {type(env).__name__}, is not a gymnasium.Env"
+                    f"{env_id}: it returned a {type(env).__name__}, not a gymnasium.Env"
                 )
             if (env.observation_space, env.action_space) != (
                 first.observation_space,
                 first.action_space,
             ):
-                raise ValueError(f"{env_id}: the envs differ in their spaces: {first} and {env}")
+                raise ValueError(f"{env_id}: the envs have different spaces: {first} and {env}")
         check_action_space(first.action_space, env_id)
         self.single_action_space = action_space_of(first.action_space)
         self._info_mask = info_mask
@@ -81,7 +86,7 @@ class GymEnv:
             self.state_dict, self.load_state_dict = self._state_dict, self._load_state_dict
 
     def reset(self) -> np.ndarray:
-        """Start new episodes in all envs; observations [N, *O]."""
+        """Starts new episodes in all envs; returns observations [N, *O]."""
         obs = self._empty_obs()
         for i, env in enumerate(self.envs):
             answer = call(f"{self.env_id}: reset of env {i}", env.reset, seed=self._seeds[i])
@@ -93,14 +98,14 @@ class GymEnv:
         return obs
 
     def send(self, actions: np.ndarray) -> None:
-        """Keep a copy of the actions for `recv`: an env may keep the row it is given."""
+        """Stores a copy of the actions for `recv`, because an env may keep the row it is given."""
         assert len(actions) == self.num_envs, f"{len(actions)} actions for {self.num_envs} envs"
         self._actions = np.array(actions, dtype=self._action_dtype)
 
     def recv(self) -> TimeStep:
-        """Step the envs in turn, or reset those whose episode ended in the last step."""
+        """Steps the envs in turn; resets those whose episode ended in the last step."""
         assert self._actions is not None, "recv without send"
-        # Plain ints for Discrete: what env authors expect, and quicker to read one by one.
+        # Plain ints for Discrete: env authors expect them, and indexing is faster.
         actions = self._actions.tolist() if self._actions.ndim == 1 else self._actions
         self._actions = None
         obs = self._empty_obs()
@@ -115,7 +120,7 @@ class GymEnv:
                     row, reward, terminated[i], cut, info = env.step(actions[i])
                     truncated[i] = cut and not terminated[i]
                     self._needs_reset[i] = bool(terminated[i] or cut)
-                with np.errstate(over="ignore"):  # beyond float32 is infinite, and refused as such
+                with np.errstate(over="ignore"):  # overflows become infinite, refused later
                     obs[i], rewards[i] = self._row(row, info, i), reward
             except EnvError:
                 raise
@@ -129,35 +134,35 @@ class GymEnv:
         return self.recv()
 
     def render(self) -> np.ndarray:
-        """Draw env 0; uint8 [H, W, 3]."""
+        """Renders env 0; returns uint8 [H, W, 3]."""
         if self.envs[0].render_mode != "rgb_array":
             raise ValueError(f"{self.env_id}: made without render=True")
         return np.asarray(call(f"{self.env_id}: render", self.envs[0].render), np.uint8)
 
     def close(self) -> None:
-        """Close the envs."""
+        """Closes the envs."""
         for i, env in enumerate(self.envs):
             try:
                 env.close()
-            except (Exception, SystemExit) as error:  # nothing that was learned is lost over this
+            except (Exception, SystemExit) as error:  # no reason to lose what was learned
                 _log.warning("%s", _failure(f"{self.env_id}: close of env {i}", error))
         self.envs = []
 
     def _row(self, row: Any, info: Any, i: int) -> Any:
-        """Returns an observation if its shape is right; assigning would broadcast a wrong one."""
+        """Returns an observation of the right shape; assignment would broadcast a wrong one."""
         space = self.single_observation_space
         if isinstance(space, PackedRow):
             parts = {name: np.asarray(part)[None] for name, part in leaf_values(row).items()}
             if self._info_mask:
                 if MASK_KEY not in info:
-                    raise EnvError(f"{self.env_id}: env {i} gave no info['{MASK_KEY}']")
+                    raise EnvError(f"{self.env_id}: env {i} returned no info['{MASK_KEY}']")
                 parts[MASK_KEY] = np.asarray(info[MASK_KEY])[None]
             return space.pack(parts)[0]
         shape = space.shape
         if np.shape(row) != shape:
             raise EnvError(
                 f"{self.env_id}: env {i} returned an observation of shape {np.shape(row)}, "
-                f"its space says {shape}"
+                f"but its space has {shape}"
             )
         return row
 
@@ -175,10 +180,10 @@ class GymEnv:
     def _load_state_dict(self, state: dict[str, Any]) -> None:
         if len(state["envs"]) != self.num_envs:
             raise ValueError(
-                f"{self.env_id}: a state of {len(state['envs'])} envs can't go into {self.num_envs}"
+                f"{self.env_id}: the state of {len(state['envs'])} envs doesn't fit {self.num_envs}"
             )
         for (env, outer), saved in zip(self._stateful_pairs(), state["envs"], strict=True):
-            outer.reset()  # the wrappers refuse to step an env that was never reset
+            outer.reset()  # wrappers refuse to step an env that was never reset
             env.load_state_dict(saved["env"])
             if (limit := _time_limit(outer)) is not None:
                 limit._elapsed_steps = saved["elapsed"]
@@ -195,9 +200,9 @@ def _failure(where: str, error: BaseException) -> EnvError:
 
 
 def own_line(error: BaseException) -> str:
-    """Return " (file:line)" of the innermost code that an error passed and that is the user's.
+    """Returns " (file:line)" of the innermost user code in the traceback of an error, or "".
 
-    That is neither ours nor Python's nor an installed package's; "" if there is none.
+    User code is in neither fastrl, nor the standard library, nor an installed package.
     """
     place = ""
     for frame, line in traceback.walk_tb(error.__traceback__):
@@ -210,15 +215,15 @@ def own_line(error: BaseException) -> str:
 
 
 def call(where: str, function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
-    """Call the env's own code; chain what it raises to an EnvError that says where."""
+    """Calls code of the env; turns what it raises into an EnvError that says where."""
     try:
         return function(*args, **kwargs)
-    except (Exception, SystemExit) as error:  # code of others may call sys.exit
+    except (Exception, SystemExit) as error:  # foreign code may call sys.exit
         raise _failure(where, error) from error
 
 
 def _env_with_state(env: Any) -> Any:
-    """Return what can save all of `env`; None if nothing can or a wrapper may have state."""
+    """Returns the env that can save its state; None if none can, or a wrapper may have state."""
     while True:
         if callable(getattr(env, "state_dict", None)) and callable(
             getattr(env, "load_state_dict", None)

@@ -1,4 +1,4 @@
-"""Make a vector env from its id: EnvPool if it has it, else gymnasium, else a module's callable."""
+"""Creation of vector envs from an id: of EnvPool, of gymnasium, or a module's callable."""
 
 import difflib
 import hashlib
@@ -22,11 +22,11 @@ Purpose = Literal["train", "eval", "video"]
 
 
 def base_seed(run_seed: int, purpose: Purpose, restart: int = 0) -> int:
-    """Return the seed in [0, 2**31) that `make_env` counts up from.
+    """Returns the seed in [0, 2**31) of the first env, for `make_env`.
 
-    Envs get consecutive seeds, so runs seeded 0, 1, 2 ... would share most envs if they started at
-    their own seed. The hash puts runs, purposes and restarts far apart, and is the same in every
-    process and Python version.
+    Envs get consecutive seeds, so runs seeded 0, 1, 2 ... would share most env seeds if each
+    started at its own seed. The hash separates runs, purposes and restarts, and is the same in
+    every process and Python version.
     """
     if purpose not in get_args(Purpose):
         raise ValueError(f"purpose={purpose!r}; it must be one of {get_args(Purpose)}")
@@ -50,26 +50,26 @@ def make_env(
     info_mask: bool = False,
     testing: bool = False,
 ) -> VectorEnv:
-    """Make `num_envs` copies of an env.
+    """Makes `num_envs` copies of an env.
 
     Args:
-        env_id: An EnvPool id, a registered gymnasium id, or `module:callable` where the callable
+        env_id: an EnvPool id, a registered gymnasium id, or `module:callable` where the callable
             returns a `gymnasium.Env`.
-        num_envs: At least 1.
-        seed: Env i gets (seed + first_env + i) mod 2**31; see `base_seed`.
-        first_env: How many envs other ranks or pools have before this one.
-        backend: `auto` takes EnvPool if it has the id with spaces that are supported.
-        num_threads: Of EnvPool; 0 takes the cores this process may use, never more than `num_envs`.
-        mask_vel: Whether to replace velocities by 0 (for the ids in `masking.VELOCITY_INDICES`).
-        render: Whether `render` can be called, on env 0.
-        env_kwargs: Settings for EnvPool, `gymnasium.make` or the callable.
-        obs_keys: Which parts of a Dict observation to take; all if empty.
-        frame_stack: How many observations, the latest last, make one.
-        info_mask: Whether the info holds an action mask that counts.
-        testing: Whether returns and episodes are the task's own, where training trims them (Atari).
+        num_envs: number of envs, at least 1.
+        seed: env i gets (seed + first_env + i) mod 2**31; see `base_seed`.
+        first_env: number of envs of other ranks and pools before these.
+        backend: "auto" uses EnvPool if it has the id, with supported spaces.
+        num_threads: EnvPool's threads; 0: one per core this process may use, at most `num_envs`.
+        mask_vel: whether to set velocities to 0 (for the ids in `masking.VELOCITY_INDICES`).
+        render: whether `render` will be called; it draws env 0.
+        env_kwargs: keyword arguments for EnvPool, `gymnasium.make` or the callable.
+        obs_keys: keys of a Dict observation to use; all if empty.
+        frame_stack: number of latest observations to stack into one.
+        info_mask: whether to use the action mask in the info.
+        testing: Atari: whether rewards are unclipped and an episode is a whole game.
 
     Raises:
-        ValueError: An argument is out of range, the id is unknown, or a space is not supported.
+        ValueError: an argument is out of range, the id is unknown, or a space is not supported.
     """
     if num_envs < 1:
         raise ValueError(f"num_envs={num_envs}; it must be at least 1")
@@ -104,7 +104,7 @@ def make_env(
 
 
 def is_known_id(env_id: str) -> bool:
-    """Tell whether `make_env` would look for an env of this name, which need not be right."""
+    """Returns whether `make_env` accepts this as an id; making the env may still fail."""
     return ":" in env_id or env_id in gymnasium.registry or env_id in list_envpool_ids()
 
 
@@ -115,7 +115,7 @@ def wrap_vector_env(
     obs_keys: Sequence[str] = (),
     frame_stack: int = 1,
 ) -> VectorEnv:
-    """Use a caller's vector env of any autoreset mode; `seed` goes to its first `reset`."""
+    """Wraps a caller's vector env of any autoreset mode; `seed` is for its first `reset`."""
     if not isinstance(env, gymnasium.vector.VectorEnv):
         raise ValueError(f"{env!r} is a {type(env).__name__}, not a gymnasium.vector.VectorEnv")
     wrapped = WrappedVectorEnv(env, seed, obs_keys)
@@ -132,8 +132,8 @@ def _use_envpool(env_id: str, backend: Backend, info_mask: bool) -> bool:
     try:
         check_envpool_id(env_id, info_mask)
     except (ValueError, ImportError):
-        # EnvPool has it but not for us; gymnasium's env of that id may have other spaces and need
-        # no extra library.
+        # EnvPool's env can't be used here; gymnasium's env of the same id may have other spaces,
+        # and may need no extra library.
         if backend == "envpool" or env_id not in gymnasium.registry:
             raise
         return False
@@ -143,7 +143,7 @@ def _use_envpool(env_id: str, backend: Backend, info_mask: bool) -> bool:
 def _gymnasium_maker(
     env_id: str, backend: Backend, env_kwargs: dict[str, Any]
 ) -> Callable[..., gymnasium.Env]:
-    """Return a function that makes one env and takes `render_mode` if it should be drawn."""
+    """Returns a function that makes one env; it takes `render_mode` for rendering."""
     module_name, _, name = env_id.rpartition(":")
     if module_name:
         try:
@@ -153,20 +153,19 @@ def _gymnasium_maker(
                 what = f"{module_name!r} imports {error.name!r}{own_line(error)}"
                 raise EnvError(f"{env_id!r}: {what}") from error
             raise ValueError(f"{env_id!r}: no module {module_name!r} can be imported") from error
-        except (Exception, SystemExit) as error:  # it is somebody else's code
+        except (Exception, SystemExit) as error:  # foreign code may raise anything
             what = f"{type(error).__name__}: {error}{own_line(error)}"
             raise EnvError(f"{env_id!r}: importing {module_name!r} raised {what}") from error
         if callable(getattr(module, name, None)):
             return partial(getattr(module, name), **env_kwargs)
-        # gymnasium's own meaning of "module:Id-v0": importing the module registers the id.
+        # As in gymnasium, "module:Id-v0" imports a module that registers the id.
         if name not in gymnasium.registry:
             raise ValueError(
                 f"{env_id!r}: module {module_name!r} has no callable and no registered env {name!r}"
             )
     elif env_id not in gymnasium.registry:
         raise ValueError(_unknown_id(env_id, backend))
-    # The checker only looks at the first steps, with warnings about style; wrong shapes are found
-    # in GymEnv.
+    # The checker only inspects the first steps and warns about style; GymEnv checks the shapes.
     return partial(gymnasium.make, name, disable_env_checker=True, **env_kwargs)
 
 
@@ -198,7 +197,7 @@ def _unknown_id(env_id: str, backend: Backend) -> str:
 
 
 def _atari_hint(env_id: str) -> str:
-    """Return what to say of an Atari game's id of ale-py, such as `ALE/Pong-v5`; else nothing."""
+    """Returns a hint for an id of ale-py, such as `ALE/Pong-v5`; "" for other ids."""
     parts = re.fullmatch(r"(ALE/)?([A-Za-z0-9]+?)(-ram)?(NoFrameskip|Deterministic)?-v\d+", env_id)
     ours = f"{parts[2]}-v5" if parts else ""
     if not parts or not any(parts.group(1, 3, 4)) or ours not in list_envpool_ids():

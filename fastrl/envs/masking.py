@@ -1,4 +1,4 @@
-"""Hide velocities, so that a task needs memory (`mask_vel`)."""
+"""Masking of velocities, so that a task requires memory (`mask_vel`)."""
 
 import numpy as np
 
@@ -15,11 +15,11 @@ VELOCITY_INDICES: dict[str, tuple[int, ...]] = {
     "LunarLanderContinuous-v2": _LUNAR_LANDER,
     "LunarLanderContinuous-v3": _LUNAR_LANDER,
 }
-"""Env id -> the places of the velocities in its observation."""
+"""Indices of the velocities in the observation, by env id."""
 
 
 def check_mask_vel(env_id: str) -> None:
-    """Raise ValueError if it isn't known where `env_id` keeps its velocities."""
+    """Raises ValueError if the indices of the velocities of `env_id` aren't known."""
     if env_id not in VELOCITY_INDICES:
         raise ValueError(
             f"mask_vel does not know {env_id!r}; supported: {', '.join(VELOCITY_INDICES)}"
@@ -27,10 +27,10 @@ def check_mask_vel(env_id: str) -> None:
 
 
 class MaskVelocity:
-    """A `VectorEnv` whose observations have zeros where the wrapped env's have velocities."""
+    """A `VectorEnv` that sets the velocities in the wrapped env's observations to zero."""
 
     def __init__(self, env: VectorEnv) -> None:
-        """Wrap `env`, whose id must be in `VELOCITY_INDICES`."""
+        """Wraps `env`, whose id must be in `VELOCITY_INDICES`."""
         check_mask_vel(env.env_id)
         self.env = env
         self.env_id, self.backend, self.num_envs = env.env_id, env.backend, env.num_envs
@@ -41,15 +41,15 @@ class MaskVelocity:
         self._mask[list(VELOCITY_INDICES[env.env_id])] = 0
         if isinstance(env, HasState):
             self.state_dict, self.load_state_dict = env.state_dict, env.load_state_dict
-        # No python between the trainer and the wrapped env where there is nothing to mask.
+        # These need no masking, so they are called without a Python wrapper.
         self.send, self.render, self.close = env.send, env.render, env.close
 
     def reset(self) -> np.ndarray:
-        """Return the masked observations [N, *O] of new episodes."""
+        """Starts new episodes; returns masked observations [N, *O]."""
         return self._masked(self.env.reset())
 
     def recv(self) -> TimeStep:
-        """Finish the step and mask its observations."""
+        """Finishes the step and masks its observations."""
         time_step = self.env.recv()
         self._masked(time_step.obs)
         return time_step
@@ -60,5 +60,5 @@ class MaskVelocity:
         return self.recv()
 
     def _masked(self, obs: np.ndarray) -> np.ndarray:
-        # In place is safe: a VectorEnv hands its arrays over. A NaN stays a NaN and is still found.
+        # In place: the caller owns the arrays of a VectorEnv. A NaN stays a NaN, to be found.
         return np.multiply(obs, self._mask, out=obs)

@@ -1,4 +1,4 @@
-"""The environments that a run plays: one pool, or two halves that step in turn."""
+"""Environment pools of a run: one pool, or two halves that step in turn."""
 
 from __future__ import annotations
 
@@ -6,36 +6,24 @@ from collections.abc import Callable
 from functools import partial
 
 import gymnasium
-import torch
 
 from fastrl.config.run import RunConfig
 from fastrl.envs.envpool_env import default_num_threads, family_of
 from fastrl.envs.make import base_seed, make_env, wrap_vector_env
 from fastrl.envs.vector import Spaces, VectorEnv
+from fastrl.processes.devices import uses_gpu
 from fastrl.processes.machine import available_cores
 
-_FEWEST_ENVS_TO_HALVE = 32  # a step of fewer is over before the policy has acted on the other half
-_SLOW_FAMILIES = "envpool.mujoco", "envpool.box2d"  # physics: 10 us a step and more
+_FEWEST_ENVS_TO_HALVE = 32  # a step of fewer ends before the policy has acted on the other half
+_SLOW_FAMILIES = "envpool.mujoco", "envpool.box2d"  # physics: at least 10 us per step
 
 
-class TaskPools(list[VectorEnv]):
-    """Pools that were made from a task's id, and so can be made anew."""
+class _PoolsOfId(list[VectorEnv]):
+    """Pools that were made from a task's id, and how to make them again for a restart."""
 
-    def __init__(self, pools: list[VectorEnv], reopen: Callable[[int], list[VectorEnv]]) -> None:
-        """Holds the pools.
-
-        Args:
-            pools: side by side.
-            reopen: makes the same pools with the seeds of a restart.
-        """
+    def __init__(self, pools: list[VectorEnv], remake: Callable[[int], list[VectorEnv]]) -> None:
         super().__init__(pools)
-        self._reopen = reopen
-
-    def reopened(self, restart: int) -> list[VectorEnv]:
-        """Closes the pools and returns the same ones with other seeds, for a resumed run."""
-        for pool in self:
-            pool.close()
-        return self._reopen(restart)
+        self.remake = remake
 
 
 def open_envs(
@@ -44,13 +32,13 @@ def open_envs(
     rank: int = 0,
     restart: int = 0,
 ) -> list[VectorEnv]:
-    """Returns the pools of one rank, side by side; those of a task's id as `TaskPools`.
+    """Returns the pools of one rank.
 
     Args:
-        env: a task's id, or environments that somebody built; these are one pool.
-        config: how many, on which backend, with which seed.
-        rank: ranks own disjoint seeds.
-        restart: how often the run was resumed; a resumed run does not play the same episodes again.
+        env: a task's id, or a vector environment that the caller built, which becomes one pool.
+        config: number of environments, backend, seed, and other settings.
+        rank: this rank; ranks have disjoint seeds.
+        restart: number of times the run was resumed, so that episodes are not played again.
     """
     if isinstance(env, gymnasium.vector.VectorEnv):
         reading = {"obs_keys": config.obs_keys, "frame_stack": config.frame_stack}
@@ -75,10 +63,27 @@ def open_envs(
             )
         )
         if pool == 0 and pools[0].backend != "envpool" and config.num_pools == 0 and num_pools == 2:
-            # Only EnvPool steps in the background: elsewhere halves would cost and not gain.
+            # Only EnvPool steps in the background; for others, halves cost time and gain nothing.
             pools[0].close()
             return open_envs(env, config.replace(num_pools=1), rank, restart)
-    return TaskPools(pools, partial(open_envs, env, config, rank))
+    return _PoolsOfId(pools, partial(open_envs, env, config, rank))
+
+
+def reopened(pools: list[VectorEnv], restart: int) -> list[VectorEnv]:
+    """Returns the pools of a resumed run, which must not play the same episodes again.
+
+    Pools that `open_envs` made from a task's id are closed and made again with other seeds.
+    Environments that the caller built are returned as they are.
+
+    Args:
+        pools: as `open_envs` returned them.
+        restart: number of times the run was resumed.
+    """
+    if not isinstance(pools, _PoolsOfId):
+        return pools
+    for pool in pools:
+        pool.close()
+    return pools.remake(restart)
 
 
 def spaces_of(config: RunConfig) -> Spaces:
@@ -90,14 +95,14 @@ def spaces_of(config: RunConfig) -> Spaces:
 
 
 def _default_num_pools(env_id: str, config: RunConfig) -> int:
-    """Halves hide the policy that acts, and what Python does, behind the other half's steps.
+    """Returns 2 if two halves are likely faster than one pool, else 1.
 
-    On the CPU only steps that take long are worth it: the policy is called twice as often, and the
-    threads of both halves share the cores.
+    With halves, the policy and Python's overhead overlap with the other half's steps. On the CPU
+    this pays off for slow steps only: the policy is called twice as often, and the threads of both
+    halves share the cores.
     """
-    elsewhere = config.accelerator != "cpu" and torch.cuda.is_available()
     may_halve = config.num_envs >= _FEWEST_ENVS_TO_HALVE and config.num_envs % 2 == 0
     if not may_halve or config.backend == "gymnasium":
         return 1
     is_slow = available_cores() > 1 and family_of(env_id).startswith(_SLOW_FAMILIES)
-    return 2 if elsewhere or is_slow else 1
+    return 2 if uses_gpu(config.accelerator) or is_slow else 1

@@ -1,4 +1,4 @@
-"""Show the last few observations at once, so that a policy sees what moves (`frame_stack`)."""
+"""Stacking of the latest observations, so that a policy sees motion (`frame_stack`)."""
 
 from typing import Any
 
@@ -10,14 +10,14 @@ from fastrl.spaces.observations import PackedRow, channel_axis, is_pixels
 
 
 class FrameStack:
-    """A `VectorEnv` whose observations are the wrapped env's last `depth`, the latest last.
+    """A `VectorEnv` that stacks the last `depth` observations of the wrapped env, latest last.
 
-    Images are stacked along their channels, vectors one behind the other. A new episode begins with
+    Images are stacked along their channels, vectors are concatenated. A new episode starts with
     copies of its first observation.
     """
 
     def __init__(self, env: VectorEnv, depth: int) -> None:
-        """Wrap `env`. ValueError if its observations are no images and no vectors."""
+        """Wraps `env`; ValueError if its observations are not a plain Box."""
         space = env.single_observation_space
         if not isinstance(space, spaces.Box) or isinstance(space, PackedRow):
             raise ValueError(f"{env.env_id}: frame_stack has no effect on {space}; it is for a Box")
@@ -25,7 +25,7 @@ class FrameStack:
         self.env_id, self.backend, self.num_envs = env.env_id, env.backend, env.num_envs
         self.worker_threads: frozenset[int] = getattr(env, "worker_threads", frozenset())
         self.single_action_space = env.single_action_space
-        # A grey image [H, W] gets its channels by stacking.
+        # Stacking adds a channel dimension to grey images [H, W].
         self._lacks_channels = is_pixels(space) and len(space.shape) == 2
         low, high = (
             self._with_channels(space.low[None])[0],
@@ -43,19 +43,19 @@ class FrameStack:
         self.send, self.render, self.close = env.send, env.render, env.close
 
     def reset(self) -> np.ndarray:
-        """Return the stacked observations of new episodes."""
+        """Starts new episodes; returns stacked observations [N, *O]."""
         obs = self._with_channels(self.env.reset())
         self._stacked = np.concatenate([obs] * self._depth, self._axis)
         self._begins[:] = False
         return self._stacked
 
     def recv(self) -> TimeStep:
-        """Finish the step and stack its observations."""
+        """Finishes the step and stacks its observations."""
         step = self.env.recv()
         obs = self._with_channels(step.obs)
         size = obs.shape[self._axis]
         kept = self._stacked.take(range(size, size * self._depth), self._axis)
-        # A new array: the last one is the caller's.
+        # A new array, because the caller owns the last one.
         self._stacked = np.concatenate([kept, obs], self._axis)
         if self._begins.any():
             first = obs[self._begins]

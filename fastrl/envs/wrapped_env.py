@@ -21,17 +21,17 @@ from fastrl.spaces.observations import (
 
 
 class WrappedVectorEnv:
-    """A caller's `gymnasium.vector.VectorEnv` brought to next-step autoreset.
+    """A caller's `gymnasium.vector.VectorEnv`, converted to next-step autoreset.
 
-    - NEXT_STEP is taken as it is.
+    - NEXT_STEP needs no conversion.
     - A plain `SyncVectorEnv` in another mode is switched to NEXT_STEP (its `autoreset_mode`
       changes).
-    - SAME_STEP and DISABLED envs step all their sub-envs or none, while next-step autoreset needs
-      those whose episode has ended to wait for one step. So such a sub-env makes that step with an
-      action nobody looked at, the transition is thrown away, and `reset(options={"reset_mask":
-      ...})` starts it afresh: what is returned is exact, at the price of one step and one reset per
-      episode. Its random numbers differ from NEXT_STEP's. An env that ignores `reset_mask` is found
-      out, and refused with an EnvError.
+    - SAME_STEP and DISABLED envs step all their sub-envs or none, but next-step autoreset needs
+      those whose episode has ended to wait for one step. Such a sub-env therefore makes that step
+      with an arbitrary action, the transition is discarded, and `reset(options={"reset_mask":
+      ...})` resets it. The results are exact, at the cost of one extra step and reset per episode;
+      the random numbers differ from those with NEXT_STEP. An env that ignores `reset_mask` is
+      detected, and raises an EnvError.
     """
 
     backend = "gymnasium"
@@ -42,7 +42,7 @@ class WrappedVectorEnv:
         seed: int | None = None,
         obs_keys: Sequence[str] = (),
     ) -> None:
-        """Take over `env`; `seed` goes to its first `reset`. ValueError if its mode isn't known."""
+        """Wraps `env`; `seed` is for its first `reset`. ValueError if its mode isn't known."""
         self.env: Any = env
         self.env_id = env.spec.id if env.spec is not None else type(env.unwrapped).__name__
         self.num_envs = env.num_envs
@@ -66,27 +66,25 @@ class WrappedVectorEnv:
         self._seed = seed
         self._is_async = type(env) is AsyncVectorEnv
         self._actions: np.ndarray | None = None
-        self._waits = np.zeros(
-            self.num_envs, np.bool_
-        )  # the episode ended in the last step, in a mode that doesn't wait
+        # Sub-envs whose episode ended in the last step, in a mode in which they don't wait.
+        self._waits = np.zeros(self.num_envs, np.bool_)
         if callable(getattr(env, "state_dict", None)) and callable(
             getattr(env, "load_state_dict", None)
         ):
             self.state_dict, self.load_state_dict = self._state_dict, self._load_state_dict
 
     def reset(self) -> np.ndarray:
-        """Start new episodes in all envs; observations [N, *O]."""
+        """Starts new episodes in all envs; returns observations [N, *O]."""
         obs, _ = call(f"{self.env_id}: reset", self.env.reset, seed=self._seed)
         self._seed = None
         self._waits[:] = False
         return self._own(obs)
 
     def send(self, actions: np.ndarray) -> None:
-        """Start the step if the env is an `AsyncVectorEnv`, else keep a copy of the actions."""
+        """Starts the step of an `AsyncVectorEnv`; for other envs stores a copy of the actions."""
         actions = np.array(actions, dtype=self._action_dtype)
-        if (
-            self._mode == AutoresetMode.DISABLED and self._waits.any()
-        ):  # it may not be stepped before
+        # Such an env must be reset before it is stepped.
+        if self._mode == AutoresetMode.DISABLED and self._waits.any():
             call(
                 f"{self.env_id}: reset", self.env.reset, options={"reset_mask": self._waits.copy()}
             )
@@ -95,12 +93,12 @@ class WrappedVectorEnv:
         self._actions = actions
 
     def recv(self) -> TimeStep:
-        """Finish the step that `send` started."""
+        """Finishes the step that `send` started."""
         assert self._actions is not None, "recv without send"
         actions, self._actions = self._actions, None
         finish = self.env.step_wait if self._is_async else partial(self.env.step, actions)
         obs, rewards, terminated, truncated, info = call(f"{self.env_id}: step", finish)
-        with np.errstate(over="ignore"):  # beyond float32 is infinite, and refused as such
+        with np.errstate(over="ignore"):  # overflows become infinite, refused later
             obs, rewards = self._own(obs), np.array(rewards, np.float32)
         terminated = np.array(terminated, np.bool_)
         truncated = np.asarray(truncated, np.bool_) & ~terminated
@@ -118,7 +116,7 @@ class WrappedVectorEnv:
                         "when an episode ended"
                     )
                 for i in np.flatnonzero(done):
-                    # The env's own row already holds the reset observation.
+                    # In this mode the env's own row already is the reset observation.
                     obs[i] = self._final_row(info["final_obs"][i])
             self._waits = done
         return TimeStep(obs, rewards, terminated, truncated)
@@ -129,7 +127,7 @@ class WrappedVectorEnv:
         return self.recv()
 
     def render(self) -> np.ndarray:
-        """Draw env 0; uint8 [H, W, 3]."""
+        """Renders env 0; returns uint8 [H, W, 3]."""
         if self.env.render_mode != "rgb_array":
             raise ValueError(
                 f"{self.env_id}: render_mode is {self.env.render_mode!r}, it must be 'rgb_array'"
@@ -137,11 +135,11 @@ class WrappedVectorEnv:
         return np.asarray(self.env.render()[0], np.uint8)
 
     def close(self) -> None:
-        """Close the env."""
+        """Closes the env."""
         self.env.close()
 
     def _own(self, obs: Any) -> np.ndarray:
-        """Copy: the env may write to its own array again (`copy=False`)."""
+        """Returns packed copies of the observations, because the env may reuse its arrays."""
         return pack_observation(self.single_observation_space, obs)
 
     def _final_row(self, obs: Any) -> np.ndarray:
@@ -151,7 +149,7 @@ class WrappedVectorEnv:
         return self.single_observation_space.pack(parts)[0]
 
     def _restart_waiting(self, stepped_obs: np.ndarray) -> np.ndarray:
-        """Reset the envs that wait, and check that the env left the others alone."""
+        """Resets the sub-envs that wait, and checks that the others are unchanged."""
         options = {"reset_mask": self._waits.copy()}
         reset_obs, _ = call(f"{self.env_id}: reset", self.env.reset, options=options)
         reset_obs = self._own(reset_obs)

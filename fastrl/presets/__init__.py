@@ -1,7 +1,7 @@
-"""Tuned settings per task, as data, and what they reached.
+"""Presets: tuned settings per task, as data, and the results they achieved.
 
-One YAML file an algorithm holds the settings; `results.yaml` holds what `python -m
-benchmarks.learning` measured with them. `python -m fastrl.presets` lists both.
+The settings are in one YAML file per algorithm; `results.yaml` holds the results of `python -m
+benchmarks.learning` with them. `python -m fastrl.presets` lists both.
 """
 
 from __future__ import annotations
@@ -19,19 +19,19 @@ RESULTS_NAME = "results.yaml"
 
 
 def algorithms() -> list[str]:
-    """Returns the algorithms that have presets, by module name."""
+    """Returns the module names of the algorithms that have presets."""
     names = [file.name for file in resources.files(__name__).iterdir()]
     own = [name for name in names if name.endswith(".yaml") and name != RESULTS_NAME]
     return sorted(name.removesuffix(".yaml") for name in own)
 
 
 def load_results() -> dict[str, dict[str, dict[str, Any]]]:
-    """Returns what the presets reached, by algorithm and task: an id, some with flags behind it.
+    """Returns the results of the presets, by algorithm and task: an id, possibly with flags.
 
-    A result holds `returns` (greedy mean of each of the `seeds`), their `return_mean` and
-    `return_std` (divided by their number less one), `eval_episodes` of each, `steps`,
-    `wall_seconds` and `cpu_seconds` (medians of whole processes; None where not known), `machine`,
-    `versions`, and the preset's `settings` of then.
+    A result holds `returns` (the mean greedy return for each of the `seeds`), their `return_mean`
+    and `return_std` (sample standard deviation), `eval_episodes` per seed, `steps`, `wall_seconds`
+    and `cpu_seconds` (medians over whole processes; None if unknown), `machine`, `versions`, and
+    the `settings` of the preset at that time.
     """
     return _read(RESULTS_NAME)
 
@@ -46,12 +46,12 @@ def load_presets(algo: str) -> dict[str, dict[str, Any]]:
 
 
 def preset_for(algo: str, env_id: str) -> dict[str, Any]:
-    """Returns the tuned settings of a task, or nothing if it has none."""
+    """Returns the tuned settings of a task, {} if it has none."""
     return load_presets(algo).get(env_id, {})
 
 
 def lack_of_preset(algo: str, env_id: str) -> str:
-    """Returns what to say of a task without a preset; nothing of one that has it."""
+    """Returns words to print for a task without a preset; "" if it has one."""
     presets = load_presets(algo)
     if env_id in presets:
         return ""
@@ -64,12 +64,12 @@ def lack_of_preset(algo: str, env_id: str) -> str:
 def resolve(
     config_class: type[RunConfig], algo: str, env: object, preset: str, settings: dict[str, Any]
 ) -> Command:
-    """Returns what a call from Python asks for: defaults, then the preset, then single settings.
+    """Builds the command of a call from Python: defaults, then the preset, then single settings.
 
     Args:
         config_class: the algorithm's config.
-        algo: its module name.
-        env: a task's id, or a vector environment, whose number of environments then counts.
+        algo: module name of the algorithm.
+        env: a task's id, or a vector environment, which also sets `num_envs`.
         preset: "auto" or "none".
         settings: single settings by name.
 
@@ -85,8 +85,8 @@ def resolve(
         num_envs = getattr(env, "num_envs", None)
         if num_envs is None:
             raise ValueError(
-                f"cannot play {type(env).__name__}: give a task's id, 'module:callable', or "
-                "several environments, as gymnasium.vector.SyncVectorEnv([make, make]) holds them"
+                f"cannot train on a {type(env).__name__}: give a task's id, 'module:callable', or "
+                "a vector environment such as gymnasium.vector.SyncVectorEnv([make, make])"
             )
         given["num_envs"] = num_envs
     given |= settings
@@ -111,20 +111,20 @@ def merge(
     source: str,
     way_out: str,
 ) -> Command:
-    """Puts what the user gave on top of a preset.
+    """Merges the user's settings into a preset.
 
-    A batch size of the preset that is larger than a rollout of the sizes given is cut to that.
+    A batch size of the preset that exceeds the size of the rollout is reduced to that.
 
     Args:
         config_class: the algorithm's config.
-        tuned: what the preset contributes; nothing of it is in `given`.
-        given: what the user said; all counts as explicit.
-        source: where that came from, for errors.
-        way_out: how to go without a preset, for errors.
+        tuned: settings of the preset, without those in `given`.
+        given: settings of the user; all count as explicit.
+        source: where these came from, for errors.
+        way_out: how to switch the preset off, for errors.
 
     Raises:
-        ValueError: an unknown setting or a value out of range; where settings of the preset are
-            named, the message says so.
+        ValueError: an unknown setting or a value out of range; the message names settings that the
+            preset set.
     """
     check_names(given, [entry.name for entry in fields(config_class)], source)
     name, cut, told = "per_rank_batch_size", {}, ""
@@ -135,7 +135,7 @@ def merge(
             if name not in tuned:
                 raise
             cut, more = {name: error.num_rows}, tuned[name]
-            told = f"{name}={error.num_rows}, all rows of a rollout: the preset's {more} are more"
+            told = f"{name}={error.num_rows}, the size of a rollout, instead of the preset's {more}"
             config = config_class.from_dict({**tuned, **cut, **given}, source)
     except ValueError as error:
         guilty = [name for name in tuned if re.search(rf"\b{name}\b", str(error))]

@@ -1,4 +1,4 @@
-"""Lists the presets with what they reached.
+"""Lists the presets with their results.
 
 python -m fastrl.presets --algo ppo
 """
@@ -16,11 +16,11 @@ from fastrl.processes.errors import Parser, exit_status
 
 
 def listing(algos: Sequence[str]) -> list[dict[str, Any]]:
-    """Returns one entry a preset: `algo`, `env_id`, `settings`, `result`, `is_current`, `command`.
+    """Returns entries with `algo`, `env_id`, `settings`, `result`, `is_current` and `command`.
 
-    `result` is as `load_results` says, None if nothing was measured; `is_current` tells whether it
-    was measured with these very settings; `command` measures it again. A task that was measured
-    with flags, such as `CartPole-v1 --mask-vel`, has an entry of its own.
+    There is one entry per preset. `result` is as in `load_results`, None if not measured;
+    `is_current` tells whether it was measured with the present settings; `command` measures it
+    again. A task that was measured with flags, such as `CartPole-v1 --mask-vel`, has its own entry.
 
     Args:
         algos: module names of the algorithms.
@@ -46,20 +46,20 @@ def listing(algos: Sequence[str]) -> list[dict[str, Any]]:
 
 
 def command(algo: str, env_id: str, seeds: Sequence[int]) -> str:
-    """Returns the command that trains a preset over seeds and measures what it reaches."""
+    """Returns the command that trains a preset with several seeds and measures the result."""
     words = " ".join(map(str, seeds))
     return f"python -m benchmarks.learning {shlex.quote(env_id)} --algo {algo} --seeds {words}"
 
 
 def _flags(env_id: str, settings: dict[str, Any]) -> dict[str, Any]:
-    """Returns those of a run's settings that the flags behind a task's id set."""
+    """Returns the settings of a run that are set by flags after a task's id."""
     flags = [word for word in env_id.split() if word.startswith("--")]
     names = [flag.removeprefix("--").partition("=")[0].replace("-", "_") for flag in flags]
     return {name: settings.get(name) for name in names}
 
 
 def table(entries: Sequence[dict[str, Any]]) -> str:
-    """Returns the listing as lines for a terminal, one a preset, and the machines measured on."""
+    """Returns the entries as a table, one line per preset, and the machines they ran on."""
     titles = ("algo", "task", "return", "seeds", "steps", "wall s", "CPU s", "measure it again")
     rows: list[tuple[str, ...]] = [titles]
     machines: list[str] = []
@@ -92,13 +92,15 @@ def table(entries: Sequence[dict[str, Any]]) -> str:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Prints the listing; returns 0, or 2 after a user's mistake."""
+    """Prints the presets; returns 0, or 2 after a user error."""
     return exit_status(lambda: _run(argv))
 
 
 def _run(argv: Sequence[str] | None) -> int:
     parser = Parser(prog="python -m fastrl.presets", description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--algo", choices=algorithms(), help="only this one's presets")
+    parser.add_argument(
+        "--algo", choices=algorithms(), help="list only the presets of this algorithm"
+    )
     parser.add_argument("--json", action="store_true", help="print one line of JSON")
     arguments = parser.parse_args(argv)
     entries = listing([arguments.algo] if arguments.algo else algorithms())

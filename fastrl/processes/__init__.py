@@ -1,1 +1,1 @@
-"""This process among others: devices, ranks, collectives, launching, heartbeat, signals."""
+"""Processes of a run: devices, ranks, collectives, launching, heartbeats, signals."""

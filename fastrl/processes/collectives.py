@@ -1,7 +1,7 @@
-"""What ranks exchange: sums, gathered rows and states.
+"""Collectives and messages between ranks.
 
-The process group is Lightning Fabric's; on one machine, memory that the ranks share carries what is
-small. A rank that waits here says so to the watch.
+They use the process group of Lightning Fabric; on one machine, small tensors go through shared
+memory instead. While a rank waits here, its heartbeats say so.
 """
 
 from __future__ import annotations
@@ -21,13 +21,13 @@ from fastrl.processes.shared_memory import SharedMemory, share_memory
 _library = torch.library.Library("fastrl", "FRAGMENT")
 _library.define("sum_over_ranks(Tensor x) -> Tensor")
 _failures: list[BaseException] = []
-_group: Any = None  # of the ranks that do what this one does; None: of all
-_memory: SharedMemory | None = None  # of the group
+_group: Any = None  # the process group of this rank; None: of all ranks
+_memory: SharedMemory | None = None  # of the group; None: not available
 _has_tried_memory = False
 
 
 def use_group(ranks_of_groups: list[list[int]]) -> None:
-    """From here on ranks exchange within their group; each is in one."""
+    """Restricts the collectives to groups of ranks; each rank is in one group."""
     global _group, _memory, _has_tried_memory
     for ranks in ranks_of_groups:
         group = dist.new_group(ranks)
@@ -37,7 +37,7 @@ def use_group(ranks_of_groups: list[list[int]]) -> None:
 
 
 def have_failed() -> bool:
-    """Whether an exchange failed: then another rank is gone, and the watch will say which."""
+    """Returns whether a collective failed: another rank is gone, and heartbeats tell which."""
     return bool(_failures)
 
 
@@ -53,7 +53,7 @@ def exchange() -> Iterator[None]:
 
 
 def _memory_for(x: Tensor) -> SharedMemory | None:
-    """Returns the memory by which to exchange such a tensor; None: the process group does it."""
+    """Returns the shared memory for such a tensor; None: use the process group."""
     global _memory, _has_tried_memory
     if not _has_tried_memory:
         _memory, _has_tried_memory = share_memory(_group), True
@@ -83,16 +83,16 @@ torch.library.register_fake("fastrl::sum_over_ranks", _same_shape, lib=_library)
 
 
 def sum_over_ranks(x: Tensor) -> Tensor:
-    """Returns the sum of `x` over all ranks, the same to the bit on each.
+    """Returns the sum of `x` over all ranks, bit-identical on each.
 
-    To the dispatcher it is one operation, so it may stand inside a step that `engine/compiling.py`
-    builds.
+    It is a single operation to the dispatcher, so it may be part of a step that
+    `engine/compiling.py` builds.
     """
     return torch.ops.fastrl.sum_over_ranks(x)
 
 
 def gather(x: Tensor) -> Tensor:
-    """Returns `x` `[*]` of all ranks as `[R, *]`; it must have one shape on all."""
+    """Returns `x` `[*]` of all ranks as `[R, *]`; its shape must be the same on all."""
     with exchange():
         memory = _memory_for(x)
         if memory is not None:
@@ -104,7 +104,7 @@ def gather(x: Tensor) -> Tensor:
 
 
 def broadcast(x: Tensor) -> None:
-    """Overwrites `x` with that of the group's rank 0."""
+    """Overwrites `x` with that of rank 0 of the group."""
     with exchange():
         dist.broadcast(x, group=_group, group_src=0)
 
@@ -123,7 +123,7 @@ def unpacked_state(parcel: Tensor) -> dict[str, Any]:
 
 
 def gather_states(state: dict[str, Any]) -> list[dict[str, Any]]:
-    """Returns on rank 0 what each rank gave, nested dicts of tensors and plain values; else []."""
+    """Returns the states of all ranks on rank 0, else []: nested dicts of tensors and values."""
     own = packed_state(state)
     sizes = gather(torch.tensor(own.numel())).tolist()
     padded = torch.zeros(max(sizes), dtype=torch.uint8)

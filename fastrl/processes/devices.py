@@ -1,4 +1,4 @@
-"""Where a run computes: one device in this process, or R ranks that Lightning Fabric joins."""
+"""Devices of a run: one in this process, or one in each of R ranks, joined by Lightning Fabric."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Self
 import torch
 
 from fastrl.config.run import RunConfig
-from fastrl.processes.errors import is_told_in_a_line, one_line
+from fastrl.processes.errors import is_expected, one_line
 from fastrl.processes.launch import (
     choose_interface,
     end_ranks,
@@ -34,22 +34,22 @@ if TYPE_CHECKING:
 
 
 class Devices(Ranks):
-    """The device of this process, its place among the others, and what it does with them.
+    """The device of this process, its rank, and what ends all ranks together if one fails.
 
-    Fabric owns device choice, precision and the process group. A single process at full precision
-    needs none of these, and importing Fabric takes longer than solving CartPole; so `fabric` is
-    None there.
+    Lightning Fabric places the ranks, and provides precision and the process group. A single
+    process at full precision needs none of these, and importing Fabric takes longer than solving
+    CartPole; so `fabric` is None there.
     """
 
     def __init__(
         self, device: torch.device, fabric: Fabric | None = None, watch: Watch | None = None
     ) -> None:
-        """Takes the place that Fabric gave this process, or the only one.
+        """Reads the rank of this process from Fabric; without Fabric it is the only one.
 
         Args:
             device: where this process trains.
-            fabric: launched already; None for a single process.
-            watch: over all ranks, if there are several.
+            fabric: already launched; None for a single process at full precision.
+            watch: failure detector, if there are several ranks.
         """
         self.device, self.fabric, self._watch = device, fabric, watch
         self.global_rank = fabric.global_rank if fabric else 0
@@ -57,12 +57,12 @@ class Devices(Ranks):
         self.is_global_zero = self.global_rank == 0
         """Whether this process writes logs and checkpoints."""
         self.is_player = True
-        """Whether it steps environments; so do all but trainers of a decoupled run."""
+        """Whether it steps environments: true except for the trainers of a decoupled run."""
 
     def split(self, num_players: int) -> None:
-        """Makes two groups of the ranks: the players, which come first, and the trainers.
+        """Splits the ranks into two groups: the players, which come first, and the trainers.
 
-        From here on this rank plays or learns with those of its group alone, and counts among them.
+        Afterwards `global_rank`, `world_size` and the collectives are those of this rank's group.
         """
         from fastrl.processes.collectives import use_group
 
@@ -76,13 +76,13 @@ class Devices(Ranks):
             self.global_rank -= num_players
 
     def autocast(self) -> AbstractContextManager[None]:
-        """Returns the context that forward passes run in: Fabric's precision, or nothing."""
+        """Returns the context for forward passes: Fabric's autocast, or none."""
         return self.fabric.autocast() if self.fabric else nullcontext()
 
     # Failing together
 
     def watch_for_hanging(self, is_watched: bool) -> None:
-        """From here on a rank that stands still hangs, or may do so."""
+        """Sets whether this rank counts as hanging when it makes no progress."""
         if self._watch is not None:
             PULSE.is_watched = is_watched
 
@@ -95,20 +95,20 @@ class Devices(Ranks):
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        """Tells the other ranks how this one ended, so that one line says it for all."""
+        """Tells the other ranks how this one ended, so that one line is printed for all."""
         if self._watch is None:
             return
         if error is None:
             self._watch.done()
             if self.is_global_zero:
-                end_ranks()  # they are done too, and need not take their time to leave
+                end_ranks()  # they are done too; no need to wait for their clean-up
             return
         from fastrl.processes.collectives import have_failed
 
         if not have_failed():
             if is_interrupt(error):
                 self._watch.fail("interrupted", 130)
-            elif is_told_in_a_line(error):
+            elif is_expected(error):
                 self._watch.fail(one_line(error), 2)
             else:
                 import traceback as printer
@@ -119,14 +119,15 @@ class Devices(Ranks):
 
 
 def make_devices(config: RunConfig) -> Devices:
-    """Returns where to train; with `torch_deterministic`, torch is told so for the whole process.
+    """Returns the device to train on; applies `torch_deterministic` to the whole process.
 
-    With several ranks, the others are started if nothing else has started them, and are met. Of a
-    decoupled run the first ranks play, on the CPU unless `player_on_gpu`, and the others train.
+    With several ranks, starts the others unless a launcher did, and joins the process group. In a
+    decoupled run the first ranks are players, on the CPU unless `player_on_gpu`, and the others
+    trainers.
 
     Raises:
-        ValueError: the devices are not there, or a setting would have no effect.
-        OSError: the ranks cannot meet.
+        ValueError: a device is missing, or a setting would have no effect.
+        OSError: the ranks cannot connect to each other.
     """
     num_ranks = config.devices * config.num_nodes
     if num_ranks == 1 and config.strategy != "auto":
@@ -137,7 +138,7 @@ def make_devices(config: RunConfig) -> Devices:
     is_decoupled = getattr(config, "decoupled", False)
     device = _device(config.accelerator, 0 if is_decoupled else config.devices)
     if config.torch_deterministic:
-        # cuBLAS reads this when it starts; torch refuses matrix products without it.
+        # cuBLAS reads this when it is initialised; torch refuses matrix products without it.
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
         torch.use_deterministic_algorithms(True)
     if is_decoupled:
@@ -155,11 +156,11 @@ def make_devices(config: RunConfig) -> Devices:
 
 
 def _join_decoupled(config: Any, device: torch.device) -> Devices:
-    """Meets the other players and trainers, each on the device of its part.
+    """Joins the players and trainers, each on the device for its role.
 
     Args:
-        config: of an algorithm that can be decoupled.
-        device: the kind that trains.
+        config: a `DecoupledConfig`.
+        device: type of device to train on.
     """
     players, first = config.num_players, node_rank() * config.devices
     players_here = min(max(players - first, 0), config.devices)
@@ -169,7 +170,7 @@ def _join_decoupled(config: Any, device: torch.device) -> Devices:
         needed = config.devices - players_here
         if needed > num_gpus:
             raise ValueError(f"{needed} trainers here, but this machine has {num_gpus} GPUs")
-        # Trainers take the first GPUs; players take the next ones, and share where none is left.
+        # Trainers take the first GPUs, players the next ones; when none is left they share.
         index = (needed + local_rank()) if is_player else local_rank() - players_here
         if not is_player or config.player_on_gpu:
             own = torch.device("cuda", index % num_gpus)
@@ -187,21 +188,21 @@ def _join_decoupled(config: Any, device: torch.device) -> Devices:
 
 
 def _join(config: RunConfig, device: torch.device, reduced_on: str, names: list[str]) -> Devices:
-    """Meets the other ranks, and has the watch look after them.
+    """Joins the process group, and starts the failure detector.
 
     Args:
-        config: says how many they are.
-        device: what Fabric gives to each.
+        config: number of ranks, precision and timeout.
+        device: type of device that Fabric gives to each rank.
         reduced_on: type of the devices whose tensors are reduced.
-        names: what to call the ranks.
+        names: names of the ranks, for messages.
     """
     from lightning.fabric import Fabric
     from lightning.fabric.strategies.ddp import DDPStrategy
 
     from fastrl.processes.heartbeat import Watch
 
-    # Fabric speaks of ranks and threads at level INFO, and warns of what we decided.
-    for package in ("fabric", "pytorch"):  # the latter takes over the former's voice
+    # Fabric logs ranks and threads at level INFO, and warns about deliberate choices of ours.
+    for package in ("fabric", "pytorch"):  # the same loggers under two names
         for name in ("distributed", "rank_zero"):
             logging.getLogger(f"lightning.{package}.utilities.{name}").setLevel(logging.ERROR)
     backend = "cpu:gloo,cuda:nccl" if reduced_on == "cuda" else "gloo"
@@ -223,7 +224,7 @@ def _join(config: RunConfig, device: torch.device, reduced_on: str, names: list[
             _launch(fabric)
     except (RuntimeError, TypeError) as error:
         address = f"{os.environ.get('MASTER_ADDR')}:{os.environ.get('MASTER_PORT')}"
-        raise OSError(f"the ranks cannot meet at {address}: {one_line(error)[:300]}") from error
+        raise OSError(f"the ranks cannot connect at {address}: {one_line(error)[:300]}") from error
     from fastrl.processes.collectives import broadcast
 
     watch = Watch(fabric.global_rank, names, config.rank_timeout)
@@ -238,13 +239,18 @@ def _join(config: RunConfig, device: torch.device, reduced_on: str, names: list[
 
 
 def _launch(fabric: Fabric) -> None:
-    """Launches Fabric, unless `fabric run` did so as Fabric was made."""
+    """Launches Fabric, unless `fabric run` already did so in its constructor."""
     if os.environ.get("LT_CLI_USED") != "1":
         fabric.launch()
 
 
+def uses_gpu(accelerator: str) -> bool:
+    """Returns whether a run with this `accelerator` setting uses a GPU of this machine."""
+    return accelerator != "cpu" and torch.cuda.is_available()
+
+
 def _device(accelerator: str, num_devices: int) -> torch.device:
-    """Returns what to train on, of which this machine has enough."""
+    """Returns the type of device to train on; ValueError if this machine has too few."""
     available = ["cpu"]
     if torch.cuda.is_available():
         available = ["cuda", "gpu", *available]
@@ -252,7 +258,7 @@ def _device(accelerator: str, num_devices: int) -> torch.device:
         accelerator = available[0]
     if accelerator not in available:
         raise ValueError(
-            f"accelerator {accelerator!r} is not here; this machine has {', '.join(available)}"
+            f"accelerator {accelerator!r} is not available; this machine has {', '.join(available)}"
         )
     if accelerator == "cpu":
         return torch.device("cpu")

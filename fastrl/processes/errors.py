@@ -1,4 +1,4 @@
-"""What a command line program answers to a mistake of its user: one line, and an exit status."""
+"""User errors on the command line: one line on stderr and an exit status."""
 
 from __future__ import annotations
 
@@ -20,23 +20,23 @@ _NO_MEMORY = ("can't allocate memory", "out of memory", "Storage size calculatio
 
 
 class Parser(argparse.ArgumentParser):
-    """Raises a mistake as the ValueError that it is."""
+    """A parser that raises user errors as ValueError instead of exiting."""
 
     def error(self, message: str) -> NoReturn:
-        """Raises it."""
+        """Raises the error."""
         raise ValueError(message)
 
 
 def exit_status(work: Callable[[], int]) -> int:
     """Runs a program's work and returns its exit status.
 
-    What `is_told_in_a_line` gives one on stderr and status 2, after a traceback if
-    FASTRL_TRACEBACK=1. Ctrl-C gives 130. Anything else is ours, and passes.
+    An expected error (see `is_expected`) is one line on stderr and status 2, after a traceback if
+    FASTRL_TRACEBACK=1. Ctrl-C gives 130. Any other error is a bug of ours, and is raised.
     """
     for name in ("stdout", "stderr"):
-        if getattr(sys, name) is None:  # it was closed: print would take the other one
+        if getattr(sys, name) is None:  # closed: print would fall back to the other stream
             setattr(sys, name, open(os.devnull, "w"))  # noqa: SIM115  # it stays open
-    if isinstance(sys.stdout, io.TextIOWrapper):  # no letter that it lacks ends a run
+    if isinstance(sys.stdout, io.TextIOWrapper):  # an unencodable character must not end a run
         sys.stdout.reconfigure(errors="backslashreplace")
     try:
         return work()
@@ -46,39 +46,39 @@ def exit_status(work: Callable[[], int]) -> int:
     except BaseException as error:
         if is_interrupt(error):
             with contextlib.suppress(ValueError):  # not the main thread
-                signal.signal(signal.SIGINT, signal.SIG_IGN)  # it is leaving already
+                signal.signal(signal.SIGINT, signal.SIG_IGN)  # already exiting
             if _rank() == 0:
                 print("interrupted", file=sys.stderr)
             return 130
-        if not is_told_in_a_line(error):
+        if not is_expected(error):
             raise
         if os.environ.get("FASTRL_TRACEBACK") == "1":
             traceback.print_exc()
-        print(_whose(), one_line(error), file=sys.stderr)
+        print(_prefix(), one_line(error), file=sys.stderr)
         return 2
 
 
-def is_told_in_a_line(error: BaseException) -> bool:
-    """Tells whether a line is all that there is to say.
+def is_expected(error: BaseException) -> bool:
+    """Returns whether one line explains an error, so that no traceback is needed.
 
-    A ValueError is the user's mistake, an OSError the machine's, and memory that is not there is a
-    matter between both.
+    A ValueError is an error of the user, an OSError one of the machine; running out of memory may
+    be either.
     """
-    if isinstance(error, RuntimeError):  # torch has no common type for these
+    if isinstance(error, RuntimeError):  # torch has no exception type for all of these
         return any(words in str(error) for words in _NO_MEMORY)
     return isinstance(error, ValueError | OSError | MemoryError)
 
 
-def _whose() -> str:
-    """Begins the line; another rank than the first gives that one time to say the same."""
+def _prefix() -> str:
+    """Returns the start of the line; ranks other than 0 first give rank 0 time to report it."""
     if _rank() == 0:
         return "error:"
-    time.sleep(3)  # it ends this process as it leaves
+    time.sleep(3)  # when rank 0 exits, it ends this process
     return f"error: local rank {_rank()}:"
 
 
 def _rank() -> int:
-    """Returns the local rank, or 0 if the mistake is in how it is given."""
+    """Returns the local rank, or 0 if that is what is wrong."""
     try:
         return local_rank()
     except ValueError:

@@ -1,13 +1,14 @@
-"""Notices within seconds that a rank died, hangs or raised, and ends the whole run with one line.
+"""Heartbeats and failure detection: if a rank dies, hangs or raises, the run ends within seconds.
 
-Every rank keeps a connection to rank 0 and sends a beat twice a second: how often its main thread
-got on, and whether that waits for other ranks. Rank 0 judges. A rank whose connection closes has
-died; one whose beats stay away is out of reach; one that neither gets on nor waits hangs. Rank 0
-then tells all others, and on each machine one process prints why. If rank 0 is the one, the others
-notice by the same signs. Beats also tell of a signal, by which rank 0 ends the run in order.
+Every rank keeps a connection to rank 0 and sends a heartbeat twice a second: the liveness counters
+of `pulse.py`. Rank 0 detects failures. A rank whose connection closes has died; one whose
+heartbeats stop is unreachable; one that makes no progress without waiting for other ranks hangs.
+Rank 0 then tells all other ranks, and one process on each machine prints the reason. The others
+detect a failure of rank 0 in the same way. Heartbeats also report signals such as SIGTERM, after
+which rank 0 ends the run in an orderly way.
 
-Nothing here touches the hot path but `PULSE.count += 1`. Imports no torch: the connection is plain
-TCP with one JSON object a line, so that it works while a collective is stuck.
+The only cost on the hot path is `PULSE.count += 1`. Imports no torch: the connection is plain TCP
+with one JSON object per line, so that it works while a collective is stuck.
 """
 
 from __future__ import annotations
@@ -30,40 +31,40 @@ from fastrl.processes.launch import (
     children,
     end_parent,
     end_ranks,
-    hold_on,
-    let_go,
+    exit_if_frozen,
     local_rank,
     node_rank,
     ranks_are_done,
+    stop_dying_with_parent,
 )
 from fastrl.processes.pulse import PULSE
 
 BEAT_SECONDS = 0.5
 SILENT_SECONDS = 6.0
-"""Without a beat for so long, a rank is out of reach."""
-_TOGETHER_SECONDS = 0.7  # a mistake that all ranks make alike is told once, without a rank's name
+"""A rank without a heartbeat for this long is unreachable."""
+_TOGETHER_SECONDS = 0.7  # wait, so that an error of all ranks is reported once, without a rank
 
 
 @dataclass
 class _Peer:
-    """What rank 0 knows of one rank."""
+    """What rank 0 knows about one rank."""
 
     connection: _Lines | None = None
     beats: tuple[int, bool, bool, int] = (0, False, False, 1)
-    heard: float = 0.0
-    got_on: float = 0.0
+    heard_at: float = 0.0
+    progressed_at: float = 0.0
     is_done: bool = False
     failure: tuple[str, int] | None = None
 
 
 class _Clock:
-    """Seconds that this process ran: none pass while all are stopped, as a laptop in sleep."""
+    """Seconds that this process was running: it stands still while the machine is suspended."""
 
     def __init__(self) -> None:
         self.seconds, self._read = 0.0, time.monotonic()
 
     def read(self) -> float:
-        """To be called several times a second."""
+        """Returns the seconds so far; must be called several times a second."""
         now = time.monotonic()
         self.seconds += min(now - self._read, 2 * BEAT_SECONDS)
         self._read = now
@@ -71,7 +72,7 @@ class _Clock:
 
 
 class _Lines:
-    """A socket that carries one JSON object a line, without ever blocking."""
+    """A non-blocking socket that carries one JSON object per line."""
 
     def __init__(self, connection: socket.socket) -> None:
         connection.setblocking(False)
@@ -79,12 +80,12 @@ class _Lines:
         self.socket, self._rest = connection, b""
 
     def send(self, **message: Any) -> None:
-        """Sends, if it can: a peer that takes nothing in is found out by its silence."""
+        """Sends if possible: a peer that stops reading is detected by its missing heartbeats."""
         with contextlib.suppress(OSError):
             self.socket.sendall(json.dumps(message).encode() + b"\n")
 
     def receive(self) -> list[dict[str, Any]]:
-        """Messages that are here; raises ConnectionError once the peer has closed."""
+        """Returns the messages that arrived; raises ConnectionError if the peer has closed."""
         try:
             data = self.socket.recv(65536)
         except BlockingIOError:
@@ -98,15 +99,15 @@ class _Lines:
 
 
 class Watch:
-    """The watch of one process over all ranks; starts a daemon thread."""
+    """The failure detector of one process; runs in a daemon thread."""
 
     def __init__(self, rank: int, names: Sequence[str], hang_seconds: float) -> None:
-        """Prepares; `open` and `join` start it.
+        """Prepares the detector; `open` and `join` start it.
 
         Args:
-            rank: this process's.
-            names: what to call each of the R ranks; at least 2.
-            hang_seconds: standing still for so long is to hang; 0 switches that off.
+            rank: rank of this process.
+            names: names of the R ranks for messages; at least 2.
+            hang_seconds: a rank without progress for this long hangs; 0: never.
         """
         self.rank, self._names, self.hang_seconds = rank, names, hang_seconds
         self._ending = threading.Lock()
@@ -118,19 +119,19 @@ class Watch:
         self._clock, self._first_failure = _Clock(), 0.0
 
     def open(self, host: str) -> tuple[int, int]:
-        """Rank 0: listens; returns the port and the token that others must show."""
+        """On rank 0: listens; returns the port, and the token that the others must send."""
         self._token = secrets.randbits(62)
         try:
             family, _, _, _, address = socket.getaddrinfo(host, 0, type=socket.SOCK_STREAM)[0]
             self._listener = socket.create_server(address[:2], family=family, backlog=1024)
-        except OSError:  # the address of this machine as others see it may not be one of its own
+        except OSError:  # the address others see may be no local one, as behind NAT
             self._listener = socket.create_server(("", 0), backlog=1024)
         self._listener.setblocking(False)
         self._peers = {rank: _Peer() for rank in range(1, len(self._names))}
         return self._listener.getsockname()[1], self._token
 
     def join(self, host: str, port: int, token: int) -> None:
-        """Starts watching; other ranks than 0 connect to it."""
+        """Starts the thread; ranks other than 0 connect to rank 0."""
         if self.rank == 0:
             target = self._judge
         else:
@@ -143,20 +144,20 @@ class Watch:
         self._thread.start()
 
     def fail(self, message: str, status: int) -> None:
-        """Tells all ranks that this one raised; the run ends with `status`."""
+        """Reports that this rank raised; the run ends with `status`."""
         self._own_failure = message, status
 
     def done(self) -> None:
-        """Tells that this rank's work is done: that it leaves is no failure."""
+        """Reports that this rank is done: that it exits is no failure."""
         self._is_done = True
         ranks_are_done()
 
     def wait_for_verdict(self, seconds: float) -> None:
-        """Gives the watch time to find out who failed; it then ends this process."""
+        """Waits until the thread knows which rank failed; it then ends this process."""
         self._thread.join(seconds)
 
     def _leave(self) -> None:
-        """At the end of the process: done, unless an exception ended it."""
+        """At exit: reports that this rank is done, or the exception that ended it."""
         error = getattr(sys, "last_value", None)
         if error is None or isinstance(error, SystemExit):
             self.done()
@@ -171,9 +172,9 @@ class Watch:
         server, clock, heard, sent = self._server, _Clock(), 0.0, -BEAT_SECONDS
         selector = selectors.DefaultSelector()
         selector.register(server.socket, selectors.EVENT_READ)
-        let_go()
+        stop_dying_with_parent()
         while True:
-            hold_on(3 * SILENT_SECONDS)
+            exit_if_frozen(3 * SILENT_SECONDS)
             now = clock.read()
             if self._own_failure is not None:
                 message, status = self._own_failure
@@ -188,7 +189,7 @@ class Watch:
             try:
                 messages = server.receive()
             except ConnectionError:
-                words = f"{self._names[0]} ended without a word: was it killed?"
+                words = f"{self._names[0]} ended unexpectedly: was it killed?"
                 self._end(words, 1, rank_zero_is_gone=True)
                 return
             if messages:
@@ -219,7 +220,7 @@ class Watch:
                 else:
                     self._hear(selector, key.data)
             now = self._clock.read()
-            own.heard = now
+            own.heard_at = now
             self._take_beats(own, PULSE.beats, now)
             if self._own_failure is not None and own.failure is None:
                 own.failure = self._own_failure
@@ -247,7 +248,7 @@ class Watch:
             lines.socket.close()
             if rank is not None and not self._peers[rank].is_done:
                 peer = self._peers[rank]
-                peer.failure = peer.failure or (_how_it_ended(rank), 1)
+                peer.failure = peer.failure or (_describe_end(rank), 1)
             return
         for message in messages:
             if rank is None:
@@ -258,7 +259,7 @@ class Watch:
                 rank = int(message["rank"])
                 self._peers[rank].connection = lines
             peer = self._peers[rank]
-            peer.heard = now
+            peer.heard_at = now
             if "failed" in message:
                 peer.failure = peer.failure or (message["failed"], message["status"])
             if "beats" in message:
@@ -270,11 +271,11 @@ class Watch:
     def _take_beats(peer: _Peer, beats: list[Any], now: float) -> None:
         count, waits, is_watched, slowness = beats
         if count != peer.beats[0] or waits or not is_watched:
-            peer.got_on = now
+            peer.progressed_at = now
         peer.beats = count, waits, is_watched, slowness
 
     def _find(self, peers: dict[int, _Peer], now: float) -> tuple[str, int] | None:
-        """Returns what ends the run, and its exit status; None while all is well."""
+        """Returns why the run must end, and its exit status; None while nothing is wrong."""
         failures = {rank: peer.failure for rank, peer in peers.items() if peer.failure is not None}
         if failures:
             self._first_failure = self._first_failure or now
@@ -288,21 +289,21 @@ class Watch:
             if peer.is_done:
                 continue
             name = self._names[rank]
-            if now - peer.heard > SILENT_SECONDS:
+            if now - peer.heard_at > SILENT_SECONDS:
                 return f"{name} did not answer for {SILENT_SECONDS:.0f} seconds", 1
             limit = self.hang_seconds * peer.beats[3]
-            if limit and now - peer.got_on > limit:
-                words = f"{name} hangs: it stood still for {limit:.0f} seconds"
-                return f"{words} (is the task so slow? --rank-timeout)", 1
+            if limit and now - peer.progressed_at > limit:
+                words = f"{name} hangs: no progress for {limit:.0f} seconds"
+                return f"{words} (if the task is this slow, raise --rank-timeout)", 1
         return None
 
     def _end(self, message: str, status: int, rank_zero_is_gone: bool = False) -> None:
-        """Ends this process; one process of each machine prints why."""
+        """Ends this process; one process on each machine prints the reason."""
         with self._ending:
             if self._has_ended:
                 return
             self._has_ended = True
-        # If rank 0 is gone, so is local rank 0 of its machine, which would print.
+        # If rank 0 is gone, then on its machine local rank 1 prints instead of local rank 0.
         is_its_machine = node_rank() == 0
         printer = 1 if rank_zero_is_gone and is_its_machine else 0
         if local_rank() == printer and status != 130:
@@ -314,15 +315,15 @@ class Watch:
             sys.stdout.flush()
         end_ranks()
         if rank_zero_is_gone:
-            end_parent()  # it may only stand still
+            end_parent()  # it may be alive, but stuck
         os._exit(status)
 
 
-def _how_it_ended(rank: int) -> str:
-    """Says how a rank's process ended, as far as its parent can know."""
+def _describe_end(rank: int) -> str:
+    """Describes how the process of a rank ended, if this process is its parent."""
     local = children()
-    if 1 <= rank <= len(local):  # ours are the first ones
+    if 1 <= rank <= len(local):  # the ranks of this machine come first
         with contextlib.suppress(Exception):
             code = local[rank - 1].wait(0.5)
             return f"was killed by signal {-code}" if code < 0 else f"ended with status {code}"
-    return "ended without a word: was it killed?"
+    return "ended unexpectedly: was it killed?"

@@ -1,8 +1,8 @@
-"""How the processes of one run start: by us, or by torchrun, `fabric run` or SLURM.
+"""Launching the processes of a run: by fastrl itself, or by torchrun, `fabric run` or SLURM.
 
-By us means: this process is rank 0 of its machine and runs its own command line again for each
-further device, before it imports torch, so that all ranks get ready at the same time. What tells
-them apart is in the environment variables that Lightning Fabric and torchrun agree on: LOCAL_RANK,
+Without a launcher, this process is local rank 0 and runs its own command line again for each
+further device, before it imports torch, so that all ranks are ready at about the same time. The
+ranks differ in the environment variables that Lightning Fabric and torchrun share: LOCAL_RANK,
 NODE_RANK, WORLD_SIZE, MASTER_ADDR and MASTER_PORT.
 
 Imports no torch.
@@ -25,7 +25,7 @@ from contextlib import suppress
 from functools import cache
 from typing import TextIO, cast
 
-_LEAVE_SECONDS = 5.0  # what a rank gets to end by itself once rank 0 has
+_LEAVE_SECONDS = 5.0  # grace period of a rank after rank 0 has ended
 
 _children: list[subprocess.Popen[bytes]] = []
 _met = threading.Event()
@@ -33,15 +33,15 @@ _done = threading.Event()
 
 
 def children() -> list[subprocess.Popen[bytes]]:
-    """The ranks that this process started; local rank r is at r - 1."""
+    """Returns the ranks that this process started; local rank r is at index r - 1."""
     return _children
 
 
 def read_number(*names: str, default: int | None = None) -> int:
-    """Returns the number in the first of these environment variables that is set.
+    """Returns the value of the first of these environment variables that is set.
 
     Raises:
-        ValueError: it is no whole number from 0 on, or none is set and there is no default.
+        ValueError: it is not a non-negative integer, or none is set and there is no default.
     """
     name = next((name for name in names if name in os.environ), None)
     if name is None and default is None:
@@ -55,17 +55,17 @@ def read_number(*names: str, default: int | None = None) -> int:
 
 
 def local_rank() -> int:
-    """This process's number among those of its machine."""
+    """Returns the rank of this process within its machine."""
     return read_number("LOCAL_RANK", "SLURM_LOCALID", default=0)
 
 
 def node_rank() -> int:
-    """This machine's number among those of the run."""
+    """Returns the rank of this machine within the run."""
     return read_number("NODE_RANK", "GROUP_RANK", "SLURM_NODEID", default=0)
 
 
 def launched_sizes() -> dict[str, int]:
-    """The `devices` and `num_nodes` that torchrun, `fabric run` or SLURM has started; else none."""
+    """Returns `devices` and `num_nodes` as a launcher started them; {} without one."""
     found = os.environ
     if "TORCHELASTIC_RUN_ID" in found:
         devices, ranks = read_number("LOCAL_WORLD_SIZE"), read_number("WORLD_SIZE")
@@ -80,19 +80,19 @@ def launched_sizes() -> dict[str, int]:
 
 
 def start_ranks(devices: int, num_nodes: int) -> None:
-    """Starts the other ranks of this machine, unless something else starts them.
+    """Starts the other ranks of this machine, unless a launcher started them.
 
     Args:
-        devices: ranks of this machine.
-        num_nodes: machines; on each the user runs the same command, with NODE_RANK and the address
-            of the first one set.
+        devices: number of ranks of this machine.
+        num_nodes: number of machines. On each the user runs the same command, with NODE_RANK and
+            the address of the first machine set.
 
     Raises:
-        ValueError: another number of ranks was started, or it is unknown where to meet.
+        ValueError: a launcher started another number of ranks, or no address is set.
     """
     ranks = devices * num_nodes
     if ranks == 1 and (_children or "FASTRL_PARENT" in os.environ):
-        return  # after its run with several ranks, a script goes on with agents of their own
+        return  # a script may train single-rank agents after a run with several ranks
     launched = launched_sizes()
     if "LOCAL_RANK" in os.environ or launched:
         started = read_number("WORLD_SIZE", "SLURM_NTASKS", default=1)
@@ -112,8 +112,8 @@ def start_ranks(devices: int, num_nodes: int) -> None:
         )
     if hasattr(sys, "ps1") or not sys.argv[0]:
         raise ValueError(
-            f"devices={devices} runs the program once more for each device: start it as a script "
-            "or module, not from a prompt"
+            f"devices={devices} runs the program again for each device: start it as a script or "
+            "module, not from an interactive prompt"
         )
     os.environ.setdefault("MASTER_ADDR", "127.0.0.1")
     os.environ["MASTER_PORT"] = str(read_number("MASTER_PORT", default=_free_port()))
@@ -123,20 +123,20 @@ def start_ranks(devices: int, num_nodes: int) -> None:
     for rank in range(1, devices):
         environment = {**os.environ, "LOCAL_RANK": str(rank), "FASTRL_PARENT": str(os.getpid())}
         _children.append(subprocess.Popen(command, env=environment, stdin=subprocess.DEVNULL))
-    atexit.register(_let_them_end)
+    atexit.register(_end_ranks_at_exit)
     if _children:
-        threading.Thread(target=_see_them_start, name="fastrl-start", daemon=True).start()
+        threading.Thread(target=_watch_start, name="fastrl-start", daemon=True).start()
 
 
 def choose_interface() -> None:
-    """Tells gloo to listen where the first machine can be reached from, if nobody has told it.
+    """Makes gloo use the network interface that reaches the first machine, unless one is set.
 
-    By default it takes the address that this machine's own name stands for: often the loopback,
-    where no other machine gets through.
+    By default gloo uses the address that the host name resolves to: often the loopback interface,
+    which other machines cannot reach.
     """
     address = (os.environ["MASTER_ADDR"], read_number("MASTER_PORT"))
     with suppress(OSError), socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
-        probe.connect(address)  # sends nothing: it only looks the route up
+        probe.connect(address)  # sends nothing, only looks up the route
         own = probe.getsockname()[0]
         for _, name in socket.if_nameindex():
             if _address_of(name) == own:
@@ -145,10 +145,10 @@ def choose_interface() -> None:
 
 
 def _address_of(interface: str) -> str:
-    """Returns the IPv4 address of a network interface, or ""."""
+    """Returns the IPv4 address of a network interface, or "" if it has none."""
     import fcntl
 
-    get_address = 0x8915  # SIOCGIFADDR of Linux; elsewhere it is refused
+    get_address = 0x8915  # SIOCGIFADDR on Linux; fails elsewhere
     request = struct.pack("256s", interface.encode()[:15])
     with suppress(OSError), socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
         return socket.inet_ntoa(fcntl.ioctl(probe.fileno(), get_address, request)[20:24])
@@ -156,23 +156,23 @@ def _address_of(interface: str) -> str:
 
 
 def ranks_have_met() -> None:
-    """From here on the watch sees to the ranks."""
+    """Ends the supervision of the start: from now on heartbeats detect failures."""
     _met.set()
 
 
 def ranks_are_done() -> None:
-    """From here on they may end, and get time to."""
+    """Allows the ranks a grace period in which to exit by themselves."""
     _done.set()
 
 
 def end_ranks() -> None:
-    """Ends the ranks that this process started, at once."""
+    """Kills the ranks that this process started."""
     for child in _children:
         with suppress(OSError):
             child.kill()
 
 
-def _let_them_end() -> None:
+def _end_ranks_at_exit() -> None:
     end = time.monotonic() + _LEAVE_SECONDS
     for child in _children if _done.is_set() else []:
         with suppress(subprocess.TimeoutExpired):
@@ -180,47 +180,47 @@ def _let_them_end() -> None:
     end_ranks()
 
 
-def _see_them_start() -> None:
-    """Ends this process if another rank ends before all have met."""
+def _watch_start() -> None:
+    """Ends this process if a rank that it started ends before all ranks are connected."""
     while not _met.wait(0.2):
         for rank, child in enumerate(_children, 1):
             code = child.poll()
             if code is not None and not _met.is_set():
                 if code < 0:
                     print(f"error: rank {rank} was killed by signal {-code}", file=sys.stderr)
-                end_ranks()  # a rank that failed has said why
+                end_ranks()  # a rank that failed has printed why
                 os._exit(code if code > 0 else 1)
 
 
-def let_go() -> None:
-    """From here on the watch tells this rank if the process that started it is gone."""
+def stop_dying_with_parent() -> None:
+    """Keeps this rank alive if its parent ends: from now on heartbeats tell it about that."""
     if _is_ours():
         _ask_for_death_signal(0)
 
 
-def hold_on(seconds: float) -> None:
-    """Lets this rank live for so long, even if nothing in it can run Python any more."""
+def exit_if_frozen(seconds: float) -> None:
+    """Ends this rank after this time, even if it can run no Python, unless called again."""
     if _is_ours():
         faulthandler.dump_traceback_later(seconds, exit=True, file=_nowhere())
 
 
 def end_parent() -> None:
-    """Ends the process that started this rank."""
+    """Kills the process that started this rank."""
     if _is_ours() and os.getppid() == int(os.environ["FASTRL_PARENT"]):
         with suppress(OSError):
             os.kill(os.getppid(), signal.SIGKILL)
 
 
 def _is_ours() -> bool:
-    """Whether another rank's process started this one."""
+    """Returns whether another rank started this process."""
     return "FASTRL_PARENT" in os.environ and local_rank() > 0
 
 
 def _die_with_parent() -> None:
-    """Asks Linux to kill this rank when the process that started it is gone."""
+    """Makes Linux kill this rank when the process that started it ends."""
     if _is_ours():
         _ask_for_death_signal(signal.SIGKILL)
-        if os.getppid() != int(os.environ["FASTRL_PARENT"]):  # it went before we asked
+        if os.getppid() != int(os.environ["FASTRL_PARENT"]):  # it ended before the call
             os._exit(1)
 
 

@@ -1,4 +1,4 @@
-"""What the machine is like: its cores, its processor, this process's threads."""
+"""The machine: cores this process may use, its threads and their priorities."""
 
 from __future__ import annotations
 
@@ -7,25 +7,26 @@ from collections.abc import Iterable
 from contextlib import suppress
 from pathlib import Path
 
-_NICER = 5  # beside another process on the same core such threads get a quarter of its time
-_sharers = 0  # 0: as many as there are ranks on this machine
+_NICER = 5  # such threads get a quarter of a core that they share with another process
+_sharers = 0  # processes that share the cores; 0: as many as there are ranks on this machine
 
 
 def available_cores() -> int:
-    """Return the cores this process may use.
+    """Returns the number of cores this process may use.
 
-    Its CPU affinity, capped by its cgroup's CPU quota; ranks on one machine share these evenly.
+    That is its CPU affinity, capped by its cgroup's CPU quota, divided evenly among the ranks of
+    the machine.
     """
     return max(1, _shared_cores() // _num_sharers())
 
 
 def has_core_for_each_rank() -> bool:
-    """Return whether those that share this machine's cores can all work at the same time."""
+    """Returns whether there is at least one core for each process that shares them."""
     return _shared_cores() >= _num_sharers()
 
 
 def own_cores(cores: set[int], rank: int) -> list[int]:
-    """Return the part of some cores that is for one of those that share them; never none."""
+    """Returns the cores of one of the processes that share `cores`; at least one."""
     ordered, sharers = sorted(cores), _num_sharers()
     rank %= sharers
     first = len(ordered) * rank // sharers
@@ -33,13 +34,13 @@ def own_cores(cores: set[int], rank: int) -> list[int]:
 
 
 def share_cores(num_processes: int) -> None:
-    """From here on as many processes work on this machine at the same time."""
+    """Sets how many processes share the cores of this machine."""
     global _sharers
     _sharers = num_processes
 
 
 def _num_sharers() -> int:
-    return _sharers or int(os.environ.get("LOCAL_WORLD_SIZE", "1"))  # as torchrun and we set it
+    return _sharers or int(os.environ.get("LOCAL_WORLD_SIZE", "1"))  # of torchrun or start_ranks
 
 
 def _shared_cores() -> int:
@@ -52,11 +53,11 @@ def _shared_cores() -> int:
 def _cgroup_cpu_quota(
     root: Path = Path("/sys/fs/cgroup"), membership: Path = Path("/proc/self/cgroup")
 ) -> float:
-    """Return how many CPUs the cgroup and its parents allow; inf if they set no limit."""
+    """Returns how many CPUs the cgroup and its parents allow; inf if they set no limit."""
     quota = float("inf")
     try:
-        # cgroup v2 has one line, "0::/path". Inside a container that path is often not mounted,
-        # only its root is.
+        # cgroup v2 has one line, "0::/path". Inside a container often only its root is mounted,
+        # not that path.
         lines = [line for line in membership.read_text().splitlines() if line.startswith("0::")]
     except OSError:
         lines = []
@@ -80,28 +81,22 @@ def _cgroup_cpu_quota(
 
 
 def thread_ids() -> frozenset[int]:
-    """Return the kernel's ids of this process's threads; none where Linux is not."""
+    """Returns the kernel's ids of the threads of this process; none if not on Linux."""
     try:
         return frozenset(int(name) for name in os.listdir("/proc/self/task"))
     except OSError:
         return frozenset()
 
 
-def cpu_vendor() -> str:
-    """Return the processor's maker as Linux spells it ("GenuineIntel", ...), or ""."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:
-        return ""
-    names = (line.partition(":")[2].strip() for line in lines if line.startswith("vendor_id"))
-    return next(names, "")
-
-
 def let_others_first(threads: Iterable[int]) -> None:
-    """Make threads of this process, by the kernel's ids, give way to all others at once.
+    """Lowers the priority of threads, so that other threads preempt them when they wake up.
 
-    A thread that wakes up has to wait for the end of a time slice, some milliseconds, unless those
-    that run are batch work. Where the system does not allow it everything stays as it is.
+    Without this, a thread that wakes up may wait some milliseconds for the end of a running
+    thread's time slice; threads scheduled as batch work are preempted at once. Has no effect where
+    the system does not permit it.
+
+    Args:
+        threads: the kernel's ids of threads of this process.
     """
     if not hasattr(os, "SCHED_BATCH"):
         return

@@ -1,4 +1,4 @@
-"""Signs of life of this process's main thread, which the watch sends to rank 0."""
+"""Liveness counters of the main thread, which `heartbeat.py` sends to rank 0."""
 
 from __future__ import annotations
 
@@ -6,34 +6,33 @@ import contextlib
 from collections.abc import Iterator
 
 PATIENCE_SECONDS = 7200.0
-"""Longest wait of a rank for the others, in the middle of a run: rank 0 tests the policy meanwhile.
-That a rank is gone or hangs is found out by the watch, within seconds."""
+"""Timeout of the collectives: long, because the other ranks wait while rank 0 evaluates the policy.
+Ranks that die or hang are detected by their heartbeats, within seconds."""
 
 
 class Pulse:
-    """How far this process's main thread is."""
+    """Liveness counters of the main thread of this process."""
 
     def __init__(self) -> None:
         self.count = 0
-        """Grows with every step of the environments, every collective, every minibatch."""
+        """Progress: grows with every environment step, every collective and every minibatch."""
         self.waits = False
-        """Whether it waits for other ranks."""
+        """Whether the thread waits for other ranks."""
         self.is_watched = False
-        """Whether standing still means that it hangs; not so while it compiles, say."""
+        """Whether a lack of progress means that the thread hangs; false while it compiles, say."""
         self.slowness = 1
-        """How many times as long as --rank-timeout it may stand still."""
+        """Factor on --rank-timeout, for phases in which progress is slow."""
         self.signal = 0
-        """The signal that came to end the run; 0 before. The watch tells rank 0 of that of others,
-        so rank 0 has it too."""
+        """Signal that asks the run to end; 0: none. Heartbeats pass it on to rank 0."""
 
     @property
     def beats(self) -> list[int]:
-        """What rank 0 judges by."""
+        """The counters that rank 0 needs to detect a rank that hangs."""
         return [self.count, self.waits, self.is_watched, self.slowness]
 
     @contextlib.contextmanager
     def waiting(self) -> Iterator[None]:
-        """The block waits for other ranks."""
+        """Context in which the thread waits for other ranks."""
         self.waits = True
         try:
             yield
@@ -43,7 +42,7 @@ class Pulse:
 
     @contextlib.contextmanager
     def unwatched(self) -> Iterator[None]:
-        """The block may take long without a sign of life."""
+        """Context that may take long without progress."""
         before, self.is_watched = self.is_watched, False
         try:
             yield
@@ -53,7 +52,7 @@ class Pulse:
 
     @contextlib.contextmanager
     def slow(self, times: int) -> Iterator[None]:
-        """The block may stand still for so many times as long, and then hangs."""
+        """Context in which the timeout is this many times as long."""
         before = self.is_watched, self.slowness
         self.is_watched, self.slowness = True, times
         try:

@@ -1,8 +1,7 @@
-"""What R ranks do together: sum gradients, weigh rows, merge moments, gather.
+"""Operations over R ranks: sums of gradients, merged moments, gathered rows and states.
 
-A gradient is summed over the ranks between its computation and its application, weights of rows
-count the rows of all ranks, and moments are merged. With one rank each of these returns its
-argument, and costs nothing.
+A gradient is summed over the ranks after it is computed and before it is applied; the weights of
+rows count the rows of all ranks. With a single rank each operation returns its argument at no cost.
 """
 
 from __future__ import annotations
@@ -19,22 +18,22 @@ from fastrl.ops.moments import Moments, merge
 
 
 class Ranks:
-    """One of R ranks that learn alike."""
+    """One of R ranks that learn from the same global minibatches."""
 
     global_rank: int
     world_size: int
 
     @property
     def is_alone(self) -> bool:
-        """Whether there is no other rank."""
+        """Whether this is the only rank."""
         return self.world_size == 1
 
     def stream_seed(self, seed: int, *stream: int) -> int:
-        """Returns the seed of a random stream of this rank's own; rank 0's nameless one is `seed`.
+        """Returns the seed of a random stream of this rank; the unnamed one of rank 0 is `seed`.
 
         Args:
-            seed: of the run.
-            stream: numbers that tell the streams of a rank apart.
+            seed: seed of the run.
+            stream: numbers that name a stream of this rank.
         """
         if self.global_rank == 0 and not stream:
             return seed
@@ -45,8 +44,8 @@ class Ranks:
     def sum(self, gradient: Tensor, metrics: Sequence[Tensor]) -> tuple[Tensor, Sequence[Tensor]]:
         """Sums a gradient `[P]` and metrics (scalars) over all ranks, in one all-reduce.
 
-        For losses that are sums over rows whose weights count the rows of all ranks: the result is
-        the gradient over the global minibatch.
+        For losses that are sums over rows, with weights that count the rows of all ranks: the
+        result is the gradient of the global minibatch.
         """
         if self.is_alone:
             return gradient, metrics
@@ -60,7 +59,7 @@ class Ranks:
     def mean(self, gradient: Tensor, metrics: Sequence[Tensor]) -> tuple[Tensor, Sequence[Tensor]]:
         """Averages a gradient `[P]` and metrics over all ranks, in one all-reduce.
 
-        For losses that are means over as many rows on every rank.
+        For losses that are means over the same number of rows on every rank.
         """
         if self.is_alone:
             return gradient, metrics
@@ -76,7 +75,7 @@ class Ranks:
         return sum_over_ranks(x)
 
     def merge(self, moments: Moments) -> Moments:
-        """Returns the moments of the rows of all ranks, merged in one order."""
+        """Returns the moments of the rows of all ranks, merged in the same order on each."""
         if self.is_alone:
             return moments
         from fastrl.processes.collectives import gather
@@ -93,7 +92,7 @@ class Ranks:
         return merged
 
     def gather(self, values: np.ndarray) -> np.ndarray:
-        """Returns numbers `[K]` of all ranks, `[R, K]`."""
+        """Returns `values` `[K]` of all ranks as `[R, K]`."""
         if self.is_alone:
             return values[None]
         from fastrl.processes.collectives import gather
@@ -101,7 +100,7 @@ class Ranks:
         return gather(torch.from_numpy(values)).numpy()
 
     def gather_rows(self, x: Tensor) -> Tensor:
-        """Returns `x` `[*]` of all ranks, `[R, *]`."""
+        """Returns `x` `[*]` of all ranks as `[R, *]`."""
         if self.is_alone:
             return x[None]
         from fastrl.processes.collectives import gather
@@ -109,7 +108,7 @@ class Ranks:
         return gather(x.view(torch.uint8) if x.dtype == torch.bool else x).view(x.dtype)
 
     def gather_states(self, state: dict[str, Any]) -> list[dict[str, Any]]:
-        """Returns what each rank gave, on rank 0; else, or if there is no other rank, []."""
+        """Returns the states of all ranks on rank 0; [] elsewhere, or if this is the only rank."""
         if self.is_alone:
             return []
         from fastrl.processes.collectives import gather_states

@@ -1,8 +1,8 @@
-"""What ranks of one machine exchange through memory, in place of the loopback network.
+"""Shared memory for the collectives of ranks on one machine, instead of the loopback network.
 
-A gradient of some ten thousand weights is there in microseconds; through gloo it takes two calls to
-the system, two wake-ups and two copies by the kernel for each rank that it goes to. gloo is the
-twin, and serves where the extension or the memory is missing.
+A gradient of some ten thousand weights arrives within microseconds; gloo takes two system calls,
+two wake-ups and two copies by the kernel for each receiving rank. gloo is the reference
+implementation, and the fallback without the extension or the memory.
 """
 
 from __future__ import annotations
@@ -28,20 +28,20 @@ else:
     Exchange = None
 
 _FOLDER = Path("/dev/shm")
-_SLOT_BYTES = 2**20  # of what one rank tells at once; more goes through gloo
+_SLOT_BYTES = 2**20  # most that a rank can send at once; larger tensors go through gloo
 _PATH_BYTES = 256
-_SPIN_SECONDS = 2e-4  # as long as waking up a sleeping core takes
+_SPIN_SECONDS = 2e-4  # about what waking up a sleeping core takes
 
 
 class SharedMemory:
-    """Memory that the ranks of a group share."""
+    """Memory shared by the ranks of a group."""
 
     def __init__(self, region: Tensor, rank: int, num_ranks: int) -> None:
-        """Takes a place in it.
+        """Attaches this rank.
 
         Args:
-            region: bytes that all ranks have mapped, zero at first.
-            rank: this one's number in the group.
+            region: uint8 `[B]`: memory that all ranks have mapped, initially zero.
+            rank: rank of this process in the group.
             num_ranks: R.
         """
         assert Exchange is not None
@@ -50,29 +50,29 @@ class SharedMemory:
         self._num_ranks = num_ranks
 
     def takes(self, x: Tensor) -> bool:
-        """Whether a tensor can be gathered here."""
+        """Returns whether a tensor can be gathered through this memory."""
         num_bytes = x.numel() * x.element_size()
         return x.device.type == "cpu" and 0 < num_bytes <= self._exchange.slot_bytes
 
     def gather(self, x: Tensor) -> Tensor:
-        """Returns `x` `[*]` of all ranks as `[R, *]`; it must have one shape on all.
+        """Returns `x` `[*]` of all ranks as `[R, *]`; its shape must be the same on all.
 
         Raises:
-            RuntimeError: another rank did not come.
+            RuntimeError: another rank did not take part.
         """
         own = x.contiguous()
         parts = torch.empty((self._num_ranks, *x.shape), dtype=x.dtype)
         as_bytes = own.view(-1).view(torch.uint8), parts.view(self._num_ranks, -1).view(torch.uint8)
         if not self._exchange.gather(*as_bytes, PATIENCE_SECONDS):
-            raise RuntimeError(f"a rank did not come within {PATIENCE_SECONDS:.0f} seconds")
+            raise RuntimeError(f"a rank did not take part within {PATIENCE_SECONDS:.0f} seconds")
         return parts
 
 
 def share_memory(group: Any) -> SharedMemory | None:
-    """Returns memory that all ranks of a group share; None on each if one of them cannot.
+    """Returns memory shared by all ranks of a group; None on every rank if one cannot map it.
 
     Args:
-        group: of the process group; None: all ranks.
+        group: a process group; None: all ranks.
     """
     rank, num_ranks = dist.get_rank(group), dist.get_world_size(group)
     path, num_bytes = torch.zeros(_PATH_BYTES, dtype=torch.uint8), 2 * num_ranks * _SLOT_BYTES
@@ -85,14 +85,14 @@ def share_memory(group: Any) -> SharedMemory | None:
     num_open = torch.tensor(float(region is not None))
     dist.all_reduce(num_open, group=group)
     if rank == 0 and name:
-        os.unlink(name)  # it is gone with the last process that has mapped it
+        os.unlink(name)  # the memory is freed with the last process that has mapped it
     if region is None or num_open < num_ranks:
         return None
     return SharedMemory(region, rank, num_ranks)
 
 
 def _reserve(num_bytes: int) -> str:
-    """Returns the path of a new file of zeros in memory, or "" if there can be none."""
+    """Returns the path of a new file of zeros in /dev/shm, or "" if that is not possible."""
     if Exchange is None:
         return ""
     with contextlib.suppress(OSError):
@@ -108,10 +108,10 @@ def _reserve(num_bytes: int) -> str:
 
 
 def _open(name: str, num_bytes: int) -> Tensor | None:
-    """Maps the file that rank 0 made; None if it is not to be seen from here."""
-    if Exchange is None or not Path(name).is_file():  # torch would make another one
+    """Maps the file that rank 0 created; None if it does not exist on this machine."""
+    if Exchange is None or not Path(name).is_file():  # torch would create it
         return None
     try:
         return torch.from_file(name, shared=True, size=num_bytes, dtype=torch.uint8)
-    except RuntimeError:  # torch knows no OSError
+    except RuntimeError:  # torch raises no OSError here
         return None

@@ -1,6 +1,6 @@
-"""Ctrl-C and SIGTERM as a wish to end, which a loop may ask for between two iterations.
+"""Ctrl-C and SIGTERM as stop requests, which a loop checks between two iterations.
 
-Imports next to nothing, so that programs can begin with it.
+Imports almost nothing, so that programs can import it first.
 """
 
 from __future__ import annotations
@@ -18,10 +18,10 @@ _is_cut_short = False  # by a second Ctrl-C
 
 
 class StopSignals:
-    """Notes the first SIGINT or SIGTERM while it is entered; a second Ctrl-C ends the run at once.
+    """A context that records the first SIGINT or SIGTERM; a second Ctrl-C ends the run at once.
 
-    Rank 0 also notes what came to any other rank. Outside the main thread, where Python handles no
-    signals, nothing is noted that came to this process.
+    Rank 0 also learns of signals to other ranks. Outside the main thread, where Python handles no
+    signals, those to this process are not recorded.
     """
 
     def __init__(self) -> None:
@@ -30,11 +30,11 @@ class StopSignals:
 
     @property
     def number(self) -> int:
-        """The signal that came; 0 before."""
+        """Number of the signal that arrived; 0 if none did."""
         return PULSE.signal
 
     def came(self) -> bool:
-        """Whether the run should end."""
+        """Returns whether a signal asks the run to end."""
         return self.number != 0
 
     def __enter__(self) -> Self:
@@ -42,7 +42,7 @@ class StopSignals:
         try:
             for number in (signal.SIGINT, signal.SIGTERM):
                 self._before[number] = signal.signal(number, self._note)
-        except ValueError:  # not the main thread: the caller's handlers stay
+        except ValueError:  # not the main thread: the caller's handlers stay in place
             pass
         return self
 
@@ -62,10 +62,10 @@ class StopSignals:
 
 @contextlib.contextmanager
 def leaving_at_once() -> Iterator[None]:
-    """Within the block, Ctrl-C ends the process at once, with one line and status 130.
+    """Context in which Ctrl-C ends the process at once, with one line and status 130.
 
-    For what a program imports before its work: a KeyboardInterrupt in the middle of it shows a
-    traceback, or is taken for a broken package. Who handles or ignores Ctrl-C already goes on so.
+    For the imports of a program: a KeyboardInterrupt during an import shows a traceback, or is
+    mistaken for a broken package. A handler of SIGINT that the caller installed stays in place.
     """
     is_ours = signal.getsignal(signal.SIGINT) is signal.default_int_handler
     try:
@@ -85,9 +85,9 @@ def _leave(number: int, frame: FrameType | None) -> None:
     with contextlib.suppress(OSError):
         if local_rank == "0":
             os.write(2, b"interrupted\n")
-    os._exit(130)  # ranks that it started die with it
+    os._exit(130)  # ranks that this process started die with it
 
 
 def is_interrupt(error: BaseException) -> bool:
-    """Whether Ctrl-C is behind an error. TorchScript makes a RuntimeError of it."""
+    """Returns whether Ctrl-C caused an error. TorchScript turns it into a RuntimeError."""
     return _is_cut_short or isinstance(error, KeyboardInterrupt)

@@ -1,4 +1,4 @@
-"""When this process began."""
+"""Time since the start of this process."""
 
 from __future__ import annotations
 
@@ -7,15 +7,15 @@ import time
 
 
 def seconds_since_process_start() -> float:
-    """Seconds since the operating system started this process; imports and compiling count.
+    """Returns the seconds since the operating system started this process, imports included.
 
-    Where the system does not tell, since this module was imported.
+    If the system does not provide this, the seconds since this module was imported.
     """
     return _BEFORE_IMPORT + time.monotonic() - _IMPORTED
 
 
 def _age_of_process() -> float:
-    """Seconds by the system's clock, whose ticks are hundredths; 0 where it does not tell."""
+    """Returns the age by the system's clock, in ticks of 10 ms; 0 if the system has none."""
     try:
         with open("/proc/self/stat", encoding="ascii", errors="replace") as file:
             start_ticks = int(file.read().rpartition(")")[2].split()[19])
@@ -27,5 +27,5 @@ def _age_of_process() -> float:
     return max(uptime - start_ticks / os.sysconf("SC_CLK_TCK"), 0.0)
 
 
-# Asked once: two readings of a clock with ticks may be equal although something lies between them.
+# Read once: this clock is too coarse to measure differences; the monotonic one measures those.
 _BEFORE_IMPORT, _IMPORTED = _age_of_process(), time.monotonic()

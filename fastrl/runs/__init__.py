@@ -1,1 +1,1 @@
-"""Run folders: settings, checkpoints, logs, films, and what the terminal shows."""
+"""Run folders: settings, checkpoints, metrics, videos, and the progress line."""

@@ -1,7 +1,7 @@
-"""Checkpoints: plain values and tensors only, written so that a kill cannot damage one.
+"""Checkpoints: plain values and tensors only, written so that killing the process damages none.
 
-A checkpoint is a nested dict of tensors, numbers, strings, bools and None. It is loaded without
-running any code from the file. A file is replaced in one step, so it is the old one or the new one.
+A checkpoint is a nested dict of tensors, numbers, strings, bools and None. Loading runs no code
+from the file. A file is replaced atomically: it is always the old one or the new one.
 """
 
 import contextlib
@@ -27,18 +27,18 @@ _log = logging.getLogger("fastrl")
 
 
 def save_checkpoint(path: str | Path, state: dict[str, Any]) -> None:
-    """Saves a nested dict; `path` is the old file or the new one at every moment.
+    """Saves a nested dict; `path` is replaced atomically.
 
-    Tensors may be on any device. A tensor that is a part of a larger one is saved by itself.
+    Tensors may be on any device. Of a view only its own elements are saved.
 
     Args:
-        path: The file; its folder must exist.
-        state: Nested dicts (with str or int keys), lists and tuples of tensors, int, float, str,
+        path: the file; its folder must exist.
+        state: nested dicts (with str or int keys), lists and tuples of tensors, int, float, str,
             bool and None.
 
     Raises:
-        TypeError: Another type is in there; the message names its key.
-        OSError: The file cannot be written, for one because the disk is full.
+        TypeError: `state` holds a value of another type; the message names its key.
+        OSError: the file cannot be written, for example because the disk is full.
     """
     assert "format" not in state and "format_version" not in state, "these keys are added here"
     plain = _plain(state, "")
@@ -47,11 +47,11 @@ def save_checkpoint(path: str | Path, state: dict[str, Any]) -> None:
 
 
 def load_checkpoint(path: str | Path) -> dict[str, Any]:
-    """Loads what `save_checkpoint` saved, with all tensors on the CPU. Never runs code of the file.
+    """Loads a checkpoint with all tensors on the CPU; runs no code from the file.
 
     Raises:
-        FileNotFoundError: The file is missing.
-        ValueError: The file is damaged, foreign, or of a newer format.
+        FileNotFoundError: the file is missing.
+        ValueError: the file is damaged, not a checkpoint, or of a newer format.
     """
     state = _read(Path(path), mmap=False)
     _check_sums(Path(path))
@@ -61,11 +61,11 @@ def load_checkpoint(path: str | Path) -> dict[str, Any]:
 class Checkpoints:
     """The checkpoints of one run: `last.pt`, `best.pt` and the newest `step_<env steps>.pt`.
 
-    There must be one writer at a time.
+    Only one process may write at a time.
 
     Args:
-        folder: Where they are; created on the first save.
-        keep: How many periodic checkpoints to keep, at least 1.
+        folder: folder of the checkpoints; created on the first save.
+        keep: number of periodic checkpoints to keep, at least 1.
     """
 
     def __init__(self, folder: str | Path, keep: int = 1) -> None:
@@ -75,9 +75,9 @@ class Checkpoints:
         self.keep = keep
 
     def save_periodic(self, state: dict[str, Any], env_steps: int) -> Path:
-        """Saves `step_<12 digits>.pt`, and only then removes the old ones that are too many.
+        """Saves `step_<12 digits>.pt`, then removes the oldest ones beyond `keep`.
 
-        Files of later steps are removed too: they are of a past that this run was resumed before.
+        Files of later steps are removed too: the run was resumed from before them.
         """
         path = self._save(f"step_{env_steps:012d}.pt", state)
         by_steps = self._periodic()
@@ -95,12 +95,12 @@ class Checkpoints:
         return self._save("last.pt", state)
 
     def newest(self) -> Path:
-        """The whole checkpoint with the most `["counters"]["env_steps"]`.
+        """Returns the intact checkpoint with the most `["counters"]["env_steps"]`.
 
-        A damaged file is passed over with a warning. `last.pt` wins a tie, and `best.pt` loses it.
+        A damaged file is skipped with a warning. In a tie `last.pt` wins, and `best.pt` loses.
 
         Raises:
-            ValueError: There is no whole checkpoint.
+            ValueError: there is no intact checkpoint.
         """
         reasons = []
         found: list[tuple[int, Path]] = []
@@ -112,7 +112,7 @@ class Checkpoints:
             if not path.is_file():
                 continue
             try:
-                # Mapped, not read: a replay buffer of gigabytes costs nothing here.
+                # Memory-mapped: a replay buffer of gigabytes costs nothing here.
                 found.append((_env_steps(path, _read(path, mmap=True)), path))
             except ValueError as error:
                 reasons.append(str(error))
@@ -129,7 +129,7 @@ class Checkpoints:
             details = f" ({'; '.join(reasons)})" if reasons else ""
             raise ValueError(f"{self.folder} has no whole checkpoint{details}")
         for reason in reasons:
-            _log.warning("passing over a checkpoint: %s; using %s", reason, chosen.name)
+            _log.warning("skipping a checkpoint: %s; using %s", reason, chosen.name)
         return chosen
 
     def _save(self, name: str, state: dict[str, Any]) -> Path:
@@ -146,7 +146,7 @@ class Checkpoints:
 
 @contextlib.contextmanager
 def _cause_of_failure(path: str | Path) -> Iterator[None]:
-    """Raises the OSError under which torch's writer gave up, with the file's name."""
+    """Replaces a RuntimeError of torch's writer by the OSError that caused it, with the path."""
     try:
         yield
     except RuntimeError as error:
@@ -156,8 +156,8 @@ def _cause_of_failure(path: str | Path) -> Iterator[None]:
 
 
 def _plain(value: Any, key: str) -> Any:
-    """Copies containers, moves tensors to the CPU, and refuses all that is not plain."""
-    # Exact types: a numpy float64 is a float by inheritance, and cannot be loaded back.
+    """Copies containers, moves tensors to the CPU, and raises TypeError for any other type."""
+    # Exact types: a NumPy float64 is a subclass of float, but cannot be loaded back.
     if type(value) in _PLAIN_TYPES:
         return value
     if isinstance(value, torch.Tensor):
@@ -183,14 +183,14 @@ def _plain_tensor(tensor: torch.Tensor, key: str) -> torch.Tensor:
     if type(plain) is not torch.Tensor or plain.layout is not torch.strided:
         raise TypeError(f"checkpoint value {key} is a {type(plain).__name__} of {plain.layout}")
     plain = plain.cpu()
-    # torch.save writes the whole storage under a view: for a row of a buffer, all of the buffer.
+    # torch.save writes the whole storage of a view: for one row of a buffer, the whole buffer.
     if plain.untyped_storage().nbytes() > plain.numel() * plain.element_size():
         plain = plain.clone()
     return plain
 
 
 def _is_wrapped(name: str | int) -> bool:
-    """Whether torch.compile or a data-parallel wrapper has put its prefix on a parameter's name."""
+    """Returns whether a parameter's name has a prefix of torch.compile or of a DDP wrapper."""
     return isinstance(name, str) and ("_orig_mod." in name or name.startswith("module."))
 
 
@@ -199,8 +199,8 @@ def _read(path: Path, mmap: bool) -> dict[str, Any]:
         raise FileNotFoundError(f"{path} does not exist; expected a checkpoint file")
     if not path.is_file():
         raise ValueError(f"{path} is a folder or device; expected a checkpoint file")
-    # Only the zip format holds our files; torch would go on to try its older, looser ones.
-    with _damage_told(path):
+    # Our files are zip archives; torch would also try its older, less strict formats.
+    with _damage_as_value_error(path):
         is_zip = zipfile.is_zipfile(path)
     if not is_zip:
         raise ValueError(f"{path} is cut short or is not a fastrl checkpoint")
@@ -209,15 +209,15 @@ def _read(path: Path, mmap: bool) -> dict[str, Any]:
     except OSError:
         raise
     except pickle.UnpicklingError as error:
-        # torch's own message goes on to explain how to run the code in the file.
+        # torch's own message explains how to run the code in the file.
         raise ValueError(
             f"{path} is not a fastrl checkpoint: it holds more than tensors and plain values"
         ) from error
-    except Exception as error:  # torch raises many types here, none of them documented
+    except Exception as error:  # torch raises many types here, all undocumented
         reason = str(error).strip().split("\n")[0][:200]
         raise ValueError(f"{path} is damaged or not a fastrl checkpoint: {reason}") from error
     kind = state.pop("format", None) if isinstance(state, dict) else None
-    if not isinstance(kind, str) or kind != FORMAT:  # to compare a tensor gives a tensor
+    if not isinstance(kind, str) or kind != FORMAT:  # comparing a tensor would give a tensor
         raise ValueError(f"{path} is not a fastrl checkpoint")
     version = state.pop("format_version", None)
     if not isinstance(version, int) or version != FORMAT_VERSION:
@@ -228,21 +228,21 @@ def _read(path: Path, mmap: bool) -> dict[str, Any]:
 
 
 def _check_sums(path: Path) -> None:
-    """Compares each part of the file with its checksum, which torch.load does not do."""
-    with _damage_told(path), zipfile.ZipFile(path) as archive:
+    """Verifies the checksum of each part of the file, which torch.load does not."""
+    with _damage_as_value_error(path), zipfile.ZipFile(path) as archive:
         damaged = archive.testzip()
     if damaged is not None:
         raise ValueError(f"{path} is damaged: the checksum of {damaged} is wrong")
 
 
 @contextlib.contextmanager
-def _damage_told(path: Path) -> Iterator[None]:
-    """Raises a ValueError with the file's name for what zipfile makes of damaged bytes."""
+def _damage_as_value_error(path: Path) -> Iterator[None]:
+    """Turns the errors of zipfile for damaged files into a ValueError that names the file."""
     try:
         yield
     except OSError:
         raise
-    except Exception as error:  # of many types, as torch's
+    except Exception as error:  # of many types, as with torch
         raise ValueError(f"{path} is damaged: {error}") from error
 
 

@@ -1,9 +1,9 @@
-"""The run folder: where it is, its `config.yaml`, and files that are replaced in one step.
+"""Run folders: their paths, `config.yaml`, and atomic replacement of files.
 
     <log_dir>/<algo>/<time>/<env>_<exp>_<seed>/
         config.yaml  metrics.csv  summary.json  events.out.tfevents.*  checkpoints/  videos/
 
-Imports no torch, so that the command line can read a config before it pays for one.
+Imports no torch, so that the command line can read a config quickly.
 """
 
 import contextlib
@@ -30,7 +30,7 @@ _TEMPORARY_SUFFIX = ".fastrl-tmp"
 
 @dataclasses.dataclass(frozen=True)
 class RunFolder:
-    """A folder that an earlier run wrote, and its config."""
+    """The folder of an earlier run, and its config."""
 
     path: Path
     config: dict[str, Any]
@@ -47,9 +47,9 @@ class RunFolder:
 
 
 def working_folder() -> Path:
-    """Returns the folder that relative paths begin in, absolute; empty if it was removed.
+    """Returns the current folder as an absolute path; an empty path if it was removed.
 
-    To be asked before there are environments: some change it.
+    Must be called before environments are created: some change the current folder.
     """
     with contextlib.suppress(FileNotFoundError):
         return Path.cwd()
@@ -57,10 +57,10 @@ def working_folder() -> Path:
 
 
 def expanded(path: str | Path) -> Path:
-    """Returns a path with `~` or `~user` at its beginning written out.
+    """Returns a path with a leading `~` or `~user` expanded.
 
     Raises:
-        ValueError: There is no such user.
+        ValueError: the user does not exist.
     """
     try:
         return Path(path).expanduser()
@@ -71,10 +71,10 @@ def expanded(path: str | Path) -> Path:
 def create_run_folder(
     log_dir: str | Path, algo: str, env_id: str, exp_name: str, seed: int
 ) -> Path:
-    """Creates a new run's folder, with `checkpoints/` and `videos/` in it.
+    """Creates the folder of a new run, with `checkpoints/` and `videos/` in it.
 
-    Runs that start in the same second get time folders ending in `-1`, `-2`, ...; creating the time
-    folder is what claims it, so this also holds between processes.
+    Runs that start in the same second get time folders with the suffixes `-1`, `-2`, ... This is
+    safe between processes, because creating the time folder is atomic.
 
     Returns:
         `<log_dir>/<algo>/<YYYY-mm-dd_HH-MM-SS>/<env>_<exp>_<seed>`.
@@ -98,10 +98,10 @@ def create_run_folder(
 
 
 def open_run_folder(path: str | Path) -> RunFolder:
-    """Opens a folder that a run wrote.
+    """Opens the folder of an earlier run.
 
     Raises:
-        ValueError: The folder does not exist, or is not a run folder.
+        ValueError: the folder does not exist, or is not a run folder.
     """
     folder = expanded(path)
     if not folder.exists():
@@ -115,12 +115,12 @@ def open_run_folder(path: str | Path) -> RunFolder:
 
 @contextlib.contextmanager
 def owned(folder: Path) -> Iterator[None]:
-    """Keeps other processes from writing into a run folder meanwhile; the system ends it with us.
+    """Context in which no other process may own this run folder; a lock of the operating system.
 
     Raises:
-        ValueError: Another process has the folder.
+        ValueError: another process owns the folder.
     """
-    handle = os.open(folder, os.O_RDONLY)  # the folder itself: a lock file would be one more file
+    handle = os.open(folder, os.O_RDONLY)  # locks the folder itself: no need for a lock file
     try:
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -132,7 +132,7 @@ def owned(folder: Path) -> Iterator[None]:
 
 
 def write_config(path: str | Path, config: dict[str, Any]) -> None:
-    """Writes a plain dict as YAML in its own order; tuples become lists."""
+    """Writes a plain dict as YAML, in the order of the dict; tuples become lists."""
     plain = _without_tuples(config)
     text = yaml.dump(plain, Dumper=ConfigDumper, sort_keys=False, allow_unicode=True)
     with replaced_file(path) as file:
@@ -140,17 +140,17 @@ def write_config(path: str | Path, config: dict[str, Any]) -> None:
 
 
 def read_config(path: str | Path) -> dict[str, Any]:
-    """Reads a YAML file of settings as a plain dict; an empty file is an empty dict.
+    """Reads a YAML file of settings as a plain dict, which is empty for an empty file.
 
     Raises:
-        ValueError: The file is missing, is not YAML, or is not a mapping of names to values.
+        ValueError: the file is missing, is not YAML, or is not a mapping of names to values.
     """
     path = expanded(path)
     if not path.is_file():
         fault = "is a folder" if path.is_dir() else "does not exist"
         raise ValueError(f"{path} {fault}; expected a YAML file of settings")
     try:
-        # The loader is a SafeLoader: it builds plain values only.
+        # ConfigLoader is a SafeLoader: it builds plain values only.
         config = yaml.load(path.read_text(encoding="utf-8"), Loader=ConfigLoader)
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         reason = " ".join(str(error).split())
@@ -164,12 +164,12 @@ def read_config(path: str | Path) -> dict[str, Any]:
 
 @contextlib.contextmanager
 def replaced_file(path: str | Path) -> Iterator[BinaryIO]:
-    """A binary file to write to, which takes the place of `path` in one step.
+    """Opens a binary file for writing that replaces `path` atomically when the context ends.
 
-    The bytes go to a temporary name in the same folder, are synced, and are renamed; then the
-    folder is synced. Whoever opens `path`, at any time and after any crash, finds the old file or
-    the new one, both whole. If the body raises, `path` is as it was. What a killed writer of the
-    same `path` left behind is removed first.
+    The bytes go to a temporary file in the same folder, which is synced and renamed; then the
+    folder is synced. Whoever opens `path`, at any time and after any crash, finds the complete old
+    or new file. If the body raises, `path` stays unchanged. Temporary files that killed writers of
+    the same `path` left behind are removed first.
     """
     path = Path(path)
     remove_temporaries(path.parent, path.name)
@@ -187,10 +187,10 @@ def replaced_file(path: str | Path) -> Iterator[BinaryIO]:
 
 
 def remove_temporaries(folder: Path, name: str | None = None) -> None:
-    """Removes what killed writers of `name` left in a folder (None: of any name).
+    """Removes the temporary files that killed writers of `name` left behind (None: of any name).
 
-    Without a name this is only for a folder with one writer: it would remove the temporaries of
-    others who are still writing.
+    Without a name, the folder must have a single writer: this would also remove the temporary files
+    of others that are still writing.
     """
     pattern = "*" if name is None else glob.escape(name) + ".*"
     for leftover in folder.glob(f".{pattern}{_TEMPORARY_SUFFIX}"):
@@ -198,7 +198,7 @@ def remove_temporaries(folder: Path, name: str | None = None) -> None:
 
 
 def _sync_folder(folder: Path) -> None:
-    """Makes a rename in this folder survive a power cut, where folders can be opened."""
+    """Makes a rename in this folder survive a power failure, where the system supports that."""
     if os.name == "nt":
         return
     descriptor = os.open(folder, os.O_RDONLY)
@@ -209,7 +209,7 @@ def _sync_folder(folder: Path) -> None:
 
 
 def _safe_name(name: str) -> str:
-    """One path component: `ALE/Pong-v5` becomes `ALE-Pong-v5`."""
+    """Returns a name as a single path component: `ALE/Pong-v5` becomes `ALE-Pong-v5`."""
     safe = re.sub(r"[^A-Za-z0-9._-]+", "-", name).strip("-")
     if not safe.strip("."):
         raise ValueError(f"{name!r} cannot name a folder; use letters, digits, '.', '_' or '-'")

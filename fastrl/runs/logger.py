@@ -1,10 +1,9 @@
-"""A run's metrics, to TensorBoard and `metrics.csv`, and its `summary.json`.
+"""Metrics of a run in TensorBoard and `metrics.csv`, and its `summary.json`.
 
 `metrics.csv` has one row per `Logger.log` call and one column per metric ever logged, `env_steps`
-first. A metric that a call did not have is an empty cell; one that was not finite is `nan` or
-`inf`. When a metric appears for the first time, the file is written anew with the wider header and
-takes the place of the old one in one step, so `pandas.read_csv` works at any time. Two calls may
-log the same step (training, then evaluation).
+first. A metric missing from a call is an empty cell; a non-finite one is `nan` or `inf`. When a new
+metric appears, the file is rewritten with a wider header and replaced atomically, so
+`pandas.read_csv` works at any time. Two calls may log the same step (training, then evaluation).
 """
 
 import csv
@@ -34,16 +33,16 @@ _EVENTS_FLUSH_SECONDS = 10
 class Logger:
     """Writes metrics over environment steps into a run folder.
 
-    Not for a path that runs per environment step: one call costs about as much as one small tensor
-    operation per metric.
+    Too slow to call per environment step: a call costs about as much as one small tensor operation
+    per metric.
 
     Args:
-        folder: The run folder; must exist.
-        resume: Go on with the metrics of an earlier process. Without it, a folder that has metrics
-            is refused.
-        resume_step: The environment steps of the checkpoint that was resumed: rows and points
-            beyond it are dropped, so that x never goes back. None drops those at and beyond the
-            first step that is logged.
+        folder: the run folder; must exist.
+        resume: whether to append to the metrics of an earlier process. If false, a folder with
+            metrics is an error.
+        resume_step: environment steps of the checkpoint that was resumed. Later rows and points are
+            dropped, so that steps never decrease. None: those at and after the first logged step
+            are dropped.
     """
 
     def __init__(
@@ -64,9 +63,9 @@ class Logger:
         """Writes one row and one point per metric.
 
         Args:
-            metrics: Name to Python (or numpy) number; a tensor must be converted by the caller, who
-                knows when to wait for the device.
-            step: Environment steps so far.
+            metrics: Python or NumPy numbers by name. The caller converts tensors, because only it
+                knows when to synchronise with the device.
+            step: environment steps so far.
         """
         for name, value in metrics.items():
             assert isinstance(value, numbers.Real), f"{name} is a {type(value).__name__}"
@@ -80,7 +79,7 @@ class Logger:
         self._events.write_text(tag, text, step)
 
     def close(self) -> None:
-        """Writes out what is pending; a second call does nothing."""
+        """Flushes and closes the files; a second call does nothing."""
         self._table.close()
         self._events.close()
 
@@ -97,7 +96,7 @@ class Logger:
 
 
 class _MetricsTable:
-    """`metrics.csv`: rows are appended, and the file is replaced when its columns change."""
+    """`metrics.csv`: rows are appended; the file is replaced when its columns change."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
@@ -118,7 +117,7 @@ class _MetricsTable:
         row = [str(step)]
         row += [_cell(metrics[name]) if name in metrics else "" for name in self._columns[1:]]
         assert self._file is not None
-        # Unbuffered, one write per row: a killed process leaves no half row.
+        # Unbuffered, one write per row: a killed process leaves no partial row.
         self._file.write(_csv_bytes([row]))
 
     def drop_from(self, step: int) -> None:
@@ -137,7 +136,7 @@ class _MetricsTable:
         self._file = open(self._path, "ab", buffering=0)  # noqa: SIM115  closed in close()
 
     def _read(self) -> tuple[list[str], list[list[str]]]:
-        """The header and the whole rows; a row that a power cut has torn is left out."""
+        """Returns the header and the complete rows, without one that a power failure cut off."""
         text = self._path.read_text(encoding="utf-8", errors="replace")
         lines = list(csv.reader(io.StringIO(text, newline="")))
         if not lines or lines[0][:1] != [STEP_COLUMN]:
@@ -149,13 +148,13 @@ class _MetricsTable:
 
 
 class _EventFile:
-    """TensorBoard's event file, without `torch.utils.tensorboard`, whose import takes a second."""
+    """The TensorBoard event file, without `torch.utils.tensorboard`, whose import takes 1 s."""
 
     def __init__(self, folder: Path) -> None:
         from tensorboard.compat.proto import event_pb2, summary_pb2, tensor_pb2, tensor_shape_pb2
         from tensorboard.summary.writer.event_file_writer import EventFileWriter
 
-        # The classes are made at run time from a descriptor, so a type checker cannot see them.
+        # These classes are created at run time, so a type checker cannot see them.
         self._event: Any = event_pb2
         self._summary: Any = summary_pb2
         self._tensor: Any = tensor_pb2
@@ -183,7 +182,7 @@ class _EventFile:
         self._write(step, [self._summary.Summary.Value(tag=tag, metadata=metadata, tensor=tensor)])
 
     def write_restart(self, step: int) -> None:
-        """Tells TensorBoard to forget the points at and beyond this step."""
+        """Makes TensorBoard drop the points at and after this step."""
         start = self._event.SessionLog(status=self._event.SessionLog.START)
         self._writer.add_event(
             self._event.Event(wall_time=time.time(), step=step, session_log=start)
@@ -198,14 +197,14 @@ class _EventFile:
 
 
 def write_summary(folder: str | Path, summary: Mapping[str, Any]) -> None:
-    """Writes `summary.json` in one step, keys sorted; a number that is not finite becomes null."""
+    """Writes `summary.json` atomically, with sorted keys; non-finite numbers become null."""
     text = json.dumps(_jsonable(summary), indent=2, sort_keys=True, allow_nan=False)
     with replaced_file(Path(folder) / SUMMARY_NAME) as file:
         file.write(text.encode() + b"\n")
 
 
 def machine_facts() -> dict[str, str | int | float]:
-    """What the run ran on: `cpu`, `cores` usable by this process, `memory_gib`, `platform`, ..."""
+    """Returns `cpu`, `cores` (usable by this process), `memory_gib`, `platform` and `python`."""
     return {
         "cpu": _cpu_model(),
         "cores": available_cores(),
@@ -216,7 +215,7 @@ def machine_facts() -> dict[str, str | int | float]:
 
 
 def versions() -> dict[str, str | None]:
-    """Installed version of each package that matters, None if absent; nothing is imported."""
+    """Returns the installed versions of the main packages, None if absent; imports none."""
     found: dict[str, str | None] = {}
     for package in _PACKAGES:
         try:
@@ -227,7 +226,7 @@ def versions() -> dict[str, str | None]:
 
 
 def _cell(value: float) -> str:
-    # repr of a Python number is the shortest text that reads back as the same number.
+    # repr of a Python number is the shortest string that parses to the same number.
     return repr(int(value)) if isinstance(value, numbers.Integral) else repr(float(value))
 
 

@@ -1,4 +1,4 @@
-"""The live line on the terminal, and plain lines now and then where there is none."""
+"""Progress display: a live line on a terminal, else a plain line every half minute."""
 
 import contextlib
 import math
@@ -15,16 +15,16 @@ _SECONDS_BETWEEN_LINES = 30.0  # in a file
 
 
 class Progress:
-    """One live line on stderr: bar, steps, steps/s, mean return, time left and a note.
+    """One live line on stderr: bar, steps, steps/s, mean return and time left.
 
-    Use it in a `with`: it shows the line on entry and gives the terminal back on exit, also after
-    an exception. Meanwhile what anybody prints appears above the line. Where stderr is not a
-    terminal it prints a plain line to stdout every half minute, and never imports rich.
+    Used as a context: it shows the line on entry and restores the terminal on exit, also after an
+    exception. Meanwhile, printed output appears above the line. If stderr is not a terminal, it
+    prints a plain line to stdout every half minute, and never imports rich.
 
     Args:
-        total_env_steps: Environment steps at which the run ends.
-        initial: Environment steps already done (a resumed run).
-        enabled: Whether the line is live; None asks whether stderr is a terminal.
+        total_env_steps: environment steps at which the run ends.
+        initial: environment steps already done (a resumed run).
+        enabled: whether the line is live; None asks whether stderr is a terminal.
     """
 
     def __init__(
@@ -34,14 +34,14 @@ class Progress:
         self._total = total_env_steps
         self._initial = initial
         self._line: RichProgress | None = None
-        self._next_at = math.inf  # of the clock, when to show something new
-        self._unshown: tuple[int, float, float | None, str] | None = None
+        self._next_at = math.inf  # time of the next refresh
+        self._unshown: tuple[int, float, float | None] | None = None
 
     def __enter__(self) -> "Progress":
         self._next_at = perf_counter() + (0 if self.enabled else _SECONDS_BETWEEN_LINES)
         if self.enabled:
             self._line = _rich_line()
-            self._line.add_task("", total=self._total, completed=self._initial, status="", note="")
+            self._line.add_task("", total=self._total, completed=self._initial, status="")
             self._line.start()
         return self
 
@@ -58,21 +58,16 @@ class Progress:
             self._line = None
 
     def update(
-        self,
-        env_steps: int,
-        steps_per_second: float,
-        mean_return: float | None = None,
-        note: str = "",
+        self, env_steps: int, steps_per_second: float, mean_return: float | None = None
     ) -> None:
-        """Sets what the line says. It may be called very often: most of it waits to be shown.
+        """Sets the contents of the line. Cheap to call often: the display refreshes rarely.
 
         Args:
-            env_steps: Environment steps so far.
-            steps_per_second: Environment steps per second.
-            mean_return: Mean return of the episodes that finished lately; None or NaN if none did.
-            note: What is going on, such as "compiling the update".
+            env_steps: environment steps so far.
+            steps_per_second: environment steps per second.
+            mean_return: mean return of recent episodes; None or NaN if none has ended.
         """
-        self._unshown = env_steps, steps_per_second, mean_return, note
+        self._unshown = env_steps, steps_per_second, mean_return
         if perf_counter() < self._next_at:
             return
         self._show()
@@ -82,18 +77,17 @@ class Progress:
     def _show(self) -> None:
         if self._unshown is None:
             return
-        (env_steps, steps_per_second, mean_return, note), self._unshown = self._unshown, None
+        (env_steps, steps_per_second, mean_return), self._unshown = self._unshown, None
         status = _status(env_steps, self._total, steps_per_second, mean_return)
         if self._line is None:
-            self.print(f"{status}  {note}" if note else status)
+            self.print(status)
         else:
-            task = self._line.task_ids[0]
-            self._line.update(task, completed=env_steps, status=status, note=note)
+            self._line.update(self._line.task_ids[0], completed=env_steps, status=status)
 
     def print(self, text: str) -> None:
         """Prints a plain line to stdout, above the live line if there is one."""
-        # While the line is live on a terminal, rich has put itself in the place of stdout.
-        with contextlib.suppress(OSError):  # a reader that went away ends no training
+        # While the line is live on a terminal, rich redirects stdout.
+        with contextlib.suppress(OSError):  # a closed pipe must not end the training
             print(text, flush=True)
 
 
@@ -105,23 +99,22 @@ def _rich_line() -> "RichProgress":
     return RichProgress(
         BarColumn(bar_width=20),
         TextColumn("{task.fields[status]}", markup=False),
-        TextColumn("{task.fields[note]}", style="dim", markup=False),
         console=Console(stderr=True),
         refresh_per_second=_REFRESHES_PER_SECOND,
-        # A stdout that goes to a file must keep going there.
+        # Output redirected to a file must stay redirected.
         redirect_stdout=_is_terminal(sys.stdout),
     )
 
 
 def _is_terminal(stream: TextIO | None) -> bool:
-    """Whether a stream is a terminal; None is one that was closed before the program began."""
+    """Returns whether a stream is a terminal; it is None if closed before the program started."""
     return stream is not None and stream.isatty()
 
 
 def _status(
     env_steps: int, total_env_steps: int, steps_per_second: float, mean_return: float | None
 ) -> str:
-    """`12,288/500,000 steps  34,567/s  return -123.4  left 0:14`."""
+    """Returns text such as `12,288/500,000 steps  34,567/s  return -123.4  left 0:14`."""
     parts = [f"{env_steps:,}/{total_env_steps:,} steps"]
     has_speed = math.isfinite(steps_per_second) and steps_per_second > 0
     if has_speed:

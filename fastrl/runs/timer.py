@@ -1,10 +1,10 @@
-"""Seconds spent in the named stages of the training loop."""
+"""Time spent in the stages of the training loop."""
 
 import time
 
 
 class _Stage:
-    """One named stage; entered and left many times, never nested in itself."""
+    """A context for one stage; reusable, but must not be nested in itself."""
 
     __slots__ = ("seconds", "started")
 
@@ -22,46 +22,40 @@ class _Stage:
 
 
 class StageTimer:
-    """Adds up host seconds per named stage ("env", "act", "store", "advantage", "update", ...).
+    """Accumulates seconds per stage ("env", "act", "store", "advantage", "update", ...).
 
-    The clock is the host's `time.perf_counter`. Work that a GPU was only handed counts in the stage
-    that later waits for it, not in the stage that launched it. Stages of different names may be
-    nested, and then the inner seconds count in both.
+    The clock is the host's `time.perf_counter`. Asynchronous GPU work counts in the stage that
+    waits for it, not in the one that launches it. Different stages may be nested; the inner time
+    then counts in both.
 
     Example:
         >>> timer = StageTimer()
         >>> with timer.stage("update"):
         ...     pass
-        >>> timer.add("env", 0.5)  # for a hot path that already has its two clock readings
+        >>> timer.add("env", 0.5)  # for a hot path that reads the clock anyway
     """
 
     def __init__(self) -> None:
         self._stages: dict[str, _Stage] = {}
 
     def stage(self, name: str) -> _Stage:
-        """The stage of this name, to be used in a `with`; the object may be kept and reused."""
+        """Returns the context of this stage; it may be kept and reused."""
         stage = self._stages.get(name)
         if stage is None:
             stage = self._stages[name] = _Stage()
         return stage
 
     def add(self, name: str, seconds: float) -> None:
-        """Adds seconds measured by the caller to a stage."""
+        """Adds seconds that the caller measured."""
         self.stage(name).seconds += seconds
 
     @property
     def seconds(self) -> dict[str, float]:
-        """Seconds of each stage since the last reset, in the order of first use."""
+        """Seconds per stage since the last reset, in order of first use."""
         return {name: stage.seconds for name, stage in self._stages.items()}
 
-    def fractions(self) -> dict[str, float]:
-        """Each stage's share of the sum of all stages; all 0 if nothing was measured."""
-        seconds = self.seconds
-        total = sum(seconds.values())
-        return {name: value / total if total > 0 else 0.0 for name, value in seconds.items()}
-
     def reset(self) -> None:
-        """Sets all stages to 0 and keeps their names, and lets a running stage go on from now."""
+        """Sets all stages to 0 and keeps their names; a running stage counts from now on."""
         now = time.perf_counter()
         for stage in self._stages.values():
             stage.seconds = 0.0

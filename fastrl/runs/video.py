@@ -1,15 +1,9 @@
-"""Videos of an episode: an mp4 that browsers play and a small GIF; can a task be drawn here?
+"""Videos of an episode: an mp4 that browsers play, and a small GIF.
 
-Imports no torch. The packages that write videos are optional: the extra "video".
+Imports no torch. The packages it needs are optional: install the extra "video".
 """
 
-import ctypes
-import functools
 import math
-import os
-import subprocess
-import sys
-import tempfile
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -21,31 +15,30 @@ from fastrl.runs.folder import replaced_file
 GIF_WIDTH = 320  # pixels, at most
 GIF_FRAMES_PER_SECOND = 15  # at most
 _GIF_COLORS = 128
-_PROBE_SECONDS = 120
 
 
 def write_video(frames: Iterable[np.ndarray], stem: Path, frames_per_second: float) -> list[Path]:
-    """Writes `<stem>.mp4` (H.264) and `<stem>.gif` (small, looping), each whole or not at all.
+    """Writes `<stem>.mp4` (H.264) and `<stem>.gif` (small, looping), each atomically.
 
-    Frames are taken one at a time, so a generator of a long episode needs little memory.
+    Frames are consumed one at a time, so a generator keeps memory low for long episodes.
 
     Args:
         frames: uint8 `[H, W, 3]` each, all of one shape.
-        stem: the files' path without their endings; its folder is created.
-        frames_per_second: how fast to play.
+        stem: path of the files without suffix; its folder is created.
+        frames_per_second: playback speed.
 
     Returns:
         The two files.
 
     Raises:
-        ValueError: a package is missing, or the frames are none, or not of one such shape.
+        ValueError: a package is missing, there are no frames, or a frame has a wrong shape.
         OSError: the encoder failed or the disk is full.
     """
     check_packages()
     stem.parent.mkdir(parents=True, exist_ok=True)
     mp4, gif = (stem.with_name(f"{stem.name}.{ending}") for ending in ("mp4", "gif"))
     thumbnails = _write_mp4(frames, mp4, frames_per_second)
-    # A GIF counts time in hundredths of a second; the frames that remain keep the film's speed.
+    # GIF delays are multiples of 10 ms; the remaining frames keep the speed of the video.
     milliseconds = 10 * max(1, round(100 * _gif_stride(frames_per_second) / frames_per_second))
     with replaced_file(gif) as file:
         thumbnails[0].save(
@@ -59,67 +52,8 @@ def write_video(frames: Iterable[np.ndarray], stem: Path, frames_per_second: flo
     return [mp4, gif]
 
 
-def check_rendering(env_id: str) -> None:
-    """Refuses an EnvPool task that cannot be drawn here, at the price of a child process per task.
-
-    MuJoCo ends the whole process where it finds no OpenGL, and no `except` would see it.
-
-    Raises:
-        ValueError: the task cannot be drawn.
-    """
-    if reason := _why_not_rendered(env_id):
-        raise ValueError(
-            f"{env_id} cannot be drawn on this machine: {reason}. MuJoCo tasks need EGL "
-            "(on Debian and Ubuntu: apt-get install libegl1 libgl1-mesa-dri)"
-        )
-
-
-def expose_opengl() -> None:
-    """Lets MuJoCo's loader see the OpenGL that EnvPool brings; to be called once a pool is made.
-
-    EnvPool's wheel loads its own EGL for itself alone, where MuJoCo, which looks among the
-    process's global symbols, does not find it. A system's EGL in its place would be a second one.
-    """
-    try:
-        with open("/proc/self/maps", encoding="utf-8") as file:
-            paths = {line.split(maxsplit=5)[-1].strip() for line in file if "/libEGL-" in line}
-    except OSError:
-        return
-    for path in paths:
-        ctypes.CDLL(path, mode=ctypes.RTLD_GLOBAL)
-
-
-@functools.cache
-def _why_not_rendered(env_id: str) -> str:
-    """Returns what the renderer said when it failed in a child process; "" if it drew a frame."""
-    code = (
-        "import envpool; from fastrl.runs.video import expose_opengl; "
-        f"pool = envpool.make_gymnasium({env_id!r}, num_envs=1, render_mode='rgb_array'); "
-        "pool.reset(); expose_opengl(); pool.render(0)"
-    )
-    paths = os.pathsep.join(os.path.abspath(path) for path in sys.path)
-    with tempfile.TemporaryDirectory() as folder:  # MuJoCo leaves a log file where it dies
-        try:
-            child = subprocess.run(
-                [sys.executable, "-c", code],
-                cwd=folder,
-                env={**os.environ, "PYTHONPATH": paths},
-                stdin=subprocess.DEVNULL,
-                capture_output=True,
-                text=True,
-                errors="replace",
-                timeout=_PROBE_SECONDS,
-            )
-        except subprocess.TimeoutExpired:
-            return f"no frame came in {_PROBE_SECONDS} s"
-    if child.returncode == 0:
-        return ""
-    lines = [line.strip() for line in (child.stdout + child.stderr).splitlines() if line.strip()]
-    return lines[-1] if lines else f"the renderer ended its process with {child.returncode}"
-
-
 def check_packages() -> None:
-    """Raises ValueError if films cannot be written here."""
+    """Raises ValueError if a package for writing videos is missing."""
     try:
         import imageio_ffmpeg  # noqa: F401
         import PIL.Image  # noqa: F401
@@ -130,7 +64,7 @@ def check_packages() -> None:
 
 
 def _write_mp4(frames: Iterable[np.ndarray], path: Path, frames_per_second: float) -> list[Any]:
-    """Encodes all frames; returns the GIF's images."""
+    """Encodes all frames; returns the images of the GIF."""
     import imageio_ffmpeg
 
     thumbnails: list[Any] = []
@@ -144,7 +78,7 @@ def _write_mp4(frames: Iterable[np.ndarray], path: Path, frames_per_second: floa
                     shape = frame.shape
                     height, width = _check_frame(frame, shape)
                     encoder = imageio_ffmpeg.write_frames(
-                        file.name,  # not a name that tells the format: hence "-f"
+                        file.name,  # its suffix does not tell the format: hence "-f"
                         (width + width % 2, height + height % 2),
                         fps=frames_per_second,  # pyright: ignore[reportArgumentType]  # ffmpeg takes any number
                         codec="libx264",
@@ -154,7 +88,7 @@ def _write_mp4(frames: Iterable[np.ndarray], path: Path, frames_per_second: floa
                     )
                     encoder.send(None)
                 height, width = _check_frame(frame, shape)
-                # yuv420p has one colour per 2 x 2 pixels: odd sides grow by their last row.
+                # yuv420p has one colour per 2 x 2 pixels: odd sides are padded with their last row.
                 even = np.pad(frame, ((0, height % 2), (0, width % 2), (0, 0)), mode="edge")
                 encoder.send(np.ascontiguousarray(even))
                 if index % stride == 0:
@@ -187,5 +121,5 @@ def _thumbnail(frame: np.ndarray) -> Any:
     if image.width > GIF_WIDTH:
         height = max(1, round(image.height * GIF_WIDTH / image.width))
         image = image.resize((GIF_WIDTH, height), Image.Resampling.BILINEAR)
-    # A fixed palette per frame and no dithering: smaller, and it does not flicker.
+    # A palette per frame without dithering gives a smaller file that does not flicker.
     return image.quantize(_GIF_COLORS, Image.Quantize.FASTOCTREE, dither=Image.Dither.NONE)

@@ -1,4 +1,4 @@
-"""What the columns of an observation's row are, as plain data: for programs without fastrl."""
+"""Layout of an observation's row as plain data, for programs without fastrl."""
 
 from __future__ import annotations
 
@@ -11,18 +11,17 @@ from fastrl.spaces.observations import MASK_KEY, PackedRow, is_pixels, one_hot_c
 
 
 def layout_of(row: Space) -> dict[str, Any]:
-    """Returns how rows `[n, ...]` of a space of `observation_rows` are laid out.
+    """Returns the layout of rows `[n, ...]` of a space from `observation_rows`.
 
-    `shape` and `dtype` are those of one row, which without `parts` is the observation as it is. Of
-    several parts each has its `name`, its `space`, the `shape` and `dtype` in which the row holds
-    it, flattened in C order, and its `columns`, the first and the one after the last:
+    `shape` and `dtype` are those of one row. Without `parts`, the row is the unchanged observation.
+    Otherwise each part has its `name`, its `space`, its `shape` and `dtype` in the row, where it is
+    flattened in C order, and its `columns` as [first, last + 1]:
 
-    - numbers are float32. Where rows are bytes, they are those bytes in this machine's order, four
-      columns each;
-    - what is one-hot has 1 in column k if its dimension `one_hot.dimensions[k]` has the value
-      `one_hot.values[k]`;
-    - the action mask has 1 where an action is allowed;
-    - images are one, side by side along their channels: `channels` are those of each.
+    - Numbers are float32. In rows of bytes, each takes four columns, in this machine's byte order.
+    - A one-hot part has 1 in column k if its dimension `one_hot.dimensions[k]` has the value
+      `one_hot.values[k]`.
+    - The action mask has 1 for allowed actions.
+    - Images are concatenated along their channels: `channels` are those of each.
     """
     layout: dict[str, Any] = {"shape": list(row.shape or ()), "dtype": str(row.dtype)}
     if isinstance(row, PackedRow):
@@ -31,7 +30,7 @@ def layout_of(row: Space) -> dict[str, Any]:
 
 
 def _images(row: PackedRow) -> list[dict[str, Any]]:
-    """Returns the parts in front, which share their columns."""
+    """Returns the images, which come first and share their columns."""
     images = {name: part for name, part in row.parts.items() if is_pixels(part)}
     if not images:
         return []
@@ -49,10 +48,10 @@ def _images(row: PackedRow) -> list[dict[str, Any]]:
 
 
 def _numbers(row: PackedRow) -> list[dict[str, Any]]:
-    """Returns the parts behind the images, the mask last."""
+    """Returns the parts after the images, the mask last."""
     masks = [MASK_KEY] if row.mask_size else []
     others = [name for name, part in row.parts.items() if not is_pixels(part)]
-    width = 4 if row.pixels_shape else 1  # columns of a number
+    width = 4 if row.pixels_shape else 1  # columns per number
     parts, start = [], row.values_at
     for name in [*(name for name in others if name not in masks), *masks]:
         space = row.parts[name]

@@ -1,14 +1,14 @@
-"""Which spaces fastrl learns in, and how an observation of each becomes one row of numbers.
+"""Supported spaces, and the conversion of their observations to rows of numbers.
 
-A rollout keeps an observation as one row of one tensor, whatever its space. `observation_rows`
-says what the rows are:
+A rollout stores an observation of any space as one row of a single tensor. `observation_rows`
+returns the space of the rows:
 
-    space of the environment           row                       what the network sees
-    Box, uint8, 2 or 3 dimensions      as it is                  pixels, scaled to [0, 1]
-    Box, others; MultiBinary           float32 (some integers    a flat vector
-                                       stay what they are)
+    space of the environment           row                       input of the network
+    Box, uint8, 2 or 3 dimensions      unchanged                 pixels, scaled to [0, 1]
+    other Box; MultiBinary             float32 (uint8, int32,    a flat vector
+                                       int64 unchanged)
     Discrete, MultiDiscrete            int64                     one-hot
-    Dict, Tuple; or an action mask     a `PackedRow`             pixels, a flat vector, a mask
+    Dict, Tuple, or an action mask     a `PackedRow`             pixels, a flat vector, a mask
 
 Letters: n rows, V values of a vector, M actions under a mask, C x H x W pixels.
 """
@@ -30,21 +30,21 @@ SUPPORTED_ACTIONS = (
 )
 MASK_KEY = "action_mask"
 
-# What a rollout stores as it is; anything else (float64, bool, int8 ...) becomes float32.
+# Dtypes that a rollout stores unchanged; any other (float64, bool, int8 ...) becomes float32.
 _KEPT_DTYPES = (np.dtype(np.uint8), np.dtype(np.int32), np.dtype(np.int64))
 
 
 def is_pixels(space: Space) -> bool:
-    """Tells whether observations are images: uint8 `[H, W]`, `[C, H, W]` or `[H, W, C]`."""
+    """Returns whether observations are images: uint8 `[H, W]`, `[C, H, W]` or `[H, W, C]`."""
     if not isinstance(space, spaces.Box) or isinstance(space, PackedRow):
         return False
     return space.dtype == np.uint8 and len(space.shape) in (2, 3)
 
 
 def channel_axis(shape: Sequence[int]) -> int:
-    """Returns which dimension of an image is the channels: 0 or 2.
+    """Returns the dimension of an image that holds its channels: 0 or 2.
 
-    Where two neighbours are equal they are height and width; else channels are the fewest.
+    Two equal neighbouring dimensions are height and width; else the smallest one is the channels.
     """
     first, second, third = shape
     if first == second or second == third:
@@ -60,14 +60,14 @@ class PackedRow(spaces.Box):
     """
 
     def __init__(self, parts: Mapping[str, Space], mask_size: int) -> None:
-        """Lays the parts out.
+        """Determines the layout.
 
         Args:
-            parts: spaces by name; one named "action_mask" is the mask if there is one.
-            mask_size: M, 0 without a mask.
+            parts: spaces by name; if `mask_size` is not 0, the one named "action_mask" is the mask.
+            mask_size: M; 0 without a mask.
 
         Raises:
-            ValueError: images differ in their shapes.
+            ValueError: the images have different shapes.
         """
         self.mask_size = mask_size
         self._masks = [name for name in parts if mask_size and name == MASK_KEY]
@@ -94,7 +94,7 @@ class PackedRow(spaces.Box):
         self.parts, self.names = dict(parts), list(parts)
 
     def __eq__(self, other: object) -> bool:
-        """Tells whether rows mean the same."""
+        """Returns whether the rows have the same meaning."""
         mine = (self.names, self.pixels_shape, self.vector_size, self.mask_size)
         return isinstance(other, PackedRow) and mine == (
             other.names,
@@ -104,11 +104,11 @@ class PackedRow(spaces.Box):
         )
 
     def __repr__(self) -> str:
-        """Names the parts."""
+        """Lists the names of the parts."""
         return f"PackedRow({', '.join(self.names)})"
 
     def pack(self, parts: Mapping[str, Any]) -> np.ndarray:
-        """Returns rows `[n, R]` of parts `[n, ...]`.
+        """Packs parts `[n, ...]` into rows `[n, R]`.
 
         Raises:
             ValueError: a part is missing or has another shape, or a value is not finite.
@@ -146,20 +146,20 @@ def observation_rows(
     obs_keys: Sequence[str] = (),
     mask_size: int = 0,
 ) -> Any:
-    """Returns the space of the rows that observations of `space` are brought to.
+    """Returns the space of the rows to which observations of `space` are converted.
 
     Args:
         env_id: for errors.
-        space: as the environment has it.
-        action_space: that a mask is for.
-        obs_keys: which parts of a Dict to take; all if empty. A mask comes along.
-        mask_size: M of a mask that comes from elsewhere than the observation, under "action_mask".
+        space: observation space of the environment.
+        action_space: action space, to which a mask must fit.
+        obs_keys: keys of a Dict to use; all if empty. A mask is always used.
+        mask_size: M of a mask that does not come from the observation, but from the info.
 
     Returns:
-        A Box (a `PackedRow` of several parts), Discrete or MultiDiscrete.
+        A Box (a `PackedRow` for several parts), Discrete or MultiDiscrete.
 
     Raises:
-        ValueError: the space is not supported, or has no such key.
+        ValueError: the space is not supported, or lacks a key.
     """
     parts = leaf_spaces(space)
     is_whole = list(parts) == [""]
@@ -175,7 +175,7 @@ def observation_rows(
             where = f" of {name!r}" if name else ""
             raise ValueError(
                 f"{env_id}: observation space {part}{where} is not supported; supported: "
-                f"{SUPPORTED_OBSERVATIONS}. --obs-keys chooses among the keys of a Dict."
+                f"{SUPPORTED_OBSERVATIONS}. --obs-keys selects keys of a Dict."
             )
     if not parts or any(0 in (part.shape or ()) for part in parts.values()):
         raise ValueError(f"{env_id}: observation space {space} holds no numbers to learn from")
@@ -187,7 +187,7 @@ def observation_rows(
         if size != mask_size:
             raise ValueError(
                 f"{env_id}: an action mask of {size} values does not fit {action_space}, "
-                f"which takes {mask_size}: one for each choice of each dimension"
+                f"which needs {mask_size}: one for each choice of each dimension"
             )
     if not is_whole or mask_size:
         return PackedRow(parts, mask_size)
@@ -195,12 +195,12 @@ def observation_rows(
 
 
 def pack_observation(row: Space, observation: Any, mask: Any = None) -> np.ndarray:
-    """Returns rows `[n, ...]` of a batch of observations as the environment gave them.
+    """Packs a batch of observations from an environment into rows `[n, ...]`.
 
     Args:
-        row: from `observation_rows`.
-        observation: arrays `[n, ...]`, in the dict or tuple of the space.
-        mask: `[n, M]`, where it comes from elsewhere.
+        row: space of the rows, from `observation_rows`.
+        observation: arrays `[n, ...]`, in dicts or tuples as in the space.
+        mask: `[n, M]`, if it is not part of the observation.
     """
     if not isinstance(row, PackedRow):
         return np.array(observation, row.dtype, order="C")
@@ -209,10 +209,10 @@ def pack_observation(row: Space, observation: Any, mask: Any = None) -> np.ndarr
 
 
 def rows_of(row: Space, observation: Any) -> tuple[np.ndarray, bool]:
-    """Returns rows `[n, ...]` of one observation or a batch, and whether it was one.
+    """Returns rows `[n, ...]` of one observation or a batch, and whether it was a single one.
 
     Raises:
-        ValueError: the observation does not fit.
+        ValueError: the observation does not fit the space.
     """
     shape = row.shape or ()
     if isinstance(row, PackedRow) and isinstance(observation, Mapping | tuple):
@@ -231,7 +231,7 @@ def rows_of(row: Space, observation: Any) -> tuple[np.ndarray, bool]:
 
 
 def action_space_of(space: Space) -> Space:
-    """Returns MultiDiscrete for a bounded Box of integers, which means the same; else `space`."""
+    """Returns the equivalent MultiDiscrete of a bounded Box of integers; else `space` itself."""
     is_box = isinstance(space, spaces.Box) and len(space.shape) == 1 and space.is_bounded()
     if not is_box or not np.issubdtype(space.dtype or np.float32, np.integer):
         return space
@@ -241,7 +241,7 @@ def action_space_of(space: Space) -> Space:
 
 
 def check_action_space(space: Space, name: str = "") -> None:
-    """Raises ValueError, naming the space, if no policy of fastrl acts in it."""
+    """Raises ValueError if fastrl does not support an action space."""
     match space:
         case spaces.Discrete():
             supported = True
@@ -261,7 +261,7 @@ def check_action_space(space: Space, name: str = "") -> None:
 
 
 def num_choices(space: Space) -> int:
-    """Returns the size of a mask over a discrete action space: all choices of all dimensions."""
+    """Returns the size of a mask over a discrete action space: the choices of all dimensions."""
     match space:
         case spaces.Discrete():
             return int(space.n)
@@ -273,7 +273,7 @@ def num_choices(space: Space) -> int:
 
 
 def leaf_spaces(space: Space, name: str = "") -> dict[str, Space]:
-    """Returns the parts of nested Dicts and Tuples by their dotted names; "" for a single space."""
+    """Returns the parts of nested Dicts and Tuples by dotted name; "" for a single space."""
     if isinstance(space, spaces.Dict):
         inner: list[tuple[str, Space]] = list(space.spaces.items())
     elif isinstance(space, spaces.Tuple):
@@ -287,7 +287,7 @@ def leaf_spaces(space: Space, name: str = "") -> dict[str, Space]:
 
 
 def leaf_values(value: Any, name: str = "") -> dict[str, Any]:
-    """Returns the parts of an observation by the names of `leaf_spaces`."""
+    """Returns the parts of an observation, by the names of `leaf_spaces`."""
     if isinstance(value, Mapping):
         inner = list(value.items())
     elif isinstance(value, tuple):
@@ -301,7 +301,7 @@ def leaf_values(value: Any, name: str = "") -> dict[str, Any]:
 
 
 def one_hot_columns(space: Space) -> tuple[list[int], list[int]]:
-    """Returns, for each value of a one-hot row, which dimension it tells of and what value."""
+    """Returns the dimension and the value that each column of a one-hot row stands for."""
     if isinstance(space, spaces.Discrete):
         sizes, starts = [int(space.n)], [int(space.start)]
     else:
@@ -320,7 +320,7 @@ def _plain_rows(space: Space) -> Space:
     assert isinstance(space, spaces.Box)
     if space.dtype == np.float32 or space.dtype in _KEPT_DTYPES:
         return space
-    # A float64 bound beyond float32 becomes infinite, which is what it means.
+    # A float64 bound beyond float32 becomes infinite, as intended.
     with np.errstate(over="ignore"):
         low, high = space.low.astype(np.float32), space.high.astype(np.float32)
     return spaces.Box(low, high, dtype=np.float32)

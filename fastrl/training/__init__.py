@@ -1,1 +1,1 @@
-"""The loop that trains any agent: player, trainer, records, tests."""
+"""The training loop for all agents: trainer, player, records, evaluation."""

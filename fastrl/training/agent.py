@@ -1,4 +1,4 @@
-"""What trainer, player and evaluation ask of an agent, whatever its algorithm."""
+"""The interface between agents and trainer, player and evaluation, for all algorithms."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from fastrl.runs.timer import StageTimer
 
 
 class Agent(Protocol):
-    """A policy and the way it learns. The trainer drives it by these verbs, whatever it is."""
+    """A policy and the way it learns, as the trainer uses it."""
 
     algo: str
-    config: Any  # the algorithm's own kind of RunConfig
-    start_folder: Path  # where relative paths begin, even if an environment changes folders
+    config: Any  # the algorithm's subclass of RunConfig
+    start_folder: Path  # base of relative paths, even if an environment changes the current folder
     envs: list[VectorEnv]
     devices: Devices
     engine: Engine
@@ -32,19 +32,19 @@ class Agent(Protocol):
 
     @property
     def num_updates(self) -> int:
-        """Updates of the whole run."""
+        """Number of updates in the whole run."""
         ...
 
     def make_buffer(self) -> RolloutBuffer:
-        """Allocates the storage that `act` and `update` work on, and builds both for its shapes."""
+        """Allocates the storage for `act` and `update`, and builds both for its shapes."""
         ...
 
     def begin_rollout(self, buffer: RolloutBuffer) -> None:
-        """Prepares what acting needs, such as noise, for a whole rollout."""
+        """Prepares acting for a whole rollout, for example by drawing noise."""
         ...
 
     def act(self, t: int, pool: int) -> np.ndarray:
-        """Draws a pool's actions for step t into the buffer; returns what the environments take."""
+        """Samples a pool's actions at step t into the buffer; returns the environments' actions."""
         ...
 
     def update(
@@ -52,8 +52,7 @@ class Agent(Protocol):
     ) -> dict[str, float]:
         """Learns from a full buffer; returns metrics by their names in the README's glossary.
 
-        No metrics at all mean that there is nothing to write down yet: rows are then fewer than
-        updates.
+        An empty dict means that no row of metrics is due after this update.
         """
         ...
 
@@ -62,28 +61,28 @@ class Agent(Protocol):
         ...
 
     def predict(self, obs: Any, deterministic: bool = True) -> np.ndarray:
-        """Returns the actions that the environments take, for one observation or a batch."""
+        """Returns actions for the environments, for one observation or a batch."""
         ...
 
     def state_dict(self) -> dict[str, Any]:
-        """Returns all that the learner needs to go on exactly, as tensors, numbers and strings."""
+        """Returns the learner's complete state, as tensors, numbers and strings."""
         ...
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Takes a state back."""
+        """Restores a state from `state_dict`."""
         ...
 
 
 @runtime_checkable
 class HasMemory(Protocol):
-    """An agent that acts by all it saw in an episode. `predict` then takes a state along."""
+    """An agent with a recurrent policy, whose `predict` takes a recurrent state."""
 
     def new_state(self, num_envs: int) -> Tensor:
-        """Returns zeros `[n, S]`: the state of n environments in which episodes begin."""
+        """Returns zeros `[n, S]`: the initial state of n environments."""
         ...
 
     def predict(
         self, obs: np.ndarray, deterministic: bool = True, state: Tensor | None = None
     ) -> np.ndarray:
-        """As `Agent.predict`; brings `state` up to date in place."""
+        """Returns actions as `Agent.predict` does; updates `state` in place."""
         ...

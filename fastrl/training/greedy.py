@@ -1,7 +1,7 @@
-"""Greedy tests of an agent: whole episodes in fresh environments, drawing no actions.
+"""Evaluation of an agent: whole episodes with greedy actions in new environments.
 
-Episodes are dealt out to the environments beforehand. Taking whichever episodes end first would
-count short ones too often, and with them the failures of some tasks and the successes of others.
+The number of episodes per environment is fixed beforehand. Counting whichever episodes end first
+would favour short ones: failures in some tasks, successes in others.
 """
 
 from __future__ import annotations
@@ -18,24 +18,24 @@ from fastrl.envs.vector import VectorEnv
 from fastrl.processes.errors import one_line
 from fastrl.processes.pulse import PULSE
 
-if TYPE_CHECKING:  # torch waits until the arguments are known to be right
+if TYPE_CHECKING:  # torch is imported only after the arguments are validated
     from fastrl.training.agent import Agent
 
-Asks = Callable[[], bool]  # `bool` is one that always says no
+StopQuery = Callable[[], bool]  # whether to stop early
 
-MAX_ENVS = 128  # environments that play a test side by side, at most
+MAX_ENVS = 128  # maximum number of parallel environments in an evaluation
 
 _log = logging.getLogger("fastrl")
 
 
 @dataclass(frozen=True)
 class Evaluation:
-    """What came of a test of `E` episodes; those of one environment stand together."""
+    """Results of `E` episodes; those of one environment are contiguous."""
 
     returns: np.ndarray
-    """float64 `[E]`: undiscounted sums of rewards."""
+    """float64 `[E]`: undiscounted returns."""
     lengths: np.ndarray
-    """int64 `[E]`: steps."""
+    """int64 `[E]`: episode lengths in steps."""
 
     @property
     def mean(self) -> float:
@@ -44,21 +44,21 @@ class Evaluation:
 
     @property
     def std(self) -> float:
-        """Standard deviation of the returns themselves (divided by E, not E - 1)."""
+        """Standard deviation of the returns (dividing by E, not E - 1)."""
         return float(self.returns.std())
 
     @property
     def mean_length(self) -> float:
-        """Mean steps of an episode."""
+        """Mean episode length."""
         return float(self.lengths.mean())
 
 
 class EndlessEpisodeError(ValueError):
-    """An episode went on for so long that the test was given up."""
+    """An episode exceeded `max_episode_steps`, so the evaluation was abandoned."""
 
 
 class StoppedError(ValueError):
-    """The caller wanted a test to end before its last episode."""
+    """`should_stop` ended an evaluation before its last episode."""
 
 
 def evaluate(
@@ -68,28 +68,29 @@ def evaluate(
     *,
     begin: Callable[[np.ndarray], None] = lambda begins: None,
     max_episode_steps: int = 100_000,
-    should_stop: Asks = bool,
+    should_stop: StopQuery = lambda: False,
 ) -> Evaluation:
-    """Plays episodes dealt out beforehand, as evenly as can be: env i plays its first k_i.
+    """Plays a fixed number of episodes per environment, as evenly as possible.
 
     Args:
-        predict: gives the actions `[N]` or `[N, A]` that the env takes for observations `[N, *O]`.
-        env: is reset first, and left as it is when the last dealt episode ends.
-        num_episodes: how many, E.
-        begin: told, bool `[N]`, in which environments the next prediction begins a new episode.
-        max_episode_steps: a longer episode is an error: the task may never end.
-        should_stop: asked at every step.
+        predict: maps observations `[N, *O]` to actions `[N]` or `[N, A]` for the environments.
+        env: reset at the start, and not closed at the end.
+        num_episodes: E.
+        begin: called with bool `[N]`: the environments in which the next prediction starts a new
+            episode.
+        max_episode_steps: a longer episode is an error, since the task may never end.
+        should_stop: called at every step.
 
     Raises:
         EndlessEpisodeError: an episode is longer than `max_episode_steps`.
-        StoppedError: `should_stop` said so.
+        StoppedError: `should_stop` returned True.
         ValueError: `num_episodes` is under 1, or a return is not finite.
     """
     if num_episodes < 1:
         raise ValueError(f"num_episodes is {num_episodes}; it must be at least 1")
     num_envs = env.num_envs
     dealt = num_episodes // num_envs + (np.arange(num_envs) < num_episodes % num_envs)
-    place = np.cumsum(dealt) - dealt  # of each env's current episode among the results
+    place = np.cumsum(dealt) - dealt  # index of each env's current episode in the results
     end = place + dealt
     returns, lengths = np.zeros(num_episodes, np.float64), np.zeros(num_episodes, np.int64)
     plays = dealt > 0
@@ -98,7 +99,7 @@ def evaluate(
     while plays.any():
         PULSE.count += 1
         if should_stop():
-            raise StoppedError(f"{env.env_id}: the test was stopped")
+            raise StoppedError(f"{env.env_id}: the evaluation was stopped")
         step = env.step(predict(obs))
         obs = step.obs
         if is_reset_row.any():
@@ -109,7 +110,7 @@ def evaluate(
         if len(counts) and lengths[place[counts]].max() > max_episode_steps:
             raise EndlessEpisodeError(
                 f"{env.env_id}: an episode has not ended after {max_episode_steps} steps; "
-                "the task may never end by itself under this policy"
+                "the task may never end under this policy"
             )
         is_reset_row = step.terminated | step.truncated
         ended = counts[is_reset_row[counts]]
@@ -124,23 +125,22 @@ def evaluate_agent(
     agent: Agent,
     num_episodes: int,
     env_steps: int,
-    should_stop: Asks = bool,
+    should_stop: StopQuery = lambda: False,
 ) -> Evaluation | None:
-    """Tests an agent greedily in fresh environments of the task it plays.
+    """Evaluates an agent with greedy actions in new environments of its task.
 
-    The environments have the same seeds at every call, so that tests of one run can be compared;
-    those are never seeds of training.
+    The environments have the same seeds at every call, so that evaluations of a run are comparable;
+    these seeds differ from those of training.
 
     Args:
-        agent: who plays.
-        num_episodes: how many.
-        env_steps: how far the training is, for the log.
-        should_stop: asked at every step.
+        agent: the agent to evaluate.
+        num_episodes: number of episodes.
+        env_steps: environment steps of the training so far, for the log.
+        should_stop: called at every step.
 
     Returns:
-        The result. None if it was stopped; or, with one line in the log, if there can be no test:
-        the agent's environments were built by hand and cannot be made from their id, or the task
-        does not end.
+        The results. None if it was stopped; or, with one line in the log, if evaluation is
+        impossible: the environments have no id to create new ones from, or an episode does not end.
     """
     env = None
     try:
@@ -151,23 +151,23 @@ def evaluate_agent(
     except ValueError as error:
         if env is not None and not isinstance(error, EndlessEpisodeError):
             raise
-        _log.warning("no test at %d steps: %s", env_steps, one_line(error))
+        _log.warning("no evaluation at %d steps: %s", env_steps, one_line(error))
         return None
 
 
 def can_be_tested(agent: Agent) -> bool:
-    """Tells whether the agent's environments have an id to make others from."""
+    """Returns whether the agent's environments have an id from which new ones can be created."""
     return is_known_id(agent.envs[0].env_id)
 
 
 def fresh_env(
     agent: Agent, num_envs: int, purpose: Purpose, seed: int, render: bool = False
 ) -> VectorEnv:
-    """Returns new environments like those the agent plays; ValueError if they cannot be made."""
+    """Returns new environments of the agent's task; ValueError if they cannot be created."""
     played = agent.envs[0]
     if not can_be_tested(agent):
         raise ValueError(
-            f"{played.env_id} is no id: environments that were handed over cannot be made anew"
+            f"{played.env_id} is not an id, so no new environments of this kind can be created"
         )
     env = make_env(
         played.env_id,
@@ -183,17 +183,19 @@ def fresh_env(
     if fresh != known:
         env.close()
         raise ValueError(
-            f"{env.env_id} has, made anew, the spaces {fresh}; the agent's are {known}"
+            f"{env.env_id}: new environments have the spaces {fresh}; the agent's are {known}"
         )
     return env
 
 
-def play(agent: Agent, env: VectorEnv, num_episodes: int, should_stop: Asks = bool) -> Evaluation:
-    """Plays greedily in `env` and closes it."""
+def play(
+    agent: Agent, env: VectorEnv, num_episodes: int, should_stop: StopQuery = lambda: False
+) -> Evaluation:
+    """Evaluates the agent in `env` and closes it."""
     from fastrl.engine.threads import num_threads
 
     try:
-        with num_threads(1):  # more would take the cores from the environments
+        with num_threads(1):  # more threads would take cores from the environments
             predict, begin = greedy_player(agent, env.num_envs)
             return evaluate(predict, env, num_episodes, begin=begin, should_stop=should_stop)
     finally:
@@ -203,7 +205,7 @@ def play(agent: Agent, env: VectorEnv, num_episodes: int, should_stop: Asks = bo
 def greedy_player(
     agent: Agent, num_envs: int
 ) -> tuple[Callable[[np.ndarray], np.ndarray], Callable[[np.ndarray], None]]:
-    """Returns how the agent acts on observations `[N, *O]`, and what to tell of new episodes."""
+    """Returns the `predict` and `begin` that `evaluate` needs, with the agent's recurrent state."""
     from fastrl.training.agent import HasMemory
 
     if not isinstance(agent, HasMemory):

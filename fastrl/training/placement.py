@@ -1,9 +1,9 @@
-"""Where the environments' threads run: on one core with the policy, or on all cores.
+"""Placement of the environments' threads: on one core with the policy, or on all cores.
 
 Policy and environments take turns. Across cores each turn wakes a sleeping core, which may take
-longer than a whole step of cheap environments; on one core a turn is a switch of threads. Which is
-faster depends on task and machine, and no number that the agent sees depends on it. So both are
-tried, and the clock decides; now and then again, for it may have been disturbed.
+longer than a whole step of cheap environments; on one core a turn is a thread switch. Which is
+faster depends on the task and the machine; the results are the same. So both are timed, and the
+faster one is used. The trials are repeated from time to time, as timings may be disturbed.
 """
 
 from __future__ import annotations
@@ -17,21 +17,21 @@ from time import perf_counter, process_time
 from fastrl.processes.launch import local_rank
 from fastrl.processes.machine import own_cores
 
-_NUM_TRIALS = 2  # rollouts each way at most; the fastest of them counts
-_CLEAR = 1.2  # one trial each way is enough where one way takes this many times as long
-_NEXT_TRIALS, _LATER = 16, 4  # rollouts before both are tried again, and then times as many
-_PARALLEL = 3.0  # with this many cores at work at once, one alone is not worth a trial
+_NUM_TRIALS = 2  # most rollouts per placement in a trial; the fastest of them counts
+_CLEAR = 1.2  # a ratio of times above which one rollout each is enough
+_NEXT_TRIALS, _LATER = 16, 4  # rollouts before the next trial; factor on it after each
+_PARALLEL = 3.0  # if this many cores are busy on average, a single one is not worth a trial
 
 
 class Placement:
-    """Times rollouts with the environments' threads apart and together, and keeps the better."""
+    """Times rollouts with the threads apart and together, and keeps the faster placement."""
 
     def __init__(self, worker_threads: frozenset[int]) -> None:
-        """Remembers the threads.
+        """Starts with the threads apart.
 
         Args:
-            worker_threads: the kernel's ids of the environments' threads. Where there are none, or
-                threads cannot be bound to cores, everything is left to the scheduler.
+            worker_threads: the kernel's ids of the environments' threads. If there are none, or
+                threads cannot be bound to cores, the operating system places them.
         """
         self._workers = worker_threads
         self._current_core = _current_core_function() if worker_threads else None
@@ -45,7 +45,7 @@ class Placement:
 
     @contextmanager
     def rollout(self) -> Iterator[None]:
-        """Surrounds one rollout; all are of the same length."""
+        """Context for one rollout; all must have the same length."""
         if self._current_core is None:
             yield
             return
@@ -65,17 +65,17 @@ class Placement:
             self._judge(perf_counter() - start, process_time() - cpu_start)
 
     def _core(self, allowed: set[int]) -> int:
-        """Returns this thread's core, if it is one of those that this rank has for itself.
+        """Returns the core of this thread if it belongs to this rank, else the rank's first core.
 
-        Ranks that meet at the end of an update may be on any: two would stay on one core for the
-        whole of a rollout, and leave another idle.
+        After an update ranks may be on any core: two of them could stay on the same one for a whole
+        rollout, and leave another idle.
         """
         assert self._current_core is not None
         current, own = self._current_core(), own_cores(allowed, local_rank())
         return current if current in own else own[0]
 
     def _bind(self, core: int | None, allowed: set[int]) -> None:
-        """Binds this thread and the workers to one core, or the workers to none."""
+        """Binds this thread and the workers to a core, or to all allowed ones if it is None."""
         cores = allowed if core is None else {core}
         try:
             os.sched_setaffinity(0, cores)
@@ -83,11 +83,11 @@ class Placement:
                 for thread in self._workers:
                     os.sched_setaffinity(thread, cores)
                 self._bound_to = core
-        except OSError:  # a thread has ended, or the machine took cores away
+        except OSError:  # a thread has ended, or the allowed cores have changed
             self._current_core = None
 
     def _judge(self, seconds: float, cpu_seconds: float) -> None:
-        if not self._is_warm:  # the first rollout also fills caches
+        if not self._is_warm:  # the first rollout also warms up caches
             self._is_warm = True
             return
         (self._together if self.together else self._apart).append(seconds)
@@ -102,7 +102,7 @@ class Placement:
 
 
 def _current_core_function() -> Callable[[], int] | None:
-    """Returns the C library's function that tells the core this thread is on, if it has one."""
+    """Returns the C library's `sched_getcpu`, if it exists and there are at least two cores."""
     if not hasattr(os, "sched_setaffinity") or len(os.sched_getaffinity(0)) < 2:
         return None
     try:

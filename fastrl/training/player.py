@@ -1,4 +1,4 @@
-"""Steps the environments with the policy and fills the buffer."""
+"""The player: steps the environments with the policy and fills the buffer."""
 
 from __future__ import annotations
 
@@ -17,29 +17,29 @@ from fastrl.training.placement import Placement
 
 
 class Player:
-    """Plays pools of environments in turn: while one pool steps, the policy acts on the next.
+    """Steps pools of environments in turn: while one pool steps, the policy acts on the next.
 
-    The policy is the same for a whole rollout and every pool gets its actions from its own latest
-    observations, so the data are on-policy and do not depend on timing. Pool p owns the buffer's
-    columns from `first_env` of p on.
+    The policy is fixed during a rollout, and a pool's actions depend on its own latest observations
+    only, so the data are on-policy and do not depend on timing. Each pool has its own columns of
+    the buffer, from its `first_env` on.
     """
 
     def __init__(
         self, agent: Agent, envs: list[VectorEnv], buffer: RolloutBuffer, timer: StageTimer
     ) -> None:
-        """Takes the environments as they are; `reset` begins their episodes.
+        """Prepares the player; `reset` starts the episodes.
 
         Args:
-            agent: who acts.
-            envs: the pools, side by side.
-            buffer: what is filled; as wide as all pools together.
-            timer: takes the seconds of the stages "env", "act" and "store".
+            agent: the agent that acts.
+            envs: the pools; pool p has the buffer's columns after those of the pools before it.
+            buffer: the buffer to fill, with a column per environment of all pools.
+            timer: accumulates the time of the stages "env", "act" and "store".
         """
         self._agent, self._buffer, self._timer = agent, buffer, timer
         # Only EnvPool has threads of its own.
         workers = [getattr(env, "worker_threads", frozenset()) for env in envs]
         self._placement = Placement(frozenset().union(*workers))
-        if len(envs) > 1:  # one half's steps must not keep the policy from acting on the other
+        if len(envs) > 1:  # stepping one half must not delay the policy that acts on the other
             let_others_first(frozenset().union(*workers))
         self._pools: list[tuple[int, VectorEnv, int]] = []
         first_env = 0
@@ -49,14 +49,14 @@ class Player:
         assert first_env == buffer.num_envs
 
     def reset(self) -> None:
-        """Starts new episodes everywhere."""
+        """Starts new episodes in all environments."""
         for _, env, first_env in self._pools:
             obs = env.reset()
             broken = ~np.isfinite(obs).reshape(len(obs), -1).all(1)
             if broken.any():
                 index = first_env + int(broken.argmax())
                 raise EnvError(
-                    f"{env.env_id}: environment {index} began with a non-finite observation"
+                    f"{env.env_id}: environment {index} returned a non-finite observation at reset"
                 )
             self._buffer.start(obs, first_env)
 
@@ -69,8 +69,8 @@ class Player:
         buffer, act = self._buffer, self._agent.act
         num_steps = buffer.num_steps
         env_seconds = act_seconds = store_seconds = 0.0
-        # A second thread costs a policy of this size more than it saves, and takes a core from the
-        # environments.
+        # For a policy of this size a second thread costs more than it saves, and takes a core from
+        # the environments.
         with num_threads(1), self._placement.rollout():
             self._agent.begin_rollout(buffer)
             for t in range(num_steps + 1):

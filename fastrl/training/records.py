@@ -1,6 +1,6 @@
-"""What is written down of a run: metrics, greedy tests, checkpoints, the summary, the live line.
+"""Output of a run: metrics, evaluations, checkpoints, the summary, the progress line.
 
-Only rank 0 does that.
+Only rank 0 writes any of it.
 """
 
 from __future__ import annotations
@@ -19,9 +19,9 @@ from fastrl.runs.checkpoint import Checkpoints
 from fastrl.runs.logger import Logger, machine_facts, versions, write_summary
 from fastrl.runs.progress import Progress
 from fastrl.training.agent import Agent
+from fastrl.training.counters import Counters
 from fastrl.training.film import record_agent
 from fastrl.training.greedy import Evaluation, can_be_tested, evaluate_agent
-from fastrl.training.resuming import Counters
 
 State = dict[str, Any]
 _runs_of_this_process = itertools.count()
@@ -29,18 +29,18 @@ _runs_of_this_process = itertools.count()
 
 @dataclass(frozen=True)
 class TrainResult:
-    """What came of a run."""
+    """Result of a run."""
 
     folder: Path
-    """The run folder, absolute; empty on other ranks than 0."""
+    """Absolute path of the run folder; an empty path on ranks other than 0."""
     summary: dict[str, Any]
-    """What summary.json holds; empty on other ranks than 0."""
+    """Contents of summary.json; empty on ranks other than 0."""
     exit_status: int
     """0, or 128 plus the signal that ended the run early."""
 
 
 class Records:
-    """The run folder of a run under way; enter it to begin."""
+    """Writer of a run's output; a context for the duration of the run."""
 
     def __init__(
         self,
@@ -51,22 +51,22 @@ class Records:
         signals: StopSignals,
         is_resumed: bool,
     ) -> None:
-        """Takes a folder that no other process writes to.
+        """Opens the files in a folder to which no other process writes.
 
         Args:
-            agent: who learns.
-            folder: the run folder, absolute.
-            shown: the same, as the user wrote it.
-            counters: how far the run is; kept up to date by the trainer.
-            signals: end a greedy test early.
-            is_resumed: whether to go on in files that are there.
+            agent: the agent that learns.
+            folder: absolute path of the run folder.
+            shown: the same path as shown to the user.
+            counters: progress of the run, updated by the trainer.
+            signals: stop requests, which end an evaluation early.
+            is_resumed: whether to append to existing files.
         """
         self.agent, self.config, self.folder, self.counters = agent, agent.config, folder, counters
         self._shown, self._can_be_tested = shown, can_be_tested(agent)
         self.checkpoints = Checkpoints(folder / "checkpoints", self.config.keep_checkpoints)
         self._stopped, self._is_resumed = signals.came, is_resumed
         self._seconds_before = counters.wall_seconds
-        # Imports are part of the first run of a process; a later one begins here.
+        # The first run of a process starts with the process, imports included; a later one here.
         self._began_at = seconds_since_process_start() if next(_runs_of_this_process) else 0.0
         self.seconds_to_target: float | None = None
         self._latest_test: Evaluation | None = None
@@ -85,11 +85,11 @@ class Records:
         at = f", from step {self.counters.env_steps:,}" if self._is_resumed else ""
         self._progress.print(f"run folder: {self._shown}{at}")
         if self.config.eval_episodes and not self._can_be_tested:
-            what = "no greedy tests and films" if self.config.capture_video else "no greedy tests"
+            what = "no evaluation and no videos" if self.config.capture_video else "no evaluation"
+            again = f"python -m fastrl.evaluate {shlex.quote(str(self._shown))}"
             self._progress.print(
-                f"{what}: {self.agent.envs[0].env_id} was handed over, and they are made from an "
-                f"id; afterwards: python -m fastrl.evaluate {shlex.quote(str(self._shown))} "
-                "--env-id module:callable"
+                f"{what}: {self.agent.envs[0].env_id} is not the id of a task, so no new "
+                f"environments can be created; afterwards: {again} --env-id module:callable"
             )
         return self
 
@@ -99,37 +99,37 @@ class Records:
 
     @property
     def wall_seconds(self) -> float:
-        """Seconds of the run, start-up and the earlier parts of a resumed run included."""
+        """Seconds of the run, including start-up and the time before it was resumed."""
         return self._seconds_before + seconds_since_process_start() - self._began_at
 
     def log(self, metrics: dict[str, float]) -> None:
-        """Writes an iteration's metrics."""
+        """Writes a row of metrics."""
         self._logger.log(metrics, self.counters.env_steps)
 
     def show(self) -> None:
-        """Moves the live line, or prints a plain one if it is time for that."""
+        """Updates the progress line."""
         counters = self.counters
         self._progress.update(counters.env_steps, counters.steps_per_second, counters.mean_return)
 
     def save_last(self, state: State) -> None:
-        """Saves what the run goes on from."""
+        """Saves the checkpoint from which the run can be resumed."""
         with PULSE.unwatched():
             self.checkpoints.save_last(state)
 
     def save_periodic(self, state: Callable[[], State], has_tests: bool) -> None:
-        """Saves a checkpoint that stays for a while."""
+        """Saves a periodic checkpoint, and the best one if nothing else decides which that is."""
         with PULSE.unwatched():
             if not (has_tests and self._can_be_tested):
-                self._keep_if_best(self.counters.mean_return, state)  # by training episodes
+                self._keep_if_best(self.counters.mean_return, state)  # judged by training episodes
             self.checkpoints.save_periodic(state(), self.counters.env_steps)
 
     def _keep_if_best(self, mean_return: float, state: Callable[[], State]) -> None:
-        if mean_return > self.counters.best_return:  # never so for NaN
+        if mean_return > self.counters.best_return:  # false for NaN
             self.counters.best_return = mean_return
             self.checkpoints.save_best(state())
 
     def test(self, state: Callable[[], State]) -> Evaluation | None:
-        """Plays greedy episodes, if the task can be made anew; keeps the best policy so far."""
+        """Evaluates the agent, if new environments can be created; saves the best policy so far."""
         if not self._can_be_tested:
             return None
         config, env_steps = self.config, self.counters.env_steps
@@ -141,7 +141,7 @@ class Records:
         self._logger.log(metrics, env_steps)
         self._keep_if_best(result.mean, state)
         self._progress.print(
-            f"greedy test at {env_steps:,} steps: return {result.mean:.1f} +- {result.std:.1f} "
+            f"evaluation at {env_steps:,} steps: return {result.mean:.1f} +- {result.std:.1f} "
             f"over {len(result.returns)} episodes"
         )
         if config.capture_video:
@@ -153,32 +153,32 @@ class Records:
         return result
 
     def finish(self, state: Callable[[], State], signal_number: Callable[[], int]) -> TrainResult:
-        """Tests the result and writes the summary.
+        """Evaluates the final policy and writes the summary.
 
         Args:
-            state: gives what the run goes on from.
-            signal_number: of the signal that ended it early, or 0.
+            state: returns the state to save.
+            signal_number: returns the signal that ended the run early, or 0.
         """
         counters = self.counters
-        self.save_last(state())  # first: the test may take long or be killed
+        self.save_last(state())  # first, since the evaluation may take long or be killed
         result = None
         if not signal_number():
             if self.config.eval_episodes:
                 is_tested = self._tested_at == counters.env_steps
                 result = self._latest_test if is_tested else self.test(state)
-            if result is None and not self._stopped():  # a test cut short says nothing
+            if result is None and not self._stopped():  # one that was stopped tells nothing
                 self._keep_if_best(counters.mean_return, state)
-            self.save_last(state())  # now with the best return so far
+            self.save_last(state())  # now with the final best return
         number = signal_number()
         summary = self._summary(result, bool(number))
         write_summary(self.folder, summary)
         if number:
             run = shlex.quote(str(self._shown))
             resume = f"python -m fastrl.{self.agent.algo} --resume {run}"
-            if not self._can_be_tested:  # nor made anew
+            if not self._can_be_tested:  # nor can the command line create the environments
                 resume = f"AgentTrainer(resume={str(self._shown)!r}).fit(agent)"
             self._progress.print(
-                f"interrupted at {counters.env_steps:,} steps; go on with: {resume}"
+                f"interrupted at {counters.env_steps:,} steps; resume with: {resume}"
             )
         else:
             line = f"{counters.env_steps:,} steps in {counters.loop_seconds:.1f} s, "
@@ -201,7 +201,7 @@ class Records:
             "valid_env_steps": counters.valid_env_steps,
             "episodes": counters.episodes,
             "restarts": counters.restarts,
-            # As the last checkpoint, written just now, has them: a resumed run counts on from them.
+            # As in the checkpoint just written, from which a resumed run continues to count.
             "wall_seconds": counters.wall_seconds,
             "loop_seconds": counters.loop_seconds,
             "steps_per_second": counters.steps_per_second,

@@ -1,9 +1,7 @@
-"""What a run's checkpoint holds: how far it is, the agent, and environments that can be saved."""
+"""Saving and restoring a run: its counters, the agent, and environments that support it."""
 
 from __future__ import annotations
 
-import math
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -16,65 +14,16 @@ from fastrl.envs.vector import HasState, VectorEnv
 from fastrl.processes.devices import Devices
 from fastrl.runs.logger import SUMMARY_NAME
 from fastrl.training.agent import Agent
-
-TARGET_EPISODES = 100  # training episodes that a mean return is taken over
-
-
-@dataclass
-class Counters:
-    """How far a run is; saved and restored whole."""
-
-    updates: int = 0
-    env_steps: int = 0
-    valid_env_steps: int = 0
-    episodes: int = 0
-    restarts: int = 0
-    loop_seconds: float = 0.0
-    wall_seconds: float = 0.0
-    stage_seconds: dict[str, float] = field(default_factory=dict)
-    best_return: float = -math.inf
-    last_eval: int = 0
-    last_checkpoint: int = 0
-    recent_returns: list[float] = field(default_factory=list)
-    recent_lengths: list[int] = field(default_factory=list)
-    unlogged: list[float] = field(default_factory=lambda: [0.0, 0.0, 0.0])
-    """Number, returns and lengths of the episodes since the last row of metrics, summed."""
-
-    def take_episodes(self, returns: list[float], lengths: list[float]) -> None:
-        """Takes in episodes of all ranks, oldest first; the latest are kept."""
-        self.recent_returns = (self.recent_returns + returns)[-TARGET_EPISODES:]
-        self.recent_lengths = (self.recent_lengths + list(map(int, lengths)))[-TARGET_EPISODES:]
-
-    def take_unlogged(self) -> dict[str, float]:
-        """Returns the metrics of the episodes since the last call."""
-        (count, returns, lengths), self.unlogged = self.unlogged, [0.0, 0.0, 0.0]
-        metrics = {}
-        if count:
-            metrics["Rewards/rew_avg"] = returns / count
-            metrics["Game/ep_len_avg"] = lengths / count
-        if self.recent_returns:
-            metrics["Rewards/rew_avg_100"] = self.mean_return
-        return metrics
-
-    @property
-    def mean_return(self) -> float:
-        """Mean return of the latest training episodes; NaN before the first has ended."""
-        returns = self.recent_returns
-        return sum(returns) / len(returns) if returns else math.nan
-
-    @property
-    def steps_per_second(self) -> float:
-        """Steps over the seconds of the loop, all parts of a resumed run together."""
-        return self.env_steps / max(self.loop_seconds, 1e-9)
+from fastrl.training.counters import Counters
 
 
 def run_state(agent: Agent, buffer: RolloutBuffer, counters: Counters) -> dict[str, Any]:
-    """Returns all that a run needs to go on, between two iterations.
+    """Returns the complete state of a run between two iterations.
 
     Args:
-        agent: with its environments; their state comes along if every pool of them has one.
-        buffer: carried over already; its first row goes with the environments.
-        counters: up to date.
+        agent: the agent; the state of its environments is included if every pool provides one.
+        buffer: the buffer after `carry_over`; its first row belongs to the environments' state.
+        counters: progress of the run.
     """
     learner = agent.state_dict()
     state = {
@@ -82,15 +31,15 @@ def run_state(agent: Agent, buffer: RolloutBuffer, counters: Counters) -> dict[s
         "counters": dict(vars(counters)),
         "num_ranks": agent.devices.world_size,
     }
-    return state | _rank_state(agent, buffer, learner) | {"agent": learner}
+    return state | _state_of_rank(agent, buffer, learner) | {"agent": learner}
 
 
-def rank_state(agent: Agent, buffer: RolloutBuffer) -> dict[str, Any]:
-    """Returns the part of the state that each rank has for itself."""
-    return _rank_state(agent, buffer, agent.state_dict())
+def state_of_rank(agent: Agent, buffer: RolloutBuffer) -> dict[str, Any]:
+    """Returns the part of the state that differs between ranks."""
+    return _state_of_rank(agent, buffer, agent.state_dict())
 
 
-def _rank_state(agent: Agent, buffer: RolloutBuffer, learner: dict[str, Any]) -> dict[str, Any]:
+def _state_of_rank(agent: Agent, buffer: RolloutBuffer, learner: dict[str, Any]) -> dict[str, Any]:
     state: dict[str, Any] = {
         "agent": {name: learner[name] for name in agent.rank_state if name in learner},
         "torch_random": torch.get_rng_state(),
@@ -103,19 +52,19 @@ def _rank_state(agent: Agent, buffer: RolloutBuffer, learner: dict[str, Any]) ->
 
 
 def is_whole(restored: dict[str, Any], devices: Devices) -> bool:
-    """Returns whether a checkpoint has what each of these ranks had for itself."""
+    """Returns whether a checkpoint holds the state of each of these ranks."""
     has_ranks = devices.is_alone or bool(restored.get("ranks"))
     return has_ranks and restored.get("num_ranks", 1) == devices.world_size
 
 
 def share_of_rank(restored: dict[str, Any], agent: Agent, restart: int) -> dict[str, Any]:
-    """Returns a checkpoint with what this rank had for itself.
+    """Returns a checkpoint with the parts that belong to this rank.
 
-    Ranks of another number than were saved get random streams of their own anew, and of the replay
-    buffers, laid side by side, the columns of as many environments as they have.
+    If the number of ranks has changed, each rank gets a new random stream, and its share of the
+    columns of all saved replay buffers.
 
     Raises:
-        ValueError: the replay buffers that were saved are of fewer environments.
+        ValueError: the saved replay buffers have too few environments.
     """
     devices = agent.devices
     can_go_on = is_whole(restored, devices)
@@ -135,7 +84,7 @@ def share_of_rank(restored: dict[str, Any], agent: Agent, restart: int) -> dict[
 
 
 def restored_counters(restored: dict[str, Any]) -> Counters:
-    """Returns how far a checkpoint's run was; ValueError if it is no run's checkpoint."""
+    """Returns the counters of a checkpoint; ValueError if it is not the checkpoint of a run."""
     try:
         if not {"agent", "torch_random"} <= restored.keys():
             raise KeyError("agent or torch_random is missing")
@@ -151,12 +100,12 @@ def restored_counters(restored: dict[str, Any]) -> Counters:
     except (KeyError, TypeError) as error:
         reason = " ".join(str(error).split())
         raise ValueError(
-            f"the newest checkpoint is not of a run of this fastrl: {reason}"
+            f"the newest checkpoint is not one of a run of this version of fastrl: {reason}"
         ) from error
 
 
 def _is_alike(value: Any, default: Any) -> bool:
-    """Tells whether a value is numbers as the default is: one, a list or a dict of them."""
+    """Returns whether a value has the form of the default: a number, list or dict of numbers."""
     if isinstance(default, dict | list):
         numbers = value.values() if isinstance(value, dict) else value
         return type(value) is type(default) and all(_is_alike(number, 0) for number in numbers)
@@ -164,12 +113,12 @@ def _is_alike(value: Any, default: Any) -> bool:
 
 
 def restore_envs(envs: list[VectorEnv], buffer: RolloutBuffer, restored: dict[str, Any]) -> None:
-    """Goes on in the saved environments."""
+    """Restores the saved state of the environments."""
     able = [env for env in envs if isinstance(env, HasState)]
     if len(able) != len(envs) or len(envs) != len(restored["envs"]):
         raise ValueError(
-            f"{envs[0].env_id}: the run was saved with its environments, and these cannot go on "
-            "from there: they have no load_state_dict, or are another number of pools"
+            f"{envs[0].env_id}: the run was saved with the state of its environments, which cannot "
+            "be restored here: these have no load_state_dict, or another number of pools"
         )
     for env, state in zip(able, restored["envs"], strict=True):
         env.load_state_dict(_tensors_to_arrays(state))
@@ -177,7 +126,7 @@ def restore_envs(envs: list[VectorEnv], buffer: RolloutBuffer, restored: dict[st
 
 
 def _arrays_to_tensors(value: Any) -> Any:
-    """Brings an environment's state to the types that a checkpoint holds."""
+    """Converts the state of an environment to the types that a checkpoint may hold."""
     if isinstance(value, dict):
         return {name: _arrays_to_tensors(item) for name, item in value.items()}
     if isinstance(value, list | tuple):
@@ -196,9 +145,9 @@ def _tensors_to_arrays(value: Any) -> Any:
 
 
 def check_unfinished(agent: Agent, folder: Path, counters: Counters) -> None:
-    """ValueError if a resumed run has nothing left to do, its final test included."""
+    """Raises ValueError if a resumed run has nothing left to do, its evaluation included."""
     if counters.updates >= agent.num_updates and (folder / SUMMARY_NAME).exists():
         raise ValueError(
             f"{folder} is complete at {counters.env_steps} of {agent.config.total_timesteps} "
-            "steps; to go on, give a larger --total-timesteps"
+            "steps; to continue, give a larger --total-timesteps"
         )

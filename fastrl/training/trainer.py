@@ -1,9 +1,10 @@
-"""The training loop: collect, update, log, test, save. It knows no algorithm.
+"""The training loop, for all algorithms: collect, update, log, evaluate, save.
 
-An iteration is one rollout and one update. Steps count stored rows, `num_envs * num_steps` of each
-rank a rollout, as every library counts; `valid_env_steps` leaves the reset rows out. Seconds of the
-loop leave start-up, tests and checkpoints out. With several ranks each runs this loop, and all take
-the same decisions, from numbers that are reduced over all; rank 0 alone writes.
+An iteration is one rollout and one update. As in other libraries, steps count stored rows:
+`num_envs * num_steps` per rank and rollout; `valid_env_steps` excludes the reset rows. The seconds
+of the loop exclude start-up, evaluation and checkpoints. With several ranks each runs this loop.
+All make the same decisions, because these depend on values reduced over all ranks; only rank 0
+writes.
 """
 
 from __future__ import annotations
@@ -15,13 +16,12 @@ from time import perf_counter
 from typing import Any
 
 import gymnasium
-import numpy as np
 import torch
 
-from fastrl.buffers.rollout import Episodes, RolloutBuffer
+from fastrl.buffers.rollout import RolloutBuffer
 from fastrl.config.run import RunConfig
 from fastrl.engine.threads import rare_collections
-from fastrl.envs.pools import TaskPools, open_envs
+from fastrl.envs.pools import open_envs, reopened
 from fastrl.envs.vector import VectorEnv
 from fastrl.processes.pulse import PULSE
 from fastrl.processes.signals import StopSignals
@@ -29,21 +29,20 @@ from fastrl.runs.checkpoint import Checkpoints, load_checkpoint
 from fastrl.runs.folder import create_run_folder, expanded, open_run_folder, owned, write_config
 from fastrl.runs.timer import StageTimer
 from fastrl.training.agent import Agent
+from fastrl.training.counters import TARGET_EPISODES, Counters, IterationCounts
 from fastrl.training.player import Player
 from fastrl.training.records import Records, TrainResult
 from fastrl.training.resuming import (
-    TARGET_EPISODES,
-    Counters,
     check_unfinished,
     is_whole,
-    rank_state,
     restore_envs,
     restored_counters,
     run_state,
     share_of_rank,
+    state_of_rank,
 )
 
-# What a trainer's own config says about a run. The rest is the agent's, which is built already.
+# Settings that a trainer's own config overrides; the others were fixed when the agent was built.
 TRAINER_SETTINGS = (
     "total_timesteps",
     "eval_every",
@@ -56,7 +55,7 @@ TRAINER_SETTINGS = (
     "exp_name",
 )
 
-# All environments begin at once here, and some load much before they do.
+# The first reset may load assets: allow ten times the timeout.
 _SLOWNESS_OF_RESETS = 10
 
 AnyEnvs = VectorEnv | gymnasium.vector.VectorEnv | list[VectorEnv]
@@ -71,25 +70,25 @@ class AgentTrainer:
         *,
         resume: str | Path | None = None,
     ) -> None:
-        """Remembers how to train.
+        """Configures the training.
 
         Args:
-            config: length of the run and what is written down; by default as the agent's.
-            resume: run folder to go on in; by default a new one is made. Relative paths begin
-                where the agent was made.
+            config: length and output of the run (see TRAINER_SETTINGS); by default the agent's.
+            resume: run folder to resume; by default a new one is created. A relative path is
+                relative to the current folder when the agent was created.
         """
         self._config, self._resume = config, resume
 
     def fit(self, agent: Agent, env: AnyEnvs | None = None) -> TrainResult:
-        """Trains to the end of the run, its target return, or a signal, and tests the result.
+        """Trains until the end of the run, the target return, or a signal; evaluates the result.
 
         Args:
-            agent: who learns.
-            env: environments to play, in place of the agent's own; of the same number and spaces.
+            agent: the agent that learns.
+            env: environments to use instead of the agent's own; same number and spaces.
 
         Raises:
-            ValueError: the environments do not fit or fail, or the loss is not finite; what was
-                saved before stays.
+            ValueError: the environments do not fit or fail, or the loss is not finite. Earlier
+                checkpoints stay.
         """
         if self._config is not None:
             settings = {name: getattr(self._config, name) for name in TRAINER_SETTINGS}
@@ -100,16 +99,16 @@ class AgentTrainer:
             counters, restored, folder = Counters(), None, None
             if self._resume is not None:
                 folder = open_run_folder(_absolute(self._resume, agent)).path
-                if agent.devices.is_global_zero:  # from here on nobody else writes
+                if agent.devices.is_global_zero:  # no other process may write from here on
                     ownership.enter_context(owned(folder))
                 restored = load_checkpoint(Checkpoints(folder / "checkpoints").newest())
                 if not is_whole(restored, agent.devices):
-                    restored.pop("envs", None)  # they were shared out otherwise
+                    restored.pop("envs", None)  # they belong to another number of ranks
                 counters = restored_counters(restored)
                 check_unfinished(agent, folder, counters)
                 counters.restarts += 1
-                if "envs" not in restored and isinstance(agent.envs, TaskPools):
-                    agent.envs = agent.envs.reopened(counters.restarts)
+                if "envs" not in restored:
+                    agent.envs = reopened(agent.envs, counters.restarts)
             if agent.config.engine == "compile" and agent.devices.is_global_zero:
                 print("compiling: seconds to minutes, less when it is done again", flush=True)
             buffer = agent.make_buffer()
@@ -129,7 +128,7 @@ class AgentTrainer:
             run = _Run(agent, counters, buffer, player, timer, signals)
             if not agent.devices.is_global_zero:
                 return run.play(None, restored is not None)
-            if folder is None:  # late, so that it has a checkpoint almost as soon as it is there
+            if folder is None:  # late, so that a new folder gets its first checkpoint soon
                 folder = _new_folder(agent)
                 ownership.enter_context(owned(folder))
             write_config(folder / "config.yaml", {"algo": agent.algo, **agent.config.to_dict()})
@@ -141,7 +140,7 @@ class AgentTrainer:
 
 
 class _Run:
-    """One call of `fit` on one rank, ready to play."""
+    """One call of `fit` on one rank."""
 
     def __init__(
         self,
@@ -156,16 +155,16 @@ class _Run:
         self.counters, self.buffer, self.player, self.timer = counters, buffer, player, timer
         self.signals, self.agreed_signal = signals, 0
         self.ranks: list[dict[str, Any]] = []
-        self.ranks_at = -1  # updates, when they were gathered
+        self.ranks_at = -1  # `counters.updates` when they were gathered
         self.steps_per_update = buffer.num_steps * buffer.num_envs * self.devices.world_size
 
     def play(self, records: Records | None, is_resumed: bool) -> TrainResult:
-        """Trains; `records` are rank 0's."""
+        """Runs the training loop; `records` is None except on rank 0."""
         counters, agent = self.counters, self.agent
         if not is_resumed:
             self._gather_ranks()
             if records:
-                records.save_last(self._state(records))  # whenever it is killed, it can go on
+                records.save_last(self._state(records))  # makes the run resumable at once
         self.devices.watch_for_hanging(True)
         while counters.updates < agent.num_updates and not self._signal():
             start = perf_counter()
@@ -186,14 +185,14 @@ class _Run:
         self._gather_ranks()
         self.devices.watch_for_hanging(False)
         if records:
-            # The ranks agree on no signal any more; rank 0 alone tests, and may get one meanwhile.
+            # The ranks no longer exchange signals; only rank 0 evaluates, and may still get one.
             return records.finish(
                 lambda: self._state(records), lambda: self._signal() or self.signals.number
             )
         return TrainResult(Path(), {}, 128 + self._signal() if self._signal() else 0)
 
     def _iterate(self) -> dict[str, float]:
-        """One rollout and one update; returns the metrics, or nothing if the agent has none yet."""
+        """Runs one rollout and one update; returns the metrics, {} if no row is due."""
         counters = self.counters
         episodes = self.player.collect()
         metrics = self.agent.update(self.buffer, counters.updates, self.timer)
@@ -201,53 +200,35 @@ class _Run:
         self.buffer.carry_over()
         counters.updates += 1
         counters.env_steps += self.steps_per_update
-        self._count(episodes, num_valid)
+        own = IterationCounts.of_rank(self.signals.number, num_valid, episodes)
+        counts = IterationCounts.unpack(self.devices.gather(own.pack()))
+        self.agreed_signal = counts.signal
+        counters.add(counts)
         if not metrics:
             return {}
         self._check_finite(metrics)
         return metrics | counters.take_unlogged() | self._take_stage_seconds()
 
     def _take_stage_seconds(self) -> dict[str, float]:
-        """Adds up the seconds since the last row of metrics, and returns them as metrics."""
+        """Adds the seconds since the last row of metrics to the total; returns them as metrics."""
         seconds, total = self.timer.seconds, self.counters.stage_seconds
         for stage, value in seconds.items():
             total[stage] = total.get(stage, 0.0) + value
         self.timer.reset()
         return {f"Time/{stage}_seconds": value for stage, value in seconds.items()}
 
-    def _count(self, episodes: Episodes, num_valid: int) -> None:
-        """Takes in the episodes and the signals of all ranks."""
-        counters, count = self.counters, len(episodes.returns)
-        sums = [episodes.returns.sum(), episodes.lengths.sum()]
-        own = np.zeros(5 + 2 * TARGET_EPISODES)
-        own[:5] = self.signals.number, num_valid, count, *sums
-        recent = own[5:].reshape(2, TARGET_EPISODES)
-        kept = min(count, TARGET_EPISODES)
-        recent[:, TARGET_EPISODES - kept :] = [x[count - kept :] for x in episodes]
-        ranks = self.devices.gather(own)
-        numbers, valid, counts, returns, lengths = ranks[:, :5].T
-        self.agreed_signal = int(numbers.max())
-        counters.valid_env_steps += int(valid.sum())
-        counters.episodes += int(counts.sum())
-        is_there = np.arange(TARGET_EPISODES) >= TARGET_EPISODES - counts[:, None]
-        # The latest of each rank come last, whichever rank has most of them.
-        columns = ranks[:, 5:].reshape(-1, 2, TARGET_EPISODES).transpose(1, 2, 0)
-        counters.take_episodes(*columns[:, is_there.T].tolist())
-        sums = (counts.sum(), returns.sum(), lengths.sum())
-        counters.unlogged = [x + float(y) for x, y in zip(counters.unlogged, sums, strict=True)]
-
     def _signal(self) -> int:
-        """The signal that ends the run, or 0: the same on all ranks while they train."""
+        """Returns the signal that ends the run, or 0; the same on all ranks during training."""
         return self.signals.number if self.devices.is_alone else self.agreed_signal
 
     def _check_finite(self, metrics: dict[str, float]) -> None:
-        """Raises before a broken policy acts or is saved."""
+        """Raises ValueError if the training diverged, before the policy acts or is saved."""
         for name, value in metrics.items():
             if name.startswith(("Loss/", "Gradients/")) and not math.isfinite(value):
                 raise ValueError(
                     f"{self.config.env_id}: {name} is {value} after {self.counters.env_steps} "
                     "steps: the training diverged; a lower learning_rate or normalised "
-                    "observations may help. Checkpoints of the run are from before"
+                    "observations may help. The saved checkpoints are from before that"
                 )
 
     def _target_reached(self) -> bool:
@@ -261,7 +242,7 @@ class _Run:
         has_tests = config.eval_every > 0 and config.eval_episodes > 0
         if has_tests and counters.env_steps - counters.last_eval >= config.eval_every:
             counters.last_eval = counters.env_steps
-            self._gather_ranks()  # the best policy's checkpoint is whole too
+            self._gather_ranks()  # so that the best policy's checkpoint is complete, too
             if records:
                 records.test(lambda: self._state(records))
         steps_since = counters.env_steps - counters.last_checkpoint
@@ -272,10 +253,10 @@ class _Run:
                 records.save_periodic(lambda: self._state(records), has_tests)
 
     def _gather_ranks(self) -> None:
-        """Brings what the ranks have for themselves to rank 0, which saves it with its own."""
+        """Gathers the state of each rank on rank 0, which saves it with its own."""
         self._check_finite(self.agent.finish_pending())
         if not self.devices.is_alone and self.ranks_at != self.counters.updates:
-            self.ranks = self.devices.gather_states(rank_state(self.agent, self.buffer))
+            self.ranks = self.devices.gather_states(state_of_rank(self.agent, self.buffer))
             self.ranks_at = self.counters.updates
 
     def _state(self, records: Records) -> dict[str, Any]:
@@ -297,7 +278,7 @@ def _absolute(path: str | Path, agent: Agent) -> Path:
 
 
 def _fitting_envs(agent: Agent, env: AnyEnvs) -> list[VectorEnv]:
-    """Returns the pools of `env`; ValueError if the agent was not built for such ones."""
+    """Returns the pools of `env`; ValueError if they do not fit the agent."""
     given = env if isinstance(env, list) else [env]
     envs = [pool for part in given for pool in open_envs(part, agent.config)]
 
