@@ -101,7 +101,7 @@ class SAC(OffPolicyAgent):
         self.actor_optimizer = FlatAdam(self.policy, config.policy_lr, *adam)
         self.critic_optimizer = FlatAdam(self.critics, config.q_lr, *adam)
         self.alpha_optimizer = FlatAdam(self.temperature, config.alpha_lr, config.adam_eps, 0.0)
-        self.target = FlatParameters(self.target_critics, is_trained=False)
+        self.target = FlatParameters(self.target_critics, lambda: self.critics)
         # 0 in gradient steps that leave the target critics alone.
         self._tau = torch.tensor(config.tau, device=self.device)
         step = self.engine.gradient_step

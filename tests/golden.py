@@ -32,7 +32,7 @@ ENGINES = ("eager", "recorded", "native")
 ARRANGEMENTS = ("alone", "ranks", "decoupled")
 KINDS: dict[str, Any] = {kind.algo: kind for kind in (PPO, A2C, PPORecurrent, SAC, DroQ)}
 NUM_UPDATES = 3
-WITHOUT_KERNELS = ("sac", "droq")  # algorithms whose networks no native kernel knows yet
+WITHOUT_KERNELS = ()  # algorithms whose networks no native kernel knows
 
 _ALL: dict[str, Any] = {
     "num_envs": 4,

@@ -9,7 +9,7 @@ import pytest
 import torch
 from gymnasium import spaces
 
-from fastrl.engine.native import NativeActing
+from fastrl.engine.native_acting import NativeActing
 from fastrl.kernels.extension import HAS_DENSE
 from fastrl.models.actor_critic import ActorCritic
 

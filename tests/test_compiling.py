@@ -112,15 +112,21 @@ def test_fall_back_without_torchscript_gives_the_same_and_is_logged(monkeypatch,
 
 
 @pytest.fixture
-def counters():
-    """Return the compiler's own counts, from zero."""
+def compiled_graphs(monkeypatch):
+    """Return a list that grows with every graph that is compiled."""
     if shutil.which("g++") is None and shutil.which("clang++") is None:
         pytest.skip("torch.compile needs a C++ compiler on the CPU")
-    import torch._dynamo
+    import torch._inductor
 
-    torch._dynamo.reset()
-    torch._dynamo.utils.counters.clear()
-    return torch._dynamo.utils.counters
+    graphs: list[Any] = []
+    compile_one = torch._inductor.standalone_compile
+
+    def noted(graph: Any, *given: Any, **settings: Any) -> Any:
+        graphs.append(graph)
+        return compile_one(graph, *given, **settings)
+
+    monkeypatch.setattr(torch._inductor, "standalone_compile", noted)
+    return graphs
 
 
 @pytest.mark.parametrize(
@@ -131,7 +137,7 @@ def counters():
         pytest.param("box", marks=pytest.mark.slow),
     ],
 )
-def test_compiled_training_equals_eager_and_compiles_once(env, counters):
+def test_compiled_training_equals_eager_and_compiles_once(env, compiled_graphs):
     settings = {"learning_rate": 1e-3, "update_epochs": 1, **HARD}
     eager = make_agent(env, engine="eager", **settings)
     compiled = make_agent(env, engine="compile", **settings)
@@ -141,11 +147,8 @@ def test_compiled_training_equals_eager_and_compiles_once(env, counters):
     for name, value in tensors_of(eager).items():
         other = tensors_of(compiled)[name]
         assert torch.allclose(other.double(), value.double(), rtol=1e-3, atol=1e-5), name
-    num_functions = len(compiled.engine._built)
-    with torch._dynamo.config.patch(error_on_recompile=True):
-        compiled_loop.run(2)
-    assert counters["stats"]["unique_graphs"] == num_functions > 1
-    assert not counters["graph_break"]
+    compiled_loop.run(2)
+    assert len(compiled_graphs) == len(compiled.engine._built) > 1
 
 
 def test_recorded_function_reads_what_it_closes_over_anew():

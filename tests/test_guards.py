@@ -82,14 +82,14 @@ def test_a_change_of_what_was_read_is_seen_and_named(name):
     model, reads = model_and_reads()
     CHANGES[name](model)
     change = reads.changed()
-    assert change is not None and name in change.words
+    assert change is not None and name in change
 
 
 def test_a_plain_number_is_told_with_its_old_and_its_new_value():
     model, reads = model_and_reads()
     model.beta = 0.25
     change = reads.changed()
-    assert change is not None and change.words == "self.beta changed from 0.1 to 0.25"
+    assert change is not None and change == "self.beta changed from 0.1 to 0.25"
 
 
 @pytest.mark.parametrize(
@@ -166,7 +166,7 @@ def test_a_closure_s_variable_is_looked_up():
     reads = watched(function)
     beta = 0.2
     change = reads.changed()
-    assert change is not None and "beta" in change.words
+    assert change is not None and "beta" in change
 
 
 def test_a_closure_s_variable_in_a_function_that_is_called_is_looked_up():
@@ -178,17 +178,6 @@ def test_a_closure_s_variable_in_a_function_that_is_called_is_looked_up():
     reads = watched(lambda: inner())  # the outer one only names `inner`
     beta = 0.2
     assert reads.changed() is not None
-
-
-def test_a_parameter_and_a_module_are_told_to_be_of_a_network():
-    model, reads = model_and_reads()
-    model.layer = nn.Linear(2, 2)
-    change = reads.changed()
-    assert change is not None and change.of_network
-    model, reads = model_and_reads()
-    model.beta = 0.2
-    change = reads.changed()
-    assert change is not None and not change.of_network
 
 
 def test_a_counter_is_a_change_while_the_function_runs():

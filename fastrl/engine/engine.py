@@ -39,7 +39,7 @@ from fastrl.engine.optimizer import FlatOptimizer, FlatParameters
 from fastrl.engine.proving import acts_alike, proven_twins, why_not_objective
 from fastrl.engine.rehearsal import NotStaticError, rehearse
 from fastrl.engine.threads import matmul_precision, num_threads, update_threads
-from fastrl.engine.ways import HOOKS, WAYS, Situation, choose
+from fastrl.engine.ways import HOOKS, WAYS, Situation, choose, why_not_static
 from fastrl.kernels.extension import crew
 from fastrl.processes.devices import Devices
 
@@ -87,7 +87,7 @@ class Engine:
         self._trained, self._networks = trained, [module for _, module in trained()]
         self._layers = self._fingerprint()
         self._built, self._twins, self.notes = [], [], []
-        reasons = why_no_kernels(device, config.precision)
+        reasons = why_no_kernels(device, config.precision) + why_not_static(self._networks)
         for_compiler = config.engine == "compile"
         if config.engine in ("auto", "native", "compile") and not reasons:
             self._twins, reasons = proven_twins(self._networks, for_compiler)
@@ -132,8 +132,10 @@ class Engine:
             rehearse(self._watched(function, reads), example)
         except NotStaticError as error:
             return self._as_it_is(function, str(error))
-        if change := reads.changed():
-            return self._as_it_is(function, f"{change.words} while it ran")
+        change = reads.changed()
+        reads.restore()
+        if change is not None:
+            return self._as_it_is(function, f"{change} while it ran")
         # Compiled code knows how many threads it will have.
         with in_place(self._twins), num_threads(threads or self._torch_threads):
             fast = build(function, example, mode)
@@ -250,7 +252,7 @@ class Engine:
         if example is None:
             return step
         reads = PythonReads()
-        if twin is not None and self._twins:
+        if twin is not None and twin.fits and self._way.name == "native":
             if reasons := why_not_objective(twin, step, loss, example, self._networks, reads):
                 self.notes += reasons
             else:
@@ -291,14 +293,17 @@ class Engine:
                 "weights, layers or hooks were replaced while the agent trains; copy weights with "
                 "parameter.data.copy_(...), and replace layers before `learn`"
             )
+        changes = []
         for built in self._built:
             if built.fast is not None and (change := built.reads.changed()):
                 built.fall_back()
-                logger.warning(
-                    "eager from here on: %s; a number that changes belongs in a tensor, changed "
-                    "in place (self.beta.fill_(...))",
-                    change.words,
-                )
+                changes.append(change)
+        for change in dict.fromkeys(changes):
+            logger.warning(
+                "eager from here on: %s; a number that changes belongs in a tensor, changed in "
+                "place (self.beta.fill_(...))",
+                change,
+            )
 
     @property
     def _on_cpu(self) -> bool:

@@ -8,6 +8,8 @@ what the function says, and the engine runs the function itself from then on.
 
 from __future__ import annotations
 
+import copy
+import gc
 import inspect
 import sys
 import sysconfig
@@ -15,7 +17,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
-from types import CellType, CodeType, FrameType, FunctionType, MethodType, ModuleType
+from types import CodeType, FrameType, FunctionType, MethodType, ModuleType
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -23,7 +25,7 @@ import torch
 from torch import nn
 
 _PLAIN = (int, float, complex, bool, str, bytes, type(None), torch.dtype, torch.device)
-_OPAQUE = (torch.Tensor, np.ndarray, type, ModuleType, FunctionType, MethodType, *_PLAIN)
+_OPAQUE = (torch.Tensor, np.ndarray, type, FunctionType, MethodType, *_PLAIN)
 _OF_CLASSES = (*_PLAIN, FunctionType, property)
 _DEEPEST = 3  # attributes of attributes of attributes
 _MISSING = object()
@@ -33,13 +35,12 @@ _OWN = tuple(str(_PACKAGE / name) for name in ("engine", "kernels", "processes")
 _LIBRARIES = tuple(sysconfig.get_paths()[name] for name in ("stdlib", "purelib", "platlib"))
 
 
-class Change(NamedTuple):
-    """A value that is another than when it was read."""
-
-    words: str
-    """Such as "self.beta changed from 0.1 to 1.0"."""
-    of_network: bool
-    """Whether it is a module or a parameter of one."""
+class _Read(NamedTuple):
+    look_up: Callable[..., Any]
+    key: str
+    value: Any
+    name: str
+    holder: Any
 
 
 class PythonReads:
@@ -47,7 +48,7 @@ class PythonReads:
 
     def __init__(self) -> None:
         """Knows of nothing until `watch`."""
-        self._values: dict[tuple[int, str], tuple[Callable[..., Any], str, Any, str]] = {}
+        self._values: dict[tuple[int, str], _Read] = {}
         self._seen: set[tuple[Any, ...]] = set()
         self._is_library: dict[CodeType, bool] = {}
         self._alive: list[Any] = []  # ids name objects only as long as these live
@@ -55,8 +56,7 @@ class PythonReads:
     @contextmanager
     def watch(self, function: Callable[..., Any]) -> Iterator[None]:
         """Notes what `function`, called in this block, and the functions that it calls read."""
-        for name, cell in _cells(function):
-            self._take(cell, partial(getattr, cell), "cell_contents", cell.cell_contents, name)
+        self._take_cells(inspect.unwrap(getattr(function, "__func__", function)))
         if sys.getprofile() is not None:  # somebody measures this program; there is room for one
             yield
             return
@@ -66,14 +66,24 @@ class PythonReads:
         finally:
             sys.setprofile(None)
 
-    def changed(self) -> Change | None:
-        """Returns the first value that is another now."""
-        for look_up, key, value, name in self._values.values():
+    def changed(self) -> str | None:
+        """Names the first value that is another now: "self.beta changed from 0.1 to 1.0"."""
+        for look_up, key, value, name, _ in self._values.values():
             now = look_up(key, _MISSING)
             if now is not value and not _same(now, value):
-                of_network = isinstance(value, nn.Module | nn.Parameter)
-                return Change(f"{name} changed{_from_to(value, now)}", of_network)
+                return f"{name} changed{_from_to(value, now)}"
         return None
+
+    def restore(self) -> None:
+        """Puts plain values back that the function itself changed: it was only tried."""
+        for look_up, key, value, _, holder in self._values.values():
+            now = look_up(key, _MISSING)
+            if now is value or _same(now, value) or not isinstance(holder, dict):
+                continue
+            if isinstance(value, _PLAIN):
+                holder[key] = value
+            elif isinstance(value, list | dict | set):
+                holder[key] = copy.deepcopy(value)
 
     def _note(self, frame: FrameType, event: str, _: Any) -> None:
         code = frame.f_code
@@ -85,7 +95,12 @@ class PythonReads:
         if key in self._seen:
             return
         self._seen.add(key)
-        names = set(code.co_names)
+        # Strings too: getattr(self, "beta").
+        names = {*code.co_names, *(x for x in code.co_consts if isinstance(x, str))}
+        if code.co_freevars:
+            for function in gc.get_referrers(code):
+                if isinstance(function, FunctionType):
+                    self._take_cells(function)
         for name in names & frame.f_globals.keys():
             value = frame.f_globals[name]
             self._take(frame.f_globals, frame.f_globals.get, name, value, name)
@@ -97,6 +112,8 @@ class PythonReads:
         """Notes the attributes of an object that the code names."""
         own = getattr(owner, "__dict__", None)
         if depth > _DEEPEST or isinstance(owner, _OPAQUE) or not isinstance(own, dict):
+            return
+        if isinstance(owner, ModuleType) and self._is_of_library(owner.__dict__.get("__file__")):
             return
         holders = [own]
         if isinstance(owner, nn.Module):
@@ -120,37 +137,47 @@ class PythonReads:
         if place in self._values or isinstance(value, ModuleType):
             return
         self._alive.append(holder)
-        self._values[place] = look_up, key, _kept(value), name
+        self._values[place] = _Read(look_up, key, _kept(value), name, holder)
+
+    def _take_cells(self, function: Any) -> None:
+        """Notes a function's closure."""
+        names = getattr(getattr(function, "__code__", None), "co_freevars", ())
+        for name, cell in zip(names, getattr(function, "__closure__", None) or (), strict=False):
+            look_up = partial(getattr, cell)
+            value = look_up("cell_contents", _MISSING)
+            if value is not _MISSING:
+                self._take(cell, look_up, "cell_contents", value, name)
 
     def _skips(self, code: CodeType) -> bool:
         if code not in self._is_library:
-            file = code.co_filename
-            is_installed = file.startswith(("<frozen", *_LIBRARIES))
-            is_ours = file.startswith(str(_PACKAGE))
-            self._is_library[code] = file.startswith(_OWN) if is_ours else is_installed
+            self._is_library[code] = self._is_of_library(code.co_filename)
         return self._is_library[code]
 
-
-def _cells(function: Any) -> Iterator[tuple[str, CellType]]:
-    function = inspect.unwrap(getattr(function, "__func__", getattr(function, "func", function)))
-    names = getattr(getattr(function, "__code__", None), "co_freevars", ())
-    for name, cell in zip(names, getattr(function, "__closure__", None) or (), strict=False):
-        try:
-            cell.cell_contents  # noqa: B018
-        except ValueError:  # empty yet
-            continue
-        yield name, cell
+    @staticmethod
+    def _is_of_library(file: str | None) -> bool:
+        if file is None:
+            return False
+        if file.startswith(str(_PACKAGE)):
+            return file.startswith(_OWN)
+        return file.startswith(("<frozen", *_LIBRARIES))
 
 
 def _kept(value: Any) -> Any:
-    """Returns what a value is compared with later: of small containers and arrays, a copy."""
+    """Returns what a value is compared with later: of containers of numbers and arrays, a copy."""
     if isinstance(value, np.ndarray) and value.size <= 64:
         return value.copy()
-    if isinstance(value, dict) and all(isinstance(x, _PLAIN) for x in value.values()):
-        return dict(value)
-    if isinstance(value, list) and all(isinstance(x, _PLAIN) for x in value):
-        return list(value)
+    if isinstance(value, list | dict | set) and _is_plain(value):
+        return copy.deepcopy(value)
     return value
+
+
+def _is_plain(value: Any, depth: int = 4) -> bool:
+    """Tells whether a value is numbers and strings, in containers or not."""
+    if isinstance(value, dict):
+        value = [*value.keys(), *value.values()]
+    if isinstance(value, list | tuple | set):
+        return depth > 0 and len(value) <= 64 and all(_is_plain(x, depth - 1) for x in value)
+    return isinstance(value, _PLAIN)
 
 
 def _same(now: Any, before: Any) -> bool:
@@ -158,7 +185,7 @@ def _same(now: Any, before: Any) -> bool:
         return False
     if isinstance(before, np.ndarray):
         return bool(np.array_equal(now, before))
-    if isinstance(before, (*_PLAIN, tuple, list, dict, MethodType)):
+    if isinstance(before, (*_PLAIN, tuple, list, dict, set, MethodType)):
         try:
             return bool(now == before)
         except (RuntimeError, ValueError):  # there are tensors inside

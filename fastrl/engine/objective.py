@@ -33,10 +33,13 @@ class ClippedObjective:
         self.coefficients = clip_coef, ent_coef
         self._constants = vf_coef, clip_vloss
 
+    @property
+    def fits(self) -> bool:
+        """Whether the policy is of a kind whose loss a kernel may compute."""
+        return isinstance(self._policy, ActorCritic)
+
     def why_not(self) -> list[str]:
         """Says why the kernel does not know this distribution."""
-        if not isinstance(self._policy, ActorCritic):
-            return ["loss by autograd: no kernel knows such networks"]
         head = self._policy.head
         is_normal = isinstance(head, GaussianHead) and not head.squash
         if not isinstance(head, CategoricalHead) and not is_normal:

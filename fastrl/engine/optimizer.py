@@ -6,7 +6,7 @@ anything: a single all-reduce over `[P]`.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -23,14 +23,15 @@ class FlatParameters:
     A step of an optimiser, a norm or an all-reduce is then one operation.
     """
 
-    def __init__(self, module: nn.Module, is_trained: bool = True) -> None:
+    def __init__(self, module: nn.Module, partner: Callable[[], nn.Module] | None = None) -> None:
         """Moves the parameters into one vector.
 
         Args:
             module: stays on its device.
-            is_trained: take those that require a gradient; else all of them.
+            partner: returns a module of the same layers that is trained in its place, so that it
+                follows by moving towards that one's vector; by default it is trained itself.
         """
-        self._is_trained = is_trained
+        self._partner = partner
         self.parameters: list[nn.Parameter] = []
         self.flat = torch.empty(0)
         self.adopt(module)
@@ -60,8 +61,9 @@ class FlatParameters:
         return True
 
     def _of(self, module: nn.Module) -> list[nn.Parameter]:
-        found = module.parameters()
-        return [x for x in found if x.requires_grad] if self._is_trained else list(found)
+        trained = module if self._partner is None else self._partner()
+        pairs = zip(module.parameters(), trained.parameters(), strict=True)
+        return [mine for mine, theirs in pairs if theirs.requires_grad]
 
     def gradient(self, loss: Tensor) -> Tensor:
         """Returns the gradient of a scalar loss, `[P]`; zero where it depends on nothing."""

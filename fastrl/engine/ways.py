@@ -20,7 +20,7 @@ class Situation(NamedTuple):
     networks: Sequence[nn.Module]
     against_kernels: Sequence[str]
     """Why no native kernel computes any of the networks."""
-    lacks_memory: bool
+    lacks_memory: bool = False
     """Whether a compiler would be left to torch's own LSTM and GRU for a CPU."""
 
 
@@ -34,14 +34,18 @@ class Way(NamedTuple):
 
 
 def _against_native(situation: Situation) -> list[str]:
-    return [*_against_recorded(situation), *situation.against_kernels]
+    return list(dict.fromkeys([*_against_recorded(situation), *situation.against_kernels]))
 
 
 def _against_recorded(situation: Situation) -> list[str]:
-    """A fixed graph sees Python once, so it would call a hook once and never again."""
+    return why_not_static(situation.networks)
+
+
+def why_not_static(networks: Sequence[nn.Module]) -> list[str]:
+    """Says which hooks a fixed graph, which sees Python once, would call once and never again."""
     return [
         f"{type(module).__name__} {name} has a hook, which a fixed graph would not call".strip()
-        for network in situation.networks
+        for network in networks
         for name, module in network.named_modules()
         if any(getattr(module, hooks) for hooks in HOOKS)
         or any(parameter._backward_hooks for parameter in module.parameters(recurse=False))
