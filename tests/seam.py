@@ -11,14 +11,12 @@ from torch import Tensor
 from toy_agents import Loop, make_agent_of
 
 from fastrl import A2C, PPO, SAC, DroQ, PPORecurrent
-from fastrl.kernels.extension import HAS_DENSE
 
 ON_POLICY: dict[str, Any] = {"ppo": PPO, "a2c": A2C, "ppo_recurrent": PPORecurrent}
 OFF_POLICY: dict[str, Any] = {"sac": SAC, "droq": DroQ}
 KINDS = {**ON_POLICY, **OFF_POLICY}
 FAST = ("auto", "recorded")
 """What is compared with eager; compile is, in a test of its own."""
-NATIVE = ("native", *FAST) if HAS_DENSE else FAST
 
 _ON_POLICY = {"learning_rate": 0.01, "ent_coef": 0.01, "observation_normalization": True}
 _A2C = {"learning_rate": 0.1, "rmsprop_decay": 0.3}

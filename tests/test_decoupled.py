@@ -262,7 +262,7 @@ def test_agent_from_spaces_alone_has_no_environments():
 
 
 def test_agent_from_spaces_alone_needs_its_settings():
-    with pytest.raises(ValueError, match="cannot play Spaces"):
+    with pytest.raises(ValueError, match="cannot train on a Spaces"):
         PPO(spaces_of(PPOConfig()))
 
 

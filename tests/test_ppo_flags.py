@@ -257,7 +257,7 @@ def test_recomputed_advantages_are_those_of_the_critic_before_each_epoch(scaling
     buffer, policy = loop.buffer, loop.agent.policy
     deal, seen = buffer.minibatches, []
 
-    def watched(*key: int) -> Any:
+    def watched(*key: int, **how: Any) -> Any:
         """Compare, just before an epoch, with a plain recursion over the critic as it is."""
         with torch.no_grad():
             values = torch.stack([policy.value(obs) for obs in buffer.obs])
@@ -268,7 +268,7 @@ def test_recomputed_advantages_are_those_of_the_critic_before_each_epoch(scaling
         torch.testing.assert_close(buffer.advantages, expected)
         torch.testing.assert_close(buffer.returns, expected + values[:-1])
         seen.append((buffer.advantages.clone(), buffer.log_probs.clone()))
-        return deal(*key)
+        return deal(*key, **how)
 
     buffer.minibatches = watched
     loop.run(1)

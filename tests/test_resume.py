@@ -123,7 +123,7 @@ def stateful(request):
     return (lambda: STATEFUL) if request.param == "id" else (lambda: StatefulVectorEnv(4))
 
 
-@pytest.mark.parametrize("engine", ["off", "auto"])
+@pytest.mark.parametrize("engine", ["eager", "auto"])
 def test_resumed_run_is_bit_identical_where_envs_can_be_saved(tmp_path, stateful, engine):
     settings = {"engine": engine}
     straight = AgentTrainer().fit(agent_for(stateful(), tmp_path, **settings)).folder

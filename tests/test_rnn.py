@@ -4,6 +4,7 @@ import pytest
 import torch
 from torch import nn
 
+from fastrl.engine.native import NativeMemory
 from fastrl.kernels.extension import HAS_EXTENSION
 from fastrl.models.rnn import Memory
 
@@ -69,15 +70,15 @@ def test_kernels_give_the_outputs_and_gradients_of_the_library_s_layers(kind, al
     counts = (torch.arange(5) < alive[:, None]).unsqueeze(-1)
     wanted, results = [*memory.parameters(), inputs], []
     for given in (alive, None):
-        outputs = memory(inputs, state, given) * counts
+        run = memory if given is None else NativeMemory(memory).forward
+        outputs = run(inputs, state, given) * counts
         loss = (outputs * weights).sum() + outputs.square().sum()
         results.append([outputs, *torch.autograd.grad(loss, wanted)])
     for got, expected in zip(*results, strict=True):
         torch.testing.assert_close(got, expected, rtol=1e-4, atol=2e-5)
 
 
-def test_without_the_extension_the_library_s_layers_serve(memory, monkeypatch):
-    monkeypatch.setattr("fastrl.models.rnn.HAS_EXTENSION", False)
+def test_the_layer_itself_takes_all_steps_of_every_sequence(memory):
     inputs, state, alive = torch.randn(6, 3, 5), torch.randn(3, memory.state_size), of_lengths(6, 4)
     assert torch.equal(memory(inputs, state, alive), memory(inputs, state))
 
@@ -86,14 +87,15 @@ def test_without_the_extension_the_library_s_layers_serve(memory, monkeypatch):
 def test_kernels_follow_large_numbers_to_the_ends_of_the_gates(memory):
     inputs, state = 1e4 * torch.randn(6, 3, 5), torch.randn(3, memory.state_size)
     expected = memory(inputs, state)
-    torch.testing.assert_close(memory(inputs, state, torch.full((6,), 3)), expected)
+    run = NativeMemory(memory).forward
+    torch.testing.assert_close(run(inputs, state, torch.full((6,), 3)), expected)
 
 
 @kernels
 def test_kernels_pass_nan_on(memory):
     inputs, state = torch.zeros(6, 3, 5), torch.zeros(3, memory.state_size)
     inputs[2, 1] = torch.nan
-    outputs = memory(inputs, state, torch.full((6,), 3))
+    outputs = NativeMemory(memory).forward(inputs, state, torch.full((6,), 3))
     assert outputs[2:, 1].isnan().all() and outputs[:, ::2].isfinite().all()
 
 
@@ -102,7 +104,7 @@ def test_kernels_pass_nan_on(memory):
 def test_sequences_in_another_order_are_refused(memory, alive):
     inputs, state = torch.zeros(6, 5, 5), torch.zeros(5, memory.state_size)
     with pytest.raises(ValueError, match="alive: expected at most"):
-        memory(inputs, state, torch.tensor(alive))
+        NativeMemory(memory).forward(inputs, state, torch.tensor(alive))
 
 
 @pytest.mark.parametrize("kind", ["lstm", "gru"])

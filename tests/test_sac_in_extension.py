@@ -11,18 +11,11 @@ from fastrl.kernels.extension import HAS_DENSE
 pytestmark = pytest.mark.skipif(not HAS_DENSE, reason="no extension, or no wide vectors")
 
 
-def make_agent(kind: type[SAC] = SAC, in_extension: bool = True, **settings) -> SAC:
+def make_agent(kind: type[SAC] = SAC, engine: str = "native", **settings) -> SAC:
     """Return an agent that can take gradient steps."""
     small = {"num_envs": 4, "per_rank_batch_size": 64, "hidden_sizes": (64, 64), "num_threads": 2}
-    agent = kind("Pendulum-v1", preset="none", accelerator="cpu", **{**small, **settings})
-    if not in_extension:
-        build = agent._build_steps
-
-        def build_plainly(minibatch) -> None:
-            agent._actor_in_extension = agent._critics_in_extension = False
-            build(minibatch)
-
-        agent._build_steps = build_plainly
+    small = {**small, "engine": engine, **settings}
+    agent = kind("Pendulum-v1", preset="none", accelerator="cpu", **small)
     agent.make_buffer()
     return agent
 
@@ -34,12 +27,12 @@ def take_steps(agent: SAC, num_steps: int) -> torch.Tensor:
     fields += [torch.randn(64, 3, generator=generator), torch.randn(64, generator=generator)]
     fields += [torch.full((64,), 0.99)]
     noise = torch.randn(2, 64, 1, generator=generator)
-    with agent.learning():
+    with agent.engine.learning():
         for _ in range(num_steps):
             if isinstance(agent, DroQ):
                 masks = agent._target_masks, agent._online_masks
-                agent._critic_step(*fields, noise[0], *masks)
-                agent._actor_step(fields[0], noise[1], masks[1])
+                agent._critic_step(*fields, *noise, *masks)
+                agent._actor_step(*fields, *noise, *masks)
             else:
                 agent._full_step(*fields, *noise)
     return torch.cat([agent.actor_optimizer.flat, agent.critic_optimizer.flat])
@@ -47,7 +40,7 @@ def take_steps(agent: SAC, num_steps: int) -> torch.Tensor:
 
 @pytest.mark.parametrize("kind", [SAC, DroQ])
 def test_gradient_steps_are_those_in_torch(kind):
-    mine, plain = (take_steps(make_agent(kind, which), 5) for which in (True, False))
+    mine, plain = (take_steps(make_agent(kind, x), 5) for x in ("native", "recorded"))
     torch.testing.assert_close(mine, plain, rtol=1e-3, atol=1e-5)
     assert not torch.equal(mine, plain)  # or both went the same way
 
@@ -61,14 +54,18 @@ def test_number_of_threads_changes_no_bit():
 
 
 @pytest.mark.parametrize(
-    "settings",
-    [{"compile": "on"}, {"precision": "bf16-mixed"}, {"hidden_sizes": (1024, 8)}],
-    ids=["compiled", "mixed", "wide"],
+    ("settings", "reason"),
+    [
+        ({"precision": "bf16-mixed"}, "not in bf16-mixed"),
+        ({"hidden_sizes": (1024, 8)}, "a layer of 1024 is wider than 512"),
+    ],
+    ids=["mixed", "wide"],
 )
-def test_other_agents_stay_in_torch(settings):
-    small = {"num_envs": 4, "per_rank_batch_size": 64, "hidden_sizes": (64, 64), **settings}
-    agent = SAC("Pendulum-v1", preset="none", accelerator="cpu", **small)
-    agent._build_steps = lambda minibatch: None
-    agent.make_buffer()
-    assert not agent._actor_in_extension
-    assert not agent._critics_in_extension
+def test_networks_that_the_kernels_do_not_know_stay_in_torch(settings, reason):
+    assert reason in make_agent(engine="auto", **settings).engine.describe()
+    with pytest.raises(ValueError, match=reason):
+        make_agent(**settings)
+
+
+def test_critics_with_layer_norm_stay_in_torch_and_that_is_said():
+    assert "no layer norm" in make_agent(DroQ).engine.describe()

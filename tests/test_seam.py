@@ -14,7 +14,6 @@ import torch
 from seam import (
     FAST,
     KINDS,
-    NATIVE,
     OFF_POLICY,
     ON_POLICY,
     Put,
@@ -36,8 +35,9 @@ from fastrl.models.distributions import CategoricalHead, GaussianHead
 from fastrl.models.normalization import RunningNorm
 from fastrl.ops import losses
 
-on_fast = pytest.mark.parametrize("engine", FAST)
-on_native = pytest.mark.parametrize("engine", NATIVE)
+# `auto` is what people run; recorded graphs without kernels are compared in the longer runs.
+ENGINES = [pytest.param(x, marks=[pytest.mark.slow] if x == "recorded" else []) for x in FAST]
+on_fast = on_native = pytest.mark.parametrize("engine", ENGINES)
 of_all = pytest.mark.parametrize("name", KINDS)
 of_on_policy = pytest.mark.parametrize("name", ON_POLICY)
 
@@ -406,7 +406,7 @@ def test_an_engine_asked_for_by_name_refuses_a_hook(engine):
         agent.make_buffer()
 
 
-@pytest.mark.parametrize("engine", [*FAST, "eager"])
+@pytest.mark.parametrize("engine", [*ENGINES, "eager"])
 def test_a_hook_that_comes_while_the_agent_trains_is_refused(engine):
     with pytest.raises(ValueError, match="replaced while the agent trains"):
         ran(PPO, engine, between=double_the_output)
@@ -531,7 +531,7 @@ def test_critics_put_in_place_are_trained(name, engine):
 
 
 @pytest.mark.parametrize("put", WAYS)
-@pytest.mark.parametrize("engine", [*FAST, "eager"])
+@pytest.mark.parametrize("engine", [*ENGINES, "eager"])
 def test_weights_replaced_while_the_agent_trains_are_refused(engine, put):
     with pytest.raises(ValueError, match="replaced while the agent trains"):
         ran(PPO, engine, between=put)
@@ -942,7 +942,9 @@ def weights_of_program(program: list[str], algo: str, folder: Path) -> Tensor:
     )
 
 
-@pytest.mark.parametrize("algo", COPIED)
+@pytest.mark.parametrize(
+    "algo", [pytest.param(x, marks=[] if x == "ppo" else [pytest.mark.slow]) for x in COPIED]
+)
 def test_a_copy_of_an_algorithm_s_file_trains_what_is_written_in_it(algo, tmp_path):
     text = (Path(fastrl.__file__).parent / f"{algo}.py").read_text()
     before, after = COPIED[algo]
@@ -971,8 +973,6 @@ def freeze(agent: Any) -> None:
 @of_all
 @on_native
 def test_a_frozen_layer_stays_to_the_bit_and_the_rest_is_trained(name, engine):
-    if engine == "native" and name in OFF_POLICY:
-        pytest.skip("no kernels yet")
     found, expected = ran(KINDS[name], engine, freeze), on_eager(KINDS[name], freeze)
     frozen = {id(x) for x in first_linear(found.agent).parameters()}
     named = dict(found.agent.policy.named_parameters())
@@ -983,7 +983,7 @@ def test_a_frozen_layer_stays_to_the_bit_and_the_rest_is_trained(name, engine):
 
 
 @pytest.mark.parametrize("name", OFF_POLICY)
-@pytest.mark.parametrize("engine", [*FAST, "eager"])
+@pytest.mark.parametrize("engine", [*ENGINES, "eager"])
 def test_a_frozen_layer_of_the_critics_stays_in_them_and_in_the_targets(name, engine):
     def freeze_critics(agent: Any) -> None:
         agent.critics.weights[0].requires_grad_(False)

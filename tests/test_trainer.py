@@ -372,7 +372,8 @@ def test_learn_begins_with_the_lines_of_the_command_line_and_names_its_folder(tm
     header = describe(parse("ppo", flags.split()))
     assert "preset CartPole-v1: num_envs" in header
     assert model.result is not None
-    assert capsys.readouterr().out.startswith(f"{header}\nrun folder: {model.result.folder}\n")
+    lines = header, model.engine.describe(), f"run folder: {model.result.folder}\n"
+    assert capsys.readouterr().out.startswith("\n".join(lines))
 
 
 def test_learn_tells_what_differs_from_the_defaults_in_a_config(tmp_path, capsys):

@@ -80,7 +80,10 @@ class PythonReads:
             now = look_up(key, _MISSING)
             if now is value or _same(now, value) or not isinstance(holder, dict):
                 continue
-            if isinstance(value, _PLAIN):
+            if value is _MISSING:  # an attribute that hides one of the class
+                if isinstance(now, _PLAIN):
+                    del holder[key]
+            elif isinstance(value, _PLAIN):
                 holder[key] = value
             elif isinstance(value, list | dict | set):
                 holder[key] = copy.deepcopy(value)
