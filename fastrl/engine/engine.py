@@ -29,6 +29,7 @@ import torch
 from torch import Tensor, nn
 
 from fastrl.config.run import RunConfig
+from fastrl.engine.built import Built
 from fastrl.engine.compiling import Function, build
 from fastrl.engine.gradient_step import GradientStep, Loss
 from fastrl.engine.guards import PythonReads
@@ -60,9 +61,10 @@ class Engine:
         self._config, self._devices = config, devices
         self._way = WAYS[-1]
         self._twins: list[Twin] = []
-        self._built: list[_Built] = []
+        self._built: list[Built] = []
         self._networks: list[nn.Module] = []
         self._layers: list[Any] = []
+        self._of_layers = PythonReads()
         self._trained: Callable[[], Trained] = list
         self._torch_threads = self._pool_threads = 1
         self.notes: list[str] = []
@@ -87,6 +89,8 @@ class Engine:
         self._trained, self._networks = trained, [module for _, module in trained()]
         self._layers = self._fingerprint()
         self._built, self._twins, self.notes = [], [], []
+        self._of_layers = PythonReads()
+        self._of_layers.take_settings(self._networks)
         reasons = why_no_kernels(device, config.precision) + why_not_static(self._networks)
         for_compiler = config.engine == "compile"
         if config.engine in ("auto", "native", "compile") and not reasons:
@@ -118,6 +122,7 @@ class Engine:
         return self._build(function, example, PythonReads())
 
     @num_threads(1)
+    @torch.random.fork_rng(devices=[])
     def _build(
         self,
         function: Function,
@@ -139,7 +144,7 @@ class Engine:
         # Compiled code knows how many threads it will have.
         with in_place(self._twins), num_threads(threads or self._torch_threads):
             fast = build(function, example, mode)
-        built = _Built(function, fast, reads)
+        built = Built(function, fast, reads)
         self._built.append(built)
         return built
 
@@ -185,13 +190,14 @@ class Engine:
     def _native_acting(
         self, draw: Function, row: tuple[Tensor, ...], policy: Any
     ) -> Function | None:
-        if policy is None or not self._twins or NativeActing.why_not(policy):
+        has_twin = any(twin.module is policy for twin in self._twins)
+        if not has_twin or NativeActing.why_not(policy):
             return None
         reads = PythonReads()
         if not acts_alike(draw, row, policy, reads):
-            self.notes.append("acting: `draw_actions` is not what the kernel draws")
+            self.notes.append("acting: the kernel does not draw what `draw_actions` draws")
             return None
-        built = _Built(draw, NativeActing(policy, len(row[0])), reads)
+        built = Built(draw, NativeActing(policy, len(row[0])), reads)
         self._built.append(built)
         return built
 
@@ -225,6 +231,7 @@ class Engine:
         return run
 
     @num_threads(1)
+    @torch.random.fork_rng(devices=[])
     def gradient_step(
         self,
         loss: Loss,
@@ -265,7 +272,7 @@ class Engine:
     ) -> Function:
         """Builds a part of a step; if it has to run as it is, so does the loss in it."""
         built = self._build(function, example, reads)
-        if isinstance(built, _Built):
+        if isinstance(built, Built):
             built.on_change = step.use_loss
         elif self._way.name != "eager":
             step.use_loss()
@@ -294,6 +301,11 @@ class Engine:
                 "parameter.data.copy_(...), and replace layers before `learn`"
             )
         changes = []
+        if change := self._of_layers.changed():  # a dropout's rate, say, or `eval()`
+            changes.append(change)
+            self._of_layers = PythonReads()
+            for built in self._built:
+                built.fall_back()
         for built in self._built:
             if built.fast is not None and (change := built.reads.changed()):
                 built.fall_back()
@@ -328,19 +340,3 @@ class Engine:
             words += f", {threads} threads"
         notes = "; ".join(dict.fromkeys(self.notes))
         return f"engine: {words}{f' ({notes})' if notes else ''}"
-
-
-class _Built:
-    """A function in its fast form, and as it was written, should what it read change."""
-
-    def __init__(self, function: Function, fast: Function, reads: PythonReads) -> None:
-        self.function, self.fast, self.reads = function, fast, reads
-        self.on_change: Callable[[], None] = lambda: None
-        self._run = fast
-
-    def fall_back(self) -> None:
-        self.on_change()
-        self.fast, self._run = None, self.function
-
-    def __call__(self, *arguments: Tensor) -> Any:
-        return self._run(*arguments)

@@ -13,7 +13,7 @@ import gc
 import inspect
 import sys
 import sysconfig
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
@@ -65,6 +65,15 @@ class PythonReads:
             yield
         finally:
             sys.setprofile(None)
+
+    def take_settings(self, networks: Sequence[nn.Module]) -> None:
+        """Notes the numbers and words that layers have as attributes, a library's layers too."""
+        for network in networks:
+            for name, module in network.named_modules():
+                own = vars(module)
+                for key, value in own.items():
+                    if isinstance(value, _PLAIN) and not key.startswith("_"):
+                        self._take(own, own.get, key, value, f"{name or 'network'}.{key}")
 
     def changed(self) -> str | None:
         """Names the first value that is another now: "self.beta changed from 0.1 to 1.0"."""

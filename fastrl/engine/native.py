@@ -40,7 +40,7 @@ class Twin(NamedTuple):
 
 
 class NativeForm(Protocol):
-    """What the kernels make of one module."""
+    """How the kernels compute one module."""
 
     def why_not(self) -> list[str]:
         """Says which of the module's parts the kernels do not know."""
@@ -56,8 +56,12 @@ def in_place(twins: Sequence[Twin]) -> Iterator[None]:
     """Lets the twins stand in for the methods, for as long as a graph is built."""
     with ExitStack() as stack:
         for twin in twins:
-            twin.module.__dict__[twin.method] = twin.function
-            stack.callback(twin.module.__dict__.pop, twin.method)
+            own = twin.module.__dict__
+            if twin.method in own:  # somebody's own function, which did the same
+                stack.callback(own.__setitem__, twin.method, own[twin.method])
+            else:
+                stack.callback(own.pop, twin.method)
+            own[twin.method] = twin.function
         yield
 
 
@@ -197,7 +201,8 @@ class NativeCritics:
 
     def forward(self, obs: Tensor, actions: Tensor, masks: Tensor | None = None) -> Tensor:
         """As `Critics.forward`."""
-        assert masks is None
+        if masks is not None:
+            return type(self._critics).forward(self._critics, obs, actions, masks)
         x = torch.cat([obs.float(), actions], 1)
         weights, biases = list(self._critics.weights), list(self._critics.biases)
         return dense_stack(x, weights, biases, "relu").squeeze(-1)

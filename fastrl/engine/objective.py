@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from fastrl.engine.optimizer import FlatOptimizer
-from fastrl.engine.probe import NUM_ROWS, random_rows
+from fastrl.engine.probe import FAR, NUM_ROWS, random_rows
 from fastrl.kernels.objective import clipped_gradient
 from fastrl.models.actor_critic import ActorCritic
 from fastrl.models.distributions import CategoricalHead, GaussianHead
@@ -47,7 +47,7 @@ class ClippedObjective:
         return []
 
     def gradient(self, batch: Any, optimizer: FlatOptimizer) -> tuple[Tensor, Tensor]:
-        """Returns the loss's gradient `[P]` and the five metrics before it, as `PPO.loss`."""
+        """Returns the loss's gradient `[P]` and its five metrics, in the order of `PPO.loss`."""
         outputs, values = self._policy.outputs_and_values(batch.obs)
         rows = batch.actions, batch.log_probs, batch.advantages, batch.returns, batch.values
         log_std, num_choices = self._policy.head.log_std, self._policy.head.num_choices
@@ -72,7 +72,14 @@ class ClippedObjective:
         def normal(width: float = 1.0) -> Tensor:
             return torch.randn(num_rows, generator=generator) * width
 
+        def wide() -> Tensor:
+            if not is_far:
+                return normal()
+            return normal() * 10 ** (4 * torch.rand(num_rows, generator=generator) - 2)
+
+        is_far = generator.initial_seed() == FAR
         old_values = values + normal(0.3)
         weights = (torch.rand(num_rows, generator=generator) > 0.1).float()
-        fields = log_probs + normal(0.3), old_values, normal(), old_values + normal()
+        log_ratios = normal(3.0 if is_far else 0.3)
+        fields = log_probs + log_ratios, old_values, wide(), old_values + wide()
         return obs, actions, *fields, weights / weights.sum()

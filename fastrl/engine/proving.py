@@ -1,4 +1,4 @@
-"""Which native twins may run: those that give what the functions give in whose place they stand."""
+"""Decides which native twins may run: those that equal the functions that they replace."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ from fastrl.engine.native import Twin, native_forms
 from fastrl.engine.native_acting import NativeActing
 from fastrl.engine.objective import ClippedObjective
 from fastrl.engine.probe import NUM_ROWS, differences, outputs_and_gradients, random_rows
+from fastrl.engine.rehearsal import NotStaticError, rehearse
 
 
 def proven_twins(
@@ -70,6 +71,8 @@ def acts_alike(draw: Function, row: tuple[Tensor, ...], policy: Any, reads: Pyth
         return lambda *given: (function(*given), given[2])
 
     kernel, state = NativeActing(policy, NUM_ROWS), _state_of([policy])
+    if rehearse(draw, row):  # it fills something beside its arguments
+        return False
     with reads.watch(draw), torch.no_grad():
         return not differences(both(draw), both(kernel), arguments, state, ())
 
@@ -95,6 +98,11 @@ def why_not_objective(
     if reasons := twin.why_not():
         return reasons
     kind, optimizer = type(example), step.optimizer
+    try:
+        if rehearse(lambda *fields: step.gradient_of_loss(kind(*fields)), tuple(example)):
+            return ["loss by autograd: it changes tensors in place"]
+    except NotStaticError:
+        return ["loss by autograd: it reads tensors' values in Python"]
     with reads.watch(loss):
         different = differences(
             lambda *fields: step.gradient_of_loss(kind(*fields)),
@@ -105,7 +113,7 @@ def why_not_objective(
         )
     if not different:
         return []
-    return ["loss by autograd: it is not the one that the kernel computes"]
+    return ["loss by autograd: the kernel computes another one"]
 
 
 def _state_of(networks: Sequence[nn.Module]) -> list[Tensor]:

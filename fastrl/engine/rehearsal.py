@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import random
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
@@ -24,26 +26,35 @@ _READS = (
 )
 
 
-def rehearse(function: Function, example: tuple[Tensor, ...]) -> None:
+def rehearse(function: Function, example: tuple[Tensor, ...]) -> int:
     """Runs a function on copies of its arguments, and puts back what it changed in place.
+
+    Returns:
+        How many tensors it changed beside its arguments.
 
     Raises:
         NotStaticError: it depends on a tensor's value in Python.
     """
     with torch.no_grad():
         arguments = [tensor.clone() for tensor in example]
-    rehearsal = _Rehearsal()
+    rehearsal = _Rehearsal(arguments)
+    drawn = _draws()
     try:
         with rehearsal, _NoNumpy():
             function(*arguments)
+        num_changed = rehearsal.num_changed
     finally:
         rehearsal.undo()
+    if drawn != _draws():
+        raise NotStaticError("it draws from Python's or NumPy's generator; torch's can be recorded")
+    return num_changed
 
 
 class _Rehearsal(TorchDispatchMode):
-    def __init__(self) -> None:
+    def __init__(self, arguments: list[Tensor]) -> None:
         super().__init__()
-        self._made: dict[int, Tensor] = {}  # by memory; kept, so that no other takes its place
+        # By memory; kept, so that no other takes its place.
+        self._made = {_memory(tensor): tensor for tensor in arguments}
         self._before: dict[tuple[Any, ...], tuple[Tensor, Tensor]] = {}
 
     @classmethod
@@ -72,6 +83,11 @@ class _Rehearsal(TorchDispatchMode):
                 if place not in self._before:
                     self._before[place] = tensor.detach(), tensor.detach().clone()
 
+    @property
+    def num_changed(self) -> int:
+        """How many tensors that this run did not make were written to."""
+        return sum(not _same(tensor, value) for tensor, value in self._before.values())
+
     @torch.no_grad()
     def undo(self) -> None:
         for tensor, value in reversed(self._before.values()):
@@ -85,6 +101,17 @@ class _NoNumpy(TorchFunctionMode):
         if func in (Tensor.tolist, Tensor.numpy, Tensor.__array__):
             raise NotStaticError(_READS)
         return func(*args, **(kwargs or {}))
+
+
+def _draws() -> tuple[Any, ...]:
+    """Returns what changes when Python's or NumPy's global generator is drawn from."""
+    state: Any = np.random.get_state()
+    return random.getstate(), state[2], state[1][0]
+
+
+def _same(tensor: Tensor, other: Tensor) -> bool:
+    """Tells whether all numbers are the same; NaN is NaN."""
+    return bool(((tensor == other) | ((tensor != tensor) & (other != other))).all())
 
 
 def _memory(tensor: Tensor) -> int:
