@@ -30,7 +30,7 @@ def rehearse(function: Function, example: tuple[Tensor, ...]) -> int:
     """Runs a function on copies of its arguments, and puts back what it changed in place.
 
     Returns:
-        How many tensors it changed beside its arguments.
+        How often it wrote to a tensor that is not one of its arguments.
 
     Raises:
         NotStaticError: it depends on a tensor's value in Python.
@@ -42,12 +42,11 @@ def rehearse(function: Function, example: tuple[Tensor, ...]) -> int:
     try:
         with rehearsal, _NoNumpy():
             function(*arguments)
-        num_changed = rehearsal.num_changed
     finally:
         rehearsal.undo()
     if drawn != _draws():
         raise NotStaticError("it draws from Python's or NumPy's generator; torch's can be recorded")
-    return num_changed
+    return rehearsal.num_written
 
 
 class _Rehearsal(TorchDispatchMode):
@@ -55,6 +54,7 @@ class _Rehearsal(TorchDispatchMode):
         super().__init__()
         # By memory; kept, so that no other takes its place.
         self._made = {_memory(tensor): tensor for tensor in arguments}
+        self.num_written = 0  # of tensors that this run did not make
         self._before: dict[tuple[Any, ...], tuple[Tensor, Tensor]] = {}
 
     @classmethod
@@ -67,6 +67,10 @@ class _Rehearsal(TorchDispatchMode):
             raise NotStaticError(_READS)
         if func._schema.is_mutable:
             self._keep((args, kwargs))
+            for given, wanted in zip(args, func._schema.arguments, strict=False):
+                if wanted.alias_info is not None and wanted.alias_info.is_write:
+                    parts = [x for x in tree_leaves(given) if isinstance(x, Tensor)]
+                    self.num_written += sum(_memory(x) not in self._made for x in parts)
         result = func(*args, **(kwargs or {}))
         if not func._schema.is_mutable:
             given = {_memory(x) for x in tree_leaves((args, kwargs)) if isinstance(x, Tensor)}
@@ -82,11 +86,6 @@ class _Rehearsal(TorchDispatchMode):
                 place = tensor.data_ptr(), tensor.shape, tensor.stride(), tensor.dtype
                 if place not in self._before:
                     self._before[place] = tensor.detach(), tensor.detach().clone()
-
-    @property
-    def num_changed(self) -> int:
-        """How many tensors that this run did not make were written to."""
-        return sum(not _same(tensor, value) for tensor, value in self._before.values())
 
     @torch.no_grad()
     def undo(self) -> None:
@@ -107,11 +106,6 @@ def _draws() -> tuple[Any, ...]:
     """Returns what changes when Python's or NumPy's global generator is drawn from."""
     state: Any = np.random.get_state()
     return random.getstate(), state[2], state[1][0]
-
-
-def _same(tensor: Tensor, other: Tensor) -> bool:
-    """Tells whether all numbers are the same; NaN is NaN."""
-    return bool(((tensor == other) | ((tensor != tensor) & (other != other))).all())
 
 
 def _memory(tensor: Tensor) -> int:
