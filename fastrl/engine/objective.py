@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from fastrl.engine.optimizer import FlatOptimizer
-from fastrl.engine.probe import FAR, NUM_ROWS, random_rows
+from fastrl.engine.probe import FAR_SCALE, NUM_ROWS, random_rows
 from fastrl.kernels.objective import clipped_gradient
 from fastrl.models.actor_critic import ActorCritic
 from fastrl.models.distributions import CategoricalHead, GaussianHead
@@ -77,7 +77,7 @@ class ClippedObjective:
                 return normal()
             return normal() * 10 ** (4 * torch.rand(num_rows, generator=generator) - 2)
 
-        is_far = generator.initial_seed() == FAR
+        is_far = generator.initial_seed() == int(FAR_SCALE * 1000)
         old_values = values + normal(0.3)
         weights = (torch.rand(num_rows, generator=generator) > 0.1).float()
         log_ratios = normal(3.0 if is_far else 0.3)

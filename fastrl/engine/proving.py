@@ -15,7 +15,7 @@ from fastrl.engine.guards import PythonReads
 from fastrl.engine.native import Twin, native_forms
 from fastrl.engine.native_acting import NativeActing
 from fastrl.engine.objective import ClippedObjective
-from fastrl.engine.probe import NUM_ROWS, differences, outputs_and_gradients, random_rows
+from fastrl.engine.probe import FAR_SCALE, NUM_ROWS, differences, outputs_and_gradients, random_rows
 from fastrl.engine.rehearsal import NotStaticError, rehearse
 
 
@@ -98,18 +98,19 @@ def why_not_objective(
     if reasons := twin.why_not():
         return reasons
     kind, optimizer = type(example), step.optimizer
-    try:
-        if rehearse(lambda *fields: step.gradient_of_loss(kind(*fields)), tuple(example)):
-            return ["loss by autograd: it changes tensors in place"]
-    except NotStaticError:
-        return ["loss by autograd: it reads tensors' values in Python"]
     with reads.watch(loss):
+        try:
+            if rehearse(lambda *fields: step.gradient_of_loss(kind(*fields)), tuple(example)):
+                return ["loss by autograd: it changes tensors in place"]
+        except NotStaticError:
+            return ["loss by autograd: it reads tensors' values in Python"]
         different = differences(
             lambda *fields: step.gradient_of_loss(kind(*fields)),
             lambda *fields: twin.gradient(kind(*fields), optimizer),
             partial(twin.draw, example),
             [*_state_of(networks), *twin.coefficients],
             ("gradient", "metrics"),
+            (0.1, 1.0, FAR_SCALE),
         )
     if not different:
         return []
