@@ -67,6 +67,19 @@ def test_a_loss_that_changes_a_tensor_in_place_runs_as_it_is():
     assert agent.seen != 0
 
 
+class Looking(PPO):
+    """Acts by a branch on a value."""
+
+    def draw_actions(self, obs: Tensor, noise: Tensor, actions: Tensor) -> Tensor:
+        return super().draw_actions(obs, noise if obs.sum() > 0 else -noise, actions)
+
+
+def test_acting_that_looks_at_values_runs_eagerly():
+    loop = Loop(make_agent_of(Looking, "box", engine="auto"))
+    assert "reads a tensor's value" in loop.agent.engine.describe()
+    loop.run(1)
+
+
 class Drawing(PPO):
     """Draws a number of Python's for each minibatch."""
 

@@ -93,9 +93,8 @@ def moved(state: Sequence[Tensor], scale: float, generator: torch.Generator) -> 
     before = [x.clone() for x in floats]
     try:
         for x in floats:
-            step = torch.rand(
-                x.shape, generator=generator, dtype=x.dtype
-            )  # positive: a variance is
+            # Positive, because variances must stay so; weights go both ways.
+            step = torch.rand(x.shape, generator=generator, dtype=x.dtype)
             if x.dim() > 1:
                 step = (2 * step - 1) * (3 / x.shape[-1]) ** 0.5
             x.add_(step.to(x.device), alpha=scale)
