@@ -73,7 +73,7 @@ def test_one_number_in_a_hundred_that_is_off_is_found(size):
 
 def test_a_small_metric_beside_a_large_one_is_compared_too():
     metrics = torch.tensor([1.0, 5.0, -0.01, 2e-3])
-    wrong = metrics * torch.tensor([1, 1, 1, 1.05])
+    wrong = metrics * torch.tensor([1, 1, 1, 1.1])
     assert differences(lambda: metrics, lambda: wrong, lambda _: (), [], ()) == ["result 0"]
 
 
