@@ -27,6 +27,7 @@ from torch import nn
 _PLAIN = (int, float, complex, bool, str, bytes, type(None), torch.dtype, torch.device)
 _OPAQUE = (torch.Tensor, np.ndarray, type, FunctionType, MethodType, *_PLAIN)
 _OF_CLASSES = (*_PLAIN, FunctionType, property)
+_COMPREHENSIONS = ("<listcomp>", "<setcomp>", "<dictcomp>", "<genexpr>")
 _DEEPEST = 3  # attributes of attributes of attributes
 _MISSING = object()
 # Code that nobody changes while a run goes on: installed libraries, and how fastrl runs things.
@@ -109,7 +110,8 @@ class PythonReads:
         self._seen.add(key)
         # Strings too: getattr(self, "beta").
         names = {*code.co_names, *(x for x in code.co_consts if isinstance(x, str))}
-        if code.co_freevars:
+        # What a comprehension sees of its function are local variables; finding it takes long.
+        if code.co_freevars and code.co_name not in _COMPREHENSIONS:
             for function in gc.get_referrers(code):
                 if isinstance(function, FunctionType):
                     self._take_cells(function)

@@ -67,15 +67,30 @@ class FlatParameters:
 
     def gradient(self, loss: Tensor) -> Tensor:
         """Returns the gradient of a scalar loss, `[P]`; zero where it depends on nothing."""
-        return self.gradient_through([loss], None)
-
-    def gradient_through(
-        self, outputs: Sequence[Tensor], d_outputs: Sequence[Tensor] | None
-    ) -> Tensor:
-        """Returns the gradient `[P]` of a loss whose gradient by `outputs` is `d_outputs`."""
-        gradients = torch.autograd.grad(outputs, self.parameters, d_outputs, materialize_grads=True)
+        gradients = torch.autograd.grad(loss, self.parameters, materialize_grads=True)
         with torch.no_grad():
             return flatten_gradients(gradients, self.parameters)
+
+    def gradient_through(self, outputs: Sequence[Tensor], d_outputs: Sequence[Tensor]) -> Tensor:
+        """Returns the gradient `[P]` of a loss whose gradient by `outputs` is `d_outputs`."""
+        return self.gradient(_ScalarWithGradient.apply(d_outputs, *outputs))  # pyright: ignore
+
+
+class _ScalarWithGradient(torch.autograd.Function):
+    """A scalar whose gradient by some tensors is known; its value is 0.
+
+    `torch.autograd.grad` takes gradients of outputs too, but at the first of them it imports a
+    library for symbolic shapes, which takes a third of a second.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, gradients: Sequence[Tensor], *outputs: Tensor) -> Tensor:
+        ctx.gradients = gradients
+        return outputs[0].new_zeros(())
+
+    @staticmethod
+    def backward(ctx: Any, _: Tensor) -> tuple[Tensor | None, ...]:  # pyright: ignore
+        return None, *ctx.gradients
 
 
 class FlatOptimizer(FlatParameters):

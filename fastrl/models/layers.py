@@ -106,7 +106,7 @@ def _follows(second: Tensor, first: Tensor) -> bool:
 
 def _memory_order(tensor: Tensor) -> list[int]:
     """Returns the dimensions, that of the largest steps through memory first."""
-    return sorted(range(tensor.dim()), key=lambda dim: (-tensor.stride(dim), dim))
+    return sorted(range(tensor.dim()), key=tensor.stride().__getitem__, reverse=True)
 
 
 def _in_memory_order(tensor: Tensor, like: Tensor) -> Tensor:
