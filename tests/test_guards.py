@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import cProfile
 import sys
 from collections.abc import Callable
 from types import ModuleType, SimpleNamespace
@@ -199,17 +200,27 @@ def test_watching_ends_though_the_function_raises():
     assert sys.getprofile() is None
 
 
-def test_a_profiler_of_somebody_else_is_left_alone():
+def test_a_profiler_of_somebody_else_stands_back_while_python_is_watched():
     seen: list[str] = []
 
     def profile(frame: Any, event: str, _: Any) -> None:
         seen.append(event)
 
-    model = Model()
     sys.setprofile(profile)
     try:
-        watched(lambda: model(torch.ones(1, 2)))
+        model, reads = model_and_reads()
         assert sys.getprofile() is profile
     finally:
         sys.setprofile(None)
     assert seen
+    model.beta = 0.2
+    assert reads.changed() == "self.beta changed from 0.1 to 0.2"
+
+
+def test_a_change_is_seen_under_cprofile_too():
+    with cProfile.Profile() as profiler:
+        model, reads = model_and_reads()
+        model.beta = 0.2
+        assert reads.changed() is not None
+    profiler.create_stats()
+    assert any(name == "changed" for _, _, name in profiler.stats)  # it went on measuring

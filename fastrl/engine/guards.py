@@ -58,14 +58,17 @@ class PythonReads:
     def watch(self, function: Callable[..., Any]) -> Iterator[None]:
         """Notes what `function`, called in this block, and the functions that it calls read."""
         self._take_cells(inspect.unwrap(getattr(function, "__func__", function)))
-        if sys.getprofile() is not None:  # somebody measures this program; there is room for one
-            yield
-            return
+        profiler = sys.getprofile()  # somebody measures this program, and there is room for one
+        is_builtin = hasattr(profiler, "disable")  # cProfile's, which goes by its own switch
+        if is_builtin:
+            profiler.disable()
         sys.setprofile(self._note)
         try:
             yield
         finally:
-            sys.setprofile(None)
+            sys.setprofile(None if is_builtin else profiler)
+            if is_builtin:
+                profiler.enable()
 
     def take_settings(self, networks: Sequence[nn.Module]) -> None:
         """Notes the numbers and words that layers have as attributes, a library's layers too."""
