@@ -44,6 +44,9 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
     )
     parser.add_argument("--env-id", help="task to evaluate on (default: the run's)")
     parser.add_argument(
+        "--trust", action="store_true", help="import code that the files name, whoever wrote them"
+    )
+    parser.add_argument(
         "--video", action="store_true", help="record a video of one episode (mp4 and GIF)"
     )
     parser.add_argument("--json", action="store_true", help="print a line of JSON")
@@ -58,7 +61,7 @@ def _run(arguments: argparse.Namespace) -> int:
     if arguments.video:
         check_packages()
     videos = saved.videos.absolute()  # now: an environment may change the current folder
-    agent = load_agent(saved, arguments.env_id)
+    agent = load_agent(saved, arguments.env_id, arguments.trust)
     seed = agent.config.seed if arguments.seed is None else arguments.seed
     try:
         env = fresh_env(agent, min(arguments.episodes, MAX_ENVS), "eval", seed)

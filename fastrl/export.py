@@ -179,6 +179,9 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
     )
     parser.add_argument("--env-id", help="task that defines the spaces (default: the run's)")
     parser.add_argument(
+        "--trust", action="store_true", help="import code that the files name, whoever wrote them"
+    )
+    parser.add_argument(
         "--out", type=Path, help="file to write (default: policy.<suffix> in the run folder)"
     )
     return parser.parse_args(argv)
@@ -192,7 +195,7 @@ def _run(arguments: argparse.Namespace) -> int:
     from fastrl.training.agent import HasMemory
 
     target = path.absolute()  # now: an environment may change the current folder
-    agent: Any = load_agent(saved, arguments.env_id)
+    agent: Any = load_agent(saved, arguments.env_id, arguments.trust)
     envs = agent.envs
     try:
         if isinstance(agent, HasMemory):

@@ -14,6 +14,9 @@ CHANGEABLE = (
     "--num-nodes, --rank-timeout"
 )
 
+# How training begins: a checkpoint's weights, temperature and random state come in their place.
+BEGINNINGS = ("seed", "ortho_init", "log_std_init", "alpha")
+
 Config = TypeVar("Config", bound=RunConfig)
 
 
@@ -52,6 +55,26 @@ def resumed(saved: Config, changes: dict[str, Any], run: str) -> Config:
     if now != before and isinstance(saved, SACConfig):
         shares["buffer_size"] = saved.buffer_size * before // now
     return saved.replace(**changes, **shares)
+
+
+def check_beginnings(config: RunConfig, saved: Any, source: object, *allowed: str) -> None:
+    """Raises ValueError for a setting that a checkpoint's state would silently override.
+
+    Args:
+        config: the settings that are asked for.
+        saved: those in the checkpoint, plain.
+        source: the checkpoint, for errors.
+        *allowed: settings that take effect nevertheless.
+    """
+    before = saved if isinstance(saved, dict) else {}
+    for name in set(BEGINNINGS) - {*allowed}:
+        if hasattr(config, name) and before.get(name, getattr(config, name)) != getattr(
+            config, name
+        ):
+            raise ValueError(
+                f"{name}={spell(getattr(config, name))} has no effect: {source} began with "
+                f"{spell(before[name])}, and it goes on from there"
+            )
 
 
 def spell(value: object) -> str:
