@@ -25,6 +25,7 @@ from fastrl.envs.vector import Spaces, VectorEnv
 from fastrl.presets import id_of, resolve
 from fastrl.processes.devices import Devices, make_devices
 from fastrl.processes.errors import one_line
+from fastrl.processes.memory import check_memory
 from fastrl.runs.checkpoint import Checkpoints, load_checkpoint, save_checkpoint
 from fastrl.runs.fitting import check_fits, first_not_finite, naming
 from fastrl.runs.folder import expanded, open_run_folder, working_folder
@@ -84,6 +85,7 @@ class BaseAgent:
             if id_of(env) not in ("", config.env_id):
                 config = config.replace(env_id=id_of(env))
             self._command = Command(config=config, explicit=config.unlike_defaults())
+        check_memory(config)
         keep_freed_memory()
         self.config = config
         self.start_folder = working_folder()

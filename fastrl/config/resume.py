@@ -67,13 +67,12 @@ def check_beginnings(config: RunConfig, saved: Any, source: object, *allowed: st
         *allowed: settings that take effect nevertheless.
     """
     before = saved if isinstance(saved, dict) else {}
-    for name in set(BEGINNINGS) - {*allowed}:
-        if hasattr(config, name) and before.get(name, getattr(config, name)) != getattr(
-            config, name
-        ):
+    for name in BEGINNINGS:
+        now = getattr(config, name, None)
+        if name not in allowed and now is not None and before.get(name, now) != now:
             raise ValueError(
-                f"{name}={spell(getattr(config, name))} has no effect: {source} began with "
-                f"{spell(before[name])}, and it goes on from there"
+                f"{name}={spell(now)} has no effect: {source} began with {spell(before[name])} and "
+                "goes on from there"
             )
 
 

@@ -217,6 +217,14 @@ class RunConfig:
         Raises:
             ValueError: an unknown name, a value of the wrong type or out of range.
         """
+        return cls(**cls.typed(values, source))
+
+    @classmethod
+    def typed(cls, values: dict[str, Any], source: str) -> dict[str, Any]:
+        """Returns settings as the types that they have here; arguments and errors as `from_dict`.
+
+        Whether they are in range and go together is not checked.
+        """
         if "compile" in values:  # its name before version 0.2
             values = {"engine": _ENGINE_OF_COMPILE.get(values["compile"], "auto"), **values}
             del values["compile"]
@@ -228,7 +236,7 @@ class RunConfig:
                 settings[name] = as_kind(kinds[name], value)
             except ValueError as error:
                 raise ValueError(f"{source}: {name} {error}") from error
-        return cls(**settings)
+        return settings
 
 
 def documentation(*config_classes: type) -> dict[str, str]:

@@ -74,7 +74,6 @@ def check_named(
     settings: Mapping[str, Any],
     signature: Any,
     source: object,
-    *,
     trust: bool = False,
     named_again: Collection[str] = (),
 ) -> None:
