@@ -234,7 +234,8 @@ class OffPolicyAgent(BaseAgent):
         """Raises ValueError if this is no ring of as many rows of what is played here."""
         valid = state.get("valid") if isinstance(state, dict) else None
         is_ring = isinstance(valid, Tensor) and valid.ndim == 2 and valid.numel() > 0
-        space, size = self.observation_space, tuple(valid.shape) if is_ring else (1, 1)
+        size = tuple(valid.shape) if isinstance(valid, Tensor) and is_ring else (1, 1)
+        space = self.observation_space
         obs = torch.from_numpy(np.zeros((), space.dtype)).expand(*size, *space.shape)
         number, flag = torch.zeros(()).expand(size), torch.zeros((), dtype=torch.bool).expand(size)
         actions = torch.zeros(()).expand(*size, self.policy.num_actions)

@@ -9,6 +9,8 @@ import types
 from typing import Any, Literal, cast, get_args, get_origin
 
 import yaml
+from yaml.composer import ComposerError
+from yaml.constructor import ConstructorError
 
 _MOST_TOLD = 200  # characters of what is wrong
 _MOST_CHARACTERS = 100_000  # that a file of settings may have
@@ -24,7 +26,7 @@ class ConfigLoader(yaml.SafeLoader):
         """Composes a node; raises ComposerError for an alias."""
         if self.check_event(yaml.AliasEvent):
             event = self.peek_event()
-            raise yaml.composer.ComposerError(
+            raise ComposerError(
                 None,
                 None,
                 f"settings may not have aliases such as *{event.anchor}",
@@ -38,7 +40,7 @@ class ConfigLoader(yaml.SafeLoader):
         for key, _ in node.value:
             if key.value in names and isinstance(key, yaml.ScalarNode):
                 problem = f"{key.value!r} is set twice"
-                raise yaml.constructor.ConstructorError(None, None, problem, key.start_mark)
+                raise ConstructorError(None, None, problem, key.start_mark)
             if isinstance(key, yaml.ScalarNode):
                 names.add(key.value)
         return super().construct_mapping(node, deep)

@@ -159,7 +159,8 @@ def _gymnasium_maker(
         except (Exception, SystemExit) as error:  # foreign code may raise anything
             what = f"{type(error).__name__}: {error}{own_line(error)}"
             raise EnvError(f"{env_id!r}: importing {module_name!r} raised {what}") from error
-        if callable(maker := getattr(module, name, None)):
+        if callable(getattr(module, name, None)):
+            maker = getattr(module, name)
             _check_maker(env_id, maker)
             return partial(maker, **env_kwargs)
         # As in gymnasium, "module:Id-v0" imports a module that registers the id.

@@ -269,6 +269,8 @@ def _check_plain(path: Path, state: dict[str, Any]) -> None:
         count += 1
         if isinstance(value, dict):
             pending += [*value.keys(), *value.values()]
+            if not all(type(name) in (str, int) for name in value):
+                raise ValueError(f"{path} is not a fastrl checkpoint: its names are no texts")
         elif isinstance(value, list | tuple):
             pending += value
         elif isinstance(value, torch.Tensor):

@@ -123,10 +123,14 @@ def restored_counters(restored: dict[str, Any]) -> Counters:
 
 
 def _is_alike(value: Any, default: Any) -> bool:
-    """Returns whether a value has the form of the default: a number, list or dict of numbers."""
+    """Returns whether a value has the form of the default: a number, list or dict of numbers.
+
+    Lists that begin empty may have any length.
+    """
     if isinstance(default, dict | list):
         numbers = value.values() if isinstance(value, dict) else value
-        return type(value) is type(default) and all(_is_alike(number, 0.0) for number in numbers)
+        is_alike = type(value) is type(default) and len(value) == (len(default) or len(value))
+        return is_alike and all(_is_alike(number, 0.0) for number in numbers)
     if type(default) is int:
         return type(value) is int and 0 <= value < 2**63
     return type(value) in (int, float)
