@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from fastrl.agents.load import find_saved, load_agent
+from fastrl.config.run import MOST_EPISODES
 from fastrl.processes.errors import Parser, exit_status
 from fastrl.runs.video import check_packages
 from fastrl.training.film import record
@@ -51,8 +52,10 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
     )
     parser.add_argument("--json", action="store_true", help="print a line of JSON")
     arguments = parser.parse_args(argv)
-    if arguments.episodes < 1:
-        raise ValueError(f"--episodes is {arguments.episodes}; it must be at least 1")
+    if not 1 <= arguments.episodes <= MOST_EPISODES:
+        raise ValueError(
+            f"--episodes is {arguments.episodes}; it must be at least 1 and at most {MOST_EPISODES}"
+        )
     return arguments
 
 

@@ -198,6 +198,23 @@ def test_value_of_another_kind_is_refused_before_any_is_taken(saved):
     assert_equal(agent.state_dict(), before)
 
 
+@pytest.mark.parametrize("kind", [SAC, DroQ])
+def test_replay_of_another_kind_is_refused_before_any_is_taken(kind):
+    small = {"num_envs": 2, "hidden_sizes": (4,), "accelerator": "cpu", "engine": "eager"}
+    agent = kind("Pendulum-v1", preset="none", buffer_size=100, **small)
+    agent.make_buffer()
+    state = agent.state_dict()
+    agent.load_state_dict(state)
+    for place in leaves({"replay": state["replay"]}):
+        for wrong in [*WRONG, torch.zeros(9, 2, dtype=torch.bool), torch.zeros(1, 2, 9)]:
+            if place == ("replay",) and wrong is None:
+                continue
+            with pytest.raises(
+                ValueError, match="the checkpoint does not fit this agent: its repl"
+            ):
+                agent.load_state_dict(put(state, place, wrong))
+
+
 def test_value_of_another_kind_is_told_with_file_and_place(saved, tmp_path):
     kind, whole = saved
     state = load_checkpoint(whole)

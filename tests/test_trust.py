@@ -148,6 +148,15 @@ def test_signature_is_of_the_code_and_of_its_arguments(run, module, command, cha
     assert not (module / "imported").exists()
 
 
+def test_link_in_the_folder_of_a_run_is_not_written_through(run, tmp_path, capsys):
+    (tmp_path / "mine").write_text("as it was")
+    (run / "metrics.csv").unlink()
+    (run / "metrics.csv").symlink_to(tmp_path / "mine")
+    assert by_resume(run) == 2
+    assert "metrics.csv is a link; only a regular file may be replaced" in refusal(capsys)
+    assert (tmp_path / "mine").read_text() == "as it was"
+
+
 def test_signature_that_is_taken_away_or_of_another_kind_signs_nothing(run, module):
     path = run / "checkpoints" / "last.pt"
     state = load_checkpoint(path)
@@ -279,6 +288,6 @@ def test_key_that_others_may_know_signs_nothing(home, spoil, caplog):
 def test_run_goes_on_unsigned_where_no_key_can_be_written(home, caplog):
     home.write_text("a file where the folder should be")
     assert signature_of(CODE) == {}
-    assert caplog.text.count("\n") == 1
+    assert signature_of(CODE) == {} and caplog.text.count("\n") == 1
     with pytest.raises(ValueError, match="was not signed as a run of yours"):
         check_named(CODE, None, "file")

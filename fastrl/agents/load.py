@@ -42,16 +42,17 @@ def find_saved(run: Path, checkpoint: str | None = None) -> Saved:
 
         return Saved(load_checkpoint(run).get("algo", ""), run, run.parent, run.parent)
     folder = open_run_folder(run)
-    if checkpoint in (None, "last"):
-        from fastrl.runs.checkpoint import Checkpoints
+    from fastrl.runs.checkpoint import Checkpoints, load_checkpoint
 
+    if checkpoint in (None, "last"):
         path = Checkpoints(folder.checkpoints).newest()
     elif checkpoint == "best":
         path = folder.checkpoints / "best.pt"
     else:
         path = expanded(checkpoint)
         path = path if path.exists() else folder.checkpoints / checkpoint
-    return Saved(folder.config.get("algo", ""), path, folder.path, folder.videos)
+    algo = folder.config.get("algo") or load_checkpoint(path).get("algo", "")
+    return Saved(algo, path, folder.path, folder.videos)
 
 
 def load_agent(saved: Saved, env_id: str | None = None, trust: bool = False) -> Agent:

@@ -41,7 +41,7 @@ OTHER_NAMES = {
 _ENGINE_OF_COMPILE = {"off": "eager", False: "eager", "on": "compile", True: "compile"}
 _STEPS = ("total_timesteps", "eval_every", "checkpoint_every", "log_every", "learning_starts")
 _MOST_THREADS = 1024
-_MOST_EPISODES = 1_000_000
+MOST_EPISODES = 1_000_000
 _MOST_FRAMES = 1000
 
 
@@ -134,7 +134,7 @@ class RunConfig:
             for item in value if isinstance(value, tuple) else (value,):
                 _check_magnitude(name, item)
         in_range(self, 0, _MOST_THREADS, "num_env_threads", "num_threads")
-        in_range(self, 0, _MOST_EPISODES, "eval_episodes")
+        in_range(self, 0, MOST_EPISODES, "eval_episodes")
         at_least(self, 1, "num_envs", "devices", "num_nodes", "total_timesteps", "keep_checkpoints")
         in_range(self, 1, _MOST_FRAMES, "frame_stack")
         for setting in self.env_kwargs:

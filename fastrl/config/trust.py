@@ -9,6 +9,7 @@ imported only if the user names it again or says that the file is to be trusted.
 from __future__ import annotations
 
 import contextlib
+import functools
 import hashlib
 import hmac
 import importlib.util
@@ -53,7 +54,7 @@ def code_named_in(settings: Mapping[str, Any]) -> dict[str, Any]:
 def signature_of(settings: Mapping[str, Any]) -> dict[str, str]:
     """Returns `{"signature": ...}` for a file with these settings; {} if they name no code.
 
-    It is {} as well, with one line in the log, if the user's key can be neither read nor written.
+    It is {} as well, and the log says so once, if the user's key can be neither read nor written.
     """
     named = code_named_in(settings)
     if not named:
@@ -61,11 +62,7 @@ def signature_of(settings: Mapping[str, Any]) -> dict[str, str]:
     try:
         key = _read_key() or _make_key()
     except (OSError, ValueError) as error:
-        _log.warning(
-            "this run is not signed as yours (%s): to load or resume it, name %s again",
-            " ".join(str(error).split()),
-            _shown(named),
-        )
+        _tell_unsigned(" ".join(str(error).split()), _shown(named))
         return {}
     return {"signature": _signature(key, named)}
 
@@ -153,6 +150,13 @@ def _texts_of(arguments: Collection[str]) -> Iterator[str]:
 
 
 # The key and what it signs
+
+
+@functools.cache  # said once, however many checkpoints are saved
+def _tell_unsigned(reason: str, code: str) -> None:
+    _log.warning(
+        "this run is not signed as yours (%s): to load or resume it, name %s again", reason, code
+    )
 
 
 def _is_ours(signature: Any, named: Mapping[str, Any]) -> bool:

@@ -217,6 +217,8 @@ class _Run:
             episodes = self.player.collect()
         except ValueError:
             self._check_weights()  # no environment is to blame for actions that are not finite
+            if not bool(self.buffer.actions.isfinite().all()):
+                raise self._diverged("an action is not finite") from None
             raise
         metrics = self.agent.update(self.buffer, counters.updates, self.timer)
         num_valid = self.buffer.num_valid
