@@ -1,6 +1,6 @@
 """The command line of all algorithms: merges flags, presets, files and saved runs to a config.
 
-Later sources override earlier ones: defaults, preset of the task, `--config FILE`, flags. With
+Later sources override earlier ones: defaults, preset of the task, `--config` files, flags. With
 `--resume RUN` the saved settings replace the first three. torch is imported only after the settings
 are validated, so that `--help` and user errors are answered at once.
 """
@@ -24,13 +24,16 @@ with leaving_at_once():  # Ctrl-C may already come during these imports
     from typing import Annotated, Any, Literal, get_type_hints
 
     from fastrl.config.command import Command, Settings
+    from fastrl.config.effects import check_effects
     from fastrl.config.resume import resumed
-    from fastrl.config.run import RunConfig, check_names, documentation, near_names
+    from fastrl.config.run import RunConfig, documentation, near_names
+    from fastrl.config.trust import check_given, check_named
     from fastrl.config.values import in_words
     from fastrl.presets import lack_of_preset, load_presets, merge, preset_for
     from fastrl.processes.errors import exit_status
     from fastrl.processes.launch import launched_sizes, start_ranks
-    from fastrl.runs.folder import open_run_folder, read_config
+    from fastrl.processes.memory import check_memory
+    from fastrl.runs.folder import CONFIG_NAME, open_run_folder, read_config
 
 _BOOLEAN_WORDS = {"true": True, "yes": True, "1": True, "false": False, "no": False, "0": False}
 
@@ -41,10 +44,13 @@ class SourceFlags:
 
     preset: Literal["auto", "none"] = "auto"
     """auto: start from the tuned settings of the task, if it has any. none: from the defaults."""
-    config: str = ""
-    """YAML file of settings; it overrides the preset, and flags override it."""
+    config: tuple[str, ...] = ()
+    """YAML files of settings, also given one by one; each overrides those before it and the preset,
+    and flags override all."""
     resume: str = ""
     """Run folder to resume, with the settings it was started with."""
+    trust: bool = False
+    """Import code that the resumed run or the files of settings name, whoever wrote them."""
 
 
 def main(algo: str, argv: Sequence[str] | None = None, file: str | None = None) -> int:
@@ -116,14 +122,15 @@ def parse(algo: str, argv: Sequence[str] | None = None) -> Command:
     for name, value in launched_sizes().items():
         if flags.setdefault(name, value) != value:
             raise ValueError(f"{_flag(name)} is {flags[name]}, but the launcher started {value}")
+    if source.get("trust") and not {"resume", "config"} & source.keys():
+        raise ValueError("--trust has no effect without --resume or --config")
     if "resume" in source:
         return _resume(algo, config_class, source, flags)
     from_preset, from_file = _settings_under_flags(algo, config_class, source, flags)
     explicit = {**from_file, **flags}
     from_preset = {name: value for name, value in from_preset.items() if name not in explicit}
-    # tyro has parsed the flags, so a value of the wrong type can only come from the file.
-    origin = source.get("config", "flags")
-    command = merge(config_class, from_preset, explicit, origin, "--preset none")
+    command = merge(config_class, from_preset, explicit, "flags", "--preset none")
+    check_memory(command.config)
     if "preset" in source:
         return command
     lack = lack_of_preset(algo, command.config.env_id)
@@ -144,17 +151,20 @@ def _config_class(algo: str) -> type[RunConfig]:
 def _settings_under_flags(
     algo: str, config_class: type[RunConfig], source: Settings, flags: Settings
 ) -> tuple[Settings, Settings]:
-    """Returns the settings of the preset and those of the `--config` file."""
-    fields = {entry.name: entry for entry in dataclasses.fields(config_class)}
-    from_file = read_config(source["config"]) if "config" in source else {}
-    if from_file.get("algo") == algo:  # as in a run's own config.yaml
-        del from_file["algo"]
-    check_names(from_file, list(fields), source.get("config", ""))
-    env_id = flags.get("env_id", from_file.get("env_id", fields["env_id"].default))
-    # An env_id that is not a string is refused later, with the name of the file.
-    if source.get("preset") == "none" or not isinstance(env_id, str):
-        return {}, from_file
-    return dict(preset_for(algo, env_id)), from_file
+    """Returns the settings of the preset and those of the `--config` files."""
+    from_file: Settings = {}
+    for path in source.get("config", ()):
+        settings = read_config(path)
+        settings.pop("signature", None)  # of a run's own config.yaml, as is its algo
+        if settings.get("algo") == algo:
+            del settings["algo"]
+        settings = config_class.typed(settings, path)
+        if not source.get("trust"):
+            check_given({name: x for name, x in settings.items() if name not in flags}, path)
+        from_file |= settings
+    env_id = flags.get("env_id", from_file.get("env_id", config_class.env_id))
+    preset = {} if source.get("preset") == "none" else dict(preset_for(algo, env_id))
+    return preset, from_file
 
 
 def _resume(algo: str, config_class: type[RunConfig], source: Settings, flags: Settings) -> Command:
@@ -163,17 +173,33 @@ def _resume(algo: str, config_class: type[RunConfig], source: Settings, flags: S
     for name in ("config", "preset"):
         if name in source:
             raise ValueError(f"{_flag(name)} has no effect: --resume takes the settings of {run}")
-    saved = _saved_config(algo, config_class, run)
-    return Command(config=resumed(saved, flags, run), resume=run, explicit=flags)
+    saved, signed = _saved_config(algo, config_class, run)
+    check_named(saved.to_dict(), signed, run, source.get("trust", False), flags)
+    config = resumed(saved, flags, run)
+    check_effects(config, flags)
+    check_memory(config)
+    return Command(config=config, resume=run, explicit=flags)
 
 
-def _saved_config(algo: str, config_class: type[RunConfig], run: str) -> RunConfig:
-    """Returns the settings that a run was started with."""
-    settings = dict(open_run_folder(run).config)
+def _saved_config(algo: str, config_class: type[RunConfig], run: str) -> tuple[RunConfig, Any]:
+    """Returns the settings that a run was started with, and their signature."""
+    folder, source = open_run_folder(run), f"{run}/{CONFIG_NAME}"
+    settings = dict(folder.config)
     saved_algo = settings.pop("algo", algo)
     if saved_algo != algo:
         raise ValueError(f"{run} is a run of {saved_algo}, not {algo}")
-    return config_class.from_dict(settings, f"{run}/config.yaml")
+    signature = settings.pop("signature", None)
+    known = config_class.typed(settings, source)
+    lacking = [entry.name for entry in dataclasses.fields(config_class) if entry.name not in known]
+    if lacking:
+        # Cut short, or of a version with fewer settings: the checkpoint knows, but needs torch.
+        from fastrl.runs.checkpoint import settings_in_newest
+
+        try:
+            known, signature, source = settings_in_newest(folder.checkpoints, algo)
+        except ValueError as error:
+            raise ValueError(f"{source} lacks {', '.join(lacking)}, and {error}") from error
+    return config_class.from_dict(known, source), signature
 
 
 def _read_flags(config_class: type[RunConfig], argv: Sequence[str]) -> tuple[Settings, Settings]:
@@ -181,13 +207,16 @@ def _read_flags(config_class: type[RunConfig], argv: Sequence[str]) -> tuple[Set
     kinds = get_type_hints(SourceFlags) | get_type_hints(config_class)
     groups = _group_words(argv, kinds)
     given = {name: words for name, words in groups.items() if kinds[name] is not bool}
+    for name, words in given.items():
+        if not words:  # tyro takes that for an empty list
+            raise ValueError(f"{_flag(name)} takes {_in_words(kinds[name])}, and got nothing")
     parsed = _ask_tyro(config_class, given, kinds)
     if parsed is None:
         # One of them is wrong. tyro would print a box; for a single line, each is tried alone.
         for name, words in given.items():
             if _ask_tyro(config_class, {name: words}, kinds) is None:
-                found = f"not {' '.join(words)!r}" if words else "and got nothing"
-                raise ValueError(f"{_flag(name)} takes {_in_words(kinds[name])}, {found}")
+                wrong = " ".join(words)
+                raise ValueError(f"{_flag(name)} takes {_in_words(kinds[name])}, not {wrong!r}")
         raise AssertionError(f"tyro rejects {given} together, but none alone")
     values = {
         name: getattr(parsed, name) if name in given else _boolean(name, words)
@@ -198,7 +227,7 @@ def _read_flags(config_class: type[RunConfig], argv: Sequence[str]) -> tuple[Set
 
 
 def _group_words(argv: Sequence[str], kinds: Settings) -> dict[str, list[str]]:
-    """Returns the words after each flag, by setting; the last use of a repeated flag counts."""
+    """Returns the words after each flag, by setting; only --config may be given several times."""
     uses: list[tuple[str, list[str]]] = []
     for word in argv:
         if word.startswith("-") and not _is_number(word):
@@ -222,7 +251,9 @@ def _group_words(argv: Sequence[str], kinds: Settings) -> dict[str, list[str]]:
             near = [_flag(other) for other in near_names(name, kinds, most=1, cutoff=0.7)]
             hint = f"did you mean {' or '.join(near)}?" if near else "--help lists all"
             raise ValueError(f"unknown flag {flag}; {hint}")
-        groups[name] = words
+        if name in groups and name != "config":
+            raise ValueError(f"{_flag(name)} is given twice; give it once")
+        groups[name] = [*groups.get(name, ()), *words]
     return groups
 
 
@@ -263,14 +294,14 @@ def _print_help(algo: str, config_class: type[RunConfig], argv: Sequence[str]) -
     with contextlib.suppress(ValueError, OSError):
         source, flags = _read_flags(config_class, argv)
         if "resume" in source:
-            shown = _saved_config(algo, config_class, source["resume"])
+            shown, _ = _saved_config(algo, config_class, source["resume"])
             note = f"The defaults below are those of {source['resume']}."
         elif source or "env_id" in flags:
             preset, file = _settings_under_flags(algo, config_class, source, flags)
             task = {"env_id": flags["env_id"]} if "env_id" in flags else {}
             shown = config_class.from_dict({**preset, **file, **task})
             origins = [f"the preset of {shown.env_id}"] if preset else []
-            origins += [source["config"]] if file else []
+            origins += source.get("config", ())
             note = f"The defaults below include {' and '.join(origins) or 'no preset'}."
     values = {entry.name: getattr(shown, entry.name) for entry in dataclasses.fields(config_class)}
     description = f"{(config_class.__doc__ or '').strip().splitlines()[0]}\n\n{note}"

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from fastrl.agents.load import find_saved, load_agent
+from fastrl.config.run import MOST_EPISODES
 from fastrl.processes.errors import Parser, exit_status
 from fastrl.runs.video import check_packages
 from fastrl.training.film import record
@@ -44,12 +45,17 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
     )
     parser.add_argument("--env-id", help="task to evaluate on (default: the run's)")
     parser.add_argument(
+        "--trust", action="store_true", help="import code that the files name, whoever wrote them"
+    )
+    parser.add_argument(
         "--video", action="store_true", help="record a video of one episode (mp4 and GIF)"
     )
     parser.add_argument("--json", action="store_true", help="print a line of JSON")
     arguments = parser.parse_args(argv)
-    if arguments.episodes < 1:
-        raise ValueError(f"--episodes is {arguments.episodes}; it must be at least 1")
+    if not 1 <= arguments.episodes <= MOST_EPISODES:
+        raise ValueError(
+            f"--episodes is {arguments.episodes}; it must be at least 1 and at most {MOST_EPISODES}"
+        )
     return arguments
 
 
@@ -58,7 +64,7 @@ def _run(arguments: argparse.Namespace) -> int:
     if arguments.video:
         check_packages()
     videos = saved.videos.absolute()  # now: an environment may change the current folder
-    agent = load_agent(saved, arguments.env_id)
+    agent = load_agent(saved, arguments.env_id, arguments.trust)
     seed = agent.config.seed if arguments.seed is None else arguments.seed
     try:
         env = fresh_env(agent, min(arguments.episodes, MAX_ENVS), "eval", seed)

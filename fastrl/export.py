@@ -32,7 +32,7 @@ from gymnasium import Space, spaces
 
 from fastrl.agents.load import find_saved, load_agent
 from fastrl.processes.errors import Parser, exit_status
-from fastrl.runs.folder import CHECKPOINTS_NAME, replaced_file
+from fastrl.runs.folder import CHECKPOINTS_NAME, check_replaceable, replaced_file
 from fastrl.spaces.layout import layout_of
 from fastrl.spaces.observations import PackedRow
 
@@ -63,11 +63,13 @@ def export_policy(policy: nn.Module, example: Tensor, path: Path, form: str) -> 
         raise ValueError(
             f"{path} is in the folder of checkpoints, which an exported policy may not replace"
         )
+    check_replaceable(path)
     policy = copy.deepcopy(policy).cpu().eval()  # leaves the agent's own unchanged
     writing = path.with_name(f".{path.name}.writing{SUFFIXES[form]}")
     write = {"torchscript": _torchscript, "pt2": _pt2, "onnx": _onnx}[form]
     path.parent.mkdir(parents=True, exist_ok=True)
     try:
+        writing.unlink(missing_ok=True)
         writing.touch()  # torch raises no OSError if the path is not writable
         with torch.no_grad(), warnings.catch_warnings():
             # Deprecation warnings of torch: the check below is what matters.
@@ -77,6 +79,7 @@ def export_policy(policy: nn.Module, example: Tensor, path: Path, form: str) -> 
         share = _share_of_equal_actions(wanted, got)
         if share < 0.99:  # ties between two actions may be broken either way
             raise ValueError(f"{form}: {1 - share:.0%} of the actions differ from the policy's")
+        check_replaceable(path)
         writing.replace(path)
     finally:
         writing.unlink(missing_ok=True)
@@ -179,6 +182,9 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
     )
     parser.add_argument("--env-id", help="task that defines the spaces (default: the run's)")
     parser.add_argument(
+        "--trust", action="store_true", help="import code that the files name, whoever wrote them"
+    )
+    parser.add_argument(
         "--out", type=Path, help="file to write (default: policy.<suffix> in the run folder)"
     )
     return parser.parse_args(argv)
@@ -192,7 +198,10 @@ def _run(arguments: argparse.Namespace) -> int:
     from fastrl.training.agent import HasMemory
 
     target = path.absolute()  # now: an environment may change the current folder
-    agent: Any = load_agent(saved, arguments.env_id)
+    described = target.with_name(f"{target.name}.json")
+    for file in (target, described):
+        check_replaceable(file)
+    agent: Any = load_agent(saved, arguments.env_id, arguments.trust)
     envs = agent.envs
     try:
         if isinstance(agent, HasMemory):
@@ -208,7 +217,7 @@ def _run(arguments: argparse.Namespace) -> int:
             "observations": layout_of(agent.observation_space),
             "actions": {"space": str(agent.action_space)},
         }
-        with replaced_file(target.with_name(f"{target.name}.json")) as file:
+        with replaced_file(described) as file:
             file.write(json.dumps(facts, indent=2).encode())
     finally:
         for env in envs:

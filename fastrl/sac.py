@@ -18,6 +18,7 @@ if __name__ == "__main__":  # before torch is imported, so that --help and mista
 
     raise SystemExit(command_line("sac", file=__file__))
 
+from collections.abc import Collection
 from typing import Any, NamedTuple
 
 import torch
@@ -233,6 +234,19 @@ class SAC(OffPolicyAgent):
             sums.zero_()
         self._summed_steps = [0, 0]
         return metrics
+
+    def _is_finite(self) -> bool:
+        """Returns whether all metrics since the last call are finite, so that the weights are."""
+        sums = torch.cat([self.critic_step.sums, self.actor_step.sums])
+        return bool(sums.sum().isfinite())
+
+    def begin_anew(self, settings: Collection[str]) -> None:
+        """Sets what some settings say of the beginning, in place of what a loaded file holds."""
+        super().begin_anew(settings)
+        if "alpha" in settings:
+            with torch.no_grad():
+                self.temperature.log_alpha.fill_(self.config.alpha).log_()
+            self.alpha_optimizer.reset()
 
     def state_dict(self) -> dict[str, Any]:
         """Returns weights, optimisers, counters, random states and, during a run, the replay."""

@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 import torch
 
+from fastrl.runs import checkpoint as checkpoint_module
 from fastrl.runs.checkpoint import Checkpoints, load_checkpoint, save_checkpoint
 from fastrl.runs.folder import create_run_folder, open_run_folder, write_config
 
@@ -174,6 +175,64 @@ def test_code_in_a_torch_file_never_runs(tmp_path, is_zip):
 def test_a_torch_file_of_others_is_no_fastrl_checkpoint(tmp_path, state):
     torch.save(state, tmp_path / "a.pt")
     with pytest.raises(ValueError, match="is not a fastrl checkpoint"):
+        load_checkpoint(tmp_path / "a.pt")
+
+
+@pytest.mark.parametrize("mmap", [True, False])
+def test_a_compressed_file_is_refused_before_it_is_inflated(tmp_path, mmap):
+    torch.save({"format": "fastrl", "format_version": 1, "x": torch.zeros(10**7)}, tmp_path / "a")
+    whole = zipfile.ZipFile(tmp_path / "a")
+    with whole, zipfile.ZipFile(tmp_path / "b.pt", "w", zipfile.ZIP_DEFLATED) as bomb:
+        for part in whole.namelist():
+            bomb.writestr(part, whole.read(part))
+    assert (tmp_path / "b.pt").stat().st_size < 10**6
+    with pytest.raises(ValueError, match=r"b\.pt is not a fastrl checkpoint: it is compressed"):
+        checkpoint_module._read(tmp_path / "b.pt", mmap)
+
+
+def test_a_file_whose_parts_are_larger_than_it_is_refused(tmp_path):
+    path = tmp_path / "a.pt"
+    save_checkpoint(path, state_at(1))
+    data = bytearray(path.read_bytes())
+    entry = data.rfind(b"PK\x01\x02")  # of the directory: size, compressed and not
+    data[entry + 20 : entry + 28] = (10**9).to_bytes(4, "little") * 2
+    path.write_bytes(data)
+    with pytest.raises(ValueError, match=r"a\.pt is not a fastrl checkpoint: its parts overlap"):
+        load_checkpoint(path)
+
+
+def holds_itself():
+    value = [0] * 10
+    for _ in range(20):
+        value = [value] * 10
+    return value
+
+
+def is_cyclic():
+    value = []
+    value.append(value)
+    return value
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        holds_itself(),
+        is_cyclic(),
+        {1, 2},
+        3j,
+        b"bytes",
+        {(1, 2): 3},
+        torch.zeros(1).expand(10**12),
+        torch.eye(3).to_sparse(),
+        torch.nn.Parameter(torch.zeros(3)),
+        torch.empty(10**9, device="meta"),
+    ],
+    ids=range(10),
+)
+def test_values_that_are_not_plain_or_more_than_the_file_holds_are_refused(tmp_path, value):
+    torch.save({"format": "fastrl", "format_version": 1, "x": value}, tmp_path / "a.pt")
+    with pytest.raises(ValueError, match=r"a\.pt is .*not a fastrl checkpoint"):
         load_checkpoint(tmp_path / "a.pt")
 
 

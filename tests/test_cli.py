@@ -19,7 +19,9 @@ from fastrl.config.command import Command, describe
 from fastrl.config.ppo import PPOConfig
 from fastrl.config.resume import CHANGEABLE
 from fastrl.config.run import OTHER_NAMES
-from fastrl.presets import algorithms, preset_for, resolve
+from fastrl.config.sac import SACConfig
+from fastrl.presets import algorithms, load_presets, preset_for, resolve
+from fastrl.runs.checkpoint import save_checkpoint
 
 # A flag is an interface: to add or rename one, say so in the changelog.
 PPO_FLAGS = """
@@ -31,7 +33,7 @@ max_grad_norm normalize_advantages num_env_threads num_envs num_nodes num_player
 num_steps num_threads num_trainers obs_keys observation_normalization ortho_init overlap
 per_rank_batch_size player_on_gpu precision preset rank_timeout recompute_advantages resume
 reward_scaling seed share_data shared_network squash_actions strategy target_kl target_return
-torch_deterministic total_timesteps update_epochs vf_coef
+torch_deterministic total_timesteps trust update_epochs vf_coef
 """
 
 # Settings that no preset has, for a task that has one.
@@ -127,7 +129,6 @@ def test_flag_spellings_are_equal(spelling: list[str]) -> None:
         (["--anneal-lr", "false"], False),
         (["--anneal-lr=no"], False),
         (["--anneal_lr", "yes"], True),
-        (["--anneal-lr", "--no-anneal-lr"], False),
     ],
 )
 def test_switches_are_read_in_every_style(words: list[str], value: bool) -> None:
@@ -225,6 +226,23 @@ def test_batch_size_of_the_preset_is_cut_for_environments_that_were_handed_over(
         ("--anneal-lr maybe", "--anneal-lr takes true, false or nothing, not 'maybe'"),
         ("--no-anneal-lr 3", "--no-anneal-lr takes no value, not '3'"),
         ("--hidden-sizes x", "--hidden-sizes takes whole numbers separated by spaces, not 'x'"),
+        ("--env-kwargs --seed 1", "--env-kwargs takes words separated by spaces, and got nothing"),
+        ("--obs-keys", "--obs-keys takes words separated by spaces, and got nothing"),
+        ("--seed 1 --seed 2", "--seed is given twice; give it once"),
+        ("--num-envs=2 --num_envs 2", "--num-envs is given twice; give it once"),
+        ("--anneal-lr --no-anneal-lr", "--anneal-lr is given twice; give it once"),
+        ("--cuda --accelerator cpu", "--accelerator is given twice; give it once"),
+        ("--rank-timeout 3", "rank_timeout=3.0 has no effect with one rank"),
+        ("--strategy ddp", "strategy=ddp has no effect with one rank"),
+        ("--eval-every 9 --eval-episodes 0", "eval_every=9 has no effect with eval_episodes=0"),
+        (
+            "--keep-checkpoints 9 --checkpoint-every 0",
+            "keep_checkpoints=9 has no effect with checkpoint_every=0",
+        ),
+        (
+            "--num-env-threads 2 --backend gymnasium",
+            "num_env_threads=2 has no effect with gymnasium's environments, which have no threads",
+        ),
         ("--gamma 2 --preset none", "gamma must be between 0 and 1, not 2.0"),
         ("--config absent.yaml", "absent.yaml does not exist; expected a YAML file of settings"),
         ("--config /", "/ is a folder; expected a YAML file of settings"),
@@ -344,6 +362,96 @@ def test_interrupt_is_one_line_and_exit_code_130(monkeypatch, capsys) -> None:
     assert capsys.readouterr().err == "interrupted\n"
 
 
+def test_later_file_of_settings_wins_over_an_earlier_one(tmp_path: Path) -> None:
+    (tmp_path / "a.yaml").write_text("seed: 1\ngamma: 0.9\nenv_id: LunarLander-v2")
+    (tmp_path / "b.yaml").write_text("gamma: 0.8\nnum_envs: 2")
+    a, b = str(tmp_path / "a.yaml"), str(tmp_path / "b.yaml")
+    expected = {"seed": 1, "gamma": 0.8, "env_id": "LunarLander-v2", "num_envs": 2}
+    for words in (
+        ["--config", a, "--config", b],
+        ["--config", a, b],
+        [f"--config={a}", f"--config={b}"],
+    ):
+        command = cli.parse("ppo", [*words, "--vf-coef", "0.3"])
+        assert command.explicit == {**expected, "vf_coef": 0.3}
+    assert cli.parse("ppo", ["--config", b, "--config", a]).config.gamma == 0.9
+
+
+def test_wrong_one_of_many_files_is_named(tmp_path: Path) -> None:
+    (tmp_path / "a.yaml").write_text("seed: 1")
+    (tmp_path / "b.yaml").write_text("seed: x")
+    words = ["--config", str(tmp_path / "a.yaml"), "--config", str(tmp_path / "b.yaml")]
+    with pytest.raises(ValueError, match=r"b\.yaml: seed must be a whole number, not 'x'"):
+        cli.parse("ppo", words)
+    with pytest.raises(ValueError, match=r"b\.yaml: seed must be a whole number, not 'x'"):
+        cli.parse("ppo", [words[2], words[3], words[0], words[1]])
+
+
+@pytest.mark.parametrize(
+    ("algo", "argv", "words"),
+    [
+        ("ppo", "--num-envs 2000000000", "num_envs=2000000000, num_steps="),
+        (
+            "ppo",
+            "--num-envs 60000 --num-steps 2000000 --total-timesteps 1000000000000",
+            "num_envs=",
+        ),
+        ("ppo", "--hidden-sizes 2000000 2000000", "hidden_sizes=[2000000, 2000000]"),
+        ("sac", "--buffer-size 2000000000 --total-timesteps 200000000000", "buffer_size="),
+        ("sac", "--num-critics 2000000000", "num_critics=2000000000"),
+        ("sac", "--per-rank-batch-size 2000000000", "per_rank_batch_size=2000000000"),
+        ("a2c", "--num-envs 2000000000 --total-timesteps 20000000000", "num_envs=2000000000"),
+        ("ppo", "--devices 1000000 --total-timesteps 10000000000", "in each of 1000000 processes"),
+    ],
+)
+def test_what_no_machine_has_memory_for_is_refused_at_once(algo, argv, words, monkeypatch) -> None:
+    monkeypatch.setattr("fastrl.processes.memory.memory_of_machine", lambda: 16 * 2**30)
+    if "total" not in argv:
+        argv += " --total-timesteps 9000000000000"
+    with pytest.raises(
+        ValueError, match=r"cannot fit: at least [\d,]+ bytes are needed, and this ma"
+    ) as told:
+        cli.parse(algo, argv.split())
+    assert words in str(told.value)
+
+
+@pytest.mark.parametrize("algo", ["ppo", "a2c", "ppo_recurrent", "sac", "droq"])
+def test_presets_fit_into_little_memory(algo, monkeypatch) -> None:
+    monkeypatch.setattr("fastrl.processes.memory.memory_of_machine", lambda: 2 * 2**30)
+    for env_id in load_presets(algo):
+        cli.parse(algo, ["--env-id", env_id])
+
+
+def test_rate_of_a_temperature_that_is_not_tuned_has_no_effect() -> None:
+    with pytest.raises(ValueError, match=r"alpha_lr=0\.1 has no effect with tune_alpha=false"):
+        cli.parse("sac", ["--alpha-lr", "0.1", "--no-tune-alpha"])
+    task = ["--env-id", "LunarLanderContinuous-v2"]  # whose preset has one
+    assert cli.parse("sac", [*task, "--no-tune-alpha"]).config.alpha_lr != SACConfig.alpha_lr
+
+
+def test_effect_is_asked_of_settings_from_python_too() -> None:
+    with pytest.raises(ValueError, match="eval_every=9 has no effect with eval_episodes=0"):
+        resolve(PPOConfig, "ppo", "CartPole-v1", "auto", {"eval_every": 9, "eval_episodes": 0})
+    resolve(PPOConfig, "ppo", "CartPole-v1", "auto", {"eval_every": 0, "eval_episodes": 0})
+
+
+@pytest.mark.parametrize("kept", [0, 1, 5])
+def test_cut_config_is_taken_from_the_checkpoint(kept: int, run_folder: Path) -> None:
+    (run_folder / "checkpoints").mkdir()
+    agent = {"config": SAVED.to_dict()}
+    state = {"algo": "ppo", "counters": {"env_steps": 1}, "agent": agent}
+    save_checkpoint(run_folder / "checkpoints" / "last.pt", state)
+    lines = (run_folder / "config.yaml").read_text().splitlines(keepends=True)
+    (run_folder / "config.yaml").write_text("".join(lines[:kept]))
+    assert cli.parse("ppo", ["--resume", str(run_folder)]).config == SAVED
+
+
+def test_cut_config_without_a_checkpoint_is_refused(run_folder: Path) -> None:
+    (run_folder / "config.yaml").write_text("")
+    with pytest.raises(ValueError, match=r"config\.yaml lacks env_id.*has no whole checkpoint"):
+        cli.parse("ppo", ["--resume", str(run_folder)])
+
+
 def test_resume_takes_the_saved_settings_and_no_preset(run_folder: Path) -> None:
     command = cli.parse("ppo", ["--resume", str(run_folder)])
     assert command.config == SAVED
@@ -352,12 +460,13 @@ def test_resume_takes_the_saved_settings_and_no_preset(run_folder: Path) -> None
 
 
 @pytest.mark.parametrize(
-    "flag", [flag for flag in CHANGEABLE.split(", ") if flag not in ("--devices", "--num-nodes")]
+    "flag",
+    [x for x in CHANGEABLE.split(", ") if x not in ("--devices", "--num-nodes", "--rank-timeout")],
 )
 def test_resumed_run_may_change(flag: str, run_folder: Path) -> None:
     special = {"--capture-video": "True", "--engine": "eager"}
     special |= {"--num-threads": "9", "--num-env-threads": "9"}
-    value = special.get(flag, "5.0" if flag in ("--target-return", "--rank-timeout") else "9999")
+    value = special.get(flag, "5.0" if flag == "--target-return" else "9999")
     command = cli.parse("ppo", ["--resume", str(run_folder), flag, value])
     name = flag[2:].replace("-", "_")
     assert str(getattr(command.config, name)) == value

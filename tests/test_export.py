@@ -1,6 +1,7 @@
 """An exported file gives the policy's own actions, and takes its place only if it does."""
 
 import json
+import os
 
 import numpy as np
 import pytest
@@ -98,6 +99,28 @@ def test_command_writes_into_the_run_folder(agent, tmp_path, capsys):
     }
     assert main([str(tmp_path / "missing")]) == 2
     assert capsys.readouterr().err.startswith("error: ")
+
+
+@pytest.mark.parametrize("place", ["policy.pt", "policy.pt.json"])
+@pytest.mark.parametrize("kind", ["link", "folder", "device", "pipe"])
+def test_only_a_regular_file_is_replaced(agent, tmp_path, capsys, place, kind):
+    agent.save(tmp_path / "agent.pt")
+    path, target = tmp_path / place, tmp_path / "target"
+    target.write_text("of somebody")
+    if kind == "folder":
+        path.mkdir()
+    elif kind == "pipe":
+        os.mkfifo(path)
+    else:
+        path.symlink_to(target if kind == "link" else "/dev/null")
+    before = sorted(tmp_path.iterdir())
+    assert main([str(tmp_path / "agent.pt"), "--out", str(tmp_path / "policy.pt")]) == 2
+    told = capsys.readouterr().err
+    assert f"{path} is a " in told and "only a regular file may be replaced" in told
+    assert sorted(tmp_path.iterdir()) == before and target.read_text() == "of somebody"
+    if place == "policy.pt":
+        with pytest.raises(ValueError, match="only a regular file may be replaced"):
+            agent.save(path)
 
 
 def test_wrong_flag_is_one_line(capsys):

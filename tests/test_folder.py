@@ -143,6 +143,20 @@ def test_a_number_written_with_an_exponent_is_a_number(tmp_path, text):
         ("a: [1", "not a YAML file"),
         ("- 1\n- 2", "must map names"),
         ("1: 2", "must map names"),
+        ("a: &x [1]\nb: [*x, *x]", "may not have aliases such as [*]x"),
+        ("a: &x {y: 1}\nb: {<<: [*x, *x]}", "may not have aliases such as [*]x"),
+        ("&x [*x]", "may not have aliases such as [*]x"),
+        ("a: 1\n'a': 2", "'a' is set twice"),
+        ("a: {b: 1, b: 2}", "'b' is set twice"),
+        ("a: !!bool x", "a value is wrong"),
+        ("a: !!timestamp x", "a value is wrong"),
+        ("a: !!int x", "a value is wrong"),
+        ("a: 2001-02-30", "a value is wrong"),
+        ("a: !!map x", "a value is wrong"),
+        ("{[1]: 2}", "a value is wrong"),
+        ("a: " + "[" * 50_000, "nested too deeply"),
+        ("a: " + "{b: " * 20_000, "nested too deeply"),
+        ("a: [" + "1, " * 40_000 + "]", "characters are more than 100,000"),
         ("a: !!python/object/apply:os.getpid []", "not a YAML file"),
     ],
 )
@@ -160,6 +174,35 @@ def test_an_error_while_writing_leaves_the_old_file_and_nothing_else(tmp_path):
         file.write("text into a binary file")  # pyright: ignore[reportCallIssue, reportArgumentType]
     assert path.read_text() == "old"
     assert list(tmp_path.iterdir()) == [path]
+
+
+@pytest.mark.parametrize("kind", ["link", "dangling link", "folder", "pipe", "device"])
+def test_only_a_regular_file_is_replaced(tmp_path, kind):
+    path, target = tmp_path / "file", tmp_path / "target"
+    if kind == "link":
+        target.write_text("old")
+    if "link" in kind:
+        path.symlink_to(target)
+    elif kind == "folder":
+        path.mkdir()
+    else:
+        os.mkfifo(path) if kind == "pipe" else path.symlink_to("/dev/null")
+    before = path.lstat()
+    told = "only a regular file may be replaced"
+    with pytest.raises(ValueError, match=told), replaced_file(path) as file:
+        file.write(b"new")
+    assert path.lstat() == before
+
+
+@pytest.mark.parametrize("mask", [0o022, 0o077])
+def test_files_have_the_mode_of_the_users_umask(tmp_path, mask):
+    before = os.umask(mask)
+    try:
+        Checkpoints(tmp_path).save_last({"counters": {"env_steps": 1}})
+        write_config(tmp_path / "config.yaml", {})
+    finally:
+        os.umask(before)
+    assert {path.stat().st_mode & 0o777 for path in tmp_path.iterdir()} == {0o666 & ~mask}
 
 
 def test_writing_clears_its_own_leftovers_but_not_those_of_another_file(tmp_path):

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from test_resume import assert_equal
 
 from fastrl import A2C, PPO, SAC, DroQ, PPORecurrent
 from fastrl.config.ppo import PPOConfig
@@ -142,23 +144,141 @@ def test_weights_of_a_wrong_type_are_refused(saved, wrong, tmp_path):
     assert "the checkpoint does not fit this agent" in refusal(kind, tmp_path / "agent.pt")
 
 
-@pytest.mark.parametrize(
-    ("wrong", "message"),
-    [
-        (2**80, f", not {2**80}"),
-        (torch.tensor(0.0), ", not ()"),
-        (torch.zeros(3), ", not (3,)"),
-    ],
-    ids=repr,
-)
-def test_memory_of_the_optimiser_of_a_wrong_shape_is_refused(wrong, message, tmp_path):
+def leaves(state: Any, place: tuple = ()) -> Iterator[tuple]:
+    """Yields the places of all values of a nested state, containers among them."""
+    parts = state.items() if isinstance(state, dict) else enumerate(state)
+    for name, part in parts:
+        yield (*place, name)
+        if isinstance(part, dict | list):
+            yield from leaves(part, (*place, name))
+
+
+def put(state: Any, place: tuple, value: Any) -> Any:
+    """Returns a copy of a nested state with another value at a place."""
+    name, *rest = place
+    copied = dict(state) if isinstance(state, dict) else list(state)
+    copied[name] = put(state[name], tuple(rest), value) if rest else value
+    return copied
+
+
+def kind_of(value: Any) -> Any:
+    is_tensor = isinstance(value, torch.Tensor)
+    return (value.shape, value.dtype) if is_tensor else type(value)
+
+
+# What can stand at any place behind right checksums.
+WRONG = [None, True, 3, -3, 2**80, 0.5, "word", [], [1, 2, 3], {}, {"a": 1}, torch.zeros(3)]
+WRONG += [torch.zeros((), dtype=torch.int64), torch.zeros(5000, dtype=torch.uint8)]
+
+
+def test_value_of_another_kind_is_refused_before_any_is_taken(saved):
+    kind, path = saved
+    agent, num_tried = kind.load(path), 0
+    state = load_checkpoint(path)["agent"]
+    before = agent.state_dict()
+    for place in leaves(state):
+        if place[0] == "config":
+            continue
+        old = state
+        for name in place:
+            old = old[name]
+        for wrong in WRONG:
+            is_alike = kind_of(wrong) == kind_of(old) and not isinstance(old, dict | list)
+            is_alike = is_alike and not (type(wrong) is int and not 0 <= wrong < 2**63)
+            if is_alike or (place == ("replay",) and wrong is None):
+                continue
+            if place == ("reward_scale",) or (place[0] == "noise_generator" and wrong is None):
+                continue  # not used here
+            if place == ("noise_device",):
+                continue  # of another device: then its noise is not taken
+            num_tried += 1
+            with pytest.raises(ValueError, match="the checkpoint does not fit this agent: its "):
+                agent.load_state_dict(put(state, place, wrong))
+    assert num_tried > 100
+    assert_equal(agent.state_dict(), before)
+
+
+@pytest.mark.parametrize("kind", [SAC, DroQ])
+def test_replay_of_another_kind_is_refused_before_any_is_taken(kind):
+    small = {"num_envs": 2, "hidden_sizes": (4,), "accelerator": "cpu", "engine": "eager"}
+    agent = kind("Pendulum-v1", preset="none", buffer_size=100, **small)
+    agent.make_buffer()
+    state = agent.state_dict()
+    agent.load_state_dict(state)
+    for place in leaves({"replay": state["replay"]}):
+        for wrong in [*WRONG, torch.zeros(9, 2, dtype=torch.bool), torch.zeros(1, 2, 9)]:
+            if place == ("replay",) and wrong is None:
+                continue
+            with pytest.raises(
+                ValueError, match="the checkpoint does not fit this agent: its repl"
+            ):
+                agent.load_state_dict(put(state, place, wrong))
+
+
+def test_value_of_another_kind_is_told_with_file_and_place(saved, tmp_path):
+    kind, whole = saved
+    state = load_checkpoint(whole)
+    names = [name for name, part in state["agent"].items() if has_tensors(part)]
+    state["agent"][names[0]] = {}
+    save_checkpoint(tmp_path / "agent.pt", state)
+    assert f"its {names[0]}." in refusal(kind, tmp_path / "agent.pt")
+
+
+def test_weights_that_are_not_finite_are_refused_as_diverged(saved, tmp_path):
+    kind, whole = saved
+    state = load_checkpoint(whole)
+    weights = next(part for name, part in state["agent"]["policy"].items() if "weight" in name)
+    weights[0, 0] = torch.nan
+    save_checkpoint(tmp_path / "agent.pt", state)
+    assert "is not finite: the training diverged" in refusal(kind, tmp_path / "agent.pt")
+
+
+def test_agent_that_diverged_is_not_saved_over_another(saved, tmp_path):
+    kind, whole = saved
+    agent = kind.load(whole)
+    agent.save(tmp_path / "agent.pt")
+    before = (tmp_path / "agent.pt").read_bytes()
+    with torch.no_grad():
+        next(agent.policy.parameters()).fill_(torch.inf)
+    with pytest.raises(ValueError, match=r"not saved: policy\..* is not finite"):
+        agent.save(tmp_path / "agent.pt")
+    assert (tmp_path / "agent.pt").read_bytes() == before
+
+
+# Settings at load
+
+
+def test_temperature_named_at_load_is_taken(tmp_path):
     path = tmp_path / "agent.pt"
-    PPO("CartPole-v1", preset="none", accelerator="cpu").save(path)
-    state = load_checkpoint(path)
-    state["agent"]["optimizer"]["square"] = wrong
-    save_checkpoint(path, state)
-    told = refusal(PPO, path)
-    assert "the optimizer's square must have shape (" in told and told.endswith(message)
+    agent = SAC("Pendulum-v1", preset="none", accelerator="cpu")
+    with torch.no_grad():
+        agent.temperature.log_alpha.fill_(-0.06)  # as it was learned
+    agent.save(path)
+    assert SAC.load(path).alpha == pytest.approx(0.9418, abs=1e-3)
+    assert SAC.load(path, tune_alpha=False, alpha=0.02).alpha == pytest.approx(0.02)
+    assert SAC.load(path, alpha=1.0).alpha == 1.0
+
+
+def test_seed_named_at_load_is_taken(saved):
+    kind, path = saved
+    states = [kind.load(path, **more).noise_generator.get_state() for more in ({}, {"seed": 7})]
+    assert not states[0].equal(states[1])
+    assert kind.load(path, seed=7).noise_generator.get_state().equal(states[1])
+
+
+@pytest.mark.parametrize("setting", [{"ortho_init": True}, {"log_std_init": -1.0}])
+def test_setting_of_the_first_weights_has_no_effect_at_load(setting, tmp_path):
+    PPO("Pendulum-v1", preset="none", accelerator="cpu").save(tmp_path / "agent.pt")
+    with pytest.raises(ValueError, match=r"has no effect: .* goes on from there"):
+        PPO.load(tmp_path / "agent.pt", **setting)
+
+
+def test_task_named_at_load_is_played(tmp_path):
+    PPO("CartPole-v1", preset="none", accelerator="cpu").save(tmp_path / "agent.pt")
+    settings = {"env_id": "CartPole-v0"}
+    assert PPO.load(tmp_path / "agent.pt", **settings).envs[0].env_id == "CartPole-v0"
+    with pytest.raises(ValueError, match="give env or env_id, not both"):
+        PPO.load(tmp_path / "agent.pt", "CartPole-v1", **settings)
 
 
 def has_tensors(part: Any) -> bool:

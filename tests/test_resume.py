@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import os
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from fastrl.envs import pools
 from fastrl.envs.make import base_seed
 from fastrl.runs.checkpoint import load_checkpoint, save_checkpoint
 from fastrl.runs.folder import owned
+from fastrl.training.counters import Counters
 
 STATEFUL = "toy_envs:StatefulEnv"
 UPDATE = 64  # steps
@@ -261,6 +263,70 @@ def test_resume_refuses_environments_that_cannot_take_the_saved_state(tmp_path):
     endless = agent_for("toy_envs:EndlessEnv", tmp_path)
     with pytest.raises(ValueError, match="cannot be restored here"):
         AgentTrainer(resume=folder).fit(endless)
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory) -> Path:
+    """Returns the folder of a run of one update, in environments that can be saved."""
+    settings = {"total_timesteps": UPDATE, "engine": "eager"}
+    agent = agent_for(STATEFUL, tmp_path_factory.mktemp("run"), **settings)
+    return AgentTrainer().fit(agent).folder
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {str(path): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+PLACES = [
+    *[("counters", name) for name in vars(Counters())],
+    *[("counters",), ("agent",), ("agent", "policy"), ("agent", "optimizer", "mean")],
+    *[("torch_random",), ("num_ranks",), ("ranks",), ("algo",), ("envs",), ("envs", 0)],
+    *[("envs", 0, "envs"), ("rollout",), ("rollout", "obs"), ("rollout", "episode_lengths")],
+]
+
+
+@pytest.mark.parametrize("place", PLACES, ids=repr)
+def test_value_of_another_kind_in_a_run_is_told_and_nothing_is_written(finished, tmp_path, place):
+    folder = tmp_path / "run"
+    path = folder / "checkpoints" / "last.pt"
+    shutil.copytree(finished, folder)
+    (folder / "checkpoints" / "best.pt").unlink(missing_ok=True)
+    state = load_checkpoint(path)
+    agent = agent_for(STATEFUL, tmp_path, total_timesteps=2 * UPDATE, engine="eager")
+    for wrong in ("word", [1], {"a": 1}, torch.zeros(3), True):
+        part, changed = state, {**state}
+        parent = changed
+        for name in place[:-1]:
+            part = part[name]
+            parent[name] = part.copy()
+            parent = parent[name]
+        old = part.get(place[-1]) if isinstance(part, dict) else part[place[-1]]
+        fits = isinstance(wrong, list) and isinstance(old, list)
+        fits = fits and place[0] == "counters" and place[1] in ("recent_returns", "recent_lengths")
+        if fits or (wrong == {"a": 1} and place == ("counters", "stage_seconds")):
+            continue
+        parent[place[-1]] = wrong
+        save_checkpoint(path, changed)
+        before = contents(folder)
+        with pytest.raises(ValueError) as told:
+            AgentTrainer(resume=folder).fit(agent)
+        assert str(path) in str(told.value) and "\n" not in str(told.value)
+        assert contents(folder) == before
+
+
+def test_resume_refuses_a_checkpoint_of_another_algorithm(finished, tmp_path):
+    shutil.copytree(finished, tmp_path / "run")
+    path = tmp_path / "run" / "checkpoints" / "last.pt"
+    save_checkpoint(path, {**load_checkpoint(path), "algo": "a2c"})
+    told = resume_error(tmp_path / "run", STATEFUL, total_timesteps=2 * UPDATE)
+    assert f"{path}: it is of the algorithm 'a2c', not 'ppo'" in told
+
+
+@pytest.mark.parametrize("setting", [{"seed": 7}, {"ortho_init": True}])
+def test_resume_refuses_settings_of_the_beginning(finished, setting):
+    (name,) = setting
+    told = resume_error(finished, STATEFUL, **setting)
+    assert f"{name}=" in told and "has no effect: the run began with" in told
 
 
 def test_run_of_handed_over_environments_goes_on_from_python_alone(tmp_path, capsys):

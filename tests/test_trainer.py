@@ -15,13 +15,14 @@ import numpy as np
 import pytest
 import torch
 
-from fastrl import PPO, AgentTrainer, make_env
+from fastrl import PPO, SAC, AgentTrainer, DroQ, make_env
 from fastrl.cli import parse
 from fastrl.config.command import describe
 from fastrl.config.ppo import PPOConfig
 from fastrl.config.run import RunConfig
 from fastrl.envs.vector import EnvError
 from fastrl.runs.checkpoint import Checkpoints, load_checkpoint
+from fastrl.runs.fitting import first_not_finite
 from fastrl.training.trainer import TrainResult
 
 SMALL = {
@@ -184,7 +185,7 @@ def test_eval_every_0_leaves_the_final_test(tmp_path):
 
 
 def test_eval_episodes_0_switches_all_tests_off(tmp_path):
-    result = train("toy_envs:EndlessEnv", tmp_path, eval_every=64, eval_episodes=0)
+    result = train("toy_envs:EndlessEnv", tmp_path, eval_every=0, eval_episodes=0)
     assert steps_of_tests(result.folder) == []
     assert result.summary["eval_return_mean"] is None
 
@@ -259,6 +260,48 @@ def test_diverged_run_names_the_task_and_leaves_the_last_checkpoint_whole(tmp_pa
     (checkpoints,) = tmp_path.glob("ppo/*/*/checkpoints")
     weights = load_checkpoint(Checkpoints(checkpoints).newest())["agent"]["policy"]
     assert all(value.isfinite().all() for value in weights.values())
+
+
+@pytest.mark.parametrize(
+    ("kind", "settings"),
+    [
+        (SAC, {"q_lr": 1e6}),
+        (SAC, {"policy_lr": 1e30}),
+        (SAC, {"q_lr": 1e30, "log_every": 0}),
+        (SAC, {"alpha_lr": 1e30}),
+        (DroQ, {"q_lr": 1e6}),
+        (DroQ, {"policy_lr": 1e30}),
+    ],
+)
+def test_diverged_learner_is_told_before_it_plays_or_is_saved(tmp_path, kind, settings):
+    """On a task that survives actions that are not numbers, and metrics that are rarely due."""
+    small = {"learning_starts": 8, "hidden_sizes": (8,), "per_rank_batch_size": 8, "num_envs": 1}
+    small |= {"total_timesteps": 400, "checkpoint_every": 4, "keep_checkpoints": 90}
+    small |= {"eval_episodes": 0, "replay_ratio": 1.0, "accelerator": "cpu", "log_dir": tmp_path}
+    agent = kind("toy_envs:EnduringEnv", preset="none", **{**small, **settings})
+    with pytest.raises(ValueError, match=r"EnduringEnv: .*the training diverged; a lower p"):
+        AgentTrainer().fit(agent)
+    (checkpoints,) = tmp_path.glob("*/*/*/checkpoints")
+    assert "last.pt" in checkpoint_names(checkpoints.parent)
+    for path in checkpoints.iterdir():
+        assert first_not_finite({**load_checkpoint(path)["agent"], "replay": None}) == ""
+
+
+def test_environment_is_not_blamed_for_what_it_makes_of_actions_that_are_not_numbers(tmp_path):
+    agent = agent_for("toy_envs:BoxActionEnv", tmp_path)
+    update = agent.update
+
+    def update_and_diverge(*arguments: Any) -> dict[str, float]:
+        metrics = update(*arguments)
+        with torch.no_grad():
+            agent.optimizer.flat.fill_(torch.nan)
+        return metrics
+
+    agent.update = update_and_diverge
+    with pytest.raises(
+        ValueError, match=r"policy\..* is not finite after 64 steps: the training div"
+    ):
+        AgentTrainer().fit(agent)
 
 
 def test_loss_that_comes_after_the_last_update_is_checked_before_anything_is_saved(tmp_path):

@@ -156,6 +156,14 @@ class BoxActionEnv(ToyEnv):
         return float(action.sum()), False, self.num_steps == 5
 
 
+class EnduringEnv(BoxActionEnv):
+    """Takes any action, even one that is no number, and stays finite."""
+
+    def outcome(self, action: Any) -> tuple[float, bool, bool]:
+        """Return the sum of the action, as far as it has one."""
+        return float(np.nan_to_num(action).clip(-1, 1).sum()), False, self.num_steps == 5
+
+
 class StatefulEnv(ToyEnv):
     """A random walk that can be saved; terminates beyond `bound`."""
 

@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
 import gymnasium
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from fastrl.agents.decoupled_run import run_decoupled
 from fastrl.config.command import Command, describe
 from fastrl.config.decoupled import DecoupledConfig
+from fastrl.config.resume import check_beginnings
+from fastrl.config.trust import check_named, signature_of
 from fastrl.engine.engine import Engine
+from fastrl.engine.optimizer import FlatOptimizer, FlatParameters
 from fastrl.engine.threads import keep_freed_memory
 from fastrl.envs.make import is_known_id
 from fastrl.envs.pools import open_envs
@@ -22,14 +25,13 @@ from fastrl.envs.vector import Spaces, VectorEnv
 from fastrl.presets import id_of, resolve
 from fastrl.processes.devices import Devices, make_devices
 from fastrl.processes.errors import one_line
+from fastrl.processes.memory import check_memory
 from fastrl.runs.checkpoint import Checkpoints, load_checkpoint, save_checkpoint
+from fastrl.runs.fitting import check_fits, first_not_finite, naming
 from fastrl.runs.folder import expanded, open_run_folder, working_folder
 from fastrl.spaces.observations import rows_of
 from fastrl.training.records import TrainResult
 from fastrl.training.trainer import AgentTrainer
-
-# What a value of a wrong type or shape can raise where it is taken in.
-_MISFITS = (ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError)
 
 
 class BaseAgent:
@@ -83,6 +85,7 @@ class BaseAgent:
             if id_of(env) not in ("", config.env_id):
                 config = config.replace(env_id=id_of(env))
             self._command = Command(config=config, explicit=config.unlike_defaults())
+        check_memory(config)
         keep_freed_memory()
         self.config = config
         self.start_folder = working_folder()
@@ -181,16 +184,53 @@ class BaseAgent:
         """Returns no metrics: nothing is pending, because `update` learns at once."""
         return {}
 
+    def trained(self) -> Sequence[tuple[FlatParameters, nn.Module]]:
+        """Returns the networks, each with the vector that its parameters are part of."""
+        raise NotImplementedError
+
+    def not_finite(self) -> str:
+        """Returns where the first number is in networks or optimisers that is not finite; or ""."""
+        names = {id(value): name for name, value in vars(self).items()}
+        learned: dict[str, Any] = {}
+        for flat, module in self.trained():
+            learned[names.get(id(module), "network")] = module.state_dict()
+            if isinstance(flat, FlatOptimizer):
+                learned[names.get(id(flat), "optimizer")] = flat.state_dict()
+        return first_not_finite(learned)
+
     def save(self, path: str | Path) -> None:
-        """Writes weights, normalisers, optimiser and random states to one file."""
+        """Writes weights, normalisers, optimiser and random states to one file.
+
+        Raises:
+            ValueError: the training diverged, so there is nothing worth saving; or `path` is
+                something else than a regular file.
+            OSError: the file cannot be written.
+        """
+        if place := self.not_finite():
+            raise ValueError(f"not saved: {place} is not finite, because the training diverged")
         agent: Any = self
-        save_checkpoint(path, {"algo": self.algo, "agent": agent.state_dict()})
+        signature = signature_of(self.config.to_dict())
+        save_checkpoint(path, {"algo": self.algo, **signature, "agent": agent.state_dict()})
+
+    def _check_state(self, state: Any, *free: str) -> None:
+        """Raises ValueError if a state is not of this agent, but for its settings and `free`."""
+        agent: Any = self
+        expected = agent.state_dict()
+        if isinstance(state, dict) and state.get("noise_device") != self.device.type:
+            free = ("noise_generator", *free)  # another device's means nothing here
+        check_fits(state, expected, free=("config", *free))
+
+    def _load_noise(self, state: dict[str, Any]) -> None:
+        if state["noise_device"] == self.device.type:
+            self.noise_generator.set_state(state["noise_generator"])
 
     @classmethod
     def load(
         cls,
         path: str | Path,
         env: str | VectorEnv | gymnasium.vector.VectorEnv | None = None,
+        *,
+        trust: bool = False,
         **settings: Any,
     ) -> Self:
         """Reads an agent from a file of `save`, a run's checkpoint or a run folder.
@@ -199,12 +239,15 @@ class BaseAgent:
             path: the file; or the folder, whose newest checkpoint is taken, as `evaluate` and
                 `--resume` do. The best one is its `checkpoints/best.pt`.
             env: what to play; by default the task that the agent was trained on.
+            trust: import what the file names, such as an environment's `module:callable`, although
+                neither you name it (by `env`) nor a run of yours on this machine wrote the file.
             **settings: settings to change, by name.
 
         Raises:
             FileNotFoundError: the file is missing.
-            ValueError: the file is damaged, foreign or another algorithm's; the folder is not of a
-                run.
+            ValueError: the file is damaged, foreign, another algorithm's, of a training that
+                diverged, or names code that is not trusted; the folder is not of a run; a setting
+                would have no effect.
         """
         path = expanded(path)
         if path.is_dir():
@@ -212,6 +255,10 @@ class BaseAgent:
         state = load_checkpoint(path)
         if state.get("algo") != cls.algo:
             raise ValueError(f"{path} holds {str(state.get('algo'))!r}, not {cls.algo!r}")
+        env = settings.pop("env_id", None) if env is None else env
+        if "env_id" in settings:
+            raise ValueError(f"give env or env_id, not both: {env!r} and {settings['env_id']!r}")
+        given = dict(settings)
         if env is not None and not isinstance(env, str):
             settings = {"num_envs": env.num_envs, **settings}
         learner = state.get("agent")
@@ -222,6 +269,9 @@ class BaseAgent:
             config = cls.config_class.from_dict(saved)
         except (TypeError, ValueError) as error:
             raise ValueError(f"{path}: {one_line(error)}") from error
+        named_again = {"env_id", *given} if env is not None else given
+        signature = state.get("signature")
+        check_named(config.to_dict(), signature, path, trust=trust, named_again=named_again)
         if env is None and not is_known_id(config.env_id):
             raise ValueError(
                 f"{path} was trained on {config.env_id}, which is no id to make environments from; "
@@ -229,21 +279,28 @@ class BaseAgent:
             )
         # However many processes trained it, one is enough to play.
         change = config.replace if "devices" in settings else config.for_one_process
+        config = change(**settings)
+        check_beginnings(config, saved, path, "seed", "alpha")
         make: Any = cls
-        agent = make(env or config.env_id, change(**settings))
-        try:
+        agent = make(env or config.env_id, config)
+        with naming(path):
             agent.load_state_dict(learner)
-        except ValueError as error:
-            raise ValueError(f"{path}: {one_line(error)}") from error
-        except _MISFITS as error:
-            words = f"the checkpoint does not fit this agent: {one_line(error)}"
-            raise ValueError(f"{path}: {words}") from error
+            if place := agent.not_finite():
+                raise ValueError(f"its {place} is not finite: the training diverged")
+        agent.begin_anew(given)
         return agent
 
     @classmethod
-    def load_anywhere(cls, path: str | Path, env_id: str | None = None) -> Self:
+    def load_anywhere(
+        cls, path: str | Path, env_id: str | None = None, trust: bool = False
+    ) -> Self:
         """Reads an agent from a checkpoint, to be tested on whatever device is here."""
-        return cls.load(path, env_id, accelerator="auto")
+        return cls.load(path, env_id, trust=trust, accelerator="auto")
+
+    def begin_anew(self, settings: Collection[str]) -> None:
+        """Sets what some settings say of the beginning, in place of what a loaded file holds."""
+        if "seed" in settings:
+            self.noise_generator.manual_seed(self.devices.stream_seed(self.config.seed))
 
     @classmethod
     def run(cls, command: Command) -> int:

@@ -42,24 +42,26 @@ def find_saved(run: Path, checkpoint: str | None = None) -> Saved:
 
         return Saved(load_checkpoint(run).get("algo", ""), run, run.parent, run.parent)
     folder = open_run_folder(run)
-    if checkpoint in (None, "last"):
-        from fastrl.runs.checkpoint import Checkpoints
+    from fastrl.runs.checkpoint import Checkpoints, load_checkpoint
 
+    if checkpoint in (None, "last"):
         path = Checkpoints(folder.checkpoints).newest()
     elif checkpoint == "best":
         path = folder.checkpoints / "best.pt"
     else:
         path = expanded(checkpoint)
         path = path if path.exists() else folder.checkpoints / checkpoint
-    return Saved(folder.config.get("algo", ""), path, folder.path, folder.videos)
+    algo = folder.config.get("algo") or load_checkpoint(path).get("algo", "")
+    return Saved(algo, path, folder.path, folder.videos)
 
 
-def load_agent(saved: Saved, env_id: str | None = None) -> Agent:
-    """Returns the agent, by the `load_agent(path, env_id)` of its algorithm's module.
+def load_agent(saved: Saved, env_id: str | None = None, trust: bool = False) -> Agent:
+    """Returns the agent, by the `load_agent(path, env_id, trust)` of its algorithm's module.
 
     Args:
         saved: from `find_saved`.
         env_id: the task to play; by default that which the agent was trained on.
+        trust: import what the checkpoint names, whoever wrote it.
 
     Raises:
         ValueError: the checkpoint is damaged, foreign or of an unknown algorithm.
@@ -71,4 +73,4 @@ def load_agent(saved: Saved, env_id: str | None = None) -> Agent:
         raise ValueError(
             f"{saved.checkpoint} is of the algorithm {saved.algo!r}, which fastrl does not have"
         )
-    return module.load_agent(saved.checkpoint, env_id)
+    return module.load_agent(saved.checkpoint, env_id, trust)

@@ -7,21 +7,20 @@ is in the algorithm's own file. Letters: O observation dimensions, A action dime
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from fractions import Fraction
 from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from fastrl.agents.base import BaseAgent
 from fastrl.buffers.replay import ReplayBuffer, StepsBuffer, Transitions
 from fastrl.config.sac import SACConfig
 from fastrl.decoupled.channels import ReplayChannel
-from fastrl.engine.optimizer import FlatParameters
 from fastrl.models.critics import SquashedGaussianActor
+from fastrl.runs.fitting import check_fits
 from fastrl.runs.timer import StageTimer
 
 
@@ -48,10 +47,6 @@ class OffPolicyAgent(BaseAgent):
         self.saved_replay: dict[str, Any] | None = None
         """What `load_state_dict` found for a replay buffer that is not there yet."""
 
-    def trained(self) -> Sequence[tuple[FlatParameters, nn.Module]]:
-        """Returns the networks, each with the vector that its parameters are part of."""
-        raise NotImplementedError
-
     def build(self, minibatch: Transitions) -> None:
         """Has the engine build the gradient steps for minibatches like this one."""
         raise NotImplementedError
@@ -62,6 +57,10 @@ class OffPolicyAgent(BaseAgent):
 
     def _take_metrics(self) -> dict[str, float]:
         """Returns means since the last call."""
+        raise NotImplementedError
+
+    def _is_finite(self) -> bool:
+        """Returns whether all metrics since the last call are finite, so that the weights are."""
         raise NotImplementedError
 
     # Acting
@@ -166,13 +165,15 @@ class OffPolicyAgent(BaseAgent):
             self.replay.append(buffer)
         before = self.num_env_steps
         self.num_env_steps += self.config.steps_per_update
+        is_finite = True
         if (num_due := self.num_due) > 0:
             with self.engine.learning(), timer.stage("update"):
                 self._learn(num_due)
+            is_finite = self._is_finite()
         log_every = self.config.log_every or 1
-        if before // log_every == self.num_env_steps // log_every:
-            return {}
-        return self._take_metrics()
+        is_due = before // log_every != self.num_env_steps // log_every
+        # Those of a training that diverged come at once, before the policy acts again.
+        return self._take_metrics() if is_due or not is_finite else {}
 
     @property
     def num_due(self) -> int:
@@ -214,21 +215,33 @@ class OffPolicyAgent(BaseAgent):
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Takes a state back; raises ValueError if it is another network's."""
-        try:
-            self._load_networks(state)
-            self.num_env_steps = state["num_env_steps"]
-            self.num_gradient_steps = state["num_gradient_steps"]
-            if state["replay"] is None:  # a file of `save`: rows to learn from are collected anew
-                self.num_env_steps = self.num_gradient_steps = 0
-            if state["noise_device"] == self.device.type:  # another's state means nothing here
-                self.noise_generator.set_state(state["noise_generator"])
-            if self.replay is None:
-                self.saved_replay = state["replay"]
-            elif state["replay"] is not None:
-                self.replay.load_state_dict(state["replay"])
-        except (KeyError, RuntimeError, TypeError) as error:
-            raise ValueError(f"the checkpoint does not fit this agent: {error}") from error
+        """Takes a state back; raises ValueError, before it takes any, if it is another agent's."""
+        self._check_state(state, "replay")
+        if (replay := state.get("replay")) is not None:
+            self._check_replay(replay)
+        self._load_networks(state)
+        self.num_env_steps = state["num_env_steps"]
+        self.num_gradient_steps = state["num_gradient_steps"]
+        if replay is None:  # a file of `save`: rows to learn from are collected anew
+            self.num_env_steps = self.num_gradient_steps = 0
+        self._load_noise(state)
+        if self.replay is None:
+            self.saved_replay = replay
+        elif replay is not None:
+            self.replay.load_state_dict(replay)
+
+    def _check_replay(self, state: Any) -> None:
+        """Raises ValueError if this is no ring of as many rows of what is played here."""
+        valid = state.get("valid") if isinstance(state, dict) else None
+        is_ring = isinstance(valid, Tensor) and valid.ndim == 2 and valid.numel() > 0
+        size = tuple(valid.shape) if isinstance(valid, Tensor) and is_ring else (1, 1)
+        space = self.observation_space
+        obs = torch.from_numpy(np.zeros((), space.dtype)).expand(*size, *space.shape)
+        number, flag = torch.zeros(()).expand(size), torch.zeros((), dtype=torch.bool).expand(size)
+        actions = torch.zeros(()).expand(*size, self.policy.num_actions)
+        flags = {"terminated": flag, "done": flag, "valid": flag}
+        rows = {"obs": obs, "actions": actions, "rewards": number, **flags}
+        check_fits(state, rows, "replay")
 
     def _load_networks(self, state: dict[str, Any]) -> None:
         """Takes back what `_make_networks` made."""

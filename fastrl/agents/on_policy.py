@@ -262,13 +262,10 @@ class OnPolicyAgent(BaseAgent):
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Takes a state back; raises ValueError if it is another network's."""
-        try:
-            self.policy.load_state_dict(state["policy"])
-            if self.reward_scale is not None:
-                self.reward_scale.load_state_dict(state["reward_scale"])
-            self.optimizer.load_state_dict(state["optimizer"])
-            if state["noise_device"] == self.device.type:  # another's state means nothing here
-                self.noise_generator.set_state(state["noise_generator"])
-        except (KeyError, RuntimeError, TypeError) as error:
-            raise ValueError(f"the checkpoint does not fit this agent: {error}") from error
+        """Takes a state back; raises ValueError, before it takes any, if it is another agent's."""
+        self._check_state(state, *(() if self.reward_scale else ("reward_scale",)))
+        self.policy.load_state_dict(state["policy"])
+        if self.reward_scale is not None:
+            self.reward_scale.load_state_dict(state["reward_scale"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self._load_noise(state)

@@ -14,6 +14,9 @@ CHANGEABLE = (
     "--num-nodes, --rank-timeout"
 )
 
+# How training begins: a checkpoint's weights, temperature and random state come in their place.
+BEGINNINGS = ("seed", "ortho_init", "log_std_init", "alpha")
+
 Config = TypeVar("Config", bound=RunConfig)
 
 
@@ -52,6 +55,25 @@ def resumed(saved: Config, changes: dict[str, Any], run: str) -> Config:
     if now != before and isinstance(saved, SACConfig):
         shares["buffer_size"] = saved.buffer_size * before // now
     return saved.replace(**changes, **shares)
+
+
+def check_beginnings(config: RunConfig, saved: Any, source: object, *allowed: str) -> None:
+    """Raises ValueError for a setting that a checkpoint's state would silently override.
+
+    Args:
+        config: the settings that are asked for.
+        saved: those in the checkpoint, plain.
+        source: the checkpoint, for errors.
+        *allowed: settings that take effect nevertheless.
+    """
+    before = saved if isinstance(saved, dict) else {}
+    for name in BEGINNINGS:
+        now = getattr(config, name, None)
+        if name not in allowed and now is not None and before.get(name, now) != now:
+            raise ValueError(
+                f"{name}={spell(now)} has no effect: {source} began with {spell(before[name])} and "
+                "goes on from there"
+            )
 
 
 def spell(value: object) -> str:

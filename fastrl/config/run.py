@@ -41,7 +41,7 @@ OTHER_NAMES = {
 _ENGINE_OF_COMPILE = {"off": "eager", False: "eager", "on": "compile", True: "compile"}
 _STEPS = ("total_timesteps", "eval_every", "checkpoint_every", "log_every", "learning_starts")
 _MOST_THREADS = 1024
-_MOST_EPISODES = 1_000_000
+MOST_EPISODES = 1_000_000
 _MOST_FRAMES = 1000
 
 
@@ -134,7 +134,7 @@ class RunConfig:
             for item in value if isinstance(value, tuple) else (value,):
                 _check_magnitude(name, item)
         in_range(self, 0, _MOST_THREADS, "num_env_threads", "num_threads")
-        in_range(self, 0, _MOST_EPISODES, "eval_episodes")
+        in_range(self, 0, MOST_EPISODES, "eval_episodes")
         at_least(self, 1, "num_envs", "devices", "num_nodes", "total_timesteps", "keep_checkpoints")
         in_range(self, 1, _MOST_FRAMES, "frame_stack")
         for setting in self.env_kwargs:
@@ -217,6 +217,14 @@ class RunConfig:
         Raises:
             ValueError: an unknown name, a value of the wrong type or out of range.
         """
+        return cls(**cls.typed(values, source))
+
+    @classmethod
+    def typed(cls, values: dict[str, Any], source: str) -> dict[str, Any]:
+        """Returns settings as the types that they have here; arguments and errors as `from_dict`.
+
+        Whether they are in range and go together is not checked.
+        """
         if "compile" in values:  # its name before version 0.2
             values = {"engine": _ENGINE_OF_COMPILE.get(values["compile"], "auto"), **values}
             del values["compile"]
@@ -228,7 +236,7 @@ class RunConfig:
                 settings[name] = as_kind(kinds[name], value)
             except ValueError as error:
                 raise ValueError(f"{source}: {name} {error}") from error
-        return cls(**settings)
+        return settings
 
 
 def documentation(*config_classes: type) -> dict[str, str]:

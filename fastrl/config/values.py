@@ -9,14 +9,49 @@ import types
 from typing import Any, Literal, cast, get_args, get_origin
 
 import yaml
+from yaml.composer import ComposerError
+from yaml.constructor import ConstructorError
+
+_MOST_TOLD = 200  # characters of what is wrong
+_MOST_CHARACTERS = 100_000  # that a file of settings may have
 
 
 class ConfigLoader(yaml.SafeLoader):
-    """A safe loader that also reads `3e-4` as a number; in YAML 1.1 it is a string."""
+    """A safe loader that also reads `3e-4` as a number; in YAML 1.1 it is a string.
+
+    It refuses names that are set twice, and aliases: a few of aliases can stand for billions.
+    """
+
+    def compose_node(self, parent: Any, index: Any) -> Any:
+        """Composes a node; raises ComposerError for an alias."""
+        if self.check_event(yaml.AliasEvent):
+            event = self.peek_event()
+            raise ComposerError(
+                None,
+                None,
+                f"settings may not have aliases such as *{event.anchor}",
+                event.start_mark,
+            )
+        return super().compose_node(parent, index)
+
+    def construct_mapping(self, node: Any, deep: bool = False) -> dict[Any, Any]:
+        """Constructs a mapping; raises ConstructorError for a name that is set twice."""
+        names = set()
+        for key, _ in node.value:
+            if key.value in names and isinstance(key, yaml.ScalarNode):
+                problem = f"{key.value!r} is set twice"
+                raise ConstructorError(None, None, problem, key.start_mark)
+            if isinstance(key, yaml.ScalarNode):
+                names.add(key.value)
+        return super().construct_mapping(node, deep)
 
 
 class ConfigDumper(yaml.SafeDumper):
     """A safe dumper that quotes strings which the loader would read as such a number."""
+
+    def ignore_aliases(self, data: Any) -> bool:
+        """Returns True: what occurs twice is written twice."""
+        return True
 
 
 for _kind in (ConfigLoader, ConfigDumper):
@@ -34,16 +69,35 @@ ConfigLoader.add_constructor(
 ConfigDumper.add_representer(tuple, lambda dumper, value: dumper.represent_sequence(_TUPLE, value))
 
 
-def read_value(text: str) -> Any:
-    """Parses a text as YAML: `1e-3` is a number, `[1, a]` a list.
+def read_yaml(text: str) -> Any:
+    """Parses a text as YAML of plain values: `1e-3` is a number, `[1, a]` a list.
 
     Raises:
-        ValueError: the text is not YAML.
+        ValueError: the text is not YAML, sets a name twice, has aliases, or is too long or deep.
     """
+    if len(text) > _MOST_CHARACTERS:
+        raise ValueError(f"{len(text):,} characters are more than {_MOST_CHARACTERS:,}")
     try:
         return yaml.load(text, Loader=ConfigLoader)
-    except yaml.YAMLError as error:
-        raise ValueError(f"{text!r} is not YAML") from error
+    except RecursionError as error:
+        raise ValueError("it is nested too deeply") from error
+    except Exception as error:  # `!!bool x` and `!!timestamp x` raise what their conversion does
+        is_syntax = isinstance(error, yaml.YAMLError)
+        reason = " ".join(str(error).split()) if is_syntax else f"a value is wrong: {error!r}"
+        raise ValueError(reason[:_MOST_TOLD]) from error
+
+
+def read_value(text: str) -> Any:
+    """Parses the value of a setting on the command line, as `read_yaml`.
+
+    Raises:
+        ValueError: as `read_yaml`, with the text.
+    """
+    try:
+        return read_yaml(text)
+    except ValueError as error:
+        shown = text if len(text) <= _MOST_TOLD else f"{text[:_MOST_TOLD]}..."
+        raise ValueError(f"{shown!r} is not YAML") from error
 
 
 def write_value(value: Any) -> str:
@@ -55,7 +109,7 @@ def write_value(value: Any) -> str:
     options: dict[str, Any] = {"default_flow_style": True, "sort_keys": False, "width": math.inf}
     try:
         text = yaml.dump(_plain(value), Dumper=ConfigDumper, allow_unicode=True, **options)
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, RecursionError) as error:
         raise ValueError(f"{value!r} cannot be written as YAML") from error
     return text.removesuffix("...\n").rstrip("\n")
 

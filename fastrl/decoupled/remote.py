@@ -31,6 +31,7 @@ from fastrl.buffers.rollout import RolloutBuffer
 from fastrl.decoupled.channels import RolloutChannel, exchanged_columns
 from fastrl.envs.vector import VectorEnv
 from fastrl.processes.messages import MessageChannel
+from fastrl.runs.fitting import first_not_finite
 from fastrl.runs.timer import StageTimer
 
 
@@ -91,6 +92,12 @@ class RemoteLearner:
     def predict(self, obs: Any, deterministic: bool = True) -> np.ndarray:
         """Returns the actions that the environments take, for one observation or a batch."""
         return self.agent.predict(obs, deterministic)
+
+    def not_finite(self) -> str:
+        """Returns where the first number is that is not finite, here or in the latest report."""
+        skipped = ("replay", "metric_sums")
+        reported = {name: x for name, x in self._reported.items() if name not in skipped}
+        return self.agent.not_finite() or first_not_finite(reported)
 
     # Learning, which the trainers do
 

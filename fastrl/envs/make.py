@@ -10,6 +10,7 @@ from typing import Any, Literal, get_args
 
 import gymnasium
 
+from fastrl.config.trust import is_part_of_python
 from fastrl.envs.envpool_env import EnvPoolEnv, check_envpool_id, list_envpool_ids
 from fastrl.envs.gym_env import GymEnv, own_line
 from fastrl.envs.masking import MaskVelocity, check_mask_vel
@@ -146,6 +147,8 @@ def _gymnasium_maker(
     """Returns a function that makes one env; it takes `render_mode` for rendering."""
     module_name, _, name = env_id.rpartition(":")
     if module_name:
+        if is_part_of_python(module_name):  # and what it would run is no environment
+            raise ValueError(f"{env_id!r}: {module_name} comes with Python and has no environments")
         try:
             module = importlib.import_module(module_name)
         except ModuleNotFoundError as error:
@@ -157,7 +160,9 @@ def _gymnasium_maker(
             what = f"{type(error).__name__}: {error}{own_line(error)}"
             raise EnvError(f"{env_id!r}: importing {module_name!r} raised {what}") from error
         if callable(getattr(module, name, None)):
-            return partial(getattr(module, name), **env_kwargs)
+            maker = getattr(module, name)
+            _check_maker(env_id, maker)
+            return partial(maker, **env_kwargs)
         # As in gymnasium, "module:Id-v0" imports a module that registers the id.
         if name not in gymnasium.registry:
             raise ValueError(
@@ -167,6 +172,17 @@ def _gymnasium_maker(
         raise ValueError(_unknown_id(env_id, backend))
     # The checker only inspects the first steps and warns about style; GymEnv checks the shapes.
     return partial(gymnasium.make, name, disable_env_checker=True, **env_kwargs)
+
+
+def _check_maker(env_id: str, maker: Any) -> None:
+    """Raises ValueError, before it is called, for what cannot make a `gymnasium.Env`."""
+    while isinstance(maker, partial):
+        maker = maker.func
+    if isinstance(maker, type) and not issubclass(maker, gymnasium.Env):
+        raise ValueError(f"{env_id!r} is a class, but none of gymnasium.Env")
+    origin = getattr(maker, "__module__", None)
+    if isinstance(origin, str) and is_part_of_python(origin):
+        raise ValueError(f"{env_id!r} is part of {origin}, which comes with Python")
 
 
 def _unknown_id(env_id: str, backend: Backend) -> str:

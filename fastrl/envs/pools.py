@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from functools import partial
 
@@ -13,6 +14,8 @@ from fastrl.envs.make import base_seed, make_env, wrap_vector_env
 from fastrl.envs.vector import Spaces, VectorEnv
 from fastrl.processes.devices import uses_gpu
 from fastrl.processes.machine import available_cores
+
+_log = logging.getLogger("fastrl")
 
 _FEWEST_ENVS_TO_HALVE = 32  # a step of fewer ends before the policy has acted on the other half
 _SLOW_FAMILIES = "envpool.mujoco", "envpool.box2d"  # physics: at least 10 us per step
@@ -62,11 +65,20 @@ def open_envs(
                 **config.env_settings,
             )
         )
+        if pool == 0 and pools[0].backend != "envpool":
+            _tell_of_idle(config)
         if pool == 0 and pools[0].backend != "envpool" and config.num_pools == 0 and num_pools == 2:
             # Only EnvPool steps in the background; for others, halves cost time and gain nothing.
             pools[0].close()
             return open_envs(env, config.replace(num_pools=1), rank, restart)
     return _PoolsOfId(pools, partial(open_envs, env, config, rank))
+
+
+def _tell_of_idle(config: RunConfig) -> None:
+    """Writes a line to the log for settings that only EnvPool's environments make use of."""
+    idle = [x for x in ("num_env_threads", "num_pools") if getattr(config, x) > (x == "num_pools")]
+    if idle:
+        _log.warning("%s: gymnasium steps one by one, so %s gains nothing", config.env_id, idle[0])
 
 
 def reopened(pools: list[VectorEnv], restart: int) -> list[VectorEnv]:

@@ -12,6 +12,7 @@ from importlib import resources
 from typing import Any
 
 from fastrl.config.command import Command
+from fastrl.config.effects import check_effects
 from fastrl.config.on_policy import LargeBatchError
 from fastrl.config.run import RunConfig, check_names
 
@@ -141,6 +142,7 @@ def merge(
         guilty = [name for name in tuned if re.search(rf"\b{name}\b", str(error))]
         hint = f" (the preset set {', '.join(guilty)}; {way_out} goes without)" if guilty else ""
         raise ValueError(f"{error}{hint}") from error
+    check_effects(config, given)
     return Command(
         config=config,
         preset_settings={name: getattr(config, name) for name in tuned if name not in cut},

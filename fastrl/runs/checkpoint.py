@@ -58,6 +58,21 @@ def load_checkpoint(path: str | Path) -> dict[str, Any]:
     return state
 
 
+def settings_in_newest(folder: Path, algo: str) -> tuple[dict[str, Any], Any, str]:
+    """Returns the settings in the newest checkpoint of a run, their signature, and the file.
+
+    Raises:
+        ValueError: there is no whole checkpoint of this algorithm with settings.
+    """
+    path = Checkpoints(folder).newest()
+    state = _read(path, mmap=True)
+    learner = state.get("agent")
+    settings = learner.get("config") if isinstance(learner, dict) else None
+    if state.get("algo") != algo or not isinstance(settings, dict):
+        raise ValueError(f"{path} holds no settings of {algo}")
+    return settings, state.get("signature"), str(path)
+
+
 class Checkpoints:
     """The checkpoints of one run: `last.pt`, `best.pt` and the newest `step_<env steps>.pt`.
 
@@ -204,6 +219,7 @@ def _read(path: Path, mmap: bool) -> dict[str, Any]:
         is_zip = zipfile.is_zipfile(path)
     if not is_zip:
         raise ValueError(f"{path} is cut short or is not a fastrl checkpoint")
+    _check_parts(path)
     try:
         state = torch.load(path, map_location="cpu", weights_only=True, mmap=mmap)
     except OSError:
@@ -219,12 +235,53 @@ def _read(path: Path, mmap: bool) -> dict[str, Any]:
     kind = state.pop("format", None) if isinstance(state, dict) else None
     if not isinstance(kind, str) or kind != FORMAT:  # comparing a tensor would give a tensor
         raise ValueError(f"{path} is not a fastrl checkpoint")
+    _check_plain(path, state)
     version = state.pop("format_version", None)
     if not isinstance(version, int) or version != FORMAT_VERSION:
         raise ValueError(
             f"{path} has format_version {version!r}; this fastrl reads {FORMAT_VERSION}"
         )
     return state
+
+
+def _check_parts(path: Path) -> None:
+    """Raises ValueError, before anything is read, if the parts are larger than the file.
+
+    A small file of compressed or overlapping parts can fill any memory; ours have neither.
+    """
+    with _damage_as_value_error(path), zipfile.ZipFile(path) as archive:
+        parts = archive.infolist()
+    if any(part.compress_type != zipfile.ZIP_STORED for part in parts):
+        raise ValueError(f"{path} is not a fastrl checkpoint: it is compressed")
+    names = {part.filename for part in parts}
+    if len(names) < len(parts) or sum(part.file_size for part in parts) > path.stat().st_size:
+        raise ValueError(f"{path} is not a fastrl checkpoint: its parts overlap")
+
+
+def _check_plain(path: Path, state: dict[str, Any]) -> None:
+    """Raises ValueError for values of other types, and for more of them than the file has bytes.
+
+    A value can stand in many places of a state, so that a small file holds billions.
+    """
+    most, count, pending = path.stat().st_size, 0, [state]
+    while pending:
+        value = pending.pop()
+        count += 1
+        if isinstance(value, dict):
+            pending += [*value.keys(), *value.values()]
+            if not all(type(name) in (str, int) for name in value):
+                raise ValueError(f"{path} is not a fastrl checkpoint: its names are no texts")
+        elif isinstance(value, list | tuple):
+            pending += value
+        elif isinstance(value, torch.Tensor):
+            is_plain = type(value) is torch.Tensor and value.layout is torch.strided
+            if not is_plain or value.numel() * value.element_size() > most:
+                raise ValueError(f"{path} is not a fastrl checkpoint: a tensor in it is not plain")
+        elif type(value) not in _PLAIN_TYPES:
+            kind = type(value).__name__
+            raise ValueError(f"{path} is not a fastrl checkpoint: it holds a {kind}")
+        if count > most:
+            raise ValueError(f"{path} is not a fastrl checkpoint: it holds itself")
 
 
 def _check_sums(path: Path) -> None:

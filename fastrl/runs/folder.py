@@ -19,7 +19,7 @@ from typing import Any, BinaryIO
 
 import yaml
 
-from fastrl.config.values import ConfigDumper, ConfigLoader
+from fastrl.config.values import ConfigDumper, read_yaml
 
 CONFIG_NAME = "config.yaml"
 CHECKPOINTS_NAME = "checkpoints"
@@ -148,13 +148,13 @@ def read_config(path: str | Path) -> dict[str, Any]:
     path = expanded(path)
     if not path.is_file():
         fault = "is a folder" if path.is_dir() else "does not exist"
+        fault = fault if path.is_dir() or not path.exists() else "is a device or pipe"
         raise ValueError(f"{path} {fault}; expected a YAML file of settings")
     try:
-        # ConfigLoader is a SafeLoader: it builds plain values only.
-        config = yaml.load(path.read_text(encoding="utf-8"), Loader=ConfigLoader)
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        config = read_yaml(path.read_text(encoding="utf-8"))
+    except ValueError as error:  # UnicodeDecodeError is one
         reason = " ".join(str(error).split())
-        raise ValueError(f"{path} is not a YAML file: {reason}") from error
+        raise ValueError(f"{path} is not a YAML file of settings: {reason}") from error
     if config is None:
         return {}
     if not isinstance(config, dict) or not all(isinstance(name, str) for name in config):
@@ -170,8 +170,13 @@ def replaced_file(path: str | Path) -> Iterator[BinaryIO]:
     folder is synced. Whoever opens `path`, at any time and after any crash, finds the complete old
     or new file. If the body raises, `path` stays unchanged. Temporary files that killed writers of
     the same `path` left behind are removed first.
+
+    Raises:
+        ValueError: at `path` is something else than a regular file.
+        OSError: the file cannot be written.
     """
     path = Path(path)
+    check_replaceable(path)
     remove_temporaries(path.parent, path.name)
     temporary = path.with_name(f".{path.name}.{os.getpid()}{_TEMPORARY_SUFFIX}")
     try:
@@ -184,6 +189,16 @@ def replaced_file(path: str | Path) -> Iterator[BinaryIO]:
         temporary.unlink(missing_ok=True)
         raise
     _sync_folder(path.parent)
+
+
+def check_replaceable(path: Path) -> None:
+    """Raises ValueError if there is something at `path` that is no regular file.
+
+    A link, device, pipe or folder is somebody's; a file in its place would take it away.
+    """
+    if path.is_symlink() or (path.exists() and not path.is_file()):
+        kind = "link" if path.is_symlink() else "folder" if path.is_dir() else "device or pipe"
+        raise ValueError(f"{path} is a {kind}; only a regular file may be replaced")
 
 
 def remove_temporaries(folder: Path, name: str | None = None) -> None:

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from fastrl.processes.machine import available_cores
-from fastrl.runs.folder import replaced_file
+from fastrl.runs.folder import check_replaceable, replaced_file
 
 METRICS_NAME = "metrics.csv"
 SUMMARY_NAME = "summary.json"
@@ -53,6 +53,7 @@ class Logger:
         path = folder / METRICS_NAME
         if path.exists() and not resume:
             raise ValueError(f"{path} exists already; resume the run, or log into a new folder")
+        check_replaceable(path)  # in a folder from elsewhere it may be a link to any file
         self._table = _MetricsTable(path)
         self._events = _EventFile(folder)
         self._must_drop_later = resume

@@ -60,6 +60,10 @@ class Agent(Protocol):
         """Blocks until all submitted rollouts are learned from; returns metrics that came late."""
         ...
 
+    def not_finite(self) -> str:
+        """Returns where the first number is in networks or optimisers that is not finite; or ""."""
+        ...
+
     def predict(self, obs: Any, deterministic: bool = True) -> np.ndarray:
         """Returns actions for the environments, for one observation or a batch."""
         ...

@@ -84,7 +84,7 @@ def evaluate(
     Raises:
         EndlessEpisodeError: an episode is longer than `max_episode_steps`.
         StoppedError: `should_stop` returned True.
-        ValueError: `num_episodes` is under 1, or a return is not finite.
+        ValueError: `num_episodes` is under 1, or an action or a return is not finite.
     """
     if num_episodes < 1:
         raise ValueError(f"num_episodes is {num_episodes}; it must be at least 1")
@@ -100,7 +100,12 @@ def evaluate(
         PULSE.count += 1
         if should_stop():
             raise StoppedError(f"{env.env_id}: the evaluation was stopped")
-        step = env.step(predict(obs))
+        actions = predict(obs)
+        if actions.dtype.kind == "f" and not np.isfinite(actions).all():
+            raise ValueError(
+                f"{env.env_id}: an action of the policy is not finite: its training diverged"
+            )
+        step = env.step(actions)
         obs = step.obs
         if is_reset_row.any():
             begin(is_reset_row)

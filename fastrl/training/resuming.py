@@ -10,8 +10,11 @@ import torch
 
 from fastrl.buffers.replay import columns_of
 from fastrl.buffers.rollout import RolloutBuffer
+from fastrl.config.resume import check_beginnings
+from fastrl.config.trust import signature_of
 from fastrl.envs.vector import HasState, VectorEnv
 from fastrl.processes.devices import Devices
+from fastrl.runs.fitting import check_fits
 from fastrl.runs.logger import SUMMARY_NAME
 from fastrl.training.agent import Agent
 from fastrl.training.counters import Counters
@@ -28,6 +31,7 @@ def run_state(agent: Agent, buffer: RolloutBuffer, counters: Counters) -> dict[s
     learner = agent.state_dict()
     state = {
         "algo": agent.algo,
+        **signature_of(agent.config.to_dict()),
         "counters": dict(vars(counters)),
         "num_ranks": agent.devices.world_size,
     }
@@ -49,6 +53,13 @@ def _state_of_rank(agent: Agent, buffer: RolloutBuffer, learner: dict[str, Any])
         state["envs"] = [_arrays_to_tensors(env_state) for env_state in states]
         state["rollout"] = buffer.state_dict()
     return state
+
+
+def check_same_run(restored: dict[str, Any], agent: Agent) -> None:
+    """Raises ValueError if a checkpoint is of another algorithm, or began in another way."""
+    if restored.get("algo") != agent.algo:
+        raise ValueError(f"it is of the algorithm {restored.get('algo')!r}, not {agent.algo!r}")
+    check_beginnings(agent.config, restored["agent"].get("config"), "the run")
 
 
 def is_whole(restored: dict[str, Any], devices: Devices) -> bool:
@@ -90,14 +101,21 @@ def restored_counters(restored: dict[str, Any]) -> Counters:
             raise KeyError("agent or torch_random is missing")
         if not isinstance(restored["agent"], dict):
             raise TypeError(f"its agent is {restored['agent']!r}")
-        if not isinstance(restored["torch_random"], torch.Tensor):
-            raise TypeError(f"its torch_random is {restored['torch_random']!r}")
+        check_fits(restored["torch_random"], torch.get_rng_state(), "torch_random")
+        if type(num_ranks := restored.get("num_ranks", 1)) is not int or num_ranks < 1:
+            raise TypeError(f"its num_ranks is {num_ranks!r}")
+        for name in ("ranks", "envs"):
+            parts = restored.get(name, [])
+            if not isinstance(parts, list) or not all(isinstance(x, dict) for x in parts):
+                raise TypeError(f"its {name} is no list of mappings")
+        if len(restored.get("ranks") or [None] * num_ranks) != num_ranks:
+            raise TypeError(f"its ranks are {len(restored['ranks'])}, not {num_ranks}")
         counters = Counters(**restored["counters"])
         for name, default in vars(Counters()).items():
             if not _is_alike(value := getattr(counters, name), default):
                 raise TypeError(f"its counters.{name} is {value!r}")
         return counters
-    except (KeyError, TypeError) as error:
+    except (KeyError, TypeError, ValueError) as error:
         reason = " ".join(str(error).split())
         raise ValueError(
             f"the newest checkpoint is not one of a run of this version of fastrl: {reason}"
@@ -105,11 +123,17 @@ def restored_counters(restored: dict[str, Any]) -> Counters:
 
 
 def _is_alike(value: Any, default: Any) -> bool:
-    """Returns whether a value has the form of the default: a number, list or dict of numbers."""
+    """Returns whether a value has the form of the default: a number, list or dict of numbers.
+
+    Lists that begin empty may have any length.
+    """
     if isinstance(default, dict | list):
         numbers = value.values() if isinstance(value, dict) else value
-        return type(value) is type(default) and all(_is_alike(number, 0) for number in numbers)
-    return isinstance(value, int | float)
+        is_alike = type(value) is type(default) and len(value) == (len(default) or len(value))
+        return is_alike and all(_is_alike(number, 0.0) for number in numbers)
+    if type(default) is int:
+        return type(value) is int and 0 <= value < 2**63
+    return type(value) in (int, float)
 
 
 def restore_envs(envs: list[VectorEnv], buffer: RolloutBuffer, restored: dict[str, Any]) -> None:
@@ -120,6 +144,7 @@ def restore_envs(envs: list[VectorEnv], buffer: RolloutBuffer, restored: dict[st
             f"{envs[0].env_id}: the run was saved with the state of its environments, which cannot "
             "be restored here: these have no load_state_dict, or another number of pools"
         )
+    check_fits(restored["rollout"], buffer.state_dict(), "rollout")
     for env, state in zip(able, restored["envs"], strict=True):
         env.load_state_dict(_tensors_to_arrays(state))
     buffer.load_state_dict(restored["rollout"])

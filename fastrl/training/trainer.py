@@ -20,19 +20,29 @@ import torch
 
 from fastrl.buffers.rollout import RolloutBuffer
 from fastrl.config.run import RunConfig
+from fastrl.config.trust import signature_of
 from fastrl.engine.threads import rare_collections
 from fastrl.envs.pools import open_envs, reopened
 from fastrl.envs.vector import VectorEnv
 from fastrl.processes.pulse import PULSE
 from fastrl.processes.signals import StopSignals
 from fastrl.runs.checkpoint import Checkpoints, load_checkpoint
-from fastrl.runs.folder import create_run_folder, expanded, open_run_folder, owned, write_config
+from fastrl.runs.fitting import naming
+from fastrl.runs.folder import (
+    CONFIG_NAME,
+    create_run_folder,
+    expanded,
+    open_run_folder,
+    owned,
+    write_config,
+)
 from fastrl.runs.timer import StageTimer
 from fastrl.training.agent import Agent
 from fastrl.training.counters import TARGET_EPISODES, Counters, IterationCounts
 from fastrl.training.player import Player
 from fastrl.training.records import Records, TrainResult
 from fastrl.training.resuming import (
+    check_same_run,
     check_unfinished,
     is_whole,
     restore_envs,
@@ -96,15 +106,18 @@ class AgentTrainer:
         if env is not None:
             agent.envs = _fitting_envs(agent, env)
         with StopSignals() as signals, rare_collections(), ExitStack() as ownership:
-            counters, restored, folder = Counters(), None, None
+            counters, restored, folder, checkpoint = Counters(), None, None, Path()
             if self._resume is not None:
                 folder = open_run_folder(_absolute(self._resume, agent)).path
                 if agent.devices.is_global_zero:  # no other process may write from here on
                     ownership.enter_context(owned(folder))
-                restored = load_checkpoint(Checkpoints(folder / "checkpoints").newest())
+                checkpoint = Checkpoints(folder / "checkpoints").newest()
+                restored = load_checkpoint(checkpoint)
+                with naming(checkpoint):
+                    counters = restored_counters(restored)
+                    check_same_run(restored, agent)
                 if not is_whole(restored, agent.devices):
                     restored.pop("envs", None)  # they belong to another number of ranks
-                counters = restored_counters(restored)
                 check_unfinished(agent, folder, counters)
                 counters.restarts += 1
                 if "envs" not in restored:
@@ -117,12 +130,16 @@ class AgentTrainer:
             timer = StageTimer()
             player = Player(agent, agent.envs, buffer, timer)
             if restored is not None:
-                restored = share_of_rank(restored, agent, counters.restarts)
-                agent.load_state_dict(restored["agent"])
-                torch.set_rng_state(restored["torch_random"])
+                with naming(checkpoint):
+                    restored = share_of_rank(restored, agent, counters.restarts)
+                    agent.load_state_dict(restored["agent"])
+                    if place := agent.not_finite():
+                        raise ValueError(f"its {place} is not finite: the training diverged")
+                    torch.set_rng_state(restored["torch_random"])
             with PULSE.slow(_SLOWNESS_OF_RESETS):
                 if restored is not None and "envs" in restored:
-                    restore_envs(agent.envs, buffer, restored)
+                    with naming(checkpoint):
+                        restore_envs(agent.envs, buffer, restored)
                 else:
                     player.reset()
             run = _Run(agent, counters, buffer, player, timer, signals)
@@ -131,7 +148,9 @@ class AgentTrainer:
             if folder is None:  # late, so that a new folder gets its first checkpoint soon
                 folder = _new_folder(agent)
                 ownership.enter_context(owned(folder))
-            write_config(folder / "config.yaml", {"algo": agent.algo, **agent.config.to_dict()})
+            settings = agent.config.to_dict()
+            written = {"algo": agent.algo, **settings, **signature_of(settings)}
+            write_config(folder / CONFIG_NAME, written)
             shown = folder
             if not expanded(self._resume or agent.config.log_dir).is_absolute():
                 shown = folder.relative_to(agent.start_folder)
@@ -194,7 +213,13 @@ class _Run:
     def _iterate(self) -> dict[str, float]:
         """Runs one rollout and one update; returns the metrics, {} if no row is due."""
         counters = self.counters
-        episodes = self.player.collect()
+        try:
+            episodes = self.player.collect()
+        except ValueError:
+            self._check_weights()  # no environment is to blame for actions that are not finite
+            if not bool(self.buffer.actions.isfinite().all()):
+                raise self._diverged("an action is not finite") from None
+            raise
         metrics = self.agent.update(self.buffer, counters.updates, self.timer)
         num_valid = self.buffer.num_valid
         self.buffer.carry_over()
@@ -225,11 +250,22 @@ class _Run:
         """Raises ValueError if the training diverged, before the policy acts or is saved."""
         for name, value in metrics.items():
             if name.startswith(("Loss/", "Gradients/")) and not math.isfinite(value):
-                raise ValueError(
-                    f"{self.config.env_id}: {name} is {value} after {self.counters.env_steps} "
-                    "steps: the training diverged; a lower learning_rate or normalised "
-                    "observations may help. The saved checkpoints are from before that"
-                )
+                place = self.agent.not_finite()
+                more = f" and {place} not finite" if place else ""
+                raise self._diverged(f"{name} is {value}{more}")
+
+    def _check_weights(self) -> None:
+        """Raises ValueError if the training diverged: before weights are saved or tested."""
+        if place := self.agent.not_finite():
+            raise self._diverged(f"{place} is not finite")
+
+    def _diverged(self, what: str) -> ValueError:
+        rates = [x for x in ("learning_rate", "policy_lr", "q_lr") if hasattr(self.config, x)]
+        return ValueError(
+            f"{self.config.env_id}: {what} after {self.counters.env_steps} steps: the training "
+            f"diverged; a lower {' or '.join(rates)} or normalised observations may help. The "
+            "saved checkpoints are from before that"
+        )
 
     def _target_reached(self) -> bool:
         target, counters = self.config.target_return, self.counters
@@ -255,6 +291,7 @@ class _Run:
     def _gather_ranks(self) -> None:
         """Gathers the state of each rank on rank 0, which saves it with its own."""
         self._check_finite(self.agent.finish_pending())
+        self._check_weights()
         if not self.devices.is_alone and self.ranks_at != self.counters.updates:
             self.ranks = self.devices.gather_states(state_of_rank(self.agent, self.buffer))
             self.ranks_at = self.counters.updates
