@@ -15,7 +15,7 @@ from fastrl.agents.decoupled_run import run_decoupled
 from fastrl.config.command import Command, describe
 from fastrl.config.decoupled import DecoupledConfig
 from fastrl.engine.engine import Engine
-from fastrl.engine.threads import keep_freed_memory
+from fastrl.engine.threads import keep_freed_memory, num_threads
 from fastrl.envs.make import is_known_id
 from fastrl.envs.pools import open_envs
 from fastrl.envs.vector import Spaces, VectorEnv
@@ -91,7 +91,8 @@ class BaseAgent:
         self.engine = Engine(config, self.devices)
         self.envs, spaces = self._open_envs(env)
         self.observation_space, self.action_space = spaces
-        with torch.random.fork_rng(devices=[]):
+        # One thread: the decomposition behind orthogonal weights rounds by the number of threads.
+        with torch.random.fork_rng(devices=[]), num_threads(1):
             torch.manual_seed(config.seed)
             self._make_networks()
         seed = self.devices.stream_seed(config.seed)
