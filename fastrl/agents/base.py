@@ -22,6 +22,7 @@ from fastrl.envs.vector import Spaces, VectorEnv
 from fastrl.presets import id_of, resolve
 from fastrl.processes.devices import Devices, make_devices
 from fastrl.processes.errors import one_line
+from fastrl.processes.generators import generators_seeded
 from fastrl.runs.checkpoint import Checkpoints, load_checkpoint, save_checkpoint
 from fastrl.runs.folder import expanded, open_run_folder, working_folder
 from fastrl.spaces.observations import rows_of
@@ -89,7 +90,8 @@ class BaseAgent:
         self.devices = devices or self._make_devices()
         self.device = self.devices.device
         self.engine = Engine(config, self.devices)
-        self.envs, spaces = self._open_envs(env)
+        with generators_seeded(self.devices.stream_seed(config.seed, -1)):
+            self.envs, spaces = self._open_envs(env)
         self.observation_space, self.action_space = spaces
         # One thread: the decomposition behind orthogonal weights rounds by the number of threads.
         with torch.random.fork_rng(devices=[]), num_threads(1):

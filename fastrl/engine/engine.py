@@ -98,7 +98,7 @@ class Engine:
         against = [] if self._twins else reasons or ["there are no kernels for such networks"]
         lacks_memory = self._on_cpu and not self._twins
         situation = Situation(device, self._networks, against, lacks_memory)
-        self._way, self.notes = choose(config.engine, situation)
+        self._way, self.notes = choose(config.engine, situation, self._devices.agree)
         if self._way.name == "native":
             self.notes = reasons
         elif not for_compiler:
@@ -113,13 +113,21 @@ class Engine:
     # Building
 
     def build(self, function: Function, example: tuple[Tensor, ...]) -> Function:
-        """Returns a function of tensors in the form that runs fastest.
+        """Returns a function of tensors in the form that runs fastest, the same on every rank.
 
         Args:
-            function: takes tensors; returns tensors or None.
+            function: takes tensors; returns tensors or None. It may sum over ranks.
             example: arguments of the shapes and types that it will be called with; not changed.
         """
-        return self._build(function, example, PythonReads())
+        with self._devices.apart():
+            built = self._build(function, example, PythonReads())
+        if self._way.name == "eager":
+            return built
+        note = self._devices.agree("" if isinstance(built, Built) else self.notes[-1])
+        if note and isinstance(built, Built):
+            built.fall_back()
+            self.notes.append(note)
+        return built
 
     @num_threads(1)
     @torch.random.fork_rng(devices=[])
@@ -222,7 +230,7 @@ class Engine:
 
         pieces = list(zip(*(x.split(chunk) for x in (*inputs, *outputs)), strict=True))
         built = {len(piece[0]): piece for piece in pieces}  # the last one may be shorter
-        runs = {num: self.build(fill, piece) for num, piece in built.items()}
+        runs = {num: self._build(fill, piece, PythonReads()) for num, piece in built.items()}
 
         def run() -> None:
             for piece in pieces:

@@ -135,14 +135,7 @@ def make_devices(config: RunConfig) -> Devices:
         raise ValueError(
             f"strategy={config.strategy} has no effect on one device; leave it at auto"
         )
-    for name, value in launched_settings().items():
-        given = getattr(config, name)
-        if name not in ("devices", "num_nodes") and value not in (
-            given,
-            {"gpu": "cuda"}.get(given),
-        ):
-            raise ValueError(f"{name} is {given}, but the launcher was given {value}")
-    take_over_from_fabric()
+    take_over_from_fabric(config)
     start_ranks(config.devices, config.num_nodes)
     is_decoupled = getattr(config, "decoupled", False)
     device = _device(config.accelerator, 0 if is_decoupled else config.devices)

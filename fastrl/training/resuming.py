@@ -12,6 +12,7 @@ from fastrl.buffers.replay import columns_of
 from fastrl.buffers.rollout import RolloutBuffer
 from fastrl.envs.vector import HasState, VectorEnv
 from fastrl.processes.devices import Devices
+from fastrl.processes.generators import state_of_generators
 from fastrl.runs.logger import SUMMARY_NAME
 from fastrl.training.agent import Agent
 from fastrl.training.counters import Counters
@@ -42,7 +43,7 @@ def state_of_rank(agent: Agent, buffer: RolloutBuffer) -> dict[str, Any]:
 def _state_of_rank(agent: Agent, buffer: RolloutBuffer, learner: dict[str, Any]) -> dict[str, Any]:
     state: dict[str, Any] = {
         "agent": {name: learner[name] for name in agent.rank_state if name in learner},
-        "torch_random": torch.get_rng_state(),
+        **state_of_generators(),
     }
     states = [env.state_dict() for env in agent.envs if isinstance(env, HasState)]
     if len(states) == len(agent.envs):
@@ -80,6 +81,7 @@ def share_of_rank(restored: dict[str, Any], agent: Agent, restart: int) -> dict[
         num_envs = agent.config.num_envs
         first = devices.global_rank * num_envs
         anew["replay"] = columns_of(rings, slice(first, first + num_envs))
+    del restored["torch_random"]  # of rank 0, with the other generators
     return {**restored, "agent": {**restored["agent"], **anew}}
 
 
