@@ -19,6 +19,7 @@ from fastrl.ppo import PPO
 NUM_ENVS, BATCH = 6, 36  # over all ranks
 LEARNER = ("policy.", "optimizer.", "reward_scale.")
 SETTINGS: dict[str, Any] = {
+    "ortho_init": True,
     "normalize_advantages": True,
     "observation_normalization": True,
     "reward_scaling": True,

@@ -88,6 +88,11 @@ class DrawingEnv(StatefulEnv):
 DRAWING = f"{__name__}:DrawingEnv"
 
 
+def train(log_dir: Path, **settings: Any) -> Path:
+    agent: Any = agent_for(DRAWING, log_dir, **settings)
+    return AgentTrainer().fit(agent).folder
+
+
 def next_draws() -> tuple[float, float, float]:
     return random.random(), np.random.rand(), float(torch.rand(()))
 
@@ -98,8 +103,7 @@ def test_what_environments_draw_from_global_generators_follows_from_the_seed(tmp
         random.seed(number)
         np.random.seed(number)
         torch.manual_seed(number)
-        agent = agent_for(DRAWING, tmp_path / str(number), total_timesteps=128, eval_episodes=2)
-        folders.append(AgentTrainer().fit(agent).folder)
+        folders.append(train(tmp_path / str(number), total_timesteps=128, eval_episodes=2))
     assert_equal(last_state(folders[1]), last_state(folders[0]))
 
 
@@ -111,7 +115,7 @@ def test_a_run_leaves_global_generators_as_it_found_them(tmp_path):
     random.seed(5)
     np.random.seed(5)
     torch.manual_seed(5)
-    AgentTrainer().fit(agent_for(DRAWING, tmp_path, total_timesteps=64))
+    train(tmp_path, total_timesteps=64)
     assert next_draws() == expected
 
 
@@ -119,13 +123,12 @@ def test_a_test_in_between_changes_nothing_that_training_draws(tmp_path):
     states = []
     for number, eval_every in enumerate((0, 64)):
         settings = {"total_timesteps": 192, "eval_episodes": 2, "eval_every": eval_every}
-        agent = agent_for(DRAWING, tmp_path / str(number), **settings)
-        states.append(last_state(AgentTrainer().fit(agent).folder))
+        states.append(last_state(train(tmp_path / str(number), **settings)))
     assert_equal(states[1]["agent"], states[0]["agent"])
 
 
 def test_a_resumed_run_goes_on_in_the_global_generators(tmp_path):
-    whole = AgentTrainer().fit(agent_for(DRAWING, tmp_path / "whole")).folder
+    whole = train(tmp_path / "whole")
     parts = stopped_and_resumed(lambda: DRAWING, tmp_path / "parts")
     assert_equal(last_state(parts), last_state(whole))
 

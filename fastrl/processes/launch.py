@@ -80,7 +80,7 @@ def launched_settings() -> dict[str, Any]:
     """
     sizes, settings = launched_sizes(), {}
     has_ranks = sizes.get("devices", 1) * sizes.get("num_nodes", 1) > 1
-    for name in _OF_FABRIC:
+    for name in _OF_FABRIC if os.environ.get("LT_CLI_USED") == "1" else ():
         value = os.environ.get(f"LT_{name.upper()}", "auto")
         if value == "auto" or (value == "ddp" and has_ranks):  # which is how several ranks learn
             continue
