@@ -29,7 +29,7 @@ import torch
 from torch import Tensor, nn
 
 from fastrl.config.run import RunConfig
-from fastrl.engine.built import Built
+from fastrl.engine.built import Built, agreed
 from fastrl.engine.compiling import Function, build
 from fastrl.engine.gradient_step import GradientStep, Loss
 from fastrl.engine.guards import PythonReads
@@ -41,7 +41,7 @@ from fastrl.engine.proving import acts_alike, proven_twins, why_not_objective
 from fastrl.engine.rehearsal import NotStaticError, rehearse
 from fastrl.engine.threads import matmul_precision, num_threads, update_threads
 from fastrl.engine.ways import HOOKS, WAYS, Situation, choose, why_not_static
-from fastrl.kernels.extension import crew
+from fastrl.kernels.extension import worker_threads
 from fastrl.processes.devices import Devices
 
 logger = logging.getLogger("fastrl")
@@ -121,13 +121,7 @@ class Engine:
         """
         with self._devices.apart():
             built = self._build(function, example, PythonReads())
-        if self._way.name == "eager":
-            return built
-        note = self._devices.agree("" if isinstance(built, Built) else self.notes[-1])
-        if note and isinstance(built, Built):
-            built.fall_back()
-            self.notes.append(note)
-        return built
+        return built if self._way.name == "eager" else agreed(built, self.notes, self._devices)
 
     @num_threads(1)
     @torch.random.fork_rng(devices=[])
@@ -293,7 +287,7 @@ class Engine:
         """Surrounds what follows a rollout: threads, precision of products; looks for changes."""
         self.check()
         precision = matmul_precision(getattr(self._config, "matmul_precision", "highest"))
-        with num_threads(self._torch_threads), crew(self._pool_threads), precision:
+        with num_threads(self._torch_threads), worker_threads(self._pool_threads), precision:
             yield
 
     def check(self) -> None:

@@ -50,7 +50,8 @@ def meet(fabric: Fabric, backend: str, config: RunConfig) -> str:
     told.daemon = True
     told.start()
     try:
-        if "TORCHELASTIC_RUN_ID" not in os.environ:  # else torchrun listens already
+        is_there = dist.is_initialized() or "TORCHELASTIC_RUN_ID" in os.environ
+        if not is_there:  # else torchrun listens already, or an earlier run of this program
             rank, num_ranks = cluster.global_rank(), cluster.world_size()
             _make_group(backend, in_file, (host, port), rank, num_ranks)
         fabric.launch()
