@@ -241,7 +241,7 @@ nb::tuple SequenceGrid(handle env, handle start, handle length, int64_t num_envs
 
 // kernels/extension.py expects the same number: to be counted up with each change of what the
 // module offers, so that a build from before it is not used.
-constexpr int kVersion = 1;
+constexpr int kVersion = 2;
 
 void BindNetworks(nb::module_& m);  // networks.cpp
 void BindPolicies(nb::module_& m);  // policies.cpp

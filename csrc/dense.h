@@ -186,8 +186,8 @@ FASTRL_FOR_THIS_PROCESSOR(BackwardPiece,
 inline void DenseForward(const DenseNetworks& s, const float* x, float* hidden,
                          const std::vector<Grid>& values, int64_t num_threads) {
   const std::vector<dense::Piece> pieces = dense::PiecesOf(s, hidden, values, num_threads);
-  Crew::Share(static_cast<int64_t>(pieces.size()), num_threads,
-              [&](int64_t index) { dense::RunForwardPiece(s, x, pieces[index]); });
+  ThreadTeam::Share(static_cast<int64_t>(pieces.size()), num_threads,
+                    [&](int64_t index) { dense::RunForwardPiece(s, x, pieces[index]); });
 }
 
 // From the gradients of all heads' values to those of all weights and biases, unless these are not
@@ -222,8 +222,8 @@ inline void DenseBackward(const DenseNetworks& s, const float* x, float* hidden,
   for (dense::Piece& piece : pieces) {
     if (d_x) piece.d_x = apart + (piece.network - s.networks.data()) * B * stride;
   }
-  Crew::Share(static_cast<int64_t>(pieces.size()), num_threads,
-              [&](int64_t index) { dense::RunBackwardPiece(s, x, pieces[index]); });
+  ThreadTeam::Share(static_cast<int64_t>(pieces.size()), num_threads,
+                    [&](int64_t index) { dense::RunBackwardPiece(s, x, pieces[index]); });
   if (has_d_weights) dense::StoreSums(pieces, num_threads);
   for (int64_t b = 0; d_x && b < B; ++b) {
     for (int64_t i = 0; i < D; ++i) {

@@ -11,7 +11,7 @@
 #include <cstdint>
 #include <vector>
 
-#include "crew.h"
+#include "thread_team.h"
 
 namespace fastrl {
 
@@ -128,8 +128,8 @@ inline void StoreSums(const std::vector<Piece>& pieces, int64_t num_threads) {
       }
     }
   }
-  Crew::Share(static_cast<int64_t>(parts.size()), size < kFewestNumbers ? 1 : num_threads,
-              [&](int64_t index) { parts[index].Store(); });
+  ThreadTeam::Share(static_cast<int64_t>(parts.size()), size < kFewestNumbers ? 1 : num_threads,
+                    [&](int64_t index) { parts[index].Store(); });
 }
 
 }  // namespace dense

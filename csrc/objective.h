@@ -243,7 +243,7 @@ FASTRL_FOR_THIS_PROCESSOR(ObjectiveOfPiece,
 inline bool ComputeClippedObjective(const ClippedObjective& o, int64_t num_threads) {
   using objective::kRowsOfPiece;
   std::vector<objective::Share> shares((o.num_rows + kRowsOfPiece - 1) / kRowsOfPiece);
-  Crew::Share(static_cast<int64_t>(shares.size()), num_threads, [&](int64_t piece) {
+  ThreadTeam::Share(static_cast<int64_t>(shares.size()), num_threads, [&](int64_t piece) {
     const int64_t begin = piece * kRowsOfPiece, end = std::min(begin + kRowsOfPiece, o.num_rows);
     objective::RunObjectiveOfPiece(o, begin, end, shares[piece]);
   });

@@ -155,7 +155,7 @@ bool ClippedObjective(nb::sequence addresses, int64_t num_rows, int64_t num_outp
 void BindPolicies(nb::module_& m) {
 #if FASTRL_DENSE
   m.def("has_dense", &fastrl::HasVectors);
-  m.def("wake_crew", &fastrl::Crew::Wake);
+  m.def("wake_workers", &fastrl::ThreadTeam::Wake);
   m.def("clipped_objective", &ClippedObjective, "addresses"_a, "num_rows"_a, "num_outputs"_a,
         "num_choices"_a, "vf_coef"_a, "clips_values"_a, "num_threads"_a);
   nb::class_<Dense>(m, "Dense")

@@ -31,7 +31,7 @@ with leaving_at_once():  # Ctrl-C may already come during these imports
     from fastrl.config.values import in_words
     from fastrl.presets import lack_of_preset, load_presets, merge, preset_for
     from fastrl.processes.errors import exit_status
-    from fastrl.processes.launch import launched_sizes, start_ranks
+    from fastrl.processes.launch import launched_settings, spelled_out, start_ranks
     from fastrl.processes.memory import check_memory
     from fastrl.runs.folder import CONFIG_NAME, open_run_folder, read_config
 
@@ -119,15 +119,15 @@ def parse(algo: str, argv: Sequence[str] | None = None) -> Command:
         _print_help(algo, config_class, [word for word in argv if word not in ("--help", "-h")])
         raise SystemExit(0)
     source, flags = _read_flags(config_class, argv)
-    for name, value in launched_sizes().items():
-        if flags.setdefault(name, value) != value:
-            raise ValueError(f"{_flag(name)} is {flags[name]}, but the launcher started {value}")
     if source.get("trust") and not {"resume", "config"} & source.keys():
         raise ValueError("--trust has no effect without --resume or --config")
+    for name, value in launched_settings().items():
+        if spelled_out(flags.setdefault(name, value)) != value:
+            raise ValueError(f"{_flag(name)} is {flags[name]}, but the launcher was told {value}")
     if "resume" in source:
         return _resume(algo, config_class, source, flags)
     from_preset, from_file = _settings_under_flags(algo, config_class, source, flags)
-    explicit = {**from_file, **flags}
+    explicit = {**from_file, **flags, **_trainers({**from_file, **flags})}
     from_preset = {name: value for name, value in from_preset.items() if name not in explicit}
     command = merge(config_class, from_preset, explicit, "flags", "--preset none")
     check_memory(command.config)
@@ -135,6 +135,17 @@ def parse(algo: str, argv: Sequence[str] | None = None) -> Command:
         return command
     lack = lack_of_preset(algo, command.config.env_id)
     return dataclasses.replace(command, lack_of_preset=lack)
+
+
+def _trainers(given: Settings) -> Settings:
+    """Returns how many trainers a decoupled run has: all processes that do not play."""
+    sizes = [given.get(name, 1) for name in ("devices", "num_nodes", "num_players")]
+    if not given.get("decoupled") or "num_trainers" in given:
+        return {}
+    if not all(isinstance(size, int) for size in sizes):  # refused later, by name
+        return {}
+    num_trainers = sizes[0] * sizes[1] - sizes[2]
+    return {"num_trainers": num_trainers} if num_trainers > 0 else {}
 
 
 def _config_class(algo: str) -> type[RunConfig]:

@@ -21,6 +21,7 @@ from typing import Any
 from fastrl.agents.load import find_saved, load_agent
 from fastrl.config.run import MOST_EPISODES
 from fastrl.processes.errors import Parser, exit_status
+from fastrl.processes.generators import generators_seeded
 from fastrl.runs.video import check_packages
 from fastrl.training.film import record
 from fastrl.training.greedy import MAX_ENVS, fresh_env, play
@@ -67,8 +68,9 @@ def _run(arguments: argparse.Namespace) -> int:
     agent = load_agent(saved, arguments.env_id, arguments.trust)
     seed = agent.config.seed if arguments.seed is None else arguments.seed
     try:
-        env = fresh_env(agent, min(arguments.episodes, MAX_ENVS), "eval", seed)
-        result = play(agent, env, arguments.episodes)
+        with generators_seeded(seed):
+            env = fresh_env(agent, min(arguments.episodes, MAX_ENVS), "eval", seed)
+            result = play(agent, env, arguments.episodes)
         facts: dict[str, Any] = {
             "eval_return_mean": result.mean,
             "eval_return_std": result.std,

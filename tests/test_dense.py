@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from fastrl.engine.compiling import build
-from fastrl.kernels.extension import HAS_DENSE, crew
+from fastrl.kernels.extension import HAS_DENSE, worker_threads
 from fastrl.kernels.networks import (
     ACTIVATIONS,
     DenseNetwork,
@@ -117,7 +117,7 @@ def test_number_of_threads_changes_no_bit(shape):
     x, networks, _ = make(shape)
     alone = run(dense, x, networks, "tanh")
     for num_threads in (2, 3, 8):
-        with crew(num_threads):
+        with worker_threads(num_threads):
             together = run(dense, x, networks, "tanh")
         assert all(torch.equal(a, b) for a, b in zip(alone, together, strict=True)), num_threads
 
@@ -208,8 +208,8 @@ def test_nan_in_a_row_reaches_its_values_alone(activation):
             assert values[[*range(3), *range(4, 64)]].isfinite().all()
 
 
-def test_a_crew_has_at_least_one_thread():
-    with pytest.raises(ValueError, match="num_threads=0"), crew(0):
+def test_a_team_has_at_least_one_thread():
+    with pytest.raises(ValueError, match="num_threads=0"), worker_threads(0):
         pass
 
 
@@ -217,7 +217,7 @@ def test_a_crew_has_at_least_one_thread():
 @pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
 def test_a_forked_process_has_threads_of_its_own():
     x, networks, _ = make(SHAPES[4])
-    with crew(2), torch.no_grad():
+    with worker_threads(2), torch.no_grad():
         wanted = dense(x, networks, "relu")[0].numpy().tobytes()
         child = os.fork()
         if child == 0:  # without torch's own threads, which do not outlive a fork
@@ -247,7 +247,7 @@ def test_networks_side_by_side_are_networks_apart(num_networks, sizes):
         layers = [(w[network].t(), b[network, 0]) for w, b in zip(weights, biases, strict=True)]
         networks.append(DenseNetwork(layers[:-1], layers[-1:]))
     x = torch.randn(256, sizes[0], requires_grad=True)
-    with crew(2):
+    with worker_threads(2):
         stack = dense_stack(x, weights, biases, "relu")
         apart = torch.stack(dense(x, networks, "relu"))
         assert torch.equal(stack, apart)

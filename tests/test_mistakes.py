@@ -84,10 +84,15 @@ def test_mistake_is_told_although_the_rank_is_unknown(monkeypatch, capsys):
     assert capsys.readouterr().err == expected
 
 
-def test_port_that_is_no_number_is_blamed_by_name(monkeypatch):
-    monkeypatch.setenv("MASTER_PORT", "abc")
-    told = run_python("-m", "fastrl.ppo", "--devices", "2", "--accelerator", "cpu").stderr
-    assert told == "error: the environment variable MASTER_PORT must be a whole number, not 'abc'\n"
+@pytest.mark.parametrize(
+    ("port", "message"),
+    [("abc", "must be a whole number, not 'abc'"), ("0", "must be 1 to 65535, not 0")],
+)
+def test_port_at_which_machines_cannot_meet_is_blamed_by_name(port, message, monkeypatch):
+    for name, value in {"MASTER_ADDR": "10.0.0.1", "MASTER_PORT": port, "NODE_RANK": "0"}.items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(ValueError, match=f"the environment variable MASTER_PORT {message}"):
+        start_ranks(1, 2)
 
 
 def test_script_goes_on_alone_after_its_ranks(monkeypatch):

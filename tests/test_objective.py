@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from fastrl.kernels.extension import HAS_DENSE, crew
+from fastrl.kernels.extension import HAS_DENSE, worker_threads
 from fastrl.kernels.objective import ClippedGradient, clipped_gradient
 from fastrl.models.distributions import CategoricalHead, GaussianHead
 from fastrl.ops.losses import (
@@ -101,7 +101,7 @@ def test_it_is_autograds(name, num_rows, clips_values):
 def test_number_of_threads_changes_no_bit(name):
     head, given = make(name, 2048)
     alone = in_extension(head, given, False)
-    with crew(3):
+    with worker_threads(3):
         together = in_extension(head, given, False)
     assert all(torch.equal(a, b) for a, b in zip(alone, together, strict=True))
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import os
 from typing import Any
 
 import numpy as np
@@ -19,6 +20,7 @@ from fastrl.ppo import PPO
 NUM_ENVS, BATCH = 6, 36  # over all ranks
 LEARNER = ("policy.", "optimizer.", "reward_scale.")
 SETTINGS: dict[str, Any] = {
+    "ortho_init": True,
     "normalize_advantages": True,
     "observation_normalization": True,
     "reward_scaling": True,
@@ -173,6 +175,37 @@ def test_gradient_is_that_of_distributed_data_parallel(way):
     for rank in learned(2, way):
         ours, theirs = rank["gradients"]
         np.testing.assert_allclose(ours, theirs, 1e-4, 1e-6)
+
+
+def on_ranks_of_which_one_cannot() -> dict[str, Any]:
+    """Rank 1 cannot record a function that sums over ranks; and then has a hook in its policy."""
+    is_able = os.environ["LOCAL_RANK"] == "0"
+    first = make_agent_of(PPO, "discrete", **sized(2, "own_data", engine="auto"))
+    first.make_buffer()
+
+    def total(x: Tensor) -> Tensor:
+        if not is_able:
+            x = x * float(x.sum().item() > 0)
+        return first.devices.sum_numbers(x)
+
+    built = first.engine.build(total, (torch.ones(3),))
+    facts = {"total": built(torch.ones(3)).numpy(), "notes": first.engine.notes}
+    config = first.config
+    agent = PPO(config.env_id, config, devices=first.devices)
+    if not is_able:
+        agent.policy.actor.register_forward_hook(lambda *_: None)
+    Loop(agent).run(2)
+    return {**facts, "engine": agent.engine.describe(), "learned": arrays(tensors_of(agent))}
+
+
+def test_what_one_rank_cannot_run_no_rank_runs():
+    first, second = run_ranks(2, on_ranks_of_which_one_cannot)
+    assert first["total"].tolist() == second["total"].tolist() == [2, 2, 2]
+    assert first["notes"] == second["notes"] and "reads a tensor's value" in first["notes"][-1]
+    assert first["engine"] == second["engine"]
+    assert first["engine"].startswith("engine: eager PyTorch (") and "hook" in first["engine"]
+    for name, learned_there in second["learned"].items():
+        assert np.array_equal(learned_there, first["learned"][name]), name
 
 
 def test_every_rank_sees_other_episodes():

@@ -22,7 +22,7 @@ from fastrl.config.command import Command
 from fastrl.config.ppo import PPOConfig
 from fastrl.ppo import PPO
 from fastrl.processes.devices import make_devices
-from fastrl.processes.heartbeat import _Lines
+from fastrl.processes.network import Lines
 from fastrl.runs.checkpoint import Checkpoints, load_checkpoint
 from fastrl.training import trainer
 from fastrl.training.trainer import AgentTrainer
@@ -236,7 +236,7 @@ def test_what_is_no_message_is_passed_over():
     server = socket.create_server(("127.0.0.1", 0))
     with server, socket.create_connection(server.getsockname()) as other:
         other.sendall(b'5\n[1]\nnull\n{"token": 1}\n')
-        lines = _Lines(server.accept()[0])
+        lines = Lines(server.accept()[0])
         with lines.socket:
             select.select([lines.socket], [], [], 10)
             assert lines.receive() == [{"token": 1}]

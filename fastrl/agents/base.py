@@ -18,13 +18,14 @@ from fastrl.config.resume import check_beginnings
 from fastrl.config.trust import check_named, signature_of
 from fastrl.engine.engine import Engine
 from fastrl.engine.optimizer import FlatOptimizer, FlatParameters
-from fastrl.engine.threads import keep_freed_memory
+from fastrl.engine.threads import keep_freed_memory, num_threads
 from fastrl.envs.make import is_known_id
 from fastrl.envs.pools import open_envs
 from fastrl.envs.vector import Spaces, VectorEnv
 from fastrl.presets import id_of, resolve
 from fastrl.processes.devices import Devices, make_devices
 from fastrl.processes.errors import one_line
+from fastrl.processes.generators import generators_seeded
 from fastrl.processes.memory import check_memory
 from fastrl.runs.checkpoint import Checkpoints, load_checkpoint, save_checkpoint
 from fastrl.runs.fitting import check_fits, first_not_finite, naming
@@ -92,9 +93,11 @@ class BaseAgent:
         self.devices = devices or self._make_devices()
         self.device = self.devices.device
         self.engine = Engine(config, self.devices)
-        self.envs, spaces = self._open_envs(env)
+        with generators_seeded(self.devices.stream_seed(config.seed, -1)):
+            self.envs, spaces = self._open_envs(env)
         self.observation_space, self.action_space = spaces
-        with torch.random.fork_rng(devices=[]):
+        # One thread: the decomposition behind orthogonal weights rounds by the number of threads.
+        with torch.random.fork_rng(devices=[]), num_threads(1):
             torch.manual_seed(config.seed)
             self._make_networks()
         seed = self.devices.stream_seed(config.seed)

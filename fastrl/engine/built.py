@@ -9,6 +9,7 @@ from torch import Tensor
 
 from fastrl.engine.cuda_graphs import Function
 from fastrl.engine.guards import PythonReads
+from fastrl.processes.ranks import Ranks
 
 
 class Built:
@@ -28,3 +29,19 @@ class Built:
     def __call__(self, *arguments: Tensor) -> Any:
         """Runs it."""
         return self._run(*arguments)
+
+
+def agreed(made: Function, notes: list[str], ranks: Ranks) -> Function:
+    """Has every rank run a function itself if one of them has to; for the reason in its last note.
+
+    Args:
+        made: a `Built`, or the function itself where it could not be built.
+        notes: why something runs more slowly than it might.
+        ranks: that all built the same.
+    """
+    is_built = isinstance(made, Built)
+    note = ranks.agree("" if is_built else notes[-1])
+    if note and is_built:
+        made.fall_back()
+        notes.append(note)
+    return made

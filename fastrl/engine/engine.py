@@ -29,7 +29,7 @@ import torch
 from torch import Tensor, nn
 
 from fastrl.config.run import RunConfig
-from fastrl.engine.built import Built
+from fastrl.engine.built import Built, agreed
 from fastrl.engine.compiling import Function, build
 from fastrl.engine.gradient_step import GradientStep, Loss
 from fastrl.engine.guards import PythonReads
@@ -41,7 +41,7 @@ from fastrl.engine.proving import acts_alike, proven_twins, why_not_objective
 from fastrl.engine.rehearsal import NotStaticError, rehearse
 from fastrl.engine.threads import matmul_precision, num_threads, update_threads
 from fastrl.engine.ways import HOOKS, WAYS, Situation, choose, why_not_static
-from fastrl.kernels.extension import crew
+from fastrl.kernels.extension import worker_threads
 from fastrl.processes.devices import Devices
 
 logger = logging.getLogger("fastrl")
@@ -98,7 +98,7 @@ class Engine:
         against = [] if self._twins else reasons or ["there are no kernels for such networks"]
         lacks_memory = self._on_cpu and not self._twins
         situation = Situation(device, self._networks, against, lacks_memory)
-        self._way, self.notes = choose(config.engine, situation)
+        self._way, self.notes = choose(config.engine, situation, self._devices.agree)
         if self._way.name == "native":
             self.notes = reasons
         elif not for_compiler:
@@ -113,13 +113,15 @@ class Engine:
     # Building
 
     def build(self, function: Function, example: tuple[Tensor, ...]) -> Function:
-        """Returns a function of tensors in the form that runs fastest.
+        """Returns a function of tensors in the form that runs fastest, the same on every rank.
 
         Args:
-            function: takes tensors; returns tensors or None.
+            function: takes tensors; returns tensors or None. It may sum over ranks.
             example: arguments of the shapes and types that it will be called with; not changed.
         """
-        return self._build(function, example, PythonReads())
+        with self._devices.apart():
+            built = self._build(function, example, PythonReads())
+        return built if self._way.name == "eager" else agreed(built, self.notes, self._devices)
 
     @num_threads(1)
     @torch.random.fork_rng(devices=[])
@@ -222,7 +224,7 @@ class Engine:
 
         pieces = list(zip(*(x.split(chunk) for x in (*inputs, *outputs)), strict=True))
         built = {len(piece[0]): piece for piece in pieces}  # the last one may be shorter
-        runs = {num: self.build(fill, piece) for num, piece in built.items()}
+        runs = {num: self._build(fill, piece, PythonReads()) for num, piece in built.items()}
 
         def run() -> None:
             for piece in pieces:
@@ -285,7 +287,7 @@ class Engine:
         """Surrounds what follows a rollout: threads, precision of products; looks for changes."""
         self.check()
         precision = matmul_precision(getattr(self._config, "matmul_precision", "highest"))
-        with num_threads(self._torch_threads), crew(self._pool_threads), precision:
+        with num_threads(self._torch_threads), worker_threads(self._pool_threads), precision:
             yield
 
     def check(self) -> None:

@@ -72,12 +72,15 @@ WAYS = (
 )
 
 
-def choose(wanted: str, situation: Situation) -> tuple[Way, list[str]]:
+def choose(
+    wanted: str, situation: Situation, agree: Callable[[str], str] = lambda reason: reason
+) -> tuple[Way, list[str]]:
     """Returns the way to run, and why the faster ones do not serve.
 
     Args:
         wanted: a way's name, or "auto".
         situation: what decides.
+        agree: makes one rank's reason against a way every rank's.
 
     Raises:
         ValueError: a way was named that cannot serve.
@@ -85,12 +88,12 @@ def choose(wanted: str, situation: Situation) -> tuple[Way, list[str]]:
     against: list[str] = []
     for way in WAYS:
         if way.name == wanted:
-            if reasons := way.why_not(situation):
-                raise ValueError(f"engine={wanted} cannot serve here: {'; '.join(reasons)}")
+            if reason := agree("; ".join(way.why_not(situation))):
+                raise ValueError(f"engine={wanted} cannot serve here: {reason}")
             return way, []
         if wanted != "auto" or way.name == "compile":
             continue
-        if not (reasons := way.why_not(situation)):
+        if not (reason := agree("".join(way.why_not(situation)[:1]))):
             return way, against
-        against = [*against, *(f"{way.name}: {reason}" for reason in reasons[:1])]
+        against = [*against, f"{way.name}: {reason}"]
     raise AssertionError(f"no way is called {wanted}")

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 
-VERSION = 1
+VERSION = 2
 """Of what the extension offers, as csrc/bindings.cpp counts it."""
 
 
@@ -43,18 +43,18 @@ if HAS_EXTENSION:
 
     HAS_DENSE = has_dense()
 if HAS_DENSE:
-    from fastrl._C import wake_crew
+    from fastrl._C import wake_workers
 
 _num_threads: ContextVar[int] = ContextVar("num_threads", default=1)
 
 
-def crew_threads() -> int:
+def num_worker_threads() -> int:
     """Returns how many threads an operation may use, its own among them."""
     return _num_threads.get()
 
 
 @contextmanager
-def crew(num_threads: int) -> Iterator[None]:
+def worker_threads(num_threads: int) -> Iterator[None]:
     """Lets operations use this many threads in a block, and wakes them for it.
 
     The number is that of this Python thread.
@@ -65,7 +65,7 @@ def crew(num_threads: int) -> Iterator[None]:
     if num_threads < 1:
         raise ValueError(f"num_threads={num_threads} must be at least 1")
     if HAS_DENSE and num_threads > 1:
-        wake_crew()
+        wake_workers()
     token = _num_threads.set(num_threads)
     try:
         yield

@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from fastrl.kernels.extension import HAS_DENSE, crew_threads
+from fastrl.kernels.extension import HAS_DENSE, num_worker_threads
 
 if HAS_DENSE:
     from fastrl._C import Dense
@@ -229,7 +229,7 @@ def _forward(
     addresses = [x.data_ptr(), hidden.data_ptr()]
     for part in (values, weights, biases):
         addresses += networks.addresses(part)
-    networks.kernel.forward(addresses, networks.strides, crew_threads())
+    networks.kernel.forward(addresses, networks.strides, num_worker_threads())
     return [*values, hidden]
 
 
@@ -267,7 +267,7 @@ def _backward(
     strides = [stride for tensor in d_outputs for stride in tensor.stride()[-2:]]
     strides *= networks.num_stacked or 1
     given = addresses, strides, bool(starts), d_x.data_ptr()
-    networks.kernel.backward(*given, crew_threads())
+    networks.kernel.backward(*given, num_worker_threads())
     return block, d_x
 
 

@@ -12,7 +12,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from fastrl.kernels.extension import HAS_DENSE, crew_threads
+from fastrl.kernels.extension import HAS_DENSE, num_worker_threads
 
 if HAS_DENSE:
     from fastrl._C import clipped_objective as _run
@@ -99,7 +99,7 @@ def _clipped_gradient(
     results.append(outputs.new_empty(NUM_METRICS))
     addresses = [tensor.data_ptr() for tensor in (*tensors, *results)]
     sizes = num_rows, num_outputs, num_choices
-    if not _run(addresses, *sizes, vf_coef, clips_values, crew_threads()):
+    if not _run(addresses, *sizes, vf_coef, clips_values, num_worker_threads()):
         raise ValueError(f"an action is none of the choices, of which there are {num_choices}")
     return results
 

@@ -15,12 +15,13 @@ import torch
 from fastrl.config.run import RunConfig
 from fastrl.processes.errors import is_expected, one_line
 from fastrl.processes.launch import (
-    choose_interface,
+    STORE,
     end_ranks,
     local_rank,
     node_rank,
     ranks_have_met,
     start_ranks,
+    take_over_from_fabric,
 )
 from fastrl.processes.machine import share_cores
 from fastrl.processes.pulse import PATIENCE_SECONDS, PULSE
@@ -134,6 +135,7 @@ def make_devices(config: RunConfig) -> Devices:
         raise ValueError(
             f"strategy={config.strategy} has no effect on one device; leave it at auto"
         )
+    take_over_from_fabric(config)
     start_ranks(config.devices, config.num_nodes)
     is_decoupled = getattr(config, "decoupled", False)
     device = _device(config.accelerator, 0 if is_decoupled else config.devices)
@@ -150,7 +152,7 @@ def make_devices(config: RunConfig) -> Devices:
         from lightning.fabric import Fabric
 
         fabric = Fabric(accelerator=device.type, devices=1, precision=config.precision)
-        _launch(fabric)
+        fabric.launch()
         return Devices(fabric.device, fabric)
     return Devices(device)
 
@@ -197,51 +199,41 @@ def _join(config: RunConfig, device: torch.device, reduced_on: str, names: list[
         names: names of the ranks, for messages.
     """
     from lightning.fabric import Fabric
+    from lightning.fabric.plugins.environments.lightning import LightningEnvironment
     from lightning.fabric.strategies.ddp import DDPStrategy
 
+    from fastrl.processes.collectives import broadcast
     from fastrl.processes.heartbeat import Watch
+    from fastrl.processes.meeting import meet
 
     # Fabric logs ranks and threads at level INFO, and warns about deliberate choices of ours.
     for package in ("fabric", "pytorch"):  # the same loggers under two names
         for name in ("distributed", "rank_zero"):
             logging.getLogger(f"lightning.{package}.utilities.{name}").setLevel(logging.ERROR)
     backend = "cpu:gloo,cuda:nccl" if reduced_on == "cuda" else "gloo"
-    if config.num_nodes > 1:
-        choose_interface()
     strategy = DDPStrategy(
         process_group_backend=backend, timeout=timedelta(seconds=PATIENCE_SECONDS)
     )
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            fabric = Fabric(
-                accelerator=device.type,
-                devices=config.devices,
-                num_nodes=config.num_nodes,
-                strategy=strategy,
-                precision=config.precision,
-            )
-            _launch(fabric)
-    except (RuntimeError, TypeError) as error:
-        address = f"{os.environ.get('MASTER_ADDR')}:{os.environ.get('MASTER_PORT')}"
-        raise OSError(f"the ranks cannot connect at {address}: {one_line(error)[:300]}") from error
-    from fastrl.processes.collectives import broadcast
-
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        fabric = Fabric(
+            accelerator=device.type,
+            devices=config.devices,
+            num_nodes=config.num_nodes,
+            strategy=strategy,
+            precision=config.precision,
+            # Started by fastrl, ranks are what LOCAL_RANK says, wherever it was called from.
+            plugins=[LightningEnvironment()] if STORE in os.environ else None,
+        )
+        host = meet(fabric, backend, config)
     watch = Watch(fabric.global_rank, names, config.rank_timeout)
     meeting = torch.zeros(2, dtype=torch.int64)
-    host = os.environ["MASTER_ADDR"]
     if fabric.global_rank == 0:
         meeting[:] = torch.tensor(watch.open(host))
     broadcast(meeting)
     watch.join(host, *meeting.tolist())
     ranks_have_met()
     return Devices(fabric.device, fabric, watch)
-
-
-def _launch(fabric: Fabric) -> None:
-    """Launches Fabric, unless `fabric run` already did so in its constructor."""
-    if os.environ.get("LT_CLI_USED") != "1":
-        fabric.launch()
 
 
 def uses_gpu(accelerator: str) -> bool:

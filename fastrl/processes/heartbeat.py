@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import atexit
 import contextlib
-import json
 import os
 import secrets
 import selectors
@@ -37,19 +36,21 @@ from fastrl.processes.launch import (
     ranks_are_done,
     stop_dying_with_parent,
 )
+from fastrl.processes.network import MOST_BYTES, Lines, listen
 from fastrl.processes.pulse import PULSE
 
 BEAT_SECONDS = 0.5
 SILENT_SECONDS = 6.0
 """A rank without a heartbeat for this long is unreachable."""
 _TOGETHER_SECONDS = 0.7  # wait, so that an error of all ranks is reported once, without a rank
+_MOST_STRANGERS = 64  # connections that have not shown the token, which ranks do at once
 
 
 @dataclass
 class _Peer:
     """What rank 0 knows about one rank."""
 
-    connection: _Lines | None = None
+    connection: Lines | None = None
     beats: tuple[int, bool, bool, int] = (0, False, False, 1)
     heard_at: float = 0.0
     progressed_at: float = 0.0
@@ -69,33 +70,6 @@ class _Clock:
         self.seconds += min(now - self._read, 2 * BEAT_SECONDS)
         self._read = now
         return self.seconds
-
-
-class _Lines:
-    """A non-blocking socket that carries one JSON object per line."""
-
-    def __init__(self, connection: socket.socket) -> None:
-        connection.setblocking(False)
-        connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        self.socket, self._rest = connection, b""
-
-    def send(self, **message: Any) -> None:
-        """Sends if possible: a peer that stops reading is detected by its missing heartbeats."""
-        with contextlib.suppress(OSError):
-            self.socket.sendall(json.dumps(message).encode() + b"\n")
-
-    def receive(self) -> list[dict[str, Any]]:
-        """Returns the messages that arrived; raises ConnectionError if the peer has closed."""
-        try:
-            data = self.socket.recv(65536)
-        except BlockingIOError:
-            return []
-        except OSError as error:
-            raise ConnectionError(str(error)) from error
-        if not data:
-            raise ConnectionError("closed")
-        *lines, self._rest = (self._rest + data).split(b"\n")
-        return [message for message in map(json.loads, lines) if isinstance(message, dict)]
 
 
 class Watch:
@@ -121,12 +95,9 @@ class Watch:
     def open(self, host: str) -> tuple[int, int]:
         """On rank 0: listens; returns the port, and the token that the others must send."""
         self._token = secrets.randbits(62)
-        try:
-            family, _, _, _, address = socket.getaddrinfo(host, 0, type=socket.SOCK_STREAM)[0]
-            self._listener = socket.create_server(address[:2], family=family, backlog=1024)
-        except OSError:  # the address others see may be no local one, as behind NAT
-            self._listener = socket.create_server(("", 0), backlog=1024)
+        self._listener = listen(host)
         self._listener.setblocking(False)
+        self._strangers: list[Lines] = []
         self._peers = {rank: _Peer() for rank in range(1, len(self._names))}
         return self._listener.getsockname()[1], self._token
 
@@ -136,7 +107,7 @@ class Watch:
             target = self._judge
         else:
             connection = socket.create_connection((host, port), timeout=30)
-            self._server = _Lines(connection)
+            self._server = Lines(connection)
             self._server.send(rank=self.rank, token=token)
             target = self._report
         atexit.register(self._leave)
@@ -178,7 +149,7 @@ class Watch:
             now = clock.read()
             if self._own_failure is not None:
                 message, status = self._own_failure
-                server.send(failed=message, status=status)
+                server.send(failed=message[: MOST_BYTES // 16], status=status)
                 self._own_failure = None
             if now - sent >= BEAT_SECONDS or self._is_done:
                 server.send(beats=PULSE.beats, signal=PULSE.signal, done=self._is_done)
@@ -214,10 +185,8 @@ class Watch:
         while self._verdict is None:
             for key, _ in selector.select(0.1):
                 if key.fileobj is self._listener:
-                    with contextlib.suppress(OSError):
-                        lines = _Lines(self._listener.accept()[0])
-                        selector.register(lines.socket, selectors.EVENT_READ, lines)
-                else:
+                    self._accept(selector)
+                elif key.data.socket.fileno() >= 0:  # else it was dropped a moment ago
                     self._hear(selector, key.data)
             now = self._clock.read()
             own.heard_at = now
@@ -238,26 +207,52 @@ class Watch:
                 peer.connection.send(end=message, status=status)
         self._end(message, status)
 
-    def _hear(self, selector: selectors.BaseSelector, lines: _Lines) -> None:
+    def _accept(self, selector: selectors.BaseSelector) -> None:
+        """Takes a connection of somebody who has to show that it is a rank."""
+        with contextlib.suppress(OSError):
+            lines = Lines(self._listener.accept()[0])
+            selector.register(lines.socket, selectors.EVENT_READ, lines)
+            self._strangers.append(lines)
+        if len(self._strangers) > _MOST_STRANGERS:
+            self._drop(selector, self._strangers.pop(0))
+
+    @staticmethod
+    def _drop(selector: selectors.BaseSelector, lines: Lines) -> None:
+        selector.unregister(lines.socket)
+        lines.socket.close()
+
+    def _admit(self, selector: selectors.BaseSelector, lines: Lines, rank: int) -> None:
+        """Notes the connection of a rank; after the last one nobody else is listened to."""
+        self._strangers.remove(lines)
+        self._peers[rank].connection = lines
+        if all(peer.connection is not None for peer in self._peers.values()):
+            selector.unregister(self._listener)
+            self._listener.close()
+            while self._strangers:
+                self._drop(selector, self._strangers.pop())
+
+    def _hear(self, selector: selectors.BaseSelector, lines: Lines) -> None:
         rank = next((r for r, peer in self._peers.items() if peer.connection is lines), None)
         now = self._clock.seconds
         try:
             messages = lines.receive()
         except (ConnectionError, ValueError, RecursionError):
-            selector.unregister(lines.socket)
-            lines.socket.close()
-            if rank is not None and not self._peers[rank].is_done:
+            self._drop(selector, lines)
+            if rank is None:
+                self._strangers.remove(lines)
+            elif not self._peers[rank].is_done:
                 peer = self._peers[rank]
                 peer.failure = peer.failure or (_describe_end(rank), 1)
             return
         for message in messages:
             if rank is None:
-                if message.get("token") != self._token:
-                    selector.unregister(lines.socket)
-                    lines.socket.close()
+                rank = message.get("rank")
+                waits = [other for other, peer in self._peers.items() if peer.connection is None]
+                if message.get("token") != self._token or rank not in waits:
+                    self._strangers.remove(lines)
+                    self._drop(selector, lines)
                     return
-                rank = int(message["rank"])
-                self._peers[rank].connection = lines
+                self._admit(selector, lines, rank)
             peer = self._peers[rank]
             peer.heard_at = now
             if "failed" in message:

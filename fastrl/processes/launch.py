@@ -3,7 +3,8 @@
 Without a launcher, this process is local rank 0 and runs its own command line again for each
 further device, before it imports torch, so that all ranks are ready at about the same time. The
 ranks differ in the environment variables that Lightning Fabric and torchrun share: LOCAL_RANK,
-NODE_RANK, WORLD_SIZE, MASTER_ADDR and MASTER_PORT.
+NODE_RANK and WORLD_SIZE. On several machines they meet at MASTER_ADDR and MASTER_PORT; on one, in
+a file without a name, which no other user can open.
 
 Imports no torch.
 """
@@ -15,19 +16,27 @@ import ctypes
 import faulthandler
 import os
 import signal
-import socket
-import struct
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from contextlib import suppress
 from functools import cache
-from typing import TextIO, cast
+from typing import Any, TextIO, cast
 
+STORE = "FASTRL_STORE"
+"""Environment variable with the path of the file in which the ranks of one machine meet."""
 _LEAVE_SECONDS = 5.0  # grace period of a rank after rank 0 has ended
+_OF_FABRIC = ("accelerator", "strategy", "precision")
+_IN_FULL: dict[Any, str] = {
+    "gpu": "cuda",
+    "32": "32-true",
+    "bf16": "bf16-mixed",
+}  # short words of `fabric run`
 
 _children: list[subprocess.Popen[bytes]] = []
+_folders: list[tempfile.TemporaryDirectory[str]] = []
 _met = threading.Event()
 _done = threading.Event()
 
@@ -62,6 +71,41 @@ def local_rank() -> int:
 def node_rank() -> int:
     """Returns the rank of this machine within the run."""
     return read_number("NODE_RANK", "GROUP_RANK", "SLURM_NODEID", default=0)
+
+
+def launched_settings() -> dict[str, Any]:
+    """Returns the settings that a launcher decided, by name; {} without one.
+
+    They are `devices` and `num_nodes`, and what `fabric run` was given for Fabric.
+    """
+    sizes, settings = launched_sizes(), {}
+    has_ranks = sizes.get("devices", 1) * sizes.get("num_nodes", 1) > 1
+    for name in _OF_FABRIC if os.environ.get("LT_CLI_USED") == "1" else ():
+        value = os.environ.get(f"LT_{name.upper()}", "auto")
+        if value == "auto" or (value == "ddp" and has_ranks):  # which is how several ranks learn
+            continue
+        settings[name] = spelled_out(value)
+    return sizes | settings
+
+
+def spelled_out(value: Any) -> Any:
+    """Returns the full name of what Fabric also has a short word for."""
+    return _IN_FULL.get(value, value)
+
+
+def take_over_from_fabric(config: Any) -> None:
+    """Removes what `fabric run` left in the environment, which Fabric would read once more.
+
+    Raises:
+        ValueError: a setting in `config` is not what `fabric run` was told.
+    """
+    settings = launched_settings()
+    for name in set(_OF_FABRIC) & settings.keys():
+        given = getattr(config, name)
+        if spelled_out(given) != settings[name]:
+            raise ValueError(f"{name} is {given}, but fabric run was told {settings[name]}")
+    for name in [name for name in os.environ if name.startswith("LT_")]:
+        del os.environ[name]
 
 
 def launched_sizes() -> dict[str, int]:
@@ -110,49 +154,50 @@ def start_ranks(devices: int, num_nodes: int) -> None:
             f"num_nodes={num_nodes} needs MASTER_ADDR, MASTER_PORT and NODE_RANK in the "
             "environment of each machine, or a launcher such as torchrun that sets them"
         )
+    if num_nodes > 1:
+        read_port()
     if hasattr(sys, "ps1") or not sys.argv[0]:
         raise ValueError(
             f"devices={devices} runs the program again for each device: start it as a script or "
             "module, not from an interactive prompt"
         )
-    os.environ.setdefault("MASTER_ADDR", "127.0.0.1")
-    os.environ["MASTER_PORT"] = str(read_number("MASTER_PORT", default=_free_port()))
-    os.environ.setdefault("NODE_RANK", "0")
+    shared: tuple[int, ...] = ()
+    if num_nodes == 1:  # another program may have left addresses and ranks in the environment
+        for name in ("MASTER_ADDR", "MASTER_PORT"):
+            os.environ.pop(name, None)
+        os.environ["NODE_RANK"] = "0"
+        os.environ[STORE], shared = _make_store()
     os.environ.update(LOCAL_RANK="0", LOCAL_WORLD_SIZE=str(devices), WORLD_SIZE=str(ranks))
     command = [sys.executable, *sys.orig_argv[1:]]
     for rank in range(1, devices):
-        environment = {**os.environ, "LOCAL_RANK": str(rank), "FASTRL_PARENT": str(os.getpid())}
-        _children.append(subprocess.Popen(command, env=environment, stdin=subprocess.DEVNULL))
+        own = {**os.environ, "LOCAL_RANK": str(rank), "FASTRL_PARENT": str(os.getpid())}
+        child = subprocess.Popen(command, env=own, stdin=subprocess.DEVNULL, pass_fds=shared)
+        _children.append(child)
     atexit.register(_end_ranks_at_exit)
     if _children:
         threading.Thread(target=_watch_start, name="fastrl-start", daemon=True).start()
 
 
-def choose_interface() -> None:
-    """Makes gloo use the network interface that reaches the first machine, unless one is set.
+def read_port() -> int:
+    """Returns MASTER_PORT; raises ValueError if no rank can listen there."""
+    port = read_number("MASTER_PORT")
+    if not 0 < port < 2**16:
+        raise ValueError(f"the environment variable MASTER_PORT must be 1 to 65535, not {port}")
+    return port
 
-    By default gloo uses the address that the host name resolves to: often the loopback interface,
-    which other machines cannot reach.
+
+def _make_store() -> tuple[str, tuple[int, ...]]:
+    """Makes the file in which the ranks of this machine meet.
+
+    Returns:
+        Its path, and the file descriptors that a rank must inherit to open it.
     """
-    address = (os.environ["MASTER_ADDR"], read_number("MASTER_PORT"))
-    with suppress(OSError), socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
-        probe.connect(address)  # sends nothing, only looks up the route
-        own = probe.getsockname()[0]
-        for _, name in socket.if_nameindex():
-            if _address_of(name) == own:
-                os.environ.setdefault("GLOO_SOCKET_IFNAME", name)
-                return
-
-
-def _address_of(interface: str) -> str:
-    """Returns the IPv4 address of a network interface, or "" if it has none."""
-    import fcntl
-
-    get_address = 0x8915  # SIOCGIFADDR on Linux; fails elsewhere
-    request = struct.pack("256s", interface.encode()[:15])
-    with suppress(OSError), socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
-        return socket.inet_ntoa(fcntl.ioctl(probe.fileno(), get_address, request)[20:24])
-    return ""
+    if sys.platform.startswith("linux"):
+        number = os.memfd_create("fastrl-store")  # freed with the last rank, however it ends
+        return f"/proc/self/fd/{number}", (number,)
+    folder = tempfile.TemporaryDirectory(prefix="fastrl-")  # removed with this process
+    _folders.append(folder)
+    return os.path.join(folder.name, "store"), ()
 
 
 def ranks_have_met() -> None:
@@ -234,9 +279,3 @@ def _ask_for_death_signal(number: int) -> None:
 @cache
 def _nowhere() -> TextIO:
     return open(os.devnull, "w")
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import numpy as np
@@ -15,6 +16,8 @@ import torch
 from torch import Tensor
 
 from fastrl.ops.moments import Moments, merge
+
+_REASON_BYTES = 1024  # of the words in which ranks tell each other why they cannot do something
 
 
 class Ranks:
@@ -114,6 +117,26 @@ class Ranks:
         from fastrl.processes.collectives import gather_states
 
         return gather_states(state)
+
+    def agree(self, reason: str) -> str:
+        """Returns the first rank's reason against something; "" if no rank has one."""
+        if self.is_alone:
+            return reason
+        from fastrl.processes.collectives import gather
+
+        own = torch.zeros(_REASON_BYTES, dtype=torch.uint8)
+        text = reason.encode()[:_REASON_BYTES]
+        own[: len(text)] = torch.tensor(list(text), dtype=torch.uint8)
+        texts = [bytes(x.tolist()).rstrip(b"\0").decode(errors="ignore") for x in gather(own)]
+        return next(filter(None, texts), "")
+
+    def apart(self) -> AbstractContextManager[None]:
+        """Returns a context in which sums over ranks wait for no other: each is this rank's own."""
+        if self.is_alone:
+            return nullcontext()
+        from fastrl.processes.collectives import apart
+
+        return apart()
 
     def broadcast(self, x: Tensor) -> None:
         """Overwrites `x` with that of rank 0."""

@@ -12,6 +12,7 @@ import numpy as np
 from fastrl.envs.drawing import check_rendering, expose_opengl, frame_rate
 from fastrl.envs.vector import VectorEnv
 from fastrl.processes.errors import one_line
+from fastrl.processes.generators import generators_seeded
 from fastrl.runs.video import write_video
 from fastrl.training.greedy import StoppedError, StopQuery, fresh_env, greedy_player
 
@@ -60,11 +61,12 @@ def record(
     played = agent.envs[0]
     if played.backend == "envpool":
         check_rendering(played.env_id)
-    env = fresh_env(agent, 1, "video", seed, render=True)
-    try:
-        return write_video(_frames(agent, env, should_stop), folder / name, frame_rate(env))
-    finally:
-        env.close()
+    with generators_seeded(seed):
+        env = fresh_env(agent, 1, "video", seed, render=True)
+        try:
+            return write_video(_frames(agent, env, should_stop), folder / name, frame_rate(env))
+        finally:
+            env.close()
 
 
 def _frames(agent: Agent, env: VectorEnv, should_stop: StopQuery) -> Iterator[np.ndarray]:

@@ -147,10 +147,13 @@ def evaluate_agent(
         The results. None if it was stopped; or, with one line in the log, if evaluation is
         impossible: the environments have no id to create new ones from, or an episode does not end.
     """
-    env = None
+    from fastrl.processes.generators import generators_seeded
+
+    env, seed = None, agent.config.seed
     try:
-        env = fresh_env(agent, min(num_episodes, MAX_ENVS), "eval", agent.config.seed)
-        return play(agent, env, num_episodes, should_stop)
+        with generators_seeded(seed):
+            env = fresh_env(agent, min(num_episodes, MAX_ENVS), "eval", seed)
+            return play(agent, env, num_episodes, should_stop)
     except StoppedError:
         return None
     except ValueError as error:

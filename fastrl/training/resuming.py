@@ -14,6 +14,7 @@ from fastrl.config.resume import check_beginnings
 from fastrl.config.trust import signature_of
 from fastrl.envs.vector import HasState, VectorEnv
 from fastrl.processes.devices import Devices
+from fastrl.processes.generators import state_of_generators
 from fastrl.runs.fitting import check_fits
 from fastrl.runs.logger import SUMMARY_NAME
 from fastrl.training.agent import Agent
@@ -46,7 +47,7 @@ def state_of_rank(agent: Agent, buffer: RolloutBuffer) -> dict[str, Any]:
 def _state_of_rank(agent: Agent, buffer: RolloutBuffer, learner: dict[str, Any]) -> dict[str, Any]:
     state: dict[str, Any] = {
         "agent": {name: learner[name] for name in agent.rank_state if name in learner},
-        "torch_random": torch.get_rng_state(),
+        **state_of_generators(),
     }
     states = [env.state_dict() for env in agent.envs if isinstance(env, HasState)]
     if len(states) == len(agent.envs):
@@ -91,6 +92,7 @@ def share_of_rank(restored: dict[str, Any], agent: Agent, restart: int) -> dict[
         num_envs = agent.config.num_envs
         first = devices.global_rank * num_envs
         anew["replay"] = columns_of(rings, slice(first, first + num_envs))
+    del restored["torch_random"]  # of rank 0, with the other generators
     return {**restored, "agent": {**restored["agent"], **anew}}
 
 

@@ -16,7 +16,6 @@ from time import perf_counter
 from typing import Any
 
 import gymnasium
-import torch
 
 from fastrl.buffers.rollout import RolloutBuffer
 from fastrl.config.run import RunConfig
@@ -24,6 +23,7 @@ from fastrl.config.trust import signature_of
 from fastrl.engine.threads import rare_collections
 from fastrl.envs.pools import open_envs, reopened
 from fastrl.envs.vector import VectorEnv
+from fastrl.processes.generators import generators_seeded, restore_generators
 from fastrl.processes.pulse import PULSE
 from fastrl.processes.signals import StopSignals
 from fastrl.runs.checkpoint import Checkpoints, load_checkpoint
@@ -129,13 +129,17 @@ class AgentTrainer:
                 print(agent.engine.describe(), flush=True)
             timer = StageTimer()
             player = Player(agent, agent.envs, buffer, timer)
+            # What environments draw from Python's, NumPy's or torch's own generator follows, too.
+            own_seed = agent.devices.stream_seed(agent.config.seed, -1, counters.restarts)
+            ownership.enter_context(generators_seeded(own_seed))
             if restored is not None:
                 with naming(checkpoint):
                     restored = share_of_rank(restored, agent, counters.restarts)
                     agent.load_state_dict(restored["agent"])
                     if place := agent.not_finite():
                         raise ValueError(f"its {place} is not finite: the training diverged")
-                    torch.set_rng_state(restored["torch_random"])
+                    if "torch_random" in restored:
+                        restore_generators(restored)
             with PULSE.slow(_SLOWNESS_OF_RESETS):
                 if restored is not None and "envs" in restored:
                     with naming(checkpoint):

@@ -21,7 +21,7 @@
 
 namespace fastrl {
 
-class Crew {
+class ThreadTeam {
  public:
   // Calls work(item) for the items 0 to num_items - 1, on up to num_threads threads, this one among
   // them. Work that throws ends the process. Items are dealt in groups, 64 at most; group g is
@@ -33,15 +33,15 @@ class Crew {
       for (int64_t item = 0; item < num_items; ++item) work(item);
     };
     if (num_threads <= 1 || num_items <= 1) return work_alone();
-    Crew& crew = OfThisProcess();
-    const std::unique_lock<std::mutex> lock(crew.in_use_, std::try_to_lock);
+    ThreadTeam& team = OfThisProcess();
+    const std::unique_lock<std::mutex> lock(team.in_use_, std::try_to_lock);
     if (!lock.owns_lock()) return work_alone();
     const int64_t num_groups = std::min<int64_t>(num_items, kMostGroups);
     const auto work_on_group = [&](int64_t group) {
       for (int64_t item = group; item < num_items; item += num_groups) work(item);
     };
     using GroupWork = decltype(work_on_group);
-    crew.Run(
+    team.Run(
         num_groups, num_threads,
         [](const void* what, int64_t group) { (*static_cast<const GroupWork*>(what))(group); },
         &work_on_group);
@@ -49,27 +49,27 @@ class Crew {
 
   // Has the threads that sleep look out for work: to be called a little before there is some.
   static void Wake() {
-    Crew& crew = OfThisProcess();
-    const std::lock_guard<std::mutex> lock(crew.sleep_);
-    ++crew.num_calls_;
-    crew.wake_.notify_all();
+    ThreadTeam& team = OfThisProcess();
+    const std::lock_guard<std::mutex> lock(team.sleep_);
+    ++team.num_calls_;
+    team.wake_.notify_all();
   }
 
  private:
   using Call = void (*)(const void*, int64_t);
 
-  // A process that was forked has none of its parent's threads. Crews are never taken apart: a
+  // A process that was forked has none of its parent's threads. Teams are never taken apart: a
   // process may end while their threads sleep.
-  static Crew& OfThisProcess() {
+  static ThreadTeam& OfThisProcess() {
     static std::mutex mutex;
-    static Crew* crew = nullptr;
+    static ThreadTeam* team = nullptr;
     static pid_t owner = 0;
     const std::lock_guard<std::mutex> lock(mutex);
     if (owner != getpid()) {
-      crew = new Crew;
+      team = new ThreadTeam;
       owner = getpid();
     }
-    return *crew;
+    return *team;
   }
 
   void Run(int64_t num_groups, int64_t num_threads, Call call, const void* what) {

@@ -1,0 +1,59 @@
+"""The global generators of Python, NumPy and torch: environments and layers may draw from them."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+import torch
+
+
+def seed_generators(seed: int) -> None:
+    """Seeds the generators of this process."""
+    random.seed(seed)
+    np.random.seed(seed % 2**32)
+    torch.manual_seed(seed)
+
+
+def state_of_generators() -> dict[str, Any]:
+    """Returns the states of the generators, as a checkpoint may hold them."""
+    version, words, gauss = random.getstate()
+    state: Any = np.random.get_state()  # of the Mersenne twister, or somebody put another one in
+    numpys = [torch.from_numpy(state[1].astype(np.int64)), *state[2:]] if len(state) == 5 else []
+    return {
+        "torch_random": torch.get_rng_state(),
+        "python_random": [version, torch.tensor(words), gauss],
+        "numpy_random": numpys,
+    }
+
+
+def restore_generators(state: dict[str, Any]) -> None:
+    """Puts the generators back; what a checkpoint of an earlier version lacks stays as it is.
+
+    Raises:
+        ValueError: a state is none of a generator.
+    """
+    try:
+        torch.set_rng_state(state["torch_random"])
+        if "python_random" in state:
+            version, words, gauss = state["python_random"]
+            random.setstate((version, tuple(words.tolist()), gauss))
+        if state.get("numpy_random"):
+            words, *others = state["numpy_random"]
+            np.random.set_state(("MT19937", words.numpy().astype(np.uint32), *others))
+    except (AttributeError, IndexError, KeyError, RuntimeError, TypeError) as error:
+        raise ValueError(f"its random states are none: {error}") from error
+
+
+@contextmanager
+def generators_seeded(seed: int) -> Iterator[None]:
+    """Seeds the generators for a block; after it they go on where they were."""
+    before = state_of_generators()
+    seed_generators(seed)
+    try:
+        yield
+    finally:
+        restore_generators(before)
