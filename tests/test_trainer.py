@@ -42,6 +42,7 @@ GLOSSARY = {
     "Loss/value_loss",
     "Loss/entropy_loss",
     "Info/learning_rate",
+    "Info/valid_env_steps",
     "Info/clip_coef",
     "Info/ent_coef",
     "Info/approx_kl",
@@ -288,7 +289,7 @@ def test_signal_in_the_final_test_leaves_best_to_whole_tests(tmp_path, monkeypat
         return predict(*observations)
 
     monkeypatch.setattr(agent, "predict", predict_and_stop)
-    result = AgentTrainer().fit(agent)
+    result = AgentTrainer(on_interrupt="return").fit(agent)
     assert result.exit_status == 128 + signal.SIGTERM
     assert checkpoint_names(result.folder) == ["last.pt"]
 
@@ -333,7 +334,7 @@ def test_environments_without_an_id_keep_the_best_policy_by_training_episodes(tm
         return metrics
 
     agent.update = update_and_stop
-    folder = AgentTrainer().fit(agent).folder
+    folder = AgentTrainer(on_interrupt="return").fit(agent).folder
     assert "best.pt" in checkpoint_names(folder)
     out = capsys.readouterr().out
     assert f"resume with: AgentTrainer(resume={str(folder)!r}).fit(agent)" in out
