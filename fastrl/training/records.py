@@ -136,7 +136,7 @@ class Records:
         if not self._can_be_tested:
             return None
         config, env_steps = self.config, self.counters.env_steps
-        words = f"evaluation at {env_steps:,} steps"
+        words, result = f"evaluation at {env_steps:,} steps", None
         with self._cut_short(), self._progress.stage(words, "episodes") as show:
             parts = config.eval_episodes, env_steps, self._stopped, show
             result = evaluate_agent(self.agent, *parts)
