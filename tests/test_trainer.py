@@ -22,6 +22,7 @@ from fastrl.config.ppo import PPOConfig
 from fastrl.config.run import RunConfig
 from fastrl.envs.vector import EnvError
 from fastrl.runs.checkpoint import Checkpoints, load_checkpoint
+from fastrl.runs.timer import SaveClock
 from fastrl.training.trainer import TrainResult
 
 SMALL = {
@@ -200,6 +201,14 @@ def test_testing_does_not_change_the_training(tmp_path):
     )
 
 
+def test_rows_and_the_last_line_count_steps_without_resets(tmp_path, capsys):
+    result = train("toy_envs:EndlessEnv", tmp_path)
+    rows = read_metrics(result.folder)
+    # Of 64 rows of an environment, one after each 10 steps is a reset row.
+    assert [float(row["Info/valid_env_steps"]) for row in rows] == [60, 120, 176, 236]
+    assert "256 steps (236 without resets) in " in capsys.readouterr().out
+
+
 # Checkpoints
 
 
@@ -234,6 +243,35 @@ def test_run_folder_has_a_checkpoint_before_the_first_update(tmp_path, monkeypat
         AgentTrainer().fit(agent)
     (checkpoints,) = tmp_path.glob("ppo/*/*/checkpoints")
     assert load_checkpoint(Checkpoints(checkpoints).newest())["counters"]["env_steps"] == 0
+
+
+@pytest.fixture
+def always_due(monkeypatch):
+    monkeypatch.setattr(SaveClock, "is_due", property(lambda clock: True))
+
+
+def test_clock_saves_what_each_update_left(tmp_path, always_due):
+    agent = agent_for("CartPole-v1", tmp_path, checkpoint_every=0)
+    update = agent.update
+
+    def update_or_fail(*arguments: Any) -> dict[str, float]:
+        assert arguments[1] < 3, "as if killed"
+        return update(*arguments)
+
+    agent.update = update_or_fail
+    with pytest.raises(AssertionError, match="as if killed"):
+        AgentTrainer().fit(agent)
+    (checkpoints,) = tmp_path.glob("ppo/*/*/checkpoints")
+    assert [path.name for path in checkpoints.iterdir()] == ["last.pt"]
+    assert load_checkpoint(checkpoints / "last.pt")["counters"]["env_steps"] == 3 * 64
+
+
+def test_saving_by_the_clock_does_not_change_the_training(tmp_path, request):
+    plain, saved = (agent_for("CartPole-v1", tmp_path) for _ in range(2))
+    AgentTrainer().fit(plain)
+    request.getfixturevalue("always_due")
+    AgentTrainer().fit(saved)
+    torch.testing.assert_close(saved.policy.state_dict(), plain.policy.state_dict(), rtol=0, atol=0)
 
 
 # The end of a run

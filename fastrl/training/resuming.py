@@ -18,6 +18,8 @@ from fastrl.runs.logger import SUMMARY_NAME
 from fastrl.training.agent import Agent
 from fastrl.training.counters import Counters
 
+ENVS_STATE = ("envs", "rollout")  # names of what belongs to the state of the environments
+
 
 def run_state(agent: Agent, buffer: RolloutBuffer, counters: Counters) -> dict[str, Any]:
     """Returns the complete state of a run between two iterations.

@@ -36,6 +36,7 @@ from fastrl.training.counters import TARGET_EPISODES, Counters, IterationCounts
 from fastrl.training.player import Player
 from fastrl.training.records import Records, TrainResult
 from fastrl.training.resuming import (
+    ENVS_STATE,
     check_unfinished,
     is_whole,
     restore_envs,
@@ -324,7 +325,7 @@ class _Run:
         if self.eval_owed_since is not None:
             state["counters"]["last_eval"] = self.eval_owed_since
         if self.is_cut:
-            state.pop("envs", None)
+            state = {name: value for name, value in state.items() if name not in ENVS_STATE}
         return state
 
 
