@@ -14,7 +14,8 @@ if __name__ == "__main__":  # user errors are reported before torch is imported
 
 import argparse
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -22,9 +23,10 @@ from fastrl.agents.load import find_saved, load_agent
 from fastrl.config.run import MOST_EPISODES
 from fastrl.processes.errors import Parser, exit_status
 from fastrl.processes.generators import generators_seeded
+from fastrl.runs.progress import Progress
 from fastrl.runs.video import check_packages
 from fastrl.training.film import record
-from fastrl.training.greedy import MAX_ENVS, fresh_env, play
+from fastrl.training.greedy import MAX_ENVS, Show, fresh_env, play
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -70,7 +72,8 @@ def _run(arguments: argparse.Namespace) -> int:
     try:
         with generators_seeded(seed):
             env = fresh_env(agent, min(arguments.episodes, MAX_ENVS), "eval", seed)
-            result = play(agent, env, arguments.episodes)
+            with _bar("evaluation", "episodes", arguments.json) as show:
+                result = play(agent, env, arguments.episodes, show=show)
         facts: dict[str, Any] = {
             "eval_return_mean": result.mean,
             "eval_return_std": result.std,
@@ -87,7 +90,9 @@ def _run(arguments: argparse.Namespace) -> int:
                 flush=True,
             )
         if arguments.video:
-            paths = record(agent, videos, f"evaluate_{saved.checkpoint.stem}", seed)
+            name = f"evaluate_{saved.checkpoint.stem}"
+            with _bar("video", "frames", arguments.json) as show:
+                paths = record(agent, videos, name, seed, show=show)
             facts["videos"] = [str(saved.videos / path.name) for path in paths]
             if not arguments.json:
                 print("\n".join(f"video: {path}" for path in facts["videos"]))
@@ -97,3 +102,13 @@ def _run(arguments: argparse.Namespace) -> int:
     finally:
         for env in agent.envs:
             env.close()
+
+
+@contextmanager
+def _bar(words: str, unit: str, is_off: bool) -> Iterator[Show]:
+    """Context of long work; `is_off` where nothing but JSON may be printed."""
+    if is_off:
+        yield lambda done, total: None
+        return
+    with Progress(None) as progress, progress.stage(words, unit) as show:
+        yield show

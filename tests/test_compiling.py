@@ -58,8 +58,8 @@ def test_recorded_training_equals_eager_in_wide_layers(no_warning):
 
 
 def scripts_of(function: Any) -> list[Any]:
-    """Return the TorchScript methods that a built function calls."""
-    if isinstance(function, torch._C.ScriptMethod):
+    """Return the TorchScript functions that a built function calls."""
+    if isinstance(function, torch.jit.ScriptFunction):
         return [function]
     cells = [cell.cell_contents for cell in getattr(function, "__closure__", None) or ()]
     return [script for cell in cells for script in scripts_of(cell)]
@@ -103,7 +103,7 @@ def test_fall_back_without_torchscript_gives_the_same_and_is_logged(monkeypatch,
     def gone(*arguments: Any, **settings: Any) -> None:
         raise RuntimeError("no more TorchScript")
 
-    monkeypatch.setattr(torch.jit, "trace", gone)
+    monkeypatch.setattr(torch._C, "_create_function_from_graph", gone)
     recorded = make_agent(engine="recorded")
     with caplog.at_level(logging.WARNING, "fastrl"):
         run(recorded)

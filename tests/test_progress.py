@@ -1,6 +1,7 @@
 """The live line: tidy on a terminal, a plain line now and then without one."""
 
 import io
+import math
 import os
 import re
 import subprocess
@@ -9,7 +10,7 @@ import sys
 import pytest
 
 from fastrl import PPO, SAC
-from fastrl.runs.progress import Progress, _status
+from fastrl.runs.progress import Progress, _status, waiting
 
 
 class Terminal(io.StringIO):
@@ -86,6 +87,7 @@ def test_rich_is_not_imported_when_the_line_is_off():
 def test_the_line_shows_steps_speed_return_and_time_left(monkeypatch):
     terminal = as_terminal(monkeypatch)
     with Progress(1000) as progress:
+        progress.update(100, 100.0, -2.5)
         progress.update(500, 100.0, -2.5)
     shown = terminal.getvalue()
     for part in ("500/1,000 steps", "100/s", "return -2.5", "left 0:05"):
@@ -146,11 +148,48 @@ def test_a_mean_return_of_no_episodes_is_left_out():
 
 
 def test_time_left_counts_in_hours_when_it_is_long():
-    assert _status(0, 3661, 1.0, None).endswith("left 1:01:01")
+    assert _status(0, 3661, 1.0, None, 3661).endswith("left 1:01:01")
 
 
-def test_time_left_is_never_negative():
-    assert _status(20, 10, 1.0, None).endswith("left 0:00")
+@pytest.mark.parametrize(
+    ("updates", "expected"),
+    [
+        ([(20, 1.0), (30, 1.0)], 0),  # beyond the end: never negative
+        ([(1, 1 / 3600)], math.nan),  # the first update alone waited for a compiler
+        ([(1, 1 / 3600), (5, 5 / 3602)], 2.5),  # two steps a second since then
+        ([(4, math.inf), (5, 0.0)], math.nan),
+    ],
+)
+def test_time_left_is_that_of_the_latest_steps(updates, expected):
+    progress = Progress(10, enabled=False)
+    for env_steps, speed in updates:
+        progress.update(env_steps, speed)
+    assert progress._seconds_left(*updates[-1]) == pytest.approx(expected, nan_ok=True)
+
+
+def test_stage_has_a_bar_on_a_terminal(monkeypatch):
+    terminal = as_terminal(monkeypatch)
+    with Progress(None) as progress, progress.stage("evaluation", "episodes") as show:
+        show(3, 100)
+    assert "evaluation: 3/100 episodes" in terminal.getvalue()
+
+
+def test_long_stage_has_a_line_now_and_then_without_a_terminal(monkeypatch, capsys):
+    seconds = [0.0]
+    monkeypatch.setattr("fastrl.runs.progress.perf_counter", lambda: seconds[0])
+    with Progress(1000) as progress, progress.stage("evaluation", "episodes") as show:
+        for second in range(1, 50):
+            seconds[0] = float(second)
+            show(second, 100)
+    assert capsys.readouterr().out == "".join(
+        f"evaluation: {second}/100 episodes\n" for second in (5, 35)
+    )
+
+
+def test_waiting_is_one_line_without_a_terminal(capsys):
+    with waiting("compiling"):
+        pass
+    assert capsys.readouterr() == ("compiling\n", "")
 
 
 def _environment() -> dict[str, str]:

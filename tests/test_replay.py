@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -102,6 +103,55 @@ def ring(capacity: int, num_return_steps: int = 1, batch_size: int = 64, **kind:
     space = kind.pop("space", BOX)
     sizes = (kind.pop("num_envs", 2), space, 1, batch_size)
     return ReplayBuffer(capacity, *sizes, GAMMA, num_return_steps, CPU)
+
+
+def test_draws_do_not_depend_on_the_room_that_a_ring_has_at_first():
+    found = []
+    for num_expected in (None, 50):
+        world = World()
+        replay = ReplayBuffer(1000, 2, BOX, 1, 64, GAMMA, 1, CPU, num_expected)
+        for _ in range(20):
+            replay.append(world.collect())
+        found.append(replay.draw(4, 64, torch.Generator().manual_seed(1)))
+    assert torch.equal(*found)
+
+
+@pytest.mark.parametrize("num_collected", [0, 7, 20, 31])
+def test_reserve_keeps_what_is_stored_and_makes_room_up_to_the_capacity(num_collected):
+    world, replay = World(), ReplayBuffer(120, 2, BOX, 1, 64, GAMMA, 1, CPU, 40)
+    for _ in range(num_collected):
+        replay.append(world.collect())
+    kept = replay.state_dict()
+    replay.reserve(10_000)
+    assert replay.num_rows == replay.most_rows == 61
+    assert all(torch.equal(kept[name], value) for name, value in replay.state_dict().items())
+
+
+def test_ring_takes_in_a_state_that_is_larger_than_was_expected():
+    world, large = World(), ring(40)
+    for _ in range(20):
+        large.append(world.collect())
+    small = ReplayBuffer(40, 2, BOX, 1, 64, GAMMA, 1, CPU, 4)
+    small.load_state_dict(large.state_dict())
+    assert small.num_transitions == large.num_transitions
+
+
+def test_memory_is_taken_as_rows_come_in():
+    def resident() -> int:
+        return int(Path("/proc/self/statm").read_text().split()[1]) * 4096
+
+    space = spaces.Box(-1, 1, (500,), np.float32)
+    before = resident()
+    replay = ReplayBuffer(400_000, 1, space, 1, 64, GAMMA, 1, CPU)
+    assert replay.obs.numel() * 4 == 800_002_000
+    assert resident() - before < 2**24
+
+
+@pytest.mark.parametrize("shape", [(10**6,), (84, 84, 400)])
+def test_ring_that_no_memory_can_hold_is_refused_with_its_size(shape):
+    space = spaces.Box(0, 255, shape, np.float32)
+    with pytest.raises(ValueError, match=r"1,000,001 transitions takes [\d,.]+ GiB; this machine"):
+        ReplayBuffer(10**6, 1, space, 1, 4, GAMMA, 1, CPU)
 
 
 def drawn(replay: ReplayBuffer, num_batches: int = 60) -> set[tuple[float, ...]]:

@@ -112,7 +112,8 @@ def assert_equal(actual: Any, expected: Any) -> None:
 
 
 def stopped_and_resumed(make_env_argument: Any, log_dir: Path, **settings: Any) -> Path:
-    stopped = AgentTrainer().fit(agent_for(make_env_argument(), log_dir, StopAfter, **settings))
+    agent = agent_for(make_env_argument(), log_dir, StopAfter, **settings)
+    stopped = AgentTrainer(on_interrupt="return").fit(agent)
     assert stopped.exit_status == 143
     assert stopped.summary["total_env_steps"] == 4 * UPDATE
     AgentTrainer(resume=stopped.folder).fit(agent_for(make_env_argument(), log_dir, **settings))

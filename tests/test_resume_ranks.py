@@ -100,7 +100,7 @@ def status_of_run(log_dir: Path) -> int:
     settings = {"num_steps": NUM_STEPS, "total_timesteps": 8 * NUM_STEPS, "eval_episodes": 1}
     parts = {"devices": 2, "log_dir": str(log_dir)}
     agent = make_agent_of(SignalledPPO, "discrete", **settings, **parts)
-    return AgentTrainer().fit(agent).exit_status
+    return AgentTrainer(on_interrupt="return").fit(agent).exit_status
 
 
 def test_signal_to_rank_0_in_the_final_test_is_told(tmp_path):

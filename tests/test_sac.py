@@ -294,6 +294,7 @@ def test_metrics_come_every_log_every_steps(tmp_path):
         "Info/gradient_steps",
         "Gradients/critic_norm",
         "Gradients/actor_norm",
+        "Info/valid_env_steps",
     }
     assert rows[-1]["Info/gradient_steps"] == "190.0"
     assert set(result.summary["stage_seconds"]) == {"env", "act", "store", "update"}
@@ -318,7 +319,7 @@ def test_resumed_run_is_bit_identical_where_envs_can_be_saved(tmp_path, num_retu
         "num_return_steps": num_return_steps,
     }
     straight = AgentTrainer().fit(make_agent(**settings)).folder
-    stopped = AgentTrainer().fit(make_agent(kind=StopAfter, **settings))
+    stopped = AgentTrainer(on_interrupt="return").fit(make_agent(kind=StopAfter, **settings))
     assert stopped.summary["total_env_steps"] == 172
     AgentTrainer(resume=stopped.folder).fit(make_agent(**settings))
     assert_equal(last_state(stopped.folder), last_state(straight))

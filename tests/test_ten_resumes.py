@@ -44,11 +44,12 @@ def interrupted(agent: OnPolicyAgent) -> OnPolicyAgent:
 def test_ten_resumes_are_one_run(name, tmp_path):
     num_updates = NUM_RESUMES + 2
     straight = AgentTrainer().fit(agent_of(name, tmp_path, num_updates)).folder
-    folder = AgentTrainer().fit(interrupted(agent_of(name, tmp_path, num_updates))).folder
+    first = interrupted(agent_of(name, tmp_path, num_updates))
+    folder = AgentTrainer(on_interrupt="return").fit(first).folder
     for resume in range(1, NUM_RESUMES + 1):
         agent = agent_of(name, tmp_path, num_updates)
         agent = agent if resume == NUM_RESUMES else interrupted(agent)
-        result = AgentTrainer(resume=folder).fit(agent)
+        result = AgentTrainer(resume=folder, on_interrupt="return").fit(agent)
         assert result.summary["restarts"] == resume
     assert result.summary["total_env_steps"] == num_updates * UPDATE
     assert_equal(last_state(folder), last_state(straight))
@@ -65,9 +66,9 @@ def test_schedules_and_counters_survive_ten_resumes_of_environments_that_cannot(
         agent = agent_of(name, tmp_path, num_updates)
         return kind("CartPole-v1", agent.config.replace(env_id="CartPole-v1"))
 
-    folder = AgentTrainer().fit(interrupted(make())).folder
+    folder = AgentTrainer(on_interrupt="return").fit(interrupted(make())).folder
     for _ in range(NUM_RESUMES - 1):
-        AgentTrainer(resume=folder).fit(interrupted(make()))
+        AgentTrainer(resume=folder, on_interrupt="return").fit(interrupted(make()))
     AgentTrainer(resume=folder).fit(make())
     rows = metrics_of(folder)
     assert [int(row["env_steps"]) for row in rows] == [UPDATE * (k + 1) for k in range(num_updates)]

@@ -3,11 +3,12 @@
 import subprocess
 import sys
 import time
+from types import SimpleNamespace
 
 import pytest
 
 from fastrl.processes.start import seconds_since_process_start
-from fastrl.runs.timer import StageTimer
+from fastrl.runs.timer import SaveClock, StageTimer
 
 
 def test_stage_adds_up_the_seconds_spent_inside_it():
@@ -73,3 +74,37 @@ def test_seconds_of_the_process_count_what_was_before_the_import():
         "assert seconds() >= 0.09, seconds()"  # the system's ticks are hundredths
     )
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def saves(cost: float, seconds: float, monkeypatch, **settings: bool) -> list[float]:
+    """Returns when a run saves that asks every tenth of a second."""
+    now = [0.0]
+    monkeypatch.setattr("fastrl.runs.timer.time", SimpleNamespace(perf_counter=lambda: now[0]))
+    clock, found = SaveClock(**settings), []
+    while now[0] < seconds:
+        now[0] += 0.1
+        if clock.is_due:
+            found.append(round(now[0]))
+            with clock.saving():
+                now[0] += cost
+    return found
+
+
+@pytest.mark.parametrize(
+    ("cost", "seconds", "expected"),
+    [
+        (0.0, 300, [1, 2, 4, 8, 17, 34, 68, 128, 188, 248]),
+        (0.05, 30, [1, 6, 12, 24]),  # at least a hundred times as long apart
+        (7.0, 2000, [1, 708, 1415]),
+    ],
+)
+def test_saves_come_soon_at_first_and_take_a_hundredth_of_the_time(
+    cost, seconds, expected, monkeypatch
+):
+    found = saves(cost, seconds, monkeypatch)
+    assert len(found) == len(expected) and found == pytest.approx(expected, rel=0.1)
+    assert cost * (len(found) - 1) <= 0.011 * seconds
+
+
+def test_nothing_is_saved_by_a_clock_that_never_is_due(monkeypatch):
+    assert saves(0.0, 100, monkeypatch, never=True) == []

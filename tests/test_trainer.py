@@ -23,6 +23,7 @@ from fastrl.config.run import RunConfig
 from fastrl.envs.vector import EnvError
 from fastrl.runs.checkpoint import Checkpoints, load_checkpoint
 from fastrl.runs.fitting import first_not_finite
+from fastrl.runs.timer import SaveClock
 from fastrl.training.trainer import TrainResult
 
 SMALL = {
@@ -43,6 +44,7 @@ GLOSSARY = {
     "Loss/value_loss",
     "Loss/entropy_loss",
     "Info/learning_rate",
+    "Info/valid_env_steps",
     "Info/clip_coef",
     "Info/ent_coef",
     "Info/approx_kl",
@@ -200,6 +202,14 @@ def test_testing_does_not_change_the_training(tmp_path):
     )
 
 
+def test_rows_and_the_last_line_count_steps_without_resets(tmp_path, capsys):
+    result = train("toy_envs:EndlessEnv", tmp_path)
+    rows = read_metrics(result.folder)
+    # Of 64 rows of an environment, one after each 10 steps is a reset row.
+    assert [float(row["Info/valid_env_steps"]) for row in rows] == [60, 120, 176, 236]
+    assert "256 steps (236 without resets) in " in capsys.readouterr().out
+
+
 # Checkpoints
 
 
@@ -234,6 +244,35 @@ def test_run_folder_has_a_checkpoint_before_the_first_update(tmp_path, monkeypat
         AgentTrainer().fit(agent)
     (checkpoints,) = tmp_path.glob("ppo/*/*/checkpoints")
     assert load_checkpoint(Checkpoints(checkpoints).newest())["counters"]["env_steps"] == 0
+
+
+@pytest.fixture
+def always_due(monkeypatch):
+    monkeypatch.setattr(SaveClock, "is_due", property(lambda clock: True))
+
+
+def test_clock_saves_what_each_update_left(tmp_path, always_due):
+    agent = agent_for("CartPole-v1", tmp_path, checkpoint_every=0)
+    update = agent.update
+
+    def update_or_fail(*arguments: Any) -> dict[str, float]:
+        assert arguments[1] < 3, "as if killed"
+        return update(*arguments)
+
+    agent.update = update_or_fail
+    with pytest.raises(AssertionError, match="as if killed"):
+        AgentTrainer().fit(agent)
+    (checkpoints,) = tmp_path.glob("ppo/*/*/checkpoints")
+    assert [path.name for path in checkpoints.iterdir()] == ["last.pt"]
+    assert load_checkpoint(checkpoints / "last.pt")["counters"]["env_steps"] == 3 * 64
+
+
+def test_saving_by_the_clock_does_not_change_the_training(tmp_path, request):
+    plain, saved = (agent_for("CartPole-v1", tmp_path) for _ in range(2))
+    AgentTrainer().fit(plain)
+    request.getfixturevalue("always_due")
+    AgentTrainer().fit(saved)
+    torch.testing.assert_close(saved.policy.state_dict(), plain.policy.state_dict(), rtol=0, atol=0)
 
 
 # The end of a run
@@ -331,7 +370,7 @@ def test_signal_in_the_final_test_leaves_best_to_whole_tests(tmp_path, monkeypat
         return predict(*observations)
 
     monkeypatch.setattr(agent, "predict", predict_and_stop)
-    result = AgentTrainer().fit(agent)
+    result = AgentTrainer(on_interrupt="return").fit(agent)
     assert result.exit_status == 128 + signal.SIGTERM
     assert checkpoint_names(result.folder) == ["last.pt"]
 
@@ -376,7 +415,7 @@ def test_environments_without_an_id_keep_the_best_policy_by_training_episodes(tm
         return metrics
 
     agent.update = update_and_stop
-    folder = AgentTrainer().fit(agent).folder
+    folder = AgentTrainer(on_interrupt="return").fit(agent).folder
     assert "best.pt" in checkpoint_names(folder)
     out = capsys.readouterr().out
     assert f"resume with: AgentTrainer(resume={str(folder)!r}).fit(agent)" in out

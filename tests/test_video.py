@@ -1,5 +1,6 @@
 """Videos: that they can be read, hold the episode and nothing else, and never end a run."""
 
+import itertools
 import logging
 import subprocess
 import sys
@@ -12,9 +13,10 @@ import toy_envs
 from PIL import Image
 from test_evaluate import GreedyAgent
 
-from fastrl import make_env
+from fastrl import PPO, make_env
 from fastrl.envs import drawing
-from fastrl.runs.video import GIF_FRAMES_PER_SECOND, GIF_WIDTH, write_video
+from fastrl.runs import video
+from fastrl.runs.video import GIF_FRAMES_PER_SECOND, GIF_WIDTH, remove_old_videos, write_video
 from fastrl.training import film
 from fastrl.training.film import record_agent
 from fastrl.training.greedy import evaluate, fresh_env
@@ -54,6 +56,49 @@ def test_mp4_plays_in_browsers(tmp_path):
 def test_odd_sides_grow_to_even_ones(tmp_path):
     mp4, _ = write_video(make_frames(3, height=45, width=61), tmp_path / "film", 10)
     assert read_mp4(mp4).shape == (3, 46, 62, 3)
+
+
+@pytest.mark.parametrize(
+    ("width", "height", "expected"),
+    [(640, 480, (640, 480)), (642, 480, (640, 478)), (1920, 1080, (640, 360)), (2000, 1, (640, 2))],
+)
+def test_wide_frames_are_scaled_down(tmp_path, width, height, expected):
+    mp4, _ = write_video([np.zeros((height, width, 3), np.uint8)] * 2, tmp_path / "film", 10)
+    assert read_mp4(mp4).shape[2:0:-1] == expected
+
+
+def test_frames_without_end_are_cut(tmp_path, monkeypatch):
+    monkeypatch.setattr(video, "MAX_FRAMES", 9)
+    mp4, _ = write_video(itertools.repeat(make_frames(1)[0]), tmp_path / "film", 10)
+    assert len(read_mp4(mp4)) == 9
+
+
+@pytest.mark.parametrize(
+    ("env_steps", "keep", "expected"),
+    [(500, 2, [400, 500]), (500, 9, [100, 200, 300, 400, 500]), (300, 1, [300]), (250, 1, [200])],
+)
+def test_newest_videos_are_kept(tmp_path, env_steps, keep, expected):
+    for steps in (100, 200, 300, 400, 500):
+        for ending in ("mp4", "gif"):
+            (tmp_path / f"step_{steps:012d}.{ending}").touch()
+    (tmp_path / "evaluate_last.mp4").touch()
+    remove_old_videos(tmp_path, env_steps, keep)
+    names = [f"step_{steps:012d}.{ending}" for steps in expected for ending in ("gif", "mp4")]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["evaluate_last.mp4", *names]
+
+
+def test_run_keeps_as_many_videos_as_checkpoints_and_says_their_bounds(tmp_path, capsys):
+    sizes = {"num_envs": 2, "num_steps": 16, "per_rank_batch_size": 16, "total_timesteps": 128}
+    tests = {"eval_every": 32, "eval_episodes": 1, "capture_video": True, "keep_checkpoints": 2}
+    agent = PPO(
+        f"{toy_envs.__name__}:EndlessEnv", preset="none", log_dir=tmp_path, **sizes, **tests
+    )
+    agent.learn()
+    assert agent.result is not None
+    names = sorted(path.name for path in (agent.result.folder / "videos").glob("*.mp4"))
+    assert names == ["step_000000000096.mp4", "step_000000000128.mp4"]
+    words = "video at 32 steps: drawing one episode, at most 1,000 frames, 640 pixels wide\n"
+    assert words in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(("frames_per_second", "kept"), [(10, 60), (15, 60), (30, 30), (50, 15)])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar, Literal, Self
 
 import gymnasium
 import numpy as np
@@ -153,17 +153,31 @@ class BaseAgent:
         actions = self.policy(rows) if deterministic else self._sample(rows)
         return actions[0].cpu().numpy() if single else actions.cpu().numpy()
 
-    def learn(self, total_timesteps: int | None = None) -> Self:
+    def learn(
+        self,
+        total_timesteps: int | None = None,
+        *,
+        on_interrupt: Literal["raise", "return"] = "raise",
+    ) -> Self:
         """Trains in a new run folder, for `total_timesteps` or as long as the config says.
 
-        What came of it is in `result` then; `result.folder` is the run folder.
+        What came of it is in `result` then, also after Ctrl-C; `result.folder` is the run folder.
+
+        Args:
+            total_timesteps: environment steps to train for; None: those of the config.
+            on_interrupt: what happens once a run that Ctrl-C or SIGTERM ended is saved: "raise"
+                KeyboardInterrupt or SystemExit(143), or "return" as at the end of a run.
         """
         if total_timesteps is not None:
             self.config = self.config.replace(total_timesteps=total_timesteps)
         if self.devices.is_global_zero:
             print(describe(self._command.with_config(self.config)), flush=True)
         agent: Any = self
-        self.result = AgentTrainer().fit(agent)
+        trainer = AgentTrainer(on_interrupt=on_interrupt)
+        try:
+            trainer.fit(agent)
+        finally:
+            self.result = trainer.result
         return self
 
     def make_buffer(self) -> Any:
@@ -319,4 +333,5 @@ class BaseAgent:
             if devices.is_global_zero:
                 print(describe(command), flush=True)
             agent: Any = cls(command.config.env_id, command.config, devices=devices)
-            return AgentTrainer(resume=command.resume).fit(agent).exit_status
+            trainer = AgentTrainer(resume=command.resume, on_interrupt="return")
+            return trainer.fit(agent).exit_status

@@ -26,7 +26,8 @@ def run_decoupled(kind: Any, command: Command) -> int:
         if devices.is_global_zero:
             print(describe(command), flush=True)
         player = make_player(kind, config, devices)
-        status = AgentTrainer(resume=command.resume).fit(player).exit_status
+        trainer = AgentTrainer(resume=command.resume, on_interrupt="return")
+        status = trainer.fit(player).exit_status
         player.shut_down_trainers(status)
         return status
 

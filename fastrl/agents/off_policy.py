@@ -23,6 +23,8 @@ from fastrl.models.critics import SquashedGaussianActor
 from fastrl.runs.fitting import check_fits
 from fastrl.runs.timer import StageTimer
 
+_MOST_RESTARTS = 100  # each takes a row of the replay buffer; with more, the oldest ones make way
+
 
 class OffPolicyAgent(BaseAgent):
     """Base of SAC, whose networks and gradient steps finish it."""
@@ -91,17 +93,22 @@ class OffPolicyAgent(BaseAgent):
 
     def make_learning(self, buffer: StepsBuffer) -> None:
         """Allocates the replay buffer, and has the engine build the gradient steps."""
-        config = self.config
-        if self.replay is None:
+        config, num_envs = self.config, self.config.num_envs
+        num_steps = self.num_updates * config.num_steps * num_envs  # of the rows of this process
+        num_expected = num_steps + _MOST_RESTARTS * num_envs
+        if self.replay is not None:
+            self.replay.reserve(self.replay.num_transitions + num_expected)
+        else:
             self.replay = ReplayBuffer(
                 config.buffer_size,
-                config.num_envs,
+                num_envs,
                 self.observation_space,
                 self.policy.num_actions,
                 config.per_rank_batch_size,
                 config.gamma,
                 config.num_return_steps,
                 self.device,
+                num_expected,
             )
         if self.saved_replay is not None:
             self.replay.load_state_dict(self.saved_replay)

@@ -15,6 +15,7 @@ Letters: C rows of N environments, B rows of a minibatch, G minibatches.
 
 from __future__ import annotations
 
+import math
 from typing import Any, NamedTuple
 
 import gymnasium
@@ -24,6 +25,7 @@ from torch import Tensor
 
 from fastrl.buffers.rollout import RolloutBuffer
 from fastrl.kernels.indexing import RowGather
+from fastrl.processes.machine import total_memory
 
 
 class Transitions(NamedTuple):
@@ -72,7 +74,11 @@ def columns_of(states: list[dict[str, Tensor]], columns: slice) -> dict[str, Ten
 
 
 class ReplayBuffer:
-    """Ring storage, allocated once, and uniform draws from it."""
+    """Ring storage, and uniform draws from it.
+
+    On a CPU the kernel gives it memory as rows come in. A ring that has room for fewer rows than
+    its capacity, because a run has no more, is enlarged by `reserve`.
+    """
 
     def __init__(
         self,
@@ -84,6 +90,7 @@ class ReplayBuffer:
         gamma: float,
         num_return_steps: int,
         device: torch.device,
+        num_expected: int | None = None,
     ) -> None:
         """Allocates the ring and one minibatch.
 
@@ -96,38 +103,69 @@ class ReplayBuffer:
             gamma: discount per step.
             num_return_steps: rewards that are summed before a target bootstraps.
             device: where the ring lies.
+            num_expected: transitions to have room for at first; None: the capacity.
+
+        Raises:
+            ValueError: this machine has less memory than that takes.
         """
         self.num_envs, self.device = num_envs, device
         self.gamma, self.num_return_steps = gamma, num_return_steps
-        self.num_rows = capacity // num_envs + 1  # C; the row at head is no transition yet
-        assert self.num_rows >= 3, "two rows of an environment, of which one may be a reset row"
-        self.head = self.size = 0
-        ring = (self.num_rows, num_envs)
+        self.most_rows = capacity // num_envs + 1  # the row at head is no transition yet
+        assert self.most_rows >= 3, "two rows of an environment, of which one may be a reset row"
         assert observation_space.shape is not None
         obs_dtype = torch.from_numpy(np.empty(0, observation_space.dtype)).dtype
+        self._fields: dict[str, tuple[tuple[int, ...], torch.dtype]] = {
+            "obs": (observation_space.shape, obs_dtype),
+            "actions": ((num_actions,), torch.float32),
+            "rewards": ((), torch.float32),
+            # `terminated` cuts the target; `done` ends a sum of rewards.
+            "terminated": ((), torch.bool),
+            "done": ((), torch.bool),
+            "valid": ((), torch.bool),
+        }
 
-        def zeros(*shape: int, dtype: torch.dtype = torch.float32) -> Tensor:
-            return torch.zeros(shape, dtype=dtype, device=device)
+        def zeros(name: str) -> Tensor:
+            shape, dtype = self._fields[name]
+            return torch.zeros(batch_size, *shape, dtype=dtype, device=device)
 
-        self.obs = zeros(*ring, *observation_space.shape, dtype=obs_dtype)
-        self.actions, self.rewards = zeros(*ring, num_actions), zeros(*ring)
-        # `terminated` cuts the target; `done` ends a sum of rewards.
-        self.terminated, self.done = zeros(*ring, dtype=torch.bool), zeros(*ring, dtype=torch.bool)
-        # On the host, because the draws are.
-        self.valid = torch.zeros(ring, dtype=torch.bool)
-
-        flat = [x.flatten(0, 1) for x in (self.obs, self.actions, self.rewards, self.terminated)]
-        self._sources, self._next_sources = flat, flat[:1]
-        self._outputs = [zeros(batch_size, *x.shape[1:], dtype=x.dtype) for x in flat]
-        self._next_outputs = [torch.zeros_like(self._outputs[0])]
-        self._flat_done = self.done.flatten()
-        self._discounts = zeros(batch_size)
-        on_cpu = device.type == "cpu"
-        self._gather = RowGather(self._sources, self._outputs) if on_cpu else None
-        self._next_gather = RowGather(self._next_sources, self._next_outputs) if on_cpu else None
+        self._outputs = [zeros(name) for name in ("obs", "actions", "rewards", "terminated")]
+        self._next_outputs = [zeros("obs")]
+        self._discounts = torch.zeros(batch_size, device=device)
         obs, actions, rewards, self._terminated = self._outputs
         (next_obs,) = self._next_outputs
         self.minibatch = Transitions(obs, actions, next_obs, rewards, self._discounts)
+        self._allocate(capacity if num_expected is None else num_expected)
+
+    def _allocate(self, num_transitions: int) -> None:
+        """Allocates an empty ring of C rows, no more than the capacity takes."""
+        self.num_rows = min(self.most_rows, max(3, -(-num_transitions // self.num_envs) + 1))
+        self.head = self.size = 0
+        _check_memory(self.num_rows * self.num_envs, self._fields, self.device)
+
+        def ring(name: str, device: torch.device) -> Tensor:
+            # Left as it is: no row is read before it is written, and until then takes no memory.
+            shape, dtype = self._fields[name]
+            return torch.empty(self.num_rows, self.num_envs, *shape, dtype=dtype, device=device)
+
+        self.obs, self.actions, self.rewards, self.terminated, self.done = (
+            ring(name, self.device) for name in list(self._fields)[:-1]
+        )
+        self.valid = ring("valid", torch.device("cpu"))  # on the host, because the draws are
+        self.obs[0] = self.valid[0] = 0
+        fields = self.obs, self.actions, self.rewards, self.terminated
+        self._sources = [x.flatten(0, 1) for x in fields]
+        self._next_sources = self._sources[:1]
+        self._flat_done = self.done.flatten()
+        on_cpu = self.device.type == "cpu"
+        self._gather = RowGather(self._sources, self._outputs) if on_cpu else None
+        self._next_gather = RowGather(self._next_sources, self._next_outputs) if on_cpu else None
+
+    def reserve(self, num_transitions: int) -> None:
+        """Makes room for so many transitions, those that are stored among them, up to capacity."""
+        if self.num_rows < min(self.most_rows, -(-num_transitions // self.num_envs) + 1):
+            state = self.state_dict()
+            self._allocate(num_transitions)
+            self._fill(state)
 
     @property
     def num_transitions(self) -> int:
@@ -137,7 +175,7 @@ class ReplayBuffer:
     def append(self, steps: StepsBuffer) -> None:
         """Takes in a full buffer of T steps; the oldest rows make way."""
         assert steps.num_steps < self.num_rows
-        if steps.is_restarted:
+        if steps.is_restarted or not self.size:
             if self.size:
                 self._close_seam()
             self.obs[self.head] = steps.obs[0]
@@ -253,7 +291,10 @@ class ReplayBuffer:
         device_rows = rows.to(self.device)
         fields = ("obs", "actions", "rewards", "terminated", "done")
         state = {name: getattr(self, name)[device_rows] for name in fields}
-        return {**state, "valid": self.valid[rows]}
+        state["valid"] = self.valid[rows]
+        for name in state.keys() - {"obs"}:  # the action of the last row is to come
+            state[name][-1] = 0
+        return state
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Takes it back, into a ring of any capacity: the newest rows that fit.
@@ -264,7 +305,27 @@ class ReplayBuffer:
         saved_envs = state["valid"].shape[1]
         if saved_envs != self.num_envs:
             raise ValueError(f"the saved replay has {saved_envs} environments, not {self.num_envs}")
+        if len(state["valid"]) > self.num_rows:
+            self._allocate(len(state["valid"]) * self.num_envs)
+        self._fill(state)
+
+    def _fill(self, state: dict[str, Any]) -> None:
         count = min(len(state["valid"]), self.num_rows)
-        for name in ("obs", "actions", "rewards", "terminated", "done", "valid"):
+        for name in self._fields:
             getattr(self, name)[:count] = state[name][-count:].to(getattr(self, name).device)
         self.head = self.size = count - 1
+
+
+def _check_memory(
+    num_rows: int, fields: dict[str, tuple[tuple[int, ...], torch.dtype]], device: torch.device
+) -> None:
+    """Raises ValueError if the machine could not hold a ring that is full."""
+    if device.type != "cpu":  # its driver says so by itself, at once
+        return
+    row = sum(math.prod(shape) * dtype.itemsize for shape, dtype in fields.values())
+    total = total_memory()
+    if num_rows * row > total:
+        raise ValueError(
+            f"a replay buffer of {num_rows:,} transitions takes {num_rows * row / 2**30:,.1f} GiB; "
+            f"this machine has {total / 2**30:,.1f} GiB: lower buffer_size"
+        )

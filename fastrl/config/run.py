@@ -120,11 +120,13 @@ class RunConfig:
     target_return: float | None = None
     """Stop training once the mean return of the last 100 training episodes reaches this."""
     checkpoint_every: int = 250_000
-    """Environment steps between periodic checkpoints; 0: only the best and the last."""
+    """Environment steps between periodic checkpoints; 0: only the best and the last. The last one
+    is also saved by the clock, about each minute."""
     keep_checkpoints: int = 3
-    """Number of periodic checkpoints to keep."""
+    """Number of periodic checkpoints, and of videos, to keep: the newest."""
     capture_video: bool = False
-    """Record a video of a greedy episode (mp4 and GIF) at each evaluation and after training."""
+    """Record a video of a greedy episode (mp4 and GIF) at each evaluation and after training, of at
+    most 1,000 frames, 640 pixels wide."""
     log_dir: str = "logs"
     """Parent folder of the run folders."""
 

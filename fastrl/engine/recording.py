@@ -6,6 +6,7 @@ import logging
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
+from functools import partial
 from typing import Any
 
 import torch
@@ -31,7 +32,7 @@ _EXCHANGE = "fastrl.sum_over_ranks"  # the name will do: a single process never 
 # One C++ file, in place of one for each kernel and Python between them: 0.1 ms a call, and compiled
 # sooner. Products and sums may round once in place of twice, which the polynomials of tanh gain by.
 _CPU_OPTIONS = {"cpp_wrapper": True, "cpp.enable_floating_point_contract_flag": "fast"}
-_SIMPLIFICATIONS = ("inline", "constant_propagation", "constant_pooling", "cse", "dce")
+_SIMPLIFICATIONS = ("constant_propagation", "constant_pooling", "cse", "dce")
 
 
 class Recording(TorchDispatchMode):
@@ -80,7 +81,6 @@ class Recording(TorchDispatchMode):
         # No tensor here requires a gradient, but oneDNN's LSTM asks whether its backward follows.
         targets = [str(node.target) for node in self._graph.nodes]
         self._has_grad_mode = any("mkldnn_rnn_layer" in target for target in targets)
-        self._module = fx.GraphModule({}, self._graph)
         self._example = (*inputs, *self._captured)
 
     @classmethod
@@ -128,15 +128,14 @@ class Recording(TorchDispatchMode):
 
     def scripted(self) -> Function:
         """Returns the graph behind TorchScript's interpreter, or Python's where that is gone."""
+        run = self._in_python()
         if any(node.target in UNTRACEABLE for node in self._graph.nodes):
-            return self._bind(self._module)
+            return self._bind(run)
         try:
             grad_mode = torch.set_grad_enabled(self._has_grad_mode)
             with grad_mode, warnings.catch_warnings(), self._undone():
                 warnings.simplefilter("ignore")  # tracing is deprecated; see below for its end
-                script: Any = torch.jit.trace(self._module, self._example, check_trace=False)
-                for simplify in _SIMPLIFICATIONS:
-                    getattr(torch._C, f"_jit_pass_{simplify}")(script.graph)
+                script = _traced(run, self._example)
                 return _as_written(script, tuple(self._captured), self._has_grad_mode)
         except torch.OutOfMemoryError:
             raise
@@ -144,7 +143,17 @@ class Recording(TorchDispatchMode):
             logger.warning(
                 "TorchScript is not to be had (%s): the recorded graph runs through Python", error
             )
-            return self._bind(self._module)
+            return self._bind(run)
+
+    def _in_python(self) -> Function:
+        """Returns the graph as a function of its inputs and of what it captured.
+
+        An `fx.GraphModule` runs the same code, but Python keeps that code until the process ends.
+        """
+        code = self._graph.python_code("self")
+        names = dict(code.globals)
+        exec(compile(code.src, "<recorded>", "exec"), names)
+        return partial(names["forward"], None)
 
     def compiled(self) -> Function:
         """Returns the graph compiled whole, for as many threads as are set now.
@@ -160,7 +169,7 @@ class Recording(TorchDispatchMode):
         # places, and these are other ones at every call.
         example: list[Any] = [_empty_like(tensor) for tensor in self._example]
         run: Any = torch._inductor.standalone_compile(
-            self._module,
+            fx.GraphModule({}, self._graph),
             example,
             dynamic_shapes="from_example_inputs",
             options={"config_patches": {} if is_on_gpu else _CPU_OPTIONS},
@@ -171,7 +180,7 @@ class Recording(TorchDispatchMode):
         """Returns the graph as one CUDA graph; ranks exchange between graphs, not inside of one."""
         if self._exchanges:
             return self.scripted()
-        return self._replayed(self._module)
+        return self._replayed(self._in_python())
 
     @property
     def _exchanges(self) -> bool:
@@ -298,14 +307,26 @@ class Recording(TorchDispatchMode):
         return [tensor for tensor in self._captured if _memory(tensor) in self._changed]
 
 
+def _traced(run: Function, example: tuple[Tensor, ...]) -> Any:
+    """Returns TorchScript's form of a function, which is freed with the last reference to it.
+
+    What `torch.jit.trace` makes belongs to a list of the whole process and is never freed: about a
+    MiB for each run.
+    """
+    # The empty names are of variables that Python knows tensors by: it asks for one at each.
+    graph, _ = torch._C._create_graph_by_tracing(run, example, lambda tensor: "", True, False)
+    for simplify in _SIMPLIFICATIONS:
+        getattr(torch._C, f"_jit_pass_{simplify}")(graph)
+    return torch._C._create_function_from_graph("recorded", graph)
+
+
 def _as_written(script: Any, captured: tuple[Tensor, ...], has_grad_mode: bool) -> Function:
     """Keeps TorchScript's optimiser out: it splits `addmm` into two operations that round twice.
 
-    The method itself is called, between bare switches: the module's call and `torch.no_grad()` take
-    a third of the time of a policy that acts on one row. Autograd, which has nothing to do here, is
+    The function is called between bare switches: `torch.no_grad()` takes a sixth of the time of a
+    policy that acts on one row. Autograd, which has nothing to do here, is
     passed by: for operators that got their gradient from Python it costs some microseconds each.
     """
-    forward = script._c._get_method("forward")
     get_optimize, get_grad = torch._C._get_graph_executor_optimize, torch.is_grad_enabled
     set_optimize, set_grad = torch._C._set_graph_executor_optimize, torch._C._set_grad_enabled
     below_autograd = nullcontext if has_grad_mode else torch._C._AutoDispatchBelowAutograd
@@ -316,7 +337,7 @@ def _as_written(script: Any, captured: tuple[Tensor, ...], has_grad_mode: bool) 
         set_grad(has_grad_mode)
         try:
             with below_autograd():
-                return forward(*inputs, *captured)
+                return script(*inputs, *captured)
         finally:
             set_optimize(before)
             set_grad(grad)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable
 from functools import partial
+from typing import Any
 
 import gymnasium
 
@@ -19,6 +20,8 @@ _log = logging.getLogger("fastrl")
 
 _FEWEST_ENVS_TO_HALVE = 32  # a step of fewer ends before the policy has acted on the other half
 _SLOW_FAMILIES = "envpool.mujoco", "envpool.box2d"  # physics: at least 10 us per step
+
+AnyEnvs = VectorEnv | gymnasium.vector.VectorEnv | list[VectorEnv]
 
 
 class _PoolsOfId(list[VectorEnv]):
@@ -96,6 +99,23 @@ def reopened(pools: list[VectorEnv], restart: int) -> list[VectorEnv]:
     for pool in pools:
         pool.close()
     return pools.remake(restart)
+
+
+def fitting_envs(env: AnyEnvs, config: RunConfig, built_for: list[VectorEnv]) -> list[VectorEnv]:
+    """Returns the pools of `env`; ValueError if an agent that was built for others cannot play."""
+    given = env if isinstance(env, list) else [env]
+    envs = [pool for part in given for pool in open_envs(part, config)]
+
+    def facts(pools: list[VectorEnv]) -> tuple[Any, ...]:
+        spaces = pools[0].single_observation_space, pools[0].single_action_space
+        return sum(pool.num_envs for pool in pools), *spaces
+
+    if facts(envs) != facts(built_for):
+        raise ValueError(
+            f"{envs[0].env_id}: the number of environments and their spaces are {facts(envs)}; "
+            f"the agent was built for {facts(built_for)}"
+        )
+    return envs
 
 
 def spaces_of(config: RunConfig) -> Spaces:

@@ -25,6 +25,14 @@ def has_core_for_each_rank() -> bool:
     return _shared_cores() >= _num_sharers()
 
 
+def total_memory() -> float:
+    """Returns the bytes of this machine's memory; NaN where the system does not say."""
+    try:
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    except (AttributeError, OSError, ValueError):
+        return float("nan")  # Windows does not say it this way
+
+
 def own_cores(cores: set[int], rank: int) -> list[int]:
     """Returns the cores of one of the processes that share `cores`; at least one."""
     ordered, sharers = sorted(cores), _num_sharers()

@@ -12,14 +12,13 @@ import io
 import json
 import math
 import numbers
-import os
 import platform
 import time
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from fastrl.processes.machine import available_cores
+from fastrl.processes.machine import available_cores, total_memory
 from fastrl.runs.folder import check_replaceable, replaced_file
 
 METRICS_NAME = "metrics.csv"
@@ -209,7 +208,7 @@ def machine_facts() -> dict[str, str | int | float]:
     return {
         "cpu": _cpu_model(),
         "cores": available_cores(),
-        "memory_gib": _memory_gib(),
+        "memory_gib": round(total_memory() / 2**30, 1),
         "platform": platform.platform(),
         "python": platform.python_version(),
     }
@@ -257,10 +256,3 @@ def _cpu_model() -> str:
     except OSError:
         pass  # not Linux
     return platform.processor() or platform.machine()
-
-
-def _memory_gib() -> float:
-    try:
-        return round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30, 1)
-    except (AttributeError, OSError, ValueError):
-        return float("nan")  # Windows does not say it this way

@@ -1,8 +1,10 @@
-"""Progress display: a live line on a terminal, else a plain line every half minute."""
+"""Progress display: live lines on a terminal, else a plain line every half minute."""
 
 import contextlib
 import math
 import sys
+from collections import deque
+from collections.abc import Callable, Iterator
 from time import perf_counter
 from types import TracebackType
 from typing import TYPE_CHECKING, TextIO
@@ -12,6 +14,8 @@ if TYPE_CHECKING:
 
 _REFRESHES_PER_SECOND = 4
 _SECONDS_BETWEEN_LINES = 30.0  # in a file
+_SILENT_SECONDS = 5.0  # of a stage, before its first line in a file
+_NUM_SAMPLES = 60  # of the latest refreshes, from which the time left is estimated
 
 
 class Progress:
@@ -22,13 +26,13 @@ class Progress:
     prints a plain line to stdout every half minute, and never imports rich.
 
     Args:
-        total_env_steps: environment steps at which the run ends.
+        total_env_steps: environment steps at which the run ends; None: there are only stages.
         initial: environment steps already done (a resumed run).
         enabled: whether the line is live; None asks whether stderr is a terminal.
     """
 
     def __init__(
-        self, total_env_steps: int, *, initial: int = 0, enabled: bool | None = None
+        self, total_env_steps: int | None, *, initial: int = 0, enabled: bool | None = None
     ) -> None:
         self.enabled = _is_terminal(sys.stderr) if enabled is None else enabled
         self._total = total_env_steps
@@ -36,12 +40,14 @@ class Progress:
         self._line: RichProgress | None = None
         self._next_at = math.inf  # time of the next refresh
         self._unshown: tuple[int, float, float | None] | None = None
+        self._samples: deque[tuple[int, float]] = deque(maxlen=_NUM_SAMPLES)
 
     def __enter__(self) -> "Progress":
         self._next_at = perf_counter() + (0 if self.enabled else _SECONDS_BETWEEN_LINES)
         if self.enabled:
             self._line = _rich_line()
-            self._line.add_task("", total=self._total, completed=self._initial, status="")
+            if self._total is not None:
+                self._line.add_task("", total=self._total, completed=self._initial, status="")
             self._line.start()
         return self
 
@@ -68,6 +74,8 @@ class Progress:
             mean_return: mean return of recent episodes; None or NaN if none has ended.
         """
         self._unshown = env_steps, steps_per_second, mean_return
+        if not self._samples:
+            self._sample(env_steps, steps_per_second)
         if perf_counter() < self._next_at:
             return
         self._show()
@@ -75,14 +83,61 @@ class Progress:
         self._next_at = perf_counter() + seconds
 
     def _show(self) -> None:
-        if self._unshown is None:
+        if self._unshown is None or self._total is None:
             return
         (env_steps, steps_per_second, mean_return), self._unshown = self._unshown, None
-        status = _status(env_steps, self._total, steps_per_second, mean_return)
+        seconds_left = self._seconds_left(env_steps, steps_per_second)
+        status = _status(env_steps, self._total, steps_per_second, mean_return, seconds_left)
         if self._line is None:
             self.print(status)
         else:
             self._line.update(self._line.task_ids[0], completed=env_steps, status=status)
+
+    def _sample(self, env_steps: int, steps_per_second: float) -> None:
+        if math.isfinite(steps_per_second) and steps_per_second > 0:
+            self._samples.append((env_steps, env_steps / steps_per_second))
+
+    def _seconds_left(self, env_steps: int, steps_per_second: float) -> float:
+        """Estimates it from the latest steps: the first ones may wait for a compiler. Or NaN."""
+        self._sample(env_steps, steps_per_second)
+        if not self._samples or self._total is None:
+            return math.nan
+        (first_steps, first_seconds), (steps, seconds) = self._samples[0], self._samples[-1]
+        if steps == first_steps or seconds <= first_seconds:
+            return math.nan
+        return max(0, self._total - env_steps) * (seconds - first_seconds) / (steps - first_steps)
+
+    @contextlib.contextmanager
+    def stage(self, words: str, unit: str) -> Iterator[Callable[[int, int], None]]:
+        """Context of work that takes no steps, with a bar of its own.
+
+        Args:
+            words: what is done.
+            unit: of what it has a number.
+
+        Yields:
+            A function of how much is done and of how much there is, cheap to call often.
+        """
+        line, seconds = self._line, 1 / _REFRESHES_PER_SECOND
+        task = None if line is None else line.add_task("", total=None, status=words)
+        next_at = perf_counter() + (_SILENT_SECONDS if line is None else 0)
+
+        def show(done: int, total: int) -> None:
+            nonlocal next_at
+            if perf_counter() < next_at:
+                return
+            status = f"{words}: {done:,}/{total:,} {unit}"
+            if line is None or task is None:
+                self.print(status)
+            else:
+                line.update(task, completed=done, total=total, status=status)
+            next_at = perf_counter() + (_SECONDS_BETWEEN_LINES if line is None else seconds)
+
+        try:
+            yield show
+        finally:
+            if line is not None and task is not None:
+                line.remove_task(task)
 
     def print(self, text: str) -> None:
         """Prints a plain line to stdout, above the live line if there is one."""
@@ -91,7 +146,19 @@ class Progress:
             print(text, flush=True)
 
 
-def _rich_line() -> "RichProgress":
+@contextlib.contextmanager
+def waiting(words: str) -> Iterator[None]:
+    """Prints what a long piece of work is; on a terminal a bar moves meanwhile."""
+    print(words, flush=True)
+    if not _is_terminal(sys.stderr):
+        yield
+        return
+    with _rich_line(transient=True) as line:
+        line.add_task("", total=None, status="")
+        yield
+
+
+def _rich_line(transient: bool = False) -> "RichProgress":
     from rich.console import Console
     from rich.progress import BarColumn, TextColumn
     from rich.progress import Progress as RichProgress
@@ -101,6 +168,7 @@ def _rich_line() -> "RichProgress":
         TextColumn("{task.fields[status]}", markup=False),
         console=Console(stderr=True),
         refresh_per_second=_REFRESHES_PER_SECOND,
+        transient=transient,  # leaves nothing on the screen
         # Output redirected to a file must stay redirected.
         redirect_stdout=_is_terminal(sys.stdout),
     )
@@ -112,18 +180,20 @@ def _is_terminal(stream: TextIO | None) -> bool:
 
 
 def _status(
-    env_steps: int, total_env_steps: int, steps_per_second: float, mean_return: float | None
+    env_steps: int,
+    total_env_steps: int,
+    steps_per_second: float,
+    mean_return: float | None,
+    seconds_left: float = math.nan,
 ) -> str:
     """Returns text such as `12,288/500,000 steps  34,567/s  return -123.4  left 0:14`."""
     parts = [f"{env_steps:,}/{total_env_steps:,} steps"]
-    has_speed = math.isfinite(steps_per_second) and steps_per_second > 0
-    if has_speed:
+    if math.isfinite(steps_per_second) and steps_per_second > 0:
         parts.append(f"{steps_per_second:,.0f}/s")
     if mean_return is not None and math.isfinite(mean_return):
         parts.append(f"return {mean_return:.1f}")
-    if has_speed:
-        seconds = math.ceil(max(0, total_env_steps - env_steps) / steps_per_second)
-        minutes, seconds = divmod(seconds, 60)
+    if math.isfinite(seconds_left):
+        minutes, seconds = divmod(math.ceil(seconds_left), 60)
         hours, minutes = divmod(minutes, 60)
         clock = f"{hours}:{minutes:02}" if hours else f"{minutes}"
         parts.append(f"left {clock}:{seconds:02}")

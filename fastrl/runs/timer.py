@@ -1,6 +1,12 @@
-"""Time spent in the stages of the training loop."""
+"""Time spent in the stages of the training loop, and when to save."""
 
+import math
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+# A first save soon, since small runs take some seconds; 1 % of the time at most.
+_FIRST_SAVE_SECONDS, _SAVE_SECONDS, _SAVE_RARELY = 1.0, 60.0, 100.0
 
 
 class _Stage:
@@ -61,3 +67,30 @@ class StageTimer:
             stage.seconds = 0.0
             if stage.started >= 0:
                 stage.started = now
+
+
+class SaveClock:
+    """When a run is saved by the clock: after a second, then ever more rarely, at most each minute.
+
+    And so rarely that saving takes about a hundredth of the time, as long as the latest one took.
+    """
+
+    def __init__(self, never: bool = False) -> None:
+        """Starts the clock; with `never` nothing is ever due."""
+        self._began_at = time.perf_counter()
+        self._due_at = math.inf if never else self._began_at + _FIRST_SAVE_SECONDS
+
+    @property
+    def is_due(self) -> bool:
+        """Whether it is time to save."""
+        return time.perf_counter() >= self._due_at
+
+    @contextmanager
+    def saving(self) -> Iterator[None]:
+        """Context of a save, at whatever time; sets the time of the next one."""
+        start = time.perf_counter()
+        yield
+        now = time.perf_counter()
+        if self._due_at < math.inf:
+            wait = min(now - self._began_at, _SAVE_SECONDS)
+            self._due_at = now + max(_FIRST_SAVE_SECONDS, wait, _SAVE_RARELY * (now - start))

@@ -3,7 +3,9 @@
 Imports no torch. The packages it needs are optional: install the extra "video".
 """
 
+import itertools
 import math
+import re
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -12,9 +14,12 @@ import numpy as np
 
 from fastrl.runs.folder import replaced_file
 
+MAX_FRAMES, MAX_WIDTH = 1000, 640
+"""Most frames of a video, and pixels of its width: larger frames are scaled down."""
 GIF_WIDTH = 320  # pixels, at most
 GIF_FRAMES_PER_SECOND = 15  # at most
 _GIF_COLORS = 128
+_STEP_FILE = re.compile(r"step_(\d{12,})\.(mp4|gif)")
 
 
 def write_video(frames: Iterable[np.ndarray], stem: Path, frames_per_second: float) -> list[Path]:
@@ -23,7 +28,7 @@ def write_video(frames: Iterable[np.ndarray], stem: Path, frames_per_second: flo
     Frames are consumed one at a time, so a generator keeps memory low for long episodes.
 
     Args:
-        frames: uint8 `[H, W, 3]` each, all of one shape.
+        frames: uint8 `[H, W, 3]` each, all of one shape; at most MAX_FRAMES of them are taken.
         stem: path of the files without suffix; its folder is created.
         frames_per_second: playback speed.
 
@@ -52,6 +57,23 @@ def write_video(frames: Iterable[np.ndarray], stem: Path, frames_per_second: flo
     return [mp4, gif]
 
 
+def remove_old_videos(folder: Path, env_steps: int, keep: int) -> None:
+    """Removes all but the newest videos of a run, which are named `step_<env steps>`.
+
+    Those of later steps go too: the run was resumed from before them.
+
+    Args:
+        folder: of the videos.
+        env_steps: environment steps of the run so far.
+        keep: how many to keep.
+    """
+    files = [(match, path) for path in folder.iterdir() if (match := _STEP_FILE.match(path.name))]
+    past = sorted({int(match[1]) for match, _ in files if int(match[1]) <= env_steps})
+    for match, path in files:
+        if int(match[1]) not in past[-keep:]:
+            path.unlink(missing_ok=True)
+
+
 def check_packages() -> None:
     """Raises ValueError if a package for writing videos is missing."""
     try:
@@ -73,7 +95,9 @@ def _write_mp4(frames: Iterable[np.ndarray], path: Path, frames_per_second: floa
     stride = _gif_stride(frames_per_second)
     with replaced_file(path) as file:
         try:
-            for index, frame in enumerate(frames):
+            for index, original in enumerate(itertools.islice(frames, MAX_FRAMES)):
+                _check_frame(original, original.shape)
+                frame = _at_most(original, MAX_WIDTH)
                 if shape is None:
                     shape = frame.shape
                     height, width = _check_frame(frame, shape)
@@ -114,12 +138,19 @@ def _gif_stride(frames_per_second: float) -> int:
     return max(1, math.ceil(frames_per_second / GIF_FRAMES_PER_SECOND))
 
 
+def _at_most(frame: np.ndarray, width: int) -> np.ndarray:
+    """Returns a frame of at most this width, scaled down if it is wider."""
+    from PIL import Image
+
+    if frame.shape[1] <= width:
+        return frame
+    size = width, max(1, round(frame.shape[0] * width / frame.shape[1]))
+    return np.asarray(Image.fromarray(frame).resize(size, Image.Resampling.BILINEAR))
+
+
 def _thumbnail(frame: np.ndarray) -> Any:
     from PIL import Image
 
-    image = Image.fromarray(frame)
-    if image.width > GIF_WIDTH:
-        height = max(1, round(image.height * GIF_WIDTH / image.width))
-        image = image.resize((GIF_WIDTH, height), Image.Resampling.BILINEAR)
+    image = Image.fromarray(_at_most(frame, GIF_WIDTH))
     # A palette per frame without dithering gives a smaller file that does not flicker.
     return image.quantize(_GIF_COLORS, Image.Quantize.FASTOCTREE, dither=Image.Dither.NONE)

@@ -14,6 +14,19 @@ from fastrl.envs.vector import VectorEnv
 from fastrl.processes.devices import Devices
 from fastrl.runs.timer import StageTimer
 
+# Settings that a trainer's own config overrides; the others were fixed when the agent was built.
+TRAINER_SETTINGS = (
+    "total_timesteps",
+    "eval_every",
+    "eval_episodes",
+    "target_return",
+    "checkpoint_every",
+    "keep_checkpoints",
+    "capture_video",
+    "log_dir",
+    "exp_name",
+)
+
 
 class Agent(Protocol):
     """A policy and the way it learns, as the trainer uses it."""

@@ -22,6 +22,8 @@ class IterationCounts(NamedTuple):
 
     signal: int
     """Number of the signal that asks the run to stop; 0 if none came."""
+    must_save: bool
+    """Whether a checkpoint is due by the clock of one of the ranks."""
     num_valid: int
     """Rows of the rollout that are no reset rows."""
     num_episodes: int
@@ -32,20 +34,21 @@ class IterationCounts(NamedTuple):
     """The last of these episodes, at most TARGET_EPISODES of each rank, oldest first."""
 
     @classmethod
-    def of_rank(cls, signal: int, num_valid: int, episodes: Episodes) -> Self:
+    def of_rank(cls, signal: int, must_save: bool, num_valid: int, episodes: Episodes) -> Self:
         """Counts what happened on this rank."""
         returns, lengths = episodes
         latest = Episodes(returns[-TARGET_EPISODES:], lengths[-TARGET_EPISODES:])
-        return cls(signal, num_valid, len(returns), returns.sum(), lengths.sum(), latest)
+        numbers = num_valid, len(returns), returns.sum(), lengths.sum()
+        return cls(signal, must_save, *numbers, latest)
 
     def pack(self) -> np.ndarray:
-        """Returns float64 `[5 + 2 * TARGET_EPISODES]`: five numbers, returns, lengths.
+        """Returns float64 `[6 + 2 * TARGET_EPISODES]`: six numbers, returns, lengths.
 
         Returns and lengths stand at the end of their places; the places before are 0.
         """
-        packed = np.zeros(5 + 2 * TARGET_EPISODES)
-        packed[:5] = self[:5]
-        returns, lengths = packed[5:].reshape(2, TARGET_EPISODES)
+        packed = np.zeros(6 + 2 * TARGET_EPISODES)
+        packed[:6] = self[:6]
+        returns, lengths = packed[6:].reshape(2, TARGET_EPISODES)
         first = TARGET_EPISODES - len(self.latest.returns)
         returns[first:], lengths[first:] = self.latest
         return packed
@@ -55,15 +58,16 @@ class IterationCounts(NamedTuple):
         """Returns the counts of all ranks together.
 
         Args:
-            ranks: `[R, 5 + 2 * TARGET_EPISODES]`, what each rank packed.
+            ranks: `[R, 6 + 2 * TARGET_EPISODES]`, what each rank packed.
         """
-        signals, num_valid, num_episodes, sums_of_returns, sums_of_lengths = ranks[:, :5].T
-        returns, lengths = ranks[:, 5:-TARGET_EPISODES], ranks[:, -TARGET_EPISODES:]
+        signals, saves, num_valid, num_episodes, sums_of_returns, sums_of_lengths = ranks[:, :6].T
+        returns, lengths = ranks[:, 6:-TARGET_EPISODES], ranks[:, -TARGET_EPISODES:]
         is_filled = np.arange(TARGET_EPISODES) >= TARGET_EPISODES - num_episodes[:, None]
         # Transposed, episodes of all ranks take turns: the latest of every rank come last.
         latest = Episodes(returns.T[is_filled.T], lengths.T[is_filled.T])
         return cls(
             int(signals.max()),
+            bool(saves.any()),
             int(num_valid.sum()),
             int(num_episodes.sum()),
             float(sums_of_returns.sum()),

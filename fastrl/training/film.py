@@ -13,19 +13,23 @@ from fastrl.envs.drawing import check_rendering, expose_opengl, frame_rate
 from fastrl.envs.vector import VectorEnv
 from fastrl.processes.errors import one_line
 from fastrl.processes.generators import generators_seeded
-from fastrl.runs.video import write_video
-from fastrl.training.greedy import StoppedError, StopQuery, fresh_env, greedy_player
+from fastrl.processes.pulse import PULSE
+from fastrl.runs.video import MAX_FRAMES, write_video
+from fastrl.training.greedy import Show, StoppedError, StopQuery, fresh_env, greedy_player
 
 if TYPE_CHECKING:
     from fastrl.training.agent import Agent
-
-MAX_FRAMES = 2000  # per video
 
 _log = logging.getLogger("fastrl")
 
 
 def record_agent(
-    agent: Agent, folder: Path, name: str, env_steps: int, should_stop: StopQuery = lambda: False
+    agent: Agent,
+    folder: Path,
+    name: str,
+    env_steps: int,
+    should_stop: StopQuery = lambda: False,
+    show: Show = lambda done, total: None,
 ) -> list[Path]:
     """Records one greedy episode, without a display, as `<folder>/<name>.mp4` and `.gif`.
 
@@ -35,13 +39,14 @@ def record_agent(
         name: name of the files, without suffix.
         env_steps: environment steps of the training so far, for the log.
         should_stop: called at every frame; if it returns True, nothing is written.
+        show: called at every frame, with its number and that of the last possible one.
 
     Returns:
         The files; none, with one line in the log, if the task cannot be drawn or the packages for
         videos are missing: training never fails for lack of a video.
     """
     try:
-        return record(agent, folder, name, agent.config.seed, should_stop)
+        return record(agent, folder, name, agent.config.seed, should_stop, show)
     except StoppedError:
         return []
     except Exception as error:  # renderers raise arbitrary types
@@ -50,7 +55,12 @@ def record_agent(
 
 
 def record(
-    agent: Agent, folder: Path, name: str, seed: int, should_stop: StopQuery = lambda: False
+    agent: Agent,
+    folder: Path,
+    name: str,
+    seed: int,
+    should_stop: StopQuery = lambda: False,
+    show: Show = lambda done, total: None,
 ) -> list[Path]:
     """Records as `record_agent` does, in an environment of this seed.
 
@@ -64,18 +74,23 @@ def record(
     with generators_seeded(seed):
         env = fresh_env(agent, 1, "video", seed, render=True)
         try:
-            return write_video(_frames(agent, env, should_stop), folder / name, frame_rate(env))
+            frames = _frames(agent, env, should_stop, show)
+            return write_video(frames, folder / name, frame_rate(env))
         finally:
             env.close()
 
 
-def _frames(agent: Agent, env: VectorEnv, should_stop: StopQuery) -> Iterator[np.ndarray]:
+def _frames(
+    agent: Agent, env: VectorEnv, should_stop: StopQuery, show: Show
+) -> Iterator[np.ndarray]:
     """Yields the frames of one episode, from its first to its last observation."""
     obs = env.reset()
     predict, _ = greedy_player(agent, 1)
     expose_opengl()
     yield env.render()
-    for _ in range(MAX_FRAMES - 1):
+    for frame in range(1, MAX_FRAMES):
+        PULSE.count += 1
+        show(frame, MAX_FRAMES)
         if should_stop():
             raise StoppedError(f"{env.env_id}: the recording was stopped")
         step = env.step(predict(obs))

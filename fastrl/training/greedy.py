@@ -22,6 +22,7 @@ if TYPE_CHECKING:  # torch is imported only after the arguments are validated
     from fastrl.training.agent import Agent
 
 StopQuery = Callable[[], bool]  # whether to stop early
+Show = Callable[[int, int], None]  # takes how much is done, and of how much
 
 MAX_ENVS = 128  # maximum number of parallel environments in an evaluation
 
@@ -69,6 +70,7 @@ def evaluate(
     begin: Callable[[np.ndarray], None] = lambda begins: None,
     max_episode_steps: int = 100_000,
     should_stop: StopQuery = lambda: False,
+    show: Show = lambda done, total: None,
 ) -> Evaluation:
     """Plays a fixed number of episodes per environment, as evenly as possible.
 
@@ -80,6 +82,7 @@ def evaluate(
             episode.
         max_episode_steps: a longer episode is an error, since the task may never end.
         should_stop: called at every step.
+        show: called when episodes have ended, with their number and with E.
 
     Raises:
         EndlessEpisodeError: an episode is longer than `max_episode_steps`.
@@ -121,6 +124,8 @@ def evaluate(
         ended = counts[is_reset_row[counts]]
         place[ended] += 1
         plays[ended] = place[ended] < end[ended]
+        if len(ended):
+            show(int((place - end + dealt).sum()), num_episodes)
     if not (is_finite := np.isfinite(returns)).all():
         raise ValueError(f"{env.env_id}: an episode's return is {returns[~is_finite][0]}")
     return Evaluation(returns, lengths)
@@ -131,6 +136,7 @@ def evaluate_agent(
     num_episodes: int,
     env_steps: int,
     should_stop: StopQuery = lambda: False,
+    show: Show = lambda done, total: None,
 ) -> Evaluation | None:
     """Evaluates an agent with greedy actions in new environments of its task.
 
@@ -142,6 +148,7 @@ def evaluate_agent(
         num_episodes: number of episodes.
         env_steps: environment steps of the training so far, for the log.
         should_stop: called at every step.
+        show: called when episodes have ended, with their number and that of all.
 
     Returns:
         The results. None if it was stopped; or, with one line in the log, if evaluation is
@@ -153,7 +160,7 @@ def evaluate_agent(
     try:
         with generators_seeded(seed):
             env = fresh_env(agent, min(num_episodes, MAX_ENVS), "eval", seed)
-            return play(agent, env, num_episodes, should_stop)
+            return play(agent, env, num_episodes, should_stop, show)
     except StoppedError:
         return None
     except ValueError as error:
@@ -197,7 +204,11 @@ def fresh_env(
 
 
 def play(
-    agent: Agent, env: VectorEnv, num_episodes: int, should_stop: StopQuery = lambda: False
+    agent: Agent,
+    env: VectorEnv,
+    num_episodes: int,
+    should_stop: StopQuery = lambda: False,
+    show: Show = lambda done, total: None,
 ) -> Evaluation:
     """Evaluates the agent in `env` and closes it."""
     from fastrl.engine.threads import num_threads
@@ -205,7 +216,8 @@ def play(
     try:
         with num_threads(1):  # more threads would take cores from the environments
             predict, begin = greedy_player(agent, env.num_envs)
-            return evaluate(predict, env, num_episodes, begin=begin, should_stop=should_stop)
+            asked = {"begin": begin, "should_stop": should_stop, "show": show}
+            return evaluate(predict, env, num_episodes, **asked)
     finally:
         env.close()
 

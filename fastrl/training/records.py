@@ -7,17 +7,20 @@ from __future__ import annotations
 
 import itertools
 import shlex
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
 
 from fastrl.processes.pulse import PULSE
-from fastrl.processes.signals import StopSignals
+from fastrl.processes.signals import StopSignals, is_interrupt
 from fastrl.processes.start import seconds_since_process_start
 from fastrl.runs.checkpoint import Checkpoints
+from fastrl.runs.folder import VIDEOS_NAME
 from fastrl.runs.logger import Logger, machine_facts, versions, write_summary
 from fastrl.runs.progress import Progress
+from fastrl.runs.video import MAX_FRAMES, MAX_WIDTH, remove_old_videos
 from fastrl.training.agent import Agent
 from fastrl.training.counters import Counters
 from fastrl.training.film import record_agent
@@ -64,7 +67,7 @@ class Records:
         self.agent, self.config, self.folder, self.counters = agent, agent.config, folder, counters
         self._shown, self._can_be_tested = shown, can_be_tested(agent)
         self.checkpoints = Checkpoints(folder / "checkpoints", self.config.keep_checkpoints)
-        self._stopped, self._is_resumed = signals.came, is_resumed
+        self._signals, self._stopped, self._is_resumed = signals, signals.came, is_resumed
         self._seconds_before = counters.wall_seconds
         # The first run of a process starts with the process, imports included; a later one here.
         self._began_at = seconds_since_process_start() if next(_runs_of_this_process) else 0.0
@@ -111,14 +114,14 @@ class Records:
         counters = self.counters
         self._progress.update(counters.env_steps, counters.steps_per_second, counters.mean_return)
 
-    def save_last(self, state: State) -> None:
+    def save_last(self, state: Callable[[], State]) -> None:
         """Saves the checkpoint from which the run can be resumed."""
-        with PULSE.unwatched():
-            self.checkpoints.save_last(state)
+        with PULSE.unwatched(), self._signals.shielded():
+            self.checkpoints.save_last(state())
 
     def save_periodic(self, state: Callable[[], State], has_tests: bool) -> None:
         """Saves a periodic checkpoint, and the best one if nothing else decides which that is."""
-        with PULSE.unwatched():
+        with PULSE.unwatched(), self._signals.shielded():
             if not (has_tests and self._can_be_tested):
                 self._keep_if_best(self.counters.mean_return, state)  # judged by training episodes
             self.checkpoints.save_periodic(state(), self.counters.env_steps)
@@ -133,24 +136,53 @@ class Records:
         if not self._can_be_tested:
             return None
         config, env_steps = self.config, self.counters.env_steps
-        result = evaluate_agent(self.agent, config.eval_episodes, env_steps, self._stopped)
+        words, result = f"evaluation at {env_steps:,} steps", None
+        with self._cut_short(), self._progress.stage(words, "episodes") as show:
+            parts = config.eval_episodes, env_steps, self._stopped, show
+            result = evaluate_agent(self.agent, *parts)
         self._latest_test, self._tested_at = result, env_steps
         if result is None:
             return None
         metrics = {"Test/cumulative_reward": result.mean, "Test/return_std": result.std}
         self._logger.log(metrics, env_steps)
-        self._keep_if_best(result.mean, state)
+        with self._signals.shielded():
+            self._keep_if_best(result.mean, state)
         self._progress.print(
-            f"evaluation at {env_steps:,} steps: return {result.mean:.1f} +- {result.std:.1f} "
+            f"{words}: return {result.mean:.1f} +- {result.std:.1f} "
             f"over {len(result.returns)} episodes"
         )
         if config.capture_video:
-            name = f"step_{env_steps:012d}"
-            with PULSE.unwatched():
-                videos = self.folder / "videos"
-                for path in record_agent(self.agent, videos, name, env_steps, self._stopped):
-                    self._progress.print(f"video: {self._shown / 'videos' / path.name}")
+            self._film()
         return result
+
+    def _film(self) -> None:
+        """Records a video of an episode; only the newest videos are kept."""
+        env_steps, videos = self.counters.env_steps, self.folder / VIDEOS_NAME
+        words = f"video at {env_steps:,} steps"
+        bounds = f"at most {MAX_FRAMES:,} frames, {MAX_WIDTH} pixels wide"
+        self._progress.print(f"{words}: drawing one episode, {bounds}")
+        name = f"step_{env_steps:012d}"
+        files: list[Path] = []
+        with (
+            PULSE.unwatched(),
+            self._cut_short(),
+            self._progress.stage(words, "frames") as show,
+        ):
+            files = record_agent(self.agent, videos, name, env_steps, self._stopped, show)
+        for path in files:
+            self._progress.print(f"video: {self._shown / VIDEOS_NAME / path.name}")
+        if files:
+            remove_old_videos(videos, env_steps, self.config.keep_checkpoints)
+
+    @contextmanager
+    def _cut_short(self) -> Iterator[None]:
+        """Context of a test or video that a second Ctrl-C ends at once; the run is saved then."""
+        try:
+            yield
+        except (KeyboardInterrupt, RuntimeError) as error:
+            if not (is_interrupt(error) and self.agent.devices.is_alone):
+                raise
+            self._signals.take()
 
     def finish(self, state: Callable[[], State], signal_number: Callable[[], int]) -> TrainResult:
         """Evaluates the final policy and writes the summary.
@@ -160,7 +192,7 @@ class Records:
             signal_number: returns the signal that ended the run early, or 0.
         """
         counters = self.counters
-        self.save_last(state())  # first, since the evaluation may take long or be killed
+        self.save_last(state)  # first, since the evaluation may take long or be killed
         result = None
         if not signal_number():
             if self.config.eval_episodes:
@@ -168,7 +200,7 @@ class Records:
                 result = self._latest_test if is_tested else self.test(state)
             if result is None and not self._stopped():  # one that was stopped tells nothing
                 self._keep_if_best(counters.mean_return, state)
-            self.save_last(state())  # now with the final best return
+            self.save_last(state)  # now with the final best return
         number = signal_number()
         summary = self._summary(result, bool(number))
         write_summary(self.folder, summary)
@@ -181,7 +213,10 @@ class Records:
                 f"interrupted at {counters.env_steps:,} steps; resume with: {resume}"
             )
         else:
-            line = f"{counters.env_steps:,} steps in {counters.loop_seconds:.1f} s, "
+            steps = f"{counters.env_steps:,} steps"
+            if counters.valid_env_steps < counters.env_steps:
+                steps += f" ({counters.valid_env_steps:,} without resets)"
+            line = f"{steps} in {counters.loop_seconds:.1f} s, "
             line += f"{counters.steps_per_second:,.0f} steps/s"
             if self.seconds_to_target is not None:
                 line += f"; target return reached {self.seconds_to_target:.1f} s after the start"

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import json
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +21,8 @@ from fastrl.runs.fitting import check_fits
 from fastrl.runs.logger import SUMMARY_NAME
 from fastrl.training.agent import Agent
 from fastrl.training.counters import Counters
+
+ENVS_STATE = ("envs", "rollout")  # names of what belongs to the state of the environments
 
 
 def run_state(agent: Agent, buffer: RolloutBuffer, counters: Counters) -> dict[str, Any]:
@@ -173,8 +177,15 @@ def _tensors_to_arrays(value: Any) -> Any:
 
 def check_unfinished(agent: Agent, folder: Path, counters: Counters) -> None:
     """Raises ValueError if a resumed run has nothing left to do, its evaluation included."""
-    if counters.updates >= agent.num_updates and (folder / SUMMARY_NAME).exists():
+    if counters.updates >= agent.num_updates and _has_ended(folder / SUMMARY_NAME):
         raise ValueError(
             f"{folder} is complete at {counters.env_steps} of {agent.config.total_timesteps} "
             "steps; to continue, give a larger --total-timesteps"
         )
+
+
+def _has_ended(summary: Path) -> bool:
+    """Returns whether a run wrote its summary, and not because a signal ended its last test."""
+    with contextlib.suppress(OSError, ValueError):
+        return json.loads(summary.read_text()).get("interrupted") is not True
+    return summary.exists()

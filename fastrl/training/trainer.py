@@ -1,31 +1,32 @@
 """The training loop, for all algorithms: collect, update, log, evaluate, save.
 
-An iteration is one rollout and one update. As in other libraries, steps count stored rows:
-`num_envs * num_steps` per rank and rollout; `valid_env_steps` excludes the reset rows. The seconds
-of the loop exclude start-up, evaluation and checkpoints. With several ranks each runs this loop.
-All make the same decisions, because these depend on values reduced over all ranks; only rank 0
-writes.
+An iteration is one rollout and one update. Steps count stored rows: `num_envs * num_steps` per rank
+and rollout, also the reset row after each episode, which is no step of the task and which libraries
+that reset within a step do not have; `valid_env_steps` excludes them. The seconds of the loop
+exclude start-up, evaluation and checkpoints. With several ranks each runs this loop. All make the
+same decisions, because these depend on values reduced over all ranks; only rank 0 writes.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import math
-from contextlib import ExitStack
+import signal
+import time
+from contextlib import ExitStack, nullcontext
 from pathlib import Path
 from time import perf_counter
-from typing import Any
-
-import gymnasium
+from typing import Any, Literal
 
 from fastrl.buffers.rollout import RolloutBuffer
 from fastrl.config.run import RunConfig
 from fastrl.config.trust import signature_of
 from fastrl.engine.threads import rare_collections
-from fastrl.envs.pools import open_envs, reopened
-from fastrl.envs.vector import VectorEnv
+from fastrl.envs.pools import AnyEnvs, fitting_envs, reopened
+from fastrl.envs.vector import EnvError
 from fastrl.processes.generators import generators_seeded, restore_generators
 from fastrl.processes.pulse import PULSE
-from fastrl.processes.signals import StopSignals
+from fastrl.processes.signals import PATIENCE, StopSignals, is_interrupt, pass_on
 from fastrl.runs.checkpoint import Checkpoints, load_checkpoint
 from fastrl.runs.fitting import naming
 from fastrl.runs.folder import (
@@ -36,12 +37,14 @@ from fastrl.runs.folder import (
     owned,
     write_config,
 )
-from fastrl.runs.timer import StageTimer
-from fastrl.training.agent import Agent
+from fastrl.runs.progress import waiting
+from fastrl.runs.timer import SaveClock, StageTimer
+from fastrl.training.agent import TRAINER_SETTINGS, Agent
 from fastrl.training.counters import TARGET_EPISODES, Counters, IterationCounts
 from fastrl.training.player import Player
 from fastrl.training.records import Records, TrainResult
 from fastrl.training.resuming import (
+    ENVS_STATE,
     check_same_run,
     check_unfinished,
     is_whole,
@@ -52,33 +55,25 @@ from fastrl.training.resuming import (
     state_of_rank,
 )
 
-# Settings that a trainer's own config overrides; the others were fixed when the agent was built.
-TRAINER_SETTINGS = (
-    "total_timesteps",
-    "eval_every",
-    "eval_episodes",
-    "target_return",
-    "checkpoint_every",
-    "keep_checkpoints",
-    "capture_video",
-    "log_dir",
-    "exp_name",
-)
-
 # The first reset may load assets: allow ten times the timeout.
 _SLOWNESS_OF_RESETS = 10
 
-AnyEnvs = VectorEnv | gymnasium.vector.VectorEnv | list[VectorEnv]
+_PATIENCE_WITH_UPDATES = 60.0  # seconds; only environments are likely never to return
+_SIGNAL_SECONDS = 0.1  # a signal to all processes of a run arrives everywhere within this time
 
 
 class AgentTrainer:
     """Trains an agent: `AgentTrainer().fit(agent)`."""
+
+    result: TrainResult | None = None
+    """What came of the latest `fit`, also if that raised after a signal."""
 
     def __init__(
         self,
         config: RunConfig | None = None,
         *,
         resume: str | Path | None = None,
+        on_interrupt: Literal["raise", "return"] = "raise",
     ) -> None:
         """Configures the training.
 
@@ -86,8 +81,12 @@ class AgentTrainer:
             config: length and output of the run (see TRAINER_SETTINGS); by default the agent's.
             resume: run folder to resume; by default a new one is created. A relative path is
                 relative to the current folder when the agent was created.
+            on_interrupt: what `fit` does once a run that Ctrl-C or SIGTERM ended is saved: "raise"
+                KeyboardInterrupt or SystemExit(143), or "return" the result.
         """
-        self._config, self._resume = config, resume
+        if on_interrupt not in ("raise", "return"):
+            raise ValueError(f"on_interrupt must be raise or return, not {on_interrupt!r}")
+        self._config, self._resume, self._on_interrupt = config, resume, on_interrupt
 
     def fit(self, agent: Agent, env: AnyEnvs | None = None) -> TrainResult:
         """Trains until the end of the run, the target return, or a signal; evaluates the result.
@@ -99,13 +98,31 @@ class AgentTrainer:
         Raises:
             ValueError: the environments do not fit or fail, or the loss is not finite. Earlier
                 checkpoints stay.
+            KeyboardInterrupt: Ctrl-C ended the run, which is saved; see `on_interrupt`.
         """
+        lead, is_alone = agent.devices.is_global_zero, agent.devices.is_alone
+        signals, self.result = StopSignals(speaks=lead, is_alone=is_alone), None
+        try:
+            with signals:
+                result = self._fit(agent, env, signals)
+        except KeyboardInterrupt:
+            if signals.number == signal.SIGTERM:
+                raise SystemExit(128 + signal.SIGTERM) from None
+            raise
+        if signals.came():  # maybe only once everything was written
+            result = dataclasses.replace(result, exit_status=128 + signals.number)
+        self.result = result
+        if self._on_interrupt == "raise":
+            pass_on(result.exit_status)
+        return result
+
+    def _fit(self, agent: Agent, env: AnyEnvs | None, signals: StopSignals) -> TrainResult:
         if self._config is not None:
             settings = {name: getattr(self._config, name) for name in TRAINER_SETTINGS}
             agent.config = agent.config.replace(**settings)
         if env is not None:
-            agent.envs = _fitting_envs(agent, env)
-        with StopSignals() as signals, rare_collections(), ExitStack() as ownership:
+            agent.envs = fitting_envs(env, agent.config, agent.envs)
+        with rare_collections(), ExitStack() as ownership:
             counters, restored, folder, checkpoint = Counters(), None, None, Path()
             if self._resume is not None:
                 folder = open_run_folder(_absolute(self._resume, agent)).path
@@ -122,11 +139,7 @@ class AgentTrainer:
                 counters.restarts += 1
                 if "envs" not in restored:
                     agent.envs = reopened(agent.envs, counters.restarts)
-            if agent.config.engine == "compile" and agent.devices.is_global_zero:
-                print("compiling: seconds to minutes, less when it is done again", flush=True)
-            buffer = agent.make_buffer()
-            if agent.devices.is_global_zero:
-                print(agent.engine.describe(), flush=True)
+            buffer = _built(agent)
             timer = StageTimer()
             player = Player(agent, agent.envs, buffer, timer)
             # What environments draw from Python's, NumPy's or torch's own generator follows, too.
@@ -146,6 +159,7 @@ class AgentTrainer:
                         restore_envs(agent.envs, buffer, restored)
                 else:
                     player.reset()
+            signals.hold()
             run = _Run(agent, counters, buffer, player, timer, signals)
             if not agent.devices.is_global_zero:
                 return run.play(None, restored is not None)
@@ -179,16 +193,45 @@ class _Run:
         self.signals, self.agreed_signal = signals, 0
         self.ranks: list[dict[str, Any]] = []
         self.ranks_at = -1  # `counters.updates` when they were gathered
+        self.is_learning = False  # and the agent in between two states
+        self.eval_owed_since: int | None = None  # `last_eval` before a test that was cut short
+        # What is under way cannot be saved, so overlapping runs go by their steps alone.
+        self.save_clock = SaveClock(never=getattr(self.config, "overlap", False))
+        self.must_save = False  # by the clock
+        self.is_cut = False  # in the middle of a rollout, with which the environments' state went
+        self.has_tests = self.config.eval_every > 0 and self.config.eval_episodes > 0
         self.steps_per_update = buffer.num_steps * buffer.num_envs * self.devices.world_size
 
     def play(self, records: Records | None, is_resumed: bool) -> TrainResult:
         """Runs the training loop; `records` is None except on rank 0."""
-        counters, agent = self.counters, self.agent
         if not is_resumed:
-            self._gather_ranks()
-            if records:
-                records.save_last(self._state(records))  # makes the run resumable at once
+            with self.save_clock.saving():
+                self._gather_ranks()
+                if records:
+                    records.save_last(lambda: self._state(records))  # resumable at once
         self.devices.watch_for_hanging(True)
+        try:
+            self._loop(records, is_resumed)
+        except (KeyboardInterrupt, RuntimeError, EnvError) as error:
+            if not self._can_be_saved_after(error):
+                raise
+            self.signals.take()
+            self.is_cut = True
+        self._take_stage_seconds()
+        self._gather_ranks()
+        self.devices.watch_for_hanging(False)
+        if records:
+            # The ranks no longer exchange signals; only rank 0 evaluates, and may still get one.
+            return records.finish(
+                lambda: self._state(records), lambda: self._signal() or self.signals.number
+            )
+        return TrainResult(Path(), {}, 128 + self._signal() if self._signal() else 0)
+
+    def _loop(self, records: Records | None, is_resumed: bool) -> None:
+        """Iterates until the run is complete, its target is reached, or a signal came."""
+        counters, agent = self.counters, self.agent
+        if is_resumed:
+            self._test_if_due(records)  # one that a signal cut short
         while counters.updates < agent.num_updates and not self._signal():
             start = perf_counter()
             metrics = self._iterate()
@@ -202,17 +245,16 @@ class _Run:
             if self._target_reached():
                 if records:
                     records.seconds_to_target = records.wall_seconds
-                break
-            self._periodic(records)
-        self._take_stage_seconds()
-        self._gather_ranks()
-        self.devices.watch_for_hanging(False)
-        if records:
-            # The ranks no longer exchange signals; only rank 0 evaluates, and may still get one.
-            return records.finish(
-                lambda: self._state(records), lambda: self._signal() or self.signals.number
-            )
-        return TrainResult(Path(), {}, 128 + self._signal() if self._signal() else 0)
+                return
+            self._test_if_due(records)
+            self._save_if_due(records)
+
+    def _can_be_saved_after(self, error: BaseException) -> bool:
+        """Returns whether a signal cut a rollout short, and the agent is as an update left it."""
+        if isinstance(error, EnvError):  # its workers may have got the signal first
+            time.sleep(_SIGNAL_SECONDS)
+        is_cut = is_interrupt(error) or (isinstance(error, EnvError) and self.signals.came())
+        return is_cut and self.devices.is_alone and not self.is_learning
 
     def _iterate(self) -> dict[str, float]:
         """Runs one rollout and one update; returns the metrics, {} if no row is due."""
@@ -224,19 +266,23 @@ class _Run:
             if not bool(self.buffer.actions.isfinite().all()):
                 raise self._diverged("an action is not finite") from None
             raise
+        self.is_learning, self.signals.patience = True, _PATIENCE_WITH_UPDATES
         metrics = self.agent.update(self.buffer, counters.updates, self.timer)
         num_valid = self.buffer.num_valid
         self.buffer.carry_over()
         counters.updates += 1
         counters.env_steps += self.steps_per_update
-        own = IterationCounts.of_rank(self.signals.number, num_valid, episodes)
-        counts = IterationCounts.unpack(self.devices.gather(own.pack()))
-        self.agreed_signal = counts.signal
-        counters.add(counts)
+        is_due = self.save_clock.is_due
+        own = IterationCounts.of_rank(self.signals.number, is_due, num_valid, episodes)
+        happened = IterationCounts.unpack(self.devices.gather(own.pack()))
+        self.agreed_signal, self.must_save = happened.signal, happened.must_save
+        counters.add(happened)
+        self.is_learning, self.signals.patience = False, PATIENCE
         if not metrics:
             return {}
         self._check_finite(metrics)
-        return metrics | counters.take_unlogged() | self._take_stage_seconds()
+        counts = {"Info/valid_env_steps": float(counters.valid_env_steps)}
+        return metrics | counts | counters.take_unlogged() | self._take_stage_seconds()
 
     def _take_stage_seconds(self) -> dict[str, float]:
         """Adds the seconds since the last row of metrics to the total; returns them as metrics."""
@@ -277,20 +323,31 @@ class _Run:
             return False
         return counters.mean_return >= target
 
-    def _periodic(self, records: Records | None) -> None:
+    def _test_if_due(self, records: Records | None) -> None:
         config, counters = self.config, self.counters
-        has_tests = config.eval_every > 0 and config.eval_episodes > 0
-        if has_tests and counters.env_steps - counters.last_eval >= config.eval_every:
-            counters.last_eval = counters.env_steps
-            self._gather_ranks()  # so that the best policy's checkpoint is complete, too
-            if records:
-                records.test(lambda: self._state(records))
+        steps_since = counters.env_steps - counters.last_eval
+        if not self.has_tests or steps_since < config.eval_every:
+            return
+        before, counters.last_eval = counters.last_eval, counters.env_steps
+        self._gather_ranks()  # so that the best policy's checkpoint is complete, too
+        if records and records.test(lambda: self._state(records)) is None and self.signals.came():
+            self.eval_owed_since = before
+
+    def _save_if_due(self, records: Records | None) -> None:
+        """Saves a periodic checkpoint by the steps, or the latest one by the clock."""
+        config, counters = self.config, self.counters
         steps_since = counters.env_steps - counters.last_checkpoint
-        if config.checkpoint_every and steps_since >= config.checkpoint_every:
+        is_periodic = config.checkpoint_every > 0 and steps_since >= config.checkpoint_every
+        if not is_periodic and not self.must_save:
+            return
+        if is_periodic:
             counters.last_checkpoint = counters.env_steps
+        with self.save_clock.saving():
             self._gather_ranks()
-            if records:
-                records.save_periodic(lambda: self._state(records), has_tests)
+            if records and is_periodic:
+                records.save_periodic(lambda: self._state(records), self.has_tests)
+            elif records:
+                records.save_last(lambda: self._state(records))
 
     def _gather_ranks(self) -> None:
         """Gathers the state of each rank on rank 0, which saves it with its own."""
@@ -305,7 +362,22 @@ class _Run:
         state = run_state(self.agent, self.buffer, self.counters)
         if self.ranks and self.ranks_at == self.counters.updates:
             state["ranks"] = self.ranks
+        if self.eval_owed_since is not None:
+            state["counters"]["last_eval"] = self.eval_owed_since
+        if self.is_cut:
+            state = {name: value for name, value in state.items() if name not in ENVS_STATE}
         return state
+
+
+def _built(agent: Agent) -> RolloutBuffer:
+    """Has the agent allocate and build what a run needs, and says how it will run."""
+    leads = agent.devices.is_global_zero
+    words = "compiling: seconds to minutes, less when it is done again"
+    with waiting(words) if leads and agent.config.engine == "compile" else nullcontext():
+        buffer = agent.make_buffer()
+    if leads:
+        print(agent.engine.describe(), flush=True)
+    return buffer
 
 
 def _new_folder(agent: Agent) -> Path:
@@ -316,20 +388,3 @@ def _new_folder(agent: Agent) -> Path:
 
 def _absolute(path: str | Path, agent: Agent) -> Path:
     return agent.start_folder / expanded(path)
-
-
-def _fitting_envs(agent: Agent, env: AnyEnvs) -> list[VectorEnv]:
-    """Returns the pools of `env`; ValueError if they do not fit the agent."""
-    given = env if isinstance(env, list) else [env]
-    envs = [pool for part in given for pool in open_envs(part, agent.config)]
-
-    def facts(pools: list[VectorEnv]) -> tuple[Any, ...]:
-        spaces = pools[0].single_observation_space, pools[0].single_action_space
-        return sum(pool.num_envs for pool in pools), *spaces
-
-    if facts(envs) != facts(agent.envs):
-        raise ValueError(
-            f"{envs[0].env_id}: the number of environments and their spaces are {facts(envs)}; "
-            f"the agent was built for {facts(agent.envs)}"
-        )
-    return envs
