@@ -24,13 +24,14 @@ with leaving_at_once():  # Ctrl-C may already come during these imports
     from typing import Annotated, Any, Literal, get_type_hints
 
     from fastrl.config.command import Command, Settings
+    from fastrl.config.other_names import hint_for
     from fastrl.config.resume import resumed
-    from fastrl.config.run import RunConfig, check_names, documentation, near_names
+    from fastrl.config.run import RunConfig, check_names, documentation
     from fastrl.config.values import in_words
     from fastrl.presets import lack_of_preset, load_presets, merge, preset_for
     from fastrl.processes.errors import exit_status
     from fastrl.processes.launch import launched_sizes, start_ranks
-    from fastrl.runs.folder import open_run_folder, read_config
+    from fastrl.runs.folder import LABELS, open_run_folder, read_config
 
 _BOOLEAN_WORDS = {"true": True, "yes": True, "1": True, "false": False, "no": False, "0": False}
 
@@ -45,6 +46,8 @@ class SourceFlags:
     """YAML file of settings; it overrides the preset, and flags override it."""
     resume: str = ""
     """Run folder to resume, with the settings it was started with."""
+    agent: str = ""
+    """Class of your own that trains, as module:Class; it derives from the algorithm's."""
 
 
 def main(algo: str, argv: Sequence[str] | None = None, file: str | None = None) -> int:
@@ -124,6 +127,7 @@ def parse(algo: str, argv: Sequence[str] | None = None) -> Command:
     # tyro has parsed the flags, so a value of the wrong type can only come from the file.
     origin = source.get("config", "flags")
     command = merge(config_class, from_preset, explicit, origin, "--preset none")
+    command = dataclasses.replace(command, agent=source.get("agent", ""))
     if "preset" in source:
         return command
     lack = lack_of_preset(algo, command.config.env_id)
@@ -148,7 +152,8 @@ def _settings_under_flags(
     fields = {entry.name: entry for entry in dataclasses.fields(config_class)}
     from_file = read_config(source["config"]) if "config" in source else {}
     if from_file.get("algo") == algo:  # as in a run's own config.yaml
-        del from_file["algo"]
+        for name in LABELS & from_file.keys():
+            del from_file[name]
     check_names(from_file, list(fields), source.get("config", ""))
     env_id = flags.get("env_id", from_file.get("env_id", fields["env_id"].default))
     # An env_id that is not a string is refused later, with the name of the file.
@@ -163,17 +168,29 @@ def _resume(algo: str, config_class: type[RunConfig], source: Settings, flags: S
     for name in ("config", "preset"):
         if name in source:
             raise ValueError(f"{_flag(name)} has no effect: --resume takes the settings of {run}")
-    saved = _saved_config(algo, config_class, run)
-    return Command(config=resumed(saved, flags, run), resume=run, explicit=flags)
+    saved, labels = _saved_config(algo, config_class, run)
+    if labels.get("handed_over"):
+        raise ValueError(
+            f"{run} played environments of {saved.env_id} that were handed over; go on from "
+            f"Python: AgentTrainer(resume={run!r}).fit(agent), of an agent with such environments"
+        )
+    agent, file = labels.get("agent", ""), f"{run}/config.yaml"
+    if source.get("agent", agent) != agent:
+        raise ValueError(
+            f"--agent cannot change in a resumed run, where it is {agent or 'not set'}"
+        )
+    named = {"agent": agent, "agent_source": "" if "agent" in source else file}
+    return Command(config=resumed(saved, flags, run), resume=run, explicit=flags, **named)
 
 
-def _saved_config(algo: str, config_class: type[RunConfig], run: str) -> RunConfig:
-    """Returns the settings that a run was started with."""
+def _saved_config(algo: str, config_class: type[RunConfig], run: str) -> tuple[RunConfig, Settings]:
+    """Returns the settings that a run was started with, and what else its config says of it."""
     settings = dict(open_run_folder(run).config)
-    saved_algo = settings.pop("algo", algo)
+    labels = {name: settings.pop(name) for name in LABELS & settings.keys()}
+    saved_algo = labels.get("algo", algo)
     if saved_algo != algo:
         raise ValueError(f"{run} is a run of {saved_algo}, not {algo}")
-    return config_class.from_dict(settings, f"{run}/config.yaml")
+    return config_class.from_dict(settings, f"{run}/config.yaml"), labels
 
 
 def _read_flags(config_class: type[RunConfig], argv: Sequence[str]) -> tuple[Settings, Settings]:
@@ -219,9 +236,7 @@ def _group_words(argv: Sequence[str], kinds: Settings) -> dict[str, list[str]]:
                 raise ValueError(f"{flag} takes no value, not {' '.join(words)!r}")
             name, words = positive, ["false"]
         if name not in kinds:
-            near = [_flag(other) for other in near_names(name, kinds, most=1, cutoff=0.7)]
-            hint = f"did you mean {' or '.join(near)}?" if near else "--help lists all"
-            raise ValueError(f"unknown flag {flag}; {hint}")
+            raise ValueError(f"unknown flag {flag}{hint_for(name, kinds, dash=True, cutoff=0.7)}")
         groups[name] = words
     return groups
 
@@ -263,7 +278,7 @@ def _print_help(algo: str, config_class: type[RunConfig], argv: Sequence[str]) -
     with contextlib.suppress(ValueError, OSError):
         source, flags = _read_flags(config_class, argv)
         if "resume" in source:
-            shown = _saved_config(algo, config_class, source["resume"])
+            shown, _ = _saved_config(algo, config_class, source["resume"])
             note = f"The defaults below are those of {source['resume']}."
         elif source or "env_id" in flags:
             preset, file = _settings_under_flags(algo, config_class, source, flags)

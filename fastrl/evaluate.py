@@ -42,6 +42,10 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--checkpoint", metavar="last|best|PATH", help="checkpoint of the run (default: last)"
     )
+    parser.add_argument(
+        "--agent", default="", help="module:Class of the run, if it is a class of your own"
+    )
+    parser.add_argument("--trust", action="store_true", help="import the class that the run names")
     parser.add_argument("--env-id", help="task to evaluate on (default: the run's)")
     parser.add_argument(
         "--video", action="store_true", help="record a video of one episode (mp4 and GIF)"
@@ -58,7 +62,7 @@ def _run(arguments: argparse.Namespace) -> int:
     if arguments.video:
         check_packages()
     videos = saved.videos.absolute()  # now: an environment may change the current folder
-    agent = load_agent(saved, arguments.env_id)
+    agent = load_agent(saved, arguments.env_id, trust=arguments.trust, agent=arguments.agent)
     seed = agent.config.seed if arguments.seed is None else arguments.seed
     try:
         env = fresh_env(agent, min(arguments.episodes, MAX_ENVS), "eval", seed)

@@ -177,6 +177,10 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--checkpoint", metavar="last|best|PATH", help="checkpoint of the run (default: last)"
     )
+    parser.add_argument(
+        "--agent", default="", help="module:Class of the run, if it is a class of your own"
+    )
+    parser.add_argument("--trust", action="store_true", help="import the class that the run names")
     parser.add_argument("--env-id", help="task that defines the spaces (default: the run's)")
     parser.add_argument(
         "--out", type=Path, help="file to write (default: policy.<suffix> in the run folder)"
@@ -192,7 +196,7 @@ def _run(arguments: argparse.Namespace) -> int:
     from fastrl.training.agent import HasMemory
 
     target = path.absolute()  # now: an environment may change the current folder
-    agent: Any = load_agent(saved, arguments.env_id)
+    agent: Any = load_agent(saved, arguments.env_id, trust=arguments.trust, agent=arguments.agent)
     envs = agent.envs
     try:
         if isinstance(agent, HasMemory):

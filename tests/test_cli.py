@@ -18,7 +18,7 @@ from fastrl.__main__ import main as list_commands
 from fastrl.config.command import Command, describe
 from fastrl.config.ppo import PPOConfig
 from fastrl.config.resume import CHANGEABLE
-from fastrl.config.run import OTHER_NAMES
+from fastrl.config.other_names import OTHER_NAMES
 from fastrl.presets import algorithms, preset_for, resolve
 
 # A flag is an interface: to add or rename one, say so in the changelog.

@@ -2,31 +2,43 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
 import gymnasium
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from fastrl.agents.decoupled_run import run_decoupled
+from fastrl.agents.naming import class_name, class_of, class_to_load, is_stock
+from fastrl.agents.networks import match_networks
 from fastrl.config.command import Command, describe
 from fastrl.config.decoupled import DecoupledConfig
+from fastrl.config.other_names import hint_for
 from fastrl.engine.engine import Engine
+from fastrl.engine.optimizer import FlatParameters
 from fastrl.engine.threads import keep_freed_memory
 from fastrl.envs.make import is_known_id
 from fastrl.envs.pools import open_envs
+from fastrl.envs.rebuild import Task, task_of
 from fastrl.envs.vector import Spaces, VectorEnv
-from fastrl.presets import id_of, resolve
+from fastrl.models.layers import evaluating
+from fastrl.presets import facts_of, id_of, resolve
 from fastrl.processes.devices import Devices, make_devices
 from fastrl.processes.errors import one_line
 from fastrl.runs.checkpoint import Checkpoints, load_checkpoint, save_checkpoint
 from fastrl.runs.folder import expanded, open_run_folder, working_folder
+from fastrl.spaces.masked import with_mask
 from fastrl.spaces.observations import rows_of
 from fastrl.training.records import TrainResult
+from fastrl.training.resuming import checkpoint_labels
 from fastrl.training.trainer import AgentTrainer
+
+AnyEnv = str | VectorEnv | gymnasium.Env | gymnasium.vector.VectorEnv | Callable[..., gymnasium.Env]
+
+_POLICIES_OF_OTHERS = ("MlpPolicy", "CnnPolicy", "MultiInputPolicy", "MlpLstmPolicy")
 
 # What a value of a wrong type or shape can raise where it is taken in.
 _MISFITS = (ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError)
@@ -47,9 +59,10 @@ class BaseAgent:
 
     def __init__(
         self,
-        env: str | VectorEnv | gymnasium.vector.VectorEnv | Spaces,
+        env: AnyEnv | Spaces,
         config: Any = None,
         *,
+        eval_env: Any = "auto",
         preset: str = "auto",
         devices: Devices | int | None = None,
         **settings: Any,
@@ -57,11 +70,15 @@ class BaseAgent:
         """Makes environments and networks.
 
         Args:
-            env: a task's id, or a vector environment that was built elsewhere. Or the spaces alone,
+            env: a task's id; environments, single or vectorised; or a function that makes a single
+                one. A single one is made `num_envs` times from its spec. Or the spaces alone,
                 together with a `config`, for an agent that learns from rows played elsewhere: it
                 has no environments, and cannot act, but for `predict`.
             config: all settings at once, in place of `preset` and `settings`; its `env_id` follows
                 `env`.
+            eval_env: what greedy tests and videos play: a function that makes a `gymnasium.Env`, an
+                environment, or an id. "auto": `env` made anew, if what made it is known. None: no
+                tests.
             preset: "auto" starts from the settings tuned for the task, "none" from the defaults.
             devices: how many ranks; or where to train, if the caller launched them already.
             **settings: fields of the algorithm's config, by name.
@@ -69,6 +86,8 @@ class BaseAgent:
         Raises:
             ValueError: an unknown task or setting, a value out of range, an unsupported space.
         """
+        if isinstance(env, str) and env in _POLICIES_OF_OTHERS:
+            raise ValueError(f"{env!r} is no task: the networks follow from the spaces, PPO(env)")
         if isinstance(devices, int):
             devices, settings = None, {"devices": devices, **settings}
         if config is None:
@@ -90,6 +109,8 @@ class BaseAgent:
         self.device = self.devices.device
         self.engine = Engine(config, self.devices)
         self.envs, spaces = self._open_envs(env)
+        name = config.env_id
+        self.task = Task(name, None) if not self.envs else task_of(env, self.envs, config, eval_env)
         self.observation_space, self.action_space = spaces
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(config.seed)
@@ -137,21 +158,49 @@ class BaseAgent:
         return self.config.num_updates
 
     @torch.no_grad()
-    def predict(self, obs: Any, deterministic: bool = True) -> np.ndarray:
+    def predict(self, obs: Any, deterministic: bool = True, action_mask: Any = None) -> Any:
         """Returns the environments' actions for one observation `[*O]` or a batch `[n, *O]`.
 
-        Of a Dict, `obs` is one too, or a row as the buffer stores it.
-        """
-        arrays, single = rows_of(self.observation_space, obs)
-        rows = torch.as_tensor(arrays).to(self.device)
-        actions = self.policy(rows) if deterministic else self._sample(rows)
-        return actions[0].cpu().numpy() if single else actions.cpu().numpy()
+        Networks are in evaluation mode for as long as this takes: dropout is off.
 
-    def learn(self, total_timesteps: int | None = None) -> Self:
+        Args:
+            obs: what the environments show; of a Dict, one too, or a row as the buffer stores it.
+            deterministic: take the likeliest actions in place of drawing some.
+            action_mask: `[M]` or `[n, M]`, nonzero where allowed, if it is no part of `obs`: what
+                the environment has in its info.
+
+        Returns:
+            An array of actions, with the batch in front if there is one. For one observation, a
+            `Discrete` action is one number, np.int64, as `Discrete.sample` returns.
+
+        Raises:
+            ValueError: the observation does not fit the space, or lacks a mask.
+        """
+        arrays, single = self._rows_of(obs, action_mask)
+        rows = torch.as_tensor(arrays).to(self.device)
+        with evaluating(self.policy):
+            actions = self.policy(rows) if deterministic else self._sample(rows)
+        actions = actions.cpu().numpy()
+        return actions[0] if single else actions
+
+    def _rows_of(self, obs: Any, action_mask: Any) -> tuple[np.ndarray, bool]:
+        """Returns rows `[n, ...]` of one observation or a batch, and whether it was one."""
+        space = self.observation_space
+        if action_mask is not None or getattr(space, "mask_size", 0):
+            obs = with_mask(space, self.action_space, obs, action_mask)
+        return rows_of(space, obs)
+
+    def learn(self, total_timesteps: int | None = None, **unknown: Any) -> Self:
         """Trains in a new run folder, for `total_timesteps` or as long as the config says.
 
         What came of it is in `result` then; `result.folder` is the run folder.
+
+        Raises:
+            ValueError: an argument that this has not (those of other libraries get a hint), or an
+                environment that fails.
         """
+        for name in unknown:
+            raise ValueError(f"learn has no {name!r}{hint_for(name, ('total_timesteps',))}")
         if total_timesteps is not None:
             self.config = self.config.replace(total_timesteps=total_timesteps)
         if self.devices.is_global_zero:
@@ -184,22 +233,47 @@ class BaseAgent:
     def save(self, path: str | Path) -> None:
         """Writes weights, normalisers, optimiser and random states to one file."""
         agent: Any = self
-        save_checkpoint(path, {"algo": self.algo, "agent": agent.state_dict()})
+        save_checkpoint(path, {**checkpoint_labels(agent), "agent": agent.state_dict()})
+
+    def labels(self) -> dict[str, Any]:
+        """Returns what config.yaml says of the agent: `runs.folder.LABELS`."""
+        own = {} if is_stock(type(self)) else {"agent": class_name(type(self))}
+        handed_over = {} if self.task.is_named else {"handed_over": True}
+        return {"algo": self.algo, **own, **handed_over}
+
+    def networks(self) -> dict[str, nn.Module]:
+        """Returns the networks that learn, by name."""
+        return {"policy": self.policy}
+
+    def match(self, state: dict[str, Any]) -> None:
+        """Freezes what was frozen when a state was saved; ValueError if its layers are others."""
+        if match_networks(self.networks(), state):
+            for parameters, module in self.trained():
+                parameters.adopt(module)
+
+    def trained(self) -> Sequence[tuple[FlatParameters, nn.Module]]:
+        """Returns the networks, each with the vector that its parameters are part of."""
+        raise NotImplementedError
 
     @classmethod
     def load(
         cls,
         path: str | Path,
-        env: str | VectorEnv | gymnasium.vector.VectorEnv | None = None,
+        env: AnyEnv | None = None,
+        *,
+        trust: bool = False,
         **settings: Any,
     ) -> Self:
         """Reads an agent from a file of `save`, a run's checkpoint or a run folder.
+
+        If it was saved by a class of your own, derived from this one, it is an agent of that class.
 
         Args:
             path: the file; or the folder, whose newest checkpoint is taken, as `evaluate` and
                 `--resume` do. The best one is its `checkpoints/best.pt`.
             env: what to play; by default the task that the agent was trained on.
-            **settings: settings to change, by name.
+            trust: import the class that the file names, if this program has not done so.
+            **settings: settings to change, by name, and `eval_env`.
 
         Raises:
             FileNotFoundError: the file is missing.
@@ -212,8 +286,10 @@ class BaseAgent:
         state = load_checkpoint(path)
         if state.get("algo") != cls.algo:
             raise ValueError(f"{path} holds {str(state.get('algo'))!r}, not {cls.algo!r}")
+        make: Any = class_to_load(state.get("class"), cls, str(path), trust)
         if env is not None and not isinstance(env, str):
-            settings = {"num_envs": env.num_envs, **settings}
+            settings = {**facts_of(env), "env_kwargs": (), **settings}
+            del settings["env_id"]
         learner = state.get("agent")
         saved = learner.get("config") if isinstance(learner, dict) else None
         if not isinstance(saved, dict):
@@ -222,15 +298,16 @@ class BaseAgent:
             config = cls.config_class.from_dict(saved)
         except (TypeError, ValueError) as error:
             raise ValueError(f"{path}: {one_line(error)}") from error
-        if env is None and not is_known_id(config.env_id):
+        if env is None and (state.get("handed_over") or not is_known_id(config.env_id)):
             raise ValueError(
-                f"{path} was trained on {config.env_id}, which is no id to make environments from; "
+                f"{path} was trained on {config.env_id}, which is no id to make environments from"
+                f"{', for they were handed over' if is_known_id(config.env_id) else ''}; "
                 "name one, or module:callable, by env= of load or --env-id of evaluate and export"
             )
         # However many processes trained it, one is enough to play.
         change = config.replace if "devices" in settings else config.for_one_process
-        make: Any = cls
-        agent = make(env or config.env_id, change(**settings))
+        tests = {"eval_env": settings.pop("eval_env")} if "eval_env" in settings else {}
+        agent = make(config.env_id if env is None else env, change(**settings), **tests)
         try:
             agent.load_state_dict(learner)
         except ValueError as error:
@@ -241,15 +318,22 @@ class BaseAgent:
         return agent
 
     @classmethod
-    def load_anywhere(cls, path: str | Path, env_id: str | None = None) -> Self:
+    def load_anywhere(
+        cls, path: str | Path, env: AnyEnv | None = None, trust: bool = False, **settings: Any
+    ) -> Self:
         """Reads an agent from a checkpoint, to be tested on whatever device is here."""
-        return cls.load(path, env_id, accelerator="auto")
+        return cls.load(path, env, trust=trust, **{"accelerator": "auto", **settings})
 
     @classmethod
     def run(cls, command: Command) -> int:
         """Trains as the command line says, maybe as one part of it; returns the exit status."""
+        kind: Any = cls
+        if command.agent:
+            kind = class_of(command.agent, command.agent_source)
+            if kind.algo != cls.algo:
+                raise ValueError(f"{command.agent} is of {kind.algo!r}, not of {cls.algo!r}")
         if command.config.decoupled:
-            return run_decoupled(cls, command)
+            return run_decoupled(kind, command)
         if command.resume and not is_known_id(command.config.env_id):
             raise ValueError(
                 f"{command.resume} played {command.config.env_id}, environments that were handed "
@@ -258,5 +342,5 @@ class BaseAgent:
         with make_devices(command.config) as devices:
             if devices.is_global_zero:
                 print(describe(command), flush=True)
-            agent: Any = cls(command.config.env_id, command.config, devices=devices)
+            agent: Any = kind(command.config.env_id, command.config, devices=devices)
             return AgentTrainer(resume=command.resume).fit(agent).exit_status

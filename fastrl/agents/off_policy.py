@@ -7,20 +7,19 @@ is in the algorithm's own file. Letters: O observation dimensions, A action dime
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from fractions import Fraction
 from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from fastrl.agents.base import BaseAgent
+from fastrl.agents.networks import describe_networks
 from fastrl.buffers.replay import ReplayBuffer, StepsBuffer, Transitions
 from fastrl.config.sac import SACConfig
 from fastrl.decoupled.channels import ReplayChannel
-from fastrl.engine.optimizer import FlatParameters
 from fastrl.models.critics import SquashedGaussianActor
 from fastrl.runs.timer import StageTimer
 
@@ -47,10 +46,6 @@ class OffPolicyAgent(BaseAgent):
         self.replay: ReplayBuffer | None = None
         self.saved_replay: dict[str, Any] | None = None
         """What `load_state_dict` found for a replay buffer that is not there yet."""
-
-    def trained(self) -> Sequence[tuple[FlatParameters, nn.Module]]:
-        """Returns the networks, each with the vector that its parameters are part of."""
-        raise NotImplementedError
 
     def build(self, minibatch: Transitions) -> None:
         """Has the engine build the gradient steps for minibatches like this one."""
@@ -206,6 +201,7 @@ class OffPolicyAgent(BaseAgent):
         """Returns counters, random states and, during a run, the replay buffer."""
         return {
             "config": self.config.to_dict(),
+            **describe_networks(self.networks()),
             "num_env_steps": self.num_env_steps,
             "num_gradient_steps": self.num_gradient_steps,
             "noise_generator": self.noise_generator.get_state(),
@@ -215,6 +211,7 @@ class OffPolicyAgent(BaseAgent):
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Takes a state back; raises ValueError if it is another network's."""
+        self.match(state)
         try:
             self._load_networks(state)
             self.num_env_steps = state["num_env_steps"]

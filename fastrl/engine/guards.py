@@ -130,6 +130,7 @@ class PythonReads:
         holders = [own]
         if isinstance(owner, nn.Module):
             holders += [owner._modules, owner._parameters, owner._buffers]
+            names = names - {"training"}  # the engine sets it, and looks at it by `take_settings`
         for holder in holders:
             for key in names & holder.keys():
                 value, name = holder[key], f"{label}.{key}"

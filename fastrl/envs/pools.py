@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
+from typing import Any
 
 import gymnasium
 
 from fastrl.config.run import RunConfig
 from fastrl.envs.envpool_env import default_num_threads, family_of
-from fastrl.envs.make import base_seed, make_env, wrap_vector_env
+from fastrl.envs.make import base_seed, make_env
+from fastrl.envs.rebuild import opened
 from fastrl.envs.vector import Spaces, VectorEnv
 from fastrl.processes.devices import uses_gpu
 from fastrl.processes.machine import available_cores
@@ -27,7 +29,7 @@ class _PoolsOfId(list[VectorEnv]):
 
 
 def open_envs(
-    env: str | VectorEnv | gymnasium.vector.VectorEnv,
+    env: Any,
     config: RunConfig,
     rank: int = 0,
     restart: int = 0,
@@ -35,16 +37,18 @@ def open_envs(
     """Returns the pools of one rank.
 
     Args:
-        env: a task's id, or a vector environment that the caller built, which becomes one pool.
+        env: a task's id; or what the caller built, which becomes one pool: a vector environment, a
+            `gymnasium.Env`, which is made as many times as `config` says, or a function that
+            makes one.
         config: number of environments, backend, seed, and other settings.
         rank: this rank; ranks have disjoint seeds.
         restart: number of times the run was resumed, so that episodes are not played again.
     """
-    if isinstance(env, gymnasium.vector.VectorEnv):
-        reading = {"obs_keys": config.obs_keys, "frame_stack": config.frame_stack}
-        return [wrap_vector_env(env, seed=base_seed(config.seed, "train", restart), **reading)]
     if not isinstance(env, str):
-        return [env]
+        if not isinstance(env, gymnasium.Env | gymnasium.vector.VectorEnv) and hasattr(env, "recv"):
+            return [env]
+        first = base_seed(config.seed, "train", restart) + rank * config.num_envs
+        return [opened(env, [(first + i) % 2**31 for i in range(config.num_envs)], config)]
     num_pools = config.num_pools or _default_num_pools(env, config)
     size = config.num_envs // num_pools
     num_threads = -(-config.num_env_threads // num_pools)

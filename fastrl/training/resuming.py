@@ -27,11 +27,17 @@ def run_state(agent: Agent, buffer: RolloutBuffer, counters: Counters) -> dict[s
     """
     learner = agent.state_dict()
     state = {
-        "algo": agent.algo,
+        **checkpoint_labels(agent),
         "counters": dict(vars(counters)),
         "num_ranks": agent.devices.world_size,
     }
     return state | _state_of_rank(agent, buffer, learner) | {"agent": learner}
+
+
+def checkpoint_labels(agent: Agent) -> dict[str, Any]:
+    """Returns what a checkpoint says of an agent; `class` is "" for an algorithm of fastrl's."""
+    labels = agent.labels()  # where "agent" is the class; in a checkpoint it is the state
+    return {"class": labels.pop("agent", ""), **labels}
 
 
 def state_of_rank(agent: Agent, buffer: RolloutBuffer) -> dict[str, Any]:
@@ -150,4 +156,13 @@ def check_unfinished(agent: Agent, folder: Path, counters: Counters) -> None:
         raise ValueError(
             f"{folder} is complete at {counters.env_steps} of {agent.config.total_timesteps} "
             "steps; to continue, give a larger --total-timesteps"
+        )
+
+
+def check_task(agent: Agent, folder: Path, restored: dict[str, Any]) -> None:
+    """Raises ValueError if a run on environments that were handed over is to go on without such."""
+    if restored.get("handed_over") and agent.task.is_named:
+        raise ValueError(
+            f"{folder} played environments of {restored['agent'].get('config', {}).get('env_id')} "
+            "that were handed over; give the agent such environments to go on"
         )

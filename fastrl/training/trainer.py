@@ -22,6 +22,7 @@ from fastrl.buffers.rollout import RolloutBuffer
 from fastrl.config.run import RunConfig
 from fastrl.engine.threads import rare_collections
 from fastrl.envs.pools import open_envs, reopened
+from fastrl.envs.rebuild import Task, task_of
 from fastrl.envs.vector import VectorEnv
 from fastrl.processes.pulse import PULSE
 from fastrl.processes.signals import StopSignals
@@ -33,6 +34,7 @@ from fastrl.training.counters import TARGET_EPISODES, Counters, IterationCounts
 from fastrl.training.player import Player
 from fastrl.training.records import Records, TrainResult
 from fastrl.training.resuming import (
+    check_task,
     check_unfinished,
     is_whole,
     restore_envs,
@@ -58,7 +60,7 @@ TRAINER_SETTINGS = (
 # The first reset may load assets: allow ten times the timeout.
 _SLOWNESS_OF_RESETS = 10
 
-AnyEnvs = VectorEnv | gymnasium.vector.VectorEnv | list[VectorEnv]
+AnyEnvs = VectorEnv | gymnasium.Env | gymnasium.vector.VectorEnv | list[VectorEnv]
 
 
 class AgentTrainer:
@@ -84,7 +86,8 @@ class AgentTrainer:
 
         Args:
             agent: the agent that learns.
-            env: environments to use instead of the agent's own; same number and spaces.
+            env: environments to use instead of the agent's own; same number and spaces. A single
+                one is made as many times as the agent has environments, from its spec.
 
         Raises:
             ValueError: the environments do not fit or fail, or the loss is not finite. Earlier
@@ -94,7 +97,7 @@ class AgentTrainer:
             settings = {name: getattr(self._config, name) for name in TRAINER_SETTINGS}
             agent.config = agent.config.replace(**settings)
         if env is not None:
-            agent.envs = _fitting_envs(agent, env)
+            agent.envs, agent.task = _fitting_envs(agent, env)
         with StopSignals() as signals, rare_collections(), ExitStack() as ownership:
             counters, restored, folder = Counters(), None, None
             if self._resume is not None:
@@ -106,9 +109,13 @@ class AgentTrainer:
                     restored.pop("envs", None)  # they belong to another number of ranks
                 counters = restored_counters(restored)
                 check_unfinished(agent, folder, counters)
+                check_task(agent, folder, restored)
+                agent.match(restored["agent"])
                 counters.restarts += 1
                 if "envs" not in restored:
                     agent.envs = reopened(agent.envs, counters.restarts)
+            if agent.task.note and agent.devices.is_global_zero:
+                print(agent.task.note, flush=True)
             if agent.config.engine == "compile" and agent.devices.is_global_zero:
                 print("compiling: seconds to minutes, less when it is done again", flush=True)
             buffer = agent.make_buffer()
@@ -131,7 +138,7 @@ class AgentTrainer:
             if folder is None:  # late, so that a new folder gets its first checkpoint soon
                 folder = _new_folder(agent)
                 ownership.enter_context(owned(folder))
-            write_config(folder / "config.yaml", {"algo": agent.algo, **agent.config.to_dict()})
+            write_config(folder / "config.yaml", {**agent.labels(), **agent.config.to_dict()})
             shown = folder
             if not expanded(self._resume or agent.config.log_dir).is_absolute():
                 shown = folder.relative_to(agent.start_folder)
@@ -277,10 +284,13 @@ def _absolute(path: str | Path, agent: Agent) -> Path:
     return agent.start_folder / expanded(path)
 
 
-def _fitting_envs(agent: Agent, env: AnyEnvs) -> list[VectorEnv]:
-    """Returns the pools of `env`; ValueError if they do not fit the agent."""
+def _fitting_envs(agent: Agent, env: AnyEnvs) -> tuple[list[VectorEnv], Task]:
+    """Returns the pools of `env` and their task; ValueError if they do not fit the agent."""
     given = env if isinstance(env, list) else [env]
     envs = [pool for part in given for pool in open_envs(part, agent.config)]
+    task = task_of(given[0], envs, agent.config)
+    if agent.task.is_own:  # what is tested was said before
+        task = task._replace(make=agent.task.make, why_not=agent.task.why_not, is_own=True)
 
     def facts(pools: list[VectorEnv]) -> tuple[Any, ...]:
         spaces = pools[0].single_observation_space, pools[0].single_action_space
@@ -291,4 +301,4 @@ def _fitting_envs(agent: Agent, env: AnyEnvs) -> list[VectorEnv]:
             f"{envs[0].env_id}: the number of environments and their spaces are {facts(envs)}; "
             f"the agent was built for {facts(agent.envs)}"
         )
-    return envs
+    return envs, task
