@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import inspect
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, NamedTuple, cast
@@ -179,12 +180,21 @@ def _from_functions(
 
     def make(num_envs: int, *, seed: int, render: bool = False, **_: Any) -> VectorEnv:
         new = [partial(make_new, makers[i % len(makers)]) for i in range(num_envs)]
-        if render:
+        if render and _takes_render_mode(makers[0]):
             new[0] = partial(new[0], render_mode="rgb_array")
         seeds = [(seed + i) % 2**31 for i in range(num_envs)]
         return vector_env_of(env_id, new, seeds, **config.env_settings)
 
     return make
+
+
+def _takes_render_mode(function: Any) -> bool:
+    try:
+        parameters = inspect.signature(function).parameters
+    except (TypeError, ValueError):  # of C
+        return False
+    kinds = [parameter.kind for parameter in parameters.values()]
+    return "render_mode" in parameters or inspect.Parameter.VAR_KEYWORD in kinds
 
 
 def _tested(eval_env: Any, config: RunConfig) -> Maker:
