@@ -212,8 +212,7 @@ def exported(agent: Any) -> tuple[nn.Module, Example, Any]:
     if isinstance(agent, HasMemory):
         if "state" in inputs:
             raise ValueError("the observation has the key 'state', as the memory has")
-        state = torch.randn(len(rows), agent.policy.state_size)
-        inputs["state"] = 0.1 * state
+        inputs["state"] = 0.1 * torch.randn(len(rows), agent.new_state(1).shape[1])
         given.append(inputs["state"])
     with torch.no_grad():
         wanted = policy(*given)
