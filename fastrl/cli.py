@@ -127,7 +127,9 @@ def parse(algo: str, argv: Sequence[str] | None = None) -> Command:
     # tyro has parsed the flags, so a value of the wrong type can only come from the file.
     origin = source.get("config", "flags")
     command = merge(config_class, from_preset, explicit, origin, "--preset none")
-    command = dataclasses.replace(command, agent=source.get("agent", ""))
+    agent = source.get("agent") or source.get("agent_of_file", "")
+    by = "" if source.get("agent") else source.get("config", "")
+    command = dataclasses.replace(command, agent=agent, agent_source=by if agent else "")
     if "preset" in source:
         return command
     lack = lack_of_preset(algo, command.config.env_id)
@@ -152,8 +154,8 @@ def _settings_under_flags(
     fields = {entry.name: entry for entry in dataclasses.fields(config_class)}
     from_file = read_config(source["config"]) if "config" in source else {}
     if from_file.get("algo") == algo:  # as in a run's own config.yaml
-        for name in LABELS & from_file.keys():
-            del from_file[name]
+        labels = {name: from_file.pop(name) for name in LABELS & from_file.keys()}
+        source.setdefault("agent_of_file", labels.get("agent", ""))
     check_names(from_file, list(fields), source.get("config", ""))
     env_id = flags.get("env_id", from_file.get("env_id", fields["env_id"].default))
     # An env_id that is not a string is refused later, with the name of the file.

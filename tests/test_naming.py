@@ -187,3 +187,5 @@ def test_config_file_of_a_run_is_one_of_settings(run, tmp_path):
     assert config["agent"] and class_of(config["agent"]) is DoubledPPO
     path = str(run / "config.yaml")
     assert command_line("ppo", ["--config", path, "--log-dir", str(tmp_path)]) == 0
+    (folder,) = tmp_path.glob("ppo/*/*")
+    assert type(fastrl.load(folder)) is DoubledPPO

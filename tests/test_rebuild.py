@@ -190,6 +190,46 @@ def test_fit_tests_the_environments_it_is_given(tmp_path):
     assert AgentTrainer().fit(own, vectorised()).summary["eval_length_mean"] > LIMIT
 
 
+def changed_after_it_was_made() -> gymnasium.Env:
+    env: Any = limited()
+    env.unwrapped.gravity = 30.0
+    return env
+
+
+def vectorised_and_changed() -> gymnasium.vector.VectorEnv:
+    env = vectorised(vectorization_mode="sync")
+    env.set_attr("gravity", 30.0)  # pyright: ignore[reportAttributeAccessIssue]
+    return env
+
+
+@pytest.mark.parametrize("make", [changed_after_it_was_made, vectorised_and_changed])
+def test_what_was_changed_after_it_was_made_is_not_tested_without_the_change(
+    make, tmp_path, capsys
+):
+    settings = {} if make is vectorised_and_changed else {"num_envs": 1}
+    assert tested(agent_for(make(), tmp_path, **settings)) == (None, None)
+    told = "no evaluation: gravity of the CartPoleEnv that was given is 30.0, of a new one 9.8;"
+    assert told in capsys.readouterr().out
+
+
+def test_what_was_changed_after_it_was_made_is_not_made_anew_to_be_trained_on(tmp_path):
+    with pytest.raises(ValueError, match=r"gravity of the CartPoleEnv that was given is 30\.0"):
+        agent_for(changed_after_it_was_made(), tmp_path)
+
+
+def test_what_was_played_before_is_tested_all_the_same(tmp_path):
+    env = limited()
+    env.reset(seed=3)
+    env.step(0)
+    assert tested(agent_for(env, tmp_path)) == (LIMIT, LIMIT)
+
+
+def test_a_run_on_another_task_than_its_config_names_is_not_resumed_by_it(tmp_path):
+    agent = agent_for(CARTPOLE, tmp_path)
+    AgentTrainer().fit(agent, gymnasium.make_vec("CartPole-v0", 2))
+    assert not agent.task.is_named and agent.labels()["handed_over"]
+
+
 # One environment
 
 

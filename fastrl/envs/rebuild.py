@@ -28,6 +28,7 @@ from fastrl.envs.make import (
     wrap_vector_env,
 )
 from fastrl.envs.vector import VectorEnv
+from fastrl.processes.errors import one_line
 
 Maker = Callable[..., VectorEnv]
 """Called with the number of environments, `seed`, `render` and `num_threads`."""
@@ -46,6 +47,15 @@ class Task(NamedTuple):
     """Whether the caller said what is tested, by `eval_env`."""
     note: str = ""
     """What the user should know of the environments that are trained on."""
+    check: Callable[[], str] | None = None
+    """Makes one and says in what it differs from those that are trained on; "" if in nothing."""
+
+    def checked(self) -> Task:
+        """Returns the task, whose environments cannot be made if they would be others."""
+        if self.make is None or self.check is None:
+            return self
+        why_not = self.check()
+        return self._replace(check=None, make=None if why_not else self.make, why_not=why_not)
 
 
 def task_of(env: Any, envs: Sequence[VectorEnv], config: RunConfig, eval_env: Any = "auto") -> Task:
@@ -62,9 +72,11 @@ def task_of(env: Any, envs: Sequence[VectorEnv], config: RunConfig, eval_env: An
         ValueError: `eval_env` is nothing of that kind.
     """
     trained = _trained(env, envs, config)
+    if trained.env_id != config.env_id:
+        trained = trained._replace(is_named=False)
     if isinstance(eval_env, str) and eval_env == "auto":
         return trained
-    own = trained._replace(is_own=True, make=None)
+    own = trained._replace(is_own=True, make=None, check=None)
     if eval_env is env:
         raise ValueError("eval_env is what is trained on, which a test would reset")
     if eval_env is None:
@@ -97,8 +109,12 @@ def _trained(env: Any, envs: Sequence[VectorEnv], config: RunConfig) -> Task:
             return Task(env_id, None, f"no spec describes the {kind} that was given", False)
         count = config.num_envs
         note = f"{env_id}: {count} environments, made from the spec of the one that was given"
-        maker = _from_functions(env_id, _maker_of(spec), config)
-        return Task(env_id, maker, "", _is_plain(spec), note=note if count > 1 else "")
+        maker, check = (
+            _from_functions(env_id, _maker_of(spec), config),
+            _check(env, _maker_of(spec)),
+        )
+        told = note if count > 1 else ""
+        return Task(env_id, maker, "", _is_plain(spec), note=told, check=check)
     made = settings_of_made(env)
     if made is None and callable(env):
         return Task(env_id, _from_functions(env_id, env, config), "", False)
@@ -118,10 +134,16 @@ def _trained_vector(env: Any, env_id: str, config: RunConfig) -> Task:
         return Task(env_id, None, f"no spec describes the wrapper {type(env).__name__}", False)
     spec = env.spec
     if spec is not None and "vectorization_mode" in spec.kwargs:  # `gymnasium.make_vec` was here
-        return Task(env_id, partial(_from_vector_spec, spec, config), "", _is_plain(spec))
+        maker, check = partial(_from_vector_spec, spec, config), None
+        if type(env) is SyncVectorEnv and isinstance(env.env_fns, Sequence):
+            check = _check(env.envs[0], env.env_fns[0])
+        return Task(env_id, maker, "", _is_plain(spec), check=check)
     if type(env) in (SyncVectorEnv, AsyncVectorEnv) and isinstance(env.env_fns, Sequence):
         played = getattr(env, "envs", ())
-        return Task(env_id, _from_functions(env_id, env.env_fns, config, played), "", False)
+        maker, check = _from_functions(env_id, env.env_fns, config, played), None
+        if played:  # of processes, nothing can be looked at
+            check = _check(played[0], env.env_fns[0])
+        return Task(env_id, maker, "", False, check=check)
     return Task(env_id, None, f"nothing says how the {kind} that was given was made", False)
 
 
@@ -238,6 +260,8 @@ def opened(env: Any, seeds: Sequence[int], config: RunConfig) -> VectorEnv:
                 "function that makes one, or gymnasium.vector.SyncVectorEnv([make, make])"
             )
         makers = [_maker_of(spec)] * len(seeds)
+        if edited := _check(env, makers[0])():
+            raise ValueError(f"cannot make {len(seeds)} environments of one: {edited}")
     return vector_env_of(name_of(env), makers, seeds, **config.env_settings)
 
 
@@ -249,6 +273,44 @@ def name_of(env: Any) -> str:
     if isinstance(env, gymnasium.Env | gymnasium.vector.VectorEnv):
         return env.spec.id if env.spec is not None else type(env.unwrapped).__name__
     return getattr(env, "__name__", type(env).__name__)
+
+
+def _check(given: gymnasium.Env, make: Callable[[], Any]) -> Callable[[], str]:
+    """Returns what tells whether somebody changed an environment after it was made.
+
+    It compares numbers and words among the attributes, but for those that playing changes.
+    """
+
+    def check() -> str:
+        try:
+            made = make()
+            if made is given:
+                return ""  # its maker says so, with better words
+            fresh, mine = _numbers_of(made), _numbers_of(given)
+            made.reset(seed=0)
+            for _ in range(3):
+                _, _, terminated, truncated, _ = made.step(made.action_space.sample())
+                if terminated or truncated:
+                    break
+            played = _numbers_of(made)
+            made.close()
+        except Exception as error:  # of the caller's code
+            return f"trying a new one raised {type(error).__name__}: {one_line(error)}"
+        for name in fresh.keys() & mine.keys():
+            if fresh[name] == played.get(name) and fresh[name] != mine[name]:
+                return (
+                    f"{name} of the {type(given.unwrapped).__name__} that was given is "
+                    f"{mine[name]!r}, of a new one {fresh[name]!r}"
+                )
+        return ""
+
+    return check
+
+
+def _numbers_of(env: gymnasium.Env) -> dict[str, Any]:
+    """Returns the attributes of the innermost environment that are numbers or words."""
+    kinds = bool, int, float, str
+    return {name: x for name, x in vars(env.unwrapped).items() if isinstance(x, kinds)}
 
 
 def _maker_of(spec: Any) -> Callable[..., gymnasium.Env]:

@@ -156,7 +156,9 @@ def evaluate_agent(
 
 
 def can_be_tested(agent: Agent) -> bool:
-    """Returns whether more environments of the agent's task can be made."""
+    """Returns whether more environments of the agent's task can be made; it may try that."""
+    if agent.config.eval_episodes:
+        agent.task = agent.task.checked()
     return agent.task.make is not None
 
 
