@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from fastrl.a2c import A2C
+    from fastrl.agents.load import load
     from fastrl.droq import DroQ
     from fastrl.envs.make import make_env
     from fastrl.ppo import PPO
@@ -29,6 +30,7 @@ __all__ = [
     "DroQ",
     "PPORecurrent",
     "__version__",
+    "load",
     "make_env",
 ]
 
@@ -41,6 +43,7 @@ _HOMES = {
     "PPORecurrent": "fastrl.ppo_recurrent",
     "SAC": "fastrl.sac",
     "AgentTrainer": "fastrl.training.trainer",
+    "load": "fastrl.agents.load",
     "make_env": "fastrl.envs.make",
 }
 

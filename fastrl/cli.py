@@ -25,15 +25,16 @@ with leaving_at_once():  # Ctrl-C may already come during these imports
 
     from fastrl.config.command import Command, Settings
     from fastrl.config.effects import check_effects
+    from fastrl.config.other_names import hint_for
     from fastrl.config.resume import resumed
-    from fastrl.config.run import RunConfig, documentation, near_names
+    from fastrl.config.run import RunConfig, documentation
     from fastrl.config.trust import check_given, check_named
     from fastrl.config.values import in_words
     from fastrl.presets import lack_of_preset, load_presets, merge, preset_for
     from fastrl.processes.errors import exit_status
     from fastrl.processes.launch import launched_settings, spelled_out, start_ranks
     from fastrl.processes.memory import check_memory
-    from fastrl.runs.folder import CONFIG_NAME, open_run_folder, read_config
+    from fastrl.runs.folder import CONFIG_NAME, LABELS, open_run_folder, read_config
 
 _BOOLEAN_WORDS = {"true": True, "yes": True, "1": True, "false": False, "no": False, "0": False}
 
@@ -51,6 +52,8 @@ class SourceFlags:
     """Run folder to resume, with the settings it was started with."""
     trust: bool = False
     """Import code that the resumed run or the files of settings name, whoever wrote them."""
+    agent: str = ""
+    """Class of your own that trains, as module:Class; it derives from the algorithm's."""
 
 
 def main(algo: str, argv: Sequence[str] | None = None, file: str | None = None) -> int:
@@ -129,7 +132,9 @@ def parse(algo: str, argv: Sequence[str] | None = None) -> Command:
     from_preset, from_file = _settings_under_flags(algo, config_class, source, flags)
     explicit = {**from_file, **flags, **_trainers({**from_file, **flags})}
     from_preset = {name: value for name, value in from_preset.items() if name not in explicit}
+    agent = source.get("agent") or source.get("agent_of_file", "")
     command = merge(config_class, from_preset, explicit, "flags", "--preset none")
+    command = dataclasses.replace(command, agent=agent)
     check_memory(command.config)
     if "preset" in source:
         return command
@@ -166,12 +171,16 @@ def _settings_under_flags(
     from_file: Settings = {}
     for path in source.get("config", ()):
         settings = read_config(path)
-        settings.pop("signature", None)  # of a run's own config.yaml, as is its algo
-        if settings.get("algo") == algo:
-            del settings["algo"]
+        if settings.get("algo", algo) == algo:  # as in a run's own config.yaml
+            labels = {name: settings.pop(name) for name in LABELS & settings.keys()}
+        else:
+            labels = {}
         settings = config_class.typed(settings, path)
+        named = {**settings, "agent": labels.get("agent", "")}
         if not source.get("trust"):
-            check_given({name: x for name, x in settings.items() if name not in flags}, path)
+            again = {*flags, *source}
+            check_given({name: x for name, x in named.items() if name not in again}, path)
+        source["agent_of_file"] = named["agent"] or source.get("agent_of_file", "")
         from_file |= settings
     env_id = flags.get("env_id", from_file.get("env_id", config_class.env_id))
     preset = {} if source.get("preset") == "none" else dict(preset_for(algo, env_id))
@@ -184,22 +193,34 @@ def _resume(algo: str, config_class: type[RunConfig], source: Settings, flags: S
     for name in ("config", "preset"):
         if name in source:
             raise ValueError(f"{_flag(name)} has no effect: --resume takes the settings of {run}")
-    saved, signed = _saved_config(algo, config_class, run)
-    check_named(saved.to_dict(), signed, run, source.get("trust", False), flags)
+    saved, labels = _saved_config(algo, config_class, run)
+    if labels.get("handed_over"):
+        raise ValueError(
+            f"{run} played environments of {saved.env_id} that were handed over; go on from "
+            f"Python: AgentTrainer(resume={run!r}).fit(agent), of an agent with such environments"
+        )
+    agent = labels.get("agent", "")
+    if source.get("agent", agent) != agent:
+        raise ValueError(
+            f"--agent cannot change in a resumed run, where it is {agent or 'not set'}"
+        )
+    named = {**saved.to_dict(), "agent": agent}
+    again = {*flags, *source}
+    check_named(named, labels.get("signature"), run, source.get("trust", False), again)
     config = resumed(saved, flags, run)
     check_effects(config, flags)
     check_memory(config)
-    return Command(config=config, resume=run, explicit=flags)
+    return Command(config=config, resume=run, explicit=flags, agent=agent)
 
 
-def _saved_config(algo: str, config_class: type[RunConfig], run: str) -> tuple[RunConfig, Any]:
-    """Returns the settings that a run was started with, and their signature."""
+def _saved_config(algo: str, config_class: type[RunConfig], run: str) -> tuple[RunConfig, Settings]:
+    """Returns the settings that a run was started with, and what else its config says of it."""
     folder, source = open_run_folder(run), f"{run}/{CONFIG_NAME}"
     settings = dict(folder.config)
-    saved_algo = settings.pop("algo", algo)
+    labels = {name: settings.pop(name) for name in LABELS & settings.keys()}
+    saved_algo = labels.get("algo", algo)
     if saved_algo != algo:
         raise ValueError(f"{run} is a run of {saved_algo}, not {algo}")
-    signature = settings.pop("signature", None)
     known = config_class.typed(settings, source)
     lacking = [entry.name for entry in dataclasses.fields(config_class) if entry.name not in known]
     if lacking:
@@ -207,10 +228,10 @@ def _saved_config(algo: str, config_class: type[RunConfig], run: str) -> tuple[R
         from fastrl.runs.checkpoint import settings_in_newest
 
         try:
-            known, signature, source = settings_in_newest(folder.checkpoints, algo)
+            known, labels, source = settings_in_newest(folder.checkpoints, algo)
         except ValueError as error:
             raise ValueError(f"{source} lacks {', '.join(lacking)}, and {error}") from error
-    return config_class.from_dict(known, source), signature
+    return config_class.from_dict(known, source), labels
 
 
 def _read_flags(config_class: type[RunConfig], argv: Sequence[str]) -> tuple[Settings, Settings]:
@@ -259,9 +280,7 @@ def _group_words(argv: Sequence[str], kinds: Settings) -> dict[str, list[str]]:
                 raise ValueError(f"{flag} takes no value, not {' '.join(words)!r}")
             name, words = positive, ["false"]
         if name not in kinds:
-            near = [_flag(other) for other in near_names(name, kinds, most=1, cutoff=0.7)]
-            hint = f"did you mean {' or '.join(near)}?" if near else "--help lists all"
-            raise ValueError(f"unknown flag {flag}; {hint}")
+            raise ValueError(f"unknown flag {flag}{hint_for(name, kinds, dash=True, cutoff=0.7)}")
         if name in groups and name != "config":
             raise ValueError(f"{_flag(name)} is given twice; give it once")
         groups[name] = [*groups.get(name, ()), *words]

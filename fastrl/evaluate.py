@@ -46,6 +46,9 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--checkpoint", metavar="last|best|PATH", help="checkpoint of the run (default: last)"
     )
+    parser.add_argument(
+        "--agent", default="", help="module:Class of the run, if it is a class of your own"
+    )
     parser.add_argument("--env-id", help="task to evaluate on (default: the run's)")
     parser.add_argument(
         "--trust", action="store_true", help="import code that the files name, whoever wrote them"
@@ -67,7 +70,7 @@ def _run(arguments: argparse.Namespace) -> int:
     if arguments.video:
         check_packages()
     videos = saved.videos.absolute()  # now: an environment may change the current folder
-    agent = load_agent(saved, arguments.env_id, arguments.trust)
+    agent = load_agent(saved, arguments.env_id, trust=arguments.trust, agent=arguments.agent)
     seed = agent.config.seed if arguments.seed is None else arguments.seed
     try:
         with generators_seeded(seed):

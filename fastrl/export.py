@@ -2,11 +2,12 @@
 
     python -m fastrl.export RUN --format torchscript
 
-The exported graph contains the normaliser, the networks and the action bounds. It takes
-observations `[B, *O]`, with the dtype in which a rollout stores them, and returns greedy actions
-for the environment. Before the file is put in place, it is loaded again, and must give the same
-actions as the policy on random observations. A JSON file beside it describes the columns of an
-observation.
+The exported graph contains the normaliser, the networks and the action bounds. It takes a batch of
+observations as the environment shows them, `[B, *O]`, and returns greedy actions for it. A Dict or
+Tuple, an action mask and the state of a recurrent policy are inputs by name: a dict of tensors for
+TorchScript and pt2, named inputs for ONNX. Before the file is put in place, it is loaded again, and
+must give the same actions as the policy on random observations. A JSON file beside it lists names,
+shapes and types of the inputs.
 """
 
 from __future__ import annotations
@@ -33,27 +34,33 @@ from gymnasium import Space, spaces
 from fastrl.agents.load import find_saved, load_agent
 from fastrl.processes.errors import Parser, exit_status
 from fastrl.runs.folder import CHECKPOINTS_NAME, check_replaceable, replaced_file
-from fastrl.spaces.layout import layout_of
 from fastrl.spaces.observations import PackedRow
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
+    Example = Tensor | dict[str, Tensor]
+    Function = Callable[[Example], Any]
+
 SUFFIXES = {"torchscript": ".pt", "pt2": ".pt2", "onnx": ".onnx"}
 _NUM_CHECKED = 256
 
 
-def export_policy(policy: nn.Module, example: Tensor, path: Path, form: str) -> None:
+def export_policy(
+    policy: nn.Module, example: Example, path: Path, form: str, wanted: Any = None
+) -> None:
     """Exports a policy and verifies the file.
 
     Args:
-        policy: maps observations `[B, O]` to actions.
-        example: observations `[B, O]`, at least two rows.
+        policy: maps observations `[B, *O]`, or a dict of inputs by name, to actions.
+        example: such inputs, at least two rows.
         path: the file to write.
         form: "torchscript", "pt2" or "onnx".
+        wanted: what the file must return for the example; by default what `policy` returns.
 
     Raises:
-        ValueError: the format is unknown, a package is missing, or the file gives other actions.
+        ValueError: the format is unknown, a package is missing, the policy cannot be exported, or
+            the file gives other actions.
     """
     import torch
 
@@ -74,8 +81,14 @@ def export_policy(policy: nn.Module, example: Tensor, path: Path, form: str) -> 
         with torch.no_grad(), warnings.catch_warnings():
             # Deprecation warnings of torch: the check below is what matters.
             warnings.simplefilter("ignore")
-            read = write(policy, example, writing)
-            wanted, got = policy(example), read(example)
+            wanted = policy(example) if wanted is None else wanted
+            try:
+                got = write(policy, example, writing)(example)
+            except (OSError, MemoryError, _LackError):
+                raise
+            except Exception as error:  # torch and ONNX raise many types
+                reason = " ".join(str(error).split())[:200]
+                raise ValueError(f"{form}: this policy cannot be exported: {reason}") from error
         share = _share_of_equal_actions(wanted, got)
         if share < 0.99:  # ties between two actions may be broken either way
             raise ValueError(f"{form}: {1 - share:.0%} of the actions differ from the policy's")
@@ -85,32 +98,38 @@ def export_policy(policy: nn.Module, example: Tensor, path: Path, form: str) -> 
         writing.unlink(missing_ok=True)
 
 
-def _torchscript(policy: nn.Module, example: Tensor, path: Path) -> Callable[[Tensor], Tensor]:
+class _LackError(ValueError):
+    """A package is missing."""
+
+
+def _torchscript(policy: nn.Module, example: Example, path: Path) -> Function:
     import torch
 
-    traced: Any = torch.jit.trace(policy, example, check_trace=False)
+    traced: Any = torch.jit.trace(policy, (example,), check_trace=False)
     torch.jit.freeze(traced).save(str(path))
     return torch.jit.load(str(path))
 
 
-def _pt2(policy: nn.Module, example: Tensor, path: Path) -> Callable[[Tensor], Tensor]:
+def _pt2(policy: nn.Module, example: Example, path: Path) -> Function:
     import torch
 
-    batch = torch.export.Dim("batch", min=1)
-    program = torch.export.export(policy, (example,), dynamic_shapes=({0: batch},))
+    program = torch.export.export(policy, (example,), dynamic_shapes=(_batches(example),))
     torch.export.save(program, str(path))
     return torch.export.load(str(path)).module()
 
 
-def _onnx(policy: nn.Module, example: Tensor, path: Path) -> Callable[[Tensor], Tensor]:
+def _onnx(policy: nn.Module, example: Example, path: Path) -> Function:
     try:
         import onnx  # noqa: F401  # pyright: ignore[reportMissingImports]
         import onnxruntime  # pyright: ignore[reportMissingImports]
         import onnxscript  # noqa: F401  # pyright: ignore[reportMissingImports]
     except ImportError as error:
-        raise ValueError(f"{error}; ONNX needs: pip install onnx onnxruntime onnxscript") from error
+        words = f"{error}; ONNX needs: pip install onnx onnxruntime onnxscript"
+        raise _LackError(words) from error
     import torch
 
+    named = example if isinstance(example, dict) else {"observations": example}
+    outputs = ["actions", "next_state"] if "state" in named else ["actions"]
     logger = logging.getLogger("torch.onnx")
     level = logger.level
     logger.setLevel(logging.ERROR)  # it warns about packages that are not needed here
@@ -119,21 +138,38 @@ def _onnx(policy: nn.Module, example: Tensor, path: Path) -> Callable[[Tensor], 
             policy,
             (example,),
             str(path),
-            input_names=["observations"],
-            output_names=["actions"],
-            dynamic_shapes=({0: torch.export.Dim("batch", min=1)},),
+            input_names=list(named),
+            output_names=outputs,
+            dynamic_shapes=(_batches(example),),
             external_data=False,
             verbose=False,
         )
     finally:
         logger.setLevel(level)
     session = onnxruntime.InferenceSession(str(path))
-    return lambda rows: torch.from_numpy(session.run(None, {"observations": rows.numpy()})[0])
+
+    def run(inputs: Example) -> Any:
+        named = inputs if isinstance(inputs, dict) else {"observations": inputs}
+        arrays = {name: tensor.numpy() for name, tensor in named.items()}
+        results = [torch.from_numpy(array) for array in session.run(None, arrays)]
+        return results[0] if len(results) == 1 else tuple(results)
+
+    return run
 
 
-def _share_of_equal_actions(wanted: Tensor, got: Tensor) -> float:
+def _batches(example: Example) -> Any:
+    """Says that the first size of every input is free."""
     import torch
 
+    batch = torch.export.Dim("batch", min=1)
+    return {name: {0: batch} for name in example} if isinstance(example, dict) else {0: batch}
+
+
+def _share_of_equal_actions(wanted: Any, got: Any) -> float:
+    import torch
+
+    if isinstance(wanted, tuple):
+        return min(map(_share_of_equal_actions, wanted, got))
     same = torch.isclose(wanted.double(), got.double(), atol=1e-5, rtol=1e-4).reshape(
         len(wanted), -1
     )
@@ -141,24 +177,51 @@ def _share_of_equal_actions(wanted: Tensor, got: Tensor) -> float:
 
 
 def example_rows(space: Space) -> np.ndarray:
-    """Returns random rows `[256, ...]` of a space from `observation_rows`, with its dtype.
+    """Returns random observations `[256, ...]` of a space, with its dtype.
 
     Integers are sampled from the space. Floating-point numbers are sampled from a normal
     distribution and clipped to the bounds, as the bounds may be the limits of the dtype.
     """
-    generator = np.random.default_rng(0)
+    if isinstance(space, spaces.Box) and np.issubdtype(space.dtype, np.floating):
+        numbers = np.random.default_rng(0).standard_normal((_NUM_CHECKED, *space.shape))
+        return numbers.clip(space.low, space.high).astype(space.dtype)
+    space = copy.deepcopy(space)
+    space.seed(0)
+    return np.stack([space.sample() for _ in range(_NUM_CHECKED)])
 
-    def draw(part: Space) -> np.ndarray:
-        if isinstance(part, spaces.Box) and np.issubdtype(part.dtype, np.floating):
-            numbers = generator.standard_normal((_NUM_CHECKED, *part.shape))
-            return numbers.clip(part.low, part.high).astype(part.dtype)
-        part = copy.deepcopy(part)
-        part.seed(0)
-        return np.stack([part.sample() for _ in range(_NUM_CHECKED)])
 
+def exported(agent: Any) -> tuple[nn.Module, Example, Any]:
+    """Returns what is exported of an agent, random inputs, and what its policy makes of them.
+
+    The inputs are one tensor, or a dict by name: of an observation's parts, an action mask, and
+    the state of a policy with a memory.
+
+    Raises:
+        ValueError: two inputs have one name.
+    """
+    import torch
+
+    from fastrl.models.parts import ByName
+    from fastrl.training.agent import HasMemory
+
+    space, policy = agent.observation_space, copy.deepcopy(agent.policy).cpu().eval()
+    parts = {"": space}
     if isinstance(space, PackedRow):
-        return space.pack({name: draw(part) for name, part in space.parts.items()})
-    return draw(space)
+        parts = space.parts
+    arrays = {name: example_rows(part) for name, part in parts.items()}
+    rows = space.pack(arrays) if isinstance(space, PackedRow) else arrays[""]
+    inputs = {name or "observations": torch.from_numpy(array) for name, array in arrays.items()}
+    given = [torch.from_numpy(rows)]
+    if isinstance(agent, HasMemory):
+        if "state" in inputs:
+            raise ValueError("the observation has the key 'state', as the memory has")
+        inputs["state"] = 0.1 * torch.randn(len(rows), agent.new_state(1).shape[1])
+        given.append(inputs["state"])
+    with torch.no_grad():
+        wanted = policy(*given)
+    if list(inputs) == ["observations"]:
+        return policy, inputs["observations"], wanted
+    return ByName(policy, space), inputs, wanted
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -180,6 +243,9 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--checkpoint", metavar="last|best|PATH", help="checkpoint of the run (default: last)"
     )
+    parser.add_argument(
+        "--agent", default="", help="module:Class of the run, if it is a class of your own"
+    )
     parser.add_argument("--env-id", help="task that defines the spaces (default: the run's)")
     parser.add_argument(
         "--trust", action="store_true", help="import code that the files name, whoever wrote them"
@@ -193,28 +259,24 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
 def _run(arguments: argparse.Namespace) -> int:
     saved = find_saved(arguments.run, arguments.checkpoint)
     path = arguments.out or saved.folder / f"policy{SUFFIXES[arguments.format]}"
-    import torch
-
-    from fastrl.training.agent import HasMemory
-
     target = path.absolute()  # now: an environment may change the current folder
     described = target.with_name(f"{target.name}.json")
     for file in (target, described):
         check_replaceable(file)
-    agent: Any = load_agent(saved, arguments.env_id, arguments.trust)
+    agent: Any = load_agent(saved, arguments.env_id, trust=arguments.trust, agent=arguments.agent)
     envs = agent.envs
     try:
-        if isinstance(agent, HasMemory):
-            raise ValueError(
-                f"{saved.algo} has a recurrent policy, but an exported file maps only observations "
-                "to actions; load the agent with fastrl, and pass a state to predict"
-            )
-        example = torch.from_numpy(example_rows(agent.observation_space))
-        export_policy(agent.policy, example, target, arguments.format)
+        policy, example, wanted = exported(agent)
+        export_policy(policy, example, target, arguments.format, wanted)
+        named = example if isinstance(example, dict) else {"observations": example}
+        inputs = {
+            name: {"shape": list(x.shape[1:]), "dtype": str(x.dtype).removeprefix("torch.")}
+            for name, x in named.items()
+        }
         facts = {
             "algo": saved.algo,
             "env_id": agent.config.env_id,
-            "observations": layout_of(agent.observation_space),
+            "inputs": inputs,
             "actions": {"space": str(agent.action_space)},
         }
         with replaced_file(described) as file:
@@ -222,7 +284,10 @@ def _run(arguments: argparse.Namespace) -> int:
     finally:
         for env in envs:
             env.close()
-    shape, dtype = ", ".join(map(str, ("B", *example.shape[1:]))), str(example.dtype)
-    print(f"{path}: {dtype.removeprefix('torch.')} observations [{shape}] to greedy actions")
-    print(f"{path}.json: the columns of an observation")
+    words = [
+        f"{x['dtype']} {name} [{', '.join(map(str, ['B', *x['shape']]))}]"
+        for name, x in inputs.items()
+    ]
+    print(f"{path}: {', '.join(words)} to greedy actions{' and next_state' * ('state' in inputs)}")
+    print(f"{path}.json: names, shapes and types of the inputs")
     return 0

@@ -18,15 +18,14 @@ if __name__ == "__main__":  # before torch is imported, so that --help and mista
 
 from typing import Any, ClassVar
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from fastrl.buffers.sequences import SequenceRollout
 from fastrl.config.ppo_recurrent import PPORecurrentConfig
+from fastrl.models.layers import evaluating
 from fastrl.models.recurrent import RecurrentActorCritic
 from fastrl.ppo import PPO
-from fastrl.spaces.observations import rows_of
 
 
 class PPORecurrent(PPO):
@@ -100,8 +99,12 @@ class PPORecurrent(PPO):
 
     @torch.no_grad()
     def predict(
-        self, obs: Any, deterministic: bool = True, state: Tensor | None = None
-    ) -> np.ndarray:
+        self,
+        obs: Any,
+        deterministic: bool = True,
+        state: Tensor | None = None,
+        action_mask: Any = None,
+    ) -> Any:
         """Returns the environments' actions for one observation `[*O]` or a batch `[n, *O]`.
 
         Args:
@@ -109,8 +112,9 @@ class PPORecurrent(PPO):
             deterministic: take the likeliest actions in place of drawing some.
             state: `[n, S]` from `new_state`, changed in place: what was seen before. Set the rows
                 to zero whose environments begin an episode. None: all begin one here.
+            action_mask: none: with a memory there are no masks.
         """
-        arrays, single = rows_of(self.observation_space, obs)
+        arrays, single = self._rows_of(obs, action_mask)
         rows = torch.as_tensor(arrays).to(self.device)
         before = self.new_state(len(rows)) if state is None else state
         if before.shape != (len(rows), self.policy.state_size):
@@ -118,15 +122,17 @@ class PPORecurrent(PPO):
                 f"expected a state of shape {(len(rows), self.policy.state_size)} for "
                 f"{len(rows)} observations, not {tuple(before.shape)}"
             )
-        if deterministic:
-            actions, after = self.policy(rows, before)
-        else:
-            noise = torch.empty(len(rows), self.policy.head.noise_size, device=self.device)
-            self.policy.head.draw_noise(noise, self._predict_generator)
-            actions, _, after = self.policy.act(rows, noise, before)
-            actions = self.policy.head.to_env(actions)
+        with evaluating(self.policy):
+            if deterministic:
+                actions, after = self.policy(rows, before)
+            else:
+                noise = torch.empty(len(rows), self.policy.head.noise_size, device=self.device)
+                self.policy.head.draw_noise(noise, self._predict_generator)
+                actions, _, after = self.policy.act(rows, noise, before)
+                actions = self.policy.head.to_env(actions)
         before.copy_(after)
-        return actions[0].cpu().numpy() if single else actions.cpu().numpy()
+        actions = actions.cpu().numpy()
+        return actions[0] if single else actions
 
     # Learning
 

@@ -123,6 +123,10 @@ class SAC(OffPolicyAgent):
         """The temperature."""
         return self.temperature.log_alpha.detach().exp().item()
 
+    def networks(self) -> dict[str, nn.Module]:
+        """Returns the networks that learn, by name."""
+        return {name: getattr(self, name) for name in ("policy", "critics", "temperature")}
+
     def trained(self) -> list[tuple[FlatParameters, nn.Module]]:
         """Returns the networks, each with the vector that its parameters are part of."""
         return [

@@ -16,16 +16,16 @@ import fastrl
 from fastrl import cli
 from fastrl.__main__ import main as list_commands
 from fastrl.config.command import Command, describe
+from fastrl.config.other_names import OTHER_NAMES
 from fastrl.config.ppo import PPOConfig
 from fastrl.config.resume import CHANGEABLE
-from fastrl.config.run import OTHER_NAMES
 from fastrl.config.sac import SACConfig
-from fastrl.presets import algorithms, load_presets, preset_for, resolve
+from fastrl.presets import load_presets, preset_for, resolve
 from fastrl.runs.checkpoint import save_checkpoint
 
 # A flag is an interface: to add or rename one, say so in the changelog.
 PPO_FLAGS = """
-accelerator activation_function adam_eps anneal_clip_coef anneal_ent_coef anneal_lr backend
+accelerator activation_function adam_eps agent anneal_clip_coef anneal_ent_coef anneal_lr backend
 capture_video checkpoint_every clip_coef clip_vloss config cuda decoupled devices encoder
 engine ent_coef env_id env_kwargs eval_episodes eval_every exp_name frame_stack gae_lambda gamma
 hidden_sizes info_action_mask keep_checkpoints learning_rate log_dir log_std_init mask_vel
@@ -287,11 +287,42 @@ def test_preset_is_not_blamed_for_an_unknown_setting() -> None:
 
 
 def test_names_of_other_libraries_are_none_of_ours_and_mean_some() -> None:
-    for algo in algorithms():
+    all_names = set()
+    for algo in ("ppo", "a2c", "ppo_recurrent", "sac", "droq"):
         names = {entry.name for entry in dataclasses.fields(cli._config_class(algo))}
+        all_names |= names
         for other, ours in OTHER_NAMES.items():
-            assert other not in names or ours[0] == other
-            assert algo != "ppo" or other == "utd_ratio" or names & {*ours}
+            assert other not in names or other in ours
+    assert all({*ours} <= all_names for ours in OTHER_NAMES.values())
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("policy_kwargs", "; did you mean hidden_sizes or activation_function"),
+        ("num_minibatches", "per_rank_batch_size? (rows of a minibatch, not their number)"),
+        ("horizon_length", "; did you mean num_steps?"),
+        ("mini_epochs", "; did you mean update_epochs?"),
+        ("e_clip", "; did you mean clip_coef?"),
+        ("num_learning_epochs", "; did you mean update_epochs?"),
+        ("use_sde", "'use_sde'; there is no state-dependent exploration"),
+        ("verbose", "'verbose'; lines go to stdout"),
+    ],
+)
+def test_every_name_of_another_library_has_an_answer_from_python_and_as_a_flag(name, words) -> None:
+    with pytest.raises(ValueError) as from_python:
+        resolve(PPOConfig, "ppo", "CartPole-v1", "auto", {name: 1})
+    assert words in str(from_python.value) and "known are" not in str(from_python.value)
+    with pytest.raises(ValueError) as from_flag:
+        cli.parse("ppo", ["--" + name.replace("_", "-"), "1"])
+    assert str(from_flag.value).startswith(f"unknown flag --{name.replace('_', '-')}; ")
+    assert "--help lists" not in str(from_flag.value)
+
+
+def test_gradient_steps_are_answered_with_ours_of_the_algorithm() -> None:
+    for algo, ours in (("sac", "--replay-ratio"), ("ppo", "--update-epochs")):
+        with pytest.raises(ValueError, match=f"; did you mean {ours}\\?"):
+            cli.parse(algo, ["--gradient-steps", "1"])
 
 
 @pytest.mark.parametrize(

@@ -14,6 +14,7 @@ import toy_envs
 
 from fastrl.config.run import RunConfig
 from fastrl.envs.make import base_seed, make_env
+from fastrl.envs.rebuild import task_of
 from fastrl.envs.vector import VectorEnv
 from fastrl.evaluate import main
 from fastrl.training.greedy import EndlessEpisodeError, evaluate, evaluate_agent
@@ -54,6 +55,7 @@ class GreedyAgent:
         self.envs = self.envs or [
             make_env(self.env_id, 2, backend=self.backend, mask_vel=self.mask_vel)
         ]
+        self.task = task_of(self.envs[0].env_id, self.envs, self.config)
         self.seen: list[np.ndarray] = []
 
     def predict(self, obs: np.ndarray, deterministic: bool = True) -> np.ndarray:
@@ -184,10 +186,10 @@ def test_backend_of_training_is_played():
 
 
 def test_env_built_by_hand_skips_the_test_with_one_line(caplog):
-    env = make_env(COUNTING, 2)
-    env.env_id = "HandMade"
+    agent = GreedyAgent(COUNTING)
+    agent.task = agent.task._replace(make=None, why_not="it was built by hand")
     with caplog.at_level(logging.WARNING, "fastrl"):
-        assert evaluate_agent(GreedyAgent(COUNTING, envs=[env]), 4, 123) is None
+        assert evaluate_agent(agent, 4, 123) is None
     assert len(caplog.messages) == 1 and "no evaluation at 123 steps" in caplog.messages[0]
 
 

@@ -28,6 +28,7 @@ IMPORTED_BY_NAME = {
     "__init__": "names of the package come on first use, so that importing it imports no torch",
     "cli": "the algorithm that the command line names, once its arguments are known to be right",
     "agents.load": "the algorithm that a checkpoint is of",
+    "agents.naming": "the class of the user's own that a checkpoint is of, or --agent names",
     "kernels.extension": "the compiled part, which may be missing or too old",
     "envs.make": "the environment that a user names as module:callable",
 }

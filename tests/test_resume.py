@@ -334,7 +334,7 @@ def test_run_of_handed_over_environments_goes_on_from_python_alone(tmp_path, cap
     short = {"total_timesteps": UPDATE}
     folder = AgentTrainer().fit(agent_for(StatefulVectorEnv(4), tmp_path, **short)).folder
     assert cli.main("ppo", ["--resume", str(folder), "--total-timesteps", "128"]) == 2
-    assert "go on from Python: AgentTrainer(resume=RUN).fit(PPO(env" in capsys.readouterr().err
+    assert "go on from Python: AgentTrainer(resume=" in capsys.readouterr().err
 
 
 def test_run_that_another_process_writes_is_not_even_read(tmp_path):

@@ -382,8 +382,8 @@ def gymnasium_envs(num_envs: int) -> gymnasium.vector.VectorEnv:
     return gymnasium.make_vec("CartPole-v1", num_envs, vectorization_mode="sync")
 
 
-def envs_without_id(num_envs: int) -> gymnasium.vector.VectorEnv:
-    return gymnasium.vector.SyncVectorEnv([lambda: gymnasium.make("CartPole-v1")] * num_envs)
+def undescribed_envs(num_envs: int) -> gymnasium.vector.VectorEnv:
+    return gymnasium.wrappers.vector.ClipReward(gymnasium_envs(num_envs), 0, 0.5)
 
 
 def test_gymnasium_vector_env_trains(tmp_path):
@@ -393,19 +393,19 @@ def test_gymnasium_vector_env_trains(tmp_path):
     assert json.loads(summary.read_text())["total_env_steps"] == 256
 
 
-def test_environments_without_an_id_get_no_greedy_tests_and_that_is_said_once(
+def test_environments_that_nothing_describes_get_no_greedy_tests_and_that_is_said_once(
     tmp_path, capsys, caplog
 ):
     tests = {"eval_episodes": 2, "eval_every": 64, "capture_video": True}
-    result = agent_for(envs_without_id(4), tmp_path, **tests).learn().result
+    result = agent_for(undescribed_envs(4), tmp_path, **tests).learn().result
     out = capsys.readouterr().out
-    assert out.count("no evaluation and no videos: SyncVectorEnv is not the id of a task") == 1
+    assert out.count("no evaluation and no videos: no spec describes the wrapper ClipReward") == 1
     assert f"python -m fastrl.evaluate {result.folder} --env-id module:callable" in out
     assert caplog.messages == [] and result.summary["eval_return_mean"] is None
 
 
-def test_environments_without_an_id_keep_the_best_policy_by_training_episodes(tmp_path, capsys):
-    agent = agent_for(envs_without_id(4), tmp_path, eval_episodes=2, checkpoint_every=64)
+def test_environments_that_nothing_describes_keep_the_best_policy_by_training(tmp_path, capsys):
+    agent = agent_for(undescribed_envs(4), tmp_path, eval_episodes=2, checkpoint_every=64)
     update = agent.update
 
     def update_and_stop(buffer, update_index, timer):

@@ -12,27 +12,37 @@ import torch
 from torch import Tensor, nn
 
 from fastrl.agents.decoupled_run import run_decoupled
+from fastrl.agents.naming import class_name, class_of, is_stock
+from fastrl.agents.networks import match_networks
+from fastrl.agents.reading import read_agent
 from fastrl.config.command import Command, describe
 from fastrl.config.decoupled import DecoupledConfig
-from fastrl.config.resume import check_beginnings
-from fastrl.config.trust import check_named, signature_of
+from fastrl.config.other_names import hint_for
+from fastrl.config.trust import signature_of
 from fastrl.engine.engine import Engine
 from fastrl.engine.optimizer import FlatOptimizer, FlatParameters
 from fastrl.engine.threads import keep_freed_memory, num_threads
 from fastrl.envs.make import is_known_id
 from fastrl.envs.pools import open_envs
+from fastrl.envs.rebuild import Task, task_of
 from fastrl.envs.vector import Spaces, VectorEnv
+from fastrl.models.layers import evaluating
 from fastrl.presets import id_of, resolve
 from fastrl.processes.devices import Devices, make_devices
-from fastrl.processes.errors import one_line
 from fastrl.processes.generators import generators_seeded
 from fastrl.processes.memory import check_memory
-from fastrl.runs.checkpoint import Checkpoints, load_checkpoint, save_checkpoint
-from fastrl.runs.fitting import check_fits, first_not_finite, naming
-from fastrl.runs.folder import expanded, open_run_folder, working_folder
+from fastrl.runs.checkpoint import save_checkpoint
+from fastrl.runs.fitting import check_fits, first_not_finite
+from fastrl.runs.folder import working_folder
+from fastrl.spaces.masked import with_mask
 from fastrl.spaces.observations import rows_of
 from fastrl.training.records import TrainResult
+from fastrl.training.resuming import checkpoint_labels
 from fastrl.training.trainer import AgentTrainer
+
+AnyEnv = str | VectorEnv | gymnasium.Env | gymnasium.vector.VectorEnv | Callable[..., gymnasium.Env]
+
+_POLICIES_OF_OTHERS = ("MlpPolicy", "CnnPolicy", "MultiInputPolicy", "MlpLstmPolicy")
 
 
 class BaseAgent:
@@ -50,9 +60,10 @@ class BaseAgent:
 
     def __init__(
         self,
-        env: str | VectorEnv | gymnasium.vector.VectorEnv | Spaces,
+        env: AnyEnv | Spaces,
         config: Any = None,
         *,
+        eval_env: Any = "auto",
         preset: str = "auto",
         devices: Devices | int | None = None,
         **settings: Any,
@@ -60,11 +71,15 @@ class BaseAgent:
         """Makes environments and networks.
 
         Args:
-            env: a task's id, or a vector environment that was built elsewhere. Or the spaces alone,
+            env: a task's id; environments, single or vectorised; or a function that makes a single
+                one. A single one is made `num_envs` times from its spec. Or the spaces alone,
                 together with a `config`, for an agent that learns from rows played elsewhere: it
                 has no environments, and cannot act, but for `predict`.
             config: all settings at once, in place of `preset` and `settings`; its `env_id` follows
                 `env`.
+            eval_env: what greedy tests and videos play: a function that makes a `gymnasium.Env`, an
+                environment, or an id. "auto": `env` made anew, if what made it is known. None: no
+                tests.
             preset: "auto" starts from the settings tuned for the task, "none" from the defaults.
             devices: how many ranks; or where to train, if the caller launched them already.
             **settings: fields of the algorithm's config, by name.
@@ -72,6 +87,8 @@ class BaseAgent:
         Raises:
             ValueError: an unknown task or setting, a value out of range, an unsupported space.
         """
+        if isinstance(env, str) and env in _POLICIES_OF_OTHERS:
+            raise ValueError(f"{env!r} is no task: the networks follow from the spaces, PPO(env)")
         if isinstance(devices, int):
             devices, settings = None, {"devices": devices, **settings}
         if config is None:
@@ -95,6 +112,8 @@ class BaseAgent:
         self.engine = Engine(config, self.devices)
         with generators_seeded(self.devices.stream_seed(config.seed, -1)):
             self.envs, spaces = self._open_envs(env)
+        name = config.env_id
+        self.task = Task(name, None) if not self.envs else task_of(env, self.envs, config, eval_env)
         self.observation_space, self.action_space = spaces
         # One thread: the decomposition behind orthogonal weights rounds by the number of threads.
         with torch.random.fork_rng(devices=[]), num_threads(1):
@@ -143,21 +162,44 @@ class BaseAgent:
         return self.config.num_updates
 
     @torch.no_grad()
-    def predict(self, obs: Any, deterministic: bool = True) -> np.ndarray:
+    def predict(self, obs: Any, deterministic: bool = True, action_mask: Any = None) -> Any:
         """Returns the environments' actions for one observation `[*O]` or a batch `[n, *O]`.
 
-        Of a Dict, `obs` is one too, or a row as the buffer stores it.
+        Networks are in evaluation mode for as long as this takes: dropout is off.
+
+        Args:
+            obs: what the environments show; of a Dict, one too, or a row as the buffer stores it.
+            deterministic: take the likeliest actions in place of drawing some.
+            action_mask: `[M]` or `[n, M]`, nonzero where allowed, if it is no part of `obs`: what
+                the environment has in its info.
+
+        Returns:
+            An array of actions, with the batch in front if there is one. For one observation, a
+            `Discrete` action is one number, np.int64, as `Discrete.sample` returns.
+
+        Raises:
+            ValueError: the observation does not fit the space, or lacks a mask.
         """
-        arrays, single = rows_of(self.observation_space, obs)
+        arrays, single = self._rows_of(obs, action_mask)
         rows = torch.as_tensor(arrays).to(self.device)
-        actions = self.policy(rows) if deterministic else self._sample(rows)
-        return actions[0].cpu().numpy() if single else actions.cpu().numpy()
+        with evaluating(self.policy):
+            actions = self.policy(rows) if deterministic else self._sample(rows)
+        actions = actions.cpu().numpy()
+        return actions[0] if single else actions
+
+    def _rows_of(self, obs: Any, action_mask: Any) -> tuple[np.ndarray, bool]:
+        """Returns rows `[n, ...]` of one observation or a batch, and whether it was one."""
+        space = self.observation_space
+        if action_mask is not None or getattr(space, "mask_size", 0):
+            obs = with_mask(space, self.action_space, obs, action_mask)
+        return rows_of(space, obs)
 
     def learn(
         self,
         total_timesteps: int | None = None,
         *,
         on_interrupt: Literal["raise", "return"] = "raise",
+        **unknown: Any,
     ) -> Self:
         """Trains in a new run folder, for `total_timesteps` or as long as the config says.
 
@@ -167,7 +209,13 @@ class BaseAgent:
             total_timesteps: environment steps to train for; None: those of the config.
             on_interrupt: what happens once a run that Ctrl-C or SIGTERM ended is saved: "raise"
                 KeyboardInterrupt or SystemExit(143), or "return" as at the end of a run.
+            **unknown: an error, with a hint for those of other libraries.
+
+        Raises:
+            ValueError: an argument that this has not, or an environment that fails.
         """
+        for name in unknown:
+            raise ValueError(f"learn has no {name!r}{hint_for(name, ('total_timesteps',))}")
         if total_timesteps is not None:
             self.config = self.config.replace(total_timesteps=total_timesteps)
         if self.devices.is_global_zero:
@@ -226,8 +274,24 @@ class BaseAgent:
         if place := self.not_finite():
             raise ValueError(f"not saved: {place} is not finite, because the training diverged")
         agent: Any = self
-        signature = signature_of(self.config.to_dict())
-        save_checkpoint(path, {"algo": self.algo, **signature, "agent": agent.state_dict()})
+        save_checkpoint(path, {**checkpoint_labels(agent), "agent": agent.state_dict()})
+
+    def labels(self) -> dict[str, Any]:
+        """Returns what config.yaml says of the agent: `runs.folder.LABELS`."""
+        own = {} if is_stock(type(self)) else {"agent": class_name(type(self))}
+        handed_over = {} if self.task.is_named else {"handed_over": True}
+        signature = signature_of({**self.config.to_dict(), **own})
+        return {"algo": self.algo, **own, **handed_over, **signature}
+
+    def networks(self) -> dict[str, nn.Module]:
+        """Returns the networks that learn, by name."""
+        return {"policy": self.policy}
+
+    def match(self, state: dict[str, Any]) -> None:
+        """Freezes what was frozen when a state was saved; ValueError if its layers are others."""
+        if match_networks(self.networks(), state):
+            for parameters, module in self.trained():
+                parameters.adopt(module)
 
     def _check_state(self, state: Any, *free: str) -> None:
         """Raises ValueError if a state is not of this agent, but for its settings and `free`."""
@@ -245,20 +309,23 @@ class BaseAgent:
     def load(
         cls,
         path: str | Path,
-        env: str | VectorEnv | gymnasium.vector.VectorEnv | None = None,
+        env: AnyEnv | None = None,
         *,
         trust: bool = False,
         **settings: Any,
     ) -> Self:
         """Reads an agent from a file of `save`, a run's checkpoint or a run folder.
 
+        If it was saved by a class of your own, derived from this one, it is an agent of that class.
+
         Args:
             path: the file; or the folder, whose newest checkpoint is taken, as `evaluate` and
                 `--resume` do. The best one is its `checkpoints/best.pt`.
             env: what to play; by default the task that the agent was trained on.
-            trust: import what the file names, such as an environment's `module:callable`, although
-                neither you name it (by `env`) nor a run of yours on this machine wrote the file.
-            **settings: settings to change, by name.
+            trust: import what the file names, such as an environment's `module:callable` or the
+                agent's class, although neither you name it nor a run of yours on this machine
+                wrote the file.
+            **settings: settings to change, by name, and `eval_env`.
 
         Raises:
             FileNotFoundError: the file is missing.
@@ -266,53 +333,14 @@ class BaseAgent:
                 diverged, or names code that is not trusted; the folder is not of a run; a setting
                 would have no effect.
         """
-        path = expanded(path)
-        if path.is_dir():
-            path = Checkpoints(open_run_folder(path).checkpoints).newest()
-        state = load_checkpoint(path)
-        if state.get("algo") != cls.algo:
-            raise ValueError(f"{path} holds {str(state.get('algo'))!r}, not {cls.algo!r}")
-        env = settings.pop("env_id", None) if env is None else env
-        if "env_id" in settings:
-            raise ValueError(f"give env or env_id, not both: {env!r} and {settings['env_id']!r}")
-        given = dict(settings)
-        if env is not None and not isinstance(env, str):
-            settings = {"num_envs": env.num_envs, **settings}
-        learner = state.get("agent")
-        saved = learner.get("config") if isinstance(learner, dict) else None
-        if not isinstance(saved, dict):
-            raise ValueError(f"{path} holds no agent of {cls.algo} with its config")
-        try:
-            config = cls.config_class.from_dict(saved)
-        except (TypeError, ValueError) as error:
-            raise ValueError(f"{path}: {one_line(error)}") from error
-        named_again = {"env_id", *given} if env is not None else given
-        signature = state.get("signature")
-        check_named(config.to_dict(), signature, path, trust=trust, named_again=named_again)
-        if env is None and not is_known_id(config.env_id):
-            raise ValueError(
-                f"{path} was trained on {config.env_id}, which is no id to make environments from; "
-                "name one, or module:callable, by env= of load or --env-id of evaluate and export"
-            )
-        # However many processes trained it, one is enough to play.
-        change = config.replace if "devices" in settings else config.for_one_process
-        config = change(**settings)
-        check_beginnings(config, saved, path, "seed", "alpha")
-        make: Any = cls
-        agent = make(env or config.env_id, config)
-        with naming(path):
-            agent.load_state_dict(learner)
-            if place := agent.not_finite():
-                raise ValueError(f"its {place} is not finite: the training diverged")
-        agent.begin_anew(given)
-        return agent
+        return read_agent(cls, path, env, trust, settings)
 
     @classmethod
     def load_anywhere(
-        cls, path: str | Path, env_id: str | None = None, trust: bool = False
+        cls, path: str | Path, env: AnyEnv | None = None, trust: bool = False, **settings: Any
     ) -> Self:
         """Reads an agent from a checkpoint, to be tested on whatever device is here."""
-        return cls.load(path, env_id, trust=trust, accelerator="auto")
+        return cls.load(path, env, trust=trust, **{"accelerator": "auto", **settings})
 
     def begin_anew(self, settings: Collection[str]) -> None:
         """Sets what some settings say of the beginning, in place of what a loaded file holds."""
@@ -322,8 +350,13 @@ class BaseAgent:
     @classmethod
     def run(cls, command: Command) -> int:
         """Trains as the command line says, maybe as one part of it; returns the exit status."""
+        kind: Any = cls
+        if command.agent:
+            kind = class_of(command.agent)
+            if kind.algo != cls.algo:
+                raise ValueError(f"{command.agent} is of {kind.algo!r}, not of {cls.algo!r}")
         if command.config.decoupled:
-            return run_decoupled(cls, command)
+            return run_decoupled(kind, command)
         if command.resume and not is_known_id(command.config.env_id):
             raise ValueError(
                 f"{command.resume} played {command.config.env_id}, environments that were handed "
@@ -332,6 +365,6 @@ class BaseAgent:
         with make_devices(command.config) as devices:
             if devices.is_global_zero:
                 print(describe(command), flush=True)
-            agent: Any = cls(command.config.env_id, command.config, devices=devices)
+            agent: Any = kind(command.config.env_id, command.config, devices=devices)
             trainer = AgentTrainer(resume=command.resume, on_interrupt="return")
             return trainer.fit(agent).exit_status

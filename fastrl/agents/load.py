@@ -5,12 +5,9 @@ from __future__ import annotations
 from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 from fastrl.runs.folder import expanded, open_run_folder
-
-if TYPE_CHECKING:
-    from fastrl.training.agent import Agent
 
 
 class Saved(NamedTuple):
@@ -55,16 +52,21 @@ def find_saved(run: Path, checkpoint: str | None = None) -> Saved:
     return Saved(algo, path, folder.path, folder.videos)
 
 
-def load_agent(saved: Saved, env_id: str | None = None, trust: bool = False) -> Agent:
-    """Returns the agent, by the `load_agent(path, env_id, trust)` of its algorithm's module.
+def load_agent(
+    saved: Saved, env: Any = None, *, trust: bool = False, agent: str = "", **settings: Any
+) -> Any:
+    """Returns the agent, by the `load_agent` of its algorithm's module.
 
     Args:
         saved: from `find_saved`.
-        env_id: the task to play; by default that which the agent was trained on.
+        env: what to play; by default the task that the agent was trained on.
         trust: import what the checkpoint names, whoever wrote it.
+        agent: that class, if the user names it again.
+        **settings: settings to change, by name.
 
     Raises:
-        ValueError: the checkpoint is damaged, foreign or of an unknown algorithm.
+        ValueError: the checkpoint is damaged, foreign, of an unknown algorithm or of a class that
+            may not be imported.
     """
     name = f"fastrl.{saved.algo}"
     is_known = str(saved.algo).isidentifier() and find_spec(f"fastrl.config.{saved.algo}")
@@ -73,4 +75,32 @@ def load_agent(saved: Saved, env_id: str | None = None, trust: bool = False) -> 
         raise ValueError(
             f"{saved.checkpoint} is of the algorithm {saved.algo!r}, which fastrl does not have"
         )
-    return module.load_agent(saved.checkpoint, env_id, trust)
+    if agent:
+        from fastrl.agents.naming import class_of
+
+        return class_of(agent).load_anywhere(saved.checkpoint, env, **settings)
+    return module.load_agent(saved.checkpoint, env, trust, **settings)
+
+
+def load(
+    run: str | Path,
+    env: Any = None,
+    *,
+    checkpoint: str | None = None,
+    trust: bool = False,
+    **settings: Any,
+) -> Any:
+    """Reads an agent of any algorithm and class: `fastrl.load("logs/ppo/...")`.
+
+    Args:
+        run: run folder, or a checkpoint file.
+        env: what to play; by default the task that the agent was trained on.
+        checkpoint: "last" (the default) or "best" of a run folder, or a file.
+        trust: import what the run names, whoever wrote it.
+        **settings: settings to change, by name.
+
+    Raises:
+        ValueError: as `load` of the algorithm's class.
+    """
+    saved = find_saved(Path(run), checkpoint)
+    return load_agent(saved, env, trust=trust, **settings)

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from fastrl.agents.base import BaseAgent
+from fastrl.agents.networks import describe_networks
 from fastrl.buffers.replay import ReplayBuffer, StepsBuffer, Transitions
 from fastrl.config.sac import SACConfig
 from fastrl.decoupled.channels import ReplayChannel
@@ -214,6 +215,7 @@ class OffPolicyAgent(BaseAgent):
         """Returns counters, random states and, during a run, the replay buffer."""
         return {
             "config": self.config.to_dict(),
+            **describe_networks(self.networks()),
             "num_env_steps": self.num_env_steps,
             "num_gradient_steps": self.num_gradient_steps,
             "noise_generator": self.noise_generator.get_state(),
@@ -223,6 +225,7 @@ class OffPolicyAgent(BaseAgent):
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Takes a state back; raises ValueError, before it takes any, if it is another agent's."""
+        self.match(state)
         self._check_state(state, "replay")
         if (replay := state.get("replay")) is not None:
             self._check_replay(replay)

@@ -17,12 +17,14 @@ import torch
 from torch import Tensor, nn
 
 from fastrl.agents.base import BaseAgent
+from fastrl.agents.networks import describe_networks
 from fastrl.buffers.dealing import Dealer, SharedRows
 from fastrl.buffers.rollout import RolloutBuffer
 from fastrl.config.on_policy import OnPolicyConfig
 from fastrl.decoupled.channels import RolloutChannel
 from fastrl.engine.optimizer import FlatOptimizer
 from fastrl.models.actor_critic import ActorCritic
+from fastrl.models.layers import evaluated
 from fastrl.models.normalization import RewardScale
 from fastrl.ops.gae import gae
 from fastrl.ops.losses import explained_variance
@@ -107,7 +109,8 @@ class OnPolicyAgent(BaseAgent):
         if getattr(config, "recompute_advantages", False):
             self._value_rows = self.engine.over_rows(self.value_rows, rows[:1], (values,))
         caused = rollout.rewards, rollout.terminated, rollout.truncated
-        self._advantages = self.engine.build(partial(self.fill_advantages, rollout), caused)
+        fill_advantages = evaluated(partial(self.fill_advantages, rollout), [self.policy])
+        self._advantages = self.engine.build(fill_advantages, caused)
         return rollout
 
     def make_learning(self, buffer: RolloutBuffer) -> None:
@@ -198,7 +201,7 @@ class OnPolicyAgent(BaseAgent):
         rewards, valid = rollout.rewards, rollout.valid
         terminated, truncated = rollout.terminated, rollout.truncated
         if self.reward_scale is not None:
-            if not again:
+            if not again and self.reward_scale.training:
                 running = rollout.discounted_returns
                 done, merge = terminated | truncated, self.devices.merge
                 self.reward_scale.update(rewards, done, valid, running, merge)
@@ -241,8 +244,11 @@ class OnPolicyAgent(BaseAgent):
         return self.policy.value(rollout.obs[-1])
 
     def update_obs_normalizer(self, rollout: RolloutBuffer) -> None:
-        """Takes the observations in: after learning, whose first ratios are 1."""
-        if self.policy.normalizer is not None:
+        """Takes the observations in: after learning, whose first ratios are 1.
+
+        A normaliser in evaluation mode (`policy.normalizer.eval()`) stays as it is.
+        """
+        if self.policy.normalizer is not None and self.policy.normalizer.training:
             rows = self.policy.reader.read(rollout.obs[:-1].flatten(0, 1)).vector
             assert rows is not None  # what the normaliser is for
             merge = {} if self.has_all_rows else {"over_ranks": self.devices.merge}
@@ -254,6 +260,7 @@ class OnPolicyAgent(BaseAgent):
         """Returns weights, normalisers, optimiser and random states."""
         return {
             "config": self.config.to_dict(),
+            **describe_networks(self.networks()),
             "policy": self.policy.state_dict(),
             "reward_scale": None if self.reward_scale is None else self.reward_scale.state_dict(),
             "optimizer": self.optimizer.state_dict(),
@@ -263,6 +270,7 @@ class OnPolicyAgent(BaseAgent):
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Takes a state back; raises ValueError, before it takes any, if it is another agent's."""
+        self.match(state)
         self._check_state(state, *(() if self.reward_scale else ("reward_scale",)))
         self.policy.load_state_dict(state["policy"])
         if self.reward_scale is not None:

@@ -25,6 +25,8 @@ class Command:
     """Settings from the user's flags and `--config` file."""
     lack_of_preset: str = ""
     """Words to print if a preset was allowed, but the task has none."""
+    agent: str = ""
+    """Class that trains in place of the algorithm's own, as module:Class."""
     cut_of_preset: str = ""
     """Line to print if a preset was adjusted to fit the other settings."""
 
@@ -48,7 +50,8 @@ class Command:
 def describe(command: Command) -> str:
     """Returns the lines that a run starts with: task, length, settings of preset and user."""
     config = command.config
-    lines = [f"{command.algo} on {config.env_id}, seed {config.seed}"]
+    of_class = f" ({command.agent})" if command.agent else ""
+    lines = [f"{command.algo}{of_class} on {config.env_id}, seed {config.seed}"]
     num_steps = config.num_updates * config.steps_per_update
     if num_steps != config.total_timesteps:
         lines[0] += f", {num_steps:,} steps in rollouts of {config.steps_per_update:,}"

@@ -7,36 +7,11 @@ import dataclasses
 import inspect
 import itertools
 import textwrap
-from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Any, Literal, Self, get_type_hints
 
+from fastrl.config.other_names import hint_for
 from fastrl.config.values import as_kind, read_value
-
-# Names of settings in other libraries, and ours with the same meaning, of which each algorithm has
-# only some.
-OTHER_NAMES = {
-    "batch_size": ("per_rank_batch_size",),
-    "compile": ("engine",),
-    "clip_range": ("clip_coef",),
-    "device": ("accelerator", "devices"),
-    "env": ("env_id",),
-    "env_name": ("env_id",),
-    "epochs": ("update_epochs",),
-    "eval_freq": ("eval_every",),
-    "learning_rate": ("learning_rate", "policy_lr", "q_lr"),
-    "lr": ("learning_rate", "policy_lr", "q_lr"),
-    "minibatch_size": ("per_rank_batch_size",),
-    "n_envs": ("num_envs",),
-    "n_epochs": ("update_epochs",),
-    "n_steps": ("num_steps",),
-    "n_timesteps": ("total_timesteps",),
-    "net_arch": ("hidden_sizes",),
-    "num_epochs": ("update_epochs",),
-    "rollout_steps": ("num_steps",),
-    "total_steps": ("total_timesteps",),
-    "utd_ratio": ("replay_ratio",),
-}
 
 _ENGINE_OF_COMPILE = {"off": "eager", False: "eager", "on": "compile", True: "compile"}
 _STEPS = ("total_timesteps", "eval_every", "checkpoint_every", "log_every", "learning_starts")
@@ -258,28 +233,7 @@ def check_names(values: dict[str, Any], known: list[str], source: str) -> None:
     """Raises ValueError for an unknown name, with the closest known ones."""
     for name in values:
         if name not in known:
-            near = near_names(str(name), known)
-            hint = (
-                f"; did you mean {' or '.join(near)}?"
-                if near
-                else f"; known are {', '.join(sorted(known))}"
-            )
-            raise ValueError(f"{source}: unknown setting {name!r}{hint}")
-
-
-def near_names(name: str, known: Collection[str], most: int = 3, cutoff: float = 0.6) -> list[str]:
-    """Returns the known names that an unknown one may stand for.
-
-    Args:
-        name: the unknown name, in snake case.
-        known: the valid names.
-        most: maximum number of similarly spelt names to return.
-        cutoff: least similarity, from 0 to 1.
-    """
-    import difflib
-
-    ours = [meant for meant in OTHER_NAMES.get(name, ()) if meant in known]
-    return ours or difflib.get_close_matches(name, known, n=most, cutoff=cutoff)
+            raise ValueError(f"{source}: unknown setting {name!r}{hint_for(str(name), known)}")
 
 
 def at_least(config: object, low: float, *names: str) -> None:

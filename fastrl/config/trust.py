@@ -28,7 +28,7 @@ from typing import Any
 from fastrl.config.values import read_value
 
 # Settings whose value may be `module:callable`, which is then imported.
-NAMING_CODE = ("env_id",)
+NAMING_CODE = ("env_id", "agent")
 
 _CODE = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_]\S*")
 _INSTALLERS = {"pip", "pkg_resources", "setuptools"}  # they come with Python
@@ -91,7 +91,9 @@ def check_named(
         fault = "was not signed as a run of yours"
         if signature:
             fault = "is signed by another user, or was changed since"
-        again = "name it again (--env-id, env= in Python) or " if "env_id" in rest else ""
+        ways = {"env_id": "--env-id, env= in Python", "agent": "--agent, its class in Python"}
+        again = "; ".join(words for name, words in ways.items() if name in rest)
+        again = f"name it again ({again}) or " if again else ""
         raise ValueError(
             f"{source} wants to run {_shown(rest)}, but {fault}; to allow it, {again}pass --trust "
             "(trust=True in Python)"

@@ -48,6 +48,7 @@ class RemoteLearner:
         self.algo, self.start_folder = agent.algo, agent.start_folder
         self.devices, self.engine = agent.devices, agent.engine
         self.envs: list[VectorEnv] = agent.envs
+        self.task, self.labels = agent.task, agent.labels
         self.channel: RolloutChannel = agent.channel(agent)
         self.rank_state = tuple(x for x in agent.rank_state if x in self.channel.player_state)
         self.messages = MessageChannel()
@@ -175,6 +176,15 @@ class RemoteLearner:
         self.messages.send(order, rows, self.config.num_players + trainer)
 
     # Saving
+
+    def match(self, state: dict[str, Any]) -> None:
+        """Raises ValueError if the networks of a state are others; trainers freeze nothing."""
+        frozen = self.agent.state_dict()["frozen"]
+        if state.get("frozen", frozen) != frozen:
+            raise ValueError(
+                "a decoupled run cannot go on with layers that were frozen from Python"
+            )
+        self.agent.match(state)
 
     def state_dict(self) -> dict[str, Any]:
         """Returns what the trainers reported last and what this player knows itself."""

@@ -38,10 +38,11 @@ from fastrl.engine.native_acting import NativeActing
 from fastrl.engine.objective import ClippedObjective
 from fastrl.engine.optimizer import FlatOptimizer, FlatParameters
 from fastrl.engine.proving import acts_alike, proven_twins, why_not_objective
-from fastrl.engine.rehearsal import NotStaticError, rehearse
+from fastrl.engine.rehearsal import NotStaticError, buffers_kept, rehearse
 from fastrl.engine.threads import matmul_precision, num_threads, update_threads
 from fastrl.engine.ways import HOOKS, WAYS, Situation, choose, why_not_static
 from fastrl.kernels.extension import worker_threads
+from fastrl.models.layers import evaluated
 from fastrl.processes.devices import Devices
 
 logger = logging.getLogger("fastrl")
@@ -86,6 +87,8 @@ class Engine:
         config, device = self._config, self._devices.device
         for parameters, module in trained():
             parameters.adopt(module)
+            if not module.training:  # a part of it alone may be meant to stay in that mode
+                module.train()
         self._trained, self._networks = trained, [module for _, module in trained()]
         self._layers = self._fingerprint()
         self._built, self._twins, self.notes = [], [], []
@@ -135,17 +138,18 @@ class Engine:
         if self._way.name == "eager":
             return function
         mode = "compile" if self._way.name == "compile" else "recorded"
-        try:
-            rehearse(self._watched(function, reads), example)
-        except NotStaticError as error:
-            return self._as_it_is(function, str(error))
-        change = reads.changed()
-        reads.restore()
-        if change is not None:
-            return self._as_it_is(function, f"{change} while it ran")
-        # Compiled code knows how many threads it will have.
-        with in_place(self._twins), num_threads(threads or self._torch_threads):
-            fast = build(function, example, mode)
+        with buffers_kept(self._networks):
+            try:
+                rehearse(self._watched(function, reads), example)
+            except NotStaticError as error:
+                return self._as_it_is(function, str(error))
+            change = reads.changed()
+            reads.restore()
+            if change is not None:
+                return self._as_it_is(function, f"{change} while it ran")
+            # Compiled code knows how many threads it will have.
+            with in_place(self._twins), num_threads(threads or self._torch_threads):
+                fast = build(function, example, mode)
         built = Built(function, fast, reads)
         self._built.append(built)
         return built
@@ -171,7 +175,7 @@ class Engine:
         rows: Sequence[tuple[Tensor, ...]],
         policy: Any = None,
     ) -> Callable[[int], np.ndarray]:
-        """Returns a function of the step t that acts on a pool's rows, for the environments.
+        """Returns a function of the step t that acts on a pool's rows, in evaluation mode.
 
         Args:
             draw: takes observations, noise, and what it fills, first of all the stored actions;
@@ -179,6 +183,7 @@ class Engine:
             rows: the arguments of `draw` for each step.
             policy: whose actions `draw` draws, if a kernel may do so.
         """
+        draw = evaluated(draw, self._networks)
         run = self._native_acting(draw, rows[0], policy)
         run = run or self._build(draw, self._here(rows[0]), PythonReads(), threads=1)
         if self._on_cpu:
@@ -208,8 +213,9 @@ class Engine:
     ) -> Callable[[], None]:
         """Returns a call that fills `outputs` `[R, *]` with what `function` makes of `inputs`.
 
-        In pieces that stay in the cache on a CPU, as a whole on a GPU.
+        In evaluation mode, as it was acted; on a CPU in pieces that stay in the cache.
         """
+        function = evaluated(function, self._networks)
         num_inputs, num_rows = len(inputs), len(inputs[0])
         size = max(1, inputs[0][0].numel())
         chunk = max(1, min(_CHUNK, _CHUNK_NUMBERS // size)) if self._on_cpu else num_rows

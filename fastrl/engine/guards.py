@@ -58,7 +58,7 @@ class PythonReads:
     def watch(self, function: Callable[..., Any]) -> Iterator[None]:
         """Notes what `function`, called in this block, and the functions that it calls read."""
         self._take_cells(inspect.unwrap(getattr(function, "__func__", function)))
-        profiler = sys.getprofile()  # somebody measures this program, and there is room for one
+        profiler: Any = sys.getprofile()  # somebody measures this program, and there is room for one
         is_builtin = hasattr(profiler, "disable")  # cProfile's, which goes by its own switch
         if is_builtin:
             profiler.disable()
@@ -135,6 +135,7 @@ class PythonReads:
         holders = [own]
         if isinstance(owner, nn.Module):
             holders += [owner._modules, owner._parameters, owner._buffers]
+            names = names - {"training"}  # the engine sets it, and looks at it by `take_settings`
         for holder in holders:
             for key in names & holder.keys():
                 value, name = holder[key], f"{label}.{key}"

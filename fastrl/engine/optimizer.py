@@ -34,19 +34,24 @@ class FlatParameters:
         self._partner = partner
         self.parameters: list[nn.Parameter] = []
         self.flat = torch.empty(0)
+        self._described: list[tuple[Any, ...]] = []
         self.adopt(module)
 
     def adopt(self, module: nn.Module) -> bool:
         """Takes the parameters as they are now; layers and weights may have been replaced.
 
         Returns:
-            Whether their shapes are those of before, so that what is kept for each still fits.
+            Whether they are those of before, by name and shape, so that what is kept for each still
+            fits: others may have been frozen.
         """
-        parameters = self._of(module)
-        shapes = [(x.shape, x.stride()) for x in self.parameters]
+        parameters, before = self._of(module), self._described
         if not self.holds(module):
-            self.parameters, self.flat = parameters, flatten_parameters(parameters)
-        return shapes == [(x.shape, x.stride()) for x in parameters]
+            like = next(module.parameters(), self.flat)
+            self.parameters = parameters
+            self.flat = flatten_parameters(parameters) if parameters else like.new_empty(0)
+        names = {id(x): name for name, x in module.named_parameters()}
+        self._described = [(names[id(x)], x.shape, x.stride()) for x in parameters]
+        return before == self._described
 
     def holds(self, module: nn.Module) -> bool:
         """Tells whether the module's parameters still are those views."""
@@ -67,6 +72,8 @@ class FlatParameters:
 
     def gradient(self, loss: Tensor) -> Tensor:
         """Returns the gradient of a scalar loss, `[P]`; zero where it depends on nothing."""
+        if not loss.requires_grad or not self.parameters:
+            return torch.zeros_like(self.flat)  # all that it depends on is frozen
         gradients = torch.autograd.grad(loss, self.parameters, materialize_grads=True)
         with torch.no_grad():
             return flatten_gradients(gradients, self.parameters)

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
@@ -47,6 +49,18 @@ def rehearse(function: Function, example: tuple[Tensor, ...]) -> int:
     if drawn != _draws():
         raise NotStaticError("it draws from Python's or NumPy's generator; torch's can be recorded")
     return rehearsal.num_written
+
+
+@contextmanager
+def buffers_kept(networks: Sequence[nn.Module]) -> Iterator[None]:
+    """Puts averages of batch norm back, whose operation does not say that it changes them."""
+    before = [(x, x.clone()) for network in networks for x in network.buffers()]
+    try:
+        yield
+    finally:
+        with torch.no_grad():
+            for buffer, value in before:
+                buffer.copy_(value)
 
 
 class _Rehearsal(TorchDispatchMode):

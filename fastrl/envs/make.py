@@ -7,6 +7,7 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any, Literal, get_args
+from weakref import WeakKeyDictionary
 
 import gymnasium
 
@@ -20,6 +21,9 @@ from fastrl.envs.wrapped_env import WrappedVectorEnv
 
 Backend = Literal["auto", "envpool", "gymnasium"]
 Purpose = Literal["train", "eval", "video"]
+
+# Id and settings of what `make_env` returned, so that more of it can be made.
+_MADE: WeakKeyDictionary[Any, tuple[str, dict[str, Any]]] = WeakKeyDictionary()
 
 
 def base_seed(run_seed: int, purpose: Purpose, restart: int = 0) -> int:
@@ -84,7 +88,13 @@ def make_env(
         check_mask_vel(env_id)
     seeds = [(seed + first_env + i) % 2**31 for i in range(num_envs)]
 
-    reading: dict[str, Any] = {"obs_keys": obs_keys, "info_mask": info_mask}
+    settings = {
+        "mask_vel": mask_vel,
+        "obs_keys": tuple(obs_keys),
+        "frame_stack": frame_stack,
+        "info_mask": info_mask,
+        "env_kwargs": dict(env_kwargs or {}),
+    }
     if _use_envpool(env_id, backend, info_mask):
         env: VectorEnv = EnvPoolEnv(
             env_id,
@@ -93,15 +103,54 @@ def make_env(
             render=render,
             env_kwargs=env_kwargs,
             testing=testing,
-            **reading,
+            obs_keys=obs_keys,
+            info_mask=info_mask,
         )
+        env = _dressed(env, mask_vel, frame_stack)
     else:
         make_one = _gymnasium_maker(env_id, backend, dict(env_kwargs or {}))
         drawn = partial(make_one, render_mode="rgb_array") if render else make_one
-        env = GymEnv(env_id, [drawn] + [make_one] * (num_envs - 1), seeds, **reading)
-    if mask_vel:
-        env = MaskVelocity(env)
+        functions = [drawn] + [make_one] * (num_envs - 1)
+        env = vector_env_of(env_id, functions, seeds, **{**settings, "env_kwargs": None})
+    _MADE[env] = env_id, settings
+    return env
+
+
+def settings_of_made(env: Any) -> tuple[str, dict[str, Any]] | None:
+    """Returns the id and the settings with which `make_env` made this; None if it did not."""
+    try:
+        return _MADE.get(env)
+    except TypeError:  # it has no hash, or no weak references
+        return None
+
+
+def vector_env_of(
+    env_id: str,
+    functions: Sequence[Callable[[], gymnasium.Env]],
+    seeds: Sequence[int],
+    *,
+    mask_vel: bool = False,
+    obs_keys: Sequence[str] = (),
+    frame_stack: int = 1,
+    info_mask: bool = False,
+    env_kwargs: Mapping[str, Any] | None = None,
+) -> VectorEnv:
+    """Makes a vector env of the envs that functions return; arguments as of `make_env`."""
+    _check_no_kwargs(env_id, env_kwargs)
+    env = GymEnv(env_id, functions, seeds, obs_keys=obs_keys, info_mask=info_mask)
+    return _dressed(env, mask_vel, frame_stack)
+
+
+def _dressed(env: VectorEnv, mask_vel: bool, frame_stack: int) -> VectorEnv:
+    env = MaskVelocity(env) if mask_vel else env
     return FrameStack(env, frame_stack) if frame_stack > 1 else env
+
+
+def _check_no_kwargs(env_id: str, env_kwargs: Mapping[str, Any] | None) -> None:
+    if env_kwargs:
+        raise ValueError(
+            f"{env_id}: env_kwargs has no effect on environments that are made already"
+        )
 
 
 def is_known_id(env_id: str) -> bool:
@@ -113,14 +162,23 @@ def wrap_vector_env(
     env: gymnasium.vector.VectorEnv,
     *,
     seed: int | None = None,
+    mask_vel: bool = False,
     obs_keys: Sequence[str] = (),
     frame_stack: int = 1,
+    info_mask: bool = False,
+    env_kwargs: Mapping[str, Any] | None = None,
 ) -> VectorEnv:
     """Wraps a caller's vector env of any autoreset mode; `seed` is for its first `reset`."""
     if not isinstance(env, gymnasium.vector.VectorEnv):
         raise ValueError(f"{env!r} is a {type(env).__name__}, not a gymnasium.vector.VectorEnv")
     wrapped = WrappedVectorEnv(env, seed, obs_keys)
-    return FrameStack(wrapped, frame_stack) if frame_stack > 1 else wrapped
+    _check_no_kwargs(wrapped.env_id, env_kwargs)
+    if info_mask:
+        raise ValueError(
+            f"{wrapped.env_id}: masks in the info are read of single environments: give a function "
+            "that makes one, or put the mask into the observation as its key action_mask"
+        )
+    return _dressed(wrapped, mask_vel, frame_stack)
 
 
 def _use_envpool(env_id: str, backend: Backend, info_mask: bool) -> bool:

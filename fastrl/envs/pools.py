@@ -11,7 +11,8 @@ import gymnasium
 
 from fastrl.config.run import RunConfig
 from fastrl.envs.envpool_env import default_num_threads, family_of
-from fastrl.envs.make import base_seed, make_env, wrap_vector_env
+from fastrl.envs.make import base_seed, make_env
+from fastrl.envs.rebuild import Task, opened, task_of
 from fastrl.envs.vector import Spaces, VectorEnv
 from fastrl.processes.devices import uses_gpu
 from fastrl.processes.machine import available_cores
@@ -21,7 +22,7 @@ _log = logging.getLogger("fastrl")
 _FEWEST_ENVS_TO_HALVE = 32  # a step of fewer ends before the policy has acted on the other half
 _SLOW_FAMILIES = "envpool.mujoco", "envpool.box2d"  # physics: at least 10 us per step
 
-AnyEnvs = VectorEnv | gymnasium.vector.VectorEnv | list[VectorEnv]
+AnyEnvs = VectorEnv | gymnasium.Env | gymnasium.vector.VectorEnv | list[VectorEnv]
 
 
 class _PoolsOfId(list[VectorEnv]):
@@ -33,7 +34,7 @@ class _PoolsOfId(list[VectorEnv]):
 
 
 def open_envs(
-    env: str | VectorEnv | gymnasium.vector.VectorEnv,
+    env: Any,
     config: RunConfig,
     rank: int = 0,
     restart: int = 0,
@@ -41,16 +42,18 @@ def open_envs(
     """Returns the pools of one rank.
 
     Args:
-        env: a task's id, or a vector environment that the caller built, which becomes one pool.
+        env: a task's id; or what the caller built, which becomes one pool: a vector environment, a
+            `gymnasium.Env`, which is made as many times as `config` says, or a function that
+            makes one.
         config: number of environments, backend, seed, and other settings.
         rank: this rank; ranks have disjoint seeds.
         restart: number of times the run was resumed, so that episodes are not played again.
     """
-    if isinstance(env, gymnasium.vector.VectorEnv):
-        reading = {"obs_keys": config.obs_keys, "frame_stack": config.frame_stack}
-        return [wrap_vector_env(env, seed=base_seed(config.seed, "train", restart), **reading)]
     if not isinstance(env, str):
-        return [env]
+        if not isinstance(env, gymnasium.Env | gymnasium.vector.VectorEnv) and hasattr(env, "recv"):
+            return [env]
+        first = base_seed(config.seed, "train", restart) + rank * config.num_envs
+        return [opened(env, [(first + i) % 2**31 for i in range(config.num_envs)], config)]
     num_pools = config.num_pools or _default_num_pools(env, config)
     size = config.num_envs // num_pools
     num_threads = -(-config.num_env_threads // num_pools)
@@ -101,8 +104,20 @@ def reopened(pools: list[VectorEnv], restart: int) -> list[VectorEnv]:
     return pools.remake(restart)
 
 
-def fitting_envs(env: AnyEnvs, config: RunConfig, built_for: list[VectorEnv]) -> list[VectorEnv]:
-    """Returns the pools of `env`; ValueError if an agent that was built for others cannot play."""
+def fitting_envs(
+    env: AnyEnvs, config: RunConfig, built_for: list[VectorEnv], before: Task
+) -> tuple[list[VectorEnv], Task]:
+    """Returns the pools of `env` and their task.
+
+    Args:
+        env: what the caller handed over.
+        config: settings of the run.
+        built_for: the pools that the agent was built for.
+        before: their task.
+
+    Raises:
+        ValueError: an agent that was built for others cannot play them.
+    """
     given = env if isinstance(env, list) else [env]
     envs = [pool for part in given for pool in open_envs(part, config)]
 
@@ -115,7 +130,10 @@ def fitting_envs(env: AnyEnvs, config: RunConfig, built_for: list[VectorEnv]) ->
             f"{envs[0].env_id}: the number of environments and their spaces are {facts(envs)}; "
             f"the agent was built for {facts(built_for)}"
         )
-    return envs
+    task = task_of(given[0], envs, config)
+    if before.is_own:  # what is tested was said before
+        task = task._replace(make=before.make, why_not=before.why_not, is_own=True)
+    return envs, task
 
 
 def spaces_of(config: RunConfig) -> Spaces:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import wraps
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -55,6 +57,55 @@ def frozen(module: nn.Module) -> Iterator[None]:
     finally:
         for parameter in parameters:
             parameter.requires_grad_(True)
+
+
+class evaluating:  # noqa: N801
+    """Puts networks into evaluation mode for a block: dropout off, batch norm by its averages.
+
+    As `Module.eval` does, at a tenth of its time, which counts where one observation is predicted.
+    Afterwards every layer is in the mode that it was in.
+    """
+
+    def __init__(self, *networks: nn.Module) -> None:
+        """Remembers which layers are in training mode."""
+        parts: list[Any] = list(networks)
+        for part in parts:  # which grows
+            if part is not None and part._modules:
+                parts += part._modules.values()
+        self._training = [part.__dict__ for part in parts if part is not None and part.training]
+
+    def __enter__(self) -> None:
+        """Evaluation mode."""
+        for own in self._training:
+            own["training"] = False
+
+    def __exit__(self, *_: object) -> None:
+        """The mode of before."""
+        for own in self._training:
+            own["training"] = True
+
+
+def evaluated(function: Callable[..., Any], networks: Sequence[nn.Module]) -> Callable[..., Any]:
+    """Returns a function that runs with networks in evaluation mode, as `predict` does.
+
+    So act, and so are judged, the rows of a rollout: the loss alone sees dropout.
+    """
+
+    @wraps(function)
+    def run(*arguments: Tensor) -> Any:
+        with evaluating(*networks):
+            return function(*arguments)
+
+    return run
+
+
+def structure_of(network: nn.Module) -> list[str]:
+    """Returns a line on each layer: its name, class and, of torch's, what it was made with."""
+    return [
+        f"{name or 'network'}: {type(part).__qualname__}"
+        + (f"({part.extra_repr()})" if type(part).__module__.startswith("torch.") else "")
+        for name, part in network.named_modules()
+    ]
 
 
 def flatten_parameters(parameters: Sequence[nn.Parameter]) -> Tensor:

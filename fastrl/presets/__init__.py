@@ -83,19 +83,35 @@ def resolve(
     tuned = preset_for(algo, env_id) if preset == "auto" else {}
     given: dict[str, Any] = {"env_id": env_id or type(env).__name__}
     if not isinstance(env, str):
-        num_envs = getattr(env, "num_envs", None)
-        if num_envs is None:
-            raise ValueError(
-                f"cannot train on a {type(env).__name__}: give a task's id, 'module:callable', or "
-                "a vector environment such as gymnasium.vector.SyncVectorEnv([make, make])"
-            )
-        given["num_envs"] = num_envs
+        given = facts_of(env)
     given |= settings
     tuned = {name: value for name, value in tuned.items() if name not in given}
     command = merge(config_class, tuned, given, f"{algo} settings", 'preset="none"')
     explicit = {name: getattr(command.config, name) for name in settings}
     lack = lack_of_preset(algo, command.config.env_id) if preset == "auto" else ""
     return replace(command, explicit=explicit, lack_of_preset=lack)
+
+
+def facts_of(env: Any) -> dict[str, Any]:
+    """Returns the settings that environments which the caller built decide."""
+    import gymnasium
+
+    from fastrl.envs.rebuild import name_of, whole_spec
+
+    of_gymnasium = isinstance(env, gymnasium.Env | gymnasium.vector.VectorEnv)
+    facts: dict[str, Any] = {"env_id": id_of(env) or name_of(env)}
+    if of_gymnasium or callable(env):
+        facts["backend"] = "gymnasium"
+    if (num_envs := getattr(env, "num_envs", None)) is not None:
+        return {**facts, "num_envs": num_envs}
+    if isinstance(env, gymnasium.Env):  # without a spec there can be no second one
+        return facts if whole_spec(env) is not None else {**facts, "num_envs": 1}
+    if not callable(env):
+        raise ValueError(
+            f"cannot train on a {type(env).__name__}: give a task's id, 'module:callable', a "
+            "function that makes a gymnasium.Env, or environments, single or vectorised"
+        )
+    return facts
 
 
 def id_of(env: object) -> str:

@@ -58,8 +58,8 @@ def load_checkpoint(path: str | Path) -> dict[str, Any]:
     return state
 
 
-def settings_in_newest(folder: Path, algo: str) -> tuple[dict[str, Any], Any, str]:
-    """Returns the settings in the newest checkpoint of a run, their signature, and the file.
+def settings_in_newest(folder: Path, algo: str) -> tuple[dict[str, Any], dict[str, Any], str]:
+    """Returns the settings in the newest checkpoint of a run, its labels, and the file.
 
     Raises:
         ValueError: there is no whole checkpoint of this algorithm with settings.
@@ -70,7 +70,9 @@ def settings_in_newest(folder: Path, algo: str) -> tuple[dict[str, Any], Any, st
     settings = learner.get("config") if isinstance(learner, dict) else None
     if state.get("algo") != algo or not isinstance(settings, dict):
         raise ValueError(f"{path} holds no settings of {algo}")
-    return settings, state.get("signature"), str(path)
+    labels = {"agent": state.get("class") or "", "algo": algo}
+    labels |= {name: state[name] for name in ("handed_over", "signature") if name in state}
+    return settings, labels, str(path)
 
 
 class Checkpoints:

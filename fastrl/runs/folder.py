@@ -24,6 +24,9 @@ from fastrl.config.values import ConfigDumper, read_yaml
 CONFIG_NAME = "config.yaml"
 CHECKPOINTS_NAME = "checkpoints"
 VIDEOS_NAME = "videos"
+# What config.yaml says besides the settings: the algorithm; the class that is trained, where it is
+# the user's own; whether environments were handed over that no id describes.
+LABELS = frozenset({"algo", "agent", "handed_over", "signature"})
 
 _TEMPORARY_SUFFIX = ".fastrl-tmp"
 

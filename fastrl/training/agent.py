@@ -10,6 +10,7 @@ from torch import Tensor
 
 from fastrl.buffers.rollout import RolloutBuffer
 from fastrl.engine.engine import Engine
+from fastrl.envs.rebuild import Task
 from fastrl.envs.vector import VectorEnv
 from fastrl.processes.devices import Devices
 from fastrl.runs.timer import StageTimer
@@ -35,6 +36,7 @@ class Agent(Protocol):
     config: Any  # the algorithm's subclass of RunConfig
     start_folder: Path  # base of relative paths, even if an environment changes the current folder
     envs: list[VectorEnv]
+    task: Task  # what these environments are of
     devices: Devices
     engine: Engine
 
@@ -79,6 +81,14 @@ class Agent(Protocol):
 
     def predict(self, obs: Any, deterministic: bool = True) -> np.ndarray:
         """Returns actions for the environments, for one observation or a batch."""
+        ...
+
+    def labels(self) -> dict[str, Any]:
+        """Returns what config.yaml says of the agent: `runs.folder.LABELS`."""
+        ...
+
+    def match(self, state: dict[str, Any]) -> None:
+        """Freezes what was frozen when a state was saved; ValueError if its layers are others."""
         ...
 
     def state_dict(self) -> dict[str, Any]:

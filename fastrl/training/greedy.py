@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, cast
 
 import numpy as np
 
-from fastrl.envs.make import Backend, Purpose, base_seed, is_known_id, make_env
+from fastrl.envs.make import Purpose, base_seed
 from fastrl.envs.vector import VectorEnv
 from fastrl.processes.errors import one_line
 from fastrl.processes.pulse import PULSE
@@ -152,7 +152,7 @@ def evaluate_agent(
 
     Returns:
         The results. None if it was stopped; or, with one line in the log, if evaluation is
-        impossible: the environments have no id to create new ones from, or an episode does not end.
+        impossible: no more environments can be made, or an episode does not end.
     """
     from fastrl.processes.generators import generators_seeded
 
@@ -171,29 +171,21 @@ def evaluate_agent(
 
 
 def can_be_tested(agent: Agent) -> bool:
-    """Returns whether the agent's environments have an id from which new ones can be created."""
-    return is_known_id(agent.envs[0].env_id)
+    """Returns whether more environments of the agent's task can be made; it may try that."""
+    if agent.config.eval_episodes:
+        agent.task = agent.task.checked()
+    return agent.task.make is not None
 
 
 def fresh_env(
     agent: Agent, num_envs: int, purpose: Purpose, seed: int, render: bool = False
 ) -> VectorEnv:
     """Returns new environments of the agent's task; ValueError if they cannot be created."""
-    played = agent.envs[0]
-    if not can_be_tested(agent):
-        raise ValueError(
-            f"{played.env_id} is not an id, so no new environments of this kind can be created"
-        )
-    env = make_env(
-        played.env_id,
-        num_envs,
-        seed=base_seed(seed, purpose),
-        backend=cast(Backend, played.backend),
-        num_threads=min(agent.config.num_env_threads, num_envs),
-        render=render,
-        testing=True,
-        **agent.config.env_settings,
-    )
+    played, task = agent.envs[0], agent.task
+    if task.make is None:
+        raise ValueError(f"no new environments of {task.env_id} can be made: {task.why_not}")
+    num_threads = min(agent.config.num_env_threads, num_envs)
+    env = task.make(num_envs, seed=base_seed(seed, purpose), render=render, num_threads=num_threads)
     known, fresh = ((e.single_observation_space, e.single_action_space) for e in (played, env))
     if fresh != known:
         env.close()

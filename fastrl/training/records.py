@@ -90,10 +90,10 @@ class Records:
         if self.config.eval_episodes and not self._can_be_tested:
             what = "no evaluation and no videos" if self.config.capture_video else "no evaluation"
             again = f"python -m fastrl.evaluate {shlex.quote(str(self._shown))}"
-            self._progress.print(
-                f"{what}: {self.agent.envs[0].env_id} is not the id of a task, so no new "
-                f"environments can be created; afterwards: {again} --env-id module:callable"
-            )
+            why_not = self.agent.task.why_not
+            if not self.agent.task.is_own:
+                why_not += "; eval_env= says what to test"
+            self._progress.print(f"{what}: {why_not}; afterwards: {again} --env-id module:callable")
         return self
 
     def __exit__(self, *exception: Any) -> None:
@@ -207,7 +207,7 @@ class Records:
         if number:
             run = shlex.quote(str(self._shown))
             resume = f"python -m fastrl.{self.agent.algo} --resume {run}"
-            if not self._can_be_tested:  # nor can the command line create the environments
+            if not self.agent.task.is_named:  # the command line cannot make the environments
                 resume = f"AgentTrainer(resume={str(self._shown)!r}).fit(agent)"
             self._progress.print(
                 f"interrupted at {counters.env_steps:,} steps; resume with: {resume}"

@@ -13,7 +13,6 @@ import torch
 from fastrl.buffers.replay import columns_of
 from fastrl.buffers.rollout import RolloutBuffer
 from fastrl.config.resume import check_beginnings
-from fastrl.config.trust import signature_of
 from fastrl.envs.vector import HasState, VectorEnv
 from fastrl.processes.devices import Devices
 from fastrl.processes.generators import state_of_generators
@@ -35,12 +34,17 @@ def run_state(agent: Agent, buffer: RolloutBuffer, counters: Counters) -> dict[s
     """
     learner = agent.state_dict()
     state = {
-        "algo": agent.algo,
-        **signature_of(agent.config.to_dict()),
+        **checkpoint_labels(agent),
         "counters": dict(vars(counters)),
         "num_ranks": agent.devices.world_size,
     }
     return state | _state_of_rank(agent, buffer, learner) | {"agent": learner}
+
+
+def checkpoint_labels(agent: Agent) -> dict[str, Any]:
+    """Returns what a checkpoint says of an agent; `class` is "" for an algorithm of fastrl's."""
+    labels = agent.labels()  # where "agent" is the class; in a checkpoint it is the state
+    return {"class": labels.pop("agent", ""), **labels}
 
 
 def state_of_rank(agent: Agent, buffer: RolloutBuffer) -> dict[str, Any]:
@@ -189,3 +193,12 @@ def _has_ended(summary: Path) -> bool:
     with contextlib.suppress(OSError, ValueError):
         return json.loads(summary.read_text()).get("interrupted") is not True
     return summary.exists()
+
+
+def check_task(agent: Agent, folder: Path, restored: dict[str, Any]) -> None:
+    """Raises ValueError if a run on environments that were handed over is to go on without such."""
+    if restored.get("handed_over") and agent.task.is_named:
+        raise ValueError(
+            f"{folder} played environments of {restored['agent'].get('config', {}).get('env_id')} "
+            "that were handed over; give the agent such environments to go on"
+        )

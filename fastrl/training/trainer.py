@@ -20,7 +20,6 @@ from typing import Any, Literal
 
 from fastrl.buffers.rollout import RolloutBuffer
 from fastrl.config.run import RunConfig
-from fastrl.config.trust import signature_of
 from fastrl.engine.threads import rare_collections
 from fastrl.envs.pools import AnyEnvs, fitting_envs, reopened
 from fastrl.envs.vector import EnvError
@@ -46,6 +45,7 @@ from fastrl.training.records import Records, TrainResult
 from fastrl.training.resuming import (
     ENVS_STATE,
     check_same_run,
+    check_task,
     check_unfinished,
     is_whole,
     restore_envs,
@@ -93,7 +93,8 @@ class AgentTrainer:
 
         Args:
             agent: the agent that learns.
-            env: environments to use instead of the agent's own; same number and spaces.
+            env: environments to use instead of the agent's own; same number and spaces. A single
+                one is made as many times as the agent has environments, from its spec.
 
         Raises:
             ValueError: the environments do not fit or fail, or the loss is not finite. Earlier
@@ -121,7 +122,7 @@ class AgentTrainer:
             settings = {name: getattr(self._config, name) for name in TRAINER_SETTINGS}
             agent.config = agent.config.replace(**settings)
         if env is not None:
-            agent.envs = fitting_envs(env, agent.config, agent.envs)
+            agent.envs, agent.task = fitting_envs(env, agent.config, agent.envs, agent.task)
         with rare_collections(), ExitStack() as ownership:
             counters, restored, folder, checkpoint = Counters(), None, None, Path()
             if self._resume is not None:
@@ -136,9 +137,13 @@ class AgentTrainer:
                 if not is_whole(restored, agent.devices):
                     restored.pop("envs", None)  # they belong to another number of ranks
                 check_unfinished(agent, folder, counters)
+                check_task(agent, folder, restored)
+                agent.match(restored["agent"])
                 counters.restarts += 1
                 if "envs" not in restored:
                     agent.envs = reopened(agent.envs, counters.restarts)
+            if agent.task.note and agent.devices.is_global_zero:
+                print(agent.task.note, flush=True)
             buffer = _built(agent)
             timer = StageTimer()
             player = Player(agent, agent.envs, buffer, timer)
@@ -166,9 +171,7 @@ class AgentTrainer:
             if folder is None:  # late, so that a new folder gets its first checkpoint soon
                 folder = _new_folder(agent)
                 ownership.enter_context(owned(folder))
-            settings = agent.config.to_dict()
-            written = {"algo": agent.algo, **settings, **signature_of(settings)}
-            write_config(folder / CONFIG_NAME, written)
+            write_config(folder / CONFIG_NAME, {**agent.labels(), **agent.config.to_dict()})
             shown = folder
             if not expanded(self._resume or agent.config.log_dir).is_absolute():
                 shown = folder.relative_to(agent.start_folder)

@@ -1,0 +1,117 @@
+"""Classes of agents by name: what a checkpoint says it is of, and the way back to the class."""
+
+from __future__ import annotations
+
+import sys
+from importlib import import_module
+from typing import Any
+
+_STOCK = ("ppo", "a2c", "ppo_recurrent", "sac", "droq")
+
+
+def class_name(kind: type) -> str:
+    """Returns `module:Class`, as `--agent` takes it; the module may be `__main__`, a script."""
+    module = kind.__module__
+    if module == "__main__":  # under python -m it has a name
+        module = getattr(getattr(sys.modules["__main__"], "__spec__", None), "name", module)
+    return f"{module}:{kind.__qualname__}"
+
+
+def is_stock(kind: type) -> bool:
+    """Tells whether a class is one of fastrl's own algorithms."""
+    return kind.__module__ in [f"fastrl.{algo}" for algo in _STOCK]
+
+
+def is_loaded(name: Any) -> bool:
+    """Tells whether the class of a name is here already, so that no code of a file need run."""
+    if not isinstance(name, str):
+        return False
+    return _is_stock_name(name) or _loaded(*name.partition(":")[::2]) is not None
+
+
+def class_of(name: Any, source: str = "") -> Any:
+    """Returns the class of an agent by its name, whose module it imports.
+
+    Args:
+        name: `module:Class`.
+        source: the file that names it, which may do so (`config.trust`); "" if the user did.
+
+    Raises:
+        ValueError: there is no such class, it is no agent, or its module cannot be imported.
+    """
+    module_name, colon, qualname = name.partition(":") if isinstance(name, str) else ("", "", "")
+    if not colon or not module_name or not qualname:
+        where = f"{source}: " if source else ""
+        raise ValueError(f"{where}an agent is named module:Class, not {name!r}")
+    found = _loaded(module_name, qualname)
+    if found is None and module_name != "__main__":
+        found = _found(_imported(module_name, name), qualname)
+    if found is None and module_name == "__main__":
+        raise ValueError(
+            f"{source} was made by {qualname}, a class of a script: load it there, by "
+            f"{qualname}.load, or put the class into a module, which --agent names"
+        )
+    where = f"{source} was made by {name}" if source else name
+    if found is None:
+        raise ValueError(f"{where}, but there is no class of that name")
+    if not hasattr(found, "load_state_dict") or not hasattr(found, "algo"):
+        raise ValueError(f"{where}, which is no agent of fastrl")
+    return found
+
+
+def class_to_load(recorded: Any, asked: Any, source: str) -> Any:
+    """Returns the class that a file is read with.
+
+    Args:
+        recorded: the name in the file; "" for an algorithm of fastrl's, None in files of older
+            versions.
+        asked: the class whose `load` was called.
+        source: the file, which may name the class (`config.trust`).
+
+    Raises:
+        ValueError: it is another class's, or there is no such class.
+    """
+    if recorded in (None, class_name(asked)) or (recorded == "" and is_stock(asked)):
+        return asked
+    if recorded == "":
+        raise ValueError(
+            f"{source} is of fastrl's own {asked.algo}, not of {class_name(asked)}: that reads it; "
+            "policy.load_state_dict takes the weights alone"
+        )
+    if recorded == f"__main__:{asked.__qualname__}":  # saved where that module ran as a script
+        return asked
+    kind = class_of(recorded, source)
+    if issubclass(kind, asked) or (is_stock(asked) and kind.algo == asked.algo):
+        return kind
+    raise ValueError(
+        f"{source} is of {recorded}, not of {class_name(asked)}: {kind.__name__}.load reads it; "
+        "policy.load_state_dict takes the weights alone"
+    )
+
+
+def _is_stock_name(name: str) -> bool:
+    return name.startswith(tuple(f"fastrl.{algo}:" for algo in _STOCK))
+
+
+def _loaded(module_name: str, qualname: str) -> Any:
+    """Returns a class of a module that was imported before, or of this script; else None."""
+    main = sys.modules["__main__"]
+    if getattr(getattr(main, "__spec__", None), "name", "") == module_name:
+        return _found(main, qualname)
+    return _found(sys.modules.get(module_name), qualname)
+
+
+def _imported(module_name: str, name: str) -> Any:
+    try:
+        return import_module(module_name)
+    except ImportError as error:
+        raise ValueError(f"{name}: {error}") from error
+    except (Exception, SystemExit) as error:  # foreign code may raise anything
+        raise ValueError(f"{name}: importing it raised {type(error).__name__}: {error}") from error
+
+
+def _found(holder: Any, qualname: str) -> Any:
+    """Returns a class in a module or class; None if there is none. It runs no code."""
+    for part in qualname.split("."):
+        holder = vars(holder).get(part) if hasattr(holder, "__dict__") else None
+    return holder if isinstance(holder, type) else None

@@ -1,0 +1,66 @@
+"""What a checkpoint says of its networks: their layers, and which parameters do not learn."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from itertools import zip_longest
+from typing import Any
+
+from torch import nn
+
+from fastrl.models.layers import structure_of
+
+Networks = Mapping[str, nn.Module]
+
+
+def describe_networks(networks: Networks) -> dict[str, Any]:
+    """Returns the layers and the frozen parameters of networks, for a checkpoint."""
+    layers = {name: structure_of(module) for name, module in networks.items()}
+    return {"layers": layers, "frozen": frozen_names(networks)}
+
+
+def frozen_names(networks: Networks) -> list[str]:
+    """Returns the names of the parameters that do not learn: `requires_grad` is False."""
+    return [
+        f"{name}.{key}"
+        for name, module in networks.items()
+        for key, parameter in module.named_parameters()
+        if not parameter.requires_grad
+    ]
+
+
+def match_networks(networks: Networks, state: Mapping[str, Any]) -> bool:
+    """Freezes what was frozen when a state was saved.
+
+    Args:
+        networks: by name.
+        state: has what `describe_networks` returned, unless an older version saved it.
+
+    Returns:
+        Whether parameters learn now, or do not, that did otherwise.
+
+    Raises:
+        ValueError: the layers are others, or other parameters are frozen here.
+    """
+    saved_layers, frozen = state.get("layers", {}), state.get("frozen", [])
+    if not isinstance(saved_layers, dict) or not isinstance(frozen, list):
+        raise ValueError("the checkpoint does not fit this agent: its networks are not described")
+    for name, lines in saved_layers.items():
+        here = structure_of(networks[name]) if name in networks else []
+        for theirs, mine in zip_longest(lines, here, fillvalue="nothing"):
+            if theirs != mine:
+                raise ValueError(
+                    f"the checkpoint does not fit this agent: its {name} has {theirs}, this one "
+                    f"{mine}; layers of your own belong into make_policy of a class of your own"
+                )
+    if frozen == (mine := frozen_names(networks)):
+        return False
+    if mine:
+        raise ValueError(
+            f"the checkpoint does not fit this agent: frozen are {', '.join(frozen) or 'none'} in "
+            f"it, and {', '.join(mine)} here"
+        )
+    for name, module in networks.items():
+        for key, parameter in module.named_parameters():
+            parameter.requires_grad_(f"{name}.{key}" not in frozen)
+    return True

@@ -1,0 +1,66 @@
+"""Reads an agent from a file, after all that the file says has been looked at."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from fastrl.agents.naming import class_to_load, is_loaded
+from fastrl.config.resume import check_beginnings
+from fastrl.config.trust import check_named
+from fastrl.envs.make import is_known_id
+from fastrl.presets import facts_of
+from fastrl.processes.errors import one_line
+from fastrl.runs.checkpoint import Checkpoints, load_checkpoint
+from fastrl.runs.fitting import naming
+from fastrl.runs.folder import expanded, open_run_folder
+
+
+def read_agent(kind: Any, path: str | Path, env: Any, trust: bool, settings: dict[str, Any]) -> Any:
+    """Returns the agent in a file; arguments and errors as of `BaseAgent.load`, of class `kind`."""
+    path = expanded(path)
+    if path.is_dir():
+        path = Checkpoints(open_run_folder(path).checkpoints).newest()
+    state = load_checkpoint(path)
+    if state.get("algo") != kind.algo:
+        raise ValueError(f"{path} holds {str(state.get('algo'))!r}, not {kind.algo!r}")
+    env = settings.pop("env_id", None) if env is None else env
+    if "env_id" in settings:
+        raise ValueError(f"give env or env_id, not both: {env!r} and {settings['env_id']!r}")
+    given = dict(settings)
+    if env is not None and not isinstance(env, str):
+        settings = {**facts_of(env), "env_kwargs": (), **settings}
+        del settings["env_id"]
+    learner = state.get("agent")
+    saved = learner.get("config") if isinstance(learner, dict) else None
+    if not isinstance(saved, dict):
+        raise ValueError(f"{path} holds no agent of {kind.algo} with its config")
+    try:
+        config = kind.config_class.from_dict(saved)
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"{path}: {one_line(error)}") from error
+    recorded = state.get("class")
+    named_again = set(given) | ({"env_id"} if env is not None else set())
+    if not recorded or is_loaded(recorded):
+        named_again.add("agent")
+    named = {**config.to_dict(), "agent": recorded or ""}
+    check_named(named, state.get("signature"), path, trust=trust, named_again=named_again)
+    make: Any = class_to_load(recorded, kind, str(path))
+    if env is None and (state.get("handed_over") or not is_known_id(config.env_id)):
+        raise ValueError(
+            f"{path} was trained on {config.env_id}, which is no id to make environments from"
+            f"{', for they were handed over' if is_known_id(config.env_id) else ''}; "
+            "name one, or module:callable, by env= of load or --env-id of evaluate and export"
+        )
+    # However many processes trained it, one is enough to play.
+    change = config.replace if "devices" in settings else config.for_one_process
+    tests = {"eval_env": settings.pop("eval_env")} if "eval_env" in settings else {}
+    config = change(**settings)
+    check_beginnings(config, saved, path, "seed", "alpha")
+    agent = make(config.env_id if env is None else env, config, **tests)
+    with naming(path):
+        agent.load_state_dict(learner)
+        if place := agent.not_finite():
+            raise ValueError(f"its {place} is not finite: the training diverged")
+    agent.begin_anew(given)
+    return agent

@@ -1,0 +1,138 @@
+"""Names of settings in other libraries, and what they are called here.
+
+Those of stable-baselines3, CleanRL, rl_games and rsl_rl, and what their users mix up.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Collection
+
+# Ours, of which each algorithm has only some, and what others call them.
+_TABLE = {
+    "env_id": "env env_name environment task",
+    "exp_name": "experiment_name run_name tb_log_name",
+    "seed": "random_seed",
+    "total_timesteps": "n_timesteps total_steps max_env_steps max_epochs max_iterations "
+    "num_learning_iterations n_iterations",
+    "num_envs": "n_envs num_actors",
+    "num_steps": "n_steps rollout_steps rollout_length horizon horizon_length num_steps_per_env",
+    "num_steps replay_ratio": "train_freq train_frequency",
+    "per_rank_batch_size": "batch_size minibatch_size num_minibatches num_mini_batches "
+    "n_minibatches nminibatches",
+    "update_epochs": "n_epochs epochs num_epochs mini_epochs num_learning_epochs",
+    "replay_ratio update_epochs": "gradient_steps",
+    "replay_ratio": "utd_ratio updates_per_step",
+    "learning_rate policy_lr q_lr": "learning_rate lr",
+    "policy_lr learning_rate": "actor_lr actor_learning_rate policy_learning_rate",
+    "q_lr learning_rate": "critic_lr critic_learning_rate q_learning_rate",
+    "anneal_lr": "lr_schedule anneal_learning_rate",
+    "optimizer_eps adam_eps": "rms_prop_eps optimizer_eps",
+    "optimizer": "use_rms_prop optimizer_class",
+    "max_grad_norm": "grad_norm truncate_grads clip_grad_norm",
+    "gamma": "discount discount_factor",
+    "gae_lambda": "lam lambda tau_gae use_gae",
+    "normalize_advantages": "normalize_advantage norm_adv normalize_advantage_per_mini_batch",
+    "observation_normalization": "norm_obs normalize_obs normalize_input "
+    "empirical_normalization obs_normalization",
+    "reward_scaling": "norm_reward normalize_reward normalize_value",
+    "clip_coef": "clip_range clip_param clip_epsilon e_clip",
+    "clip_vloss": "clip_range_vf clip_value clip_value_loss use_clipped_value_loss",
+    "target_kl": "desired_kl kl_threshold",
+    "vf_coef": "value_loss_coef value_coef critic_coef",
+    "ent_coef alpha tune_alpha": "ent_coef",
+    "ent_coef alpha": "entropy_coef",
+    "alpha": "init_alpha init_temperature",
+    "tune_alpha": "autotune",
+    "tau": "polyak soft_update_tau",
+    "buffer_size": "buffer_capacity replay_size memory_size",
+    "learning_starts": "warmup_steps start_steps",
+    "target_network_frequency": "target_update_interval",
+    "num_critics": "n_critics",
+    "num_return_steps": "n_step nstep",
+    "dropout_rate": "dropout",
+    "hidden_sizes": "net_arch hidden_dims hidden_size actor_hidden_dims critic_hidden_dims units "
+    "lstm_hidden_size rnn_hidden_size rnn_hidden_dim",
+    "hidden_sizes activation_function ortho_init log_std_init": "policy_kwargs network_kwargs",
+    "activation_function": "activation_fn activation",
+    "shared_network": "share_features_extractor separate",
+    "log_std_init": "init_noise_std",
+    "rnn": "rnn_type",
+    "sequence_length": "seq_length seq_len",
+    "accelerator devices": "device",
+    "accelerator": "cuda use_cuda gpu",
+    "precision": "mixed_precision bf16",
+    "engine": "compile torch_compile",
+    "eval_every": "eval_freq eval_interval",
+    "eval_episodes": "n_eval_episodes num_eval_episodes",
+    "checkpoint_every": "save_freq save_frequency save_interval checkpoint_freq "
+    "checkpoint_interval",
+    "capture_video": "capture_videos record_video",
+    "log_every": "log_interval",
+    "log_dir": "tensorboard_log logdir",
+}
+OTHER_NAMES: dict[str, tuple[str, ...]] = {
+    other: tuple(ours.split()) for ours, others in _TABLE.items() for other in others.split()
+}
+
+# What has no setting, or one of another meaning.
+WORDS = {
+    "callback": "there are no callbacks; a class of your own may override update",
+    "features_extractor_class": "a class of your own overrides make_policy",
+    "features_extractor_kwargs": "a class of your own overrides make_policy",
+    "clip_range_vf": "true or false: it clips by clip_coef",
+    "gradient_steps": "gradient steps per environment step of SAC and DroQ, passes of PPO",
+    "horizon_length": "steps of each environment in a rollout",
+    "log_interval": "a row of metrics comes with every update",
+    "max_epochs": "in environment steps",
+    "max_iterations": "in environment steps",
+    "n_iterations": "in environment steps",
+    "n_minibatches": "rows of a minibatch, not their number",
+    "nminibatches": "rows of a minibatch, not their number",
+    "num_learning_iterations": "in environment steps",
+    "num_mini_batches": "rows of a minibatch, not their number",
+    "num_minibatches": "rows of a minibatch, not their number",
+    "policy": "the networks follow from the spaces",
+    "progress_bar": "on a terminal there is one always",
+    "reset_num_timesteps": "AgentTrainer(resume=RUN) goes on with a run",
+    "sde_sample_freq": "there is no state-dependent exploration",
+    "separate": "the opposite of it",
+    "target_kl": "the update stops there",
+    "track": "metrics are written to TensorBoard and CSV",
+    "use_sde": "there is no state-dependent exploration",
+    "verbose": "lines go to stdout, which may be redirected",
+    "wandb_project_name": "metrics are written to TensorBoard and CSV",
+}
+
+
+def near_names(name: str, known: Collection[str], most: int = 3, cutoff: float = 0.6) -> list[str]:
+    """Returns the known names that an unknown one may stand for.
+
+    Args:
+        name: the unknown name, in snake case.
+        known: the valid names.
+        most: maximum number of similarly spelt names to return.
+        cutoff: least similarity, from 0 to 1.
+    """
+    ours = [meant for meant in OTHER_NAMES.get(name, ()) if meant in known]
+    if ours or name in WORDS:
+        return ours
+    return difflib.get_close_matches(name, known, n=most, cutoff=cutoff)
+
+
+def hint_for(name: str, known: Collection[str], *, dash: bool = False, cutoff: float = 0.6) -> str:
+    """Returns what to say after an unknown name: "; did you mean num_steps?".
+
+    Args:
+        name: the unknown name, in snake case.
+        known: the valid names.
+        dash: spell ours as flags.
+        cutoff: least similarity of a name that is in no table, from 0 to 1.
+    """
+    near = near_names(name, known, 1 if dash else 3, cutoff)
+    words = WORDS.get(name, "")
+    if not near:
+        lacking = "--help lists all" if dash else f"known are {', '.join(sorted(known))}"
+        return f"; {words or lacking}"
+    spelt = ["--" + ours.replace("_", "-") if dash else ours for ours in near]
+    return f"; did you mean {' or '.join(spelt)}?{f' ({words})' if words else ''}"

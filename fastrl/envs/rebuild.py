@@ -1,0 +1,326 @@
+"""More environments of the task that is trained on: for greedy tests, videos and resumed runs.
+
+An id says which task it is, together with the settings of the run. Of environments that the caller
+built, the functions or the whole spec that made them say so: keyword arguments, time limit and
+wrappers included. Where neither is known, nothing is guessed, and `Task.why_not` says why.
+"""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+import inspect
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any, NamedTuple, cast
+from weakref import WeakSet
+
+import gymnasium
+from gymnasium.vector import AsyncVectorEnv, SyncVectorEnv
+from gymnasium.wrappers.vector import RecordEpisodeStatistics
+
+from fastrl.config.run import RunConfig
+from fastrl.envs.make import (
+    Backend,
+    make_env,
+    settings_of_made,
+    vector_env_of,
+    wrap_vector_env,
+)
+from fastrl.envs.vector import VectorEnv
+from fastrl.processes.errors import one_line
+
+Maker = Callable[..., VectorEnv]
+"""Called with the number of environments, `seed`, `render` and `num_threads`."""
+
+
+class Task(NamedTuple):
+    """What an agent is trained on, and how more environments of it are made."""
+
+    env_id: str
+    make: Maker | None
+    why_not: str = ""
+    """Why none can be made."""
+    is_named: bool = True
+    """Whether id and settings of the run say all, so that another process can make them."""
+    is_own: bool = False
+    """Whether the caller said what is tested, by `eval_env`."""
+    note: str = ""
+    """What the user should know of the environments that are trained on."""
+    check: Callable[[], str] | None = None
+    """Makes one and says in what it differs from those that are trained on; "" if in nothing."""
+
+    def checked(self) -> Task:
+        """Returns the task, whose environments cannot be made if they would be others."""
+        if self.make is None or self.check is None:
+            return self
+        why_not = self.check()
+        return self._replace(check=None, make=None if why_not else self.make, why_not=why_not)
+
+
+def task_of(env: Any, envs: Sequence[VectorEnv], config: RunConfig, eval_env: Any = "auto") -> Task:
+    """Returns the task of environments.
+
+    Args:
+        env: what the caller gave: an id, or environments.
+        envs: the pools that were made of it.
+        config: settings of the run.
+        eval_env: what is tested, where that is not `env`: a function that returns a
+            `gymnasium.Env`, an environment, or an id. None: nothing is tested.
+
+    Raises:
+        ValueError: `eval_env` is nothing of that kind.
+    """
+    trained = _trained(env, envs, config)
+    if trained.env_id != config.env_id:
+        trained = trained._replace(is_named=False)
+    if isinstance(eval_env, str) and eval_env == "auto":
+        return trained
+    own = trained._replace(is_own=True, make=None, check=None)
+    if eval_env is env:
+        raise ValueError("eval_env is what is trained on, which a test would reset")
+    if eval_env is None:
+        return own._replace(why_not="eval_env=None")
+    return own._replace(make=_tested(eval_env, config), why_not="")
+
+
+def whole_spec(env: gymnasium.Env) -> Any:
+    """Returns the spec that describes an environment with all its wrappers; None if there is none.
+
+    A wrapper that does not record its arguments (`RecordConstructorArgs`) is described by no spec.
+    """
+    spec = env.spec
+    if spec is None or any(wrapper.kwargs is None for wrapper in spec.additional_wrappers):
+        return None
+    return spec
+
+
+def _trained(env: Any, envs: Sequence[VectorEnv], config: RunConfig) -> Task:
+    if isinstance(env, str):
+        backend = cast(Backend, envs[0].backend)
+        settings = {"backend": backend, "testing": True, **config.env_settings}
+        return Task(env, partial(make_env, env, **settings))
+    env_id, kind = envs[0].env_id, type(env).__name__
+    if isinstance(env, gymnasium.vector.VectorEnv):
+        return _trained_vector(env, env_id, config)
+    if isinstance(env, gymnasium.Env):
+        spec = whole_spec(env)
+        if spec is None:
+            return Task(env_id, None, f"no spec describes the {kind} that was given", False)
+        count = config.num_envs
+        note = f"{env_id}: {count} environments, made from the spec of the one that was given"
+        maker, check = (
+            _from_functions(env_id, _maker_of(spec), config),
+            _check(env, _maker_of(spec)),
+        )
+        told = note if count > 1 else ""
+        return Task(env_id, maker, "", _is_plain(spec), note=told, check=check)
+    made = settings_of_made(env)
+    if made is None and callable(env):
+        return Task(env_id, _from_functions(env_id, env, config), "", False)
+    if made is None:
+        return Task(env_id, None, f"nothing says how the {kind} that was given was made", False)
+    name, settings = made
+    is_named = settings == {**settings, **config.env_settings}
+    settings = {**settings, "backend": envs[0].backend, "testing": True}
+    return Task(env_id, partial(make_env, name, **settings), "", is_named)
+
+
+def _trained_vector(env: Any, env_id: str, config: RunConfig) -> Task:
+    kind = type(env).__name__
+    while type(env) is RecordEpisodeStatistics:  # it changes nothing
+        env = env.env
+    if isinstance(env, gymnasium.vector.VectorWrapper):
+        return Task(env_id, None, f"no spec describes the wrapper {type(env).__name__}", False)
+    spec = env.spec
+    if spec is not None and "vectorization_mode" in spec.kwargs:  # `gymnasium.make_vec` was here
+        maker, check = partial(_from_vector_spec, spec, config), None
+        if type(env) is SyncVectorEnv and isinstance(env.env_fns, Sequence):
+            check = _check(env.envs[0], env.env_fns[0])
+        return Task(env_id, maker, "", _is_plain(spec), check=check)
+    if type(env) in (SyncVectorEnv, AsyncVectorEnv) and isinstance(env.env_fns, Sequence):
+        played = getattr(env, "envs", ())
+        maker, check = _from_functions(env_id, env.env_fns, config, played), None
+        if played:  # of processes, nothing can be looked at
+            check = _check(played[0], env.env_fns[0])
+        return Task(env_id, maker, "", False, check=check)
+    return Task(env_id, None, f"nothing says how the {kind} that was given was made", False)
+
+
+def _is_plain(spec: Any) -> bool:
+    """Tells whether a spec is what its id alone stands for."""
+    registered = gymnasium.registry.get(spec.id)
+    if registered is None:
+        return False
+    how = {"num_envs", "vectorization_mode", "render_mode"}
+    limit = {"max_episode_steps": registered.max_episode_steps}  # it is among those of `make_vec`
+    kwargs = {name: value for name, value in spec.kwargs.items() if name not in how}
+    try:
+        return {**limit, **kwargs} == {**limit, **registered.kwargs} and all(
+            getattr(spec, entry.name) == getattr(registered, entry.name)
+            for entry in dataclasses.fields(spec)
+            if entry.name not in ("kwargs", "disable_env_checker")
+        )
+    except ValueError:  # arrays
+        return False
+
+
+def _from_vector_spec(
+    spec: Any, config: RunConfig, num_envs: int, *, seed: int, render: bool = False, **_: Any
+) -> VectorEnv:
+    """Makes environments as `gymnasium.make_vec` made those that are trained on."""
+    spec = copy.deepcopy(spec)
+    drawn = {"render_mode": "rgb_array"} if render else {}
+    spec.kwargs = {**spec.kwargs, "num_envs": num_envs, **drawn}
+    return wrap_vector_env(gymnasium.make_vec(spec), seed=seed, **config.env_settings)
+
+
+def _from_functions(
+    env_id: str, functions: Any, config: RunConfig, played: Sequence[Any] = ()
+) -> Maker:
+    """Returns a maker that calls the caller's functions, in turn.
+
+    Args:
+        env_id: for messages.
+        functions: one that makes environments, or some, each of its own.
+        config: settings of the run.
+        played: environments that are trained on, which no function may return again.
+    """
+    makers = [functions] if callable(functions) else list(functions)
+    seen = WeakSet(played)
+
+    def make_new(make: Callable[..., Any], **more: Any) -> Any:
+        env = make(**more)
+        if isinstance(env, gymnasium.Env):
+            if env in seen:
+                raise ValueError(
+                    f"{env_id}: its function returns an environment that is in use already; it "
+                    "must make a new one at every call"
+                )
+            seen.add(env)
+        return env
+
+    def make(num_envs: int, *, seed: int, render: bool = False, **_: Any) -> VectorEnv:
+        new = [partial(make_new, makers[i % len(makers)]) for i in range(num_envs)]
+        if render and _takes_render_mode(makers[0]):
+            new[0] = partial(new[0], render_mode="rgb_array")
+        seeds = [(seed + i) % 2**31 for i in range(num_envs)]
+        return vector_env_of(env_id, new, seeds, **config.env_settings)
+
+    return make
+
+
+def _takes_render_mode(function: Any) -> bool:
+    try:
+        parameters = inspect.signature(function).parameters
+    except (TypeError, ValueError):  # of C
+        return False
+    kinds = [parameter.kind for parameter in parameters.values()]
+    return "render_mode" in parameters or inspect.Parameter.VAR_KEYWORD in kinds
+
+
+def _tested(eval_env: Any, config: RunConfig) -> Maker:
+    """Returns a maker of what the caller wants to be tested."""
+    if isinstance(eval_env, str):
+        settings = {"backend": config.backend, "testing": True, **config.env_settings}
+        return partial(make_env, eval_env, **settings)
+    if isinstance(eval_env, gymnasium.vector.VectorEnv | gymnasium.Env):
+        return lambda num_envs, *, seed, **_: _kept_open(opened(eval_env, [seed], config))
+    if settings_of_made(eval_env) is not None:
+        raise ValueError("eval_env takes the id that make_env takes, in place of what it returns")
+    if not callable(eval_env):
+        raise ValueError(
+            f"eval_env must be a function that returns a gymnasium.Env, an environment, an id or "
+            f"None, not {eval_env!r}"
+        )
+    return _from_functions(name_of(eval_env), eval_env, config)
+
+
+def opened(env: Any, seeds: Sequence[int], config: RunConfig) -> VectorEnv:
+    """Returns a caller's environments, or one environment as many times as there are seeds.
+
+    Args:
+        env: a vector environment, a single one, or a function that makes single ones.
+        seeds: of as many environments as are wanted; a vector environment takes the first.
+        config: settings of the run.
+
+    Raises:
+        ValueError: several environments are wanted, and no spec describes the one that is there.
+    """
+    if isinstance(env, gymnasium.vector.VectorEnv):
+        return wrap_vector_env(env, seed=seeds[0], **config.env_settings)
+    if not isinstance(env, gymnasium.Env):
+        return vector_env_of(name_of(env), [env] * len(seeds), seeds, **config.env_settings)
+    makers: list[Callable[[], gymnasium.Env]] = [lambda: env]
+    if len(seeds) > 1:
+        if (spec := whole_spec(env)) is None:
+            raise ValueError(
+                f"cannot make {len(seeds)} environments of the {type(env.unwrapped).__name__} that "
+                "was given: no spec describes it with its wrappers; set num_envs=1, or give a "
+                "function that makes one, or gymnasium.vector.SyncVectorEnv([make, make])"
+            )
+        makers = [_maker_of(spec)] * len(seeds)
+        if edited := _check(env, makers[0])():
+            raise ValueError(f"cannot make {len(seeds)} environments of one: {edited}")
+    return vector_env_of(name_of(env), makers, seeds, **config.env_settings)
+
+
+def name_of(env: Any) -> str:
+    """Returns the id of an environment that a caller built; the name of its class if it has none.
+
+    Of a function, its name.
+    """
+    if isinstance(env, gymnasium.Env | gymnasium.vector.VectorEnv):
+        return env.spec.id if env.spec is not None else type(env.unwrapped).__name__
+    return getattr(env, "__name__", type(env).__name__)
+
+
+def _check(given: gymnasium.Env, make: Callable[[], Any]) -> Callable[[], str]:
+    """Returns what tells whether somebody changed an environment after it was made.
+
+    It compares numbers and words among the attributes, but for those that playing changes.
+    """
+
+    def check() -> str:
+        try:
+            made = make()
+            if made is given:
+                return ""  # its maker says so, with better words
+            fresh, mine = _numbers_of(made), _numbers_of(given)
+            made.reset(seed=0)
+            for _ in range(3):
+                _, _, terminated, truncated, _ = made.step(made.action_space.sample())
+                if terminated or truncated:
+                    break
+            played = _numbers_of(made)
+            made.close()
+        except Exception as error:  # of the caller's code
+            return f"trying a new one raised {type(error).__name__}: {one_line(error)}"
+        for name in fresh.keys() & mine.keys():
+            if fresh[name] == played.get(name) and fresh[name] != mine[name]:
+                return (
+                    f"{name} of the {type(given.unwrapped).__name__} that was given is "
+                    f"{mine[name]!r}, of a new one {fresh[name]!r}"
+                )
+        return ""
+
+    return check
+
+
+def _numbers_of(env: gymnasium.Env) -> dict[str, Any]:
+    """Returns the attributes of the innermost environment that are numbers or words."""
+    kinds = bool, int, float, str
+    return {name: x for name, x in vars(env.unwrapped).items() if isinstance(x, kinds)}
+
+
+def _maker_of(spec: Any) -> Callable[..., gymnasium.Env]:
+    if spec.kwargs.get("render_mode") == "human":  # a window is enough
+        spec = copy.deepcopy(spec)
+        del spec.kwargs["render_mode"]
+    return partial(gymnasium.make, spec, disable_env_checker=True)
+
+
+def _kept_open(env: Any) -> VectorEnv:
+    """Leaves closing to the caller."""
+    env.close = lambda: None
+    return env

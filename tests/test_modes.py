@@ -1,0 +1,144 @@
+"""Evaluation and training mode: acting is in the one, learning in the other, on every engine."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from seam import FAST, KINDS, ON_POLICY, assert_same, make, on_eager, ran
+from test_seam import put_layers
+from torch import Tensor, nn
+from toy_agents import Loop, make_agent
+
+from fastrl import PPO
+from fastrl.export import export_policy, exported
+from fastrl.models.layers import evaluating
+
+of_all = pytest.mark.parametrize("name", KINDS)
+on_fast = pytest.mark.parametrize("engine", FAST)
+
+
+class Moded(nn.Module):
+    """A layer that gives something else in training, without drawing anything."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return 0.5 * x + 0.1 if self.training else x
+
+
+def moded(num_inputs: int, num_features: int) -> nn.Module:
+    return nn.Sequential(nn.Linear(num_inputs, 12), Moded(), nn.Linear(12, num_features), nn.Tanh())
+
+
+def normed(num_inputs: int, num_features: int) -> nn.Module:
+    layers = nn.Linear(num_inputs, 12), nn.BatchNorm1d(12), nn.Linear(12, num_features)
+    return nn.Sequential(*layers, nn.Tanh())
+
+
+def dropping(num_inputs: int, num_features: int) -> nn.Module:
+    layers = nn.Linear(num_inputs, 12), nn.Dropout(0.5), nn.Linear(12, num_features)
+    return nn.Sequential(*layers, nn.Tanh())
+
+
+def put_moded(agent: Any) -> None:
+    put_layers(moded, agent)
+
+
+def put_normed(agent: Any) -> None:
+    put_layers(normed, agent)
+
+
+def put_dropping(agent: Any) -> None:
+    put_layers(dropping, agent)
+
+
+@of_all
+@on_fast
+@pytest.mark.parametrize("change", [put_moded, put_normed])
+def test_every_engine_learns_in_training_mode_what_eager_learns(name, engine, change):
+    found, expected = ran(KINDS[name], engine, change), on_eager(KINDS[name], change)
+    assert_same(found, expected)
+    buffers = dict(expected.agent.policy.named_buffers())
+    for key, value in found.agent.policy.named_buffers():
+        torch.testing.assert_close(value, buffers[key], rtol=1e-3, atol=1e-4)
+
+
+@of_all
+def test_training_mode_is_what_the_loss_sees(name):
+    def without(agent: Any) -> None:
+        put_moded(agent)
+        for module in agent.policy.modules():
+            if isinstance(module, Moded):
+                module.eval()  # a part alone: it stays so
+
+    found, other = on_eager(KINDS[name], put_moded), ran(KINDS[name], "eager", without)
+    assert any(not torch.equal(x, other.weights[key]) for key, x in found.weights.items())
+
+
+@pytest.mark.parametrize("engine", [*FAST, "eager"])
+@pytest.mark.parametrize("name", ON_POLICY)
+def test_rows_are_acted_and_judged_without_dropout(name, engine):
+    agent = make(KINDS[name], engine, observation_normalization=False)
+    put_dropping(agent)
+    loop = Loop(agent)
+    loop.collect()
+    with agent.engine.learning():
+        agent.compute_advantages(loop.buffer)
+    rows, actions = agent.rows_to_evaluate(loop.buffer)
+    with torch.no_grad(), evaluating(agent.policy):
+        log_probs, values = agent.evaluate_rows(rows, actions)
+    torch.testing.assert_close(loop.buffer.log_probs.view(-1), log_probs, rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(loop.buffer.values[:-1].view(-1), values, rtol=1e-4, atol=1e-4)
+
+
+@of_all
+@pytest.mark.parametrize("change", [put_dropping, put_normed])
+def test_predict_is_in_evaluation_mode_and_leaves_the_mode_alone(name, change):
+    agent = make(KINDS[name], "eager")
+    change(agent)
+    obs = np.random.default_rng(0).standard_normal((64, *agent.observation_space.shape))
+    modes = [module.training for module in agent.policy.modules()]
+    first, second = (agent.predict(obs.astype(np.float32)) for _ in range(2))
+    np.testing.assert_array_equal(first, second)
+    assert [module.training for module in agent.policy.modules()] == modes
+    agent.policy.eval()
+    np.testing.assert_array_equal(agent.predict(obs.astype(np.float32)), first)
+
+
+def test_mode_is_put_back_after_an_error():
+    network = nn.Sequential(nn.Dropout(), nn.Sequential(nn.Dropout()).eval())
+    with pytest.raises(ValueError), evaluating(network):
+        assert not any(module.training for module in network.modules())
+        raise ValueError
+    assert [module.training for module in network.modules()] == [True, True, False, False]
+
+
+def test_file_plays_what_the_tests_play(tmp_path: Path):
+    agent = make_agent("discrete")
+    put_dropping(agent)
+    policy, example, wanted = exported(agent)
+    export_policy(policy, example, tmp_path / "policy.pt", "torchscript", wanted)
+    read = torch.jit.load(str(tmp_path / "policy.pt"))
+    assert isinstance(example, Tensor)
+    np.testing.assert_array_equal(read(example).numpy(), agent.predict(example.numpy()))
+
+
+def test_a_policy_in_evaluation_mode_learns_in_training_mode():
+    def evaluate(agent: Any) -> None:
+        put_moded(agent)
+        agent.policy.eval()
+
+    assert_same(ran(PPO, "eager", evaluate), on_eager(PPO, put_moded))
+
+
+@pytest.mark.parametrize("engine", [*FAST, "eager"])
+def test_a_normaliser_in_evaluation_mode_keeps_its_statistics(engine):
+    def freeze(agent: Any) -> None:
+        agent.policy.normalizer.eval()
+
+    for name in ON_POLICY:
+        found = ran(KINDS[name], engine, freeze)
+        assert int(found.agent.policy.normalizer.count) == 0
+        assert int(ran(KINDS[name], engine).agent.policy.normalizer.count) > 0

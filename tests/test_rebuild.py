@@ -1,0 +1,301 @@
+"""What is tested and resumed is the task that is trained on, or nothing is, and a line says so."""
+
+from __future__ import annotations
+
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import gymnasium
+import numpy as np
+import pytest
+import toy_envs
+from gymnasium.vector import AsyncVectorEnv, SyncVectorEnv
+from gymnasium.wrappers.vector import ClipReward, RecordEpisodeStatistics
+
+from fastrl import PPO, AgentTrainer, make_env
+from fastrl.cli import main as command_line
+from fastrl.config.ppo import PPOConfig
+from fastrl.evaluate import main as evaluate
+from fastrl.runs.checkpoint import load_checkpoint
+from fastrl.runs.folder import read_config
+
+LIMIT = 7  # steps; an untrained policy survives more
+CARTPOLE = "CartPole-v1"
+
+
+class Halved(gymnasium.RewardWrapper):
+    """A wrapper that no spec describes."""
+
+    def reward(self, reward: Any) -> float:
+        return 0.5 * reward
+
+
+def limited(**more: Any) -> gymnasium.Env:
+    return gymnasium.make(CARTPOLE, max_episode_steps=LIMIT, **more)
+
+
+def halved() -> gymnasium.Env:
+    return Halved(limited())
+
+
+def recorded() -> gymnasium.Env:
+    """Returns an environment whose wrapper is part of its spec."""
+    return gymnasium.wrappers.TransformReward(limited(), lambda reward: 0.5 * float(reward))
+
+
+class OwnVector(SyncVectorEnv):
+    """A vector environment of somebody's own, which may do anything."""
+
+
+class Changed(gymnasium.vector.VectorEnv):
+    """A vector environment of somebody's own that claims to be a known task."""
+
+    def __init__(self) -> None:
+        self.env = gymnasium.make_vec(CARTPOLE, 2)
+        self.spec, self.num_envs, self.metadata = gymnasium.spec(CARTPOLE), 2, self.env.metadata
+        self.single_observation_space = self.env.single_observation_space
+        self.single_action_space = self.env.single_action_space
+
+
+def vectorised(**more: Any) -> gymnasium.vector.VectorEnv:
+    return gymnasium.make_vec(CARTPOLE, 2, max_episode_steps=LIMIT, **more)
+
+
+def agent_for(env: Any, folder: Path, **settings: Any) -> PPO:
+    small = {
+        "num_envs": 2,
+        "num_steps": 16,
+        "per_rank_batch_size": 16,
+        "update_epochs": 1,
+        "total_timesteps": 32,
+        "hidden_sizes": (8,),
+        "eval_episodes": 3,
+        "engine": "eager",
+        "accelerator": "cpu",
+        "log_dir": str(folder),
+    }
+    return PPO(env, preset="none", **{**small, **settings})
+
+
+def tested(agent: PPO) -> tuple[Any, Any]:
+    """Trains; returns mean return and length of the final test, None if there was none."""
+    result = agent.learn().result
+    assert result is not None
+    return result.summary["eval_return_mean"], result.summary["eval_length_mean"]
+
+
+MAKERS = {
+    "custom vector": vectorised,
+    "make_vec sync": partial(vectorised, vectorization_mode="sync"),
+    "make_vec async": partial(vectorised, vectorization_mode="async"),
+    "recorded statistics": lambda: RecordEpisodeStatistics(vectorised()),
+    "functions": lambda: SyncVectorEnv([limited] * 2),
+    "functions of processes": lambda: AsyncVectorEnv([limited] * 2),
+    "our own": lambda: make_env(CARTPOLE, 2, env_kwargs={"max_episode_steps": LIMIT}),
+    "one with a spec": limited,
+    "a function": lambda: limited,
+}
+
+
+@pytest.mark.parametrize("how", MAKERS)
+def test_limits_of_what_was_handed_over_hold_in_tests(how, tmp_path):
+    agent = agent_for(MAKERS[how](), tmp_path)
+    assert tested(agent) == (LIMIT, LIMIT)
+    assert not agent.task.is_named
+    for env in agent.envs:
+        env.close()
+
+
+WRAPPED = {
+    "functions": lambda: SyncVectorEnv([halved] * 2),
+    "lambdas with an argument": lambda: SyncVectorEnv([lambda: Halved(limited())] * 2),
+    "make_vec": lambda: vectorised(vectorization_mode="sync", wrappers=[Halved]),
+    "in the spec": lambda: SyncVectorEnv([recorded] * 2),
+    "one with its wrappers in the spec": recorded,
+}
+
+
+@pytest.mark.parametrize("how", WRAPPED)
+def test_wrappers_of_what_was_handed_over_are_there_in_tests(how, tmp_path):
+    assert tested(agent_for(WRAPPED[how](), tmp_path)) == (LIMIT / 2, LIMIT)
+
+
+UNKNOWN = {
+    "no spec describes the wrapper ClipReward": lambda: ClipReward(vectorised(), 0, 0.5),
+    "no spec describes the Halved that was given": halved,
+    "nothing says how the OwnVector that was given was made": lambda: OwnVector([limited] * 2),
+}
+
+
+@pytest.mark.parametrize("reason", UNKNOWN)
+def test_nothing_is_guessed_and_the_best_policy_is_that_of_training(reason, tmp_path, capsys):
+    settings = {"num_envs": 1} if "Halved" in reason else {}
+    agent = agent_for(UNKNOWN[reason](), tmp_path, checkpoint_every=16, **settings)
+    assert tested(agent) == (None, None)
+    out = capsys.readouterr().out
+    assert out.count(f"no evaluation: {reason}; eval_env= says what to test;") == 1
+    assert agent.result is not None
+    best = load_checkpoint(agent.result.folder / "checkpoints" / "best.pt")["counters"]
+    assert np.isfinite(best["best_return"]) and best["recent_returns"]
+
+
+def test_a_vector_environment_that_claims_an_id_is_not_made_from_it():
+    from fastrl.envs.rebuild import task_of
+
+    env: Any = Changed()
+    fake: Any = [type("Pool", (), {"env_id": CARTPOLE, "backend": "gymnasium"})]
+    task = task_of(env, fake, PPOConfig(num_envs=2))
+    assert task.make is None and not task.is_named and "Changed" in task.why_not
+
+
+@pytest.mark.parametrize(
+    "eval_env",
+    [limited, limited(), vectorised(), partial(gymnasium.make, CARTPOLE, max_episode_steps=LIMIT)],
+    ids=["function", "one", "vector", "partial"],
+)
+def test_eval_env_is_what_is_tested_as_often_as_asked(eval_env, tmp_path):
+    agent = agent_for(CARTPOLE, tmp_path, eval_env=eval_env, eval_every=16)
+    assert tested(agent) == (LIMIT, LIMIT)
+    assert tested(agent) == (LIMIT, LIMIT)
+
+
+def test_eval_env_none_means_no_tests_and_that_is_said(tmp_path, capsys):
+    assert tested(agent_for(CARTPOLE, tmp_path, eval_env=None)) == (None, None)
+    assert "no evaluation: eval_env=None; afterwards: python -m" in capsys.readouterr().out
+
+
+def test_eval_env_of_another_kind_is_refused(tmp_path):
+    env = vectorised()
+    for wrong, words in ((3, "must be a function"), (env, "is what is trained on")):
+        with pytest.raises(ValueError, match=words):
+            agent_for(env, tmp_path, eval_env=wrong)
+    with pytest.raises(ValueError, match="takes the id that make_env takes"):
+        agent_for(CARTPOLE, tmp_path, eval_env=make_env(CARTPOLE, 2))
+
+
+def test_a_function_that_returns_the_training_environment_is_not_tested(tmp_path, caplog):
+    env = limited()
+    agent = agent_for(SyncVectorEnv([lambda: env]), tmp_path, num_envs=1)
+    assert tested(agent) == (None, None)
+    assert "returns an environment that is in use already" in caplog.messages[0]
+
+
+def test_fit_tests_the_environments_it_is_given(tmp_path):
+    result = AgentTrainer().fit(agent_for(CARTPOLE, tmp_path), vectorised())
+    assert result.summary["eval_length_mean"] == LIMIT
+    own = agent_for(CARTPOLE, tmp_path, eval_env=partial(gymnasium.make, CARTPOLE))
+    assert AgentTrainer().fit(own, vectorised()).summary["eval_length_mean"] > LIMIT
+
+
+def changed_after_it_was_made() -> gymnasium.Env:
+    env: Any = limited()
+    env.unwrapped.gravity = 30.0
+    return env
+
+
+def vectorised_and_changed() -> gymnasium.vector.VectorEnv:
+    env = vectorised(vectorization_mode="sync")
+    env.set_attr("gravity", 30.0)  # pyright: ignore[reportAttributeAccessIssue]
+    return env
+
+
+@pytest.mark.parametrize("make", [changed_after_it_was_made, vectorised_and_changed])
+def test_what_was_changed_after_it_was_made_is_not_tested_without_the_change(
+    make, tmp_path, capsys
+):
+    settings = {} if make is vectorised_and_changed else {"num_envs": 1}
+    assert tested(agent_for(make(), tmp_path, **settings)) == (None, None)
+    told = "no evaluation: gravity of the CartPoleEnv that was given is 30.0, of a new one 9.8;"
+    assert told in capsys.readouterr().out
+
+
+def test_what_was_changed_after_it_was_made_is_not_made_anew_to_be_trained_on(tmp_path):
+    with pytest.raises(ValueError, match=r"gravity of the CartPoleEnv that was given is 30\.0"):
+        agent_for(changed_after_it_was_made(), tmp_path)
+
+
+def test_what_was_played_before_is_tested_all_the_same(tmp_path):
+    env = limited()
+    env.reset(seed=3)
+    env.step(0)
+    assert tested(agent_for(env, tmp_path)) == (LIMIT, LIMIT)
+
+
+def test_a_run_on_another_task_than_its_config_names_is_not_resumed_by_it(tmp_path):
+    entry = "gymnasium.envs.classic_control:CartPoleEnv"
+    gymnasium.register("OtherCart-v0", entry, max_episode_steps=LIMIT)
+    agent = agent_for(CARTPOLE, tmp_path)
+    result = AgentTrainer().fit(agent, gymnasium.make_vec("OtherCart-v0", 2))
+    assert agent.labels()["handed_over"] and result.summary["eval_length_mean"] == LIMIT
+    del gymnasium.registry["OtherCart-v0"]
+
+
+# One environment
+
+
+def test_one_environment_is_made_as_many_times_as_asked_and_that_is_said(tmp_path, capsys):
+    result = AgentTrainer().fit(agent_for(CARTPOLE, tmp_path), gymnasium.make(CARTPOLE))
+    assert result.summary["total_env_steps"] == 32
+    told = "CartPole-v1: 2 environments, made from the spec of the one that was given"
+    assert capsys.readouterr().out.count(told) == 1
+
+
+def test_one_environment_without_a_spec_is_played_itself():
+    env = toy_envs.CountingEnv()
+    agent = PPO(env, preset="none", num_steps=16, per_rank_batch_size=16, accelerator="cpu")
+    assert agent.config.num_envs == 1
+    pool: Any = agent.envs[0]
+    assert pool.envs == [env]
+
+
+def test_several_of_an_environment_without_a_spec_are_refused_in_one_line(tmp_path):
+    for env in (toy_envs.CountingEnv(), halved()):
+        with pytest.raises(ValueError, match="no spec describes it") as error:
+            agent_for(env, tmp_path, num_envs=3)
+        assert "\n" not in str(error.value)
+
+
+def test_settings_that_have_no_effect_on_environments_that_are_made_are_refused(tmp_path):
+    with pytest.raises(ValueError, match="env_kwargs has no effect"):
+        agent_for(vectorised(), tmp_path, env_kwargs={"gravity": 1.0})
+    with pytest.raises(ValueError, match="masks in the info"):
+        agent_for(vectorised(), tmp_path, info_action_mask=True)
+    hidden = agent_for(vectorised(), tmp_path, mask_vel=True).envs[0].reset()
+    assert (hidden[:, [1, 3]] == 0).all()
+
+
+# Going on
+
+
+def test_a_run_of_a_plain_task_goes_on_by_its_id(tmp_path, capsys):
+    agent = agent_for(gymnasium.make_vec(CARTPOLE, 2), tmp_path).learn()
+    assert agent.result is not None
+    folder = agent.result.folder
+    assert "handed_over" not in read_config(folder / "config.yaml")
+    assert command_line("ppo", ["--resume", str(folder), "--total-timesteps", "64"]) == 0
+    assert evaluate([str(folder), "--episodes", "2"]) == 0
+    assert PPO.load(folder).envs[0].backend == "gymnasium"
+
+
+def test_a_run_of_another_task_than_its_id_goes_on_from_python_alone(tmp_path, capsys):
+    agent = agent_for(vectorised(), tmp_path).learn()
+    assert agent.result is not None
+    folder = agent.result.folder
+    assert read_config(folder / "config.yaml")["handed_over"] is True
+    longer = ["--total-timesteps", "64"]
+    for code in (
+        command_line("ppo", ["--resume", str(folder), *longer]),
+        evaluate([str(folder), "--episodes", "2"]),
+    ):
+        error = capsys.readouterr().err
+        assert code == 2 and error.count("\n") == 1 and "handed over" in error
+    with pytest.raises(ValueError, match="handed over; give the agent such environments"):
+        AgentTrainer(resume=folder).fit(agent_for(CARTPOLE, tmp_path, total_timesteps=64))
+    other = agent_for(vectorised(), tmp_path, total_timesteps=64)
+    result = AgentTrainer(resume=folder).fit(other)
+    assert result.summary["total_env_steps"] == 64
+    assert result.summary["eval_length_mean"] == LIMIT
+    assert evaluate([str(folder), "--env-id", CARTPOLE, "--episodes", "2"]) == 0
+    loaded = PPO.load(folder, vectorised())
+    assert loaded.task.make is not None
