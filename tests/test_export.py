@@ -136,8 +136,8 @@ FORMS = [
 
 def agent_of(shown: str, action_space: spaces.Space, kind: Any = PPO, **settings: Any) -> Any:
     env = Shown(SHOWN[shown], action_space, settings.get("info_action_mask", False))
-    small = {"num_envs": 1, "hidden_sizes": (8, 8), "accelerator": "cpu", **settings}
-    return kind(lambda: env, preset="none", **small)
+    small = {"num_envs": 1, "num_steps": 256, "hidden_sizes": (8, 8), "accelerator": "cpu"}
+    return kind(lambda: env, preset="none", **{**small, **settings})
 
 
 def write(agent: Any, form: str, folder: Path) -> tuple[Path, Any]:
