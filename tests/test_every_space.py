@@ -9,7 +9,7 @@ import torch
 import toy_envs
 
 from fastrl import PPO, SAC, PPORecurrent
-from fastrl.export import example_rows, export_policy
+from fastrl.export import export_policy, exported
 from fastrl.spaces.observations import rows_of
 from fastrl.training.greedy import evaluate_agent
 from fastrl.training.trainer import AgentTrainer
@@ -87,11 +87,10 @@ def test_every_space_is_saved_and_exported(tmp_path, shown):
     loaded = PPO.load(tmp_path / "agent.pt")
     rows = agent.envs[0].reset()
     np.testing.assert_array_equal(loaded.predict(rows), agent.predict(rows))
-    rows = torch.from_numpy(rows)
-    examples = torch.from_numpy(example_rows(agent.observation_space))
-    assert examples.dtype == rows.dtype and len(examples.unique(dim=0)) > 1
-    for name, example in (("torchscript", rows), ("torchscript", examples), ("pt2", examples)):
-        export_policy(agent.policy, example, tmp_path / name, name)  # it compares the actions
+    export_policy(agent.policy, torch.from_numpy(rows), tmp_path / "rows", "torchscript")
+    policy, example, wanted = exported(agent)
+    for name in ("torchscript", "pt2"):
+        export_policy(policy, example, tmp_path / name, name, wanted)  # it compares the actions
 
 
 @pytest.mark.parametrize("shown", [shown for shown in SHOWN if shown != "info"])

@@ -2,15 +2,19 @@
 
 import json
 import os
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from gymnasium import spaces
+from test_predict import Shown
 from toy_agents import make_agent
 
-from fastrl import PPO
-from fastrl.export import SUFFIXES, example_rows, export_policy, main
+from fastrl import PPO, PPORecurrent
+from fastrl.export import SUFFIXES, example_rows, export_policy, exported, main
+from fastrl.spaces.observations import leaf_values
 
 EXAMPLE = torch.randn(64, 4, generator=torch.Generator().manual_seed(1))
 
@@ -94,7 +98,7 @@ def test_command_writes_into_the_run_folder(agent, tmp_path, capsys):
     assert json.loads((tmp_path / "policy.pt.json").read_text()) == {
         "algo": "ppo",
         "env_id": "CartPole-v1",
-        "observations": {"shape": [4], "dtype": "float32"},
+        "inputs": {"observations": {"shape": [4], "dtype": "float32"}},
         "actions": {"space": "Discrete(2)"},
     }
     assert main([str(tmp_path / "missing")]) == 2
@@ -121,6 +125,145 @@ def test_only_a_regular_file_is_replaced(agent, tmp_path, capsys, place, kind):
     if place == "policy.pt":
         with pytest.raises(ValueError, match="only a regular file may be replaced"):
             agent.save(path)
+
+
+# Several inputs, by name
+
+IMAGE, GREY = (spaces.Box(0, 255, shape, np.uint8) for shape in ((12, 12, 3), (12, 12)))
+SHOWN = {
+    "picture, vector, number, mask": spaces.Dict(
+        {
+            "image": IMAGE,
+            "vector": spaces.Box(-1, 1, (4,), np.float64),
+            "number": spaces.Discrete(3, start=2),
+            "action_mask": spaces.MultiBinary(5),
+        }
+    ),
+    "nested": spaces.Dict(
+        {
+            "a": spaces.Dict(
+                {"b": spaces.Box(-1, 1, (2, 2)), "c": spaces.MultiDiscrete([2, 3], start=[1, 0])}
+            ),
+            "t": spaces.Tuple((spaces.Discrete(2), spaces.MultiBinary(3))),
+        }
+    ),
+    "two grey pictures and a number": spaces.Tuple((GREY, GREY, spaces.Box(-5, 5, (1,)))),
+    "vector": spaces.Box(-1, 1, (3,)),
+}
+FORMS = [
+    "torchscript",
+    pytest.param("pt2", marks=pytest.mark.slow),
+    pytest.param("onnx", marks=pytest.mark.slow),
+]
+
+
+def agent_of(shown: str, action_space: spaces.Space, kind: Any = PPO, **settings: Any) -> Any:
+    env = Shown(SHOWN[shown], action_space, settings.get("info_action_mask", False))
+    small = {"num_envs": 1, "num_steps": 256, "hidden_sizes": (8, 8), "accelerator": "cpu"}
+    return kind(lambda: env, preset="none", **{**small, **settings})
+
+
+def write(agent: Any, form: str, folder: Path) -> tuple[Path, Any]:
+    """Exports an agent; returns the file, and inputs as the environment shows them."""
+    if form == "onnx":
+        pytest.importorskip("onnxscript")
+    policy, example, wanted = exported(agent)
+    path = folder / f"policy{SUFFIXES[form]}"
+    export_policy(policy, example, path, form, wanted)
+    return path, example
+
+
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize(
+    ("shown", "action_space"),
+    [
+        ("picture, vector, number, mask", spaces.MultiDiscrete([2, 3])),
+        ("picture, vector, number, mask", spaces.Discrete(5, start=-1)),
+        ("nested", spaces.Box(-1, 2, (2,))),
+        ("two grey pictures and a number", spaces.MultiBinary(2)),
+    ],
+)
+def test_parts_of_an_observation_are_inputs_by_name(shown, action_space, form, tmp_path):
+    agent = agent_of(shown, action_space, hidden_sizes=(8,))
+    path, example = write(agent, form, tmp_path)
+    one = agent.envs[0].envs[0].observation_space.sample()
+    parts = leaf_values(one)
+    assert parts.keys() == example.keys()
+    if "action_mask" in parts:
+        parts["action_mask"][[1, 3]] = 1
+    batch = {name: torch.from_numpy(np.asarray(value)[None]) for name, value in parts.items()}
+    expected = np.asarray(agent.predict(dict(parts)))
+    np.testing.assert_allclose(read_file(path, batch)[0], expected, atol=1e-5)
+
+
+def read_file(path: Path, inputs: Any) -> Any:
+    """Returns what a file makes of inputs, as a program without fastrl would."""
+    if path.suffix == ".onnx":
+        import onnxruntime  # pyright: ignore[reportMissingImports]
+
+        arrays = {name: value.numpy() for name, value in inputs.items()}
+        return onnxruntime.InferenceSession(str(path)).run(None, arrays)[0]
+    if path.suffix == ".pt2":
+        return torch.export.load(str(path)).module()(inputs).numpy()
+    return torch.jit.load(str(path))(inputs).numpy()
+
+
+def test_mask_of_the_info_is_an_input(tmp_path):
+    agent = agent_of("vector", spaces.Discrete(4), info_action_mask=True)
+    path, example = write(agent, "torchscript", tmp_path)
+    assert list(example) == ["observations", "action_mask"]
+    mask, obs = torch.tensor([[0, 0, 1, 0]], dtype=torch.int8), torch.zeros(1, 3)
+    assert read_file(path, {"observations": obs, "action_mask": mask}).tolist() == [2]
+
+
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize(
+    ("rnn", "previous_action", "action_space"),
+    [
+        ("lstm", False, spaces.Discrete(3)),
+        ("gru", True, spaces.MultiDiscrete([2, 3])),
+        ("lstm", True, spaces.Box(-1, 2, (2,))),
+    ],
+)
+def test_state_of_a_memory_is_an_input_and_an_output(
+    rnn, previous_action, action_space, form, tmp_path
+):
+    more = {"rnn": rnn, "previous_action": previous_action}
+    agent = agent_of("nested", action_space, PPORecurrent, **more)
+    write(agent, form, tmp_path)  # it compares actions and states
+    if form != "torchscript":
+        return
+    read = torch.jit.load(str(tmp_path / "policy.pt"))
+    state, kept = torch.zeros(1, agent.policy.state_size), agent.new_state(1)
+    for _ in range(5):
+        parts = leaf_values(agent.envs[0].envs[0].observation_space.sample())
+        inputs = {name: torch.from_numpy(np.asarray(x)[None]) for name, x in parts.items()}
+        actions, state = read({**inputs, "state": state})
+        batch = {name: np.asarray(x)[None] for name, x in parts.items()}
+        expected = agent.predict(batch, state=kept)
+        np.testing.assert_allclose(actions.numpy(), expected, atol=1e-5)
+        torch.testing.assert_close(state, kept)
+
+
+def test_policy_that_cannot_be_exported_is_one_line(tmp_path):
+    class Odd(torch.nn.Module):
+        """Returns what no file can hold."""
+
+        def forward(self, observations):
+            return {"odd": [observations, "words"]}
+
+    with pytest.raises(ValueError, match="torchscript: this policy cannot be exported: ") as error:
+        export_policy(Odd(), EXAMPLE, tmp_path / "policy.pt", "torchscript")
+    assert "\n" not in str(error.value) and list(tmp_path.iterdir()) == []
+
+
+def test_command_lists_the_inputs(tmp_path, capsys):
+    agent = make_agent("toy_envs:TargetEnv", env_kwargs=("shown=mixed",))
+    agent.save(tmp_path / "agent.pt")
+    assert main([str(tmp_path / "agent.pt"), "--out", str(tmp_path / "policy.pt")]) == 0
+    inputs = json.loads((tmp_path / "policy.pt.json").read_text())["inputs"]
+    assert inputs.keys() == agent.observation_space.parts.keys()
+    assert all(f" {name} [B" in capsys.readouterr().out for name in list(inputs)[:1])
 
 
 def test_wrong_flag_is_one_line(capsys):

@@ -83,19 +83,29 @@ def test_another_class_of_the_same_shapes_is_refused_in_one_line(run, tmp_path):
     assert "holds 'ppo', not 'sac'" in refusal(lambda: OwnSAC.load(run))
 
 
-def test_a_class_that_only_a_file_names_is_not_imported(run, monkeypatch, capsys):
+def test_a_class_that_only_a_file_of_somebody_else_names_is_not_imported(
+    run, monkeypatch, capsys, tmp_path
+):
     without("own_agents", monkeypatch)
-    assert "which a file alone may not have imported" in refusal(lambda: PPO.load(run))
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path))  # without the key that signed the run
+    told = "wants to run own_agents:DoubledPPO(), but is signed by another user"
+    assert told in refusal(lambda: PPO.load(run))
     for main in (evaluate, export):
         assert main([str(run)]) == 2
         assert capsys.readouterr().err.count("\n") == 1
     assert command_line("ppo", ["--resume", str(run), "--total-timesteps", "64"]) == 2
-    assert "config.yaml was made by own_agents:DoubledPPO, which" in capsys.readouterr().err
+    assert told in capsys.readouterr().err
     assert "own_agents" not in sys.modules
+
+
+def test_a_class_of_a_run_of_this_user_is_imported(run, monkeypatch):
+    without("own_agents", monkeypatch)
+    assert type(PPO.load(run)).__name__ == "DoubledPPO"
 
 
 def test_trust_and_a_name_on_the_command_line_import_it(run, monkeypatch, capsys, tmp_path):
     without("own_agents", monkeypatch)
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path))
     assert type(fastrl.load(run, trust=True)).__name__ == "DoubledPPO"
     for words in (["--trust"], ["--agent", "own_agents:DoubledPPO"]):
         without("own_agents", monkeypatch)

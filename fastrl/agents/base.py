@@ -299,7 +299,7 @@ class BaseAgent:
         expected = agent.state_dict()
         if isinstance(state, dict) and state.get("noise_device") != self.device.type:
             free = ("noise_generator", *free)  # another device's means nothing here
-        check_fits(state, expected, free=("config", *free))
+        check_fits(state, expected, free=("config", "layers", "frozen", *free))  # see `match`
 
     def _load_noise(self, state: dict[str, Any]) -> None:
         if state["noise_device"] == self.device.type:

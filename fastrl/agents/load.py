@@ -68,6 +68,10 @@ def load_agent(
         ValueError: the checkpoint is damaged, foreign, of an unknown algorithm or of a class that
             may not be imported.
     """
+    if agent:
+        from fastrl.agents.naming import class_of
+
+        return class_of(agent).load_anywhere(saved.checkpoint, env, **settings)
     name = f"fastrl.{saved.algo}"
     is_known = str(saved.algo).isidentifier() and find_spec(f"fastrl.config.{saved.algo}")
     module: Any = import_module(name) if is_known and find_spec(name) else None
@@ -75,10 +79,6 @@ def load_agent(
         raise ValueError(
             f"{saved.checkpoint} is of the algorithm {saved.algo!r}, which fastrl does not have"
         )
-    if agent:
-        from fastrl.agents.naming import class_of
-
-        return class_of(agent).load_anywhere(saved.checkpoint, env, **settings)
     return module.load_agent(saved.checkpoint, env, trust, **settings)
 
 

@@ -42,8 +42,11 @@ def match_networks(networks: Networks, state: Mapping[str, Any]) -> bool:
     Raises:
         ValueError: the layers are others, or other parameters are frozen here.
     """
+    saved_layers: Any
+    frozen: Any
     saved_layers, frozen = state.get("layers", {}), state.get("frozen", [])
-    if not isinstance(saved_layers, dict) or not isinstance(frozen, list):
+    described = (*saved_layers.values(), frozen) if isinstance(saved_layers, dict) else (None,)
+    if not all(isinstance(names, list) and all(map(_is_text, names)) for names in described):
         raise ValueError("the checkpoint does not fit this agent: its networks are not described")
     for name, lines in saved_layers.items():
         here = structure_of(networks[name]) if name in networks else []
@@ -64,3 +67,7 @@ def match_networks(networks: Networks, state: Mapping[str, Any]) -> bool:
         for key, parameter in module.named_parameters():
             parameter.requires_grad_(f"{name}.{key}" not in frozen)
     return True
+
+
+def _is_text(value: Any) -> bool:
+    return isinstance(value, str)

@@ -43,7 +43,9 @@ def read_agent(kind: Any, path: str | Path, env: Any, trust: bool, settings: dic
     named_again = set(given) | ({"env_id"} if env is not None else set())
     if not recorded or is_loaded(recorded):
         named_again.add("agent")
-    named = {**config.to_dict(), "agent": recorded or ""}
+    # The class of a script cannot be imported by its name, so that names no code.
+    is_of_script = str(recorded).startswith("__main__:")
+    named = {**config.to_dict(), "agent": "" if is_of_script else recorded or ""}
     check_named(named, state.get("signature"), path, trust=trust, named_again=named_again)
     make: Any = class_to_load(recorded, kind, str(path))
     if env is None and (state.get("handed_over") or not is_known_id(config.env_id)):

@@ -37,15 +37,20 @@ class PartsReader(Reader):
                 images.append(values.unsqueeze(1) if values.dim() == 3 else values)
             elif isinstance(part, spaces.Discrete | spaces.MultiDiscrete):
                 columns, wanted = (getattr(self, f"{x}_{index}") for x in ("columns", "values"))
-                chosen = values.reshape(len(values), -1).index_select(1, columns)
+                chosen = _flat(values).index_select(1, columns)
                 vectors.append((chosen == wanted).float())
             else:
-                vectors.append(values.reshape(len(values), -1).float())
+                vectors.append(_flat(values).float())
         pixels = None
         if images:
             pixels = torch.cat(images, 1 + self.channel_axis)
             pixels = pixels.permute(0, 3, 1, 2) if self.channel_axis == 2 else pixels
         return Inputs(torch.cat(vectors, 1) if vectors else None, pixels, mask)
+
+
+def _flat(values: Tensor) -> Tensor:
+    """Returns `[B, V]` of `[B, *shape]`; a graph must not hold B, which `len` would be."""
+    return values.unsqueeze(-1).flatten(1)
 
 
 class ByName(nn.Module):
