@@ -191,6 +191,8 @@ def test_value_of_another_kind_is_refused_before_any_is_taken(saved):
                 continue  # not used here
             if place == ("noise_device",):
                 continue  # of another device: then its noise is not taken
+            if place in (("layers",), ("frozen",)) and wrong in ([], {}):
+                continue  # as versions of before that saved it
             num_tried += 1
             with pytest.raises(ValueError, match="the checkpoint does not fit this agent: its "):
                 agent.load_state_dict(put(state, place, wrong))

@@ -60,7 +60,7 @@ class PythonReads:
         self._take_cells(inspect.unwrap(getattr(function, "__func__", function)))
         profiler: Any = (
             sys.getprofile()
-        )  # somebody measures this program, and there is room for one
+        )  # somebody measures; there is room for one
         is_builtin = hasattr(profiler, "disable")  # cProfile's, which goes by its own switch
         if is_builtin:
             profiler.disable()
