@@ -26,6 +26,7 @@ from fastrl.buffers.sequences import SequenceRollout
 from fastrl.config.ppo_recurrent import PPORecurrentConfig
 from fastrl.models.recurrent import RecurrentActorCritic
 from fastrl.ppo import PPO
+from fastrl.spaces.actions import within_bounds
 from fastrl.spaces.observations import rows_of
 
 
@@ -126,7 +127,8 @@ class PPORecurrent(PPO):
             actions, _, after = self.policy.act(rows, noise, before)
             actions = self.policy.head.to_env(actions)
         before.copy_(after)
-        return actions[0].cpu().numpy() if single else actions.cpu().numpy()
+        played = within_bounds(self.action_space, actions.cpu().numpy())
+        return played[0] if single else played
 
     # Learning
 

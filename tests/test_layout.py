@@ -20,9 +20,9 @@ PARTS: dict[str, spaces.Space] = {
 }
 IMAGES = {
     "none": {},
-    "channels last": dict.fromkeys(["back", "front"], spaces.Box(0, 255, (5, 4, 3), np.uint8)),
-    "channels first": dict.fromkeys(["back", "front"], spaces.Box(0, 255, (2, 5, 5), np.uint8)),
-    "grey": {"front": spaces.Box(0, 255, (5, 5), np.uint8)},
+    "channels last": dict.fromkeys(["back", "front"], spaces.Box(0, 255, (8, 7, 3), np.uint8)),
+    "channels first": dict.fromkeys(["back", "front"], spaces.Box(0, 255, (2, 8, 8), np.uint8)),
+    "grey": {"front": spaces.Box(0, 255, (8, 8), np.uint8)},
 }
 
 
@@ -63,6 +63,6 @@ def test_observation_of_one_part_is_its_own_row():
 
 
 def test_mask_of_the_info_has_columns_behind_the_observation():
-    row = observation_rows("MyEnv", spaces.Box(-1, 1, (3,)), ACTIONS, mask_size=5)
+    row = observation_rows("MyEnv", spaces.Box(-1, 1, (3,)), ACTIONS, info_mask=True)
     parts = [(part["name"], part["columns"]) for part in layout_of(row)["parts"]]
     assert parts == [("", [0, 3]), ("action_mask", [3, 8])]

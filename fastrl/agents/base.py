@@ -24,6 +24,7 @@ from fastrl.processes.devices import Devices, make_devices
 from fastrl.processes.errors import one_line
 from fastrl.runs.checkpoint import Checkpoints, load_checkpoint, save_checkpoint
 from fastrl.runs.folder import expanded, open_run_folder, working_folder
+from fastrl.spaces.actions import within_bounds
 from fastrl.spaces.observations import rows_of
 from fastrl.training.records import TrainResult
 from fastrl.training.trainer import AgentTrainer
@@ -145,7 +146,8 @@ class BaseAgent:
         arrays, single = rows_of(self.observation_space, obs)
         rows = torch.as_tensor(arrays).to(self.device)
         actions = self.policy(rows) if deterministic else self._sample(rows)
-        return actions[0].cpu().numpy() if single else actions.cpu().numpy()
+        played = within_bounds(self.action_space, actions.cpu().numpy())
+        return played[0] if single else played
 
     def learn(self, total_timesteps: int | None = None) -> Self:
         """Trains in a new run folder, for `total_timesteps` or as long as the config says.

@@ -11,11 +11,13 @@ from typing import Any, Literal, get_args
 import gymnasium
 
 from fastrl.envs.envpool_env import EnvPoolEnv, check_envpool_id, list_envpool_ids
-from fastrl.envs.gym_env import GymEnv, own_line
+from fastrl.envs.foreign import call, own_line
+from fastrl.envs.gym_env import GymEnv
 from fastrl.envs.masking import MaskVelocity, check_mask_vel
 from fastrl.envs.stacking import FrameStack
 from fastrl.envs.vector import EnvError, VectorEnv
 from fastrl.envs.wrapped_env import WrappedVectorEnv
+from fastrl.spaces.pixels import ObsKind
 
 Backend = Literal["auto", "envpool", "gymnasium"]
 Purpose = Literal["train", "eval", "video"]
@@ -46,6 +48,7 @@ def make_env(
     render: bool = False,
     env_kwargs: Mapping[str, Any] | None = None,
     obs_keys: Sequence[str] = (),
+    obs_kind: ObsKind = "auto",
     frame_stack: int = 1,
     info_mask: bool = False,
     testing: bool = False,
@@ -64,6 +67,8 @@ def make_env(
         render: whether `render` will be called; it draws env 0.
         env_kwargs: keyword arguments for EnvPool, `gymnasium.make` or the callable.
         obs_keys: keys of a Dict observation to use; all if empty.
+        obs_kind: what arrays of bytes with two or three dimensions are: "pixels", a "vector", or
+            "auto", whatever `fastrl.spaces.pixels.is_pixels` says.
         frame_stack: number of latest observations to stack into one.
         info_mask: whether to use the action mask in the info.
         testing: Atari: whether rewards are unclipped and an episode is a whole game.
@@ -83,7 +88,11 @@ def make_env(
         check_mask_vel(env_id)
     seeds = [(seed + first_env + i) % 2**31 for i in range(num_envs)]
 
-    reading: dict[str, Any] = {"obs_keys": obs_keys, "info_mask": info_mask}
+    reading: dict[str, Any] = {
+        "obs_keys": obs_keys,
+        "obs_kind": obs_kind,
+        "info_mask": info_mask,
+    }
     if _use_envpool(env_id, backend, info_mask):
         env: VectorEnv = EnvPoolEnv(
             env_id,
@@ -113,12 +122,13 @@ def wrap_vector_env(
     *,
     seed: int | None = None,
     obs_keys: Sequence[str] = (),
+    obs_kind: ObsKind = "auto",
     frame_stack: int = 1,
 ) -> VectorEnv:
     """Wraps a caller's vector env of any autoreset mode; `seed` is for its first `reset`."""
     if not isinstance(env, gymnasium.vector.VectorEnv):
         raise ValueError(f"{env!r} is a {type(env).__name__}, not a gymnasium.vector.VectorEnv")
-    wrapped = WrappedVectorEnv(env, seed, obs_keys)
+    wrapped = WrappedVectorEnv(env, seed, obs_keys, obs_kind)
     return FrameStack(wrapped, frame_stack) if frame_stack > 1 else wrapped
 
 
@@ -147,15 +157,16 @@ def _gymnasium_maker(
     module_name, _, name = env_id.rpartition(":")
     if module_name:
         try:
-            module = importlib.import_module(module_name)
-        except ModuleNotFoundError as error:
-            if error.name is None or not f"{module_name}.".startswith(f"{error.name}."):
-                what = f"{module_name!r} imports {error.name!r}{own_line(error)}"
-                raise EnvError(f"{env_id!r}: {what}") from error
-            raise ValueError(f"{env_id!r}: no module {module_name!r} can be imported") from error
-        except (Exception, SystemExit) as error:  # foreign code may raise anything
-            what = f"{type(error).__name__}: {error}{own_line(error)}"
-            raise EnvError(f"{env_id!r}: importing {module_name!r} raised {what}") from error
+            where = f"{env_id!r}: importing {module_name!r}"
+            module = call(where, importlib.import_module, module_name)
+        except EnvError as error:
+            cause = error.__cause__
+            if not isinstance(cause, ModuleNotFoundError):
+                raise
+            if cause.name is None or not f"{module_name}.".startswith(f"{cause.name}."):
+                what = f"{module_name!r} imports {cause.name!r}{own_line(cause)}"
+                raise EnvError(f"{env_id!r}: {what}") from cause
+            raise ValueError(f"{env_id!r}: no module {module_name!r} can be imported") from cause
         if callable(getattr(module, name, None)):
             return partial(getattr(module, name), **env_kwargs)
         # As in gymnasium, "module:Id-v0" imports a module that registers the id.

@@ -41,7 +41,14 @@ def open_envs(
         restart: number of times the run was resumed, so that episodes are not played again.
     """
     if isinstance(env, gymnasium.vector.VectorEnv):
-        reading = {"obs_keys": config.obs_keys, "frame_stack": config.frame_stack}
+        for name in ("mask_vel", "info_action_mask"):
+            if getattr(config, name):
+                raise ValueError(
+                    f"{config.env_id}: {name} has no effect on a gymnasium.vector.VectorEnv; have "
+                    "it give such observations itself, a mask as the key action_mask of a Dict"
+                )
+        names = "obs_keys", "obs_kind", "frame_stack"
+        reading = {name: getattr(config, name) for name in names}
         return [wrap_vector_env(env, seed=base_seed(config.seed, "train", restart), **reading)]
     if not isinstance(env, str):
         return [env]

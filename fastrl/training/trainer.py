@@ -30,6 +30,7 @@ from fastrl.runs.folder import create_run_folder, expanded, open_run_folder, own
 from fastrl.runs.timer import StageTimer
 from fastrl.training.agent import Agent
 from fastrl.training.counters import TARGET_EPISODES, Counters, IterationCounts
+from fastrl.training.hints import lines_about
 from fastrl.training.player import Player
 from fastrl.training.records import Records, TrainResult
 from fastrl.training.resuming import (
@@ -121,10 +122,14 @@ class AgentTrainer:
                 agent.load_state_dict(restored["agent"])
                 torch.set_rng_state(restored["torch_random"])
             with PULSE.slow(_SLOWNESS_OF_RESETS):
-                if restored is not None and "envs" in restored:
-                    restore_envs(agent.envs, buffer, restored)
-                else:
+                if restored is None or "envs" not in restored:
                     player.reset()
+                elif not restore_envs(agent.envs, buffer, restored):
+                    agent.envs = reopened(agent.envs, counters.restarts)
+                    player = Player(agent, agent.envs, buffer, timer)
+                    player.reset()
+            if agent.devices.is_global_zero:
+                print(*lines_about(agent, buffer.obs[0]), sep="\n", flush=True)
             run = _Run(agent, counters, buffer, player, timer, signals)
             if not agent.devices.is_global_zero:
                 return run.play(None, restored is not None)
