@@ -18,6 +18,7 @@ from fastrl.envs.gym_env import GymEnv
 from fastrl.envs.make import make_env, wrap_vector_env
 from fastrl.envs.vector import EnvError, TimeStep
 from fastrl.runs.checkpoint import Checkpoints, load_checkpoint
+from fastrl.training import resuming
 from fastrl.training.trainer import AgentTrainer
 
 
@@ -132,7 +133,7 @@ def test_processes_that_an_env_starts_may_end():
 
 def test_call_that_does_not_return_is_named_once(monkeypatch, caplog):
     monkeypatch.setattr(foreign, "PATIENCE_SECONDS", 1)
-    env = GymEnv("MyEnv", [DoingEnv, lambda: DoingEnv(in_step=lambda: time.sleep(3.5))], [0, 1])
+    env = GymEnv("MyEnv", [DoingEnv, lambda: DoingEnv(in_step=lambda: time.sleep(2.3))], [0, 1])
     env.reset()
     env.step(np.zeros(2, np.int64))
     (line,) = [record.getMessage() for record in caplog.records]
@@ -240,12 +241,21 @@ def ppo(kind: str, folder: Any, total_timesteps: int = 64) -> Any:
 
 
 @pytest.mark.parametrize("kind", [*OddStateEnv.kinds, "endless"])
+def test_state_that_no_checkpoint_holds_is_named(kind, caplog):
+    env = make_env(f"{__name__}:OddStateEnv", 1, env_kwargs={"kind": kind})
+    env.reset()
+    assert resuming._state_of_envs([env]) is None
+    assert resuming._state_of_envs([env]) is None
+    (line,) = [record.getMessage() for record in caplog.records]
+    assert "OddStateEnv: state_dict" in line and "the run is saved without it" in line
+
+
+@pytest.mark.parametrize("kind", ["set", "raises"])
 def test_state_that_cannot_be_saved_is_told_once_and_left_out(tmp_path, caplog, kind):
     result = ppo(kind, tmp_path).learn().result
     assert result is not None
     state = load_checkpoint(Checkpoints(result.folder / "checkpoints").newest())
-    (line,) = [record.getMessage() for record in caplog.records]
-    assert "OddStateEnv: state_dict" in line and "the run is saved without it" in line
+    assert len(caplog.records) == 1
     assert "envs" not in state and "rollout" not in state
     resumed = AgentTrainer(resume=result.folder).fit(ppo(kind, tmp_path, 128))
     assert resumed.summary["total_env_steps"] == 128
@@ -268,3 +278,22 @@ def test_close_that_raises_is_a_warning(caplog):
 
     wrap_vector_env(Env(SyncVectorEnv([toy_envs.CountingEnv]))).close()
     assert "close raised OddError: stuck" in caplog.text
+
+
+@pytest.mark.parametrize("frame", [None, "x", np.zeros((4, 6)), np.full((4, 6, 3), 0.5)], ids=repr)
+def test_what_is_no_frame_is_refused(frame):
+    class Env(toy_envs.CountingEnv):
+        def render(self) -> Any:
+            return frame
+
+    env = GymEnv("MyEnv", [lambda: Env(render_mode="rgb_array")], [0])
+    with pytest.raises(EnvError, match=r"MyEnv: render returned .*, which is no frame"):
+        env.render()
+
+
+def test_settings_that_a_given_vector_env_cannot_follow_are_refused():
+    env = SyncVectorEnv([toy_envs.CountingEnv] * 4)
+    for name in ("mask_vel", "info_action_mask"):
+        settings: dict[str, Any] = {"num_envs": 4, "accelerator": "cpu", name: True}
+        with pytest.raises(ValueError, match=f": {name} has no effect on a gym"):
+            PPO(env, **settings)

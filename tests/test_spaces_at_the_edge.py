@@ -99,13 +99,14 @@ def test_actions_are_inside_in_the_dtype_of_the_space(space, kind):
 @pytest.mark.parametrize("space", BOXES[:8], ids=str)
 def test_bounds_of_float32_are_inside_and_the_nearest(space):
     low, high = float32_bounds(space)
-    outside = np.nextafter(low, np.float32(-np.inf)), np.nextafter(high, np.float32(np.inf))
+    with np.errstate(over="ignore"):
+        outside = np.nextafter(low, np.float32(-np.inf)), np.nextafter(high, np.float32(np.inf))
     assert low >= space.low and high <= space.high
     assert outside[0] < space.low and outside[1] > space.high
 
 
 def test_squashing_gives_the_bits_of_the_plain_formula():
-    space = spaces.Box(np.array([-0.4, 0, -3e4]), np.array([0.4, 7, 11]), dtype=np.float32)
+    space = spaces.Box(*np.array([[-0.4, 0, -3e4], [0.4, 7, 11]], np.float32))
     head: Any = make_action_head(space, 4, True, 0.0, None)
     numbers = torch.randn(1000, 3) * 3
     plain = head.low + (head.high - head.low) * (torch.tanh(numbers) + 1) / 2
@@ -363,7 +364,7 @@ def test_vector_env_may_not_forbid_everything_either():
     given = {"space": MASKED, "good": masked([1, 1]), "obs": masked([0, 0])}
     env = wrap_vector_env(SyncVectorEnv([lambda: GivingEnv(**given)] * 2), seed=0)
     env.reset()
-    with pytest.raises(EnvError, match=r"GivingEnv: .* forbids every action of env 0 at step 1"):
+    with pytest.raises(EnvError, match=r"forbids every action of env 0 at step 1 \(.*edge"):
         env.step(np.zeros(2, np.int64))
 
 

@@ -33,6 +33,8 @@ RESERVED_CONFIG = frozenset(
     }
     | {"gym_reset_return_info", "thread_affinity_offset", "base_path"}
 )
+# EnvPool takes less, too, and then plays episodes of one step, or reads beyond its memory.
+_AT_LEAST_ONE = "max_episode_steps", "frame_skip", "stack_num", "img_height", "img_width"
 
 
 def default_num_threads(num_envs: int) -> int:
@@ -189,10 +191,9 @@ class EnvPoolEnv:
         if render:
             env_kwargs["render_mode"] = "rgb_array"
         threads_before = thread_ids()
-        limit = env_kwargs.get("max_episode_steps", 1)
         try:
-            if isinstance(limit, int) and limit < 1:
-                raise ValueError("an episode has at least one step")
+            if low := [name for name in _AT_LEAST_ONE if env_kwargs.get(name, 1) < 1]:
+                raise ValueError(f"{low[0]} must be at least 1")
             pool: Any = envpool.make_gymnasium(
                 env_id,
                 num_envs=num_envs,

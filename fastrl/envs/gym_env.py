@@ -14,7 +14,7 @@ from fastrl.spaces.actions import action_space_of, check_action_space
 from fastrl.spaces.observations import MASK_KEY, PackedRow, observation_rows, plain_row
 from fastrl.spaces.parts import leaf_values
 from fastrl.spaces.pixels import ObsKind
-from fastrl.spaces.values import UnfitValueError, as_flag, as_number, shown
+from fastrl.spaces.values import UnfitValueError, as_dtype, as_flag, as_number, shown
 
 _log = logging.getLogger("fastrl")
 
@@ -158,7 +158,7 @@ class GymEnv:
         """Renders env 0; returns uint8 [H, W, 3]."""
         if self.envs[0].render_mode != "rgb_array":
             raise ValueError(f"{self.env_id}: made without render=True")
-        return np.asarray(call(f"{self.env_id}: render", self.envs[0].render), np.uint8)
+        return as_frame(self.env_id, call(f"{self.env_id}: render", self.envs[0].render))
 
     def close(self) -> None:
         """Closes the envs."""
@@ -252,6 +252,17 @@ def _time_limit(env: gymnasium.Env) -> Any:
 def _elapsed_steps(env: gymnasium.Env) -> int | None:
     limit = _time_limit(env)
     return None if limit is None else limit._elapsed_steps
+
+
+def as_frame(env_id: str, frame: Any) -> np.ndarray:
+    """Returns what was rendered, uint8 [H, W, 3]; EnvError if it is something else."""
+    try:
+        array = as_dtype(frame, np.uint8)
+        if array.ndim == 3 and array.shape[2] == 3:
+            return array
+    except UnfitValueError:
+        pass
+    raise EnvError(f"{env_id}: render returned {shown(frame)}, which is no frame [H, W, 3]")
 
 
 def _answer(answer: Any, names: str) -> Any:

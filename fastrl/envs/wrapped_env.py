@@ -10,6 +10,7 @@ import numpy as np
 from gymnasium.vector import AsyncVectorEnv, AutoresetMode, SyncVectorEnv
 
 from fastrl.envs.foreign import ForeignCode, call, line_of
+from fastrl.envs.gym_env import as_frame
 from fastrl.envs.vector import EnvError, TimeStep, playable
 from fastrl.spaces.actions import action_space_of, check_action_space
 from fastrl.spaces.observations import PackedRow, observation_rows, pack_observation, plain_row
@@ -152,7 +153,8 @@ class WrappedVectorEnv:
             raise ValueError(
                 f"{self.env_id}: render_mode is {self.env.render_mode!r}, it must be 'rgb_array'"
             )
-        return np.asarray(call(f"{self.env_id}: render", self.env.render)[0], np.uint8)
+        frames = call(f"{self.env_id}: render", self.env.render)
+        return as_frame(self.env_id, frames[0] if isinstance(frames, tuple | list) else frames)
 
     def close(self) -> None:
         """Closes the env."""
@@ -228,7 +230,9 @@ class WrappedVectorEnv:
 
     def _unfit(self, what: Any, method: str = "step") -> EnvError:
         when = f"at step {self._num_steps}" if self._num_steps else "at its reset"
-        return EnvError(f"{self.env_id}: it returned {what} {when}{line_of(self.env, method)}")
+        inner = self.env.unwrapped
+        env = inner.envs[0] if isinstance(inner, SyncVectorEnv) else self.env
+        return EnvError(f"{self.env_id}: it returned {what} {when}{line_of(env, method)}")
 
     def _restart_waiting(self, stepped_obs: np.ndarray) -> np.ndarray:
         """Resets the sub-envs that wait, and checks that the others are unchanged."""
