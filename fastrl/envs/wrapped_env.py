@@ -166,14 +166,15 @@ class WrappedVectorEnv:
     def _own(self, obs: Any, method: str = "step") -> np.ndarray:
         """Returns packed copies of the observations, because the env may reuse its arrays."""
         space = self.single_observation_space
-        try:
+        with ForeignCode(f"{self.env_id}: reading observations"):
             parts = leaf_values(obs) if isinstance(space, PackedRow) else {"": obs}
-            for name, part in parts.items():
-                if np.shape(part)[:1] != (self.num_envs,):
+            shapes = {name: np.shape(part) for name, part in parts.items()}
+        try:
+            for name, shape in shapes.items():
+                if shape[:1] != (self.num_envs,):
                     called = f" of {name!r}" if name else ""
                     raise UnfitValueError(
-                        f"observations{called} of shape {np.shape(part)} for {self.num_envs} "
-                        "environments"
+                        f"observations{called} of shape {shape} for {self.num_envs} environments"
                     )
             rows = pack_observation(space, obs)
             if rows.shape[1:] != space.shape:
