@@ -247,7 +247,7 @@ def test_state_that_no_checkpoint_holds_is_named(kind, caplog):
     assert resuming._state_of_envs([env]) is None
     assert resuming._state_of_envs([env]) is None
     (line,) = [record.getMessage() for record in caplog.records]
-    assert "OddStateEnv: state_dict" in line and "the run is saved without it" in line
+    assert "OddStateEnv: state_dict" in line and "a resumed run starts new episodes" in line
 
 
 @pytest.mark.parametrize("kind", ["set", "raises"])

@@ -98,6 +98,7 @@ class _Watch:
 
     def _run(self) -> None:
         seen, seconds = -1, 0  # not by the clock, which goes on while the process is stopped
+        factor = 1
         while True:
             time.sleep(1)
             call, thread = self.call, self.thread
@@ -105,7 +106,8 @@ class _Watch:
                 seen, seconds = self.count, 0
                 continue
             seconds += 1
-            if seconds == PATIENCE_SECONDS:
+            if seconds == factor * PATIENCE_SECONDS:
+                factor *= 2  # so that slow environments fill no screen
                 place = _place(_lines_of(sys._current_frames().get(thread)))
                 _log.warning("%s has not returned for %d s%s", call, seconds, place)
 

@@ -70,7 +70,7 @@ def _state_of_envs(envs: list[VectorEnv]) -> list[Any] | None:
         except EnvError as error:
             if envs[0] not in _unsaved:
                 _unsaved.add(envs[0])
-                _log.warning("%s; the run is saved without it: resumed, it starts episodes", error)
+                _log.warning("%s; a resumed run starts new episodes", error)
             return None
     return states
 
