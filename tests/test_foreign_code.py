@@ -133,6 +133,7 @@ def test_processes_that_an_env_starts_may_end():
 
 def test_call_that_does_not_return_is_named_once(monkeypatch, caplog):
     monkeypatch.setattr(foreign, "PATIENCE_SECONDS", 1)
+    monkeypatch.setattr(foreign._WATCH, "patience", 1)
     env = GymEnv("MyEnv", [DoingEnv, lambda: DoingEnv(in_step=lambda: time.sleep(2.3))], [0, 1])
     env.reset()
     env.step(np.zeros(2, np.int64))

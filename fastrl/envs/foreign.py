@@ -76,6 +76,8 @@ class _Watch:
         self.count = 0
         """Grows with each call."""
         self.thread, self._process = 0, 0
+        self.patience = 1
+        """In units of `PATIENCE_SECONDS`."""
 
     def begin(self, call: ForeignCode) -> None:
         self.count += 1
@@ -98,7 +100,6 @@ class _Watch:
 
     def _run(self) -> None:
         seen, seconds = -1, 0  # not by the clock, which goes on while the process is stopped
-        factor = 1
         while True:
             time.sleep(1)
             call, thread = self.call, self.thread
@@ -106,8 +107,8 @@ class _Watch:
                 seen, seconds = self.count, 0
                 continue
             seconds += 1
-            if seconds == factor * PATIENCE_SECONDS:
-                factor *= 2  # so that slow environments fill no screen
+            if seconds == self.patience * PATIENCE_SECONDS:
+                self.patience *= 2  # so that slow environments fill no screen
                 place = _place(_lines_of(sys._current_frames().get(thread)))
                 _log.warning("%s has not returned for %d s%s", call, seconds, place)
 
