@@ -7,7 +7,7 @@ from gymnasium import spaces
 
 from fastrl.envs.vector import HasState, TimeStep, VectorEnv
 from fastrl.spaces.observations import PackedRow
-from fastrl.spaces.pixels import channel_axis, is_pixels
+from fastrl.spaces.pixels import ImageBox, channel_axis, is_pixels
 
 
 class FrameStack:
@@ -34,7 +34,7 @@ class FrameStack:
         )
         axis = channel_axis(low.shape) if is_pixels(space) and low.ndim == 3 else 0
         low, high = (np.concatenate([bound] * depth, axis) for bound in (low, high))
-        kind = type(space)  # an ImageBox stays one
+        kind = ImageBox if isinstance(space, ImageBox) else spaces.Box
         self.single_observation_space = kind(low, high, dtype=space.dtype or np.float32)  # pyright: ignore[reportArgumentType]
         self._axis = 1 + axis
         self._stacked = np.zeros((env.num_envs, *low.shape), space.dtype)
