@@ -26,6 +26,7 @@ from fastrl.config.ppo_recurrent import PPORecurrentConfig
 from fastrl.models.layers import evaluating
 from fastrl.models.recurrent import RecurrentActorCritic
 from fastrl.ppo import PPO
+from fastrl.spaces.actions import within_bounds
 
 
 class PPORecurrent(PPO):
@@ -131,7 +132,7 @@ class PPORecurrent(PPO):
                 actions, _, after = self.policy.act(rows, noise, before)
                 actions = self.policy.head.to_env(actions)
         before.copy_(after)
-        actions = actions.cpu().numpy()
+        actions = within_bounds(self.action_space, actions.cpu().numpy())
         return actions[0] if single else actions
 
     # Learning

@@ -30,7 +30,7 @@ capture_video checkpoint_every clip_coef clip_vloss config cuda decoupled device
 engine ent_coef env_id env_kwargs eval_episodes eval_every exp_name frame_stack gae_lambda gamma
 hidden_sizes info_action_mask keep_checkpoints learning_rate log_dir log_std_init mask_vel
 max_grad_norm normalize_advantages num_env_threads num_envs num_nodes num_players num_pools
-num_steps num_threads num_trainers obs_keys observation_normalization ortho_init overlap
+num_steps num_threads num_trainers obs_keys obs_kind observation_normalization ortho_init overlap
 per_rank_batch_size player_on_gpu precision preset rank_timeout recompute_advantages resume
 reward_scaling seed share_data shared_network squash_actions strategy target_kl target_return
 torch_deterministic total_timesteps trust update_epochs vf_coef

@@ -10,10 +10,12 @@ import toy_envs
 from gymnasium import spaces
 from gymnasium.vector import SyncVectorEnv
 
-from fastrl.envs.gym_env import GymEnv, call
+from fastrl.envs.foreign import call
+from fastrl.envs.gym_env import GymEnv
 from fastrl.envs.make import make_env, wrap_vector_env
 from fastrl.envs.vector import EnvError
-from fastrl.spaces.observations import check_action_space, observation_rows
+from fastrl.spaces.actions import check_action_space
+from fastrl.spaces.observations import observation_rows
 
 
 def toy(name: str) -> str:

@@ -10,13 +10,9 @@ from gymnasium.vector import AutoresetMode, SyncVectorEnv
 from fastrl.envs.make import make_env, wrap_vector_env
 from fastrl.envs.vector import HasState
 from fastrl.models.encoders import Reader
-from fastrl.spaces.observations import (
-    PackedRow,
-    action_space_of,
-    leaf_values,
-    observation_rows,
-    pack_observation,
-)
+from fastrl.spaces.actions import action_space_of
+from fastrl.spaces.observations import PackedRow, observation_rows, pack_observation
+from fastrl.spaces.parts import leaf_values
 
 TOY = f"{toy_envs.__name__}:"
 ACTIONS = spaces.MultiDiscrete([2, 3])
@@ -29,7 +25,7 @@ PARTS = {
     "flags": spaces.MultiBinary(2),
     "nested": spaces.Dict({"whole": spaces.Box(-9, 9, (2,), np.int16)}),
 }
-FRONT = spaces.Box(0, 255, (5, 4, 3), np.uint8)
+FRONT = spaces.Box(0, 255, (8, 7, 3), np.uint8)
 
 
 def batch_of(space: spaces.Dict, n: int) -> dict:
@@ -93,7 +89,7 @@ def test_non_finite_value_beside_pixels_is_refused():
     row = observation_rows(
         "MyEnv", spaces.Dict({"x": spaces.Box(-1, 1, (1,)), "y": FRONT}), ACTIONS
     )
-    bad = {"x": np.full((2, 1), np.nan), "y": np.zeros((2, 5, 4, 3), np.uint8)}
+    bad = {"x": np.full((2, 1), np.nan), "y": np.zeros((2, 8, 7, 3), np.uint8)}
     with pytest.raises(ValueError, match="not finite"):
         pack_observation(row, bad)
 

@@ -34,6 +34,7 @@ from fastrl.processes.memory import check_memory
 from fastrl.runs.checkpoint import save_checkpoint
 from fastrl.runs.fitting import check_fits, first_not_finite
 from fastrl.runs.folder import working_folder
+from fastrl.spaces.actions import within_bounds
 from fastrl.spaces.masked import with_mask
 from fastrl.spaces.observations import rows_of
 from fastrl.training.records import TrainResult
@@ -184,7 +185,7 @@ class BaseAgent:
         rows = torch.as_tensor(arrays).to(self.device)
         with evaluating(self.policy):
             actions = self.policy(rows) if deterministic else self._sample(rows)
-        actions = actions.cpu().numpy()
+        actions = within_bounds(self.action_space, actions.cpu().numpy())
         return actions[0] if single else actions
 
     def _rows_of(self, obs: Any, action_mask: Any) -> tuple[np.ndarray, bool]:

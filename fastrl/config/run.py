@@ -57,6 +57,10 @@ class RunConfig:
     """Keyword arguments of the environment, as name=value; from Python and YAML also a mapping."""
     obs_keys: tuple[str, ...] = ()
     """Keys of a Dict observation to use; all if none are given. Nested keys: outer.inner."""
+    obs_kind: Literal["auto", "pixels", "vector"] = "auto"
+    """What arrays of bytes (uint8) with two or three dimensions are: pixels, which are scaled to
+    [0, 1] and go into convolutions, or a vector of numbers. auto: pixels if their space goes from 0
+    to 255 and has at least 7 x 7 of them, else a vector."""
     frame_stack: int = 1
     """Number of latest observations to stack into one. EnvPool's Atari already stacks four."""
     info_action_mask: bool = False
@@ -126,6 +130,7 @@ class RunConfig:
         one_of(self, "strategy", "auto", "ddp")
         one_of(self, "num_pools", 0, 1, 2)
         one_of(self, "backend", "auto", "envpool", "gymnasium")
+        one_of(self, "obs_kind", "auto", "pixels", "vector")
         one_of(self, "accelerator", "auto", "cpu", "cuda", "gpu")
         one_of(self, "precision", "32-true", "bf16-mixed")
         one_of(self, "engine", "auto", "native", "recorded", "compile", "eager")
@@ -161,6 +166,7 @@ class RunConfig:
         return {
             "mask_vel": self.mask_vel,
             "obs_keys": self.obs_keys,
+            "obs_kind": self.obs_kind,
             "frame_stack": self.frame_stack,
             "info_mask": self.info_action_mask,
             "env_kwargs": {name: read_value(value) for name, _, value in pairs},

@@ -58,9 +58,7 @@ class PythonReads:
     def watch(self, function: Callable[..., Any]) -> Iterator[None]:
         """Notes what `function`, called in this block, and the functions that it calls read."""
         self._take_cells(inspect.unwrap(getattr(function, "__func__", function)))
-        profiler: Any = (
-            sys.getprofile()
-        )  # somebody measures; there is room for one
+        profiler: Any = sys.getprofile()  # somebody measures; there is room for one
         is_builtin = hasattr(profiler, "disable")  # cProfile's, which goes by its own switch
         if is_builtin:
             profiler.disable()

@@ -3,6 +3,7 @@
 Imports no torch.
 """
 
+import contextlib
 import ctypes
 import functools
 import os
@@ -14,6 +15,7 @@ from typing import Any
 from fastrl.envs.vector import VectorEnv
 
 _PROBE_SECONDS = 120
+_HIGHEST_RATE = 1000
 
 
 def check_rendering(env_id: str) -> None:
@@ -84,7 +86,12 @@ def frame_rate(env: VectorEnv) -> float:
         inner: Any = env
         while hasattr(inner, "env"):  # MaskVelocity and FrameStack wrap the GymEnv
             inner = inner.env
-        return float(inner.envs[0].metadata.get("render_fps") or 30)
+        # Metadata are foreign, and may hold anything.
+        with contextlib.suppress(AttributeError, LookupError, TypeError, ValueError):
+            rate = float(inner.envs[0].metadata["render_fps"])
+            if 0 < rate < _HIGHEST_RATE:
+                return rate
+        return 30.0
     import envpool
 
     # Classic control and Box2D make 50 steps a second; with a frame skip (Atari, MuJoCo) about 20.

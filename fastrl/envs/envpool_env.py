@@ -11,17 +11,13 @@ from typing import Any
 import numpy as np
 from gymnasium import spaces
 
-from fastrl.envs.vector import TimeStep
+from fastrl.envs.vector import EnvError, TimeStep
 from fastrl.processes.machine import available_cores, thread_ids
-from fastrl.spaces.observations import (
-    MASK_KEY,
-    PackedRow,
-    action_space_of,
-    check_action_space,
-    leaf_spaces,
-    num_choices,
-    observation_rows,
-)
+from fastrl.spaces.actions import action_space_of, check_action_space
+from fastrl.spaces.observations import MASK_KEY, PackedRow, observation_rows
+from fastrl.spaces.parts import leaf_spaces
+from fastrl.spaces.pixels import ObsKind
+from fastrl.spaces.values import UnfitValueError
 
 # Set by make_env itself; in `env_kwargs` they would silently conflict with it.
 RESERVED_CONFIG = frozenset(
@@ -37,6 +33,8 @@ RESERVED_CONFIG = frozenset(
     }
     | {"gym_reset_return_info", "thread_affinity_offset", "base_path"}
 )
+# EnvPool takes less, too, and then plays episodes of one step, or reads beyond its memory.
+_AT_LEAST_ONE = "max_episode_steps", "frame_skip", "stack_num", "img_height", "img_width"
 
 
 def default_num_threads(num_envs: int) -> int:
@@ -115,6 +113,17 @@ def _mask_key(env_id: str, state_keys: Sequence[str]) -> str:
     raise ValueError(f"{env_id}: EnvPool's info holds no action mask")
 
 
+def _refused(env_id: str, spec: Any, env_kwargs: Mapping[str, Any]) -> str:
+    """Returns the message for settings that EnvPool does not take."""
+    pairs = {name: (value, getattr(spec.config, name, None)) for name, value in env_kwargs.items()}
+    unlike = {name: pair for name, pair in pairs.items() if type(pair[0]) is not type(pair[1])}
+    words = ", ".join(
+        f"{name}={value!r} (default {default!r})"
+        for name, (value, default) in (unlike or pairs).items()
+    )
+    return f"{env_id}: EnvPool refuses the env_kwargs {words}"
+
+
 class EnvPoolEnv:
     """`num_envs` envs in one EnvPool; see `vector.VectorEnv` for the methods.
 
@@ -134,6 +143,7 @@ class EnvPoolEnv:
         env_kwargs: Mapping[str, Any] | None = None,
         obs_keys: Sequence[str] = (),
         info_mask: bool = False,
+        obs_kind: ObsKind = "auto",
         testing: bool = False,
     ) -> None:
         """Makes the pool.
@@ -146,6 +156,7 @@ class EnvPoolEnv:
             env_kwargs: further settings of EnvPool, such as `max_episode_steps`.
             obs_keys: keys of a Dict observation to use; all if empty.
             info_mask: whether to use the action mask in the info.
+            obs_kind: what arrays of bytes are (see `observation_rows`).
             testing: Atari: whether rewards are unclipped and an episode is a whole game. In
                 training a lost life ends the episode and rewards are clipped to their sign (Mnih
                 et al. 2015), unless `env_kwargs` override it.
@@ -180,13 +191,18 @@ class EnvPoolEnv:
         if render:
             env_kwargs["render_mode"] = "rgb_array"
         threads_before = thread_ids()
-        pool: Any = envpool.make_gymnasium(
-            env_id,
-            num_envs=num_envs,
-            num_threads=num_threads or default_num_threads(num_envs),
-            seed=list(seeds),
-            **env_kwargs,
-        )
+        try:
+            if low := [name for name in _AT_LEAST_ONE if env_kwargs.get(name, 1) < 1]:
+                raise ValueError(f"{low[0]} must be at least 1")
+            pool: Any = envpool.make_gymnasium(
+                env_id,
+                num_envs=num_envs,
+                num_threads=num_threads or default_num_threads(num_envs),
+                seed=list(seeds),
+                **env_kwargs,
+            )
+        except Exception as error:  # of the binding, which lists all C++ types
+            raise ValueError(_refused(env_id, spec, env_kwargs)) from error
         self.env_id, self.num_envs = env_id, num_envs
         self.worker_threads = thread_ids() - threads_before
         observation_space, action_space = _spaces(pool, "observation_space", "action_space")
@@ -197,7 +213,8 @@ class EnvPoolEnv:
             observation_space,
             self.single_action_space,
             obs_keys,
-            num_choices(self.single_action_space) if info_mask else 0,
+            info_mask,
+            obs_kind,
         )
         self._pool: Any = pool
         self._renders = render
@@ -227,6 +244,8 @@ class EnvPoolEnv:
             if info_mask:
                 leaves[MASK_KEY] = _mask_key(env_id, keys)
             self._parts_at = {name: keys.index(key) for name, key in leaves.items()}
+        self._has_mask = getattr(self.single_observation_space, "mask_size", 0) > 0
+        self._num_steps = 0
 
     def reset(self) -> np.ndarray:
         """Starts new episodes in all envs; returns observations [N, *O]."""
@@ -237,12 +256,27 @@ class EnvPoolEnv:
         assert np.array_equal(state[self._env_id_at], self._env_ids), (
             "EnvPool returned the envs out of order"
         )
-        return self._rows(state)
+        rows = self._rows(state)
+        self._num_steps = 0
+        if self._has_mask:
+            self._check_masks(rows, None)
+        return rows
+
+    def _check_masks(self, rows: np.ndarray, done: np.ndarray | None) -> None:
+        env = self.single_observation_space.first_without_choice(rows, done)
+        if env >= 0:
+            raise EnvError(
+                f"{self.env_id}: env {env} returned an action mask that forbids every action at "
+                f"step {self._num_steps}"
+            )
 
     def _rows(self, state: Any) -> np.ndarray:
         if self._parts_at:
             parts = {name: state[place] for name, place in self._parts_at.items()}
-            return self.single_observation_space.pack(parts)
+            try:
+                return self.single_observation_space.pack(parts)
+            except UnfitValueError as error:
+                raise EnvError(f"{self.env_id}: EnvPool returned {error}") from error
         # EnvPool allocates a new batch per step, so these arrays are ours; astype copies only if
         # the dtype differs.
         return state[self._obs_at].astype(self._obs_dtype, order="C", copy=False)
@@ -273,7 +307,11 @@ class EnvPoolEnv:
         terminated = state[self._done_at] > truncated
         if self._game_over_at >= 0:
             terminated &= state[self._game_over_at] > 0
-        return TimeStep(self._rows(state), state[self._reward_at], terminated, truncated)
+        rows = self._rows(state)
+        if self._has_mask:
+            self._num_steps += 1
+            self._check_masks(rows, terminated | truncated)
+        return TimeStep(rows, state[self._reward_at], terminated, truncated)
 
     def step(self, actions: np.ndarray) -> TimeStep:
         """`send`, then `recv`."""

@@ -1,30 +1,22 @@
 """Single gymnasium envs behind the `VectorEnv` interface."""
 
 import logging
-import sysconfig
-import traceback
-from collections.abc import Callable, Sequence
-from pathlib import Path
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import gymnasium
 import numpy as np
 from gymnasium.wrappers import OrderEnforcing, PassiveEnvChecker, TimeLimit
 
-from fastrl.envs.vector import EnvError, TimeStep
-from fastrl.spaces.observations import (
-    MASK_KEY,
-    PackedRow,
-    action_space_of,
-    check_action_space,
-    leaf_values,
-    num_choices,
-    observation_rows,
-)
+from fastrl.envs.foreign import ForeignCode, call, line_of
+from fastrl.envs.vector import EnvError, TimeStep, playable
+from fastrl.spaces.actions import action_space_of, check_action_space
+from fastrl.spaces.observations import MASK_KEY, PackedRow, observation_rows, plain_row
+from fastrl.spaces.parts import leaf_values
+from fastrl.spaces.pixels import ObsKind
+from fastrl.spaces.values import UnfitValueError, as_dtype, as_flag, as_number, shown
 
 _log = logging.getLogger("fastrl")
-
-_FOREIGN_FOLDERS = (Path(__file__).parents[1], sysconfig.get_path("stdlib"))
 
 
 class GymEnv:
@@ -43,6 +35,7 @@ class GymEnv:
         seeds: Sequence[int],
         obs_keys: Sequence[str] = (),
         info_mask: bool = False,
+        obs_kind: ObsKind = "auto",
     ) -> None:
         """Makes one env per function.
 
@@ -53,31 +46,40 @@ class GymEnv:
             seeds: one seed per env, for its first reset.
             obs_keys: keys of a Dict observation to use; all if empty.
             info_mask: whether to use the action mask in the info.
+            obs_kind: what arrays of bytes are (see `observation_rows`).
+
+        Raises:
+            EnvError: making an env raised an error, or returned no env.
+            ValueError: a space is not supported.
         """
         self.env_id, self.num_envs = env_id, len(env_fns)
         self.envs = [call(f"{env_id}: making env {i}", f) for i, f in enumerate(env_fns)]
-        first = self.envs[0]
-        for env in self.envs:
-            if not isinstance(env, gymnasium.Env):
-                raise ValueError(
-                    f"{env_id}: it returned a {type(env).__name__}, not a gymnasium.Env"
-                )
-            if (env.observation_space, env.action_space) != (
-                first.observation_space,
-                first.action_space,
-            ):
-                raise ValueError(f"{env_id}: the envs have different spaces: {first} and {env}")
-        check_action_space(first.action_space, env_id)
-        self.single_action_space = action_space_of(first.action_space)
+        with ForeignCode(f"{env_id}: the spaces") as code:
+            for i, env in enumerate(self.envs):
+                code.at(i)
+                if not isinstance(env, gymnasium.Env):
+                    kind = type(env).__name__
+                    raise EnvError(f"{env_id}: it returned a {kind}, not a gymnasium.Env")
+                spaces = env.observation_space, env.action_space
+                if i == 0:
+                    observation_space, action_space = spaces
+                elif spaces != (observation_space, action_space):
+                    raise EnvError(
+                        f"{env_id}: the envs have different spaces: {self.envs[0]} and {env}"
+                    )
+        check_action_space(action_space, env_id)
+        self.single_action_space = action_space_of(action_space)
         self._info_mask = info_mask
         self.single_observation_space = observation_rows(
             env_id,
-            first.observation_space,
+            observation_space,
             self.single_action_space,
             obs_keys,
-            num_choices(self.single_action_space) if info_mask else 0,
+            info_mask,
+            obs_kind,
         )
-        self._action_dtype = first.action_space.dtype
+        self._action_dtype = action_space.dtype
+        self._num_steps = 0
         self._seeds: Sequence[int | None] = seeds
         self._actions: np.ndarray | None = None
         self._needs_reset = [False] * self.num_envs
@@ -88,11 +90,16 @@ class GymEnv:
     def reset(self) -> np.ndarray:
         """Starts new episodes in all envs; returns observations [N, *O]."""
         obs = self._empty_obs()
-        for i, env in enumerate(self.envs):
-            answer = call(f"{self.env_id}: reset of env {i}", env.reset, seed=self._seeds[i])
-            if not isinstance(answer, tuple) or len(answer) != 2:
-                raise EnvError(f"{self.env_id}: reset of env {i} did not return (obs, info)")
-            obs[i] = self._row(*answer, i)
+        self._num_steps = 0
+        with ForeignCode(f"{self.env_id}: reset") as code:
+            for i, env in enumerate(self.envs):
+                code.at(i)
+                answer = env.reset(seed=self._seeds[i])
+                try:
+                    obs[i] = self._row(*_answer(answer, "(obs, info)"))
+                except UnfitValueError as error:
+                    raise self._unfit(i, error, "reset") from error
+        self._check_masks(obs, None)
         self._seeds = [None] * self.num_envs
         self._needs_reset = [False] * self.num_envs
         return obs
@@ -100,6 +107,7 @@ class GymEnv:
     def send(self, actions: np.ndarray) -> None:
         """Stores a copy of the actions for `recv`, because an env may keep the row it is given."""
         assert len(actions) == self.num_envs, f"{len(actions)} actions for {self.num_envs} envs"
+        actions = playable(self.env_id, self.single_action_space, actions)
         self._actions = np.array(actions, dtype=self._action_dtype)
 
     def recv(self) -> TimeStep:
@@ -109,24 +117,37 @@ class GymEnv:
         actions = self._actions.tolist() if self._actions.ndim == 1 else self._actions
         self._actions = None
         obs = self._empty_obs()
-        rewards = np.zeros(self.num_envs, np.float32)
+        rewards = [0.0] * self.num_envs
         terminated, truncated = np.zeros(self.num_envs, np.bool_), np.zeros(self.num_envs, np.bool_)
-        for i, env in enumerate(self.envs):
-            try:
-                if self._needs_reset[i]:
-                    row, info = env.reset()
-                    reward, self._needs_reset[i] = 0.0, False
-                else:
-                    row, reward, terminated[i], cut, info = env.step(actions[i])
-                    truncated[i] = cut and not terminated[i]
-                    self._needs_reset[i] = bool(terminated[i] or cut)
-                with np.errstate(over="ignore"):  # overflows become infinite, refused later
-                    obs[i], rewards[i] = self._row(row, info, i), reward
-            except EnvError:
-                raise
-            except (Exception, SystemExit) as error:
-                raise _failure(f"{self.env_id}: step of env {i}", error) from error
-        return TimeStep(obs, rewards, terminated, truncated)
+        self._num_steps += 1
+        with ForeignCode(f"{self.env_id}: step") as code:
+            for i, env in enumerate(self.envs):
+                code.at(i)
+                needs_reset = self._needs_reset[i]
+                answer = env.reset() if needs_reset else env.step(actions[i])
+                try:
+                    if needs_reset:
+                        row, info = _answer(answer, "(obs, info)")
+                        self._needs_reset[i] = False
+                    else:
+                        row, reward, ended, cut, info = _answer(
+                            answer, "(obs, reward, terminated, truncated, info)"
+                        )
+                        if type(reward) is not float:
+                            reward = as_number(reward, "the reward")
+                        if type(ended) is not bool:
+                            ended = as_flag(ended, "terminated as")
+                        if type(cut) is not bool:
+                            cut = as_flag(cut, "truncated as")
+                        rewards[i] = reward
+                        terminated[i], truncated[i] = ended, cut and not ended
+                        self._needs_reset[i] = ended or cut
+                    obs[i] = self._row(row, info)
+                except UnfitValueError as error:
+                    raise self._unfit(i, error, "reset" if needs_reset else "step") from error
+        self._check_masks(obs, terminated | truncated)
+        with np.errstate(over="ignore"):  # overflows become infinite, refused later
+            return TimeStep(obs, np.array(rewards, np.float32), terminated, truncated)
 
     def step(self, actions: np.ndarray) -> TimeStep:
         """`send`, then `recv`."""
@@ -137,44 +158,56 @@ class GymEnv:
         """Renders env 0; returns uint8 [H, W, 3]."""
         if self.envs[0].render_mode != "rgb_array":
             raise ValueError(f"{self.env_id}: made without render=True")
-        return np.asarray(call(f"{self.env_id}: render", self.envs[0].render), np.uint8)
+        return as_frame(self.env_id, call(f"{self.env_id}: render", self.envs[0].render))
 
     def close(self) -> None:
         """Closes the envs."""
         for i, env in enumerate(self.envs):
             try:
-                env.close()
-            except (Exception, SystemExit) as error:  # no reason to lose what was learned
-                _log.warning("%s", _failure(f"{self.env_id}: close of env {i}", error))
+                call(f"{self.env_id}: close of env {i}", env.close)
+            except EnvError as error:  # no reason to lose what was learned
+                _log.warning("%s", error)
         self.envs = []
 
-    def _row(self, row: Any, info: Any, i: int) -> Any:
+    def _row(self, row: Any, info: Any) -> Any:
         """Returns an observation of the right shape; assignment would broadcast a wrong one."""
         space = self.single_observation_space
         if isinstance(space, PackedRow):
             parts = {name: np.asarray(part)[None] for name, part in leaf_values(row).items()}
             if self._info_mask:
-                if MASK_KEY not in info:
-                    raise EnvError(f"{self.env_id}: env {i} returned no info['{MASK_KEY}']")
+                if not isinstance(info, Mapping) or MASK_KEY not in info:
+                    raise UnfitValueError(f"no info[{MASK_KEY!r}]")
                 parts[MASK_KEY] = np.asarray(info[MASK_KEY])[None]
             return space.pack(parts)[0]
-        shape = space.shape
-        if np.shape(row) != shape:
-            raise EnvError(
-                f"{self.env_id}: env {i} returned an observation of shape {np.shape(row)}, "
-                f"but its space has {shape}"
+        row = plain_row(space, row)
+        if row.shape != space.shape:
+            raise UnfitValueError(
+                f"an observation of shape {row.shape}, but its space has {space.shape}"
             )
         return row
+
+    def _check_masks(self, obs: np.ndarray, done: np.ndarray | None) -> None:
+        space = self.single_observation_space
+        if isinstance(space, PackedRow) and space.mask_size:
+            i = space.first_without_choice(obs, done)
+            if i >= 0:
+                error = UnfitValueError("an action mask that forbids every action")
+                raise self._unfit(i, error, "step" if self._num_steps else "reset")
+
+    def _unfit(self, i: int, error: UnfitValueError, method: str) -> EnvError:
+        when = f"at step {self._num_steps}" if self._num_steps else "at its reset"
+        where = f"{self.env_id}: env {i} returned"
+        return EnvError(f"{where} {error} {when}{line_of(self.envs[i], method)}")
 
     def _empty_obs(self) -> np.ndarray:
         space = self.single_observation_space
         return np.empty((self.num_envs, *space.shape), space.dtype)
 
     def _state_dict(self) -> dict[str, Any]:
-        states = [
-            {"env": env.state_dict(), "elapsed": _elapsed_steps(outer)}
-            for env, outer in self._stateful_pairs()
-        ]
+        states: list[dict[str, Any]] = []
+        for i, (env, outer) in enumerate(self._stateful_pairs()):
+            state = call(f"{self.env_id}: state_dict of env {i}", env.state_dict)
+            states.append({"env": state, "elapsed": _elapsed_steps(outer)})
         return {"envs": states, "needs_reset": list(self._needs_reset)}
 
     def _load_state_dict(self, state: dict[str, Any]) -> None:
@@ -182,9 +215,11 @@ class GymEnv:
             raise ValueError(
                 f"{self.env_id}: the state of {len(state['envs'])} envs doesn't fit {self.num_envs}"
             )
-        for (env, outer), saved in zip(self._stateful_pairs(), state["envs"], strict=True):
-            outer.reset()  # wrappers refuse to step an env that was never reset
-            env.load_state_dict(saved["env"])
+        for i, (env, outer) in enumerate(self._stateful_pairs()):
+            saved = state["envs"][i]
+            # Wrappers refuse to step an env that was never reset.
+            call(f"{self.env_id}: reset of env {i}", outer.reset)
+            call(f"{self.env_id}: load_state_dict of env {i}", env.load_state_dict, saved["env"])
             if (limit := _time_limit(outer)) is not None:
                 limit._elapsed_steps = saved["elapsed"]
         self._needs_reset = [bool(flag) for flag in state["needs_reset"]]
@@ -192,34 +227,6 @@ class GymEnv:
 
     def _stateful_pairs(self) -> list[tuple[Any, gymnasium.Env]]:
         return list(zip(self._stateful, self.envs, strict=True))
-
-
-def _failure(where: str, error: BaseException) -> EnvError:
-    words = f": {error}" if str(error) else ""
-    return EnvError(f"{where} raised {type(error).__name__}{words}{own_line(error)}")
-
-
-def own_line(error: BaseException) -> str:
-    """Returns " (file:line)" of the innermost user code in the traceback of an error, or "".
-
-    User code is in neither fastrl, nor the standard library, nor an installed package.
-    """
-    place = ""
-    for frame, line in traceback.walk_tb(error.__traceback__):
-        file = Path(frame.f_code.co_filename)
-        is_installed = {"site-packages", "dist-packages"} & {*file.parts}
-        is_foreign = any(file.is_relative_to(folder) for folder in _FOREIGN_FOLDERS)
-        if not is_installed and not is_foreign and not file.name.startswith("<"):
-            place = f" ({file}:{line})"
-    return place
-
-
-def call(where: str, function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
-    """Calls code of the env; turns what it raises into an EnvError that says where."""
-    try:
-        return function(*args, **kwargs)
-    except (Exception, SystemExit) as error:  # foreign code may call sys.exit
-        raise _failure(where, error) from error
 
 
 def _env_with_state(env: Any) -> Any:
@@ -245,3 +252,22 @@ def _time_limit(env: gymnasium.Env) -> Any:
 def _elapsed_steps(env: gymnasium.Env) -> int | None:
     limit = _time_limit(env)
     return None if limit is None else limit._elapsed_steps
+
+
+def as_frame(env_id: str, frame: Any) -> np.ndarray:
+    """Returns what was rendered, uint8 [H, W, 3]; EnvError if it is something else."""
+    try:
+        array = as_dtype(frame, np.uint8)
+        if array.ndim == 3 and array.shape[2] == 3:
+            return array
+    except UnfitValueError:
+        pass
+    raise EnvError(f"{env_id}: render returned {shown(frame)}, which is no frame [H, W, 3]")
+
+
+def _answer(answer: Any, names: str) -> Any:
+    """Returns what `reset` or `step` answered; UnfitValueError if it isn't as many values."""
+    if isinstance(answer, tuple | list) and len(answer) == names.count(",") + 1:
+        return answer
+    what = f"{len(answer)} values" if isinstance(answer, tuple | list) else shown(answer)
+    raise UnfitValueError(f"{what}, but not {names}")

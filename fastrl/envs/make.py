@@ -13,11 +13,13 @@ import gymnasium
 
 from fastrl.config.trust import is_part_of_python
 from fastrl.envs.envpool_env import EnvPoolEnv, check_envpool_id, list_envpool_ids
-from fastrl.envs.gym_env import GymEnv, own_line
+from fastrl.envs.foreign import call, own_line
+from fastrl.envs.gym_env import GymEnv
 from fastrl.envs.masking import MaskVelocity, check_mask_vel
 from fastrl.envs.stacking import FrameStack
 from fastrl.envs.vector import EnvError, VectorEnv
 from fastrl.envs.wrapped_env import WrappedVectorEnv
+from fastrl.spaces.pixels import ObsKind
 
 Backend = Literal["auto", "envpool", "gymnasium"]
 Purpose = Literal["train", "eval", "video"]
@@ -51,6 +53,7 @@ def make_env(
     render: bool = False,
     env_kwargs: Mapping[str, Any] | None = None,
     obs_keys: Sequence[str] = (),
+    obs_kind: ObsKind = "auto",
     frame_stack: int = 1,
     info_mask: bool = False,
     testing: bool = False,
@@ -69,6 +72,8 @@ def make_env(
         render: whether `render` will be called; it draws env 0.
         env_kwargs: keyword arguments for EnvPool, `gymnasium.make` or the callable.
         obs_keys: keys of a Dict observation to use; all if empty.
+        obs_kind: what arrays of bytes with two or three dimensions are: "pixels", a "vector", or
+            "auto", whatever `fastrl.spaces.pixels.is_pixels` says.
         frame_stack: number of latest observations to stack into one.
         info_mask: whether to use the action mask in the info.
         testing: Atari: whether rewards are unclipped and an episode is a whole game.
@@ -91,6 +96,7 @@ def make_env(
     settings = {
         "mask_vel": mask_vel,
         "obs_keys": tuple(obs_keys),
+        "obs_kind": obs_kind,
         "frame_stack": frame_stack,
         "info_mask": info_mask,
         "env_kwargs": dict(env_kwargs or {}),
@@ -104,6 +110,7 @@ def make_env(
             env_kwargs=env_kwargs,
             testing=testing,
             obs_keys=obs_keys,
+            obs_kind=obs_kind,
             info_mask=info_mask,
         )
         env = _dressed(env, mask_vel, frame_stack)
@@ -131,13 +138,15 @@ def vector_env_of(
     *,
     mask_vel: bool = False,
     obs_keys: Sequence[str] = (),
+    obs_kind: ObsKind = "auto",
     frame_stack: int = 1,
     info_mask: bool = False,
     env_kwargs: Mapping[str, Any] | None = None,
 ) -> VectorEnv:
     """Makes a vector env of the envs that functions return; arguments as of `make_env`."""
     _check_no_kwargs(env_id, env_kwargs)
-    env = GymEnv(env_id, functions, seeds, obs_keys=obs_keys, info_mask=info_mask)
+    reading: Any = {"obs_keys": obs_keys, "obs_kind": obs_kind, "info_mask": info_mask}
+    env = GymEnv(env_id, functions, seeds, **reading)
     return _dressed(env, mask_vel, frame_stack)
 
 
@@ -164,6 +173,7 @@ def wrap_vector_env(
     seed: int | None = None,
     mask_vel: bool = False,
     obs_keys: Sequence[str] = (),
+    obs_kind: ObsKind = "auto",
     frame_stack: int = 1,
     info_mask: bool = False,
     env_kwargs: Mapping[str, Any] | None = None,
@@ -171,7 +181,7 @@ def wrap_vector_env(
     """Wraps a caller's vector env of any autoreset mode; `seed` is for its first `reset`."""
     if not isinstance(env, gymnasium.vector.VectorEnv):
         raise ValueError(f"{env!r} is a {type(env).__name__}, not a gymnasium.vector.VectorEnv")
-    wrapped = WrappedVectorEnv(env, seed, obs_keys)
+    wrapped = WrappedVectorEnv(env, seed, obs_keys, obs_kind)
     _check_no_kwargs(wrapped.env_id, env_kwargs)
     if info_mask:
         raise ValueError(
@@ -208,15 +218,16 @@ def _gymnasium_maker(
         if is_part_of_python(module_name):  # and what it would run is no environment
             raise ValueError(f"{env_id!r}: {module_name} comes with Python and has no environments")
         try:
-            module = importlib.import_module(module_name)
-        except ModuleNotFoundError as error:
-            if error.name is None or not f"{module_name}.".startswith(f"{error.name}."):
-                what = f"{module_name!r} imports {error.name!r}{own_line(error)}"
-                raise EnvError(f"{env_id!r}: {what}") from error
-            raise ValueError(f"{env_id!r}: no module {module_name!r} can be imported") from error
-        except (Exception, SystemExit) as error:  # foreign code may raise anything
-            what = f"{type(error).__name__}: {error}{own_line(error)}"
-            raise EnvError(f"{env_id!r}: importing {module_name!r} raised {what}") from error
+            where = f"{env_id!r}: importing {module_name!r}"
+            module = call(where, importlib.import_module, module_name)
+        except EnvError as error:
+            cause = error.__cause__
+            if not isinstance(cause, ModuleNotFoundError):
+                raise
+            if cause.name is None or not f"{module_name}.".startswith(f"{cause.name}."):
+                what = f"{module_name!r} imports {cause.name!r}{own_line(cause)}"
+                raise EnvError(f"{env_id!r}: {what}") from cause
+            raise ValueError(f"{env_id!r}: no module {module_name!r} can be imported") from cause
         if callable(getattr(module, name, None)):
             maker = getattr(module, name)
             _check_maker(env_id, maker)

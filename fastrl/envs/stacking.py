@@ -6,7 +6,8 @@ import numpy as np
 from gymnasium import spaces
 
 from fastrl.envs.vector import HasState, TimeStep, VectorEnv
-from fastrl.spaces.observations import PackedRow, channel_axis, is_pixels
+from fastrl.spaces.observations import PackedRow
+from fastrl.spaces.pixels import ImageBox, channel_axis, is_pixels
 
 
 class FrameStack:
@@ -33,7 +34,8 @@ class FrameStack:
         )
         axis = channel_axis(low.shape) if is_pixels(space) and low.ndim == 3 else 0
         low, high = (np.concatenate([bound] * depth, axis) for bound in (low, high))
-        self.single_observation_space = spaces.Box(low, high, dtype=space.dtype or np.float32)  # pyright: ignore[reportArgumentType]
+        kind = ImageBox if isinstance(space, ImageBox) else spaces.Box
+        self.single_observation_space = kind(low, high, dtype=space.dtype or np.float32)  # pyright: ignore[reportArgumentType]
         self._axis = 1 + axis
         self._stacked = np.zeros((env.num_envs, *low.shape), space.dtype)
         self._begins = np.zeros(env.num_envs, np.bool_)

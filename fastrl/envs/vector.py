@@ -9,11 +9,27 @@ its action and returns the reset observation, reward 0 and no flags.
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
-from gymnasium import Space
+from gymnasium import Space, spaces
+
+from fastrl.spaces.actions import within_bounds
 
 
 class EnvError(ValueError):
     """An environment raised an error or returned invalid values; the message names it."""
+
+
+def playable(env_id: str, space: Space, actions: np.ndarray) -> np.ndarray:
+    """Returns actions [N] or [N, A] within the bounds of their space, in its own dtype.
+
+    Raises:
+        ValueError: one of them is NaN.
+    """
+    if not isinstance(space, spaces.Box):
+        return actions
+    if (is_nan := np.isnan(actions)).any():
+        env = int(np.argwhere(is_nan)[0, 0])
+        raise ValueError(f"{env_id}: the policy's action for env {env} is not a number")
+    return within_bounds(space, actions)
 
 
 class Spaces(NamedTuple):

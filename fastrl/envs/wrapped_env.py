@@ -1,5 +1,6 @@
 """A `gymnasium.vector.VectorEnv` that the caller built, behind the `VectorEnv` interface."""
 
+import logging
 from collections.abc import Sequence
 from functools import partial
 from typing import Any
@@ -8,16 +9,16 @@ import gymnasium
 import numpy as np
 from gymnasium.vector import AsyncVectorEnv, AutoresetMode, SyncVectorEnv
 
-from fastrl.envs.gym_env import call
-from fastrl.envs.vector import EnvError, TimeStep
-from fastrl.spaces.observations import (
-    PackedRow,
-    action_space_of,
-    check_action_space,
-    leaf_values,
-    observation_rows,
-    pack_observation,
-)
+from fastrl.envs.foreign import ForeignCode, call, line_of
+from fastrl.envs.gym_env import as_frame
+from fastrl.envs.vector import EnvError, TimeStep, playable
+from fastrl.spaces.actions import action_space_of, check_action_space
+from fastrl.spaces.observations import PackedRow, observation_rows, pack_observation, plain_row
+from fastrl.spaces.parts import leaf_values
+from fastrl.spaces.pixels import ObsKind
+from fastrl.spaces.values import UnfitValueError, shown
+
+_log = logging.getLogger("fastrl")
 
 
 class WrappedVectorEnv:
@@ -41,17 +42,25 @@ class WrappedVectorEnv:
         env: gymnasium.vector.VectorEnv,
         seed: int | None = None,
         obs_keys: Sequence[str] = (),
+        obs_kind: ObsKind = "auto",
     ) -> None:
         """Wraps `env`; `seed` is for its first `reset`. ValueError if its mode isn't known."""
         self.env: Any = env
-        self.env_id = env.spec.id if env.spec is not None else type(env.unwrapped).__name__
-        self.num_envs = env.num_envs
-        check_action_space(env.single_action_space, self.env_id)
-        self.single_action_space = action_space_of(env.single_action_space)
+        with ForeignCode(f"{type(env).__name__}: the spaces"):
+            self.env_id = env.spec.id if env.spec is not None else type(env.unwrapped).__name__
+            self.num_envs = env.num_envs
+            observation_space, action_space = env.single_observation_space, env.single_action_space
+        check_action_space(action_space, self.env_id)
+        self.single_action_space = action_space_of(action_space)
         self.single_observation_space: Any = observation_rows(
-            self.env_id, env.single_observation_space, self.single_action_space, obs_keys
+            self.env_id,
+            observation_space,
+            self.single_action_space,
+            obs_keys,
+            obs_kind=obs_kind,
         )
-        self._action_dtype = env.single_action_space.dtype
+        self._num_steps = 0
+        self._action_dtype = action_space.dtype
         if type(env) is SyncVectorEnv and env.autoreset_mode != AutoresetMode.NEXT_STEP:
             env.autoreset_mode = AutoresetMode.NEXT_STEP
             env.metadata = {**env.metadata, "autoreset_mode": AutoresetMode.NEXT_STEP}
@@ -75,13 +84,18 @@ class WrappedVectorEnv:
 
     def reset(self) -> np.ndarray:
         """Starts new episodes in all envs; returns observations [N, *O]."""
-        obs, _ = call(f"{self.env_id}: reset", self.env.reset, seed=self._seed)
+        answer = call(f"{self.env_id}: reset", self.env.reset, seed=self._seed)
+        self._num_steps = 0
+        obs, _ = self._checked(answer, "(obs, info)")
         self._seed = None
         self._waits[:] = False
-        return self._own(obs)
+        obs = self._own(obs, "reset")
+        self._check_masks(obs, None)
+        return obs
 
     def send(self, actions: np.ndarray) -> None:
         """Starts the step of an `AsyncVectorEnv`; for other envs stores a copy of the actions."""
+        actions = playable(self.env_id, self.single_action_space, actions)
         actions = np.array(actions, dtype=self._action_dtype)
         # Such an env must be reset before it is stepped.
         if self._mode == AutoresetMode.DISABLED and self._waits.any():
@@ -97,11 +111,16 @@ class WrappedVectorEnv:
         assert self._actions is not None, "recv without send"
         actions, self._actions = self._actions, None
         finish = self.env.step_wait if self._is_async else partial(self.env.step, actions)
-        obs, rewards, terminated, truncated, info = call(f"{self.env_id}: step", finish)
+        answer = call(f"{self.env_id}: step", finish)
+        self._num_steps += 1
+        obs, rewards, terminated, truncated, info = self._checked(
+            answer, "(obs, rewards, terminated, truncated, infos)"
+        )
+        obs, rewards = self._own(obs), self._numbers(rewards, "rewards")
         with np.errstate(over="ignore"):  # overflows become infinite, refused later
-            obs, rewards = self._own(obs), np.array(rewards, np.float32)
-        terminated = np.array(terminated, np.bool_)
-        truncated = np.asarray(truncated, np.bool_) & ~terminated
+            rewards = rewards.astype(np.float32)
+        terminated = self._flags(terminated, "terminated")
+        truncated = self._flags(truncated, "truncated") & ~terminated
         if self._mode != AutoresetMode.NEXT_STEP:
             done = (terminated | truncated) & ~self._waits
             if self._waits.any():
@@ -110,15 +129,17 @@ class WrappedVectorEnv:
                 terminated &= ~self._waits
                 truncated &= ~self._waits
             if self._mode == AutoresetMode.SAME_STEP and done.any():
-                if "final_obs" not in info:
+                if not isinstance(info, dict) or "final_obs" not in info:
                     raise EnvError(
                         f"{self.env_id}: autoreset mode {self._mode}, but no info['final_obs'] "
                         "when an episode ended"
                     )
-                for i in np.flatnonzero(done):
-                    # In this mode the env's own row already is the reset observation.
-                    obs[i] = self._final_row(info["final_obs"][i])
+                with ForeignCode(f"{self.env_id}: reading info['final_obs']"):
+                    for i in np.flatnonzero(done):
+                        # In this mode the env's own row already is the reset observation.
+                        obs[i] = self._final_row(info["final_obs"][i])
             self._waits = done
+        self._check_masks(obs, terminated | truncated)
         return TimeStep(obs, rewards, terminated, truncated)
 
     def step(self, actions: np.ndarray) -> TimeStep:
@@ -132,27 +153,93 @@ class WrappedVectorEnv:
             raise ValueError(
                 f"{self.env_id}: render_mode is {self.env.render_mode!r}, it must be 'rgb_array'"
             )
-        return np.asarray(self.env.render()[0], np.uint8)
+        frames = call(f"{self.env_id}: render", self.env.render)
+        return as_frame(self.env_id, frames[0] if isinstance(frames, tuple | list) else frames)
 
     def close(self) -> None:
         """Closes the env."""
-        self.env.close()
+        try:
+            call(f"{self.env_id}: close", self.env.close)
+        except EnvError as error:  # no reason to lose what was learned
+            _log.warning("%s", error)
 
-    def _own(self, obs: Any) -> np.ndarray:
+    def _own(self, obs: Any, method: str = "step") -> np.ndarray:
         """Returns packed copies of the observations, because the env may reuse its arrays."""
-        return pack_observation(self.single_observation_space, obs)
+        space = self.single_observation_space
+        with ForeignCode(f"{self.env_id}: reading observations"):
+            parts = leaf_values(obs) if isinstance(space, PackedRow) else {"": obs}
+            shapes = {name: np.shape(part) for name, part in parts.items()}
+        try:
+            for name, shape in shapes.items():
+                if shape[:1] != (self.num_envs,):
+                    called = f" of {name!r}" if name else ""
+                    raise UnfitValueError(
+                        f"observations{called} of shape {shape} for {self.num_envs} environments"
+                    )
+            rows = pack_observation(space, obs)
+            if rows.shape[1:] != space.shape:
+                raise UnfitValueError(
+                    f"observations of shape {rows.shape[1:]} each, but their space has "
+                    f"{space.shape}"
+                )
+        except UnfitValueError as error:
+            raise self._unfit(error, method) from error
+        return rows
 
     def _final_row(self, obs: Any) -> np.ndarray:
-        if not isinstance(self.single_observation_space, PackedRow):
-            return obs
-        parts = {name: np.asarray(part)[None] for name, part in leaf_values(obs).items()}
-        return self.single_observation_space.pack(parts)[0]
+        space = self.single_observation_space
+        try:
+            if isinstance(space, PackedRow):
+                parts = {name: np.asarray(part)[None] for name, part in leaf_values(obs).items()}
+                return space.pack(parts)[0]
+            row = plain_row(space, obs)
+            if row.shape != space.shape:
+                raise UnfitValueError(f"a final observation of shape {row.shape}")
+        except UnfitValueError as error:
+            raise self._unfit(error) from error
+        return row
+
+    def _numbers(self, values: Any, name: str) -> np.ndarray:
+        """Returns numbers `[N]` that the env gave as an array with one for each sub-env."""
+        with ForeignCode(f"{self.env_id}: reading {name}"):
+            array = np.asarray(values)
+        if array.size != self.num_envs or (array.shape or (1,))[0] != self.num_envs:
+            raise self._unfit(f"{name} of shape {array.shape} for {self.num_envs} environments")
+        if array.dtype.kind not in "biuf":
+            raise self._unfit(f"{name} {shown(values)}, which are not numbers")
+        return array.reshape(self.num_envs)
+
+    def _flags(self, values: Any, name: str) -> np.ndarray:
+        array = self._numbers(values, name)
+        if array.dtype.kind != "b" and not np.isin(array, (0, 1)).all():
+            raise self._unfit(f"{name} {shown(values)}, which are neither true nor false")
+        return array.astype(np.bool_)
+
+    def _checked(self, answer: Any, names: str) -> Any:
+        """Returns what `reset` or `step` answered, if it is as many values."""
+        if isinstance(answer, tuple | list) and len(answer) == names.count(",") + 1:
+            return answer
+        what = f"{len(answer)} values" if isinstance(answer, tuple | list) else shown(answer)
+        raise self._unfit(f"{what}, but not {names}", "step" if self._num_steps else "reset")
+
+    def _check_masks(self, obs: np.ndarray, done: np.ndarray | None) -> None:
+        space = self.single_observation_space
+        if isinstance(space, PackedRow) and space.mask_size:
+            env = space.first_without_choice(obs, done)
+            if env >= 0:
+                raise self._unfit(f"an action mask that forbids every action of env {env}")
+
+    def _unfit(self, what: Any, method: str = "step") -> EnvError:
+        when = f"at step {self._num_steps}" if self._num_steps else "at its reset"
+        inner = self.env.unwrapped
+        env = inner.envs[0] if isinstance(inner, SyncVectorEnv) else self.env
+        return EnvError(f"{self.env_id}: it returned {what} {when}{line_of(env, method)}")
 
     def _restart_waiting(self, stepped_obs: np.ndarray) -> np.ndarray:
         """Resets the sub-envs that wait, and checks that the others are unchanged."""
         options = {"reset_mask": self._waits.copy()}
-        reset_obs, _ = call(f"{self.env_id}: reset", self.env.reset, options=options)
-        reset_obs = self._own(reset_obs)
+        answer = call(f"{self.env_id}: reset", self.env.reset, options=options)
+        reset_obs = self._own(self._checked(answer, "(obs, info)")[0], "reset")
         others = ~self._waits
         if not np.array_equal(reset_obs[others], stepped_obs[others], equal_nan=True):
             raise EnvError(
@@ -164,9 +251,10 @@ class WrappedVectorEnv:
         return reset_obs
 
     def _state_dict(self) -> dict[str, Any]:
-        return {"env": self.env.state_dict(), "waits": self._waits.tolist()}
+        state = call(f"{self.env_id}: state_dict", self.env.state_dict)
+        return {"env": state, "waits": self._waits.tolist()}
 
     def _load_state_dict(self, state: dict[str, Any]) -> None:
-        self.env.load_state_dict(state["env"])
+        call(f"{self.env_id}: load_state_dict", self.env.load_state_dict, state["env"])
         self._waits = np.array(state["waits"], np.bool_)
         self._seed = None

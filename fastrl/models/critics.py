@@ -13,9 +13,11 @@ import gymnasium
 import torch
 from torch import Tensor, nn
 
+from fastrl.models.distributions import Bounds
 from fastrl.models.encoders import Reader
 from fastrl.models.layers import linear, mlp
 from fastrl.ops.squashed_normal import LOG_STD_MAX, LOG_STD_MIN, squashed_normal
+from fastrl.spaces.actions import check_action_space, float32_bounds
 
 
 class Critics(nn.Module):
@@ -116,9 +118,6 @@ class SquashedGaussianActor(nn.Module):
     Actions are scaled to [-1, 1]; `to_env` brings them to the bounds.
     """
 
-    low: Tensor
-    high: Tensor
-
     def __init__(
         self,
         observation_space: gymnasium.Space,
@@ -147,14 +146,11 @@ class SquashedGaussianActor(nn.Module):
                 f"unsupported action space {action_space}; supported is a one-dimensional Box: "
                 "the actor is a squashed Gaussian"
             )
-        if not action_space.is_bounded():
-            raise ValueError(f"squashed actions need finite bounds, not those of {action_space}")
+        check_action_space(action_space)
         self.num_inputs, (self.num_actions,) = self.reader.vector_size, action_space.shape
         self.trunk = mlp(self.num_inputs, hidden_sizes, "relu", ortho_init=False)
         self.head = linear(hidden_sizes[-1], 2 * self.num_actions)
-        low, high = torch.as_tensor(action_space.low), torch.as_tensor(action_space.high)
-        self.register_buffer("low", low.float(), persistent=False)
-        self.register_buffer("high", high.float(), persistent=False)
+        self.bounds = Bounds(*map(torch.as_tensor, float32_bounds(action_space)))
 
     def read(self, obs: Tensor) -> Tensor:
         """Returns observations as the networks see them, float `[B, num_inputs]`."""
@@ -186,8 +182,7 @@ class SquashedGaussianActor(nn.Module):
 
     def to_env(self, actions: Tensor) -> Tensor:
         """Brings actions from [-1, 1] to the environment's bounds."""
-        actions = self.low + (self.high - self.low) * ((actions + 1) / 2)
-        return torch.clamp(actions, self.low, self.high)  # rounding may go beyond
+        return self.bounds(actions)
 
     def _mean_and_log_std(self, obs: Tensor) -> tuple[Tensor, Tensor]:
         mean, log_std = self.outputs(obs).chunk(2, 1)

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from fastrl.models.layers import linear
-from fastrl.spaces.observations import check_action_space
+from fastrl.spaces.actions import check_action_space, float32_bounds
 
 
 class ActionHead(Protocol):
@@ -186,6 +186,7 @@ class GaussianHead(nn.Module):
         self.log_std = nn.Parameter(torch.full((len(low),), log_std_init))
         self.register_buffer("low", torch.as_tensor(low, dtype=torch.float32), persistent=False)
         self.register_buffer("high", torch.as_tensor(high, dtype=torch.float32), persistent=False)
+        self.bounds = Bounds(self.low, self.high)
 
     @property
     def layer(self) -> nn.Linear:
@@ -231,8 +232,31 @@ class GaussianHead(nn.Module):
     def to_env(self, actions: Tensor) -> Tensor:
         """Clips or squashes into the bounds."""
         if self.squash:
-            actions = self.low + (self.high - self.low) * (torch.tanh(actions) + 1) / 2
-        return torch.clamp(actions, self.low, self.high)  # squashed too: rounding may go beyond
+            return self.bounds(torch.tanh(actions))
+        return torch.clamp(actions, self.low, self.high)
+
+
+class Bounds(nn.Module):
+    """Brings numbers from [-1, 1] to bounds `[A]`."""
+
+    low: Tensor
+    high: Tensor
+    half_low: Tensor
+    quarter_width: Tensor
+
+    def __init__(self, low: Tensor, high: Tensor) -> None:
+        """Takes the bounds, float32 `[A]`."""
+        super().__init__()
+        self.register_buffer("low", low, persistent=False)
+        self.register_buffer("high", high, persistent=False)
+        # Halves and quarters are exact, and those of the largest numbers do not overflow.
+        self.register_buffer("half_low", low / 2, persistent=False)
+        self.register_buffer("quarter_width", high / 4 - low / 4, persistent=False)
+
+    def forward(self, numbers: Tensor) -> Tensor:
+        """Returns numbers within the bounds, for `numbers` `[B, A]`."""
+        scaled = 2 * (self.half_low + self.quarter_width * (numbers + 1))
+        return torch.clamp(scaled, self.low, self.high)  # rounding may go beyond
 
 
 def _log_slope_of_tanh(u: Tensor) -> Tensor:
@@ -266,4 +290,4 @@ def make_action_head(
         (num_dims,) = space.shape
         return CategoricalHead(num_features, [2] * num_dims, [0] * num_dims, False, gain)
     assert isinstance(space, gymnasium.spaces.Box)
-    return GaussianHead(num_features, space.low, space.high, squash, log_std_init, gain)
+    return GaussianHead(num_features, *float32_bounds(space), squash, log_std_init, gain)

@@ -17,7 +17,9 @@ from torch import Tensor, nn
 
 from fastrl.models.layers import mlp
 from fastrl.models.normalization import RunningNorm
-from fastrl.spaces.observations import PackedRow, channel_axis, is_pixels, one_hot_columns
+from fastrl.spaces.observations import PackedRow
+from fastrl.spaces.parts import one_hot_columns
+from fastrl.spaces.pixels import brightest, channel_axis, is_pixels, with_channels
 
 
 class Inputs(NamedTuple):
@@ -47,17 +49,18 @@ class Reader(nn.Module):
         self.space = space
         self.packed = space if isinstance(space, PackedRow) else None
         self.pixels_shape: tuple[int, ...] = ()
-        self.channel_axis = 0
+        self.channel_axis, self.brightest = 0, 255
         self.vector_size, self.mask_size = 0, 0
         self.is_one_hot = self.is_single = self.is_flat = False
         if self.packed is not None:
             self.pixels_shape = self.packed.pixels_shape
             self.channel_axis = self.packed.channel_axis
+            self.brightest = self.packed.brightest
             self.vector_size, self.mask_size = self.packed.vector_size, self.packed.mask_size
         elif is_pixels(space):
-            shape = space.shape or ()
-            self.pixels_shape = (1, *shape) if len(shape) == 2 else shape
+            self.pixels_shape = with_channels(space.shape or ())
             self.channel_axis = channel_axis(self.pixels_shape)
+            self.brightest = brightest(space)
         elif isinstance(space, spaces.Discrete | spaces.MultiDiscrete):
             self.is_one_hot = True
             columns, values = one_hot_columns(space)
@@ -127,8 +130,10 @@ class Pixels(nn.Module):
     """Convolutions over images `[B, C, H, W]` of bytes, flattened to `[B, F]`.
 
     The first layer takes the bytes as they are: dividing its weight by 255 is the same as dividing
-    each image, for a thousandth of the work.
+    each image, for a thousandth of the work. `brightest` is 255, or what else is scaled to 1.
     """
+
+    brightest = 255
 
     def __init__(self, first: nn.Conv2d, others: nn.Module) -> None:
         """Holds the first layer and what follows it, up to the flattening."""
@@ -144,7 +149,7 @@ class Pixels(nn.Module):
         order = torch.channels_last if fits else torch.preserve_format
         images = pixels.to(dtype, memory_format=order)
         x = nn.functional.conv2d(
-            images, layer.weight / 255, layer.bias, layer.stride, layer.padding
+            images, layer.weight / self.brightest, layer.bias, layer.stride, layer.padding
         )
         return self.others(x).flatten(1)
 
@@ -195,6 +200,7 @@ def make_trunk(
         encoder = "nature" if min(height, width) >= 36 else "minatar"
     make = {"nature": nature_cnn, "impala": impala_cnn, "minatar": minatar_cnn}[encoder]
     pixels = make(channels)
+    pixels.brightest = reader.brightest
     if ortho_init:
         for layer in pixels.modules():
             if isinstance(layer, nn.Conv2d):

@@ -5,9 +5,11 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-from gymnasium import Space, spaces
+from gymnasium import Space
 
-from fastrl.spaces.observations import MASK_KEY, PackedRow, leaf_values, num_choices
+from fastrl.spaces.actions import choices_of
+from fastrl.spaces.observations import MASK_KEY, PackedRow
+from fastrl.spaces.parts import leaf_values
 
 
 def with_mask(row: Space, action_space: Space, observation: Any, mask: Any) -> Any:
@@ -48,16 +50,7 @@ def with_mask(row: Space, action_space: Space, observation: Any, mask: Any) -> A
             "values, one for each choice of each dimension"
         )
     rows = given.reshape(count, size) > 0.5
-    ends = np.cumsum(_choices(action_space))
+    ends = np.cumsum(choices_of(action_space))
     if not all(part.any(1).all() for part in np.split(rows, ends[:-1], 1)):
         raise ValueError("an action mask allows no action")
     return {**parts, MASK_KEY: rows.reshape(*batch, *(row.parts[MASK_KEY].shape or ()))}
-
-
-def _choices(space: Space) -> list[int]:
-    """Returns the number of choices of each dimension of an action."""
-    if isinstance(space, spaces.MultiDiscrete):
-        return space.nvec.tolist()
-    if isinstance(space, spaces.MultiBinary):
-        return [2] * int(space.shape[0])
-    return [num_choices(space)]

@@ -4,9 +4,10 @@ A rollout stores an observation of any space as one row of a single tensor. `obs
 returns the space of the rows:
 
     space of the environment           row                       input of the network
-    Box, uint8, 2 or 3 dimensions      unchanged                 pixels, scaled to [0, 1]
-    other Box; MultiBinary             float32 (uint8, int32,    a flat vector
-                                       int64 unchanged)
+    Box of images (`is_pixels`)        unchanged                 pixels, scaled to [0, 1]
+    other Box; MultiBinary             float32 (uint8 with one   a flat vector
+                                       dimension, int32, int64
+                                       unchanged)
     Discrete, MultiDiscrete            int64                     one-hot
     Dict, Tuple, or an action mask     a `PackedRow`             pixels, a flat vector, a mask
 
@@ -22,34 +23,18 @@ from typing import Any
 import numpy as np
 from gymnasium import Space, spaces
 
+from fastrl.spaces.actions import MOST_CHOICES, choices_of
+from fastrl.spaces.parts import leaf_spaces, leaf_values, one_hot_columns, width_of
+from fastrl.spaces.pixels import ObsKind, brightest, channel_axis, is_pixels, of_kind, with_channels
+from fastrl.spaces.values import UnfitValueError, as_dtype, check_choices
+
 SUPPORTED_OBSERVATIONS = (
     "Box with at least one dimension, Discrete, MultiDiscrete, MultiBinary, Dict and Tuple of these"
-)
-SUPPORTED_ACTIONS = (
-    "Discrete, MultiDiscrete and MultiBinary with one dimension, bounded Box with one dimension"
 )
 MASK_KEY = "action_mask"
 
 # Dtypes that a rollout stores unchanged; any other (float64, bool, int8 ...) becomes float32.
 _KEPT_DTYPES = (np.dtype(np.uint8), np.dtype(np.int32), np.dtype(np.int64))
-
-
-def is_pixels(space: Space) -> bool:
-    """Returns whether observations are images: uint8 `[H, W]`, `[C, H, W]` or `[H, W, C]`."""
-    if not isinstance(space, spaces.Box) or isinstance(space, PackedRow):
-        return False
-    return space.dtype == np.uint8 and len(space.shape) in (2, 3)
-
-
-def channel_axis(shape: Sequence[int]) -> int:
-    """Returns the dimension of an image that holds its channels: 0 or 2.
-
-    Two equal neighbouring dimensions are height and width; else the smallest one is the channels.
-    """
-    first, second, third = shape
-    if first == second or second == third:
-        return 2 if first == second != third else 0
-    return 2 if third < min(first, second) else 0
 
 
 class PackedRow(spaces.Box):
@@ -59,23 +44,30 @@ class PackedRow(spaces.Box):
     bytes: the pixels', some zeros up to a multiple of four, and those of the float32 values.
     """
 
-    def __init__(self, parts: Mapping[str, Space], mask_size: int) -> None:
+    def __init__(self, parts: Mapping[str, Space], choices: Sequence[int] = ()) -> None:
         """Determines the layout.
 
         Args:
-            parts: spaces by name; if `mask_size` is not 0, the one named "action_mask" is the mask.
-            mask_size: M; 0 without a mask.
+            parts: spaces by name; if there are `choices`, the one named "action_mask" is the mask.
+            choices: of each dimension of the actions, M together; none without a mask.
 
         Raises:
             ValueError: the images have different shapes.
         """
-        self.mask_size = mask_size
-        self._masks = [name for name in parts if mask_size and name == MASK_KEY]
+        self.mask_size = sum(choices)
+        self._first_choices = np.cumsum([0, *choices[:-1]])
+        self._masks = [name for name in parts if choices and name == MASK_KEY]
         self._images = [name for name, part in parts.items() if is_pixels(part)]
         taken = {*self._masks, *self._images}
         self._vectors = {name: part for name, part in parts.items() if name not in taken}
-        self.vector_size = sum(_width(part) for part in self._vectors.values())
-        shapes = {_with_channels(parts[name].shape or ()) for name in self._images}
+        self.vector_size = sum(width_of(part) for part in self._vectors.values())
+        self._one_hot = {
+            name: tuple(map(np.array, one_hot_columns(part)))
+            for name, part in self._vectors.items()
+            if isinstance(part, spaces.Discrete | spaces.MultiDiscrete)
+        }
+        self.brightest = max((brightest(parts[name]) for name in self._images), default=255)
+        shapes = {with_channels(parts[name].shape or ()) for name in self._images}
         if len(shapes) > 1:
             raise ValueError(f"images of one observation must have one shape, not {shapes}")
         self.pixels_shape: tuple[int, ...] = ()
@@ -86,7 +78,7 @@ class PackedRow(spaces.Box):
             self.pixels_shape = tuple(shape)
         num_bytes = math.prod(self.pixels_shape) if self._images else 0
         self.values_at = -(-num_bytes // 4) * 4
-        num_values = self.vector_size + mask_size
+        num_values = self.vector_size + self.mask_size
         if self.pixels_shape:
             super().__init__(0, 255, (self.values_at + 4 * num_values,), np.uint8)
         else:
@@ -111,32 +103,70 @@ class PackedRow(spaces.Box):
         """Packs parts `[n, ...]` into rows `[n, R]`.
 
         Raises:
-            ValueError: a part is missing or has another shape, or a value is not finite.
+            UnfitValueError: a part is missing or has another shape, or a value is not finite or
+                does not fit its space.
         """
         if missing := [name for name in self.names if name not in parts]:
-            raise ValueError(f"the observation has no {missing[0]!r}; it has {sorted(parts)}")
-        values = [_numbers(parts[name], part) for name, part in self._vectors.items()]
-        values += [
-            _numbers(parts[name], spaces.MultiBinary(self.mask_size)) for name in self._masks
+            has = sorted(map(str, parts)) if list(parts) != [""] else "no keys"
+            raise UnfitValueError(f"an observation without {missing[0]!r}; it has {has}")
+        values = [
+            self._numbers(name, parts[name], width_of(x)) for name, x in self._vectors.items()
         ]
+        values += [self._numbers(name, parts[name], self.mask_size) for name in self._masks]
         numbers = np.ascontiguousarray(np.concatenate(values, 1)) if values else None
         if not self.pixels_shape:
             assert numbers is not None
             return numbers
-        images = [np.asarray(parts[name], np.uint8) for name in self._images]
+        images = [self._image(name, parts[name]) for name in self._images]
         n = len(images[0])
-        images = [image.reshape(n, *_with_channels(image.shape[1:])) for image in images]
         whole = images[0] if len(images) == 1 else np.concatenate(images, 1 + self.channel_axis)
-        if whole.shape[1:] != self.pixels_shape:
-            raise ValueError(f"images of shape {whole.shape[1:]}, expected {self.pixels_shape}")
         rows = np.zeros((n, *self.shape), np.uint8)
         pixels = whole.reshape(n, -1)
         rows[:, : pixels.shape[1]] = pixels
         if numbers is not None:
             if not np.isfinite(numbers).all():
-                raise ValueError("an observation is not finite")
+                raise UnfitValueError("an observation that is not finite")
             rows[:, self.values_at :] = numbers.view(np.uint8)
         return rows
+
+    def first_without_choice(self, rows: np.ndarray, done: np.ndarray | None = None) -> int:
+        """Returns the first of rows `[n, R]` whose mask forbids all choices of a dimension, or -1.
+
+        Where an episode ended, bool `[n]`, no action is taken: such a mask is replaced by one that
+        allows all.
+        """
+        masks = rows[:, self.values_at :].view(np.float32)[:, self.vector_size :]
+        has_choice = np.logical_or.reduceat(masks > 0.5, self._first_choices, 1).all(1)
+        if done is not None and not has_choice.all():
+            masks[done & ~has_choice] = 1
+            has_choice |= done
+        return -1 if has_choice.all() else int(has_choice.argmin())
+
+    def _numbers(self, name: str, value: Any, width: int) -> np.ndarray:
+        """Returns float32 `[n, V]` of observations `[n, ...]` of one part."""
+        part = self.parts[name]
+        if name in self._one_hot:
+            array = as_dtype(value, np.int64, name)
+            self._check_shape(name, array)
+            check_choices(array, part, name)
+            columns, values = self._one_hot[name]
+            return (array.reshape(len(array), -1)[:, columns] == values).astype(np.float32)
+        array = as_dtype(value, part.dtype, name)  # what its space says, before it becomes float32
+        check_choices(array, part, name)
+        array = as_dtype(array, np.float32)
+        if array.ndim == 0 or array.size != len(array) * width:
+            raise UnfitValueError(f"{name!r} of shape {array.shape[1:]}, expected {part.shape}")
+        return array.reshape(len(array), width)
+
+    def _image(self, name: str, value: Any) -> np.ndarray:
+        array = as_dtype(value, np.uint8, name)
+        self._check_shape(name, array)
+        return array.reshape(len(array), *with_channels(array.shape[1:]))
+
+    def _check_shape(self, name: str, array: np.ndarray) -> None:
+        if array.shape[1:] != self.parts[name].shape or not array.ndim:
+            expected = self.parts[name].shape
+            raise UnfitValueError(f"{name!r} of shape {array.shape[1:]}, expected {expected}")
 
 
 def observation_rows(
@@ -144,7 +174,8 @@ def observation_rows(
     space: Space,
     action_space: Space,
     obs_keys: Sequence[str] = (),
-    mask_size: int = 0,
+    info_mask: bool = False,
+    obs_kind: ObsKind = "auto",
 ) -> Any:
     """Returns the space of the rows to which observations of `space` are converted.
 
@@ -153,7 +184,9 @@ def observation_rows(
         space: observation space of the environment.
         action_space: action space, to which a mask must fit.
         obs_keys: keys of a Dict to use; all if empty. A mask is always used.
-        mask_size: M of a mask that does not come from the observation, but from the info.
+        info_mask: whether a mask comes from the info.
+        obs_kind: what arrays of bytes with two or three dimensions are: "pixels", a "vector", or
+            "auto", whatever `is_pixels` says.
 
     Returns:
         A Box (a `PackedRow` for several parts), Discrete or MultiDiscrete.
@@ -161,7 +194,10 @@ def observation_rows(
     Raises:
         ValueError: the space is not supported, or lacks a key.
     """
-    parts = leaf_spaces(space)
+    try:
+        parts = leaf_spaces(space)
+    except ValueError as error:
+        raise ValueError(f"{env_id}: {error}") from error
     is_whole = list(parts) == [""]
     if obs_keys:
         if unknown := [key for key in obs_keys if key not in parts]:
@@ -177,21 +213,39 @@ def observation_rows(
                 f"{env_id}: observation space {part}{where} is not supported; supported: "
                 f"{SUPPORTED_OBSERVATIONS}. --obs-keys selects keys of a Dict."
             )
-    if not parts or any(0 in (part.shape or ()) for part in parts.values()):
-        raise ValueError(f"{env_id}: observation space {space} holds no numbers to learn from")
-    if mask_size:
-        parts[MASK_KEY] = spaces.MultiBinary(mask_size)
-    elif MASK_KEY in parts and not isinstance(action_space, spaces.Box):
-        mask_size = num_choices(action_space)
-        size = int(np.prod(parts[MASK_KEY].shape or ()))
-        if size != mask_size:
+        if is_other and (number := width_of(part)) > MOST_CHOICES:
             raise ValueError(
-                f"{env_id}: an action mask of {size} values does not fit {action_space}, "
-                f"which needs {mask_size}: one for each choice of each dimension"
+                f"{env_id}: observation space {part} has {number:,} values, each of which is an "
+                f"input of the network; at most {MOST_CHOICES:,}. A MultiDiscrete of its digits or "
+                "a Box has fewer"
             )
-    if not is_whole or mask_size:
-        return PackedRow(parts, mask_size)
-    return _plain_rows(space)
+    has_mask = not isinstance(action_space, spaces.Box) and (info_mask or MASK_KEY in parts)
+    seen = [part for name, part in parts.items() if not (has_mask and name == MASK_KEY)]
+    if not seen or any(0 in (part.shape or ()) for part in parts.values()):
+        beside = " beside the action mask; a constant will do" if has_mask and not seen else ""
+        raise ValueError(
+            f"{env_id}: observation space {space} holds no numbers to learn from{beside}"
+        )
+    parts = {name: of_kind(part, obs_kind) for name, part in parts.items()}
+    if obs_kind == "pixels" and not any(map(is_pixels, parts.values())):
+        raise ValueError(
+            f"{env_id}: obs_kind=pixels has no effect on {space}; images are Boxes of uint8 with "
+            "two or three dimensions"
+        )
+    if info_mask and isinstance(action_space, spaces.Box):
+        raise ValueError(f"{env_id}: an action mask is for discrete actions, not {action_space}")
+    if info_mask:
+        choices = choices_of(action_space)
+        return PackedRow({**parts, MASK_KEY: spaces.MultiBinary(sum(choices))}, choices)
+    if not has_mask:
+        return _plain_rows(parts[""]) if is_whole else PackedRow(parts)
+    choices, size = choices_of(action_space), math.prod(parts[MASK_KEY].shape or ())
+    if size != sum(choices):
+        raise ValueError(
+            f"{env_id}: an action mask of {size} values does not fit {action_space}, "
+            f"which needs {sum(choices)}: one for each choice of each dimension"
+        )
+    return PackedRow(parts, choices)
 
 
 def pack_observation(row: Space, observation: Any, mask: Any = None) -> np.ndarray:
@@ -201,18 +255,32 @@ def pack_observation(row: Space, observation: Any, mask: Any = None) -> np.ndarr
         row: space of the rows, from `observation_rows`.
         observation: arrays `[n, ...]`, in dicts or tuples as in the space.
         mask: `[n, M]`, if it is not part of the observation.
+
+    Raises:
+        UnfitValueError: a value does not fit its space.
     """
     if not isinstance(row, PackedRow):
-        return np.array(observation, row.dtype, order="C")
+        return np.array(plain_row(row, observation), order="C")
     parts = leaf_values(observation)
     return row.pack(parts if mask is None else {**parts, MASK_KEY: mask})
+
+
+def plain_row(row: Space, observation: Any) -> np.ndarray:
+    """Returns observations `[*]` of a space that is no `PackedRow` in its dtype, maybe uncopied.
+
+    Raises:
+        UnfitValueError: a value does not fit the space.
+    """
+    array = as_dtype(observation, row.dtype)
+    check_choices(array, row)
+    return array
 
 
 def rows_of(row: Space, observation: Any) -> tuple[np.ndarray, bool]:
     """Returns rows `[n, ...]` of one observation or a batch, and whether it was a single one.
 
     Raises:
-        ValueError: the observation does not fit the space.
+        ValueError: the observation does not fit the space, or its mask forbids every action.
     """
     shape = row.shape or ()
     if isinstance(row, PackedRow) and isinstance(observation, Mapping | tuple):
@@ -221,95 +289,18 @@ def rows_of(row: Space, observation: Any) -> tuple[np.ndarray, bool]:
         single = np.ndim(parts.get(name, 0)) == len(part.shape or ())
         if single:
             parts = {name: np.asarray(value)[None] for name, value in parts.items()}
-        return row.pack(parts), single
-    array = np.array(observation, row.dtype)
-    single = array.ndim == len(shape)
-    array = array[None] if single else array
-    if array.shape[1:] != shape or array.ndim == len(shape):
-        raise ValueError(f"expected {shape} each, not {np.shape(observation)}")
+        array = row.pack(parts)
+    else:
+        array = np.array(plain_row(row, observation))
+        single = array.ndim == len(shape)
+        array = array[None] if single else array
+        if array.shape[1:] != shape or array.ndim == len(shape):
+            raise ValueError(f"expected {shape} each, not {np.shape(observation)}")
+    if isinstance(row, PackedRow) and row.mask_size:
+        index = row.first_without_choice(array)
+        if index >= 0:
+            raise ValueError(f"the action mask of observation {index} forbids every action")
     return array, single
-
-
-def action_space_of(space: Space) -> Space:
-    """Returns the equivalent MultiDiscrete of a bounded Box of integers; else `space` itself."""
-    is_box = isinstance(space, spaces.Box) and len(space.shape) == 1 and space.is_bounded()
-    if not is_box or not np.issubdtype(space.dtype or np.float32, np.integer):
-        return space
-    assert isinstance(space, spaces.Box)
-    low = space.low.astype(np.int64)
-    return spaces.MultiDiscrete(space.high.astype(np.int64) - low + 1, start=low)
-
-
-def check_action_space(space: Space, name: str = "") -> None:
-    """Raises ValueError if fastrl does not support an action space."""
-    match space:
-        case spaces.Discrete():
-            supported = True
-        case spaces.MultiDiscrete():
-            supported = space.nvec.ndim == 1
-        case spaces.MultiBinary():
-            supported = len(space.shape) == 1
-        case spaces.Box():
-            supported = len(space.shape) == 1 and space.is_bounded("both")
-        case _:
-            supported = False
-    if not supported:
-        where = f"{name}: " if name else ""
-        raise ValueError(
-            f"{where}action space {space} is not supported; supported: {SUPPORTED_ACTIONS}"
-        )
-
-
-def num_choices(space: Space) -> int:
-    """Returns the size of a mask over a discrete action space: the choices of all dimensions."""
-    match space:
-        case spaces.Discrete():
-            return int(space.n)
-        case spaces.MultiDiscrete():
-            return int(space.nvec.sum())
-        case spaces.MultiBinary():
-            return 2 * int(space.shape[0])
-    raise ValueError(f"an action mask is for discrete actions, not {space}")
-
-
-def leaf_spaces(space: Space, name: str = "") -> dict[str, Space]:
-    """Returns the parts of nested Dicts and Tuples by dotted name; "" for a single space."""
-    if isinstance(space, spaces.Dict):
-        inner: list[tuple[str, Space]] = list(space.spaces.items())
-    elif isinstance(space, spaces.Tuple):
-        inner = [(str(index), part) for index, part in enumerate(space.spaces)]
-    else:
-        return {name: space}
-    leaves: dict[str, Space] = {}
-    for key, part in inner:
-        leaves |= leaf_spaces(part, f"{name}.{key}" if name else key)
-    return leaves
-
-
-def leaf_values(value: Any, name: str = "") -> dict[str, Any]:
-    """Returns the parts of an observation, by the names of `leaf_spaces`."""
-    if isinstance(value, Mapping):
-        inner = list(value.items())
-    elif isinstance(value, tuple):
-        inner = [(str(index), part) for index, part in enumerate(value)]
-    else:
-        return {name: value}
-    leaves: dict[str, Any] = {}
-    for key, part in inner:
-        leaves |= leaf_values(part, f"{name}.{key}" if name else key)
-    return leaves
-
-
-def one_hot_columns(space: Space) -> tuple[list[int], list[int]]:
-    """Returns the dimension and the value that each column of a one-hot row stands for."""
-    if isinstance(space, spaces.Discrete):
-        sizes, starts = [int(space.n)], [int(space.start)]
-    else:
-        assert isinstance(space, spaces.MultiDiscrete)
-        sizes, starts = space.nvec.ravel().tolist(), space.start.ravel().tolist()
-    columns = [dim for dim, size in enumerate(sizes) for _ in range(size)]
-    values = [start + k for size, start in zip(sizes, starts, strict=True) for k in range(size)]
-    return columns, values
 
 
 def _plain_rows(space: Space) -> Space:
@@ -324,26 +315,3 @@ def _plain_rows(space: Space) -> Space:
     with np.errstate(over="ignore"):
         low, high = space.low.astype(np.float32), space.high.astype(np.float32)
     return spaces.Box(low, high, dtype=np.float32)
-
-
-def _with_channels(shape: Sequence[int]) -> tuple[int, ...]:
-    return (1, *shape) if len(shape) == 2 else tuple(shape)
-
-
-def _width(space: Space) -> int:
-    if isinstance(space, spaces.Discrete | spaces.MultiDiscrete):
-        return len(one_hot_columns(space)[0])
-    return int(np.prod(space.shape or ()))
-
-
-def _numbers(array: Any, space: Space) -> np.ndarray:
-    """Returns float32 `[n, V]` of observations `[n, ...]` of one part."""
-    array = np.asarray(array)
-    n = len(array)
-    if isinstance(space, spaces.Discrete | spaces.MultiDiscrete):
-        columns, values = one_hot_columns(space)
-        return (array.reshape(n, -1)[:, columns] == values).astype(np.float32)
-    numbers = array.reshape(n, -1).astype(np.float32)
-    if numbers.shape[1] != _width(space):
-        raise ValueError(f"values of shape {array.shape[1:]}, expected {space.shape}")
-    return numbers

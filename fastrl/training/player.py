@@ -52,6 +52,7 @@ class Player:
         """Starts new episodes in all environments."""
         for _, env, first_env in self._pools:
             obs = env.reset()
+            _check_number(env, len(obs))
             broken = ~np.isfinite(obs).reshape(len(obs), -1).all(1)
             if broken.any():
                 index = first_env + int(broken.argmax())
@@ -80,6 +81,8 @@ class Player:
                     if t:
                         step = env.recv()
                         received = perf_counter()
+                        if len(step.rewards) != env.num_envs:
+                            _check_number(env, len(step.rewards))
                         broken = buffer.record(t - 1, first_env, *step)
                         stored = perf_counter()
                         env_seconds += received - start
@@ -97,6 +100,12 @@ class Player:
         self._timer.add("act", act_seconds)
         self._timer.add("store", store_seconds)
         return buffer.take_episodes()
+
+
+def _check_number(env: VectorEnv, number: int) -> None:
+    """Raises EnvError unless there is a row for each environment: the others would go stale."""
+    if number != env.num_envs:
+        raise EnvError(f"{env.env_id}: {number} rows came back from {env.num_envs} environments")
 
 
 def _not_finite(env: VectorEnv, index: int, reward: float, t: int) -> EnvError:

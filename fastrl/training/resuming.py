@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import json
+import logging
 from pathlib import Path
 from typing import Any
+from weakref import WeakSet
 
 import numpy as np
 import torch
@@ -13,7 +15,8 @@ import torch
 from fastrl.buffers.replay import columns_of
 from fastrl.buffers.rollout import RolloutBuffer
 from fastrl.config.resume import check_beginnings
-from fastrl.envs.vector import HasState, VectorEnv
+from fastrl.envs.foreign import call
+from fastrl.envs.vector import EnvError, HasState, VectorEnv
 from fastrl.processes.devices import Devices
 from fastrl.processes.generators import state_of_generators
 from fastrl.runs.fitting import check_fits
@@ -22,6 +25,10 @@ from fastrl.training.agent import Agent
 from fastrl.training.counters import Counters
 
 ENVS_STATE = ("envs", "rollout")  # names of what belongs to the state of the environments
+_DEEPEST = 50  # levels of the state of an environment; one that holds itself has no end
+
+_log = logging.getLogger("fastrl")
+_unsaved: WeakSet[VectorEnv] = WeakSet()  # of which that was told
 
 
 def run_state(agent: Agent, buffer: RolloutBuffer, counters: Counters) -> dict[str, Any]:
@@ -57,10 +64,8 @@ def _state_of_rank(agent: Agent, buffer: RolloutBuffer, learner: dict[str, Any])
         "agent": {name: learner[name] for name in agent.rank_state if name in learner},
         **state_of_generators(),
     }
-    states = [env.state_dict() for env in agent.envs if isinstance(env, HasState)]
-    if len(states) == len(agent.envs):
-        state["envs"] = [_arrays_to_tensors(env_state) for env_state in states]
-        state["rollout"] = buffer.state_dict()
+    if (envs := _state_of_envs(agent.envs)) is not None:
+        state["envs"], state["rollout"] = envs, buffer.state_dict()
     return state
 
 
@@ -69,6 +74,24 @@ def check_same_run(restored: dict[str, Any], agent: Agent) -> None:
     if restored.get("algo") != agent.algo:
         raise ValueError(f"it is of the algorithm {restored.get('algo')!r}, not {agent.algo!r}")
     check_beginnings(agent.config, restored["agent"].get("config"), "the run")
+
+
+def _state_of_envs(envs: list[VectorEnv]) -> list[Any] | None:
+    """Returns the state of each pool; None if one has none, or none that can be saved."""
+    able = [env for env in envs if isinstance(env, HasState)]
+    if not able or len(able) < len(envs):
+        return None
+    states = []
+    for env in able:
+        where = f"{env.env_id}: state_dict"
+        try:
+            states.append(_arrays_to_tensors(call(where, env.state_dict), where))
+        except EnvError as error:
+            if envs[0] not in _unsaved:
+                _unsaved.add(envs[0])
+                _log.warning("%s; a resumed run starts new episodes", error)
+            return None
+    return states
 
 
 def is_whole(restored: dict[str, Any], devices: Devices) -> bool:
@@ -146,8 +169,12 @@ def _is_alike(value: Any, default: Any) -> bool:
     return type(value) in (int, float)
 
 
-def restore_envs(envs: list[VectorEnv], buffer: RolloutBuffer, restored: dict[str, Any]) -> None:
-    """Restores the saved state of the environments."""
+def restore_envs(envs: list[VectorEnv], buffer: RolloutBuffer, restored: dict[str, Any]) -> bool:
+    """Restores the saved state of the environments; returns False, with a warning, if they refuse.
+
+    Raises:
+        ValueError: these environments have no state, or another number of pools.
+    """
     able = [env for env in envs if isinstance(env, HasState)]
     if len(able) != len(envs) or len(envs) != len(restored["envs"]):
         raise ValueError(
@@ -156,19 +183,49 @@ def restore_envs(envs: list[VectorEnv], buffer: RolloutBuffer, restored: dict[st
         )
     check_fits(restored["rollout"], buffer.state_dict(), "rollout")
     for env, state in zip(able, restored["envs"], strict=True):
-        env.load_state_dict(_tensors_to_arrays(state))
+        try:
+            call(f"{env.env_id}: load_state_dict", env.load_state_dict, _tensors_to_arrays(state))
+        except EnvError as error:
+            _log.warning("%s; new episodes are started", error)
+            return False
     buffer.load_state_dict(restored["rollout"])
+    return True
 
 
-def _arrays_to_tensors(value: Any) -> Any:
-    """Converts the state of an environment to the types that a checkpoint may hold."""
+def _arrays_to_tensors(value: Any, where: str, depth: int = 0) -> Any:
+    """Converts the state of an environment to the types that a checkpoint may hold.
+
+    Raises:
+        EnvError: it holds another type, or itself.
+    """
+    if depth > _DEEPEST:
+        raise EnvError(f"{where[:80]}... is nested more than {_DEEPEST} times")
     if isinstance(value, dict):
-        return {name: _arrays_to_tensors(item) for name, item in value.items()}
+        for name in value:
+            if type(name) not in (str, int):
+                raise EnvError(f"{where} has a key that is neither a text nor a number")
+            if str(name).startswith("module.") or "_orig_mod." in str(name):
+                raise EnvError(f"{where} has the key {name!r}, which is that of a wrapped network")
+        return {
+            name: _arrays_to_tensors(item, f"{where}[{name!r}]", depth + 1)
+            for name, item in value.items()
+        }
     if isinstance(value, list | tuple):
-        return [_arrays_to_tensors(item) for item in value]
+        return [
+            _arrays_to_tensors(item, f"{where}[{index}]", depth + 1)
+            for index, item in enumerate(value)
+        ]
     if isinstance(value, np.generic):
-        return value.item()
-    return torch.from_numpy(value.copy()) if isinstance(value, np.ndarray) else value
+        value = value.item()
+    if isinstance(value, np.ndarray) and value.dtype.kind in "biuf":
+        try:
+            return torch.from_numpy(value.astype(value.dtype.newbyteorder("=")))
+        except TypeError as error:  # longdouble
+            raise EnvError(f"{where} is an array of {value.dtype}") from error
+    if isinstance(value, torch.Tensor) or type(value) in (bool, int, float, str, type(None)):
+        return value
+    kind = f"an array of {value.dtype}" if isinstance(value, np.ndarray) else type(value).__name__
+    raise EnvError(f"{where} is {kind}, which no checkpoint holds")
 
 
 def _tensors_to_arrays(value: Any) -> Any:

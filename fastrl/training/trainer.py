@@ -40,6 +40,7 @@ from fastrl.runs.progress import waiting
 from fastrl.runs.timer import SaveClock, StageTimer
 from fastrl.training.agent import TRAINER_SETTINGS, Agent
 from fastrl.training.counters import TARGET_EPISODES, Counters, IterationCounts
+from fastrl.training.hints import lines_about
 from fastrl.training.player import Player
 from fastrl.training.records import Records, TrainResult
 from fastrl.training.resuming import (
@@ -159,12 +160,18 @@ class AgentTrainer:
                     if "torch_random" in restored:
                         restore_generators(restored)
             with PULSE.slow(_SLOWNESS_OF_RESETS):
-                if restored is not None and "envs" in restored:
-                    with naming(checkpoint):
-                        restore_envs(agent.envs, buffer, restored)
-                else:
+                if restored is None or "envs" not in restored:
                     player.reset()
+                else:
+                    with naming(checkpoint):
+                        are_restored = restore_envs(agent.envs, buffer, restored)
+                    if not are_restored:
+                        agent.envs = reopened(agent.envs, counters.restarts)
+                        player = Player(agent, agent.envs, buffer, timer)
+                        player.reset()
             signals.hold()
+            if agent.devices.is_global_zero:
+                print(*lines_about(agent, buffer.obs[0]), sep="\n", flush=True)
             run = _Run(agent, counters, buffer, player, timer, signals)
             if not agent.devices.is_global_zero:
                 return run.play(None, restored is not None)

@@ -1,0 +1,70 @@
+"""What a run says about its environments at the start: what is seen, and what may fail."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from gymnasium import spaces
+from torch import Tensor
+
+from fastrl.models.encoders import Reader
+from fastrl.spaces.layout import in_words
+from fastrl.training.agent import Agent
+
+_LARGE_OBSERVATION = 100.0
+_UNKNOWN_BOUND = 1e9  # beyond it, a bound says nothing
+_DIM_PIXEL = 15
+_WIDE, _FAR = 10.0, 3.0  # in standard deviations of the policy as it starts
+
+
+def lines_about(agent: Agent, rows: Tensor) -> list[str]:
+    """Returns a line about the observations, and one for each reason for which learning may fail.
+
+    Args:
+        agent: the agent that learns.
+        rows: the first observations `[N, *O]`, as the rollout stores them.
+    """
+    row = agent.envs[0].single_observation_space
+    hints = [*_about_observations(agent, rows.cpu()), *_about_actions(agent)]
+    return [f"observations: {in_words(row)}", *[f"hint: {hint}" for hint in hints]]
+
+
+def _about_observations(agent: Agent, rows: Tensor) -> list[str]:
+    row, hints = agent.envs[0].single_observation_space, []
+    reader = Reader(row)
+    seen = reader.read(rows)
+    if seen.pixels is not None and reader.brightest > _DIM_PIXEL:
+        most = int(seen.pixels.max())
+        if 0 < most <= _DIM_PIXEL:
+            hints.append(
+                f"the first pixels are at most {most} of {reader.brightest}: if they are a board, "
+                "--obs-kind vector"
+            )
+    is_normalized = getattr(agent.config, "observation_normalization", None)
+    if seen.vector is None or reader.is_one_hot or is_normalized:
+        return hints
+    largest = float(seen.vector.abs().max())
+    if isinstance(row, spaces.Box):
+        bounds = np.abs(np.array([row.low, row.high], np.float64))
+        largest = max(largest, bounds[bounds < _UNKNOWN_BOUND].max(initial=0))
+    if largest > _LARGE_OBSERVATION:
+        how = "--observation-normalization helps" if is_normalized is False else "scale them"
+        hints.append(f"observations reach {largest:,.0f}, where networks learn badly: {how}")
+    return hints
+
+
+def _about_actions(agent: Agent) -> list[str]:
+    space, config = agent.envs[0].single_action_space, agent.config
+    if not isinstance(space, spaces.Box) or getattr(config, "squash_actions", True):
+        return []  # squashed actions fill the range
+    std = float(torch.tensor(config.log_std_init).exp())
+    low, high = space.low.astype(np.float64), space.high.astype(np.float64)
+    half = high / 2 - low / 2
+    is_far = (half > _WIDE * std) | (half < std / _WIDE) | (low > _FAR * std) | (high < -_FAR * std)
+    if not is_far.any():
+        return []
+    k = int(is_far.argmax())
+    return [
+        f"action {k} goes from {low[k]:g} to {high[k]:g}, but the policy starts at 0 with a "
+        f"standard deviation of {std:g}: --squash-actions or --log-std-init fits it to the range"
+    ]
