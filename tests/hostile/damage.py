@@ -118,7 +118,7 @@ def change_bytes(path: Path, chance: random.Random) -> str:
     elif way == "empty":
         data = bytearray()
     elif way == "double":
-        data += data
+        data += bytes(data)
     path.write_bytes(data)
     return f"{way} at {at}"
 
@@ -215,6 +215,10 @@ def change_settings(folder: Path, chance: random.Random) -> str:
 def damage(folder: Path, chance: random.Random) -> str:
     """Damages one thing in the folder of a run; returns it in words."""
     checkpoint = folder / "checkpoints" / "last.pt"
+    if chance.random() < 0.8:  # else another one serves in its place
+        for other in checkpoint.parent.iterdir():
+            if other != checkpoint:
+                other.unlink()
     way = chance.choice(["value", "value", "value", "bytes", "zip", "file", "settings", "beside"])
     if way == "value":
         return f"last.pt {change_one_value(checkpoint, chance)}"

@@ -145,7 +145,6 @@ _SPACES: dict[str, Any] = {
     "Discrete(10**9)": spaces.Discrete(10**9),
     "MultiDiscrete([1, 1])": spaces.MultiDiscrete([1, 1]),
     "MultiDiscrete([10**9, 2])": spaces.MultiDiscrete([10**9, 2]),
-    "MultiBinary(0)": spaces.MultiBinary(0),
     "all of float32": spaces.Box(np.finfo(np.float32).min, np.finfo(np.float32).max, (2,)),
     "all of float64": spaces.Box(-1.7e308, 1.7e308, (2,), np.float64),
     "one point": spaces.Box(1, 1, (2,)),

@@ -17,6 +17,8 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
+import pytest
+
 import fastrl
 from fastrl.processes.errors import exit_status
 
@@ -107,8 +109,8 @@ def _raise_hang(number: int, frame: object) -> None:
     raise Hang
 
 
-def report(faults: dict[str, str]) -> str:
-    """Returns the kinds of faults with an example of each, as text.
+def check(faults: dict[str, str]) -> None:
+    """Fails the test if there are faults, with their kinds and an example of each.
 
     Args:
         faults: what is wrong, by the hostile input in words.
@@ -121,4 +123,6 @@ def report(faults: dict[str, str]) -> str:
         f"  {len(cases)}x, for example {cases[0]}"
         for cases in sorted(kinds.values(), key=len, reverse=True)
     )
-    return f"{len(faults)} break the rule, in {len(kinds)} ways (seed {SEED}):\n{shown}"
+    if faults:
+        words = f"{len(faults)} break the rule, in {len(kinds)} ways (seed {SEED})"
+        pytest.fail(f"{words}:\n{shown}", pytrace=False)

@@ -9,7 +9,7 @@ import pytest
 
 from fastrl.cli import main, parse
 from hostile.command_lines import ALGORITHMS, command_line, dropped, line_for_a_run
-from hostile.rule import SEED, Outcome, play, report
+from hostile.rule import SEED, Outcome, check, play
 
 
 def parsed(algo: str, words: list[str]) -> str:
@@ -32,7 +32,7 @@ def test_every_line_is_understood_or_refused(count: int) -> None:
         words = command_line(algo, chance)
         if fault := parsed(algo, words):
             faults[f"{algo} {words!r:.300}"] = fault
-    assert not faults, report(faults)
+    check(faults)
 
 
 @pytest.mark.parametrize("count", [15, pytest.param(400, marks=pytest.mark.hostile)])
@@ -44,7 +44,7 @@ def test_every_line_runs_or_is_refused(count: int, tmp_path: Path) -> None:
         outcome = play(lambda algo=algo, words=words: main(algo, words), seconds=20)
         if fault := outcome.fault or lack_of_result(outcome, tmp_path / str(index)):
             faults[f"{algo} {words!r:.400}"] = fault
-    assert not faults, report(faults)
+    check(faults)
 
 
 def lack_of_result(outcome: Outcome, log_dir: Path) -> str:

@@ -10,7 +10,7 @@ import pytest
 
 from fastrl.cli import main
 from hostile.environments import Fault, Misbehaving, faults
-from hostile.rule import SEED, play, report
+from hostile.rule import SEED, check, play
 
 TASK = f"{Misbehaving.__module__}:{Misbehaving.__name__}"
 TINY = shlex.split(
@@ -27,7 +27,7 @@ def trained_on(fault: Fault, log_dir: Path) -> str:
     if outcome.fault:
         return outcome.fault
     if outcome.status == 0 and not fault.may_end_well:
-        return f"exit status 0: {fault.place} was taken"
+        return f"exit status 0: {fault.kind} was taken as {fault.place}"
     # An environment that cannot be made at all has no number yet.
     if outcome.status == 2 and TASK not in outcome.err:
         return f"an error that does not name the task: {outcome.err.strip()[:150]!r}"
@@ -40,4 +40,4 @@ def test_fault_of_an_environment_is_named_in_a_line(count: int, tmp_path: Path) 
     for index, fault in enumerate(faults(count, random.Random(SEED))):
         if words := trained_on(fault, tmp_path / str(index)):
             broken[f"{fault}"] = words
-    assert not broken, report(broken)
+    check(broken)
