@@ -1,4 +1,4 @@
-"""Baseline twins: PPO as most code writes it, with distributions and torch.optim.Adam."""
+"""Plain twins of PPO and A2C, as most code writes them: distributions, loops, torch.optim.Adam."""
 
 from __future__ import annotations
 
@@ -37,6 +37,22 @@ class PlainActorCritic(nn.Module):
         return actions, distribution.log_prob(actions), self.critic(obs).squeeze(-1)
 
 
+def plain_advantages(
+    rewards: Tensor, values: Tensor, terminated: Tensor, truncated: Tensor
+) -> Tensor:
+    """Returns generalised advantages `[T, N]` for gamma 0.99 and lambda 0.95, step by step.
+
+    `values` is `[T + 1, N]`, the others `[T, N]`. A reset row follows each episode's end.
+    """
+    advantages, last = torch.zeros_like(rewards), torch.zeros_like(rewards[0])
+    for t in reversed(range(len(rewards))):
+        goes_on = 1 - terminated[t].float()
+        error = rewards[t] + 0.99 * goes_on * values[t + 1] - values[t]
+        last = error + 0.99 * 0.95 * (1 - (terminated[t] | truncated[t]).float()) * last
+        advantages[t] = last
+    return advantages
+
+
 def plain_update(model: nn.Module, optimizer: torch.optim.Adam, batch: Minibatch) -> None:
     """One minibatch with clip_coef 0.2, vf_coef 1, normalised advantages, gradients cut at 0.5.
 
@@ -51,6 +67,21 @@ def plain_update(model: nn.Module, optimizer: torch.optim.Adam, batch: Minibatch
     policy_loss = -torch.min(ratio * advantages, clipped * advantages).mean()
     value_loss = (values - batch.returns).square().mean()
     loss = policy_loss + value_loss - 0.01 * distribution.entropy().mean()
+    optimizer.zero_grad()
+    loss.backward()
+    nn.utils.clip_grad_norm_(model.parameters(), 0.5)
+    optimizer.step()
+
+
+def plain_a2c_update(
+    model: PlainActorCritic, optimizer: torch.optim.Adam, batch: Minibatch
+) -> None:
+    """One update of A2C with vf_coef 0.5, ent_coef 0.01, gradients cut at 0.5."""
+    logits, values = model(batch.obs)
+    distribution = torch.distributions.Categorical(logits=logits)
+    policy_loss = -(distribution.log_prob(batch.actions) * batch.advantages).mean()
+    value_loss = (values - batch.returns).square().mean()
+    loss = policy_loss + 0.5 * value_loss - 0.01 * distribution.entropy().mean()
     optimizer.zero_grad()
     loss.backward()
     nn.utils.clip_grad_norm_(model.parameters(), 0.5)

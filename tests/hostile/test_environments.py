@@ -34,10 +34,10 @@ def trained_on(fault: Fault, log_dir: Path) -> str:
     return ""
 
 
-@pytest.mark.parametrize("count", [60, pytest.param(1200, marks=pytest.mark.hostile)])
-def test_fault_of_an_environment_is_named_in_a_line(count: int, tmp_path: Path) -> None:
+@pytest.mark.parametrize("count", [60, pytest.param(None, marks=pytest.mark.hostile)])
+def test_fault_of_an_environment_is_named_in_a_line(count: int | None, tmp_path: Path) -> None:
     broken = {}
-    for index, fault in enumerate(faults(count, random.Random(SEED))):
+    for index, fault in enumerate(faults(random.Random(SEED))[:count]):
         if words := trained_on(fault, tmp_path / str(index)):
             broken[f"{fault}"] = words
     check(broken)
