@@ -32,6 +32,8 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_configure(config: pytest.Config) -> None:
+    # Of EnvPool's own face, in the twins.
+    config.addinivalue_line("filterwarnings", "ignore:.*precision lowered by casting")
     config.pluginmanager.register(Tracking(config), "throughput-tracking")
 
 

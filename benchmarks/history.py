@@ -126,7 +126,7 @@ def compare(
             before = Case(**record["cases"][name])
             factor, noise = change(case, before)
             word = verdict(case, before)
-            last = [f"{before.ratio:.2f}x", f"{factor:.2f} ±{noise:4.0%}  {word}".rstrip()]
+            last = [f"{before.ratio:.2f}x", f"{factor:.2f} ±{noise:3.0%}  {word}".rstrip()]
             slower += [name] if word == "slower" else []
             olds += [record] if record not in olds else []
         speed = f"{case.per_second:,.0f} {case.unit}/s"
