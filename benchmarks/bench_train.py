@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from itertools import count
+from typing import Any
 
 import pytest
 
@@ -19,12 +20,18 @@ NUM_WARM_UPS = 6  # in which it is decided where the environments' threads run
 
 @pytest.mark.parametrize(("name", "env_id"), [("W1", "LunarLander-v2"), ("W2", "CartPole-v1")])
 def test_train(compare, name, env_id):
-    sizes = {"num_envs": N, "num_steps": T, "per_rank_batch_size": ROWS, "update_epochs": EPOCHS}
-    settings = {"normalize_advantages": True, "ent_coef": 0.01, "accelerator": "cpu"}
-    length = {"total_timesteps": 100_000_000}  # schedules ask for one; none is used
-    agent = PPO(env_id, preset="none", **sizes, **settings, **length)
+    settings: dict[str, Any] = {
+        "num_envs": N,
+        "num_steps": T,
+        "per_rank_batch_size": ROWS,
+        "update_epochs": EPOCHS,
+    }
+    settings |= {"normalize_advantages": True, "ent_coef": 0.01, "accelerator": "cpu"}
+    settings |= {"total_timesteps": 100_000_000}  # schedules ask for it; none is used
+    agent = PPO(env_id, preset="none", **settings)
     buffer, timer = agent.make_buffer(), StageTimer()
-    player = Player(agent, agent.envs, buffer, timer)
+    learner: Any = agent
+    player = Player(learner, agent.envs, buffer, timer)
     player.reset()
     plain = PlainTraining(agent.policy, env_id, (T, N), EPOCHS, ROWS, available_cores())
     updates, lengths, metrics = count(), [], {}

@@ -110,7 +110,11 @@ def test_update_from_pixels(compare):
     """On a GPU 2048 rows of Pong-v5, as in W6; else 64."""
     has_gpu = torch.cuda.is_available()
     num_rows = 2048 if has_gpu else 64
-    settings = {"num_envs": 8, "num_steps": num_rows // 8, "per_rank_batch_size": num_rows}
+    settings: dict[str, Any] = {
+        "num_envs": 8,
+        "num_steps": num_rows // 8,
+        "per_rank_batch_size": num_rows,
+    }
     settings |= {"hidden_sizes": (512,), "activation_function": "relu", "shared_network": True}
     settings |= {"ent_coef": 0.01, "normalize_advantages": True}
     agent = PPO("Pong-v5", preset="none", **settings)

@@ -105,9 +105,9 @@ def compare(benchmark: Any, visit: int, request: pytest.FixtureRequest) -> Calla
     It takes the name of the work, both functions, the unit of the speed and its amount in a call.
     A visit takes --benchmark-max-time seconds in --benchmark-min-rounds rounds.
     """
-    tracking = request.config.pluginmanager.get_plugin("throughput-tracking")
-    rounds: int = request.config.getoption("benchmark_min_rounds")
-    seconds = float(request.config.getoption("benchmark_max_time"))
+    tracking: Any = request.config.pluginmanager.get_plugin("throughput-tracking")
+    options: Any = request.config.option
+    rounds, seconds = options.benchmark_min_rounds, float(options.benchmark_max_time)
 
     def compare(
         work: str,

@@ -55,7 +55,7 @@ class PlainTraining:
         for _ in range(self.num_epochs):
             for part in rows[torch.randperm(len(rows))].split(self.batch_size):
                 weights = torch.full((len(part),), 1 / len(part))
-                batch = Minibatch(*(field[part] for field in fields), weights)
+                batch = Minibatch._make([*(field[part] for field in fields), weights])
                 plain_update(self.model, self.optimizer, batch)
 
     @torch.no_grad()
@@ -63,7 +63,8 @@ class PlainTraining:
         self.obs[0], self.is_reset_row[0] = self.obs[-1], self.is_reset_row[-1]
         for t in range(self.num_steps):
             self.actions[t], self.log_probs[t], self.values[t] = self.model.act(self.obs[t])
-            obs, rewards, terminated, truncated, _ = self.pool.step(self.actions[t].numpy())
+            answer: Any = self.pool.step(self.actions[t].numpy())
+            obs, rewards, terminated, truncated, _ = answer
             self.obs[t + 1] = torch.from_numpy(obs)
             self.rewards[t] = torch.from_numpy(rewards)
             self.ends[0, t], self.ends[1, t] = map(torch.from_numpy, (terminated, truncated))

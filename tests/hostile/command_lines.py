@@ -158,9 +158,9 @@ def dropped(words: list[str], command: Command) -> str:
     """
     flags = [word.partition("=")[0].replace("_", "-") for word in words if word.startswith("--")]
     named = [one.removeprefix("--no-").removeprefix("--") for one in flags]
-    twice = sorted({one for one in named if named.count(one) > 1})
+    twice = sorted({one for one in named if named.count(one) > 1} - {"config"})
     if twice:
-        return f"accepts --{twice[0]} given twice"
+        return f"accepts a flag given twice: '--{twice[0]}'"
     for name in command.explicit:
         is_dead = _WITHOUT_EFFECT.get(name)
         default = getattr(type(command.config)(), name)

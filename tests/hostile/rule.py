@@ -13,7 +13,8 @@ import re
 import signal
 import time
 import traceback
-from collections.abc import Callable, Iterable
+import unicodedata
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -43,7 +44,7 @@ class Outcome:
     """What breaks the rule, in a line; empty if nothing does."""
 
 
-def play(work: Callable[[], int], seconds: float, ways: Iterable[int] = (0, 2)) -> Outcome:
+def play(work: Callable[[], int], seconds: float, ways: Collection[int | None] = (0, 2)) -> Outcome:
     """Runs a program in this process.
 
     Args:
@@ -72,7 +73,7 @@ def play(work: Callable[[], int], seconds: float, ways: Iterable[int] = (0, 2)) 
     return Outcome(status, out.getvalue(), err.getvalue(), fault)
 
 
-def _fault(status: int | None, err: str, ways: Iterable[int]) -> str:
+def _fault(status: int | None, err: str, ways: Collection[int | None]) -> str:
     if status not in ways:
         return f"exit status {status}: {err.strip()[-150:]!r}"
     if "Traceback (most recent call last)" in err:
@@ -86,8 +87,8 @@ def _fault(status: int | None, err: str, ways: Iterable[int]) -> str:
         return f"{len(lines)} lines for one error: {lines[0][:100]!r}"
     if longest := [line for line in lines if len(line) > _LONGEST_LINE]:
         return f"a line of {len(longest[0])} characters: {longest[0][:100]!r}"
-    if any(not character.isprintable() for line in lines for character in line):
-        return f"unprintable characters in the line {err.strip()[:100]!r}"
+    if any(unicodedata.category(character) == "Cc" for line in lines for character in line):
+        return f"control characters in the line {err.strip()[:100]!r}"
     return ""
 
 

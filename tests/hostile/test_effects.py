@@ -71,6 +71,8 @@ def seen(algo: str, log_dir: Path, changes: dict[str, list[str]]) -> Any:
         AssertionError: the run breaks the rule.
     """
     settings = BASE | (OFF_POLICY if algo in TASKS else ON_POLICY)
+    if algo == "ppo_recurrent":
+        settings["sequence_length"] = "16"
     settings |= {"env_id": TASKS.get(algo, "CartPole-v1"), "log_dir": str(log_dir)}
     words = {name: [value] for name, value in settings.items()} | changes
     line = [part for name, values in words.items() for part in (flag(name), *values)]
@@ -80,7 +82,7 @@ def seen(algo: str, log_dir: Path, changes: dict[str, list[str]]) -> Any:
         return None
     (folder,) = log_dir.glob("*/*/*")
     told = [
-        re.sub(r"(in )?[\d,.]+ (s|steps/s)\\b", "", line).replace(str(folder), "")
+        re.sub(r"(in )?[\d,.]+ (s|steps/s)\b", "", line).replace(str(folder), "")
         for line in outcome.out.splitlines()
         if not line.startswith(("you set", "    ", "run folder"))
     ]

@@ -31,7 +31,7 @@ VALUES = [
 
 
 def _other_value(chance: random.Random) -> str:
-    lines = GOOD.splitlines()
+    lines = [*map(str, GOOD.splitlines())]
     index = chance.randrange(len(lines))
     lines[index] = f"{lines[index].partition(':')[0]}: {chance.choice(VALUES)}"
     return "\n".join(lines)
