@@ -107,6 +107,9 @@ def command_line(algo: str, chance: random.Random) -> list[str]:
     return words
 
 
+_LENGTHS = ("total_timesteps", "num_steps", "eval_episodes", "num_envs", "replay_ratio")
+
+
 def line_for_a_run(algo: str, chance: random.Random, log_dir: str) -> list[str]:
     """Returns a command line that this process may run, tiny unless its flags say otherwise."""
     sizes = {"preset": "none", "accelerator": "cpu", "engine": "eager", "log_dir": log_dir}
@@ -120,7 +123,7 @@ def line_for_a_run(algo: str, chance: random.Random, log_dir: str) -> list[str]:
     names = sorted(kinds.keys() - OF_OTHER_PROCESSES)
     for name in chance.sample(names, chance.randint(1, 4)):
         value = words_for(kinds[name], name, chance)
-        if name in ("total_timesteps", "num_steps", "eval_episodes", "num_envs"):
+        if name in _LENGTHS:
             value = [chance.choice(["1", "2", "4", "32", "0", "-1", "x"])]  # seconds, not hours
         words += [flag(name), *value]
         sizes.pop(name, None)

@@ -6,7 +6,6 @@ lines on stderr, or with 128 + signal. It never shows a traceback, hangs or drop
 
 from __future__ import annotations
 
-import contextlib
 import io
 import os
 import re
@@ -14,7 +13,9 @@ import signal
 import time
 import traceback
 import unicodedata
+import warnings
 from collections.abc import Callable, Collection
+from contextlib import ExitStack, redirect_stderr, redirect_stdout
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -59,7 +60,11 @@ def play(work: Callable[[], int], seconds: float, ways: Collection[int | None] =
     threads_before = signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)
     signal.setitimer(signal.ITIMER_REAL, seconds, 1)
     try:
-        with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+        with ExitStack() as context:
+            context.enter_context(redirect_stdout(out))
+            context.enter_context(redirect_stderr(err))
+            context.enter_context(warnings.catch_warnings())
+            warnings.simplefilter("ignore", DeprecationWarning)  # as for any program
             status = exit_status(work)
         signal.setitimer(signal.ITIMER_REAL, 0)
     except BaseException as error:
