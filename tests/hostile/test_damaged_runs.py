@@ -9,6 +9,7 @@ import shutil
 from pathlib import Path
 
 import pytest
+import torch
 import yaml
 
 from fastrl import evaluate, export
@@ -67,18 +68,21 @@ def used(algo: str, run: Path, settings: dict[str, object]) -> dict[str, str]:
         "evaluate": lambda: evaluate.main([str(run), "--episodes", "1"]),
         "export": lambda: export.main([str(run), "--out", "policy.pt"]),
     }
+    is_poisoned = _is_poisoned(run)
     for way, work in reading.items():
         outcome = play(work, seconds=10)
-        if fault := outcome.fault or _lines_of_result(way, outcome):
+        if fault := outcome.fault:
             broken[way] = fault
+        elif outcome.status == 0 and ("nan" in outcome.out or is_poisoned):
+            broken[way] = f"exit status 0 with weights or results that are not finite: {way}"
         if fingerprint(run) != before:
             broken[way] = f"{way} changes the run"
     words = ["--resume", str(run), "--total-timesteps", "128"]
     outcome = play(lambda: main(algo, words), seconds=15)
     if outcome.fault:
         broken["resume"] = outcome.fault
-    elif outcome.status == 2 and fingerprint(run) != before:
-        broken["resume"] = f"changes the run before it is refused: {outcome.err.strip()[:100]}"
+    elif outcome.status == 2 and (changed := _changes(run, before, outcome)):
+        broken["resume"] = f"changes {changed}, then: {outcome.err.strip()[:100]}"
     elif outcome.status == 0 and (lost := _settings_lost(run, settings)):
         broken["resume"] = lost
     if Path(CANARY).exists():
@@ -87,10 +91,26 @@ def used(algo: str, run: Path, settings: dict[str, object]) -> dict[str, str]:
     return broken
 
 
-def _lines_of_result(way: str, outcome: Outcome) -> str:
-    if outcome.status != 0 or "nan" not in outcome.out:
-        return ""
-    return f"exit status 0 with the result {outcome.out.strip()[-80:]!r}"
+def _is_poisoned(run: Path) -> bool:
+    """Returns whether the last checkpoint can be read and has weights that are not finite."""
+    try:
+        state = torch.load(run / "checkpoints" / "last.pt", weights_only=True)
+        weights = state["agent"]["policy"].values()
+        return any(not weight.isfinite().all() for weight in weights)
+    except Exception:
+        return False
+
+
+def _changes(run: Path, before: dict[str, str], outcome: Outcome) -> str:
+    """Returns which file a refused run changed, or "".
+
+    Once training has begun, as its header tells, it may change all but the checkpoints.
+    """
+    after = fingerprint(run)
+    changed = [name for name in before if after.get(name) != before[name]]
+    if "run folder:" in outcome.out:
+        changed = [name for name in changed if name.startswith("checkpoints/")]
+    return ", ".join(changed)
 
 
 def _settings_lost(run: Path, settings: dict[str, object]) -> str:
