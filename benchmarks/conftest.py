@@ -57,7 +57,8 @@ class Tracking:
 
     def pytest_collection_modifyitems(self, items: list[pytest.Item]) -> None:
         """Visits the whole set before any part of it again, so that visits lie minutes apart."""
-        items.sort(key=lambda item: item.callspec.params.get("visit", 0))  # type: ignore[attr-defined]
+        if self.is_on:
+            items.sort(key=_visit_of)
 
     @pytest.hookimpl(trylast=True)
     def pytest_sessionfinish(self, session: pytest.Session) -> None:
@@ -82,6 +83,11 @@ class Tracking:
         reporter = self.config.pluginmanager.get_plugin("terminalreporter")
         if self.lines and reporter is not None:
             reporter.write_line("\n" + "\n".join(self.lines))
+
+
+def _visit_of(item: pytest.Item) -> int:
+    callspec = getattr(item, "callspec", None)
+    return callspec.params.get("visit", 0) if callspec else 0
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:

@@ -2,10 +2,13 @@
 
 import re
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
 from benchmarks import history
+from benchmarks.conftest import NUM_VISITS, Tracking
 from benchmarks.history import Case, Measurement
 
 KIND = {"cpu": "P", "instructions": "avx2", "cores": 2}
@@ -87,3 +90,36 @@ def test_kind_of_machine_has_the_instructions_that_code_is_chosen_by(tmp_path):
     file.write_text("processor : 0\nflags\t\t: fpu avx2 clflush avx512f\n\nflags\t\t: avx2\n")
     assert history.kind_of_machine(file)["instructions"] == "avx2 avx512f"
     assert history.kind_of_machine(tmp_path / "absent")["instructions"] == ""
+
+
+@pytest.fixture
+def finish(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
+    """Returns a function that ends a run of benchmarks; it returns the exit status and the table."""
+    monkeypatch.setattr(history, "FILE", tmp_path / "history.jsonl")
+
+    def finish(ratio: float, record: bool = False) -> tuple[int, list[str]]:
+        options = {"benchmark_only": True, "benchmark_record": record}
+        config: Any = SimpleNamespace(getoption=options.get, option=SimpleNamespace())
+        tracking, session = Tracking(config), SimpleNamespace(exitstatus=0)
+        measurement = tracking.measurements["act"] = Measurement("steps", 64)
+        for _ in range(NUM_VISITS):
+            measurement.add([1.0], [ratio])
+        tracking.pytest_sessionfinish(session)  # pyright: ignore[reportArgumentType]
+        return session.exitstatus, tracking.lines
+
+    return finish
+
+
+def test_loss_since_the_record_fails_the_run(finish):
+    assert finish(2.0, record=True)[0] == 0
+    assert finish(1.95)[0] == 0
+    status, lines = finish(1.5)
+    assert status == 1 and lines[-1].endswith("slower")
+
+
+def test_nothing_is_recorded_unless_it_is_asked_for(finish):
+    finish(2.0)
+    assert not history.FILE.exists()
+    finish(2.0, record=True)
+    (record,) = history.read(history.FILE)
+    assert record["kind"] == history.kind_of_machine() and record["cases"]["act"]["ratio"] == 2.0
