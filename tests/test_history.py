@@ -94,7 +94,7 @@ def test_kind_of_machine_has_the_instructions_that_code_is_chosen_by(tmp_path):
 
 @pytest.fixture
 def finish(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
-    """Returns a function that ends a run of benchmarks; it returns the exit status and the table."""
+    """Returns a function that ends a run of benchmarks; it returns exit status and table."""
     monkeypatch.setattr(history, "FILE", tmp_path / "history.jsonl")
 
     def finish(ratio: float, record: bool = False) -> tuple[int, list[str]]:

@@ -12,8 +12,19 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import yaml
 
 CANARY = "hostile-code-ran"  # a file of this name in the working folder: code of a file has run
+# Parts of Python that run what they are given, with settings of an environment that do harm.
+COMMANDS = {
+    "os:system": {"command": f"touch {CANARY}"},
+    "os:popen": {"cmd": f"touch {CANARY}"},
+    "subprocess:getoutput": {"cmd": f"touch {CANARY}"},
+    "subprocess:run": {"args": ["touch", CANARY]},
+    "pathlib:Path.touch": {"self": CANARY},
+    "os:mkdir": {"path": CANARY},
+    "builtins:open": {"file": CANARY, "mode": "w"},
+}
 
 
 class Code:
@@ -212,6 +223,20 @@ def change_settings(folder: Path, chance: random.Random) -> str:
     return f"config.yaml {words}"
 
 
+def name_code(folder: Path, chance: random.Random) -> str:
+    """Puts a part of Python in the place of the task, in the checkpoints and config.yaml."""
+    task = chance.choice(list(COMMANDS))
+    kwargs = [f"{name}={value}" for name, value in COMMANDS[task].items()]
+    for path in (folder / "checkpoints").glob("*.pt"):
+        state = torch.load(path, weights_only=True)
+        state["agent"]["config"].update(env_id=task, env_kwargs=kwargs, backend="auto")
+        torch.save(state, path)
+    path = folder / "config.yaml"
+    settings = yaml.safe_load(path.read_text())
+    path.write_text(yaml.safe_dump({**settings, "env_id": task, "env_kwargs": kwargs}))
+    return f"task {task}"
+
+
 def damage(folder: Path, chance: random.Random) -> str:
     """Damages one thing in the folder of a run; returns it in words."""
     checkpoint = folder / "checkpoints" / "last.pt"
@@ -219,7 +244,10 @@ def damage(folder: Path, chance: random.Random) -> str:
         for other in checkpoint.parent.iterdir():
             if other != checkpoint:
                 other.unlink()
-    way = chance.choice(["value", "value", "value", "bytes", "zip", "file", "settings", "beside"])
+    ways = ["value", "value", "value", "bytes", "zip", "file", "settings", "beside", "code"]
+    way = chance.choice(ways)
+    if way == "code":
+        return name_code(folder, chance)
     if way == "value":
         return f"last.pt {change_one_value(checkpoint, chance)}"
     if way == "bytes":

@@ -6,8 +6,10 @@ import random
 from pathlib import Path
 
 import pytest
+import yaml
 
-from fastrl.cli import parse
+from fastrl.cli import main, parse
+from hostile.damage import CANARY, COMMANDS
 from hostile.rule import SEED, check, play
 from hostile.yaml_files import VALUES, yaml_file
 
@@ -39,3 +41,15 @@ def test_argument_of_an_environment_is_read_or_refused(values: list[str]) -> Non
         if fault := parsed(["--env-kwargs", f"x={value}"]):
             broken[f"x={value[:60]}"] = fault
     check(broken)
+
+
+@pytest.mark.parametrize("task", COMMANDS)
+def test_part_of_python_named_in_a_file_is_not_run(
+    task: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    settings = {"env_id": task, "env_kwargs": COMMANDS[task], "num_envs": 1}
+    Path("settings.yaml").write_text(yaml.safe_dump(settings))
+    outcome = play(lambda: main("ppo", ["--config", "settings.yaml"]), seconds=10)
+    assert (outcome.fault, outcome.status) == ("", 2)
+    assert not Path(CANARY).exists() and task in outcome.err
