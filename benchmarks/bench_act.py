@@ -20,8 +20,9 @@ def test_act(compare):
 
     @torch.no_grad()
     def plain():
-        actions, log_probs, values = model.act(obs)
-        return actions.numpy(), log_probs, values
+        distribution, values = model(obs)
+        actions = distribution.sample()
+        return actions.numpy(), distribution.log_prob(actions), values
 
     with torch.no_grad():
         expected = agent.policy.act(obs, buffer.noise[0])

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.distributions import Categorical
 
 from benchmarks.plain import PlainActorCritic, plain_a2c_update, plain_update
 from fastrl import A2C, PPO
@@ -100,10 +101,10 @@ class PlainNature(nn.Module):
             for mine, theirs in zip(self.parameters(), policy.parameters(), strict=True):
                 mine.copy_(theirs)
 
-    def forward(self, obs: Tensor) -> tuple[Tensor, Tensor]:
-        """Returns logits and values."""
+    def forward(self, obs: Tensor) -> tuple[Categorical, Tensor]:
+        """Returns the distributions over actions, and values."""
         features = self.trunk(obs.float() / 255)
-        return self.logits(features), self.value(features).squeeze(-1)
+        return Categorical(logits=self.logits(features)), self.value(features).squeeze(-1)
 
 
 def test_update_from_pixels(compare):
@@ -124,10 +125,10 @@ def test_update_from_pixels(compare):
     model = PlainNature(agent.policy, 6).to(agent.device)
     optimizer = torch.optim.Adam(model.parameters(), lr=1e-3, eps=1e-5)
     with torch.no_grad():
-        logits, values = model(batch.obs)
-    torch.testing.assert_close(agent.policy.value(batch.obs), values, rtol=1e-3, atol=1e-4)
-    actor = agent.policy.head(agent.policy.actor(batch.obs))
-    torch.testing.assert_close(actor, logits, rtol=1e-3, atol=1e-4)
+        distribution, values = model(batch.obs)
+    log_probs = distribution.log_prob(batch.actions)
+    torch.testing.assert_close(batch.values, values, rtol=1e-3, atol=1e-4)
+    torch.testing.assert_close(batch.log_probs, log_probs, rtol=1e-3, atol=1e-4)
 
     def waited(step: Any) -> None:
         step()

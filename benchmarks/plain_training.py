@@ -6,40 +6,38 @@ from typing import Any
 
 import envpool
 import torch
+from torch import nn
 
-from benchmarks.plain import PlainActorCritic, plain_advantages, plain_update
+from benchmarks.plain import PlainGaussian, plain_advantages, plain_update
 from fastrl.buffers.rollout import Minibatch
 
 
 class PlainTraining:
-    """PPO on an EnvPool task with discrete actions, one iteration a call.
+    """PPO on an EnvPool task, one iteration a call.
 
-    Rollouts of T steps of N environments, advantages, and epochs of shuffled minibatches, with the
-    initial weights of a fastrl policy.
+    Rollouts of T steps of N environments, advantages, and epochs of shuffled minibatches.
     """
 
     def __init__(
         self,
-        policy: Any,
+        model: nn.Module,
         env_id: str,
         sizes: tuple[int, int],
         num_epochs: int,
         batch_size: int,
         num_threads: int,
     ) -> None:
-        self.num_steps, num_envs = sizes
+        self.model, (self.num_steps, num_envs) = model, sizes
         self.num_epochs, self.batch_size = num_epochs, batch_size
         seeds = list(range(num_envs))
         self.pool = envpool.make_gymnasium(
             env_id, num_envs=num_envs, num_threads=num_threads, seed=seeds
         )
-        obs, _ = self.pool.reset()
-        num_actions = int(self.pool.action_space.n)
-        self.model = PlainActorCritic(policy, obs.shape[1], num_actions)
-        self.optimizer = torch.optim.Adam(self.model.parameters(), lr=1e-3, eps=1e-5)
-        self.obs = torch.zeros(self.num_steps + 1, *obs.shape)
-        self.obs[-1] = torch.from_numpy(obs)
-        self.actions = torch.zeros(sizes, dtype=torch.int64)
+        self.optimizer = torch.optim.Adam(model.parameters(), lr=1e-3, eps=1e-5)
+        obs = torch.from_numpy(self.pool.reset()[0]).float()
+        self.obs = obs.expand(self.num_steps + 1, *obs.shape).clone()
+        actions = self.model(obs)[0].sample()
+        self.actions = actions.new_zeros(self.num_steps, *actions.shape)
         self.log_probs, self.rewards = torch.zeros(sizes), torch.zeros(sizes)
         self.values = torch.zeros(self.num_steps + 1, num_envs)
         self.ends = torch.zeros(2, *sizes, dtype=torch.bool)
@@ -57,13 +55,19 @@ class PlainTraining:
                 weights = torch.full((len(part),), 1 / len(part))
                 batch = Minibatch._make([*(field[part] for field in fields), weights])
                 plain_update(self.model, self.optimizer, batch)
+        if isinstance(self.model, PlainGaussian):
+            self.model.take_in(fields[0][rows])
 
     @torch.no_grad()
     def _collect(self) -> None:
         self.obs[0], self.is_reset_row[0] = self.obs[-1], self.is_reset_row[-1]
         for t in range(self.num_steps):
-            self.actions[t], self.log_probs[t], self.values[t] = self.model.act(self.obs[t])
-            answer: Any = self.pool.step(self.actions[t].numpy())
+            distribution, self.values[t] = self.model(self.obs[t])
+            actions = self.actions[t] = distribution.sample()
+            self.log_probs[t] = distribution.log_prob(actions)
+            if actions.is_floating_point():
+                actions = actions.double().clamp(-1, 1)
+            answer: Any = self.pool.step(actions.numpy())
             obs, rewards, terminated, truncated, _ = answer
             self.obs[t + 1] = torch.from_numpy(obs)
             self.rewards[t] = torch.from_numpy(rewards)

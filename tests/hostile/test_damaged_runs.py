@@ -85,8 +85,8 @@ def used(algo: str, run: Path, settings: dict[str, object]) -> dict[str, str]:
         broken["resume"] = f"changes {changed}, then: {outcome.err.strip()[:100]}"
     elif outcome.status == 0 and (lost := _settings_lost(run, settings)):
         broken["resume"] = lost
-    if Path(CANARY).exists():
-        Path(CANARY).unlink()
+    if (canary := Path(CANARY)).exists():
+        canary.rmdir() if canary.is_dir() else canary.unlink()
         broken["code"] = "code in a file was run"
     return broken
 
