@@ -5,6 +5,7 @@ Without that flag nothing here is collected; with it, nothing else. `history` ha
 
 from __future__ import annotations
 
+import os
 import subprocess
 import time
 from collections.abc import Callable
@@ -13,6 +14,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
+# As in `fastrl.cli`, for ours and the twins: threads that spin for long make the ratio to a twin
+# that has two of them a matter of who else wants a core. It is read when torch is imported.
+os.environ.setdefault("GOMP_SPINCOUNT", "1000")
+
 import torch
 
 from benchmarks import history
