@@ -115,7 +115,8 @@ def compare(benchmark: Any, visit: int, request: pytest.FixtureRequest) -> Calla
     """Returns a function that times ours and its plain twin in turns.
 
     It takes the name of the work, both functions, the unit of the speed and its amount in a call.
-    A visit takes --benchmark-max-time seconds in --benchmark-min-rounds rounds.
+    A visit takes --benchmark-max-time seconds in --benchmark-min-rounds rounds, or three rounds of
+    one call each where that takes longer.
     """
     tracking: Any = request.config.pluginmanager.get_plugin("throughput-tracking")
     options: Any = request.config.option
@@ -128,15 +129,16 @@ def compare(benchmark: Any, visit: int, request: pytest.FixtureRequest) -> Calla
         unit: str = "calls",
         amount: float = 1,
     ) -> None:
-        our_calls = _calls_in(seconds / rounds / 2, ours)
-        twin_calls = _calls_in(seconds / rounds / 2, twin)
+        our_calls, our_guess = _calls_in(seconds / rounds / 2, ours)
+        twin_calls, twin_guess = _calls_in(seconds / rounds / 2, twin)
+        is_long = our_guess + twin_guess > 2 * seconds / rounds
         our_seconds: list[float] = []
         twin_seconds: list[float] = []
         benchmark.group = work
         benchmark.pedantic(
             lambda: our_seconds.append(_seconds_of(ours, our_calls)),
             setup=lambda: twin_seconds.append(_seconds_of(twin, twin_calls)),
-            rounds=rounds,
+            rounds=min(rounds, 3) if is_long else rounds,
         )
         measurement = tracking.measurements.setdefault(work, Measurement(unit, amount))
         measurement.add(our_seconds, twin_seconds)
@@ -144,13 +146,14 @@ def compare(benchmark: Any, visit: int, request: pytest.FixtureRequest) -> Calla
     return compare
 
 
-def _calls_in(seconds: float, function: Callable[[], Any]) -> int:
-    """Warms a function up; returns how many calls take about this long, at least 1."""
+def _calls_in(seconds: float, function: Callable[[], Any]) -> tuple[int, float]:
+    """Warms a function up; returns how many calls take about so many seconds, and how many do."""
     start, count = time.perf_counter(), 0
-    while (passed := time.perf_counter() - start) < seconds / 2 or count < 2:
+    while (passed := time.perf_counter() - start) < seconds / 2:
         function()
         count += 1
-    return max(1, round(count * seconds / passed))
+    calls = max(1, round(count * seconds / passed))
+    return calls, calls * passed / count
 
 
 def _seconds_of(function: Callable[[], Any], count: int) -> float:
