@@ -1,25 +1,21 @@
-"""One minibatch of recurrent PPO: native, recorded, eager, and a step at a time by nn.LSTMCell."""
+"""One minibatch of recurrent PPO, beside a loop of nn.LSTMCell over its steps."""
 
 from __future__ import annotations
 
-import pytest
 import torch
 
+from benchmarks.plain_recurrent import PlainRecurrent, plain_recurrent_update
 from fastrl import PPORecurrent
-from fastrl.kernels.extension import HAS_DENSE
 
 NUM_SEQUENCES, LENGTH = 16, 32
 ROWS = NUM_SEQUENCES * LENGTH
-FORMS = [*(["native"] if HAS_DENSE else []), "recorded", "eager", "step by step"]
 
 
-def make_agent(engine, rnn):
-    """Returns an agent and a minibatch of random rows."""
+def test_update(compare):
     sizes = {"num_envs": NUM_SEQUENCES, "num_steps": LENGTH, "sequence_length": LENGTH}
-    settings = {"per_rank_batch_size": ROWS, "ent_coef": 0.01, "accelerator": "cpu", "rnn": rnn}
-    agent = PPORecurrent("LunarLander-v2", preset="none", engine=engine, **sizes, **settings)
-    buffer = agent.make_buffer()
-    batch = buffer.first_minibatch
+    settings = {"per_rank_batch_size": ROWS, "ent_coef": 0.01, "accelerator": "cpu", "rnn": "lstm"}
+    agent = PPORecurrent("LunarLander-v2", preset="none", **sizes, **settings)
+    batch = agent.make_buffer().first_minibatch
     batch.obs.copy_(torch.randn(ROWS, 8, generator=torch.Generator().manual_seed(1)))
     batch.weights.fill_(1 / ROWS)
     with torch.no_grad():
@@ -28,33 +24,16 @@ def make_agent(engine, rnn):
     batch.values.copy_(values)
     batch.returns.copy_(torch.linspace(-1, 1, ROWS))
     batch.advantages.copy_(batch.returns - values)
-    return agent, batch
+    model = PlainRecurrent(agent.policy, 8, 4)
+    optimizer = torch.optim.Adam(model.parameters(), lr=1e-3, eps=1e-5)
 
+    def plain() -> None:
+        plain_recurrent_update(model, optimizer, batch)
 
-def step_by_step(agent):
-    """Makes the agent evaluate sequences by a plain loop of cells."""
-
-    def evaluate(batch):
-        state, parts = batch.states, []
-        width = len(state)
-        for obs, actions in zip(batch.obs.split(width), batch.actions.split(width), strict=True):
-            features, state = agent.policy.step(obs, state)
-            parts.append(agent.policy.evaluate_features(features, actions))
-        return tuple(torch.cat(part) for part in zip(*parts, strict=True))
-
-    agent.evaluate = evaluate
-
-
-@pytest.mark.parametrize("rnn", ["lstm", "gru"])
-@pytest.mark.parametrize("form", FORMS)
-def test_update(benchmark, form, rnn):
-    benchmark.group = f"recurrent update, {rnn}, {NUM_SEQUENCES} sequences of {LENGTH} steps"
-    agent, batch = make_agent("eager" if form == "step by step" else form, rnn)
-    twin, twin_batch = make_agent("eager", rnn)
-    step_by_step(twin)
-    if form == "step by step":
-        step_by_step(agent)
-    agent.step(batch)
-    twin.step(twin_batch)
-    torch.testing.assert_close(agent.optimizer.flat, twin.optimizer.flat, rtol=1e-3, atol=1e-4)
-    benchmark.pedantic(agent.step, (batch,), rounds=30, warmup_rounds=3)
+    with agent.engine.learning():
+        agent.step(batch)
+        plain()
+        now = PlainRecurrent(agent.policy, 8, 4)
+        torch.testing.assert_close(now.state_dict(), model.state_dict(), rtol=1e-3, atol=1e-4)
+        work = f"recurrent PPO minibatch of {NUM_SEQUENCES} x {LENGTH} rows"
+        compare(work, lambda: agent.step(batch), plain)

@@ -1,122 +1,163 @@
-"""Throughput over time: measures all benchmarks, compares with the last record, and adds one.
+"""Throughput over time: records per kind of machine, their comparison, and the table of a run.
 
-    python -m benchmarks.history                 # exit status 1 if something became slower
-    python -m benchmarks.history --only update   # as pytest's -k
-
-To be run from the root of the source tree. What is kept of a case is its speed relative to the
-slowest case of its group, a plain twin measured in the same minute: that ratio is worth comparing
-on machines that change their speed from hour to hour. The whole set runs several times; how far the
-ratios of one case lie apart is the noise, and only what falls further than twice that, and 5 %,
-below the last record of the same kind of machine counts as slower.
+What is worth comparing is the ratio to a plain twin that is timed in turns with ours: it hardly
+follows a machine that changes its speed from hour to hour. The whole set is visited several times
+within a run, with everything made anew; how far the ratios of the visits lie apart is the noise. A
+case counts as slower if it fell by more than the noise of both runs together, and by 5 % at least.
 """
 
 from __future__ import annotations
 
-import argparse
 import json
 import statistics
-import subprocess
-import sys
-import tempfile
-from datetime import UTC, datetime
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from fastrl.runs.logger import machine_facts
+
 FILE = Path(__file__).with_name("history.jsonl")
-LEAST = 0.05  # changes below this share are not looked at, however small the noise
+LEAST = 0.05  # a smaller change is not looked at, however small the noise
+
+# Those of a processor's instructions that torch, EnvPool and our kernels choose their code by.
+_INSTRUCTIONS = (
+    "avx2 fma avx512f avx512bw avx512_vnni avx512_bf16 avx512_fp16 avx_vnni amx_tile amx_bf16 "
+    "asimd asimddp bf16 i8mm sve sve2"
+)
 
 Record = dict[str, Any]
 
 
-def measure(only: str) -> dict[str, Any]:
-    """Runs the benchmarks once; returns what pytest-benchmark writes.
+@dataclass(frozen=True)
+class Case:
+    """What one piece of work came to, as medians over the visits."""
 
-    Raises:
-        RuntimeError: a benchmark failed.
-    """
-    with tempfile.TemporaryDirectory() as folder:
-        file = Path(folder) / "run.json"
-        command = [sys.executable, "-m", "pytest", "benchmarks", "--benchmark-only", "-q"]
-        command += ["-p", "no:cacheprovider", f"--benchmark-json={file}", "-k", only]
-        done = subprocess.run(command, capture_output=True, text=True)
-        if done.returncode:
-            raise RuntimeError(done.stdout[-2000:] + done.stderr[-2000:])
-        return json.loads(file.read_text())
+    per_second: float
+    unit: str
+    ratio: float
+    """Times as fast as the plain twin."""
+    noise: float
+    """How far the visits' ratios lie apart, as a share of the median."""
 
 
-def speeds(run: dict[str, Any]) -> dict[str, float]:
-    """Returns how many times as fast as the slowest of its group each case was."""
-    groups: dict[str, dict[str, float]] = {}
-    for case in run["benchmarks"]:
-        groups.setdefault(case["group"], {})[case["name"]] = case["stats"]["median"]
-    return {
-        f"{group} / {name}": max(cases.values()) / seconds
-        for group, cases in groups.items()
-        if len(cases) > 1
-        for name, seconds in cases.items()
-    }
+@dataclass
+class Measurement:
+    """The timings of one piece of work, visit by visit."""
+
+    unit: str
+    amount: float
+    """Units in a call."""
+    seconds: list[float] = field(default_factory=list)
+    """Of a call of ours, the median of each visit."""
+    ratios: list[float] = field(default_factory=list)
+
+    def add(self, ours: list[float], twins: list[float]) -> None:
+        """Takes in the seconds of a visit's rounds, in which ours and the twin took turns."""
+        self.seconds.append(statistics.median(ours))
+        # Neighbours in time are compared, so that a slow minute counts for both.
+        pairs = zip(ours, twins, strict=True)
+        self.ratios.append(statistics.median(twin / mine for mine, twin in pairs))
+
+    def case(self) -> Case:
+        """Sums the visits up."""
+        ratio = statistics.median(self.ratios)
+        apart = (max(self.ratios) - min(self.ratios)) / ratio
+        return Case(self.amount / statistics.median(self.seconds), self.unit, ratio, apart)
 
 
-def record(runs: list[dict[str, Any]]) -> Record:
-    """Sums up some runs: each case's median ratio and its spread, as a share of the median."""
-    per_run = [speeds(run) for run in runs]
-    cases = {}
-    for name in per_run[0]:
-        ratios = [ratios[name] for ratios in per_run]
-        median = statistics.median(ratios)
-        cases[name] = {"ratio": median, "spread": (max(ratios) - min(ratios)) / median}
-    stamp = runs[0]["machine_info"]["fastrl"]
-    return {"time": datetime.now(UTC).isoformat(timespec="seconds"), **stamp, "cases": cases}
+def kind_of_machine(cpuinfo: Path = Path("/proc/cpuinfo")) -> dict[str, Any]:
+    """Returns what two machines must share to be compared: model, instructions, cores."""
+    facts = machine_facts()
+    try:
+        lines = cpuinfo.read_text().splitlines()
+    except OSError:
+        lines = []
+    flags = next((line for line in lines if line.startswith(("flags", "Features"))), "")
+    found = [name for name in _INSTRUCTIONS.split() if name in flags.partition(":")[2].split()]
+    return {"cpu": facts["cpu"], "instructions": " ".join(found), "cores": facts["cores"]}
 
 
-def last_comparable(records: list[Record], new: Record) -> Record | None:
-    """Returns the latest record from a machine like that of `new`."""
-    alike = [old for old in records if old["machine"] == new["machine"]]
+def read(file: Path) -> list[Record]:
+    """Returns the records of a file, oldest first; none if it is not there."""
+    return [json.loads(line) for line in file.read_text().splitlines()] if file.exists() else []
+
+
+def append(file: Path, cases: dict[str, Case], stamp: dict[str, Any]) -> None:
+    """Adds a record of some cases to a file."""
+    record = {**stamp, "cases": {name: asdict(case) for name, case in cases.items()}}
+    with file.open("a") as lines:
+        lines.write(json.dumps(record) + "\n")
+
+
+def last_of_kind(records: Iterable[Record], kind: dict[str, Any], name: str) -> Record | None:
+    """Returns the latest record of this kind of machine that has a case."""
+    alike = [old for old in records if old["kind"] == kind and name in old["cases"]]
     return alike[-1] if alike else None
 
 
-def slower(old: Record, new: Record) -> list[str]:
-    """Returns a line for each case that lost more than noise explains."""
-    lines = []
-    for name, now in new["cases"].items():
-        before = old["cases"].get(name)
-        if before is None:
-            continue
-        noise = max(LEAST, 2 * max(now["spread"], before["spread"]))
-        if now["ratio"] < before["ratio"] * (1 - noise):
-            lines.append(
-                f"{name}: {now['ratio']:.2f}x its twin, was {before['ratio']:.2f}x; "
-                f"noise explains {noise:.0%}"
-            )
-    return lines
+def change(now: Case, before: Case) -> tuple[float, float]:
+    """Returns the ratio of a case to an earlier one, and how much of it noise explains."""
+    return now.ratio / before.ratio, max(LEAST, now.noise + before.noise)
 
 
-def main(words: list[str] | None = None) -> int:
-    """Measures, compares, records; returns the exit status."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.history", description=__doc__)
-    parser.add_argument("--only", default="", help="an expression as of pytest's -k")
-    parser.add_argument("--repeats", type=int, default=3, help="runs of the whole set; default 3")
-    parser.add_argument("--file", type=Path, default=FILE, help="default: benchmarks/history.jsonl")
-    options = parser.parse_args(words)
-    if options.repeats < 2:
-        parser.error("--repeats must be at least 2: one run has no spread")
-    try:
-        new = record([measure(options.only) for _ in range(options.repeats)])
-    except RuntimeError as error:
-        print(error, file=sys.stderr)
-        return 2
-    lines = options.file.read_text().splitlines() if options.file.exists() else []
-    old = last_comparable([json.loads(line) for line in lines], new)
-    for name, case in new["cases"].items():
-        print(f"{case['ratio']:6.2f}x  +- {case['spread'] / 2:4.0%}  {name}")
-    lost = [] if old is None else slower(old, new)
-    if lost:
-        print("slower than the last record:", *lost, sep="\n  ", file=sys.stderr)
-        return 1
-    with options.file.open("a") as file:
-        file.write(json.dumps(new) + "\n")
-    return 0
+def verdict(now: Case, before: Case) -> str:
+    """Returns "slower", "faster", or "" for what noise explains."""
+    factor, noise = change(now, before)
+    if factor < 1 - noise:
+        return "slower"
+    return "faster" if factor > 1 + noise else ""
 
 
-if __name__ == "__main__":
-    raise SystemExit(main())
+def compare(
+    cases: dict[str, Case], records: list[Record], kind: dict[str, Any]
+) -> tuple[list[str], list[str]]:
+    """Compares cases with the last records of this kind of machine.
+
+    Returns:
+        The lines of the table, what they are compared with first; and the names of the cases that
+        are slower.
+    """
+    rows, slower, olds = [], [], []
+    for name, case in cases.items():
+        record = last_of_kind(records, kind, name)
+        last = ["", "new"]
+        if record is not None:
+            before = Case(**record["cases"][name])
+            factor, noise = change(case, before)
+            word = verdict(case, before)
+            last = [f"{before.ratio:.2f}x", f"{factor:.2f} ±{noise:3.0%}  {word}".rstrip()]
+            slower += [name] if word == "slower" else []
+            olds += [record] if record not in olds else []
+        speed = f"{case.per_second:,.0f} {case.unit}/s"
+        rows.append([name, speed, f"{case.ratio:.2f}x ±{case.noise:3.0%}", *last])
+    machine = f"{kind['cpu']}, {kind['cores']} cores, {kind['instructions'] or 'no vectors'}"
+    lines = [f"machine: {machine}"]
+    if olds:
+        lines += [f"last record of this kind of machine: {_origin(old)}" for old in olds]
+    else:
+        lines.append("no record of this kind of machine yet; --benchmark-record makes the first")
+    titles = ["work", "speed", "to plain twin", "last", "now to last"]
+    return [*lines, "", *_columns([titles, *rows])], slower
+
+
+def stamp(commit: str, versions: dict[str, Any], time: str) -> dict[str, Any]:
+    """Returns what a record carries besides its cases."""
+    return {"time": time, "commit": commit, "kind": kind_of_machine(), "versions": versions}
+
+
+def _origin(record: Record) -> str:
+    return f"{record['commit'][:9]}, {record['time'][:10]}, torch {record['versions']['torch']}"
+
+
+def _columns(rows: list[list[str]]) -> list[str]:
+    """Lays rows out: the first column to the left, numbers to the right, the last to the left."""
+    widths = [max(len(row[index]) for row in rows) for index in range(len(rows[0]))]
+    last = len(widths) - 1
+    return [
+        "  ".join(
+            cell.ljust(width) if index in (0, last) else cell.rjust(width)
+            for index, (cell, width) in enumerate(zip(row, widths, strict=True))
+        ).rstrip()
+        for row in rows
+    ]

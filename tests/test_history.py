@@ -1,62 +1,125 @@
-"""The throughput history: ratios to a twin, and a loss counts only beyond the measured noise."""
+"""Throughput over time: ratios to a plain twin, and a loss counts only beyond the noise of both."""
 
-import json
+import re
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
 from benchmarks import history
+from benchmarks.conftest import NUM_VISITS, Tracking
+from benchmarks.history import Case, Measurement
 
-STAMP = {"machine": {"processor": "P", "cores": 2}, "versions": {}, "commit": "abc"}
+KIND = {"cpu": "P", "instructions": "avx2", "cores": 2}
+STAMP = {"time": "2026-11-29T00:00:00", "commit": "abcdef0123", "versions": {"torch": "2.13"}}
 
 
-def a_run(fast_seconds: float, slow_seconds: float = 4.0, machine: str = "P") -> dict:
-    cases = {"fast": fast_seconds, "plain": slow_seconds}
-    return {
-        "machine_info": {"fastrl": {**STAMP, "machine": {"processor": machine}}},
-        "benchmarks": [
-            {"group": "g", "name": name, "stats": {"median": seconds}}
-            for name, seconds in cases.items()
-        ],
-    }
+def case(ratio: float, noise: float = 0.02) -> Case:
+    return Case(per_second=1000.0, unit="steps", ratio=ratio, noise=noise)
 
 
 @pytest.fixture
-def play(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
-    """Returns a function that records runs of such seconds; it returns the exit status."""
+def records(tmp_path: Path):
+    """Returns a function that reads the records of some cases, recorded one after the other."""
 
-    def play(*fast_seconds: float, machine: str = "P", slow_seconds: float = 4.0) -> int:
-        runs = iter([a_run(seconds, slow_seconds, machine) for seconds in fast_seconds])
-        monkeypatch.setattr(history, "measure", lambda only: next(runs))
-        return history.main(["--repeats", "2", "--file", str(tmp_path / "history.jsonl")])
+    def records(*cases: Case, **changes: object) -> list[history.Record]:
+        file = tmp_path / "history.jsonl"
+        for one in cases:
+            history.append(file, {"act": one}, {**STAMP, "kind": {**KIND, **changes}})
+        return history.read(file)
 
-    play.file = tmp_path / "history.jsonl"  # pyright: ignore[reportFunctionMemberAccess]
-    return play
-
-
-def test_a_case_is_measured_against_the_slowest_of_its_group():
-    assert history.speeds(a_run(1.0)) == {"g / fast": 4.0, "g / plain": 1.0}
+    return records
 
 
-def test_a_slower_machine_is_no_regression(play):
-    assert play(1.0, 1.0) == 0
-    assert play(2.0, 2.0, slow_seconds=8.0) == 0
+def test_ours_is_compared_with_the_twin_of_the_same_moment():
+    measurement = Measurement("steps", 64)
+    measurement.add([1.0, 2.0, 1.0], [3.0, 6.0, 3.0])  # the machine was slow for a moment
+    measurement.add([2.0, 2.0, 2.0], [6.0, 6.0, 6.0])  # and all of the second visit
+    assert measurement.case() == Case(64 / 1.5, "steps", ratio=3.0, noise=0.0)
 
 
-def test_a_loss_beyond_the_noise_fails_and_is_not_recorded(play, capsys):
-    assert play(1.0, 1.02) == 0
-    assert play(1.3, 1.3) == 1
-    assert "g / fast: 3.08x its twin" in capsys.readouterr().err
-    assert len(play.file.read_text().splitlines()) == 1
+def test_noise_is_how_far_the_visits_lie_apart():
+    measurement = Measurement("calls", 1)
+    for twin in (2.0, 2.2, 1.8):
+        measurement.add([1.0], [twin])
+    assert measurement.case().noise == pytest.approx(0.2)
 
 
-def test_a_loss_within_the_noise_passes_and_is_recorded(play):
-    assert play(1.0, 1.2) == 0
-    assert play(1.3, 1.3) == 0
-    records = [json.loads(line) for line in play.file.read_text().splitlines()]
-    assert records[1]["cases"]["g / fast"] == {"ratio": 4 / 1.3, "spread": 0.0}
+@pytest.mark.parametrize(
+    ("now", "verdict"),
+    [
+        (case(1.0), ""),
+        (case(0.96), ""),  # 5 % at least
+        (case(0.9), "slower"),
+        (case(0.9, noise=0.1), ""),  # noise of this run
+        (case(1.2), "faster"),
+        (case(1.2, noise=0.3), ""),
+    ],
+)
+def test_what_noise_explains_is_neither_slower_nor_faster(now: Case, verdict: str):
+    assert history.verdict(now, case(1.0)) == verdict
+    assert history.verdict(now, case(1.0, noise=0.4)) == ""  # noise of the record
 
 
-def test_other_machines_are_not_compared(play):
-    assert play(1.0, 1.0) == 0
-    assert play(2.0, 2.0, machine="Q") == 0
+def test_loss_is_named_in_the_table_and_returned(records):
+    lines, slower = history.compare({"act": case(1.5), "new": case(3.0)}, records(case(2.0)), KIND)
+    assert slower == ["act"]
+    assert "last record of this kind of machine: abcdef012, 2026-11-29, torch 2.13" in lines
+    act, new = lines[-2:]
+    cells = ["act", "1,000 steps/s", "1.50x ± 2%", "2.00x", "0.75 ± 5%", "slower"]
+    assert re.split(r"\s{2,}", act) == cells
+    assert new.endswith("new")
+
+
+def test_last_record_that_has_the_case_is_compared_with(records):
+    old = records(case(3.0), case(2.0))
+    assert history.compare({"act": case(2.0)}, old, KIND)[1] == []
+    found = history.last_of_kind(old, KIND, "act")
+    assert found is old[1] and history.last_of_kind(old, KIND, "step") is None
+
+
+@pytest.mark.parametrize("other", [{"cpu": "Q"}, {"instructions": "avx512f"}, {"cores": 4}])
+def test_first_run_on_a_kind_of_machine_says_so(records, other):
+    lines, slower = history.compare({"act": case(1.0)}, records(case(9.0), **other), KIND)
+    assert slower == [] and lines[1].startswith("no record of this kind of machine yet")
+
+
+def test_kind_of_machine_has_the_instructions_that_code_is_chosen_by(tmp_path):
+    file = tmp_path / "cpuinfo"
+    file.write_text("processor : 0\nflags\t\t: fpu avx2 clflush avx512f\n\nflags\t\t: avx2\n")
+    assert history.kind_of_machine(file)["instructions"] == "avx2 avx512f"
+    assert history.kind_of_machine(tmp_path / "absent")["instructions"] == ""
+
+
+@pytest.fixture
+def finish(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
+    """Returns a function that ends a run of benchmarks; it returns exit status and table."""
+    monkeypatch.setattr(history, "FILE", tmp_path / "history.jsonl")
+
+    def finish(ratio: float, record: bool = False) -> tuple[int, list[str]]:
+        options = {"benchmark_only": True, "benchmark_record": record}
+        config: Any = SimpleNamespace(getoption=options.get, option=SimpleNamespace())
+        tracking, session = Tracking(config), SimpleNamespace(exitstatus=0)
+        measurement = tracking.measurements["act"] = Measurement("steps", 64)
+        for _ in range(NUM_VISITS):
+            measurement.add([1.0], [ratio])
+        tracking.pytest_sessionfinish(session)  # pyright: ignore[reportArgumentType]
+        return session.exitstatus, tracking.lines
+
+    return finish
+
+
+def test_loss_since_the_record_fails_the_run(finish):
+    assert finish(2.0, record=True)[0] == 0
+    assert finish(1.95)[0] == 0
+    status, lines = finish(1.5)
+    assert status == 1 and lines[-1].endswith("slower")
+
+
+def test_nothing_is_recorded_unless_it_is_asked_for(finish):
+    finish(2.0)
+    assert not history.FILE.exists()
+    finish(2.0, record=True)
+    (record,) = history.read(history.FILE)
+    assert record["kind"] == history.kind_of_machine() and record["cases"]["act"]["ratio"] == 2.0

@@ -1,0 +1,54 @@
+"""Hostile command lines: each is run, or refused in a line."""
+
+from __future__ import annotations
+
+import random
+from pathlib import Path
+
+import pytest
+
+from fastrl.cli import main, parse
+from hostile.command_lines import ALGORITHMS, command_line, dropped, line_for_a_run
+from hostile.rule import SEED, Outcome, check, play
+
+
+def parsed(algo: str, words: list[str]) -> str:
+    """Returns the fault of parsing a line, or ""."""
+    silent: list[str] = []
+
+    def work() -> int:
+        silent.append(dropped(words, parse(algo, words)))
+        return 0
+
+    outcome = play(work, seconds=3)
+    return outcome.fault or "".join(silent)
+
+
+@pytest.mark.parametrize("count", [200, pytest.param(4000, marks=pytest.mark.hostile)])
+def test_every_line_is_understood_or_refused(count: int) -> None:
+    chance, faults = random.Random(SEED), {}
+    for _ in range(count):
+        algo = chance.choice(ALGORITHMS)
+        words = command_line(algo, chance)
+        if fault := parsed(algo, words):
+            faults[f"{algo} {words!r:.300}"] = fault
+    check(faults)
+
+
+@pytest.mark.parametrize("count", [15, pytest.param(400, marks=pytest.mark.hostile)])
+def test_every_line_runs_or_is_refused(count: int, tmp_path: Path) -> None:
+    chance, faults = random.Random(SEED), {}
+    for index in range(count):
+        algo = chance.choice(ALGORITHMS)
+        words = line_for_a_run(algo, chance, str(tmp_path / str(index)))
+        outcome = play(lambda algo=algo, words=words: main(algo, words), seconds=20)
+        if fault := outcome.fault or lack_of_result(outcome, tmp_path / str(index)):
+            faults[f"{algo} {words!r:.400}"] = fault
+    check(faults)
+
+
+def lack_of_result(outcome: Outcome, log_dir: Path) -> str:
+    """Returns what a run that ended well did not leave behind, or ""."""
+    if outcome.status == 0 and not list(log_dir.glob("*/*/*/checkpoints/last.pt")):
+        return "exit status 0 without a checkpoint"
+    return ""

@@ -1,0 +1,43 @@
+"""Misbehaving environments: each is named in a line, or does no harm."""
+
+from __future__ import annotations
+
+import random
+import shlex
+from pathlib import Path
+
+import pytest
+
+from fastrl.cli import main
+from hostile.environments import Fault, Misbehaving, faults
+from hostile.rule import SEED, check, play
+
+TASK = f"{Misbehaving.__module__}:{Misbehaving.__name__}"
+TINY = shlex.split(
+    "--preset none --num-envs 2 --num-steps 16 --per-rank-batch-size 16 --update-epochs 1 "
+    "--hidden-sizes 8 --accelerator cpu --engine eager --eval-episodes 1 --total-timesteps 64"
+)
+
+
+def trained_on(fault: Fault, log_dir: Path) -> str:
+    """Trains on an environment with a fault; returns what breaks the rule, or ""."""
+    words = [f"place={fault.place}", f"kind='{fault.kind}'", f"when={fault.when}"]
+    line = ["--env-id", TASK, "--env-kwargs", *words, "--log-dir", str(log_dir), *TINY]
+    outcome = play(lambda: main("ppo", line), seconds=10)
+    if outcome.fault:
+        return outcome.fault
+    if outcome.status == 0 and not fault.may_end_well:
+        return f"exit status 0: {fault.kind} was taken as {fault.place}"
+    # An environment that cannot be made at all has no number yet.
+    if outcome.status == 2 and TASK not in outcome.err:
+        return f"an error that does not name the task: {outcome.err.strip()[:150]!r}"
+    return ""
+
+
+@pytest.mark.parametrize("count", [60, pytest.param(None, marks=pytest.mark.hostile)])
+def test_fault_of_an_environment_is_named_in_a_line(count: int | None, tmp_path: Path) -> None:
+    broken = {}
+    for index, fault in enumerate(faults(random.Random(SEED))[:count]):
+        if words := trained_on(fault, tmp_path / str(index)):
+            broken[f"{fault}"] = words
+    check(broken)
