@@ -223,6 +223,7 @@ def test_error_of_the_env_is_no_skipped_test():
         (["{tmp}", "--episodes", "ten"], "'ten'"),
         (["{tmp}", "--episodes", "2000000000"], "it must be at least 1 and at most 1000000"),
         (["{tmp}", "--colour"], "--colour"),
+        (["{tmp}", "--seed", "1", "--seed=2"], "--seed is given twice; give it once"),
         (["{tmp}/foreign.pt"], "is not a fastrl checkpoint"),
         (["{tmp}/foreign.pt", "--checkpoint", "best"], "no effect"),
     ],
