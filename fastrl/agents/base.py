@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from fastrl.agents.decoupled_run import run_decoupled
 from fastrl.config.command import Command, describe
 from fastrl.config.decoupled import DecoupledConfig
+from fastrl.config.effects import check_effects
 from fastrl.config.resume import check_beginnings
 from fastrl.config.trust import check_named, signature_of
 from fastrl.engine.engine import Engine
@@ -280,6 +281,7 @@ class BaseAgent:
         # However many processes trained it, one is enough to play.
         change = config.replace if "devices" in settings else config.for_one_process
         config = change(**settings)
+        check_effects(config, given)
         check_beginnings(config, saved, path, "seed", "alpha")
         make: Any = cls
         agent = make(env or config.env_id, config)
