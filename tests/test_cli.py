@@ -234,7 +234,6 @@ def test_batch_size_of_the_preset_is_cut_for_environments_that_were_handed_over(
         ("--anneal-lr --no-anneal-lr", "--anneal-lr is given twice; give it once"),
         ("--cuda --accelerator cpu", "--accelerator is given twice; give it once"),
         ("--rank-timeout 3", "rank_timeout=3.0 has no effect with one rank"),
-        ("--strategy ddp", "strategy=ddp has no effect with one rank"),
         ("--eval-every 9 --eval-episodes 0", "eval_every=9 has no effect with eval_episodes=0"),
         (
             "--keep-checkpoints 9 --checkpoint-every 0",
