@@ -37,13 +37,13 @@ class Work:
 
 
 _STANDARD = (
-    "--num-envs 64 --num-steps 128 --update-epochs 4 --per-rank-batch-size 2048 "
-    "--normalize-advantages --learning-rate 3e-4 --ent-coef 0.01"
+    "--num-steps 128 --update-epochs 4 --normalize-advantages --learning-rate 3e-4 --ent-coef 0.01"
 )
+_ALL = "--num-envs 64 --per-rank-batch-size 2048"
 _WAYS = {
-    "1 rank x 2 threads": "",
+    "1 rank x 2 threads": _ALL,
     "2 ranks x 1 thread": "--devices 2 --num-envs 32 --per-rank-batch-size 1024",
-    "decoupled, 1 player + 1 trainer": "--decoupled",
+    "decoupled, 1 player + 1 trainer": f"--decoupled {_ALL}",
 }
 WORKS = {
     "W1": Work(

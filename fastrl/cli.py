@@ -223,14 +223,14 @@ def _saved_config(algo: str, config_class: type[RunConfig], run: str) -> tuple[R
         raise ValueError(f"{run} is a run of {saved_algo}, not {algo}")
     known = config_class.typed(settings, source)
     lacking = [entry.name for entry in dataclasses.fields(config_class) if entry.name not in known]
-    if lacking:
-        # Cut short, or of a version with fewer settings: the checkpoint knows, but needs torch.
+    if lacking or folder.is_cut:
+        # Or of a version with fewer settings. The checkpoint knows all, but needs torch.
         from fastrl.runs.checkpoint import settings_in_newest
 
         try:
             known, labels, source = settings_in_newest(folder.checkpoints, algo)
         except ValueError as error:
-            raise ValueError(f"{source} lacks {', '.join(lacking)}, and {error}") from error
+            raise ValueError(f"{source} is incomplete, and {error}") from error
     return config_class.from_dict(known, source), labels
 
 

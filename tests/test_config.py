@@ -16,6 +16,9 @@ import yaml
 
 from fastrl.config.ppo import PPOConfig
 
+CYCLE: list[Any] = []
+CYCLE.append(CYCLE)
+
 
 @pytest.mark.parametrize(
     ("settings", "message"),
@@ -199,6 +202,13 @@ def test_env_kwargs_reach_the_environment_as_they_were_given(value: Any) -> None
     assert repr(again.env_settings["env_kwargs"]) == repr({"given": value})
 
 
+def test_list_that_occurs_twice_is_written_twice() -> None:
+    shared = [1, 2]
+    config = PPOConfig.from_dict({"env_kwargs": {"a": [shared, shared], "b": shared}})
+    expected = {"a": [[1, 2], [1, 2]], "b": [1, 2]}
+    assert config.env_settings["env_kwargs"] == expected
+
+
 def test_env_kwargs_of_a_command_line_may_be_powers_of_ten() -> None:
     settings = PPOConfig(env_kwargs=("gravity=1e-3",)).env_settings
     assert settings["env_kwargs"] == {"gravity": 1e-3}
@@ -208,6 +218,13 @@ def test_env_kwargs_of_a_command_line_may_be_powers_of_ten() -> None:
     ("env_kwargs", "message"),
     [
         (["a=["], "env_kwargs: a: '[' is not YAML"),
+        (["a=!!bool x"], "env_kwargs: a: '!!bool x' is not YAML"),
+        (["a=!!timestamp x"], "env_kwargs: a: '!!timestamp x' is not YAML"),
+        (["a=2001-02-30"], "env_kwargs: a: '2001-02-30' is not YAML"),
+        (["a={b: &c [1], d: [*c, *c]}"], "is not YAML"),
+        (["a={b: 1, b: 2}"], "is not YAML"),
+        (["a=" + "[" * 50_000], "is not YAML"),
+        ({"a": CYCLE}, "cannot be written as YAML"),
         ({"a": object}, "env_kwargs <class 'object'> cannot be written as YAML"),
     ],
 )

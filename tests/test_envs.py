@@ -295,6 +295,16 @@ def test_environments_whose_steps_take_long_are_halved(monkeypatch, env_id, num_
             pool.close()
 
 
+def test_settings_that_only_envpool_uses_are_told_elsewhere(caplog):
+    env_id, settings = "FrozenLake-v1", {"backend": "gymnasium", "num_pools": 2}
+    for pool in open_envs(env_id, PPOConfig(env_id=env_id, num_env_threads=3, **settings)):
+        pool.close()
+    told = [message.partition(":")[0] for message in caplog.messages]
+    assert told == [
+        f"{name} gains nothing on {env_id}" for name in ("num_env_threads=3", "num_pools=2")
+    ]
+
+
 def test_halves_give_way_to_the_policy():
     envs = open_envs("Pendulum-v1", PPOConfig(env_id="Pendulum-v1", num_envs=4, num_pools=2))
     workers = frozenset().union(*[getattr(env, "worker_threads", frozenset()) for env in envs])

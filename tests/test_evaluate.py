@@ -97,6 +97,12 @@ def test_play_stops_with_the_last_dealt_episode():
     assert len(agent.seen) == max(counting_length(seed) for seed in range(3))
 
 
+def test_action_that_is_not_finite_is_no_fault_of_the_env():
+    env = make_env(f"{toy_envs.__name__}:EnduringEnv", 2)
+    with pytest.raises(ValueError, match="an action of the policy is not finite: its training div"):
+        evaluate(lambda obs: np.full((len(obs), 3), np.nan, np.float32), env, 2)
+
+
 def test_returns_are_summed_in_float64():
     env = make_env(ENDLESS, 1, env_kwargs={"time_limit": 300})
     env_step = env.step
@@ -217,7 +223,9 @@ def test_error_of_the_env_is_no_skipped_test():
         (["{tmp}"], "is not a run folder"),
         (["{tmp}", "--episodes", "0"], "--episodes is 0"),
         (["{tmp}", "--episodes", "ten"], "'ten'"),
+        (["{tmp}", "--episodes", "2000000000"], "it must be at least 1 and at most 1000000"),
         (["{tmp}", "--colour"], "--colour"),
+        (["{tmp}", "--seed", "1", "--seed=2"], "--seed is given twice; give it once"),
         (["{tmp}/foreign.pt"], "is not a fastrl checkpoint"),
         (["{tmp}/foreign.pt", "--checkpoint", "best"], "no effect"),
     ],

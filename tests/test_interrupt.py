@@ -133,7 +133,8 @@ def test_error_without_an_interrupt_passes():
 
 
 def test_second_ctrl_c_ends_a_run_that_hangs(tmp_path):
-    words = [*TINY, *ENDLESS, "--log-dir", str(tmp_path), "--env-id", "test_interrupt:hanging_env"]
+    tiny = [word.replace("CartPole-v1", "test_interrupt:hanging_env") for word in TINY]
+    words = [*tiny, *ENDLESS, "--log-dir", str(tmp_path)]
     process = start(*words)
     wait_for(tmp_path, "ppo/*/*/checkpoints/last.pt", process)
     time.sleep(0.3)

@@ -275,6 +275,12 @@ def test_setting_of_the_first_weights_has_no_effect_at_load(setting, tmp_path):
         PPO.load(tmp_path / "agent.pt", **setting)
 
 
+def test_setting_without_effect_is_refused_at_load(saved):
+    kind, path = saved
+    with pytest.raises(ValueError, match=r"rank_timeout=3\.5 has no effect with one rank"):
+        kind.load(path, rank_timeout=3.5)
+
+
 def test_task_named_at_load_is_played(tmp_path):
     PPO("CartPole-v1", preset="none", accelerator="cpu").save(tmp_path / "agent.pt")
     settings = {"env_id": "CartPole-v0"}

@@ -13,6 +13,7 @@ import pytest
 import yaml
 
 from fastrl.cli import main
+from fastrl.config.ppo import PPOConfig
 from fastrl.runs.checkpoint import save_checkpoint
 
 TINY = shlex.split(
@@ -157,7 +158,9 @@ def answer(capsys: pytest.CaptureFixture[str], *words: str) -> str:
     ],
 )
 def test_mistake_is_answered_in_one_line(tmp_path, capsys, words, expected):
-    line = answer(capsys, *TINY, "--log-dir", str(tmp_path), *words.split())
+    flags = dict(zip(TINY[::2], TINY[1::2], strict=True))
+    tiny = [word for flag in flags if flag not in words for word in (flag, flags[flag])]
+    line = answer(capsys, *tiny, "--log-dir", str(tmp_path), *words.split())
     assert any(part in line for part in expected.split("|")), line
 
 
@@ -182,8 +185,8 @@ def test_folder_that_is_no_run_is_answered_in_one_line(tmp_path, capsys):
 def killed_run(tmp_path: Path) -> Path:
     """The folder of a run that wrote its config and nothing else."""
     (tmp_path / "checkpoints").mkdir()
-    settings = {"algo": "ppo", "env_id": "CartPole-v1", "hidden_sizes": [8], "accelerator": "cpu"}
-    (tmp_path / "config.yaml").write_text(yaml.safe_dump(settings))
+    settings = PPOConfig(env_id="CartPole-v1", hidden_sizes=(8,), accelerator="cpu").to_dict()
+    (tmp_path / "config.yaml").write_text(yaml.safe_dump({"algo": "ppo", **settings}))
     return tmp_path
 
 
@@ -222,7 +225,7 @@ def test_foreign_checkpoint_is_answered_in_one_line(killed_run, capsys, kind):
 
 
 def test_truncated_run_folder_checkpoint_gives_way_to_an_older_one(run, tmp_path, capsys):
-    words = [*TINY, "--log-dir", str(tmp_path), "--checkpoint-every", "32", "--eval-episodes", "0"]
+    words = [*TINY, "--log-dir", str(tmp_path), "--checkpoint-every", "32"]
     assert main("ppo", words) == 0
     (folder,) = tmp_path.glob("ppo/*/*")
     last = folder / "checkpoints" / "last.pt"

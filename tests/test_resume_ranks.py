@@ -63,7 +63,8 @@ def begin(num_ranks: int, log_dir: Path) -> dict[str, Any]:
 
 
 def go_on(num_ranks: int, folder: Path) -> dict[str, Any]:
-    settings = {k: x for k, x in read_config(folder / "config.yaml").items() if k != "algo"}
+    written = read_config(folder / "config.yaml")
+    settings = {name: x for name, x in written.items() if name not in ("algo", "signature")}
     steps = NUM_ENVS * NUM_STEPS * (UPDATES_BEFORE + UPDATES_AFTER)
     changes = {"devices": num_ranks, "total_timesteps": steps}
     config = resumed(PPOConfig.from_dict(settings), changes, str(folder))
@@ -136,7 +137,8 @@ def begin_sac(num_ranks: int, log_dir: Path) -> Path:
 
 
 def go_on_with_sac(num_ranks: int, folder: Path, num_steps: int) -> Path:
-    settings = {k: x for k, x in read_config(folder / "config.yaml").items() if k != "algo"}
+    written = read_config(folder / "config.yaml")
+    settings = {name: x for name, x in written.items() if name not in ("algo", "signature")}
     changes = {"devices": num_ranks, "total_timesteps": num_steps}
     config = resumed(SACConfig.from_dict(settings), changes, str(folder))
     agent = SAC(config.env_id, config, devices=make_devices(config))

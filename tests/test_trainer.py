@@ -353,6 +353,14 @@ def test_loss_that_comes_after_the_last_update_is_checked_before_anything_is_sav
     assert load_checkpoint(Checkpoints(checkpoints).newest())["counters"]["env_steps"] == 0
 
 
+def test_setting_of_the_trainer_that_the_agent_was_built_without_is_refused(tmp_path):
+    agent = agent_for("toy_envs:EndlessEnv", tmp_path)
+    with pytest.raises(
+        ValueError, match=r"gamma=0\.5 has no effect: the agent was built without it"
+    ):
+        AgentTrainer(PPOConfig(gamma=0.5)).fit(agent)
+
+
 @pytest.mark.parametrize("env_id", ["toy_envs:RaisingEnv", "toy_envs:NanEnv"])
 def test_failing_env_is_named_and_the_last_checkpoint_stays_whole(tmp_path, env_id):
     with pytest.raises(EnvError, match=f"^{env_id}: "):

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from fastrl.agents.naming import class_to_load, is_loaded
+from fastrl.config.effects import check_effects
 from fastrl.config.resume import check_beginnings
 from fastrl.config.trust import check_named
 from fastrl.envs.make import is_known_id
@@ -58,6 +59,7 @@ def read_agent(kind: Any, path: str | Path, env: Any, trust: bool, settings: dic
     change = config.replace if "devices" in settings else config.for_one_process
     tests = {"eval_env": settings.pop("eval_env")} if "eval_env" in settings else {}
     config = change(**settings)
+    check_effects(config, given)
     check_beginnings(config, saved, path, "seed", "alpha")
     agent = make(config.env_id if env is None else env, config, **tests)
     with naming(path):

@@ -18,7 +18,6 @@ def check_effects(config: Any, given: Collection[str]) -> None:
     is_gymnasium = config.backend == "gymnasium" or ":" in config.env_id
     idle = {
         "rank_timeout": (config.devices * config.num_nodes == 1, "with one rank"),
-        "strategy": (config.devices * config.num_nodes == 1, "with one rank"),
         "eval_every": (not config.eval_episodes, "with eval_episodes=0"),
         "keep_checkpoints": (not config.checkpoint_every, "with checkpoint_every=0"),
         "num_env_threads": (is_gymnasium, "with gymnasium's environments, which have no threads"),

@@ -71,20 +71,21 @@ def open_envs(
                 **config.env_settings,
             )
         )
-        if pool == 0 and pools[0].backend != "envpool":
-            _tell_of_idle(config)
         if pool == 0 and pools[0].backend != "envpool" and config.num_pools == 0 and num_pools == 2:
             # Only EnvPool steps in the background; for others, halves cost time and gain nothing.
             pools[0].close()
             return open_envs(env, config.replace(num_pools=1), rank, restart)
+    if pools[0].backend != "envpool":
+        _tell_of_idle(config)
     return _PoolsOfId(pools, partial(open_envs, env, config, rank))
 
 
 def _tell_of_idle(config: RunConfig) -> None:
-    """Writes a line to the log for settings that only EnvPool's environments make use of."""
-    idle = [x for x in ("num_env_threads", "num_pools") if getattr(config, x) > (x == "num_pools")]
-    if idle:
-        _log.warning("%s: gymnasium steps one by one, so %s gains nothing", config.env_id, idle[0])
+    """Writes a line to the log for each setting that only EnvPool's environments make use of."""
+    for name, least in (("num_env_threads", 1), ("num_pools", 2)):
+        if (value := getattr(config, name)) >= least:
+            what = "gymnasium steps one environment after the other"
+            _log.warning("%s=%d gains nothing on %s: %s", name, value, config.env_id, what)
 
 
 def reopened(pools: list[VectorEnv], restart: int) -> list[VectorEnv]:

@@ -11,7 +11,7 @@ import sys
 import time
 import traceback
 from collections.abc import Callable
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from fastrl.processes.launch import local_rank
 from fastrl.processes.signals import is_interrupt
@@ -20,7 +20,19 @@ _NO_MEMORY = ("can't allocate memory", "out of memory", "Storage size calculatio
 
 
 class Parser(argparse.ArgumentParser):
-    """A parser that raises user errors as ValueError instead of exiting."""
+    """A parser that raises user errors as ValueError instead of exiting; a flag may come once."""
+
+    def __init__(self, **settings: Any) -> None:
+        super().__init__(allow_abbrev=False, **settings)
+
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
+        """Parses as `argparse` does, but refuses a flag that is given twice."""
+        words = sys.argv[1:] if args is None else list(args)
+        flags = [word.partition("=")[0] for word in words if word.startswith("--")]
+        for flag in flags:
+            if flags.count(flag) > 1:
+                self.error(f"{flag} is given twice; give it once")
+        return super().parse_known_args(words, namespace)
 
     def error(self, message: str) -> NoReturn:
         """Raises the error."""

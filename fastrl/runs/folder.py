@@ -39,6 +39,11 @@ class RunFolder:
     config: dict[str, Any]
 
     @property
+    def is_cut(self) -> bool:
+        """Whether `config.yaml` ends in the middle of a line, as none does that was written."""
+        return not (self.path / CONFIG_NAME).read_bytes().endswith(b"\n")
+
+    @property
     def checkpoints(self) -> Path:
         """The folder of the run's checkpoints."""
         return self.path / CHECKPOINTS_NAME

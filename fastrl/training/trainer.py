@@ -120,6 +120,11 @@ class AgentTrainer:
 
     def _fit(self, agent: Agent, env: AnyEnvs | None, signals: StopSignals) -> TrainResult:
         if self._config is not None:
+            for name, value in self._config.unlike_defaults().items():
+                if name not in TRAINER_SETTINGS and getattr(agent.config, name, None) != value:
+                    raise ValueError(
+                        f"{name}={value} has no effect: the agent was built without it"
+                    )
             settings = {name: getattr(self._config, name) for name in TRAINER_SETTINGS}
             agent.config = agent.config.replace(**settings)
         if env is not None:
