@@ -72,6 +72,10 @@ def main(algo: str, argv: Sequence[str] | None = None, file: str | None = None) 
     """
 
     def work() -> int:
+        # A script finds its neighbours first: our `config`, say, and not yours. `fabric run`
+        # starts us as one; the working folder comes first then, as with `python -m`.
+        if os.path.realpath(sys.path[0]) == os.path.dirname(os.path.realpath(__file__)):
+            sys.path[0] = os.getcwd()
         with leaving_at_once():
             command = parse(algo, argv)  # reports user errors before torch is imported
             # OpenMP's threads spin while they wait for each other. By default they spin for so long
