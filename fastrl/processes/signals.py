@@ -28,6 +28,9 @@ _active: StopSignals | None = None
 class StopSignals:
     """A context that records the first SIGINT or SIGTERM; a second Ctrl-C raises KeyboardInterrupt.
 
+    Whatever error that leads to, torch's among them, the context ends with KeyboardInterrupt, or
+    with SystemExit(143) if SIGTERM came first.
+
     A run that makes no progress after SIGTERM, because a step of an environment does not return, is
     interrupted as by a second Ctrl-C; if even that changes nothing, the process is ended. With
     several ranks, the heartbeats detect that instead.
@@ -97,7 +100,7 @@ class StopSignals:
         self._thread.start()
         return self
 
-    def __exit__(self, *exception: object) -> None:
+    def __exit__(self, kind: object, error: BaseException | None, traceback: object) -> None:
         global _active
         self._first = PULSE.signal
         if self._before:
@@ -111,6 +114,11 @@ class StopSignals:
                 with contextlib.suppress(OSError):
                     os.setpgid(worker, group)
         PULSE.signal, _active = 0, self._outer
+        if error is not None and is_interrupt(error):
+            if self._first == signal.SIGTERM:
+                raise SystemExit(128 + signal.SIGTERM) from None
+            if not isinstance(error, KeyboardInterrupt):
+                raise KeyboardInterrupt from error
 
     def _note(self, number: int, frame: FrameType | None) -> None:
         """Runs in the main thread, as soon as that is in Python code."""

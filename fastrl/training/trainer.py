@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import dataclasses
 import math
-import signal
 import time
 from contextlib import ExitStack, nullcontext
 from pathlib import Path
@@ -93,13 +92,8 @@ class AgentTrainer:
         """
         lead, is_alone = agent.devices.is_global_zero, agent.devices.is_alone
         signals, self.result = StopSignals(speaks=lead, is_alone=is_alone), None
-        try:
-            with signals:
-                result = self._fit(agent, env, signals)
-        except KeyboardInterrupt:
-            if signals.number == signal.SIGTERM:
-                raise SystemExit(128 + signal.SIGTERM) from None
-            raise
+        with signals:
+            result = self._fit(agent, env, signals)
         if signals.came():  # maybe only once everything was written
             result = dataclasses.replace(result, exit_status=128 + signals.number)
         self.result = result
