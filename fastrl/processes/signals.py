@@ -18,6 +18,7 @@ from typing import Any, Self
 
 from fastrl.processes.pulse import PULSE
 
+_ENOUGH = b"\0"  # number of no signal
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 PATIENCE = 5.0  # seconds without progress after which a stop request cuts the run short
 
@@ -50,7 +51,7 @@ class StopSignals:
         """
         self._speaks, self._is_alone = speaks, is_alone
         self._before: dict[int, Any] = {}
-        self._outer: StopSignals | None = None
+        self._outer: tuple[StopSignals | None, int] = (None, 0)
         self._num_came = self._first = 0
         self._is_at_once, self._is_shielded, self._is_forced = is_alone, False, False
         self._groups: dict[int, int] = {}
@@ -77,15 +78,15 @@ class StopSignals:
     @contextlib.contextmanager
     def shielded(self) -> Iterator[None]:
         """Context, for saving, that a second Ctrl-C does not interrupt; a third one does."""
-        self._is_shielded = True
+        before, self._is_shielded = self._is_shielded, True
         try:
             yield
         finally:
-            self._is_shielded = False
+            self._is_shielded = before
 
     def __enter__(self) -> Self:
         global _active, _is_cut_short
-        self._outer, _active = _active, self
+        self._outer, _active = (_active, PULSE.signal), self
         PULSE.signal, _is_cut_short = 0, False
         try:
             for number in _SIGNALS:
@@ -107,13 +108,14 @@ class StopSignals:
             for number, handler in self._before.items():
                 signal.signal(number, handler)
             signal.set_wakeup_fd(self._mouth_before)
-            os.close(self._mouth)
+            os.write(self._mouth, _ENOUGH)
             self._thread.join()
+            os.close(self._mouth)
             os.close(self._ear)
             for worker, group in self._groups.items():
                 with contextlib.suppress(OSError):
                     os.setpgid(worker, group)
-        PULSE.signal, _active = 0, self._outer
+        _active, PULSE.signal = self._outer
         if error is not None and is_interrupt(error):
             if self._first == signal.SIGTERM:
                 raise SystemExit(128 + signal.SIGTERM) from None
@@ -139,7 +141,7 @@ class StopSignals:
             ready, _, _ = select.select([self._ear], [], [], 0.2 if came else None)
             if ready:
                 data = os.read(self._ear, 64)
-                if not data:  # the other end is closed
+                if _ENOUGH in data:
                     return
                 numbers = [number for number in data if number in _SIGNALS]
                 if numbers and not came and self._speaks and not self._is_at_once:

@@ -190,7 +190,8 @@ class _Run:
             self.signals.take()
             self.is_cut = True
         self._take_stage_seconds()
-        self._gather_ranks()
+        with self.signals.shielded():
+            self._gather_ranks()
         self.devices.watch_for_hanging(False)
         if records:
             # The ranks no longer exchange signals; only rank 0 evaluates, and may still get one.
