@@ -104,9 +104,7 @@ def test_ctrl_c_among_the_imports_is_one_line(program, package, words, tmp_path)
     assert (process.returncode, stderr) == (130, "interrupted\n")
 
 
-def test_error_that_a_second_ctrl_c_caused_is_an_interrupt(monkeypatch, capsys):
-    monkeypatch.setattr(signals, "_is_cut_short", False)
-
+def test_error_that_a_second_ctrl_c_caused_is_an_interrupt(capsys):
     def replay() -> int:
         with signals.StopSignals():
             signal.raise_signal(signal.SIGINT)

@@ -22,6 +22,8 @@ _ENOUGH = b"\0"  # number of no signal
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 PATIENCE = 5.0  # seconds without progress after which a stop request cuts the run short
 
+_ENDED = 128 + signal.SIGTERM  # exit status
+
 _is_cut_short = False  # by a second Ctrl-C
 _active: StopSignals | None = None
 
@@ -102,8 +104,8 @@ class StopSignals:
         return self
 
     def __exit__(self, kind: object, error: BaseException | None, traceback: object) -> None:
-        global _active
-        self._first = PULSE.signal
+        global _active, _is_cut_short
+        self._first, is_cut_short = PULSE.signal, error is not None and is_interrupt(error)
         if self._before:
             for number, handler in self._before.items():
                 signal.signal(number, handler)
@@ -116,9 +118,10 @@ class StopSignals:
                 with contextlib.suppress(OSError):
                     os.setpgid(worker, group)
         _active, PULSE.signal = self._outer
-        if error is not None and is_interrupt(error):
+        _is_cut_short = False
+        if is_cut_short:
             if self._first == signal.SIGTERM:
-                raise SystemExit(128 + signal.SIGTERM) from None
+                raise SystemExit(_ENDED) from None
             if not isinstance(error, KeyboardInterrupt):
                 raise KeyboardInterrupt from error
 
@@ -251,5 +254,6 @@ def _leave(number: int, frame: FrameType | None) -> None:
 
 
 def is_interrupt(error: BaseException) -> bool:
-    """Returns whether Ctrl-C caused an error. TorchScript turns it into a RuntimeError."""
-    return _is_cut_short or isinstance(error, KeyboardInterrupt)
+    """Returns whether a signal caused an error. TorchScript turns Ctrl-C into a RuntimeError."""
+    is_ended = isinstance(error, SystemExit) and error.code == _ENDED
+    return _is_cut_short or is_ended or isinstance(error, KeyboardInterrupt)
