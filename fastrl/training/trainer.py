@@ -239,7 +239,7 @@ class _Run:
         self.buffer.carry_over()
         counters.updates += 1
         counters.env_steps += self.steps_per_update
-        is_due = self.save_clock.is_due
+        is_due = self.devices.is_global_zero and self.save_clock.is_due  # it alone writes
         own = IterationCounts.of_rank(self.signals.number, is_due, num_valid, episodes)
         happened = IterationCounts.unpack(self.devices.gather(own.pack()))
         self.agreed_signal, self.must_save = happened.signal, happened.must_save
