@@ -66,8 +66,10 @@ def test_replay_draw(benchmark, make_agent, gather):
     agent, _, _ = make_agent("eager")
     replay = agent.replay
     assert replay is not None
+    replay.reserve(200_000 * replay.num_envs)
     for field in (replay.obs, replay.actions, replay.rewards):
         field.normal_()
+    replay.terminated.fill_(False)
     replay.valid.fill_(True)
     replay.head = replay.size = 100_000
     generator = torch.Generator().manual_seed(1)
