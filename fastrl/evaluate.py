@@ -111,7 +111,7 @@ def _run(arguments: argparse.Namespace) -> int:
 def _bar(words: str, unit: str, is_off: bool) -> Iterator[Show]:
     """Context of long work; `is_off` where nothing but JSON may be printed."""
     if is_off:
-        yield lambda done, total: None
+        yield lambda *progress: None
         return
     with Progress(None) as progress, progress.stage(words, unit) as show:
         yield show

@@ -65,7 +65,8 @@ def play_or_train(name: str, settings: dict[str, Any]) -> dict[str, Any]:
         assert trainer.serve() == 7
         agent = trainer.agent
         steps = agent.num_env_steps, agent.num_gradient_steps
-        return {"learned": learned_by(agent), "obs": agent.replay.obs.numpy(), "steps": steps}
+        obs = agent.replay.state_dict()["obs"].numpy()
+        return {"learned": learned_by(agent), "obs": obs, "steps": steps}
     loop = Loop(make_player(KINDS[name], config, devices))
     metrics = loop.run(NUM_UPDATES)
     loop.agent.finish_pending()

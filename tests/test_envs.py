@@ -341,3 +341,15 @@ def test_close_ends_the_threads_even_in_the_middle_of_a_step():
     env.close()
     env.close()
     assert num_threads() == before
+
+
+@pytest.mark.parametrize("backend", ["envpool", "gymnasium"])
+def test_reset_drops_a_step_that_nobody_received(backend):
+    env = make_env("CartPole-v1", 4, backend=backend)
+    env.reset()
+    env.send(np.ones(4, np.int64))
+    obs = env.reset()
+    assert np.abs(obs).max() <= 0.05  # where CartPole begins
+    after = env.step(np.zeros(4, np.int64)).obs
+    np.testing.assert_allclose(after[:, 0], obs[:, 0] + 0.02 * obs[:, 1], atol=1e-5)
+    env.close()

@@ -104,9 +104,7 @@ def test_ctrl_c_among_the_imports_is_one_line(program, package, words, tmp_path)
     assert (process.returncode, stderr) == (130, "interrupted\n")
 
 
-def test_error_that_a_second_ctrl_c_caused_is_an_interrupt(monkeypatch, capsys):
-    monkeypatch.setattr(signals, "_is_cut_short", False)
-
+def test_error_that_a_second_ctrl_c_caused_is_an_interrupt(capsys):
     def replay() -> int:
         with signals.StopSignals():
             signal.raise_signal(signal.SIGINT)
@@ -119,6 +117,21 @@ def test_error_that_a_second_ctrl_c_caused_is_an_interrupt(monkeypatch, capsys):
     before = signal.getsignal(signal.SIGINT)
     try:
         assert exit_status(replay) == 130
+    finally:
+        signal.signal(signal.SIGINT, before)
+    assert capsys.readouterr().err == "interrupted\n"
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_signal_before_the_first_step_has_its_own_status(number, capsys):
+    def begin() -> int:
+        with signals.StopSignals(is_alone=True):
+            signal.raise_signal(number)
+        return 0
+
+    before = signal.getsignal(signal.SIGINT)
+    try:
+        assert exit_status(begin) == 128 + number
     finally:
         signal.signal(signal.SIGINT, before)
     assert capsys.readouterr().err == "interrupted\n"
@@ -142,8 +155,9 @@ def test_second_ctrl_c_ends_a_run_that_hangs(tmp_path):
     with pytest.raises(subprocess.TimeoutExpired):
         process.wait(timeout=0.5)
     process.send_signal(signal.SIGINT)
-    _, stderr = process.communicate(timeout=START_SECONDS)
-    assert (process.returncode, stderr) == (130, "interrupted\n")
+    stdout, stderr = process.communicate(timeout=START_SECONDS)
+    assert (process.returncode, stderr) == (130, "")
+    assert "interrupted at 0 steps; resume with: python -m fastrl.ppo" in stdout
 
 
 def hanging_env():

@@ -170,8 +170,10 @@ def test_time_left_is_that_of_the_latest_steps(updates, expected):
 def test_stage_has_a_bar_on_a_terminal(monkeypatch):
     terminal = as_terminal(monkeypatch)
     with Progress(None) as progress, progress.stage("evaluation", "episodes") as show:
-        show(3, 100)
-    assert "evaluation: 3/100 episodes" in terminal.getvalue()
+        show(3, 100, 1234)
+        assert progress._line is not None
+        progress._line.refresh()
+    assert "evaluation: 3/100 episodes, step 1,234" in terminal.getvalue()
 
 
 def test_long_stage_has_a_line_now_and_then_without_a_terminal(monkeypatch, capsys):

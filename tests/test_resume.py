@@ -139,8 +139,8 @@ def test_resumed_run_is_bit_identical_where_envs_can_be_saved(tmp_path, stateful
 def test_resume_from_a_periodic_checkpoint_drops_what_came_after_it(tmp_path):
     settings = {"checkpoint_every": 3 * UPDATE}
     straight = AgentTrainer().fit(agent_for(STATEFUL, tmp_path, **settings)).folder
-    stopping = agent_for(STATEFUL, tmp_path, StopAfter, **settings)
-    stopped = AgentTrainer(on_interrupt="return").fit(stopping).folder
+    agent = agent_for(STATEFUL, tmp_path, StopAfter, **settings)
+    stopped = AgentTrainer(on_interrupt="return").fit(agent).folder
     (stopped / "checkpoints" / "last.pt").write_bytes(b"cut")  # as if last.pt had been damaged
     AgentTrainer(resume=stopped).fit(agent_for(STATEFUL, tmp_path, **settings))
     assert_equal(last_state(stopped), last_state(straight))
@@ -148,8 +148,8 @@ def test_resume_from_a_periodic_checkpoint_drops_what_came_after_it(tmp_path):
 
 
 def test_resume_with_envpool_goes_on_with_counters_schedules_and_optimizer(tmp_path, monkeypatch):
-    stopping = agent_for("CartPole-v1", tmp_path, StopAfter)
-    stopped = AgentTrainer(on_interrupt="return").fit(stopping).folder
+    agent = agent_for("CartPole-v1", tmp_path, StopAfter)
+    stopped = AgentTrainer(on_interrupt="return").fit(agent).folder
     before = load_checkpoint(stopped / "checkpoints" / "last.pt")
     assert "envs" not in before
     agent = agent_for("CartPole-v1", tmp_path)

@@ -65,7 +65,8 @@ def trained(name: str) -> dict[str, Any]:
     Loop(agent).run(NUM_UPDATES)
     assert agent.replay is not None
     counters = agent.num_env_steps, agent.num_gradient_steps
-    return {"learned": learners(agent), "obs": agent.replay.obs.numpy(), "counters": counters}
+    obs = agent.replay.state_dict()["obs"].numpy()
+    return {"learned": learners(agent), "obs": obs, "counters": counters}
 
 
 @functools.cache

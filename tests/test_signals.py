@@ -326,6 +326,34 @@ def test_nothing_is_left_behind():
     assert (files(), threading.active_count(), signal.getsignal(signal.SIGTERM)) == before
 
 
+def test_child_that_outlives_the_context_does_not_hold_it():
+    with signals.StopSignals():
+        child = os.fork()
+        if not child:
+            time.sleep(60)
+            os._exit(0)
+    os.kill(child, signal.SIGTERM)
+    assert os.WTERMSIG(os.waitpid(child, 0)[1]) == signal.SIGTERM
+
+
+def test_run_inside_of_another_keeps_the_signals_of_both():
+    with signals.StopSignals() as outer:
+        signal.raise_signal(signal.SIGTERM)
+        with signals.StopSignals() as inner:
+            assert not inner.came()
+            signal.raise_signal(signal.SIGINT)
+        assert (inner.number, outer.number) == (signal.SIGINT, signal.SIGTERM)
+    assert outer.number == signal.SIGTERM
+
+
+def test_third_ctrl_c_interrupts_what_a_second_one_does_not():
+    with signals.StopSignals() as stop, pytest.raises(KeyboardInterrupt), stop.shielded():
+        for number in range(1, 4):
+            reached = number
+            signal.raise_signal(signal.SIGINT)
+    assert reached == 3
+
+
 def test_run_in_a_thread_records_no_signals_and_works(tmp_path):
     agent = agent_for(tmp_path)
     thread = threading.Thread(target=agent.learn)

@@ -93,8 +93,8 @@ def saves(cost: float, seconds: float, monkeypatch, **settings: bool) -> list[fl
 @pytest.mark.parametrize(
     ("cost", "seconds", "expected"),
     [
-        (0.0, 300, [1, 2, 4, 8, 17, 34, 68, 128, 188, 248]),
-        (0.05, 30, [1, 6, 12, 24]),  # at least a hundred times as long apart
+        (0.0, 300, [1, 2, 4, 9, 18, 36, 73, 133, 193, 253]),
+        (0.05, 30, [1, 6, 13, 26]),  # at least a hundred times as long apart
         (7.0, 2000, [1, 708, 1415]),
     ],
 )

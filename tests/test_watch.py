@@ -205,7 +205,7 @@ def train_until_signal(folder: Path, culprit: int, number: int, settings: dict[s
         return run_decoupled(Signalled, Command(config))
     with make_devices(config) as devices:
         agent: Any = Signalled("CartPole-v1", config, devices=devices)
-        return AgentTrainer().fit(agent).exit_status
+        return AgentTrainer(on_interrupt="return").fit(agent).exit_status
 
 
 COUPLED = {"devices": 2}

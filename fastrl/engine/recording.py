@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from functools import partial
 from typing import Any
 
@@ -25,6 +25,7 @@ from fastrl.engine.operations import (
     is_random,
     must_stay,
 )
+from fastrl.engine.torchscript import as_written, traced
 
 logger = logging.getLogger("fastrl")
 
@@ -32,7 +33,6 @@ _EXCHANGE = "fastrl.sum_over_ranks"  # the name will do: a single process never 
 # One C++ file, in place of one for each kernel and Python between them: 0.1 ms a call, and compiled
 # sooner. Products and sums may round once in place of twice, which the polynomials of tanh gain by.
 _CPU_OPTIONS = {"cpp_wrapper": True, "cpp.enable_floating_point_contract_flag": "fast"}
-_SIMPLIFICATIONS = ("constant_propagation", "constant_pooling", "cse", "dce")
 
 
 class Recording(TorchDispatchMode):
@@ -135,8 +135,8 @@ class Recording(TorchDispatchMode):
             grad_mode = torch.set_grad_enabled(self._has_grad_mode)
             with grad_mode, warnings.catch_warnings(), self._undone():
                 warnings.simplefilter("ignore")  # tracing is deprecated; see below for its end
-                script = _traced(run, self._example)
-                return _as_written(script, tuple(self._captured), self._has_grad_mode)
+                script = traced(run, self._example)
+                return as_written(script, tuple(self._captured), self._has_grad_mode)
         except torch.OutOfMemoryError:
             raise
         except (AttributeError, RuntimeError) as error:
@@ -305,44 +305,6 @@ class Recording(TorchDispatchMode):
     def _changing(self) -> list[Tensor]:
         """Returns the captured tensors that the graph changes."""
         return [tensor for tensor in self._captured if _memory(tensor) in self._changed]
-
-
-def _traced(run: Function, example: tuple[Tensor, ...]) -> Any:
-    """Returns TorchScript's form of a function, which is freed with the last reference to it.
-
-    What `torch.jit.trace` makes belongs to a list of the whole process and is never freed: about a
-    MiB for each run.
-    """
-    # The empty names are of variables that Python knows tensors by: it asks for one at each.
-    graph, _ = torch._C._create_graph_by_tracing(run, example, lambda tensor: "", True, False)
-    for simplify in _SIMPLIFICATIONS:
-        getattr(torch._C, f"_jit_pass_{simplify}")(graph)
-    return torch._C._create_function_from_graph("recorded", graph)
-
-
-def _as_written(script: Any, captured: tuple[Tensor, ...], has_grad_mode: bool) -> Function:
-    """Keeps TorchScript's optimiser out: it splits `addmm` into two operations that round twice.
-
-    The function is called between bare switches: `torch.no_grad()` takes a sixth of the time of a
-    policy that acts on one row. Autograd, which has nothing to do here, is
-    passed by: for operators that got their gradient from Python it costs some microseconds each.
-    """
-    get_optimize, get_grad = torch._C._get_graph_executor_optimize, torch.is_grad_enabled
-    set_optimize, set_grad = torch._C._set_graph_executor_optimize, torch._C._set_grad_enabled
-    below_autograd = nullcontext if has_grad_mode else torch._C._AutoDispatchBelowAutograd
-
-    def call(*inputs: Tensor) -> Any:
-        before, grad = get_optimize(), get_grad()
-        set_optimize(False)
-        set_grad(has_grad_mode)
-        try:
-            with below_autograd():
-                return script(*inputs, *captured)
-        finally:
-            set_optimize(before)
-            set_grad(grad)
-
-    return call
 
 
 def _empty_like(tensor: Tensor) -> Tensor:

@@ -217,7 +217,7 @@ class EnvPoolEnv:
             obs_kind,
         )
         self._pool: Any = pool
-        self._renders = render
+        self._renders, self._is_under_way = render, False
 
         # Looked up once: EnvPool's own `send` and `recv` go through properties and dictionaries.
         self._env_ids = np.arange(num_envs, dtype=np.int32)
@@ -249,6 +249,9 @@ class EnvPoolEnv:
 
     def reset(self) -> np.ndarray:
         """Starts new episodes in all envs; returns observations [N, *O]."""
+        if self._is_under_way:  # an interrupt came between `send` and `recv`
+            self._pool._recv()
+            self._is_under_way = False
         self._pool._reset(self._env_ids)
         state = self._pool._recv()
         # With batch_size == num_envs EnvPool returns rows in the order of the envs, not in that in
@@ -294,9 +297,11 @@ class EnvPoolEnv:
                 actions.astype(self._action_dtype, order="C", copy=False),
             ]
         )
+        self._is_under_way = True
 
     def recv(self) -> TimeStep:
         """Waits until all envs have finished the step."""
+        self._is_under_way = False
         state = self._pool._recv()
         truncated = state[self._truncated_at]
         # A step that terminates exactly at the time limit is reported as truncated only, and so is

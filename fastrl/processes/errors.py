@@ -43,7 +43,8 @@ def exit_status(work: Callable[[], int]) -> int:
     """Runs a program's work and returns its exit status.
 
     An expected error (see `is_expected`) is one line on stderr and status 2, after a traceback if
-    FASTRL_TRACEBACK=1. Ctrl-C gives 130. Any other error is a bug of ours, and is raised.
+    FASTRL_TRACEBACK=1. Ctrl-C gives 130, SIGTERM 143. Any other error is a bug of ours, and is
+    raised.
     """
     for name in ("stdout", "stderr"):
         if getattr(sys, name) is None:  # closed: print would fall back to the other stream
@@ -61,7 +62,7 @@ def exit_status(work: Callable[[], int]) -> int:
                 signal.signal(signal.SIGINT, signal.SIG_IGN)  # already exiting
             if _rank() == 0:
                 print("interrupted", file=sys.stderr)
-            return 130
+            return 143 if isinstance(error, SystemExit) else 130
         if not is_expected(error):
             raise
         if os.environ.get("FASTRL_TRACEBACK") == "1":

@@ -18,8 +18,11 @@ from typing import Any, Self
 
 from fastrl.processes.pulse import PULSE
 
+_ENOUGH = b"\0"  # number of no signal
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 PATIENCE = 5.0  # seconds without progress after which a stop request cuts the run short
+
+_ENDED = 128 + signal.SIGTERM  # exit status
 
 _is_cut_short = False  # by a second Ctrl-C
 _active: StopSignals | None = None
@@ -27,6 +30,9 @@ _active: StopSignals | None = None
 
 class StopSignals:
     """A context that records the first SIGINT or SIGTERM; a second Ctrl-C raises KeyboardInterrupt.
+
+    Whatever error that leads to, torch's among them, the context ends with KeyboardInterrupt, or
+    with SystemExit(143) if SIGTERM came first.
 
     A run that makes no progress after SIGTERM, because a step of an environment does not return, is
     interrupted as by a second Ctrl-C; if even that changes nothing, the process is ended. With
@@ -47,7 +53,7 @@ class StopSignals:
         """
         self._speaks, self._is_alone = speaks, is_alone
         self._before: dict[int, Any] = {}
-        self._outer: StopSignals | None = None
+        self._outer: tuple[StopSignals | None, int] = (None, 0)
         self._num_came = self._first = 0
         self._is_at_once, self._is_shielded, self._is_forced = is_alone, False, False
         self._groups: dict[int, int] = {}
@@ -74,15 +80,15 @@ class StopSignals:
     @contextlib.contextmanager
     def shielded(self) -> Iterator[None]:
         """Context, for saving, that a second Ctrl-C does not interrupt; a third one does."""
-        self._is_shielded = True
+        before, self._is_shielded = self._is_shielded, True
         try:
             yield
         finally:
-            self._is_shielded = False
+            self._is_shielded = before
 
     def __enter__(self) -> Self:
         global _active, _is_cut_short
-        self._outer, _active = _active, self
+        self._outer, _active = (_active, PULSE.signal), self
         PULSE.signal, _is_cut_short = 0, False
         try:
             for number in _SIGNALS:
@@ -97,20 +103,27 @@ class StopSignals:
         self._thread.start()
         return self
 
-    def __exit__(self, *exception: object) -> None:
-        global _active
-        self._first = PULSE.signal
+    def __exit__(self, kind: object, error: BaseException | None, traceback: object) -> None:
+        global _active, _is_cut_short
+        self._first, is_cut_short = PULSE.signal, error is not None and is_interrupt(error)
         if self._before:
             for number, handler in self._before.items():
                 signal.signal(number, handler)
             signal.set_wakeup_fd(self._mouth_before)
-            os.close(self._mouth)
+            os.write(self._mouth, _ENOUGH)
             self._thread.join()
+            os.close(self._mouth)
             os.close(self._ear)
             for worker, group in self._groups.items():
                 with contextlib.suppress(OSError):
                     os.setpgid(worker, group)
-        PULSE.signal, _active = 0, self._outer
+        _active, PULSE.signal = self._outer
+        _is_cut_short = False
+        if is_cut_short:
+            if self._first == signal.SIGTERM:
+                raise SystemExit(_ENDED) from None
+            if not isinstance(error, KeyboardInterrupt):
+                raise KeyboardInterrupt from error
 
     def _note(self, number: int, frame: FrameType | None) -> None:
         """Runs in the main thread, as soon as that is in Python code."""
@@ -131,7 +144,7 @@ class StopSignals:
             ready, _, _ = select.select([self._ear], [], [], 0.2 if came else None)
             if ready:
                 data = os.read(self._ear, 64)
-                if not data:  # the other end is closed
+                if _ENOUGH in data:
                     return
                 numbers = [number for number in data if number in _SIGNALS]
                 if numbers and not came and self._speaks and not self._is_at_once:
@@ -241,5 +254,6 @@ def _leave(number: int, frame: FrameType | None) -> None:
 
 
 def is_interrupt(error: BaseException) -> bool:
-    """Returns whether Ctrl-C caused an error. TorchScript turns it into a RuntimeError."""
-    return _is_cut_short or isinstance(error, KeyboardInterrupt)
+    """Returns whether a signal caused an error. TorchScript turns Ctrl-C into a RuntimeError."""
+    is_ended = isinstance(error, SystemExit) and error.code == _ENDED
+    return _is_cut_short or is_ended or isinstance(error, KeyboardInterrupt)

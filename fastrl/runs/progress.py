@@ -108,7 +108,7 @@ class Progress:
         return max(0, self._total - env_steps) * (seconds - first_seconds) / (steps - first_steps)
 
     @contextlib.contextmanager
-    def stage(self, words: str, unit: str) -> Iterator[Callable[[int, int], None]]:
+    def stage(self, words: str, unit: str) -> Iterator[Callable[..., None]]:
         """Context of work that takes no steps, with a bar of its own.
 
         Args:
@@ -116,17 +116,18 @@ class Progress:
             unit: of what it has a number.
 
         Yields:
-            A function of how much is done and of how much there is, cheap to call often.
+            A function of how much is done, of how much there is, and of a step that is under way
+            if there is one; cheap to call often.
         """
         line, seconds = self._line, 1 / _REFRESHES_PER_SECOND
         task = None if line is None else line.add_task("", total=None, status=words)
         next_at = perf_counter() + (_SILENT_SECONDS if line is None else 0)
 
-        def show(done: int, total: int) -> None:
+        def show(done: int, total: int, step: int = 0) -> None:
             nonlocal next_at
             if perf_counter() < next_at:
                 return
-            status = f"{words}: {done:,}/{total:,} {unit}"
+            status = f"{words}: {done:,}/{total:,} {unit}{f', step {step:,}' if step else ''}"
             if line is None or task is None:
                 self.print(status)
             else:

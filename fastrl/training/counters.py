@@ -23,7 +23,7 @@ class IterationCounts(NamedTuple):
     signal: int
     """Number of the signal that asks the run to stop; 0 if none came."""
     must_save: bool
-    """Whether a checkpoint is due by the clock of one of the ranks."""
+    """Whether a checkpoint is due by the clock of rank 0."""
     num_valid: int
     """Rows of the rollout that are no reset rows."""
     num_episodes: int

@@ -22,7 +22,7 @@ if TYPE_CHECKING:  # torch is imported only after the arguments are validated
     from fastrl.training.agent import Agent
 
 StopQuery = Callable[[], bool]  # whether to stop early
-Show = Callable[[int, int], None]  # takes how much is done, and of how much
+Show = Callable[..., None]  # takes how much is done, of how much, and maybe the step under way
 
 MAX_ENVS = 128  # maximum number of parallel environments in an evaluation
 
@@ -70,7 +70,7 @@ def evaluate(
     begin: Callable[[np.ndarray], None] = lambda begins: None,
     max_episode_steps: int = 100_000,
     should_stop: StopQuery = lambda: False,
-    show: Show = lambda done, total: None,
+    show: Show = lambda done, total, step: None,
 ) -> Evaluation:
     """Plays a fixed number of episodes per environment, as evenly as possible.
 
@@ -82,7 +82,7 @@ def evaluate(
             episode.
         max_episode_steps: a longer episode is an error, since the task may never end.
         should_stop: called at every step.
-        show: called when episodes have ended, with their number and with E.
+        show: called at every step, with the number of episodes that ended, E and the step's number.
 
     Raises:
         EndlessEpisodeError: an episode is longer than `max_episode_steps`.
@@ -98,6 +98,7 @@ def evaluate(
     returns, lengths = np.zeros(num_episodes, np.float64), np.zeros(num_episodes, np.int64)
     plays = dealt > 0
     is_reset_row = np.zeros(num_envs, np.bool_)
+    num_steps = num_ended = 0
     obs = env.reset()
     while plays.any():
         PULSE.count += 1
@@ -124,8 +125,8 @@ def evaluate(
         ended = counts[is_reset_row[counts]]
         place[ended] += 1
         plays[ended] = place[ended] < end[ended]
-        if len(ended):
-            show(int((place - end + dealt).sum()), num_episodes)
+        num_steps, num_ended = num_steps + 1, num_ended + len(ended)
+        show(num_ended, num_episodes, num_steps)
     if not (is_finite := np.isfinite(returns)).all():
         raise ValueError(f"{env.env_id}: an episode's return is {returns[~is_finite][0]}")
     return Evaluation(returns, lengths)
@@ -136,7 +137,7 @@ def evaluate_agent(
     num_episodes: int,
     env_steps: int,
     should_stop: StopQuery = lambda: False,
-    show: Show = lambda done, total: None,
+    show: Show = lambda done, total, step: None,
 ) -> Evaluation | None:
     """Evaluates an agent with greedy actions in new environments of its task.
 
@@ -148,7 +149,7 @@ def evaluate_agent(
         num_episodes: number of episodes.
         env_steps: environment steps of the training so far, for the log.
         should_stop: called at every step.
-        show: called when episodes have ended, with their number and that of all.
+        show: called at every step, see `evaluate`.
 
     Returns:
         The results. None if it was stopped; or, with one line in the log, if evaluation is
@@ -200,7 +201,7 @@ def play(
     env: VectorEnv,
     num_episodes: int,
     should_stop: StopQuery = lambda: False,
-    show: Show = lambda done, total: None,
+    show: Show = lambda done, total, step: None,
 ) -> Evaluation:
     """Evaluates the agent in `env` and closes it."""
     from fastrl.engine.threads import num_threads

@@ -201,7 +201,11 @@ class Records:
             if result is None and not self._stopped():  # one that was stopped tells nothing
                 self._keep_if_best(counters.mean_return, state)
             self.save_last(state)  # now with the final best return
-        number = signal_number()
+        with self._signals.shielded():
+            return self._close(result, signal_number())
+
+    def _close(self, result: Evaluation | None, number: int) -> TrainResult:
+        counters = self.counters
         summary = self._summary(result, bool(number))
         write_summary(self.folder, summary)
         if number:

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import dataclasses
 import math
-import signal
 import time
 from contextlib import ExitStack, nullcontext
 from pathlib import Path
@@ -104,13 +103,8 @@ class AgentTrainer:
         """
         lead, is_alone = agent.devices.is_global_zero, agent.devices.is_alone
         signals, self.result = StopSignals(speaks=lead, is_alone=is_alone), None
-        try:
-            with signals:
-                result = self._fit(agent, env, signals)
-        except KeyboardInterrupt:
-            if signals.number == signal.SIGTERM:
-                raise SystemExit(128 + signal.SIGTERM) from None
-            raise
+        with signals:
+            result = self._fit(agent, env, signals)
         if signals.came():  # maybe only once everything was written
             result = dataclasses.replace(result, exit_status=128 + signals.number)
         self.result = result
@@ -233,7 +227,8 @@ class _Run:
             self.signals.take()
             self.is_cut = True
         self._take_stage_seconds()
-        self._gather_ranks()
+        with self.signals.shielded():
+            self._gather_ranks()
         self.devices.watch_for_hanging(False)
         if records:
             # The ranks no longer exchange signals; only rank 0 evaluates, and may still get one.
@@ -287,7 +282,7 @@ class _Run:
         self.buffer.carry_over()
         counters.updates += 1
         counters.env_steps += self.steps_per_update
-        is_due = self.save_clock.is_due
+        is_due = self.devices.is_global_zero and self.save_clock.is_due  # it alone writes
         own = IterationCounts.of_rank(self.signals.number, is_due, num_valid, episodes)
         happened = IterationCounts.unpack(self.devices.gather(own.pack()))
         self.agreed_signal, self.must_save = happened.signal, happened.must_save
