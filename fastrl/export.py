@@ -88,7 +88,7 @@ def export_policy(
             except (OSError, MemoryError, _LackError):
                 raise
             except Exception as error:  # torch and ONNX raise many types
-                reason = " ".join(str(error).split())[:200]
+                reason = " ".join(str(error.__cause__ or error).split())[:200]
                 raise ValueError(f"{form}: this policy cannot be exported: {reason}") from error
         share = _share_of_equal_actions(wanted, got)
         # Ties between two actions may be broken either way.
@@ -137,7 +137,8 @@ def _onnx(policy: nn.Module, example: Example, path: Path) -> Function:
         raise _LackError(words) from error
     import torch
 
-    named = example if isinstance(example, dict) else {"observations": example}
+    is_dict = isinstance(example, dict)
+    named = example if is_dict else {"observations": example}
     outputs = ["actions", "next_state"] if "state" in named else ["actions"]
     logger = logging.getLogger("torch.onnx")
     level = logger.level
@@ -145,11 +146,12 @@ def _onnx(policy: nn.Module, example: Example, path: Path) -> Function:
     try:
         torch.onnx.export(
             policy,
-            (example,),
+            () if is_dict else (example,),
             str(path),
+            kwargs={"inputs": example} if is_dict else None,  # a dict among args would be kwargs
             input_names=list(named),
             output_names=outputs,
-            dynamic_shapes=(_batches(example),),
+            dynamic_shapes={"inputs": _batches(example)} if is_dict else (_batches(example),),
             external_data=False,
             verbose=False,
         )

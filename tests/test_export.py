@@ -204,7 +204,7 @@ def read_file(path: Path, inputs: Any) -> Any:
         arrays = {name: value.numpy() for name, value in inputs.items()}
         return onnxruntime.InferenceSession(str(path)).run(None, arrays)[0]
     if path.suffix == ".pt2":
-        return torch.export.load(str(path)).module()(inputs).numpy()
+        return torch.export.load(str(path)).module()(inputs).detach().numpy()
     return torch.jit.load(str(path))(inputs).numpy()
 
 

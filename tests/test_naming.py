@@ -26,11 +26,13 @@ OBS = np.random.default_rng(0).standard_normal((16, 4)).astype(np.float32)
 
 
 def small(kind: Any, folder: Path, **settings: Any) -> Any:
-    more = {"num_envs": 2, "hidden_sizes": (8,), "accelerator": "cpu", "log_dir": str(folder)}
+    more = {"num_envs": 2, "hidden_sizes": (8,), "accelerator": "cpu", "engine": "eager"}
     if not issubclass(kind, SAC):
         more |= {"num_steps": 16, "per_rank_batch_size": 16, "total_timesteps": 32}
     task = "Pendulum-v1" if issubclass(kind, SAC) else "CartPole-v1"
-    return kind(task, preset="none", **{**more, "eval_episodes": 0, **settings})
+    return kind(
+        task, preset="none", log_dir=str(folder), **{**more, "eval_episodes": 0, **settings}
+    )
 
 
 @pytest.fixture(scope="module")
