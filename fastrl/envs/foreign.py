@@ -139,6 +139,8 @@ def failure(where: str, error: BaseException) -> EnvError:
         words = f"(its __str__ raised {type(other).__name__})"
     if len(words) > _LONGEST_MESSAGE:
         words = f"{words[:_LONGEST_MESSAGE]}..."
+    elif isinstance(error, EOFError) and not words:
+        words = "a process of it ended"  # as those of an AsyncVectorEnv may
     words = f": {words}" if words else ""
     return EnvError(f"{where} raised {type(error).__name__}{words}{own_line(error)}")
 
