@@ -135,12 +135,11 @@ def test_a_policy_in_evaluation_mode_learns_in_training_mode():
     assert_same(ran(PPO, "eager", evaluate), on_eager(PPO, put_moded))
 
 
-@pytest.mark.parametrize("engine", [*FAST, "eager"])
-def test_a_normaliser_in_evaluation_mode_keeps_its_statistics(engine):
+@pytest.mark.parametrize(("name", "engine"), [("ppo", "auto"), ("a2c", "eager")])
+def test_a_normaliser_in_evaluation_mode_keeps_its_statistics(name, engine):
     def freeze(agent: Any) -> None:
         agent.policy.normalizer.eval()
 
-    for name in ON_POLICY:
-        found = ran(KINDS[name], engine, freeze)
-        assert int(found.agent.policy.normalizer.count) == 0
-        assert int(ran(KINDS[name], engine).agent.policy.normalizer.count) > 0
+    found = ran(KINDS[name], engine, freeze)
+    assert int(found.agent.policy.normalizer.count) == 0
+    assert int(ran(KINDS[name], engine).agent.policy.normalizer.count) > 0
