@@ -38,7 +38,7 @@ class Case:
     ratio: float
     """Times as fast as the plain twin."""
     noise: float
-    """How far the visits' ratios lie apart, as a share of the median."""
+    """How far the visits' ratios lie apart, or half of that for the rounds of one, as a share."""
 
 
 @dataclass
@@ -51,19 +51,23 @@ class Measurement:
     seconds: list[float] = field(default_factory=list)
     """Of a call of ours, the median of each visit."""
     ratios: list[float] = field(default_factory=list)
+    spreads: list[float] = field(default_factory=list)
+    """Half of what the rounds of a visit lie apart, as a share of its ratio."""
 
     def add(self, ours: list[float], twins: list[float]) -> None:
         """Takes in the seconds of a visit's rounds, in which ours and the twin took turns."""
         self.seconds.append(statistics.median(ours))
         # Neighbours in time are compared, so that a slow minute counts for both.
-        pairs = zip(ours, twins, strict=True)
-        self.ratios.append(statistics.median(twin / mine for mine, twin in pairs))
+        rounds = [twin / mine for mine, twin in zip(ours, twins, strict=True)]
+        self.ratios.append(statistics.median(rounds))
+        self.spreads.append((max(rounds) - min(rounds)) / 2 / self.ratios[-1])
 
     def case(self) -> Case:
         """Sums the visits up."""
         ratio = statistics.median(self.ratios)
         apart = (max(self.ratios) - min(self.ratios)) / ratio
-        return Case(self.amount / statistics.median(self.seconds), self.unit, ratio, apart)
+        noise = max(apart, statistics.median(self.spreads))  # visits may be alike by chance
+        return Case(self.amount / statistics.median(self.seconds), self.unit, ratio, noise)
 
 
 def kind_of_machine(cpuinfo: Path = Path("/proc/cpuinfo")) -> dict[str, Any]:

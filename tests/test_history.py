@@ -46,6 +46,13 @@ def test_noise_is_how_far_the_visits_lie_apart():
     assert measurement.case().noise == pytest.approx(0.2)
 
 
+def test_visits_that_are_alike_by_chance_do_not_hide_the_noise_of_their_rounds():
+    measurement = Measurement("calls", 1)
+    for _ in range(3):
+        measurement.add([1.0, 1.0, 1.0], [1.7, 2.0, 2.3])
+    assert measurement.case().noise == pytest.approx(0.15)
+
+
 @pytest.mark.parametrize(
     ("now", "verdict"),
     [

@@ -70,7 +70,7 @@ def used(algo: str, run: Path, settings: dict[str, object]) -> dict[str, str]:
     }
     is_poisoned = _is_poisoned(run)
     for way, work in reading.items():
-        outcome = play(work, seconds=10)
+        outcome = play(work, seconds=5)
         if fault := outcome.fault:
             broken[way] = fault
         elif outcome.status == 0 and ("nan" in outcome.out or is_poisoned):
@@ -78,7 +78,7 @@ def used(algo: str, run: Path, settings: dict[str, object]) -> dict[str, str]:
         if fingerprint(run) != before:
             broken[way] = f"{way} changes the run"
     words = ["--resume", str(run), "--total-timesteps", "128"]
-    outcome = play(lambda: main(algo, words), seconds=15)
+    outcome = play(lambda: main(algo, words), seconds=8)
     if outcome.fault:
         broken["resume"] = outcome.fault
     elif outcome.status == 2 and (changed := _changes(run, before, outcome)):
