@@ -274,6 +274,8 @@ def _run(arguments: argparse.Namespace) -> int:
     described = target.with_name(f"{target.name}.json")
     for file in (target, described):
         check_replaceable(file)
+        if file.exists() and file.samefile(saved.checkpoint):
+            raise ValueError(f"{file} is the checkpoint that is exported; --out names another file")
     agent: Any = load_agent(saved, arguments.env_id, trust=arguments.trust, agent=arguments.agent)
     envs = agent.envs
     try:

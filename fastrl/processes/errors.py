@@ -16,6 +16,7 @@ from typing import Any, NoReturn
 from fastrl.processes.launch import local_rank
 from fastrl.processes.signals import is_interrupt
 
+_MOST_TOLD = 1000  # characters of an error
 _NO_MEMORY = ("can't allocate memory", "out of memory", "Storage size calculation overflowed")
 
 
@@ -99,5 +100,17 @@ def _rank() -> int:
 
 
 def one_line(error: BaseException) -> str:
-    """Returns an error's message without line breaks, or its name if it has none."""
-    return " ".join(str(error).split()) or type(error).__name__
+    """Returns an error's message without line breaks, or its name if it has none.
+
+    What a file or an environment put into it can be long, and could command a terminal: it is cut,
+    and what cannot be printed is written as an escape.
+    """
+    try:
+        text = " ".join(str(error).split())
+    except Exception:  # an error of somebody's whose words raise
+        text = ""
+    if len(text) > _MOST_TOLD:
+        text = f"{text[: _MOST_TOLD // 2]} ... {text[-_MOST_TOLD // 2 :]}"
+    if not text.isprintable():
+        text = "".join(x if x.isprintable() else ascii(x)[1:-1] for x in text)
+    return text or type(error).__name__

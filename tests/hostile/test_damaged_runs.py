@@ -93,8 +93,11 @@ def used(algo: str, run: Path, settings: dict[str, object]) -> dict[str, str]:
 
 def _is_poisoned(run: Path) -> bool:
     """Returns whether the last checkpoint can be read and has weights that are not finite."""
+    path = run / "checkpoints" / "last.pt"
+    if not path.is_file():  # a pipe would be waited for
+        return False
     try:
-        state = torch.load(run / "checkpoints" / "last.pt", weights_only=True)
+        state = torch.load(path, weights_only=True)
         weights = state["agent"]["policy"].values()
         return any(not weight.isfinite().all() for weight in weights)
     except Exception:
