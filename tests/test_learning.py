@@ -49,6 +49,7 @@ def make_record(learning):
             "wall_seconds": 10.0 * seed,
             "cpu_seconds": 20.0,
             "machine": "a machine, 2 cores",
+            "commit": "abc1234",
             "versions": {"torch": "2"},
             "curve": [(1000, 10.0), (2000, 20.0 * seed)],
         }
@@ -92,6 +93,37 @@ def test_summary_is_mean_and_spread_over_the_seeds(learning, make_record):
     assert summary["wall_seconds"] == 20.0
 
 
+@pytest.mark.parametrize(
+    ("returns", "iqm", "worst"),
+    [
+        ([5.0], 5.0, 5.0),
+        ([3.0, 1.0, 8.0], 4.0, 1.0),  # of three, none is left out
+        ([9.0, 2.0, 4.0, -50.0], 3.0, -50.0),
+        ([float(value) for value in (7, 0, 1, 90, 5, 3, 4, 80, 6, 2)], 4.5, 0.0),  # 2 to 7
+    ],
+)
+def test_interquartile_mean_leaves_out_the_ends(learning, returns, iqm, worst):
+    statistics = learning.records.statistics_of(returns)
+    assert statistics["return_iqm"] == iqm and statistics["return_worst"] == worst
+    low, high = statistics["return_interval"]
+    assert min(returns) <= low <= iqm <= high <= max(returns)
+
+
+def test_interval_covers_the_interquartile_mean_of_many_seeds_as_often_as_it_says(learning):
+    draws = np.random.default_rng(1).normal(size=(40, 30))
+    intervals = [learning.records.statistics_of(row)["return_interval"] for row in draws]
+    # A percentile bootstrap of 30 is a little narrow: about 93 of 100.
+    assert 33 <= sum(low <= 0 <= high for low, high in intervals) <= 40
+
+
+def test_seconds_of_a_machine_with_other_work_are_unknown(learning, make_record):
+    unknown = {"wall_seconds": None, "cpu_seconds": None}
+    summary = learning.records.summarise([make_record(1, **unknown), make_record(2, **unknown)])
+    assert summary["wall_seconds"] is None and summary["cpu_seconds"] is None
+    row = learning.report.markdown({"ppo": {"CartPole-v1": summary}}, {}).splitlines()[-1]
+    assert "| ?, ? |" in row
+
+
 @pytest.mark.parametrize("change", [{"steps": 5}, {"settings": {}}, {"eval_episodes": 3}])
 def test_runs_that_differ_in_more_than_the_seed_make_no_summary(learning, make_record, change):
     with pytest.raises(ValueError, match=f"differ in {next(iter(change))}"):
@@ -119,7 +151,7 @@ def test_curves_survive_their_file(learning, tmp_path):
 # The report
 
 
-def test_table_shows_every_seed_beside_what_others_publish(learning, make_record):
+def test_table_shows_the_spread_over_seeds_beside_what_others_publish(learning, make_record):
     runs = [make_record(1, 5000.4), make_record(2, 6000.4)]
     results = {"ppo": {"HalfCheetah-v4": learning.records.summarise(runs)}}
     anchors = {
@@ -129,8 +161,8 @@ def test_table_shows_every_seed_beside_what_others_publish(learning, make_record
     row = learning.report.markdown(results, anchors).splitlines()[-1]
     cells = [cell.strip() for cell in row.strip("|").split("|")]
     assert cells == [
-        *("HalfCheetah-v4", "ppo", "0.1M", "5,500 +- 707.1", "5,000, 6,000", "15, 20"),
-        "X 1,443; Y 9.0 at 3.0M",
+        *("HalfCheetah-v4", "ppo", "0.1M", "5,500", "5,500 (5,000 to 6,000)", "5,000"),
+        *("2: 1-2", "15, 20", "a machine, 2 cores, abc1234", "X 1,443; Y 9.0 at 3.0M"),
     ]
 
 
@@ -268,6 +300,7 @@ def test_finished_run_of_the_very_preset_is_taken_in(learning, tmp_path):
     job, record = learning.training.take_in(run)
     assert job.name == record.name == "ppo_CartPole-v1_3"
     assert record.return_mean == 12.0 and record.cpu_seconds is None
+    assert record.wall_seconds is None and record.commit is None
     assert record.settings == load_presets("ppo")["CartPole-v1"]
     words = ["CartPole-v1", "--seeds", "3", "--out", str(tmp_path / "out"), "--runs", str(run)]
     assert learning.command.run(learning.command.arguments(words)) == 0

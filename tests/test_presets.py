@@ -19,6 +19,9 @@ ALL = [(algo, env_id) for algo in algorithms() for env_id in load_presets(algo)]
 RESULT: dict[str, Any] = {
     "return_mean": 1234.5,
     "return_std": 6.0,
+    "return_iqm": 1233.0,
+    "return_interval": [1230.0, 1239.0],
+    "return_worst": 1230.0,
     "returns": [1230.0, 1239.0],
     "seeds": [4, 7],
     "eval_episodes": 100,
@@ -26,6 +29,7 @@ RESULT: dict[str, Any] = {
     "wall_seconds": 9.4,
     "cpu_seconds": 12.6,
     "machine": "a machine, 2 cores",
+    "commit": "abc1234",
     "versions": {},
 }
 
@@ -64,11 +68,12 @@ def test_listing_shows_what_was_measured_and_how_to_measure_it_again(results, ca
     assert command.main(["--algo", "ppo"]) == 0
     lines = capsys.readouterr().out.splitlines()
     (row,) = [line for line in lines if " CartPole-v1 " in line]
-    assert "1,234.5 +- 6.0" in row and "99,840" in row
+    cells = "1,234.5 1,233.0 1,230.0 to 1,239.0 1,230.0 2 99,840 9 13 [1] abc1234"
+    assert cells in " ".join(row.split())
     assert row.endswith("python -m benchmarks.learning CartPole-v1 --algo ppo --seeds 4 7")
     (other,) = [line for line in lines if " Acrobot-v1 " in line]
-    assert "not measured" in other
-    assert "a machine, 2 cores" in lines[-1]
+    assert "never run" in other
+    assert lines[-1] == "[1] a machine, 2 cores"
 
 
 def test_result_of_other_settings_is_marked(results, capsys):

@@ -1,6 +1,6 @@
 """Trains presets over seeds and reports what they reach: the evidence behind the README's table.
 
-    python -m benchmarks.learning HalfCheetah-v4 --seeds 1 2 3        # one task
+    python -m benchmarks.learning HalfCheetah-v4 --seeds 100 101      # one task
     python -m benchmarks.learning mujoco --algo ppo sac --publish     # a set of tasks
 
 To be run from the root of the source tree. Every run is a process of its own, `python -m
@@ -24,7 +24,7 @@ from benchmarks.learning import records
 from benchmarks.learning.records import Record
 from benchmarks.learning.report import PUBLISHED, read_results, report_in, update
 from benchmarks.learning.training import Job, TrainingError, settings_of, take_in, train
-from fastrl.presets import algorithms, load_presets
+from fastrl.presets import FRESH_SEEDS, algorithms, load_presets
 from fastrl.processes.errors import exit_status, one_line
 
 SETS = {
@@ -57,7 +57,10 @@ def arguments(words: Sequence[str] | None = None) -> argparse.Namespace:
     tasks = f"a task's id, or of {sets}; flags make others: 'CartPole-v1 --mask-vel'"
     parser.add_argument("tasks", nargs="+", metavar="TASK", help=tasks)
     parser.add_argument("--algo", nargs="+", choices=algorithms(), default=["ppo"])
-    parser.add_argument("--seeds", nargs="+", type=int, default=[1, 2, 3], help="default: 1 2 3")
+    fresh = " ".join(map(str, FRESH_SEEDS))
+    parser.add_argument(
+        "--seeds", nargs="+", type=int, default=list(FRESH_SEEDS), help=f"default: {fresh}"
+    )
     parser.add_argument(
         "--processes", type=int, default=1, help="runs side by side; default 1, as it is timed"
     )
@@ -74,6 +77,9 @@ def arguments(words: Sequence[str] | None = None) -> argparse.Namespace:
         default=[],
         metavar="RUN",
         help="run folders that are finished, of these tasks, algorithms and seeds, to take in",
+    )
+    parser.add_argument(
+        "--untimed", action="store_true", help="record no seconds: the machine has other work"
     )
     parser.add_argument("--again", action="store_true", help="run also what is on record")
     parser.add_argument(
@@ -123,7 +129,7 @@ def jobs(options: argparse.Namespace) -> list[Job]:
                 )
             chosen |= {(algo, env_id): settings_of(algo, env_id) for env_id in known}
     return [
-        Job(*identity, seed, preset, options.changes)
+        Job(*identity, seed, preset, options.changes, not options.untimed)
         for identity, preset in chosen.items()
         for seed in options.seeds
     ]
@@ -171,11 +177,12 @@ def run(options: argparse.Namespace) -> int:
 
 
 def _line(record: Record) -> str:
+    wall_seconds = "" if record.wall_seconds is None else f", {record.wall_seconds:.0f} s"
     cpu_seconds = "" if record.cpu_seconds is None else f", CPU {record.cpu_seconds:.0f} s"
     return (
         f"{record.algo} {record.env_id} seed {record.seed}: {record.return_mean:.1f} +- "
         f"{record.return_std:.1f} over {record.eval_episodes} greedy episodes after "
-        f"{record.steps:,} steps, {record.wall_seconds:.0f} s{cpu_seconds}"
+        f"{record.steps:,} steps{wall_seconds}{cpu_seconds}"
     )
 
 

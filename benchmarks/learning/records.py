@@ -5,15 +5,18 @@ from __future__ import annotations
 import csv
 import dataclasses
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean, median, stdev
 from typing import Any
 
+import numpy as np
+
 from fastrl.runs.folder import replaced_file
 
 MAX_POINTS = 50  # of a curve that is kept
+NUM_RESAMPLES = 10_000  # of the seeds, for the interval
 
 Curve = list[tuple[int, float]]
 """Environment steps and mean return of the last 100 training episodes."""
@@ -37,11 +40,13 @@ class Record:
     """Standard deviation of these returns."""
     eval_episodes: int
     steps: int
-    wall_seconds: float
-    """Of the whole process, from its start to its exit."""
+    wall_seconds: float | None
+    """Of the whole process, from its start to its exit; None if the machine had other work."""
     cpu_seconds: float | None
-    """Of all cores together, the whole process; None if the run was made by somebody else."""
+    """Of all cores together, the whole process; None as above, or if somebody else made the run."""
     machine: str
+    commit: str | None
+    """Of the code, with a plus where it had changed since; None if somebody else made the run."""
     versions: dict[str, str | None]
     curve: Curve
 
@@ -94,20 +99,49 @@ def summarise(records: Iterable[Record]) -> dict[str, Any]:
             if getattr(run, name) != getattr(first, name):
                 raise ValueError(f"runs {first.name} and {run.name} differ in {name}")
     returns = [run.return_mean for run in runs]
-    cpu_seconds = [run.cpu_seconds for run in runs if run.cpu_seconds is not None]
     return {
-        "return_mean": round(fmean(returns), 2),
-        "return_std": round(stdev(returns), 2) if len(runs) > 1 else 0.0,
+        **statistics_of(returns),
         "returns": [round(value, 2) for value in returns],
         "seeds": [run.seed for run in runs],
         "eval_episodes": first.eval_episodes,
         "steps": first.steps,
-        "wall_seconds": round(median(run.wall_seconds for run in runs), 1),
-        "cpu_seconds": round(median(cpu_seconds), 1) if cpu_seconds else None,
+        "wall_seconds": _median(run.wall_seconds for run in runs),
+        "cpu_seconds": _median(run.cpu_seconds for run in runs),
         "machine": "; ".join(sorted({run.machine for run in runs})),
+        "commit": "; ".join(sorted({run.commit for run in runs if run.commit})) or None,
         "versions": first.versions,
         "settings": first.settings,
     }
+
+
+def statistics_of(returns: Sequence[float]) -> dict[str, Any]:
+    """Returns what the mean returns of a preset's seeds come to.
+
+    `return_mean`, `return_std` (sample standard deviation), `return_worst`, `return_iqm` and
+    `return_interval`, its 95 % interval. The interquartile mean leaves out a quarter of the seeds,
+    rounded down, at either end (Agarwal et al. 2021, arXiv 2108.13264): of fewer than four, it is
+    the mean. The interval is that of a percentile bootstrap over the seeds.
+    """
+    values = np.sort(np.asarray(returns, dtype=np.float64))
+    drawn = np.random.default_rng(0).choice(values, (NUM_RESAMPLES, len(values)))
+    low, high = np.percentile(_interquartile_mean(np.sort(drawn)), [2.5, 97.5])
+    return {
+        "return_mean": round(fmean(returns), 2),
+        "return_std": round(stdev(returns), 2) if len(returns) > 1 else 0.0,
+        "return_iqm": round(float(_interquartile_mean(values)), 2),
+        "return_interval": [round(float(low), 2), round(float(high), 2)],
+        "return_worst": round(min(returns), 2),
+    }
+
+
+def _interquartile_mean(ordered: np.ndarray) -> np.ndarray:
+    cut = ordered.shape[-1] // 4
+    return ordered[..., cut : ordered.shape[-1] - cut].mean(-1)
+
+
+def _median(seconds: Iterable[float | None]) -> float | None:
+    known = [value for value in seconds if value is not None]
+    return round(median(known), 1) if known else None
 
 
 def read_curve(metrics: Path) -> Curve:

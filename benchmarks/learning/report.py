@@ -7,7 +7,7 @@ A report is four files side by side or, published, at their places in the source
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -109,10 +109,9 @@ def markdown(results: Results, anchors: Mapping[str, Mapping[str, list[list[Any]
         results: as `results.yaml` holds them.
         anchors: as `read_anchors` returns them.
     """
-    lines = [
-        "| task | algorithm | steps | return | each seed | wall, CPU s | published |",
-        "|---|---|---:|---:|---|---:|---|",
-    ]
+    titles = ("task", "algorithm", "steps", "mean", "IQM (95 %)", "worst")
+    titles += ("seeds", "wall, CPU s", "measured", "published")
+    lines = [f"| {' | '.join(titles)} |", "|---|---|---:|---:|---:|---:|---|---:|---|---|"]
     for env_id in tasks_of(results):
         for algo in sorted(results):
             if env_id not in results[algo]:
@@ -126,9 +125,12 @@ def markdown(results: Results, anchors: Mapping[str, Mapping[str, list[list[Any]
                 env_id,
                 algo,
                 _steps(result["steps"]),
-                _with_spread(result),
-                ", ".join(map(_figure, result["returns"])),
-                f"{result['wall_seconds']:,.0f}, {_seconds(result['cpu_seconds'])}",
+                _figure(result["return_mean"]),
+                _with_interval(result),
+                _figure(result["return_worst"]),
+                seeds_in_words(result["seeds"]),
+                f"{_seconds(result['wall_seconds'])}, {_seconds(result['cpu_seconds'])}",
+                f"{result['machine']}, {result['commit'] or '?'}",
                 published,
             ]
             lines.append(f"| {' | '.join(cells)} |")
@@ -151,15 +153,26 @@ def write_table(path: Path, table: str) -> None:
         file.write(table.encode())
 
 
-def _with_spread(result: Mapping[str, Any]) -> str:
-    mean = _figure(result["return_mean"])
+def seeds_in_words(seeds: Sequence[int]) -> str:
+    """Returns how many seeds there are, and which: `10: 100-109`."""
+    first, last = min(seeds), max(seeds)
+    in_a_row = len(seeds) > 1 and sorted(seeds) == list(range(first, last + 1))
+    named = f"{first}-{last}" if in_a_row else ", ".join(map(str, seeds))
+    return f"{len(seeds)}: {named}"
+
+
+def _with_interval(result: Mapping[str, Any]) -> str:
+    iqm = _figure(result["return_iqm"])
     if len(result["seeds"]) == 1:
-        return mean
-    return f"{mean} +- {_figure(result['return_std'])}"
+        return iqm
+    low, high = result["return_interval"]
+    return f"{iqm} ({_figure(low)} to {_figure(high)})"
 
 
 def _figure(value: float) -> str:
-    return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.1f}"
+    if abs(value) >= 1000:
+        return f"{value:,.0f}"
+    return f"{value:.1f}" if abs(value) >= 1 else f"{value:.3f}"
 
 
 def _seconds(value: float | None) -> str:

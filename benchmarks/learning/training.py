@@ -8,7 +8,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,7 @@ from fastrl.presets import preset_for
 from fastrl.runs.folder import CONFIG_NAME, open_run_folder, read_config
 from fastrl.runs.logger import METRICS_NAME, SUMMARY_NAME
 
+ROOT = Path(__file__).parents[2]
 # What may differ in a run that counts as one of the preset: nothing that learning depends on.
 FREE = {
     *("exp_name", "log_dir", "eval_every", "checkpoint_every", "keep_checkpoints"),
@@ -41,6 +42,8 @@ class Job:
     """What `python -m fastrl.<algo>` takes for this task by itself, and what its flags say."""
     changes: dict[str, str]
     """Settings that differ from the preset's, by name, as flags spell them."""
+    timed: bool = field(default=True, compare=False)
+    """Whether seconds are recorded: not where the machine has other work."""
 
     @property
     def name(self) -> str:
@@ -132,13 +135,14 @@ def _record(ended: _Running, cpu_seconds: float) -> Record:
     if ended.process.returncode or not runs:
         reason = lines[-1] if lines else "it said nothing"
         raise TrainingError(f"{job.name} ended with status {ended.process.returncode}: {reason}")
-    return _record_of(job, Path(runs[-1]), round(seconds, 2), round(cpu_seconds, 2))
+    times = (round(seconds, 2), round(cpu_seconds, 2)) if ended.job.timed else (None, None)
+    return _record_of(job, Path(runs[-1]), *times, commit=commit())
 
 
 def take_in(run: Path) -> tuple[Job, Record]:
     """Returns the record of a run folder that somebody made with a preset as it is.
 
-    The seconds of CPU of such a run are not known.
+    The seconds of such a run, and the commit that made it, are not known.
 
     Raises:
         ValueError: the run is not finished, or its settings are not those of a preset.
@@ -153,11 +157,26 @@ def take_in(run: Path) -> tuple[Job, Record]:
                 f"{run} has {name}={value}; the preset of {algo} for {env_id} means "
                 f"{expected.get(name)}"
             )
-    return job, _record_of(job, run, None, None)
+    return job, _record_of(job, run, None, None, commit=None)
+
+
+def commit() -> str:
+    """Returns the short hash of HEAD, with a plus where files of the package have changed."""
+
+    def git(*words: str) -> str:
+        command = ["git", "-C", str(ROOT), *words]
+        return subprocess.run(command, capture_output=True, text=True, check=False).stdout.strip()
+
+    changed = git("status", "--porcelain", "--untracked-files=no", "--", "fastrl", "csrc")
+    return (git("rev-parse", "--short", "HEAD") or "unknown") + ("+" if changed else "")
 
 
 def _record_of(
-    job: Job, run: Path, wall_seconds: float | None, cpu_seconds: float | None
+    job: Job,
+    run: Path,
+    wall_seconds: float | None,
+    cpu_seconds: float | None,
+    commit: str | None,
 ) -> Record:
     try:
         summary = json.loads((run / SUMMARY_NAME).read_text(encoding="utf-8"))
@@ -176,9 +195,10 @@ def _record_of(
         return_std=summary["eval_return_std"],
         eval_episodes=summary["eval_episodes"],
         steps=summary["total_env_steps"],
-        wall_seconds=round(wall_seconds or summary["wall_seconds"], 2),
+        wall_seconds=wall_seconds,
         cpu_seconds=cpu_seconds,
         machine=f"{machine['cpu']}, {cores}",
+        commit=commit,
         versions={name: summary["versions"].get(name) for name in ("fastrl", "torch", "envpool")},
         curve=read_curve(run / METRICS_NAME),
     )

@@ -17,6 +17,8 @@ from fastrl.config.on_policy import LargeBatchError
 from fastrl.config.run import RunConfig, check_names
 
 RESULTS_NAME = "results.yaml"
+FRESH_SEEDS = (100, 101, 102)
+"""What presets are measured with; they are tuned on seeds 1 to 5."""
 
 
 def algorithms() -> list[str]:
@@ -29,10 +31,11 @@ def algorithms() -> list[str]:
 def load_results() -> dict[str, dict[str, dict[str, Any]]]:
     """Returns the results of the presets, by algorithm and task: an id, possibly with flags.
 
-    A result holds `returns` (the mean greedy return for each of the `seeds`), their `return_mean`
-    and `return_std` (sample standard deviation), `eval_episodes` per seed, `steps`, `wall_seconds`
-    and `cpu_seconds` (medians over whole processes; None if unknown), `machine`, `versions`, and
-    the `settings` of the preset at that time.
+    A result holds `returns` (the mean greedy return for each of the `seeds`), their `return_mean`,
+    `return_std` (sample standard deviation), `return_worst`, `return_iqm` (interquartile mean) and
+    `return_interval` (its 95 % bootstrap interval), `eval_episodes` per seed, `steps`,
+    `wall_seconds` and `cpu_seconds` (medians over whole processes; None if unknown), `machine`,
+    `commit` (None if unknown), `versions`, and the `settings` of the preset at that time.
     """
     return _read(RESULTS_NAME)
 

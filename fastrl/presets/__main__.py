@@ -11,8 +11,10 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
-from fastrl.presets import algorithms, load_presets, load_results
+from fastrl.presets import FRESH_SEEDS, algorithms, load_presets, load_results
 from fastrl.processes.errors import Parser, exit_status
+
+MEASURED = ("mean", "IQM", "95 %", "worst", "seeds", "steps", "wall s", "CPU s", "on", "commit")
 
 
 def listing(algos: Sequence[str]) -> list[dict[str, Any]]:
@@ -39,7 +41,7 @@ def listing(algos: Sequence[str]) -> list[dict[str, Any]]:
                     "result": result,
                     "is_current": result is not None
                     and result["settings"] == {**settings, **_flags(env_id, result["settings"])},
-                    "command": command(algo, env_id, result["seeds"] if result else [1, 2, 3]),
+                    "command": command(algo, env_id, result["seeds"] if result else FRESH_SEEDS),
                 }
             )
     return entries
@@ -60,35 +62,49 @@ def _flags(env_id: str, settings: dict[str, Any]) -> dict[str, Any]:
 
 def table(entries: Sequence[dict[str, Any]]) -> str:
     """Returns the entries as a table, one line per preset, and the machines they ran on."""
-    titles = ("algo", "task", "return", "seeds", "steps", "wall s", "CPU s", "measure it again")
+    titles = ("algo", "task", *MEASURED, "measure it again")
     rows: list[tuple[str, ...]] = [titles]
     machines: list[str] = []
     for entry in entries:
         result = entry["result"]
-        facts: tuple[str, ...] = ("not measured", "", "", "", "")
+        facts: tuple[str, ...] = ("never run", *[""] * (len(MEASURED) - 1))
         if result is not None:
+            if result["machine"] not in machines:
+                machines.append(result["machine"])
+            low, high = result["return_interval"]
             facts = (
-                f"{result['return_mean']:,.1f} +- {result['return_std']:,.1f}"
-                if len(result["seeds"]) > 1
-                else f"{result['return_mean']:,.1f}",
+                f"{result['return_mean']:,.1f}",
+                f"{result['return_iqm']:,.1f}",
+                f"{low:,.1f} to {high:,.1f}" if len(result["seeds"]) > 1 else "?",
+                f"{result['return_worst']:,.1f}",
                 str(len(result["seeds"])),
                 f"{result['steps']:,}",
-                f"{result['wall_seconds']:,.0f}",
-                "" if result["cpu_seconds"] is None else f"{result['cpu_seconds']:,.0f}",
+                _seconds(result["wall_seconds"]),
+                _seconds(result["cpu_seconds"]),
+                f"[{machines.index(result['machine']) + 1}]",
+                result["commit"] or "?",
             )
-            machines += [result["machine"]] if result["machine"] not in machines else []
         note = "  (other settings then)" if result and not entry["is_current"] else ""
         rows.append((entry["algo"], entry["env_id"], *facts, entry["command"] + note))
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     lines = [
         "  ".join(
-            cell.rjust(width) if 2 <= column <= 6 else cell.ljust(width)
+            cell.rjust(width) if 2 <= column < 2 + len(MEASURED) else cell.ljust(width)
             for column, (cell, width) in enumerate(zip(row, widths, strict=True))
         ).rstrip()
         for row in rows
     ]
-    note = "Return: greedy, mean +- standard deviation over the seeds. Seconds: median of a process"
-    return "\n".join([*lines, "", f"{note}; machine: {'; '.join(machines) or 'none yet'}."])
+    notes = [
+        "",
+        "Greedy returns of the final policies, one per seed: mean, interquartile mean (IQM)",
+    ]
+    notes += ["with its 95 % bootstrap interval, worst. Seconds: medians of processes; ?: unknown."]
+    notes += [f"[{number}] {machine}" for number, machine in enumerate(machines, 1)]
+    return "\n".join(lines + notes)
+
+
+def _seconds(value: float | None) -> str:
+    return "?" if value is None else f"{value:,.0f}"
 
 
 def main(argv: Sequence[str] | None = None) -> int:
