@@ -56,6 +56,11 @@ def test_observations_that_are_learned_badly_are_named(space, shown, config, wor
     assert len(found) == bool(words) and re.search(words, " ".join(found))
 
 
+def test_bytes_of_a_packed_row_are_no_bounds():
+    space = spaces.Dict({"image": PICTURE, "x": vector(-1, 1)})
+    assert hints(space, {"image": np.full((1, 8, 8), 200), "x": np.ones((1, 2))}) == []
+
+
 @pytest.mark.parametrize(
     ("low", "high", "config", "is_named"),
     [

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from fastrl.models.encoders import Reader
 from fastrl.spaces.layout import in_words
+from fastrl.spaces.observations import PackedRow
 from fastrl.training.agent import Agent
 
 _LARGE_OBSERVATION = 100.0
@@ -44,7 +45,7 @@ def _about_observations(agent: Agent, rows: Tensor) -> list[str]:
     if seen.vector is None or reader.is_one_hot or is_normalized:
         return hints
     largest = float(seen.vector.abs().max())
-    if isinstance(row, spaces.Box):
+    if isinstance(row, spaces.Box) and not isinstance(row, PackedRow):  # whose bounds say nothing
         bounds = np.abs(np.array([row.low, row.high], np.float64))
         largest = max(largest, bounds[bounds < _UNKNOWN_BOUND].max(initial=0))
     if largest > _LARGE_OBSERVATION:
