@@ -14,46 +14,24 @@ with leaving_at_once():  # Ctrl-C may already come during these imports
     import contextlib
     import dataclasses
     import gc
-    import io
     import os
     import sys
     from collections.abc import Sequence
-    from dataclasses import dataclass
     from importlib import import_module
     from importlib.util import find_spec, module_from_spec, spec_from_file_location
-    from typing import Annotated, Any, Literal, get_type_hints
+    from typing import Any
 
     from fastrl.config.command import Command, Settings
     from fastrl.config.effects import check_effects
-    from fastrl.config.other_names import hint_for
+    from fastrl.config.flags import flag_of, print_flags, read_flags
     from fastrl.config.resume import resumed
-    from fastrl.config.run import RunConfig, documentation
+    from fastrl.config.run import RunConfig
     from fastrl.config.trust import check_given, check_named
-    from fastrl.config.values import in_words
     from fastrl.presets import lack_of_preset, load_presets, merge, preset_for
     from fastrl.processes.errors import exit_status
     from fastrl.processes.launch import launched_settings, spelled_out, start_ranks
     from fastrl.processes.memory import check_memory
     from fastrl.runs.folder import CONFIG_NAME, LABELS, open_run_folder, read_config
-
-_BOOLEAN_WORDS = {"true": True, "yes": True, "1": True, "false": False, "no": False, "0": False}
-
-
-@dataclass(frozen=True, kw_only=True)
-class SourceFlags:
-    """Flags that tell where settings come from, and are not settings themselves."""
-
-    preset: Literal["auto", "none"] = "auto"
-    """auto: start from the tuned settings of the task, if it has any. none: from the defaults."""
-    config: tuple[str, ...] = ()
-    """YAML files of settings, also given one by one; each overrides those before it and the preset,
-    and flags override all."""
-    resume: str = ""
-    """Run folder to resume, with the settings it was started with."""
-    trust: bool = False
-    """Import code that the resumed run or the files of settings name, whoever wrote them."""
-    agent: str = ""
-    """Class of your own that trains, as module:Class; it derives from the algorithm's."""
 
 
 def main(algo: str, argv: Sequence[str] | None = None, file: str | None = None) -> int:
@@ -125,12 +103,12 @@ def parse(algo: str, argv: Sequence[str] | None = None) -> Command:
     if "--help" in argv or "-h" in argv:
         _print_help(algo, config_class, [word for word in argv if word not in ("--help", "-h")])
         raise SystemExit(0)
-    source, flags = _read_flags(config_class, argv)
+    source, flags = read_flags(config_class, argv)
     if source.get("trust") and not {"resume", "config"} & source.keys():
         raise ValueError("--trust has no effect without --resume or --config")
     for name, value in launched_settings().items():
         if spelled_out(flags.setdefault(name, value)) != value:
-            raise ValueError(f"{_flag(name)} is {flags[name]}, but the launcher was told {value}")
+            raise ValueError(f"{flag_of(name)} is {flags[name]}, but the launcher was told {value}")
     if "resume" in source:
         return _resume(algo, config_class, source, flags)
     from_preset, from_file = _settings_under_flags(algo, config_class, source, flags)
@@ -196,7 +174,7 @@ def _resume(algo: str, config_class: type[RunConfig], source: Settings, flags: S
     run = source["resume"]
     for name in ("config", "preset"):
         if name in source:
-            raise ValueError(f"{_flag(name)} has no effect: --resume takes the settings of {run}")
+            raise ValueError(f"{flag_of(name)} has no effect: --resume takes the settings of {run}")
     saved, labels = _saved_config(algo, config_class, run)
     if labels.get("handed_over"):
         raise ValueError(
@@ -238,95 +216,13 @@ def _saved_config(algo: str, config_class: type[RunConfig], run: str) -> tuple[R
     return config_class.from_dict(known, source), labels
 
 
-def _read_flags(config_class: type[RunConfig], argv: Sequence[str]) -> tuple[Settings, Settings]:
-    """Parses a command line; returns the source flags and the settings, as typed values."""
-    kinds = get_type_hints(SourceFlags) | get_type_hints(config_class)
-    groups = _group_words(argv, kinds)
-    given = {name: words for name, words in groups.items() if kinds[name] is not bool}
-    for name, words in given.items():
-        if not words:  # tyro takes that for an empty list
-            raise ValueError(f"{_flag(name)} takes {_in_words(kinds[name])}, and got nothing")
-    parsed = _ask_tyro(config_class, given, kinds)
-    if parsed is None:
-        # One of them is wrong. tyro would print a box; for a single line, each is tried alone.
-        for name, words in given.items():
-            if _ask_tyro(config_class, {name: words}, kinds) is None:
-                wrong = " ".join(words)
-                raise ValueError(f"{_flag(name)} takes {_in_words(kinds[name])}, not {wrong!r}")
-        raise AssertionError(f"tyro rejects {given} together, but none alone")
-    values = {
-        name: getattr(parsed, name) if name in given else _boolean(name, words)
-        for name, words in groups.items()
-    }
-    own_names = [entry.name for entry in dataclasses.fields(SourceFlags) if entry.name in values]
-    return {name: values.pop(name) for name in own_names}, values
-
-
-def _group_words(argv: Sequence[str], kinds: Settings) -> dict[str, list[str]]:
-    """Returns the words after each flag, by setting; only --config may be given several times."""
-    uses: list[tuple[str, list[str]]] = []
-    for word in argv:
-        if word.startswith("-") and not _is_number(word):
-            flag, equals, value = word.partition("=")
-            uses.append((flag, [value] if equals else []))
-        elif uses:
-            uses[-1][1].append(word)
-        else:
-            raise ValueError(f"{word!r} stands before any flag; settings look like --seed 1")
-    groups: dict[str, list[str]] = {}
-    for flag, words in uses:
-        if flag == "--cuda" and not words:
-            flag, words = "--accelerator", ["cuda"]
-        name = flag[2:].replace("-", "_") if flag.startswith("--") else ""
-        positive = name.removeprefix("no_")
-        if name not in kinds and kinds.get(positive) is bool:
-            if words:
-                raise ValueError(f"{flag} takes no value, not {' '.join(words)!r}")
-            name, words = positive, ["false"]
-        if name not in kinds:
-            raise ValueError(f"unknown flag {flag}{hint_for(name, kinds, dash=True, cutoff=0.7)}")
-        if name in groups and name != "config":
-            raise ValueError(f"{_flag(name)} is given twice; give it once")
-        groups[name] = [*groups.get(name, ()), *words]
-    return groups
-
-
-def _ask_tyro(
-    config_class: type[RunConfig], given: dict[str, list[str]], kinds: Settings
-) -> object | None:
-    """Returns an object with the value of every flag, or None if tyro rejects the words."""
-    import tyro
-
-    args: list[str] = []
-    for name, words in given.items():
-        if kinds[name] in (int, tuple[int, ...]):
-            words = [_whole(word) for word in words]
-        # With "=", a value may start with a dash.
-        args += [f"{_flag(name)}={words[0]}"] if len(words) == 1 else [_flag(name), *words]
-    # console_outputs=False does not suppress the boxes for wrong values.
-    with contextlib.redirect_stderr(io.StringIO()), contextlib.suppress(SystemExit):
-        return tyro.cli(_form(config_class), args=args, console_outputs=False)
-    return None
-
-
-def _form(config_class: type[RunConfig]) -> Any:
-    """Returns the dataclass for tyro: the source flags and the settings, without the checks.
-
-    The checks apply to the merged settings: flags may be valid only with the preset or file.
-    """
-    unchecked = {"__post_init__": lambda self: None}
-    return dataclass(frozen=True)(type("Flags", (config_class, SourceFlags), unchecked))
-
-
 def _print_help(algo: str, config_class: type[RunConfig], argv: Sequence[str]) -> None:
     """Prints all flags; the defaults reflect `--env-id`, `--config` and `--resume`."""
-    import tyro
-
     shown = config_class()
     note = f"Tuned settings, shown by --env-id TASK --help: {', '.join(load_presets(algo))}."
     # Help must be printed whatever else is on the command line.
     with contextlib.suppress(ValueError, OSError):
-        source, flags = _read_flags(config_class, argv)
+        source, flags = read_flags(config_class, argv)
         if "resume" in source:
             shown, _ = _saved_config(algo, config_class, source["resume"])
             note = f"The defaults below are those of {source['resume']}."
@@ -339,46 +235,4 @@ def _print_help(algo: str, config_class: type[RunConfig], argv: Sequence[str]) -
             note = f"The defaults below include {' and '.join(origins) or 'no preset'}."
     values = {entry.name: getattr(shown, entry.name) for entry in dataclasses.fields(config_class)}
     description = f"{(config_class.__doc__ or '').strip().splitlines()[0]}\n\n{note}"
-    program = f"python -m fastrl.{algo}"
-    form = _explained(_form(config_class), documentation(SourceFlags, config_class))
-    tyro.cli(form, default=form(**values), args=["--help"], prog=program, description=description)
-
-
-def _explained(form: Any, texts: dict[str, str]) -> Any:
-    """Returns a form whose help texts are single lines, which the terminal wraps."""
-    import tyro
-
-    kinds = get_type_hints(form)
-    notes = {name: Annotated[kinds[name], tyro.conf.arg(help=texts[name])] for name in texts}
-    return dataclass(frozen=True)(type("Flags", (form,), {"__annotations__": notes}))
-
-
-def _boolean(name: str, words: list[str]) -> bool:
-    """Parses a boolean flag, which is true without a value."""
-    value = _BOOLEAN_WORDS.get(" ".join(words).lower()) if words else True
-    if value is None:
-        raise ValueError(f"{_flag(name)} takes true, false or nothing, not {' '.join(words)!r}")
-    return value
-
-
-def _in_words(kind: Any) -> str:
-    """Describes the values that a flag of this type takes."""
-    names: dict[Any, str] = {str: "one word", tuple[str, ...]: "words separated by spaces"}
-    names[tuple[int, ...]] = "whole numbers separated by spaces"
-    return names.get(kind) or in_words(kind)
-
-
-def _whole(word: str) -> str:
-    """Converts 1e6 to a form that int() reads."""
-    is_power = "e" in word.lower() and _is_number(word) and float(word).is_integer()
-    return str(int(float(word))) if is_power else word
-
-
-def _is_number(word: str) -> bool:
-    with contextlib.suppress(ValueError):
-        return float(word) is not None
-    return False
-
-
-def _flag(name: str) -> str:
-    return "--" + name.replace("_", "-")
+    print_flags(config_class, values, f"python -m fastrl.{algo}", description)

@@ -23,7 +23,7 @@ from torch import Tensor
 from toy_agents import Loop
 
 from fastrl import A2C, PPO, SAC, DroQ, PPORecurrent
-from fastrl.agents.decoupled_run import make_player, make_trainer
+from fastrl.agents.running import make_player, make_trainer
 from fastrl.kernels.extension import HAS_DENSE
 from fastrl.processes.devices import make_devices
 

@@ -13,7 +13,7 @@ from test_ranks import NUM_ENVS, SameA2C, SamePPO, arrays, learned, sized
 from toy_agents import Loop, make_agent_of, tensors_of
 
 from fastrl.a2c import A2C
-from fastrl.agents.decoupled_run import make_player, make_trainer
+from fastrl.agents.running import make_player, make_trainer
 from fastrl.config.ppo import PPOConfig
 from fastrl.config.ppo_recurrent import PPORecurrentConfig
 from fastrl.config.sac import SACConfig

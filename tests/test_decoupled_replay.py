@@ -14,7 +14,7 @@ from test_resume import assert_equal
 from toy_agents import Loop
 
 from fastrl import SAC, DroQ
-from fastrl.agents.decoupled_run import make_player, make_trainer
+from fastrl.agents.running import make_player, make_trainer
 from fastrl.config.command import Command
 from fastrl.config.sac import SACConfig
 from fastrl.processes.devices import make_devices

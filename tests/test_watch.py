@@ -16,7 +16,7 @@ import pytest
 from ranks import end_ranks_early, run_ranks
 from toy_envs import EndlessEnv
 
-from fastrl.agents.decoupled_run import run_decoupled
+from fastrl.agents.running import run_decoupled
 from fastrl.buffers.rollout import RolloutBuffer
 from fastrl.config.command import Command
 from fastrl.config.ppo import PPOConfig

@@ -11,18 +11,17 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from fastrl.agents.decoupled_run import run_decoupled
-from fastrl.agents.naming import class_name, class_of, is_stock
+from fastrl.agents.naming import class_name, is_stock
 from fastrl.agents.networks import match_networks
 from fastrl.agents.reading import read_agent
+from fastrl.agents.running import run_command
 from fastrl.config.command import Command, describe
 from fastrl.config.decoupled import DecoupledConfig
 from fastrl.config.other_names import hint_for
 from fastrl.config.trust import signature_of
 from fastrl.engine.engine import Engine
-from fastrl.engine.optimizer import FlatOptimizer, FlatParameters
+from fastrl.engine.optimizer import FlatParameters
 from fastrl.engine.threads import keep_freed_memory, num_threads
-from fastrl.envs.make import is_known_id
 from fastrl.envs.pools import open_envs
 from fastrl.envs.rebuild import Task, task_of
 from fastrl.envs.vector import Spaces, VectorEnv
@@ -257,12 +256,8 @@ class BaseAgent:
     def not_finite(self) -> str:
         """Returns where the first number is in networks or optimisers that is not finite; or ""."""
         names = {id(value): name for name, value in vars(self).items()}
-        learned: dict[str, Any] = {}
-        for flat, module in self.trained():
-            learned[names.get(id(module), "network")] = module.state_dict()
-            if isinstance(flat, FlatOptimizer):
-                learned[names.get(id(flat), "optimizer")] = flat.state_dict()
-        return first_not_finite(learned)
+        parts: list[Any] = [x for pair in self.trained() for x in pair if hasattr(x, "state_dict")]
+        return first_not_finite({names.get(id(x), "network"): x.state_dict() for x in parts})
 
     def save(self, path: str | Path) -> None:
         """Writes weights, normalisers, optimiser and random states to one file.
@@ -351,21 +346,4 @@ class BaseAgent:
     @classmethod
     def run(cls, command: Command) -> int:
         """Trains as the command line says, maybe as one part of it; returns the exit status."""
-        kind: Any = cls
-        if command.agent:
-            kind = class_of(command.agent)
-            if kind.algo != cls.algo:
-                raise ValueError(f"{command.agent} is of {kind.algo!r}, not of {cls.algo!r}")
-        if command.config.decoupled:
-            return run_decoupled(kind, command)
-        if command.resume and not is_known_id(command.config.env_id):
-            raise ValueError(
-                f"{command.resume} played {command.config.env_id}, environments that were handed "
-                f"over; go on from Python: AgentTrainer(resume=RUN).fit({cls.__name__}(env, ...))"
-            )
-        with make_devices(command.config) as devices:
-            if devices.is_global_zero:
-                print(describe(command), flush=True)
-            agent: Any = kind(command.config.env_id, command.config, devices=devices)
-            trainer = AgentTrainer(resume=command.resume, on_interrupt="return")
-            return trainer.fit(agent).exit_status
+        return run_command(cls, command)

@@ -1,30 +1,19 @@
-"""The training loop, for all algorithms: collect, update, log, evaluate, save.
-
-An iteration is one rollout and one update. Steps count stored rows: `num_envs * num_steps` per rank
-and rollout, also the reset row after each episode, which is no step of the task and which libraries
-that reset within a step do not have; `valid_env_steps` excludes them. The seconds of the loop
-exclude start-up, evaluation and checkpoints. With several ranks each runs this loop. All make the
-same decisions, because these depend on values reduced over all ranks; only rank 0 writes.
-"""
+"""Trains an agent: begins a run or goes on with one, and hands it to the training loop."""
 
 from __future__ import annotations
 
 import dataclasses
-import math
-import time
 from contextlib import ExitStack, nullcontext
 from pathlib import Path
-from time import perf_counter
-from typing import Any, Literal
+from typing import Literal
 
 from fastrl.buffers.rollout import RolloutBuffer
 from fastrl.config.run import RunConfig
 from fastrl.engine.threads import rare_collections
 from fastrl.envs.pools import AnyEnvs, fitting_envs, reopened
-from fastrl.envs.vector import EnvError
 from fastrl.processes.generators import generators_seeded, restore_generators
 from fastrl.processes.pulse import PULSE
-from fastrl.processes.signals import PATIENCE, StopSignals, is_interrupt, pass_on
+from fastrl.processes.signals import StopSignals, pass_on
 from fastrl.runs.checkpoint import Checkpoints, load_checkpoint
 from fastrl.runs.fitting import naming
 from fastrl.runs.folder import (
@@ -36,30 +25,25 @@ from fastrl.runs.folder import (
     write_config,
 )
 from fastrl.runs.progress import waiting
-from fastrl.runs.timer import SaveClock, StageTimer
+from fastrl.runs.timer import StageTimer
 from fastrl.training.agent import TRAINER_SETTINGS, Agent
-from fastrl.training.counters import TARGET_EPISODES, Counters, IterationCounts
+from fastrl.training.counters import Counters
 from fastrl.training.hints import lines_about
+from fastrl.training.loop import Loop
 from fastrl.training.player import Player
 from fastrl.training.records import Records, TrainResult
 from fastrl.training.resuming import (
-    ENVS_STATE,
     check_same_run,
     check_task,
     check_unfinished,
     is_whole,
     restore_envs,
     restored_counters,
-    run_state,
     share_of_rank,
-    state_of_rank,
 )
 
 # The first reset may load assets: allow ten times the timeout.
 _SLOWNESS_OF_RESETS = 10
-
-_PATIENCE_WITH_UPDATES = 60.0  # seconds; only environments are likely never to return
-_SIGNAL_SECONDS = 0.1  # a signal to all processes of a run arrives everywhere within this time
 
 
 class AgentTrainer:
@@ -171,7 +155,7 @@ class AgentTrainer:
             signals.hold()
             if agent.devices.is_global_zero:
                 print(*lines_about(agent, buffer.obs[0]), sep="\n", flush=True)
-            run = _Run(agent, counters, buffer, player, timer, signals)
+            run = Loop(agent, counters, buffer, player, timer, signals)
             if not agent.devices.is_global_zero:
                 return run.play(None, restored is not None)
             if folder is None:  # late, so that a new folder gets its first checkpoint soon
@@ -183,200 +167,6 @@ class AgentTrainer:
                 shown = folder.relative_to(agent.start_folder)
             with Records(agent, folder, shown, counters, signals, restored is not None) as records:
                 return run.play(records, restored is not None)
-
-
-class _Run:
-    """One call of `fit` on one rank."""
-
-    def __init__(
-        self,
-        agent: Agent,
-        counters: Counters,
-        buffer: RolloutBuffer,
-        player: Player,
-        timer: StageTimer,
-        signals: StopSignals,
-    ) -> None:
-        self.agent, self.config, self.devices = agent, agent.config, agent.devices
-        self.counters, self.buffer, self.player, self.timer = counters, buffer, player, timer
-        self.signals, self.agreed_signal = signals, 0
-        self.ranks: list[dict[str, Any]] = []
-        self.ranks_at = -1  # `counters.updates` when they were gathered
-        self.is_learning = False  # and the agent in between two states
-        self.eval_owed_since: int | None = None  # `last_eval` before a test that was cut short
-        # What is under way cannot be saved, so overlapping runs go by their steps alone.
-        self.save_clock = SaveClock(never=getattr(self.config, "overlap", False))
-        self.must_save = False  # by the clock
-        self.is_cut = False  # in the middle of a rollout, with which the environments' state went
-        self.has_tests = self.config.eval_every > 0 and self.config.eval_episodes > 0
-        self.steps_per_update = buffer.num_steps * buffer.num_envs * self.devices.world_size
-
-    def play(self, records: Records | None, is_resumed: bool) -> TrainResult:
-        """Runs the training loop; `records` is None except on rank 0."""
-        if not is_resumed:
-            with self.save_clock.saving():
-                self._gather_ranks()
-                if records:
-                    records.save_last(lambda: self._state(records))  # resumable at once
-        self.devices.watch_for_hanging(True)
-        try:
-            self._loop(records, is_resumed)
-        except (KeyboardInterrupt, RuntimeError, EnvError) as error:
-            if not self._can_be_saved_after(error):
-                raise
-            self.signals.take()
-            self.is_cut = True
-        self._take_stage_seconds()
-        with self.signals.shielded():
-            self._gather_ranks()
-        self.devices.watch_for_hanging(False)
-        if records:
-            # The ranks no longer exchange signals; only rank 0 evaluates, and may still get one.
-            return records.finish(
-                lambda: self._state(records), lambda: self._signal() or self.signals.number
-            )
-        return TrainResult(Path(), {}, 128 + self._signal() if self._signal() else 0)
-
-    def _loop(self, records: Records | None, is_resumed: bool) -> None:
-        """Iterates until the run is complete, its target is reached, or a signal came."""
-        counters, agent = self.counters, self.agent
-        if is_resumed:
-            self._test_if_due(records)  # one that a signal cut short
-        while counters.updates < agent.num_updates and not self._signal():
-            start = perf_counter()
-            metrics = self._iterate()
-            counters.loop_seconds += perf_counter() - start
-            if records and metrics:
-                metrics["Time/step_per_second"] = counters.steps_per_second
-                records.log(metrics)
-            if records:
-                records.show()
-            self.devices.watch_for_hanging(True)
-            if self._target_reached():
-                if records:
-                    records.seconds_to_target = records.wall_seconds
-                return
-            self._test_if_due(records)
-            self._save_if_due(records)
-
-    def _can_be_saved_after(self, error: BaseException) -> bool:
-        """Returns whether a signal cut a rollout short, and the agent is as an update left it."""
-        if isinstance(error, EnvError):  # its workers may have got the signal first
-            time.sleep(_SIGNAL_SECONDS)
-        is_cut = is_interrupt(error) or (isinstance(error, EnvError) and self.signals.came())
-        return is_cut and self.devices.is_alone and not self.is_learning
-
-    def _iterate(self) -> dict[str, float]:
-        """Runs one rollout and one update; returns the metrics, {} if no row is due."""
-        counters = self.counters
-        try:
-            episodes = self.player.collect()
-        except ValueError:
-            self._check_weights()  # no environment is to blame for actions that are not finite
-            if not bool(self.buffer.actions.isfinite().all()):
-                raise self._diverged("an action is not finite") from None
-            raise
-        self.is_learning, self.signals.patience = True, _PATIENCE_WITH_UPDATES
-        metrics = self.agent.update(self.buffer, counters.updates, self.timer)
-        num_valid = self.buffer.num_valid
-        self.buffer.carry_over()
-        counters.updates += 1
-        counters.env_steps += self.steps_per_update
-        is_due = self.devices.is_global_zero and self.save_clock.is_due  # it alone writes
-        own = IterationCounts.of_rank(self.signals.number, is_due, num_valid, episodes)
-        happened = IterationCounts.unpack(self.devices.gather(own.pack()))
-        self.agreed_signal, self.must_save = happened.signal, happened.must_save
-        counters.add(happened)
-        self.is_learning, self.signals.patience = False, PATIENCE
-        if not metrics:
-            return {}
-        self._check_finite(metrics)
-        counts = {"Info/valid_env_steps": float(counters.valid_env_steps)}
-        return metrics | counts | counters.take_unlogged() | self._take_stage_seconds()
-
-    def _take_stage_seconds(self) -> dict[str, float]:
-        """Adds the seconds since the last row of metrics to the total; returns them as metrics."""
-        seconds, total = self.timer.seconds, self.counters.stage_seconds
-        for stage, value in seconds.items():
-            total[stage] = total.get(stage, 0.0) + value
-        self.timer.reset()
-        return {f"Time/{stage}_seconds": value for stage, value in seconds.items()}
-
-    def _signal(self) -> int:
-        """Returns the signal that ends the run, or 0; the same on all ranks during training."""
-        return self.signals.number if self.devices.is_alone else self.agreed_signal
-
-    def _check_finite(self, metrics: dict[str, float]) -> None:
-        """Raises ValueError if the training diverged, before the policy acts or is saved."""
-        for name, value in metrics.items():
-            if name.startswith(("Loss/", "Gradients/")) and not math.isfinite(value):
-                place = self.agent.not_finite()
-                more = f" and {place} not finite" if place else ""
-                raise self._diverged(f"{name} is {value}{more}")
-
-    def _check_weights(self) -> None:
-        """Raises ValueError if the training diverged: before weights are saved or tested."""
-        if place := self.agent.not_finite():
-            raise self._diverged(f"{place} is not finite")
-
-    def _diverged(self, what: str) -> ValueError:
-        rates = [x for x in ("learning_rate", "policy_lr", "q_lr") if hasattr(self.config, x)]
-        return ValueError(
-            f"{self.config.env_id}: {what} after {self.counters.env_steps} steps: the training "
-            f"diverged; a lower {' or '.join(rates)} or normalised observations may help. The "
-            "saved checkpoints are from before that"
-        )
-
-    def _target_reached(self) -> bool:
-        target, counters = self.config.target_return, self.counters
-        if target is None or len(counters.recent_returns) < TARGET_EPISODES:
-            return False
-        return counters.mean_return >= target
-
-    def _test_if_due(self, records: Records | None) -> None:
-        config, counters = self.config, self.counters
-        steps_since = counters.env_steps - counters.last_eval
-        if not self.has_tests or steps_since < config.eval_every:
-            return
-        before, counters.last_eval = counters.last_eval, counters.env_steps
-        self._gather_ranks()  # so that the best policy's checkpoint is complete, too
-        if records and records.test(lambda: self._state(records)) is None and self.signals.came():
-            self.eval_owed_since = before
-
-    def _save_if_due(self, records: Records | None) -> None:
-        """Saves a periodic checkpoint by the steps, or the latest one by the clock."""
-        config, counters = self.config, self.counters
-        steps_since = counters.env_steps - counters.last_checkpoint
-        is_periodic = config.checkpoint_every > 0 and steps_since >= config.checkpoint_every
-        if not is_periodic and not self.must_save:
-            return
-        if is_periodic:
-            counters.last_checkpoint = counters.env_steps
-        with self.save_clock.saving():
-            self._gather_ranks()
-            if records and is_periodic:
-                records.save_periodic(lambda: self._state(records), self.has_tests)
-            elif records:
-                records.save_last(lambda: self._state(records))
-
-    def _gather_ranks(self) -> None:
-        """Gathers the state of each rank on rank 0, which saves it with its own."""
-        self._check_finite(self.agent.finish_pending())
-        self._check_weights()
-        if not self.devices.is_alone and self.ranks_at != self.counters.updates:
-            self.ranks = self.devices.gather_states(state_of_rank(self.agent, self.buffer))
-            self.ranks_at = self.counters.updates
-
-    def _state(self, records: Records) -> dict[str, Any]:
-        self.counters.wall_seconds = records.wall_seconds
-        state = run_state(self.agent, self.buffer, self.counters)
-        if self.ranks and self.ranks_at == self.counters.updates:
-            state["ranks"] = self.ranks
-        if self.eval_owed_since is not None:
-            state["counters"]["last_eval"] = self.eval_owed_since
-        if self.is_cut:
-            state = {name: value for name, value in state.items() if name not in ENVS_STATE}
-        return state
 
 
 def _built(agent: Agent) -> RolloutBuffer:

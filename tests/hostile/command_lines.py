@@ -9,8 +9,9 @@ import types
 from collections.abc import Callable
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
-from fastrl.cli import SourceFlags, _config_class
+from fastrl.cli import _config_class
 from fastrl.config.command import Command
+from fastrl.config.flags import SourceFlags
 
 ALGORITHMS = ("ppo", "ppo_recurrent", "a2c", "sac", "droq")
 

@@ -1,15 +1,47 @@
-"""Starts what this process is in a decoupled run: a player or a trainer."""
+"""Starts what a command line asks for, or the part of it that is this process's."""
 
 from __future__ import annotations
 
 from typing import Any
 
+from fastrl.agents.naming import class_of
 from fastrl.config.command import Command, describe
 from fastrl.decoupled.remote import RemoteLearner
 from fastrl.decoupled.server import LearnerServer
+from fastrl.envs.make import is_known_id
 from fastrl.envs.pools import spaces_of
 from fastrl.processes.devices import Devices, make_devices
 from fastrl.training.trainer import AgentTrainer
+
+
+def run_command(kind: Any, command: Command) -> int:
+    """Trains as the command line says, maybe as one part of it; returns the exit status.
+
+    Args:
+        kind: the algorithm's agent, such as `PPO`; a class that the command names takes its place.
+        command: settings, and the run that is resumed.
+
+    Raises:
+        ValueError: that class is none of this algorithm's; or the run played environments that were
+            handed over.
+    """
+    if command.agent:
+        algo, kind = kind.algo, class_of(command.agent)
+        if kind.algo != algo:
+            raise ValueError(f"{command.agent} is of {kind.algo!r}, not of {algo!r}")
+    if command.config.decoupled:
+        return run_decoupled(kind, command)
+    if command.resume and not is_known_id(command.config.env_id):
+        raise ValueError(
+            f"{command.resume} played {command.config.env_id}, environments that were handed "
+            f"over; go on from Python: AgentTrainer(resume=RUN).fit({kind.__name__}(env, ...))"
+        )
+    with make_devices(command.config) as devices:
+        if devices.is_global_zero:
+            print(describe(command), flush=True)
+        agent = kind(command.config.env_id, command.config, devices=devices)
+        trainer = AgentTrainer(resume=command.resume, on_interrupt="return")
+        return trainer.fit(agent).exit_status
 
 
 def run_decoupled(kind: Any, command: Command) -> int:
