@@ -327,11 +327,15 @@ def test_nothing_is_left_behind():
 
 
 def test_child_that_outlives_the_context_does_not_hold_it():
+    read, write = os.pipe()
     with signals.StopSignals():
         child = os.fork()
         if not child:
+            os.write(write, b"ready")
             time.sleep(60)
             os._exit(0)
+        assert os.read(read, 5) == b"ready"
+    os.close(read), os.close(write)
     os.kill(child, signal.SIGTERM)
     assert os.WTERMSIG(os.waitpid(child, 0)[1]) == signal.SIGTERM
 
