@@ -462,7 +462,8 @@ def test_learn_begins_with_the_lines_of_the_command_line_and_names_its_folder(tm
     header = describe(parse("ppo", flags.split()))
     assert "preset CartPole-v1: num_envs" in header
     assert model.result is not None
-    lines = header, model.engine.describe(), f"run folder: {model.result.folder}\n"
+    seen = "observations: a vector of 4 numbers"
+    lines = header, model.engine.describe(), seen, f"run folder: {model.result.folder}\n"
     assert capsys.readouterr().out.startswith("\n".join(lines))
 
 
