@@ -155,7 +155,7 @@ def test_table_shows_the_spread_over_seeds_beside_what_others_publish(learning, 
     runs = [make_record(1, 5000.4), make_record(2, 6000.4)]
     results = {"ppo": {"HalfCheetah-v4": learning.records.summarise(runs)}}
     anchors = {
-        "HalfCheetah-v4": {"ppo": [[1443, 46, 1_000_000, "X"], [9, None, 3_000_000, "Y"]]},
+        "HalfCheetah-v4": {"ppo": [[1443, 46, 100_000, "X"], [9, None, 3_000_000, "Y"]]},
         "Hopper-v4": {"ppo": [[1, None, 1, "Z"]]},
     }
     row = learning.report.markdown(results, anchors).splitlines()[-1]

@@ -117,14 +117,16 @@ def markdown(results: Results, anchors: Mapping[str, Mapping[str, list[list[Any]
             if env_id not in results[algo]:
                 continue
             result = results[algo][env_id]
+            ours = _steps(result["steps"])
             published = "; ".join(
-                f"{source} {_figure(mean)}{'' if steps == 1_000_000 else f' at {_steps(steps)}'}"
+                f"{source} {_figure(mean)}"
+                + (f" at {_steps(steps)}" if _steps(steps) != ours else "")
                 for mean, _, steps, source in anchors.get(env_id, {}).get(algo, [])
             )
             cells = [
                 env_id,
                 algo,
-                _steps(result["steps"]),
+                ours,
                 _figure(result["return_mean"]),
                 _with_interval(result),
                 _figure(result["return_worst"]),
