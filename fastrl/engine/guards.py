@@ -113,8 +113,10 @@ class PythonReads:
         self._seen.add(key)
         # Strings too: getattr(self, "beta").
         names = {*code.co_names, *(x for x in code.co_consts if isinstance(x, str))}
-        # What a comprehension sees of its function are local variables; finding it takes long.
-        if code.co_freevars and code.co_name not in _COMPREHENSIONS:
+        # Finding a function takes long: only for numbers and words in its closure, and not for what
+        # a comprehension sees of its function, which are local variables.
+        free = (frame.f_locals.get(name, _MISSING) for name in code.co_freevars)
+        if code.co_name not in _COMPREHENSIONS and any(map(_is_plain, free)):
             for function in gc.get_referrers(code):
                 if isinstance(function, FunctionType):
                     self._take_cells(function)
