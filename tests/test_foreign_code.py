@@ -131,13 +131,13 @@ def test_processes_that_an_env_starts_may_end():
     assert statuses == [7]
 
 
-def test_call_that_does_not_return_is_named_once(monkeypatch, caplog):
+def test_call_that_does_not_return_is_named(monkeypatch, caplog):
     monkeypatch.setattr(foreign, "PATIENCE_SECONDS", 1)
     monkeypatch.setattr(foreign._WATCH, "patience", 1)
     env = GymEnv("MyEnv", [DoingEnv, lambda: DoingEnv(in_step=lambda: time.sleep(2.3))], [0, 1])
     env.reset()
     env.step(np.zeros(2, np.int64))
-    (line,) = [record.getMessage() for record in caplog.records]
+    line, *_ = [record.getMessage() for record in caplog.records]
     assert line.startswith("MyEnv: step of env 1 has not returned for 1 s (")
     assert line.endswith(".py:" + line.rpartition(":")[2]) and "test_foreign_code" in line
 
@@ -294,7 +294,7 @@ def test_what_is_no_frame_is_refused(frame):
 
 def test_settings_that_a_given_vector_env_cannot_follow_are_refused():
     env = SyncVectorEnv([toy_envs.CountingEnv] * 4)
-    for name in ("mask_vel", "info_action_mask"):
+    for name, told in (("mask_vel", "does not know"), ("info_action_mask", "masks in the info")):
         settings: dict[str, Any] = {"num_envs": 4, "accelerator": "cpu", name: True}
-        with pytest.raises(ValueError, match=f": {name} has no effect on a gym"):
+        with pytest.raises(ValueError, match=told):
             PPO(env, **settings)

@@ -13,7 +13,6 @@ from toy_envs import EndlessEnv, ToyEnv
 from fastrl import PPORecurrent
 from fastrl.agents.load import find_saved, load_agent
 from fastrl.envs.make import make_env
-from fastrl.export import main as export
 from fastrl.training.agent import HasMemory
 from fastrl.training.greedy import evaluate_agent
 
@@ -232,12 +231,6 @@ def test_saved_agent_is_found_by_its_algorithm_and_predicts_as_before(tmp_path):
         obs = np.random.default_rng(0).normal(size=(5, 2)).astype(np.float32)
         wanted, got = agent.predict(obs, state=states[0]), loaded.predict(obs, state=states[1])
         np.testing.assert_array_equal(got, wanted)
-
-
-def test_export_of_a_policy_with_memory_is_refused_in_one_line(tmp_path, capsys):
-    make_recurrent().save(tmp_path / "agent.pt")
-    assert export([str(tmp_path / "agent.pt")]) == 2
-    assert "has a recurrent policy" in capsys.readouterr().err
 
 
 OWN_FLAGS: dict[str, dict[str, Any]] = {

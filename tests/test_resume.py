@@ -283,8 +283,8 @@ def contents(folder: Path) -> dict[str, bytes]:
 PLACES = [
     *[("counters", name) for name in vars(Counters())],
     *[("counters",), ("agent",), ("agent", "policy"), ("agent", "optimizer", "mean")],
-    *[("torch_random",), ("num_ranks",), ("ranks",), ("algo",), ("envs",), ("envs", 0)],
-    *[("envs", 0, "envs"), ("rollout",), ("rollout", "obs"), ("rollout", "episode_lengths")],
+    *[("torch_random",), ("num_ranks",), ("ranks",), ("algo",), ("envs",)],
+    *[("rollout",), ("rollout", "obs"), ("rollout", "episode_lengths")],
 ]
 
 

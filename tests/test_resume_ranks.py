@@ -24,7 +24,7 @@ from fastrl.config.sac import SACConfig
 from fastrl.ppo import PPO
 from fastrl.processes.devices import Devices, make_devices
 from fastrl.runs.checkpoint import load_checkpoint
-from fastrl.runs.folder import read_config
+from fastrl.runs.folder import LABELS, read_config
 from fastrl.sac import SAC
 from fastrl.training.counters import Counters
 from fastrl.training.resuming import is_whole
@@ -64,7 +64,7 @@ def begin(num_ranks: int, log_dir: Path) -> dict[str, Any]:
 
 def go_on(num_ranks: int, folder: Path) -> dict[str, Any]:
     written = read_config(folder / "config.yaml")
-    settings = {name: x for name, x in written.items() if name not in ("algo", "signature")}
+    settings = {name: x for name, x in written.items() if name not in LABELS}
     steps = NUM_ENVS * NUM_STEPS * (UPDATES_BEFORE + UPDATES_AFTER)
     changes = {"devices": num_ranks, "total_timesteps": steps}
     config = resumed(PPOConfig.from_dict(settings), changes, str(folder))
