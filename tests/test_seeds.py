@@ -69,7 +69,7 @@ def test_a_preset_learns_the_same_on_one_core_and_on_two(algo, task, settings, m
 
 
 class DrawingEnv(StatefulEnv):
-    """Draws from the generators of Python, NumPy and torch, when made and at each step."""
+    """Draws from the generators of Python, NumPy and torch: made, at each reset and each step."""
 
     drawn: float
 
@@ -79,6 +79,10 @@ class DrawingEnv(StatefulEnv):
 
     def draw(self) -> float:
         return random.random() + np.random.rand() + float(torch.rand(()))
+
+    def reset(self, **settings: Any) -> tuple[Any, dict[str, Any]]:
+        self.draw()
+        return super().reset(**settings)
 
     def outcome(self, action: Any) -> tuple[float, bool, bool]:
         reward, terminated, truncated = super().outcome(action)

@@ -16,6 +16,7 @@ import numpy as np
 from fastrl.envs.make import Purpose, base_seed
 from fastrl.envs.vector import VectorEnv
 from fastrl.processes.errors import one_line
+from fastrl.processes.generators import generators_seeded
 from fastrl.processes.pulse import PULSE
 
 if TYPE_CHECKING:  # torch is imported only after the arguments are validated
@@ -155,8 +156,6 @@ def evaluate_agent(
         The results. None if it was stopped; or, with one line in the log, if evaluation is
         impossible: no more environments can be made, or an episode does not end.
     """
-    from fastrl.processes.generators import generators_seeded
-
     env, seed = None, agent.config.seed
     try:
         with generators_seeded(seed):

@@ -140,8 +140,6 @@ class AgentTrainer:
                     agent.load_state_dict(restored["agent"])
                     if place := agent.not_finite():
                         raise ValueError(f"its {place} is not finite: the training diverged")
-                    if "torch_random" in restored:
-                        restore_generators(restored)
             with PULSE.slow(_SLOWNESS_OF_RESETS):
                 if restored is None or "envs" not in restored:
                     player.reset()
@@ -152,6 +150,9 @@ class AgentTrainer:
                         agent.envs = reopened(agent.envs, counters.restarts)
                         player = Player(agent, agent.envs, buffer, timer)
                         player.reset()
+            if restored is not None and "torch_random" in restored:
+                with naming(checkpoint):  # last: resets may draw from the generators
+                    restore_generators(restored)
             signals.hold()
             if agent.devices.is_global_zero:
                 print(*lines_about(agent, buffer.obs[0]), sep="\n", flush=True)
