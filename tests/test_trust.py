@@ -129,6 +129,13 @@ def test_runs_of_another_user_run_what_is_trusted_or_named_again(run, home, comm
     assert command(run, *words) == 0
 
 
+@pytest.mark.parametrize("command", [by_evaluate, by_export])
+def test_trust_holds_too_where_the_class_is_named(run, home, command):
+    shutil.rmtree(home)
+    assert command(run, "--agent", "fastrl.ppo:PPO") == 2
+    assert command(run, "--agent", "fastrl.ppo:PPO", "--trust") == 0
+
+
 @pytest.mark.parametrize(
     "changes",
     [

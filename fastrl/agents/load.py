@@ -71,7 +71,7 @@ def load_agent(
     if agent:
         from fastrl.agents.naming import class_of
 
-        return class_of(agent).load_anywhere(saved.checkpoint, env, **settings)
+        return class_of(agent).load_anywhere(saved.checkpoint, env, trust, **settings)
     name = f"fastrl.{saved.algo}"
     is_known = str(saved.algo).isidentifier() and find_spec(f"fastrl.config.{saved.algo}")
     module: Any = import_module(name) if is_known and find_spec(name) else None

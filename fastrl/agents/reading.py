@@ -41,7 +41,7 @@ def read_agent(kind: Any, path: str | Path, env: Any, trust: bool, settings: dic
     except (TypeError, ValueError) as error:
         raise ValueError(f"{path}: {one_line(error)}") from error
     recorded = state.get("class")
-    named_again = set(given) | ({"env_id"} if env is not None else set())
+    named_again = set(settings) | ({"env_id"} if env is not None else set())
     if not recorded or is_loaded(recorded):
         named_again.add("agent")
     # The class of a script cannot be imported by its name, so that names no code.
