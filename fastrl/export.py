@@ -32,7 +32,7 @@ import numpy as np
 from gymnasium import Space, spaces
 
 from fastrl.agents.load import find_saved, load_agent
-from fastrl.processes.errors import Parser, exit_status
+from fastrl.processes.errors import Parser, exit_status, one_line
 from fastrl.runs.folder import CHECKPOINTS_NAME, check_replaceable, replaced_file
 from fastrl.spaces.observations import PackedRow
 
@@ -88,7 +88,7 @@ def export_policy(
             except (OSError, MemoryError, _LackError):
                 raise
             except Exception as error:  # torch and ONNX raise many types
-                reason = " ".join(str(error.__cause__ or error).split())[:200]
+                reason = one_line(error.__cause__ or error)[:200]
                 raise ValueError(f"{form}: this policy cannot be exported: {reason}") from error
         share = _share_of_equal_actions(wanted, got)
         # Ties between two actions may be broken either way.

@@ -8,6 +8,7 @@ import stat
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import pytest
@@ -184,6 +185,21 @@ def test_loading_from_python_takes_trust_or_the_name(run, module, home):
     assert PPO.load(run, trust=True).envs[0].env_id == "theirs:make"
     assert PPO.load(run, "CartPole-v1", env_kwargs={}).envs[0].env_id == "CartPole-v1"
     assert PPO.load(run, env_id="CartPole-v1", env_kwargs={}).config.env_id == "CartPole-v1"
+
+
+def test_class_of_a_script_is_signed_together_with_its_environment(home, module, monkeypatch):
+    class Mine(PPO):
+        pass
+
+    Mine.__module__, Mine.__qualname__ = "__main__", "Mine"
+    script = ModuleType("__main__")
+    monkeypatch.setattr(script, "Mine", Mine, raising=False)
+    monkeypatch.setitem(sys.modules, "__main__", script)
+    Mine("theirs:make", preset="none", **SMALL).save(module / "agent.pt")
+    assert type(Mine.load(module / "agent.pt")) is Mine
+    shutil.rmtree(home)
+    with pytest.raises(ValueError, match="wants to run theirs:make"):
+        Mine.load(module / "agent.pt")
 
 
 @pytest.mark.parametrize("env_id", ["os:system", "subprocess:run", "builtins:exec", "pip:main"])

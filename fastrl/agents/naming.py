@@ -46,12 +46,12 @@ def class_of(name: Any, source: str = "") -> Any:
     found = _loaded(module_name, qualname)
     if found is None and module_name != "__main__":
         found = _found(_imported(module_name, name), qualname)
+    where = f"{source} was made by {name}" if source else name
     if found is None and module_name == "__main__":
         raise ValueError(
-            f"{source} was made by {qualname}, a class of a script: load it there, by "
-            f"{qualname}.load, or put the class into a module, which --agent names"
+            f"{where}, a class of a script: load it there, by {qualname}.load, or put the class "
+            "into a module, which --agent names"
         )
-    where = f"{source} was made by {name}" if source else name
     if found is None:
         raise ValueError(f"{where}, but there is no class of that name")
     if not hasattr(found, "load_state_dict") or not hasattr(found, "algo"):

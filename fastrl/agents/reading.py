@@ -42,11 +42,10 @@ def read_agent(kind: Any, path: str | Path, env: Any, trust: bool, settings: dic
         raise ValueError(f"{path}: {one_line(error)}") from error
     recorded = state.get("class")
     named_again = set(settings) | ({"env_id"} if env is not None else set())
-    if not recorded or is_loaded(recorded):
+    # The class of a script cannot be imported by its name, so that it names no code.
+    if not recorded or is_loaded(recorded) or str(recorded).startswith("__main__:"):
         named_again.add("agent")
-    # The class of a script cannot be imported by its name, so that names no code.
-    is_of_script = str(recorded).startswith("__main__:")
-    named = {**config.to_dict(), "agent": "" if is_of_script else recorded or ""}
+    named = {**config.to_dict(), "agent": recorded or ""}
     check_named(named, state.get("signature"), path, trust=trust, named_again=named_again)
     make: Any = class_to_load(recorded, kind, str(path))
     if env is None and (state.get("handed_over") or not is_known_id(config.env_id)):

@@ -13,6 +13,8 @@ from typing import Any
 
 from torch import Tensor
 
+from fastrl.processes.errors import one_line
+
 # What a value of a wrong type or shape can raise where it is taken in.
 _MISFITS = (ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError)
 
@@ -23,10 +25,10 @@ def naming(path: Path) -> Iterator[None]:
     try:
         yield
     except ValueError as error:
-        raise ValueError(f"{path}: {' '.join(str(error).split())}") from error
+        raise ValueError(f"{path}: {one_line(error)}") from error
     except _MISFITS as error:
-        words = " ".join(str(error).split())
-        raise ValueError(f"{path}: the checkpoint does not fit this agent: {words}") from error
+        fault = "the checkpoint does not fit this agent"
+        raise ValueError(f"{path}: {fault}: {one_line(error)}") from error
 
 
 def check_fits(state: Any, expected: Any, name: str = "", free: tuple[str, ...] = ()) -> None:

@@ -18,6 +18,7 @@ from fastrl.config.resume import check_beginnings
 from fastrl.envs.foreign import call
 from fastrl.envs.vector import EnvError, HasState, VectorEnv
 from fastrl.processes.devices import Devices
+from fastrl.processes.errors import one_line
 from fastrl.processes.generators import state_of_generators
 from fastrl.runs.fitting import check_fits
 from fastrl.runs.logger import SUMMARY_NAME
@@ -149,9 +150,9 @@ def restored_counters(restored: dict[str, Any]) -> Counters:
                 raise TypeError(f"its counters.{name} is {value!r}")
         return counters
     except (KeyError, TypeError, ValueError) as error:
-        reason = " ".join(str(error).split())
         raise ValueError(
-            f"the newest checkpoint is not one of a run of this version of fastrl: {reason}"
+            "the newest checkpoint is not one of a run of this version of fastrl: "
+            f"{one_line(error)}"
         ) from error
 
 
