@@ -288,7 +288,7 @@ def test_what_is_no_frame_is_refused(frame):
             return frame
 
     env = GymEnv("MyEnv", [lambda: Env(render_mode="rgb_array")], [0])
-    with pytest.raises(EnvError, match=r"MyEnv: render returned .*, which is no frame"):
+    with pytest.raises(EnvError, match=r"MyEnv: render returned .*, which is not a frame"):
         env.render()
 
 

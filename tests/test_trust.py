@@ -221,7 +221,7 @@ def test_part_of_python_is_not_even_imported(env_id):
     ("name", "fault"),
     [
         ("system", "comes with Python"),
-        ("NoEnvironment", "is a class, but none of gymnasium.Env"),
+        ("NoEnvironment", "is a class, but not a gymnasium.Env"),
         ("none", "it returned a int, not a gymnasium.Env"),
         ("pathlib", "has no callable"),
     ],

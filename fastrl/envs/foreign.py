@@ -32,7 +32,7 @@ _leave_process = os._exit
 class ForeignCode:
     """A context for calls of an environment's code.
 
-    - What it raises, other than KeyboardInterrupt, is raised as EnvError that says where.
+    - Whatever it raises, other than KeyboardInterrupt, becomes an EnvError that says where.
     - `os._exit` there is an error too: it would end a run without a word, as if it were complete.
     - A call that does not return within `PATIENCE_SECONDS` is named by a warning.
     """

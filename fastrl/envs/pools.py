@@ -132,7 +132,7 @@ def fitting_envs(
             f"the agent was built for {facts(built_for)}"
         )
     task = task_of(given[0], envs, config)
-    if before.is_own:  # what is tested was said before
+    if before.is_own:  # the caller said before what is tested
         task = task._replace(make=before.make, why_not=before.why_not, is_own=True)
     return envs, task
 

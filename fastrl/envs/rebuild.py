@@ -48,7 +48,7 @@ class Task(NamedTuple):
     note: str = ""
     """What the user should know of the environments that are trained on."""
     check: Callable[[], str] | None = None
-    """Makes one and says in what it differs from those that are trained on; "" if in nothing."""
+    """Makes one and says how it differs from those that are trained on; "" if it does not."""
 
     def checked(self) -> Task:
         """Returns the task, whose environments cannot be made if they would be others."""
@@ -69,7 +69,7 @@ def task_of(env: Any, envs: Sequence[VectorEnv], config: RunConfig, eval_env: An
             `gymnasium.Env`, an environment, or an id. None: nothing is tested.
 
     Raises:
-        ValueError: `eval_env` is nothing of that kind.
+        ValueError: `eval_env` is none of these.
     """
     trained = _trained(env, envs, config)
     if trained.env_id != config.env_id:
@@ -78,7 +78,7 @@ def task_of(env: Any, envs: Sequence[VectorEnv], config: RunConfig, eval_env: An
         return trained
     own = trained._replace(is_own=True, make=None, check=None)
     if eval_env is env:
-        raise ValueError("eval_env is what is trained on, which a test would reset")
+        raise ValueError("eval_env is the environment that is trained on, which a test would reset")
     if eval_env is None:
         return own._replace(why_not="eval_env=None")
     return own._replace(make=_tested(eval_env, config), why_not="")

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from fastrl.processes.errors import one_line
 
-# What a value of a wrong type or shape can raise where it is taken in.
+# What a value of a wrong type or shape can raise when it is loaded.
 _MISFITS = (ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError)
 
 
@@ -32,7 +32,7 @@ def naming(path: Path) -> Iterator[None]:
 
 
 def check_fits(state: Any, expected: Any, name: str = "", free: tuple[str, ...] = ()) -> None:
-    """Raises ValueError, with the place, if a state has not the form of another.
+    """Raises ValueError, with the place, if a state does not have the form of another.
 
     Args:
         state: from a checkpoint.
@@ -95,5 +95,5 @@ def _in_words(value: Any) -> str:
         return "a mapping"
     if isinstance(value, list | tuple):
         return f"a list of {len(value)}"
-    kinds = {int: "a whole number", float: "a number", bool: "true or false", str: "a text"}
+    kinds = {int: "a whole number", float: "a number", bool: "true or false", str: "a string"}
     return kinds.get(type(value), "nothing" if value is None else f"a {type(value).__name__}")

@@ -200,7 +200,7 @@ def replaced_file(path: str | Path) -> Iterator[BinaryIO]:
 
 
 def check_replaceable(path: Path) -> None:
-    """Raises ValueError if there is something at `path` that is no regular file.
+    """Raises ValueError if there is something at `path` that is not a regular file.
 
     A link, device, pipe or folder is somebody's; a file in its place would take it away.
     """

@@ -23,7 +23,7 @@ if TYPE_CHECKING:  # torch is imported only after the arguments are validated
     from fastrl.training.agent import Agent
 
 StopQuery = Callable[[], bool]  # whether to stop early
-Show = Callable[..., None]  # takes how much is done, of how much, and maybe the step under way
+Show = Callable[..., None]  # takes how much is done, of how much, and optionally the step under way
 
 MAX_ENVS = 128  # maximum number of parallel environments in an evaluation
 

@@ -29,7 +29,7 @@ ENVS_STATE = ("envs", "rollout")  # names of what belongs to the state of the en
 _DEEPEST = 50  # levels of the state of an environment; one that holds itself has no end
 
 _log = logging.getLogger("fastrl")
-_unsaved: WeakSet[VectorEnv] = WeakSet()  # of which that was told
+_unsaved: WeakSet[VectorEnv] = WeakSet()  # about which that was logged
 
 
 def run_state(agent: Agent, buffer: RolloutBuffer, counters: Counters) -> dict[str, Any]:
@@ -141,7 +141,7 @@ def restored_counters(restored: dict[str, Any]) -> Counters:
         for name in ("ranks", "envs"):
             parts = restored.get(name, [])
             if not isinstance(parts, list) or not all(isinstance(x, dict) for x in parts):
-                raise TypeError(f"its {name} is no list of mappings")
+                raise TypeError(f"its {name} is not a list of mappings")
         if len(restored.get("ranks") or [None] * num_ranks) != num_ranks:
             raise TypeError(f"its ranks are {len(restored['ranks'])}, not {num_ranks}")
         counters = Counters(**restored["counters"])
@@ -204,7 +204,7 @@ def _arrays_to_tensors(value: Any, where: str, depth: int = 0) -> Any:
     if isinstance(value, dict):
         for name in value:
             if type(name) not in (str, int):
-                raise EnvError(f"{where} has a key that is neither a text nor a number")
+                raise EnvError(f"{where} has a key that is neither a string nor an integer")
             if str(name).startswith("module.") or "_orig_mod." in str(name):
                 raise EnvError(f"{where} has the key {name!r}, which is that of a wrapped network")
         return {

@@ -131,7 +131,7 @@ class AgentTrainer:
             buffer = _built(agent)
             timer = StageTimer()
             player = Player(agent, agent.envs, buffer, timer)
-            # What environments draw from Python's, NumPy's or torch's own generator follows, too.
+            # What environments draw from the global generators follows from the seed, too.
             own_seed = agent.devices.stream_seed(agent.config.seed, -1, counters.restarts)
             ownership.enter_context(generators_seeded(own_seed))
             if restored is not None:
