@@ -20,6 +20,7 @@ from gymnasium.vector import AsyncVectorEnv, SyncVectorEnv
 from gymnasium.wrappers.vector import RecordEpisodeStatistics
 
 from fastrl.config.run import RunConfig
+from fastrl.envs.foreign import ForeignCode, call
 from fastrl.envs.make import (
     Backend,
     make_env,
@@ -27,8 +28,7 @@ from fastrl.envs.make import (
     vector_env_of,
     wrap_vector_env,
 )
-from fastrl.envs.vector import VectorEnv
-from fastrl.processes.errors import one_line
+from fastrl.envs.vector import EnvError, VectorEnv
 
 Maker = Callable[..., VectorEnv]
 """Called with the number of environments, `seed`, `render` and `num_threads`."""
@@ -172,7 +172,8 @@ def _from_vector_spec(
     spec = copy.deepcopy(spec)
     drawn = {"render_mode": "rgb_array"} if render else {}
     spec.kwargs = {**spec.kwargs, "num_envs": num_envs, **drawn}
-    return wrap_vector_env(gymnasium.make_vec(spec), seed=seed, **config.env_settings)
+    made = call(f"{spec.id}: making environments", gymnasium.make_vec, spec)
+    return wrap_vector_env(made, seed=seed, **config.env_settings)
 
 
 def _from_functions(
@@ -283,19 +284,20 @@ def _check(given: gymnasium.Env, make: Callable[[], Any]) -> Callable[[], str]:
 
     def check() -> str:
         try:
-            made = make()
-            if made is given:
-                return ""  # its maker says so, with better words
-            fresh, mine = _numbers_of(made), _numbers_of(given)
-            made.reset(seed=0)
-            for _ in range(3):
-                _, _, terminated, truncated, _ = made.step(made.action_space.sample())
-                if terminated or truncated:
-                    break
-            played = _numbers_of(made)
-            made.close()
-        except Exception as error:  # of the caller's code
-            return f"trying a new one raised {type(error).__name__}: {one_line(error)}"
+            with ForeignCode("trying a new one"):
+                made = make()
+                if made is given:
+                    return ""  # its maker says so, with better words
+                fresh, mine = _numbers_of(made), _numbers_of(given)
+                made.reset(seed=0)
+                for _ in range(3):
+                    _, _, terminated, truncated, _ = made.step(made.action_space.sample())
+                    if terminated or truncated:
+                        break
+                played = _numbers_of(made)
+                made.close()
+        except EnvError as error:
+            return str(error)
         for name in fresh.keys() & mine.keys():
             if fresh[name] == played.get(name) and fresh[name] != mine[name]:
                 return (

@@ -173,7 +173,8 @@ def evaluate_agent(
 def can_be_tested(agent: Agent) -> bool:
     """Returns whether more environments of the agent's task can be made; it may try that."""
     if agent.config.eval_episodes:
-        agent.task = agent.task.checked()
+        with generators_seeded(agent.config.seed):  # it may draw, but not from the training's
+            agent.task = agent.task.checked()
     return agent.task.make is not None
 
 
