@@ -106,7 +106,8 @@ class AgentTrainer:
             settings = {name: getattr(self._config, name) for name in TRAINER_SETTINGS}
             agent.config = agent.config.replace(**settings)
         if env is not None:
-            agent.envs, agent.task = fitting_envs(env, agent.config, agent.envs, agent.task)
+            rank = agent.devices.global_rank
+            agent.envs, agent.task = fitting_envs(env, agent.config, rank, agent.envs, agent.task)
         with rare_collections(), ExitStack() as ownership:
             counters, restored, folder, checkpoint = Counters(), None, None, Path()
             if self._resume is not None:
