@@ -139,7 +139,12 @@ class PythonReads:
         if isinstance(owner, nn.Module):
             holders += [owner._modules, owner._parameters, owner._buffers]
             names = names - {"training"}  # the engine sets it, and looks at it by `take_settings`
-        parts = {key: holder[key] for holder in holders for key in names & holder.keys()}
+        parts = {
+            key: holder[key]
+            for holder in holders
+            for key in names & holder.keys()
+            if not isinstance(holder[key], _OPAQUE)
+        }
         for holder in holders:
             for key in names & holder.keys():
                 if _is_of_part(key, parts, code):
@@ -191,7 +196,7 @@ def _is_of_part(key: str, parts: Mapping[str, Any], code: CodeType) -> bool:
 
     Args:
         key: the attribute's name, `step`.
-        parts: the object's attributes by name, `policy` among them.
+        parts: the object's attributes that may have such an attribute, `policy` among them.
         code: what reads it.
     """
     look = inspect.getattr_static  # runs no property
