@@ -16,12 +16,11 @@ import argparse
 import json
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
-from fastrl.agents.load import find_saved, load_agent
+from fastrl.agents.load import find_saved, load_agent, parser_of
 from fastrl.config.run import MOST_EPISODES
-from fastrl.processes.errors import Parser, exit_status
+from fastrl.processes.errors import exit_status
 from fastrl.processes.generators import generators_seeded
 from fastrl.runs.progress import Progress
 from fastrl.runs.video import check_packages
@@ -35,24 +34,12 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
-    parser = Parser(
-        prog="python -m fastrl.evaluate", description="Plays greedy episodes with a trained agent."
-    )
-    parser.add_argument("run", metavar="RUN", type=Path, help="run folder or checkpoint file")
+    description = "Plays greedy episodes with a trained agent."
+    parser = parser_of("python -m fastrl.evaluate", description, "task to evaluate on")
     parser.add_argument(
         "--episodes", type=int, default=100, help="number of episodes (default: 100)"
     )
     parser.add_argument("--seed", type=int, help="seed of the environments (default: the run's)")
-    parser.add_argument(
-        "--checkpoint", metavar="last|best|PATH", help="checkpoint of the run (default: last)"
-    )
-    parser.add_argument(
-        "--agent", default="", help="module:Class of the run, if it is a class of your own"
-    )
-    parser.add_argument("--env-id", help="task to evaluate on (default: the run's)")
-    parser.add_argument(
-        "--trust", action="store_true", help="import code that the files name, whoever wrote them"
-    )
     parser.add_argument(
         "--video", action="store_true", help="record a video of one episode (mp4 and GIF)"
     )

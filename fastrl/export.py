@@ -31,8 +31,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from gymnasium import Space, spaces
 
-from fastrl.agents.load import find_saved, load_agent
-from fastrl.processes.errors import Parser, exit_status
+from fastrl.agents.load import find_saved, load_agent, parser_of
+from fastrl.processes.errors import exit_status, one_line
 from fastrl.runs.folder import CHECKPOINTS_NAME, check_replaceable, replaced_file
 from fastrl.spaces.observations import PackedRow
 
@@ -88,7 +88,7 @@ def export_policy(
             except (OSError, MemoryError, _LackError):
                 raise
             except Exception as error:  # torch and ONNX raise many types
-                reason = " ".join(str(error.__cause__ or error).split())[:200]
+                reason = one_line(error.__cause__ or error)[:200]
                 raise ValueError(f"{form}: this policy cannot be exported: {reason}") from error
         share = _share_of_equal_actions(wanted, got)
         # Ties between two actions may be broken either way.
@@ -241,25 +241,13 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
-    parser = Parser(
-        prog="python -m fastrl.export", description="Exports a trained policy to a single file."
-    )
-    parser.add_argument("run", metavar="RUN", type=Path, help="run folder or checkpoint file")
+    description = "Exports a trained policy to a single file."
+    parser = parser_of("python -m fastrl.export", description, "task that defines the spaces")
     parser.add_argument(
         "--format",
         choices=list(SUFFIXES),
         default="torchscript",
         help="format of the file (default: torchscript)",
-    )
-    parser.add_argument(
-        "--checkpoint", metavar="last|best|PATH", help="checkpoint of the run (default: last)"
-    )
-    parser.add_argument(
-        "--agent", default="", help="module:Class of the run, if it is a class of your own"
-    )
-    parser.add_argument("--env-id", help="task that defines the spaces (default: the run's)")
-    parser.add_argument(
-        "--trust", action="store_true", help="import code that the files name, whoever wrote them"
     )
     parser.add_argument(
         "--out", type=Path, help="file to write (default: policy.<suffix> in the run folder)"

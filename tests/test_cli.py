@@ -436,7 +436,7 @@ def test_wrong_one_of_many_files_is_named(tmp_path: Path) -> None:
     ],
 )
 def test_what_no_machine_has_memory_for_is_refused_at_once(algo, argv, words, monkeypatch) -> None:
-    monkeypatch.setattr("fastrl.processes.memory.memory_of_machine", lambda: 16 * 2**30)
+    monkeypatch.setattr("fastrl.processes.memory.total_memory", lambda: 16 * 2**30)
     if "total" not in argv:
         argv += " --total-timesteps 9000000000000"
     with pytest.raises(
@@ -448,7 +448,7 @@ def test_what_no_machine_has_memory_for_is_refused_at_once(algo, argv, words, mo
 
 @pytest.mark.parametrize("algo", ["ppo", "a2c", "ppo_recurrent", "sac", "droq"])
 def test_presets_fit_into_little_memory(algo, monkeypatch) -> None:
-    monkeypatch.setattr("fastrl.processes.memory.memory_of_machine", lambda: 2 * 2**30)
+    monkeypatch.setattr("fastrl.processes.memory.total_memory", lambda: 2 * 2**30)
     for env_id in load_presets(algo):
         cli.parse(algo, ["--env-id", env_id])
 

@@ -328,6 +328,13 @@ def test_cgroup_quota_of_a_parent_counts(tmp_path: Path, cpu_max, quota):
     assert machine._cgroup_cpu_quota(tmp_path, tmp_path / "membership") == quota
 
 
+@pytest.mark.parametrize(("written", "expected"), [("4096\n", 4096), ("max\n", None), ("", None)])
+def test_memory_is_what_the_container_may_use(written, expected, tmp_path):
+    (tmp_path / "memory.max").write_text(written)
+    whole = machine.total_memory(tmp_path / "no such file")
+    assert machine.total_memory(tmp_path / "memory.max") == (expected or whole)
+
+
 @pytest.mark.skipif(not os.path.isdir("/proc/self/task"), reason="counts threads in /proc")
 def test_close_ends_the_threads_even_in_the_middle_of_a_step():
     def num_threads() -> int:

@@ -144,6 +144,42 @@ def test_a_nested_container_is_looked_into():
     assert reads.changed() is not None
 
 
+class Owner:
+    """Has an attribute of the same name as its part has."""
+
+    def __init__(self) -> None:
+        self.part, self.step = SimpleNamespace(step=1), 1
+
+    @property
+    def itself(self) -> Owner:
+        return self
+
+
+def test_an_attribute_of_a_part_is_not_taken_for_its_owner_s():
+    owner = Owner()
+    reads = watched(lambda: owner.part.step)
+    owner.step = 2
+    assert reads.changed() is None
+    owner.part.step = 2
+    change = reads.changed()
+    assert change is not None and "part.step" in change
+
+
+@pytest.mark.parametrize(
+    "read",
+    [
+        lambda owner: owner.part.step + owner.step,
+        lambda owner: owner.part.step + getattr(owner, "step"),  # noqa: B009
+        lambda owner: owner.part.step + owner.itself.step,
+    ],
+)
+def test_an_attribute_that_owner_and_part_have_is_looked_up_in_both(read):
+    owner = Owner()
+    reads = watched(lambda: read(owner))
+    owner.step = 2
+    assert reads.changed() is not None
+
+
 def test_a_name_in_a_string_is_looked_up():
     model = Model()
     reads = watched(lambda: getattr(model, "beta"))  # noqa: B009

@@ -131,7 +131,7 @@ def test_the_command_line_trains_and_resumes_a_class_of_ones_own(tmp_path, capsy
     [
         ("own_agents", "is named module:Class, not 'own_agents'"),
         ("own_agents:Missing", "there is no class of that name"),
-        ("own_agents:Doubled", "which is no agent of fastrl"),
+        ("own_agents:Doubled", "which is not an agent of fastrl"),
         ("os:system", "there is no class of that name"),
         ("no_such_module:PPO", "No module named 'no_such_module'"),
         ("own_agents:OwnSAC", "is of 'sac', not of 'ppo'"),

@@ -65,6 +65,14 @@ VARIANTS: dict[str, dict[str, Any]] = {
 }
 
 
+def test_a_second_training_is_recorded_as_the_first_was():
+    """`policy.step` is a part of acting; what the agent's own `step` was before is not."""
+    agent = make_recurrent(engine="recorded")
+    for _ in range(2):
+        run(agent, 2)
+        assert agent.engine._built and all(built.fast for built in agent.engine._built)
+
+
 @pytest.mark.parametrize("variant", VARIANTS)
 @pytest.mark.parametrize("env", WALKS)
 def test_acting_and_judging_equal_a_plain_loop_that_resets_states(env, variant):

@@ -161,5 +161,5 @@ def test_arguments_of_other_libraries_are_answered_in_one_line():
         with pytest.raises(ValueError, match=f"learn has no '{name}'; ") as error:
             agent.learn(64, **{name: 1})
         assert "\n" not in str(error.value)
-    with pytest.raises(ValueError, match="'MlpPolicy' is no task"):
+    with pytest.raises(ValueError, match="'MlpPolicy' is not a task"):
         PPO("MlpPolicy", "CartPole-v1")

@@ -7,6 +7,7 @@ import random
 from pathlib import Path
 from typing import Any
 
+import gymnasium
 import numpy as np
 import pytest
 import torch
@@ -15,7 +16,7 @@ from toy_agents import Loop
 from toy_envs import StatefulEnv
 
 from fastrl import A2C, PPO, SAC, AgentTrainer, DroQ, PPORecurrent
-from fastrl.envs.pools import spaces_of
+from fastrl.envs.pools import fitting_envs, spaces_of
 from fastrl.presets import load_presets
 from fastrl.processes.devices import Devices
 
@@ -69,7 +70,7 @@ def test_a_preset_learns_the_same_on_one_core_and_on_two(algo, task, settings, m
 
 
 class DrawingEnv(StatefulEnv):
-    """Draws from the generators of Python, NumPy and torch, when made and at each step."""
+    """Draws from the generators of Python, NumPy and torch: made, at each reset and each step."""
 
     drawn: float
 
@@ -79,6 +80,10 @@ class DrawingEnv(StatefulEnv):
 
     def draw(self) -> float:
         return random.random() + np.random.rand() + float(torch.rand(()))
+
+    def reset(self, **settings: Any) -> tuple[Any, dict[str, Any]]:
+        self.draw()
+        return super().reset(**settings)
 
     def outcome(self, action: Any) -> tuple[float, bool, bool]:
         reward, terminated, truncated = super().outcome(action)
@@ -146,3 +151,14 @@ def test_each_rank_draws_its_own(tmp_path: Path):
 
 def config_of_drawing(log_dir: Path) -> Any:
     return agent_for(DRAWING, log_dir).config
+
+
+def test_environments_that_fit_makes_of_one_differ_between_ranks():
+    sizes = {"num_envs": 2, "num_steps": 16, "per_rank_batch_size": 32}
+    agent = PPO(lambda: gymnasium.make("CartPole-v1"), preset="none", **sizes)
+    rows = []
+    for rank in (0, 1):
+        parts = agent.config, rank, agent.envs, agent.task
+        (pool,), _ = fitting_envs(gymnasium.make("CartPole-v1"), *parts)
+        rows += pool.reset().tolist()
+    assert len(set(map(tuple, rows))) == 4

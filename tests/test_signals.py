@@ -166,7 +166,7 @@ def test_run_that_is_cut_in_a_rollout_is_saved_as_the_last_update_left_it(
     tmp_path, monkeypatch, capsys, sent, hangs, raised
 ):
     monkeypatch.setattr(signals, "PATIENCE", 0.3)
-    monkeypatch.setattr("fastrl.training.trainer.PATIENCE", 0.3)
+    monkeypatch.setattr("fastrl.training.loop.PATIENCE", 0.3)
     for name, value in {"signals": sent, "hangs": hangs, "count": 0}.items():
         monkeypatch.setattr(SignallingEnv, name, value)
     agent = agent_for(tmp_path, "test_signals:SignallingEnv")

@@ -306,7 +306,7 @@ BLACK = np.zeros((8, 8), np.uint8)
         (BOX, np.zeros(2), ["0.5", "1"], "dtype <U"),
         (BOX, np.zeros(2), np.array([None, 1.0]), "dtype object"),
         (BOX, np.zeros(2), np.zeros(2, complex), "dtype complex128"),
-        (BOX, np.zeros(2), [[1], [2, 3]], "that is no array"),
+        (BOX, np.zeros(2), [[1], [2, 3]], "that is not an array"),
         (spaces.Dict({"x": PICTURE}), {"x": BLACK}, {"x": BLACK + 0.5}, "'x' with 0.5"),
         (spaces.Dict({"x": spaces.Discrete(2)}), {"x": 0}, {"x": 2}, "'x' with 2"),
         (spaces.Dict({"x": BOX}), {"x": np.zeros(2)}, {"y": 1}, "without 'x'"),

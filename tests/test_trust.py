@@ -8,6 +8,7 @@ import stat
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import pytest
@@ -129,6 +130,13 @@ def test_runs_of_another_user_run_what_is_trusted_or_named_again(run, home, comm
     assert command(run, *words) == 0
 
 
+@pytest.mark.parametrize("command", [by_evaluate, by_export])
+def test_trust_holds_too_where_the_class_is_named(run, home, command):
+    shutil.rmtree(home)
+    assert command(run, "--agent", "fastrl.ppo:PPO") == 2
+    assert command(run, "--agent", "fastrl.ppo:PPO", "--trust") == 0
+
+
 @pytest.mark.parametrize(
     "changes",
     [
@@ -179,6 +187,21 @@ def test_loading_from_python_takes_trust_or_the_name(run, module, home):
     assert PPO.load(run, env_id="CartPole-v1", env_kwargs={}).config.env_id == "CartPole-v1"
 
 
+def test_class_of_a_script_is_signed_together_with_its_environment(home, module, monkeypatch):
+    class Mine(PPO):
+        pass
+
+    Mine.__module__, Mine.__qualname__ = "__main__", "Mine"
+    script = ModuleType("__main__")
+    monkeypatch.setattr(script, "Mine", Mine, raising=False)
+    monkeypatch.setitem(sys.modules, "__main__", script)
+    Mine("theirs:make", preset="none", **SMALL).save(module / "agent.pt")
+    assert type(Mine.load(module / "agent.pt")) is Mine
+    shutil.rmtree(home)
+    with pytest.raises(ValueError, match="wants to run theirs:make"):
+        Mine.load(module / "agent.pt")
+
+
 @pytest.mark.parametrize("env_id", ["os:system", "subprocess:run", "builtins:exec", "pip:main"])
 def test_trust_makes_no_environment_of_a_part_of_python(run, env_id, capsys):
     edit_checkpoint(run, env_id=env_id, env_kwargs=["command=exit 1"])
@@ -198,7 +221,7 @@ def test_part_of_python_is_not_even_imported(env_id):
     ("name", "fault"),
     [
         ("system", "comes with Python"),
-        ("NoEnvironment", "is a class, but none of gymnasium.Env"),
+        ("NoEnvironment", "is a class, but not a gymnasium.Env"),
         ("none", "it returned a int, not a gymnasium.Env"),
         ("pathlib", "has no callable"),
     ],

@@ -81,10 +81,12 @@ def test_newest_videos_are_kept(tmp_path, env_steps, keep, expected):
     for steps in (100, 200, 300, 400, 500):
         for ending in ("mp4", "gif"):
             (tmp_path / f"step_{steps:012d}.{ending}").touch()
-    (tmp_path / "evaluate_last.mp4").touch()
+    others = ["evaluate_last.mp4", "step_000000000001.mp4.mine"]
+    for name in others:
+        (tmp_path / name).touch()
     remove_old_videos(tmp_path, env_steps, keep)
     names = [f"step_{steps:012d}.{ending}" for steps in expected for ending in ("gif", "mp4")]
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["evaluate_last.mp4", *names]
+    assert sorted(path.name for path in tmp_path.iterdir()) == sorted([*others, *names])
 
 
 def test_run_keeps_as_many_videos_as_checkpoints_and_says_their_bounds(tmp_path, capsys):

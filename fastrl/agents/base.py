@@ -88,7 +88,7 @@ class BaseAgent:
             ValueError: an unknown task or setting, a value out of range, an unsupported space.
         """
         if isinstance(env, str) and env in _POLICIES_OF_OTHERS:
-            raise ValueError(f"{env!r} is no task: the networks follow from the spaces, PPO(env)")
+            raise ValueError(f"{env!r} is not a task: networks follow from the spaces, PPO(env)")
         if isinstance(devices, int):
             devices, settings = None, {"devices": devices, **settings}
         if config is None:
@@ -170,7 +170,7 @@ class BaseAgent:
         Args:
             obs: what the environments show; of a Dict, one too, or a row as the buffer stores it.
             deterministic: take the likeliest actions in place of drawing some.
-            action_mask: `[M]` or `[n, M]`, nonzero where allowed, if it is no part of `obs`: what
+            action_mask: `[M]` or `[n, M]`, nonzero where allowed, if it is not part of `obs`: what
                 the environment has in its info.
 
         Returns:
@@ -212,7 +212,7 @@ class BaseAgent:
             **unknown: an error, with a hint for those of other libraries.
 
         Raises:
-            ValueError: an argument that this has not, or an environment that fails.
+            ValueError: an unknown argument, or an environment that fails.
         """
         for name in unknown:
             raise ValueError(f"learn has no {name!r}{hint_for(name, ('total_timesteps',))}")
@@ -284,7 +284,7 @@ class BaseAgent:
         return {"policy": self.policy}
 
     def match(self, state: dict[str, Any]) -> None:
-        """Freezes what was frozen when a state was saved; ValueError if its layers are others."""
+        """Freezes what was frozen when a state was saved; ValueError if its layers differ."""
         if match_networks(self.networks(), state):
             for parameters, module in self.trained():
                 parameters.adopt(module)

@@ -7,6 +7,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from fastrl.processes.errors import Parser
 from fastrl.runs.folder import expanded, open_run_folder
 
 
@@ -17,6 +18,29 @@ class Saved(NamedTuple):
     checkpoint: Path
     folder: Path
     videos: Path
+
+
+def parser_of(prog: str, description: str, env_id: str) -> Parser:
+    """Returns a parser of what commands take to find and load an agent.
+
+    Args:
+        prog: how the command is called.
+        description: what it does.
+        env_id: what the task is for.
+    """
+    parser = Parser(prog=prog, description=description)
+    parser.add_argument("run", metavar="RUN", type=Path, help="run folder or checkpoint file")
+    parser.add_argument(
+        "--checkpoint", metavar="last|best|PATH", help="checkpoint of the run (default: last)"
+    )
+    parser.add_argument(
+        "--agent", default="", help="module:Class of the run, if it is a class of your own"
+    )
+    parser.add_argument("--env-id", help=f"{env_id} (default: the run's)")
+    parser.add_argument(
+        "--trust", action="store_true", help="import code that the files name, whoever wrote them"
+    )
+    return parser
 
 
 def find_saved(run: Path, checkpoint: str | None = None) -> Saved:
@@ -71,7 +95,7 @@ def load_agent(
     if agent:
         from fastrl.agents.naming import class_of
 
-        return class_of(agent).load_anywhere(saved.checkpoint, env, **settings)
+        return class_of(agent).load_anywhere(saved.checkpoint, env, trust, **settings)
     name = f"fastrl.{saved.algo}"
     is_known = str(saved.algo).isidentifier() and find_spec(f"fastrl.config.{saved.algo}")
     module: Any = import_module(name) if is_known and find_spec(name) else None

@@ -23,7 +23,7 @@ def is_stock(kind: type) -> bool:
 
 
 def is_loaded(name: Any) -> bool:
-    """Tells whether the class of a name is here already, so that no code of a file need run."""
+    """Tells whether a class is imported already, so that naming it runs no code."""
     if not isinstance(name, str):
         return False
     return _is_stock_name(name) or _loaded(*name.partition(":")[::2]) is not None
@@ -34,10 +34,10 @@ def class_of(name: Any, source: str = "") -> Any:
 
     Args:
         name: `module:Class`.
-        source: the file that names it, which may do so (`config.trust`); "" if the user did.
+        source: the file that names it, which must be trusted (`config.trust`); "" if the user did.
 
     Raises:
-        ValueError: there is no such class, it is no agent, or its module cannot be imported.
+        ValueError: there is no such class, it is not an agent, or its module cannot be imported.
     """
     module_name, colon, qualname = name.partition(":") if isinstance(name, str) else ("", "", "")
     if not colon or not module_name or not qualname:
@@ -46,16 +46,16 @@ def class_of(name: Any, source: str = "") -> Any:
     found = _loaded(module_name, qualname)
     if found is None and module_name != "__main__":
         found = _found(_imported(module_name, name), qualname)
+    where = f"{source} was made by {name}" if source else name
     if found is None and module_name == "__main__":
         raise ValueError(
-            f"{source} was made by {qualname}, a class of a script: load it there, by "
-            f"{qualname}.load, or put the class into a module, which --agent names"
+            f"{where}, a class of a script: load it there, by {qualname}.load, or put the class "
+            "into a module, which --agent names"
         )
-    where = f"{source} was made by {name}" if source else name
     if found is None:
         raise ValueError(f"{where}, but there is no class of that name")
     if not hasattr(found, "load_state_dict") or not hasattr(found, "algo"):
-        raise ValueError(f"{where}, which is no agent of fastrl")
+        raise ValueError(f"{where}, which is not an agent of fastrl")
     return found
 
 

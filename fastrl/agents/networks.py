@@ -40,7 +40,7 @@ def match_networks(networks: Networks, state: Mapping[str, Any]) -> bool:
         Whether parameters learn now, or do not, that did otherwise.
 
     Raises:
-        ValueError: the layers are others, or other parameters are frozen here.
+        ValueError: the layers differ, or other parameters are frozen here.
     """
     saved_layers: Any
     frozen: Any
@@ -54,7 +54,7 @@ def match_networks(networks: Networks, state: Mapping[str, Any]) -> bool:
             if theirs != mine:
                 raise ValueError(
                     f"the checkpoint does not fit this agent: its {name} has {theirs}, this one "
-                    f"{mine}; layers of your own belong into make_policy of a class of your own"
+                    f"{mine}; layers of your own belong in make_policy of a class of your own"
                 )
     if frozen == (mine := frozen_names(networks)):
         return False

@@ -241,7 +241,7 @@ class OffPolicyAgent(BaseAgent):
             self.replay.load_state_dict(replay)
 
     def _check_replay(self, state: Any) -> None:
-        """Raises ValueError if this is no ring of as many rows of what is played here."""
+        """Raises ValueError unless this is a ring of rows of the spaces that are played here."""
         valid = state.get("valid") if isinstance(state, dict) else None
         is_ring = isinstance(valid, Tensor) and valid.ndim == 2 and valid.numel() > 0
         size = tuple(valid.shape) if isinstance(valid, Tensor) and is_ring else (1, 1)

@@ -1,4 +1,4 @@
-"""Reads an agent from a file, after all that the file says has been looked at."""
+"""Reads an agent from a file, once everything that the file says has been checked."""
 
 from __future__ import annotations
 
@@ -41,19 +41,20 @@ def read_agent(kind: Any, path: str | Path, env: Any, trust: bool, settings: dic
     except (TypeError, ValueError) as error:
         raise ValueError(f"{path}: {one_line(error)}") from error
     recorded = state.get("class")
-    named_again = set(given) | ({"env_id"} if env is not None else set())
-    if not recorded or is_loaded(recorded):
+    named_again = set(settings) | ({"env_id"} if env is not None else set())
+    # The class of a script cannot be imported by its name, so that it names no code.
+    if not recorded or is_loaded(recorded) or str(recorded).startswith("__main__:"):
         named_again.add("agent")
-    # The class of a script cannot be imported by its name, so that names no code.
-    is_of_script = str(recorded).startswith("__main__:")
-    named = {**config.to_dict(), "agent": "" if is_of_script else recorded or ""}
+    named = {**config.to_dict(), "agent": recorded or ""}
     check_named(named, state.get("signature"), path, trust=trust, named_again=named_again)
     make: Any = class_to_load(recorded, kind, str(path))
     if env is None and (state.get("handed_over") or not is_known_id(config.env_id)):
+        fault = f"{config.env_id}, which is not the id of an environment"
+        if is_known_id(config.env_id):
+            fault = f"environments of {config.env_id} that were handed over"
         raise ValueError(
-            f"{path} was trained on {config.env_id}, which is no id to make environments from"
-            f"{', for they were handed over' if is_known_id(config.env_id) else ''}; "
-            "name one, or module:callable, by env= of load or --env-id of evaluate and export"
+            f"{path} was trained on {fault}; give an id or module:callable as env= of load, or as "
+            "--env-id of evaluate and export"
         )
     # However many processes trained it, one is enough to play.
     change = config.replace if "devices" in settings else config.for_one_process

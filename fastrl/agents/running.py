@@ -22,7 +22,7 @@ def run_command(kind: Any, command: Command) -> int:
         command: settings, and the run that is resumed.
 
     Raises:
-        ValueError: that class is none of this algorithm's; or the run played environments that were
+        ValueError: that class is of another algorithm; or the run played environments that were
             handed over.
     """
     if command.agent:

@@ -93,7 +93,7 @@ WORDS = {
     "num_mini_batches": "rows of a minibatch, not their number",
     "num_minibatches": "rows of a minibatch, not their number",
     "policy": "the networks follow from the spaces",
-    "progress_bar": "on a terminal there is one always",
+    "progress_bar": "there always is one on a terminal",
     "reset_num_timesteps": "AgentTrainer(resume=RUN) goes on with a run",
     "sde_sample_freq": "there is no state-dependent exploration",
     "separate": "the opposite of it",

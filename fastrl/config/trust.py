@@ -139,7 +139,7 @@ def _shown(named: Mapping[str, Any]) -> str:
 
 
 def _texts_of(arguments: Collection[str]) -> Iterator[str]:
-    """Yields all texts in the values of arguments that are written name=value."""
+    """Yields all strings in the values of arguments that are written name=value."""
     pending: list[Any] = [read_value(text.partition("=")[2]) for text in arguments]
     while pending:
         value = pending.pop()
@@ -195,7 +195,7 @@ def _read_key() -> bytes | None:
 
     Raises:
         OSError: it cannot be read.
-        ValueError: it is no key, or others can read or could have put it there.
+        ValueError: it is not a key, or others could have read or replaced it.
     """
     path = _key_path()
     try:

@@ -9,11 +9,12 @@ what the function says, and the engine runs the function itself from then on.
 from __future__ import annotations
 
 import copy
+import dis
 import gc
 import inspect
 import sys
 import sysconfig
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
@@ -125,9 +126,11 @@ class PythonReads:
             self._take(frame.f_globals, frame.f_globals.get, name, value, name)
             owners.setdefault(name, value)
         for name, owner in owners.items():
-            self._look_into(owner, names, name, 1)
+            self._look_into(owner, names, name, 1, code)
 
-    def _look_into(self, owner: Any, names: set[str], label: str, depth: int) -> None:
+    def _look_into(
+        self, owner: Any, names: set[str], label: str, depth: int, code: CodeType
+    ) -> None:
         """Notes the attributes of an object that the code names."""
         own = getattr(owner, "__dict__", None)
         if depth > _DEEPEST or isinstance(owner, _OPAQUE) or not isinstance(own, dict):
@@ -138,11 +141,19 @@ class PythonReads:
         if isinstance(owner, nn.Module):
             holders += [owner._modules, owner._parameters, owner._buffers]
             names = names - {"training"}  # the engine sets it, and looks at it by `take_settings`
+        parts = {
+            key: holder[key]
+            for holder in holders
+            for key in names & holder.keys()
+            if not isinstance(holder[key], _OPAQUE)
+        }
         for holder in holders:
             for key in names & holder.keys():
+                if _is_of_part(key, parts, code):
+                    continue
                 value, name = holder[key], f"{label}.{key}"
                 self._take(holder, holder.get, key, value, name)
-                self._look_into(value, names, name, depth + 1)
+                self._look_into(value, names, name, depth + 1, code)
         for kind in type(owner).__mro__[:-1]:
             for key in names & vars(kind).keys() - own.keys():
                 value, name = vars(kind)[key], f"{label}.{key}"
@@ -180,6 +191,33 @@ class PythonReads:
         if file.startswith(str(_PACKAGE)):
             return file.startswith(_OWN)
         return file.startswith(("<frozen", *_LIBRARIES))
+
+
+def _is_of_part(key: str, parts: Mapping[str, Any], code: CodeType) -> bool:
+    """Tells whether code reads an attribute of a part alone: `self.policy.step`, not `self.step`.
+
+    Args:
+        key: the attribute's name, `step`.
+        parts: the object's attributes that may have such an attribute, `policy` among them.
+        code: what reads it.
+    """
+    look = inspect.getattr_static  # runs no property
+    holders = {name for name, x in parts.items() if look(x, key, _MISSING) is not _MISSING}
+    holders.discard(key)
+    return bool(holders) and _read_from(key, code) <= holders
+
+
+def _read_from(key: str, code: CodeType) -> set[str]:
+    """Returns the attributes `a` of which code reads `x.a.key`; "" if it names `key` otherwise."""
+    if key in code.co_consts:  # getattr(x, "key")
+        return {""}
+    found, before = set(), ""
+    for step in dis.get_instructions(code):
+        is_read = step.opname in ("LOAD_ATTR", "LOAD_METHOD")
+        if step.argval == key:
+            found.add(before if is_read else "")
+        before = step.argval if is_read else ""
+    return found
 
 
 def _kept(value: Any) -> Any:

@@ -17,13 +17,13 @@ from typing import Any
 import gymnasium
 
 from fastrl.envs.vector import EnvError
+from fastrl.processes.errors import one_line
 
 PATIENCE_SECONDS = 10
 """After which a line names a call that has not returned."""
 
 _OWN_FOLDER = Path(__file__).parents[1]
 _PYTHON_FOLDER = sysconfig.get_path("stdlib")
-_LONGEST_MESSAGE = 500
 
 _log = logging.getLogger("fastrl")
 _leave_process = os._exit
@@ -32,7 +32,7 @@ _leave_process = os._exit
 class ForeignCode:
     """A context for calls of an environment's code.
 
-    - What it raises, other than KeyboardInterrupt, is raised as EnvError that says where.
+    - Whatever it raises, other than KeyboardInterrupt, becomes an EnvError that says where.
     - `os._exit` there is an error too: it would end a run without a word, as if it were complete.
     - A call that does not return within `PATIENCE_SECONDS` is named by a warning.
     """
@@ -131,18 +131,11 @@ def call(where: str, function: Callable[..., Any], *args: Any, **kwargs: Any) ->
 
 def failure(where: str, error: BaseException) -> EnvError:
     """Returns the EnvError for what code of an environment raised."""
-    try:
-        words = " ".join(str(error).split())
-    except BaseException as other:  # its own __str__ is foreign code, too
-        if isinstance(other, KeyboardInterrupt):
-            raise
-        words = f"(its __str__ raised {type(other).__name__})"
-    if len(words) > _LONGEST_MESSAGE:
-        words = f"{words[:_LONGEST_MESSAGE]}..."
-    elif isinstance(error, EOFError) and not words:
-        words = "a process of it ended"  # as those of an AsyncVectorEnv may
-    words = f": {words}" if words else ""
-    return EnvError(f"{where} raised {type(error).__name__}{words}{own_line(error)}")
+    name, words = type(error).__name__, one_line(error)
+    if isinstance(error, EOFError) and words == name:
+        words = "one of its processes ended"  # as those of an AsyncVectorEnv may
+    words = "" if words == name else f": {words}"
+    return EnvError(f"{where} raised {name}{words}{own_line(error)}")
 
 
 def own_line(error: BaseException) -> str:

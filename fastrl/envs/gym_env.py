@@ -262,7 +262,7 @@ def as_frame(env_id: str, frame: Any) -> np.ndarray:
             return array
     except UnfitValueError:
         pass
-    raise EnvError(f"{env_id}: render returned {shown(frame)}, which is no frame [H, W, 3]")
+    raise EnvError(f"{env_id}: render returned {shown(frame)}, which is not a frame [H, W, 3]")
 
 
 def _answer(answer: Any, names: str) -> Any:

@@ -248,7 +248,7 @@ def _check_maker(env_id: str, maker: Any) -> None:
     while isinstance(maker, partial):
         maker = maker.func
     if isinstance(maker, type) and not issubclass(maker, gymnasium.Env):
-        raise ValueError(f"{env_id!r} is a class, but none of gymnasium.Env")
+        raise ValueError(f"{env_id!r} is a class, but not a gymnasium.Env")
     origin = getattr(maker, "__module__", None)
     if isinstance(origin, str) and is_part_of_python(origin):
         raise ValueError(f"{env_id!r} is part of {origin}, which comes with Python")

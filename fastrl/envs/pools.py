@@ -106,13 +106,14 @@ def reopened(pools: list[VectorEnv], restart: int) -> list[VectorEnv]:
 
 
 def fitting_envs(
-    env: AnyEnvs, config: RunConfig, built_for: list[VectorEnv], before: Task
+    env: AnyEnvs, config: RunConfig, rank: int, built_for: list[VectorEnv], before: Task
 ) -> tuple[list[VectorEnv], Task]:
     """Returns the pools of `env` and their task.
 
     Args:
         env: what the caller handed over.
         config: settings of the run.
+        rank: this rank; ranks have disjoint seeds.
         built_for: the pools that the agent was built for.
         before: their task.
 
@@ -120,7 +121,7 @@ def fitting_envs(
         ValueError: an agent that was built for others cannot play them.
     """
     given = env if isinstance(env, list) else [env]
-    envs = [pool for part in given for pool in open_envs(part, config)]
+    envs = [pool for part in given for pool in open_envs(part, config, rank)]
 
     def facts(pools: list[VectorEnv]) -> tuple[Any, ...]:
         spaces = pools[0].single_observation_space, pools[0].single_action_space
@@ -132,7 +133,7 @@ def fitting_envs(
             f"the agent was built for {facts(built_for)}"
         )
     task = task_of(given[0], envs, config)
-    if before.is_own:  # what is tested was said before
+    if before.is_own:  # the caller said before what is tested
         task = task._replace(make=before.make, why_not=before.why_not, is_own=True)
     return envs, task
 

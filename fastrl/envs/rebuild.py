@@ -20,6 +20,7 @@ from gymnasium.vector import AsyncVectorEnv, SyncVectorEnv
 from gymnasium.wrappers.vector import RecordEpisodeStatistics
 
 from fastrl.config.run import RunConfig
+from fastrl.envs.foreign import ForeignCode, call
 from fastrl.envs.make import (
     Backend,
     make_env,
@@ -27,8 +28,7 @@ from fastrl.envs.make import (
     vector_env_of,
     wrap_vector_env,
 )
-from fastrl.envs.vector import VectorEnv
-from fastrl.processes.errors import one_line
+from fastrl.envs.vector import EnvError, VectorEnv
 
 Maker = Callable[..., VectorEnv]
 """Called with the number of environments, `seed`, `render` and `num_threads`."""
@@ -48,7 +48,7 @@ class Task(NamedTuple):
     note: str = ""
     """What the user should know of the environments that are trained on."""
     check: Callable[[], str] | None = None
-    """Makes one and says in what it differs from those that are trained on; "" if in nothing."""
+    """Makes one and says how it differs from those that are trained on; "" if it does not."""
 
     def checked(self) -> Task:
         """Returns the task, whose environments cannot be made if they would be others."""
@@ -69,7 +69,7 @@ def task_of(env: Any, envs: Sequence[VectorEnv], config: RunConfig, eval_env: An
             `gymnasium.Env`, an environment, or an id. None: nothing is tested.
 
     Raises:
-        ValueError: `eval_env` is nothing of that kind.
+        ValueError: `eval_env` is none of these.
     """
     trained = _trained(env, envs, config)
     if trained.env_id != config.env_id:
@@ -78,7 +78,7 @@ def task_of(env: Any, envs: Sequence[VectorEnv], config: RunConfig, eval_env: An
         return trained
     own = trained._replace(is_own=True, make=None, check=None)
     if eval_env is env:
-        raise ValueError("eval_env is what is trained on, which a test would reset")
+        raise ValueError("eval_env is the environment that is trained on, which a test would reset")
     if eval_env is None:
         return own._replace(why_not="eval_env=None")
     return own._replace(make=_tested(eval_env, config), why_not="")
@@ -172,7 +172,8 @@ def _from_vector_spec(
     spec = copy.deepcopy(spec)
     drawn = {"render_mode": "rgb_array"} if render else {}
     spec.kwargs = {**spec.kwargs, "num_envs": num_envs, **drawn}
-    return wrap_vector_env(gymnasium.make_vec(spec), seed=seed, **config.env_settings)
+    made = call(f"{spec.id}: making environments", gymnasium.make_vec, spec)
+    return wrap_vector_env(made, seed=seed, **config.env_settings)
 
 
 def _from_functions(
@@ -283,19 +284,20 @@ def _check(given: gymnasium.Env, make: Callable[[], Any]) -> Callable[[], str]:
 
     def check() -> str:
         try:
-            made = make()
-            if made is given:
-                return ""  # its maker says so, with better words
-            fresh, mine = _numbers_of(made), _numbers_of(given)
-            made.reset(seed=0)
-            for _ in range(3):
-                _, _, terminated, truncated, _ = made.step(made.action_space.sample())
-                if terminated or truncated:
-                    break
-            played = _numbers_of(made)
-            made.close()
-        except Exception as error:  # of the caller's code
-            return f"trying a new one raised {type(error).__name__}: {one_line(error)}"
+            with ForeignCode("trying a new one"):
+                made = make()
+                if made is given:
+                    return ""  # its maker says so, with better words
+                fresh, mine = _numbers_of(made), _numbers_of(given)
+                made.reset(seed=0)
+                for _ in range(3):
+                    _, _, terminated, truncated, _ = made.step(made.action_space.sample())
+                    if terminated or truncated:
+                        break
+                played = _numbers_of(made)
+                made.close()
+        except EnvError as error:
+            return str(error)
         for name in fresh.keys() & mine.keys():
             if fresh[name] == played.get(name) and fresh[name] != mine[name]:
                 return (

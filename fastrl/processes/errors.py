@@ -107,8 +107,10 @@ def one_line(error: BaseException) -> str:
     """
     try:
         text = " ".join(str(error).split())
-    except Exception:  # an error of somebody's whose words raise
-        text = ""
+    except KeyboardInterrupt:
+        raise
+    except BaseException as other:  # its __str__ may be anybody's code
+        text = f"(its __str__ raised {type(other).__name__})"
     if len(text) > _MOST_TOLD:
         text = f"{text[: _MOST_TOLD // 2]} ... {text[-_MOST_TOLD // 2 :]}"
     if not text.isprintable():

@@ -1,4 +1,7 @@
-"""The global generators of Python, NumPy and torch: environments and layers may draw from them."""
+"""The global generators of Python, NumPy and torch: environments and layers may draw from them.
+
+Imports torch only when they are used.
+"""
 
 from __future__ import annotations
 
@@ -8,11 +11,12 @@ from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
-import torch
 
 
 def seed_generators(seed: int) -> None:
     """Seeds the generators of this process."""
+    import torch
+
     random.seed(seed)
     np.random.seed(seed % 2**32)
     torch.manual_seed(seed)
@@ -20,6 +24,8 @@ def seed_generators(seed: int) -> None:
 
 def state_of_generators() -> dict[str, Any]:
     """Returns the states of the generators, as a checkpoint may hold them."""
+    import torch
+
     version, words, gauss = random.getstate()
     state: Any = np.random.get_state()  # of the Mersenne twister, or somebody put another one in
     numpys = [torch.from_numpy(state[1].astype(np.int64)), *state[2:]] if len(state) == 5 else []
@@ -34,8 +40,10 @@ def restore_generators(state: dict[str, Any]) -> None:
     """Puts the generators back; what a checkpoint of an earlier version lacks stays as it is.
 
     Raises:
-        ValueError: a state is none of a generator.
+        ValueError: what is given is no state of a generator.
     """
+    import torch
+
     try:
         torch.set_rng_state(state["torch_random"])
         if "python_random" in state:
@@ -45,7 +53,7 @@ def restore_generators(state: dict[str, Any]) -> None:
             words, *others = state["numpy_random"]
             np.random.set_state(("MT19937", words.numpy().astype(np.uint32), *others))
     except (AttributeError, IndexError, KeyError, RuntimeError, TypeError) as error:
-        raise ValueError(f"its random states are none: {error}") from error
+        raise ValueError(f"its random states cannot be restored: {error}") from error
 
 
 @contextmanager

@@ -25,12 +25,18 @@ def has_core_for_each_rank() -> bool:
     return _shared_cores() >= _num_sharers()
 
 
-def total_memory() -> float:
-    """Returns the bytes of this machine's memory; NaN where the system does not say."""
+def total_memory(limit: Path = Path("/sys/fs/cgroup/memory.max")) -> float:
+    """Returns the bytes of this machine's memory, or what its container may use of them.
+
+    NaN where the system does not say.
+    """
     try:
-        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+        total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     except (AttributeError, OSError, ValueError):
         return float("nan")  # Windows does not say it this way
+    with suppress(OSError, ValueError):  # "max": no limit
+        total = min(total, int(limit.read_text()))
+    return total
 
 
 def own_cores(cores: set[int], rank: int) -> list[int]:

@@ -32,7 +32,7 @@ def meet(fabric: Fabric, backend: str, config: RunConfig) -> str:
 
     Raises:
         OSError: the ranks cannot connect to each other.
-        ValueError: MASTER_PORT is no port.
+        ValueError: MASTER_PORT is not a port.
     """
     cluster: Any = getattr(fabric.strategy, "cluster_environment", None)
     cluster.set_world_size(config.devices * config.num_nodes)  # as Fabric does, but too late for us

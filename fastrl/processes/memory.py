@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import contextlib
-import os
 from itertools import pairwise
-from pathlib import Path
 from typing import Any
 
 from fastrl.config.run import RunConfig
+from fastrl.processes.machine import total_memory
 
 # Bytes, each less than what is really needed.
 _PROCESS = 50_000_000  # Python and torch
@@ -23,7 +21,7 @@ def check_memory(config: RunConfig) -> None:
     Only sizes that are known without the environments count, so a run that passes may still fail.
     """
     parts = _least_bytes(config)
-    needed, available = config.devices * sum(parts.values()), memory_of_machine()
+    needed, available = config.devices * sum(parts.values()), total_memory()
     if needed > available:
         largest = max(parts, key=lambda name: parts[name])
         ranks = f" in each of {config.devices} processes" if config.devices > 1 else ""
@@ -31,14 +29,6 @@ def check_memory(config: RunConfig) -> None:
             f"{largest}{ranks} cannot fit: at least {needed:,} bytes are needed, "
             f"and this machine has {available:,}"
         )
-
-
-def memory_of_machine(limit: Path = Path("/sys/fs/cgroup/memory.max")) -> int:
-    """Returns the bytes of memory of this machine, or what its container may use of them."""
-    total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    with contextlib.suppress(OSError, ValueError):  # "max": no limit
-        total = min(total, int(limit.read_text()))
-    return total
 
 
 def _least_bytes(config: Any) -> dict[str, int]:

@@ -21,7 +21,7 @@ MOST_BYTES = 2**16
 def listen(host: str, port: int = 0) -> socket.socket:
     """Returns a socket that listens on one address of this machine.
 
-    On all of them only if `host` is no address of its own, as behind NAT.
+    On all of them only if `host` is not an address of its own, as behind NAT.
 
     Args:
         host: the address, or a name that stands for it.

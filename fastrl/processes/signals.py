@@ -18,7 +18,7 @@ from typing import Any, Self
 
 from fastrl.processes.pulse import PULSE
 
-_ENOUGH = b"\0"  # number of no signal
+_ENOUGH = b"\0"  # not the number of a signal
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 PATIENCE = 5.0  # seconds without progress after which a stop request cuts the run short
 

@@ -272,7 +272,7 @@ def _check_plain(path: Path, state: dict[str, Any]) -> None:
         if isinstance(value, dict):
             pending += [*value.keys(), *value.values()]
             if not all(type(name) in (str, int) for name in value):
-                raise ValueError(f"{path} is not a fastrl checkpoint: its names are no texts")
+                raise ValueError(f"{path} is not a fastrl checkpoint: its names are not strings")
         elif isinstance(value, list | tuple):
             pending += value
         elif isinstance(value, torch.Tensor):

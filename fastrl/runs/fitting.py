@@ -13,7 +13,9 @@ from typing import Any
 
 from torch import Tensor
 
-# What a value of a wrong type or shape can raise where it is taken in.
+from fastrl.processes.errors import one_line
+
+# What a value of a wrong type or shape can raise when it is loaded.
 _MISFITS = (ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError)
 
 
@@ -23,14 +25,14 @@ def naming(path: Path) -> Iterator[None]:
     try:
         yield
     except ValueError as error:
-        raise ValueError(f"{path}: {' '.join(str(error).split())}") from error
+        raise ValueError(f"{path}: {one_line(error)}") from error
     except _MISFITS as error:
-        words = " ".join(str(error).split())
-        raise ValueError(f"{path}: the checkpoint does not fit this agent: {words}") from error
+        fault = "the checkpoint does not fit this agent"
+        raise ValueError(f"{path}: {fault}: {one_line(error)}") from error
 
 
 def check_fits(state: Any, expected: Any, name: str = "", free: tuple[str, ...] = ()) -> None:
-    """Raises ValueError, with the place, if a state has not the form of another.
+    """Raises ValueError, with the place, if a state does not have the form of another.
 
     Args:
         state: from a checkpoint.
@@ -93,5 +95,5 @@ def _in_words(value: Any) -> str:
         return "a mapping"
     if isinstance(value, list | tuple):
         return f"a list of {len(value)}"
-    kinds = {int: "a whole number", float: "a number", bool: "true or false", str: "a text"}
+    kinds = {int: "a whole number", float: "a number", bool: "true or false", str: "a string"}
     return kinds.get(type(value), "nothing" if value is None else f"a {type(value).__name__}")

@@ -20,6 +20,7 @@ from typing import Any, BinaryIO
 import yaml
 
 from fastrl.config.values import ConfigDumper, read_yaml
+from fastrl.processes.errors import one_line
 
 CONFIG_NAME = "config.yaml"
 CHECKPOINTS_NAME = "checkpoints"
@@ -161,8 +162,7 @@ def read_config(path: str | Path) -> dict[str, Any]:
     try:
         config = read_yaml(path.read_text(encoding="utf-8"))
     except ValueError as error:  # UnicodeDecodeError is one
-        reason = " ".join(str(error).split())
-        raise ValueError(f"{path} is not a YAML file of settings: {reason}") from error
+        raise ValueError(f"{path} is not a YAML file of settings: {one_line(error)}") from error
     if config is None:
         return {}
     if not isinstance(config, dict) or not all(isinstance(name, str) for name in config):
@@ -200,7 +200,7 @@ def replaced_file(path: str | Path) -> Iterator[BinaryIO]:
 
 
 def check_replaceable(path: Path) -> None:
-    """Raises ValueError if there is something at `path` that is no regular file.
+    """Raises ValueError if there is something at `path` that is not a regular file.
 
     A link, device, pipe or folder is somebody's; a file in its place would take it away.
     """

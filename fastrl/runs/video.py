@@ -67,7 +67,9 @@ def remove_old_videos(folder: Path, env_steps: int, keep: int) -> None:
         env_steps: environment steps of the run so far.
         keep: how many to keep.
     """
-    files = [(match, path) for path in folder.iterdir() if (match := _STEP_FILE.match(path.name))]
+    files = [
+        (match, path) for path in folder.iterdir() if (match := _STEP_FILE.fullmatch(path.name))
+    ]
     past = sorted({int(match[1]) for match, _ in files if int(match[1]) <= env_steps})
     for match, path in files:
         if int(match[1]) not in past[-keep:]:

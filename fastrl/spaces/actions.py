@@ -36,7 +36,7 @@ def check_action_space(space: Space, name: str = "") -> None:
             f"{where}action space {space} is not supported; supported: {SUPPORTED_ACTIONS}{advice}"
         )
     if 0 in (space.shape or ()):
-        raise ValueError(f"{where}action space {space} holds nothing to choose")
+        raise ValueError(f"{where}action space {space} leaves nothing to choose")
     if isinstance(space, spaces.Box) and not _holds_integers(space):
         return
     if (number := sum(choices_of(space))) > MOST_CHOICES:

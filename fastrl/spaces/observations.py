@@ -266,7 +266,7 @@ def pack_observation(row: Space, observation: Any, mask: Any = None) -> np.ndarr
 
 
 def plain_row(row: Space, observation: Any) -> np.ndarray:
-    """Returns observations `[*]` of a space that is no `PackedRow` in its dtype, maybe uncopied.
+    """Returns observations `[*]` of a space that is not packed, in its dtype; maybe uncopied.
 
     Raises:
         UnfitValueError: a value does not fit the space.

@@ -36,7 +36,7 @@ def is_pixels(space: Space) -> bool:
 def of_kind(space: Space, kind: ObsKind) -> Space:
     """Returns a space that `is_pixels` takes for what it is meant to be.
 
-    Arrays of bytes that are no images become Boxes of float32, of the same shape.
+    Arrays of bytes that are not images become Boxes of float32, of the same shape.
     """
     if not _may_be_pixels(space):
         return space

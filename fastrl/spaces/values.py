@@ -25,12 +25,12 @@ def as_dtype(value: Any, dtype: Any, name: str = "") -> np.ndarray:
         name: key of the observation that it is, for the error.
 
     Raises:
-        UnfitValueError: no numbers, or one that `dtype` cannot represent.
+        UnfitValueError: these are not numbers, or `dtype` cannot represent one of them.
     """
     try:
         array = np.asarray(value)
     except ValueError as error:  # rows of different lengths
-        raise UnfitValueError(f"{_called(name)} that is no array: {error}") from error
+        raise UnfitValueError(f"{_called(name)} that is not an array: {error}") from error
     if array.dtype == dtype:
         return array
     dtype = np.dtype(dtype)
@@ -49,7 +49,7 @@ def as_dtype(value: Any, dtype: Any, name: str = "") -> np.ndarray:
 
 
 def check_choices(values: np.ndarray, space: Space, name: str = "") -> None:
-    """Raises UnfitValueError if some of `values` `[*]` are none of a discrete space."""
+    """Raises UnfitValueError if some of `values` `[*]` are not in a discrete space."""
     if isinstance(space, spaces.Discrete):
         first, number = space.start, space.n
     elif isinstance(space, spaces.MultiDiscrete):
@@ -68,7 +68,7 @@ def as_number(value: Any, what: str) -> float:
     """Returns a number, given as an array of any shape that holds one, or as a tensor.
 
     Raises:
-        UnfitValueError: it is not one number; a text is none.
+        UnfitValueError: it is not one number; strings are not converted.
     """
     try:
         item = value.item() if hasattr(value, "item") else np.asarray(value).item()
@@ -85,7 +85,7 @@ def as_flag(value: Any, what: str) -> bool:
     """Returns a bool, given as such or as the number 0 or 1, in an array of any shape.
 
     Raises:
-        UnfitValueError: it is none of them; a text is none.
+        UnfitValueError: it is none of these; strings are not converted.
     """
     try:
         number = as_number(value, what)

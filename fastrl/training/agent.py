@@ -88,7 +88,7 @@ class Agent(Protocol):
         ...
 
     def match(self, state: dict[str, Any]) -> None:
-        """Freezes what was frozen when a state was saved; ValueError if its layers are others."""
+        """Freezes what was frozen when a state was saved; ValueError if its layers differ."""
         ...
 
     def state_dict(self) -> dict[str, Any]:

@@ -16,13 +16,14 @@ import numpy as np
 from fastrl.envs.make import Purpose, base_seed
 from fastrl.envs.vector import VectorEnv
 from fastrl.processes.errors import one_line
+from fastrl.processes.generators import generators_seeded
 from fastrl.processes.pulse import PULSE
 
 if TYPE_CHECKING:  # torch is imported only after the arguments are validated
     from fastrl.training.agent import Agent
 
 StopQuery = Callable[[], bool]  # whether to stop early
-Show = Callable[..., None]  # takes how much is done, of how much, and maybe the step under way
+Show = Callable[..., None]  # takes how much is done, of how much, and optionally the step under way
 
 MAX_ENVS = 128  # maximum number of parallel environments in an evaluation
 
@@ -155,8 +156,6 @@ def evaluate_agent(
         The results. None if it was stopped; or, with one line in the log, if evaluation is
         impossible: no more environments can be made, or an episode does not end.
     """
-    from fastrl.processes.generators import generators_seeded
-
     env, seed = None, agent.config.seed
     try:
         with generators_seeded(seed):
@@ -174,7 +173,8 @@ def evaluate_agent(
 def can_be_tested(agent: Agent) -> bool:
     """Returns whether more environments of the agent's task can be made; it may try that."""
     if agent.config.eval_episodes:
-        agent.task = agent.task.checked()
+        with generators_seeded(agent.config.seed):  # it may draw, but not from the training's
+            agent.task = agent.task.checked()
     return agent.task.make is not None
 
 

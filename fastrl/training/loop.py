@@ -50,9 +50,9 @@ class Loop:
         self.signals, self.agreed_signal = signals, 0
         self.ranks: list[dict[str, Any]] = []
         self.ranks_at = -1  # `counters.updates` when they were gathered
-        self.is_learning = False  # and the agent in between two states
+        self.is_learning = False  # and the agent between two states
         self.eval_owed_since: int | None = None  # `last_eval` before a test that was cut short
-        # What is under way cannot be saved, so overlapping runs go by their steps alone.
+        # Rollouts under way cannot be saved, so runs that overlap save by their steps alone.
         self.save_clock = SaveClock(never=getattr(self.config, "overlap", False))
         self.must_save = False  # by the clock
         self.is_cut = False  # in the middle of a rollout, with which the environments' state went

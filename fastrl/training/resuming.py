@@ -18,6 +18,7 @@ from fastrl.config.resume import check_beginnings
 from fastrl.envs.foreign import call
 from fastrl.envs.vector import EnvError, HasState, VectorEnv
 from fastrl.processes.devices import Devices
+from fastrl.processes.errors import one_line
 from fastrl.processes.generators import state_of_generators
 from fastrl.runs.fitting import check_fits
 from fastrl.runs.logger import SUMMARY_NAME
@@ -28,7 +29,7 @@ ENVS_STATE = ("envs", "rollout")  # names of what belongs to the state of the en
 _DEEPEST = 50  # levels of the state of an environment; one that holds itself has no end
 
 _log = logging.getLogger("fastrl")
-_unsaved: WeakSet[VectorEnv] = WeakSet()  # of which that was told
+_unsaved: WeakSet[VectorEnv] = WeakSet()  # about which that was logged
 
 
 def run_state(agent: Agent, buffer: RolloutBuffer, counters: Counters) -> dict[str, Any]:
@@ -140,7 +141,7 @@ def restored_counters(restored: dict[str, Any]) -> Counters:
         for name in ("ranks", "envs"):
             parts = restored.get(name, [])
             if not isinstance(parts, list) or not all(isinstance(x, dict) for x in parts):
-                raise TypeError(f"its {name} is no list of mappings")
+                raise TypeError(f"its {name} is not a list of mappings")
         if len(restored.get("ranks") or [None] * num_ranks) != num_ranks:
             raise TypeError(f"its ranks are {len(restored['ranks'])}, not {num_ranks}")
         counters = Counters(**restored["counters"])
@@ -149,9 +150,9 @@ def restored_counters(restored: dict[str, Any]) -> Counters:
                 raise TypeError(f"its counters.{name} is {value!r}")
         return counters
     except (KeyError, TypeError, ValueError) as error:
-        reason = " ".join(str(error).split())
         raise ValueError(
-            f"the newest checkpoint is not one of a run of this version of fastrl: {reason}"
+            "the newest checkpoint is not one of a run of this version of fastrl: "
+            f"{one_line(error)}"
         ) from error
 
 
@@ -203,7 +204,7 @@ def _arrays_to_tensors(value: Any, where: str, depth: int = 0) -> Any:
     if isinstance(value, dict):
         for name in value:
             if type(name) not in (str, int):
-                raise EnvError(f"{where} has a key that is neither a text nor a number")
+                raise EnvError(f"{where} has a key that is neither a string nor an integer")
             if str(name).startswith("module.") or "_orig_mod." in str(name):
                 raise EnvError(f"{where} has the key {name!r}, which is that of a wrapped network")
         return {

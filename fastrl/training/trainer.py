@@ -106,7 +106,8 @@ class AgentTrainer:
             settings = {name: getattr(self._config, name) for name in TRAINER_SETTINGS}
             agent.config = agent.config.replace(**settings)
         if env is not None:
-            agent.envs, agent.task = fitting_envs(env, agent.config, agent.envs, agent.task)
+            rank = agent.devices.global_rank
+            agent.envs, agent.task = fitting_envs(env, agent.config, rank, agent.envs, agent.task)
         with rare_collections(), ExitStack() as ownership:
             counters, restored, folder, checkpoint = Counters(), None, None, Path()
             if self._resume is not None:
@@ -131,7 +132,7 @@ class AgentTrainer:
             buffer = _built(agent)
             timer = StageTimer()
             player = Player(agent, agent.envs, buffer, timer)
-            # What environments draw from Python's, NumPy's or torch's own generator follows, too.
+            # What environments draw from the global generators follows from the seed, too.
             own_seed = agent.devices.stream_seed(agent.config.seed, -1, counters.restarts)
             ownership.enter_context(generators_seeded(own_seed))
             if restored is not None:
@@ -140,8 +141,6 @@ class AgentTrainer:
                     agent.load_state_dict(restored["agent"])
                     if place := agent.not_finite():
                         raise ValueError(f"its {place} is not finite: the training diverged")
-                    if "torch_random" in restored:
-                        restore_generators(restored)
             with PULSE.slow(_SLOWNESS_OF_RESETS):
                 if restored is None or "envs" not in restored:
                     player.reset()
@@ -152,6 +151,9 @@ class AgentTrainer:
                         agent.envs = reopened(agent.envs, counters.restarts)
                         player = Player(agent, agent.envs, buffer, timer)
                         player.reset()
+            if restored is not None and "torch_random" in restored:
+                with naming(checkpoint):  # last: resets may draw from the generators
+                    restore_generators(restored)
             signals.hold()
             if agent.devices.is_global_zero:
                 print(*lines_about(agent, buffer.obs[0]), sep="\n", flush=True)
