@@ -379,4 +379,5 @@ def test_video_lies_in_the_run_folder(run_folder, capsys):
     assert main([str(run_folder), "--episodes", "1", "--checkpoint", "best", "--video"]) == 0
     names = sorted(path.name for path in (run_folder / "videos").iterdir())
     assert names == ["evaluate_best.gif", "evaluate_best.mp4"]
-    assert capsys.readouterr().out.count("video: ") == 2
+    told = capsys.readouterr().out.splitlines()  # with lines on progress, where that takes long
+    assert len([line for line in told if line.endswith((".mp4", ".gif"))]) == 2
