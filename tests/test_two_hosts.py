@@ -55,7 +55,7 @@ def _remove_hosts() -> None:
 
 
 def start(rank: int, log: Path, *words: str) -> subprocess.Popen[bytes]:
-    """Starts the part of one host, as the README says."""
+    """Starts the part of one host, as the page on many devices says."""
     launcher = ["-m", "torch.distributed.run", "--nnodes", "2", "--nproc-per-node", "1"]
     launcher += ["--node-rank", str(rank), "--master-addr", ADDRESS, "--master-port", "29511"]
     program = ["-m", "fastrl.ppo", "--accelerator", "cpu", *words]
