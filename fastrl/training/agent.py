@@ -65,7 +65,7 @@ class Agent(Protocol):
     def update(
         self, buffer: RolloutBuffer, update_index: int, timer: StageTimer
     ) -> dict[str, float]:
-        """Learns from a full buffer; returns metrics by their names in the docs/metrics.md's glossary.
+        """Learns from a full buffer; returns metrics by their names in docs/metrics.md.
 
         An empty dict means that no row of metrics is due after this update.
         """
