@@ -70,7 +70,7 @@ def test_run_says_nothing_on_stderr(run):
 
 def test_output_that_is_no_terminal_gets_a_few_plain_lines(run):
     lines = run[0].stdout.splitlines()
-    assert len(lines) <= 10
+    assert len(lines) <= 12
     assert "\x1b" not in run[0].stdout and "\r" not in run[0].stdout
 
 
