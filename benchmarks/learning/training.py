@@ -167,7 +167,9 @@ def commit() -> str:
         command = ["git", "-C", str(ROOT), *words]
         return subprocess.run(command, capture_output=True, text=True, check=False).stdout.strip()
 
-    changed = git("status", "--porcelain", "--untracked-files=no", "--", "fastrl", "csrc")
+    # Results are what comes of this, not what is measured.
+    package = ("fastrl", "csrc", ":!fastrl/presets/results.yaml")
+    changed = git("status", "--porcelain", "--untracked-files=no", "--", *package)
     return (git("rev-parse", "--short", "HEAD") or "unknown") + ("+" if changed else "")
 
 
