@@ -167,7 +167,7 @@ def test_eval_env_none_means_no_tests_and_that_is_said(tmp_path, capsys):
 
 def test_eval_env_of_another_kind_is_refused(tmp_path):
     env = vectorised()
-    for wrong, words in ((3, "must be a function"), (env, "is what is trained on")):
+    for wrong, words in ((3, "must be a function"), (env, "that is trained on")):
         with pytest.raises(ValueError, match=words):
             agent_for(env, tmp_path, eval_env=wrong)
     with pytest.raises(ValueError, match="takes the id that make_env takes"):
