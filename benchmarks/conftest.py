@@ -43,6 +43,11 @@ def pytest_configure(config: pytest.Config) -> None:
     config.pluginmanager.register(Tracking(config), "throughput-tracking")
 
 
+def pytest_xdist_auto_num_workers(config: pytest.Config) -> int | None:
+    """What is timed runs in one process, alone."""
+    return 0 if config.option.benchmark_only else None
+
+
 class Tracking:
     """Chooses what is collected, keeps the measurements and prints the table."""
 

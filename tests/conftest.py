@@ -8,14 +8,12 @@ import pytest
 
 
 def pytest_xdist_auto_num_workers(config: pytest.Config) -> int | None:
-    """Tests run on all cores, but those that are named, and the slow ones and benchmarks, do not.
+    """Tests run on all cores, but those that are named and the slow ones do not.
 
-    Starting processes takes longer than a few tests, and others are timed or use all cores
-    themselves.
+    Starting processes takes longer than a few tests, and slow ones use all cores themselves.
     """
     is_whole = config.args_source is pytest.Config.ArgsSource.TESTPATHS
-    is_short = config.option.markexpr.startswith("not ") and not config.option.benchmark_only
-    return None if is_whole and is_short else 0
+    return None if is_whole and config.option.markexpr.startswith("not ") else 0
 
 
 @pytest.fixture(scope="session", autouse=True)
