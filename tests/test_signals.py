@@ -387,4 +387,5 @@ with stop:
     paths = os.pathsep.join(path for path in sys.path if path)
     parts = {"env": {**os.environ, "PYTHONPATH": paths}, "capture_output": True, "text": True}
     done = subprocess.run([sys.executable, "-c", code], timeout=20, check=False, **parts)
-    assert done.returncode == 128 + number
+    # The C library's sleep ends at a signal, so Python may come to raise KeyboardInterrupt first.
+    assert done.returncode in (128 + number, -number)
