@@ -158,7 +158,7 @@ _WITHOUT_EFFECT: dict[str, Callable[[Any], bool]] = {
 def dropped(words: list[str], command: Command) -> str:
     """Returns which flag of an accepted line is without effect, or "".
 
-    A flag at its default value says nothing, whatever it would do.
+    A flag at its default value says nothing, whatever it would do, and 0 switches off what is off.
     """
     flags = [word.partition("=")[0].replace("_", "-") for word in words if word.startswith("--")]
     named = [one.removeprefix("--no-").removeprefix("--") for one in flags]
@@ -171,7 +171,7 @@ def dropped(words: list[str], command: Command) -> str:
         value = getattr(command.config, name)
         if value != command.explicit[name] and value == value:
             return f"{flag(name)} is {command.explicit[name]!r}, the config has {value!r}"
-        if is_dead and is_dead(command.config) and value != default:
+        if is_dead and is_dead(command.config) and value not in (0, default):
             return f"accepts {flag(name)}, which is without effect here"
     if "--env-kwargs" in words and not command.config.env_kwargs:
         return "accepts --env-kwargs without a value"
