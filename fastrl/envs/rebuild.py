@@ -109,11 +109,8 @@ def _trained(env: Any, envs: Sequence[VectorEnv], config: RunConfig) -> Task:
             return Task(env_id, None, f"no spec describes the {kind} that was given", False)
         count = config.num_envs
         note = f"{env_id}: {count} environments, made from the spec of the one that was given"
-        maker, check = (
-            _from_functions(env_id, _maker_of(spec), config),
-            _check(env, _maker_of(spec)),
-        )
-        told = note if count > 1 else ""
+        make, told = _maker_of(spec), note if count > 1 else ""
+        maker, check = _from_functions(env_id, make, config), _check(env, make)
         return Task(env_id, maker, "", _is_plain(spec), note=told, check=check)
     made = settings_of_made(env)
     if made is None and callable(env):

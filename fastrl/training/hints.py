@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
-import torch
 from gymnasium import spaces
 from torch import Tensor
 
@@ -58,7 +59,7 @@ def _about_actions(agent: Agent) -> list[str]:
     space, config = agent.envs[0].single_action_space, agent.config
     if not isinstance(space, spaces.Box) or getattr(config, "squash_actions", True):
         return []  # squashed actions fill the range
-    std = float(torch.tensor(config.log_std_init).exp())
+    std = math.exp(config.log_std_init)
     low, high = space.low.astype(np.float64), space.high.astype(np.float64)
     half = high / 2 - low / 2
     is_far = (half > _WIDE * std) | (half < std / _WIDE) | (low > _FAR * std) | (high < -_FAR * std)

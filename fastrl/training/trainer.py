@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from contextlib import ExitStack, nullcontext
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from fastrl.buffers.rollout import RolloutBuffer
 from fastrl.config.run import RunConfig
@@ -98,13 +98,7 @@ class AgentTrainer:
 
     def _fit(self, agent: Agent, env: AnyEnvs | None, signals: StopSignals) -> TrainResult:
         if self._config is not None:
-            for name, value in self._config.unlike_defaults().items():
-                if name not in TRAINER_SETTINGS and getattr(agent.config, name, None) != value:
-                    raise ValueError(
-                        f"{name}={value} has no effect: the agent was built without it"
-                    )
-            settings = {name: getattr(self._config, name) for name in TRAINER_SETTINGS}
-            agent.config = agent.config.replace(**settings)
+            _take_settings(agent, self._config)
         if env is not None:
             rank = agent.devices.global_rank
             agent.envs, agent.task = fitting_envs(env, agent.config, rank, agent.envs, agent.task)
@@ -131,7 +125,6 @@ class AgentTrainer:
                 print(agent.task.note, flush=True)
             buffer = _built(agent)
             timer = StageTimer()
-            player = Player(agent, agent.envs, buffer, timer)
             # What environments draw from the global generators follows from the seed, too.
             own_seed = agent.devices.stream_seed(agent.config.seed, -1, counters.restarts)
             ownership.enter_context(generators_seeded(own_seed))
@@ -142,15 +135,11 @@ class AgentTrainer:
                     if place := agent.not_finite():
                         raise ValueError(f"its {place} is not finite: the training diverged")
             with PULSE.slow(_SLOWNESS_OF_RESETS):
-                if restored is None or "envs" not in restored:
+                with naming(checkpoint):
+                    goes_on = _restored_envs(agent, buffer, restored, counters.restarts)
+                player = Player(agent, agent.envs, buffer, timer)
+                if not goes_on:
                     player.reset()
-                else:
-                    with naming(checkpoint):
-                        are_restored = restore_envs(agent.envs, buffer, restored)
-                    if not are_restored:
-                        agent.envs = reopened(agent.envs, counters.restarts)
-                        player = Player(agent, agent.envs, buffer, timer)
-                        player.reset()
             if restored is not None and "torch_random" in restored:
                 with naming(checkpoint):  # last: resets may draw from the generators
                     restore_generators(restored)
@@ -169,6 +158,27 @@ class AgentTrainer:
                 shown = folder.relative_to(agent.start_folder)
             with Records(agent, folder, shown, counters, signals, restored is not None) as records:
                 return run.play(records, restored is not None)
+
+
+def _take_settings(agent: Agent, config: RunConfig) -> None:
+    """Gives an agent the trainer's own settings; ValueError for those that would be ignored."""
+    for name, value in config.unlike_defaults().items():
+        if name not in TRAINER_SETTINGS and getattr(agent.config, name, None) != value:
+            raise ValueError(f"{name}={value} has no effect: the agent was built without it")
+    settings = {name: getattr(config, name) for name in TRAINER_SETTINGS}
+    agent.config = agent.config.replace(**settings)
+
+
+def _restored_envs(
+    agent: Agent, buffer: RolloutBuffer, restored: dict[str, Any] | None, restart: int
+) -> bool:
+    """Returns whether the environments are where a checkpoint left them; else they are new."""
+    if restored is None or "envs" not in restored:
+        return False
+    if restore_envs(agent.envs, buffer, restored):
+        return True
+    agent.envs = reopened(agent.envs, restart)
+    return False
 
 
 def _built(agent: Agent) -> RolloutBuffer:
