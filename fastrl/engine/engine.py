@@ -49,8 +49,7 @@ logger = logging.getLogger("fastrl")
 
 Trained = Sequence[tuple[FlatParameters, nn.Module]]
 
-# Rows that go through networks at once on a CPU, and numbers in them: what is made of them stays in
-# the second cache.
+# Rows, and numbers in them, that pass networks at once on a CPU: they stay in the second cache.
 _CHUNK, _CHUNK_NUMBERS = 2048, 2**23
 
 
@@ -91,22 +90,23 @@ class Engine:
                 module.train()
         self._trained, self._networks = trained, [module for _, module in trained()]
         self._layers = self._fingerprint()
-        self._built, self._twins, self.notes = [], [], []
-        self._of_layers = PythonReads()
+        self._built, self._twins, self.notes, self._of_layers = [], [], [], PythonReads()
         self._of_layers.take_settings(self._networks)
         reasons = why_no_kernels(device, config.precision) + why_not_static(self._networks)
         for_compiler = config.engine == "compile"
         if config.engine in ("auto", "native", "compile") and not reasons:
             self._twins, reasons = proven_twins(self._networks, for_compiler)
+        threads = config.num_threads or update_threads(num_rows, width)
+        if config.engine == "auto" and reasons and threads > 1:
+            # Torch has to work too, and its threads and the kernels' would fight for the cores.
+            self._twins = [twin for twin in self._twins if not twin.shares_work]
         against = [] if self._twins else reasons or ["there are no kernels for such networks"]
-        lacks_memory = self._on_cpu and not self._twins
-        situation = Situation(device, self._networks, against, lacks_memory)
+        situation = Situation(device, self._networks, against, self._on_cpu and not self._twins)
         self._way, self.notes = choose(config.engine, situation, self._devices.agree)
         if self._way.name == "native":
             self.notes = reasons
         elif not for_compiler:
             self._twins = []
-        threads = config.num_threads or update_threads(num_rows, width)
         # The kernels share their work among threads of their own; torch's are for what is left.
         shares = [twin.shares_work for twin in self._twins]
         self._pool_threads = threads if any(shares) else 1
