@@ -19,7 +19,7 @@ def test_update(compare):
     batch.obs.copy_(torch.randn(ROWS, 8, generator=torch.Generator().manual_seed(1)))
     batch.weights.fill_(1 / ROWS)
     with torch.no_grad():
-        log_probs, _, values = agent.evaluate(batch)
+        log_probs, _, values = agent.evaluate_actions(batch)
     batch.log_probs.copy_(log_probs)
     batch.values.copy_(values)
     batch.returns.copy_(torch.linspace(-1, 1, ROWS))

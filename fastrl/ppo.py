@@ -89,7 +89,7 @@ class PPO(OnPolicyAgent):
             A scalar, and one scalar for each of `metrics` but the last.
         """
         config, weights = self.config, batch.weights
-        log_probs, entropy, values = self.evaluate(batch)
+        log_probs, entropy, values = self.evaluate_actions(batch)
         log_ratio = log_probs - batch.log_probs
         policy_loss = clipped_surrogate(log_ratio, batch.advantages, weights, self.clip_coef)
         if config.clip_vloss:
@@ -104,7 +104,7 @@ class PPO(OnPolicyAgent):
             clipped = clip_fraction(log_ratio, weights, self.clip_coef)
         return loss, (policy_loss, critic_loss, entropy_loss, kl, clipped)
 
-    def evaluate(self, batch: Minibatch) -> tuple[Tensor, Tensor, Tensor]:
+    def evaluate_actions(self, batch: Minibatch) -> tuple[Tensor, Tensor, Tensor]:
         """Returns log pi(a|s), the entropy and V(s) of the rows, each `[B]`."""
         return self.policy.evaluate(batch.obs, batch.actions)
 

@@ -151,7 +151,7 @@ class PPORecurrent(PPO):
         features, _ = self.policy.step(rollout.obs[-1], rollout.states[-1])
         return self.policy.value(features)
 
-    def evaluate(self, batch: Any) -> tuple[Tensor, Tensor, Tensor]:
+    def evaluate_actions(self, batch: Any) -> tuple[Tensor, Tensor, Tensor]:
         """Returns log pi(a|s), the entropy and V(s) of the rows of sequences, each `[L * B]`."""
         steps = batch.weights.unflatten(0, (-1, len(batch.states)))
         batch_sizes = (steps > 0).sum(1)

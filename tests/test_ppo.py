@@ -124,8 +124,8 @@ def test_networks_that_somebody_put_in_place_are_used_as_they_are(what):
 class OwnLoss(PPO):
     """Somebody's agent, with a word of its own in the loss."""
 
-    def evaluate(self, batch: Any) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        log_prob, entropy, values = super().evaluate(batch)
+    def evaluate_actions(self, batch: Any) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        log_prob, entropy, values = super().evaluate_actions(batch)
         return log_prob, entropy, 0 * values + 3
 
 
@@ -135,6 +135,20 @@ def test_what_somebody_derived_is_called():
     run(agent, 1)
     after = agent.policy.critic[0].weight  # pyright: ignore[reportOptionalSubscript]
     assert torch.equal(before, after)
+
+
+def test_a_hook_of_the_old_name_is_refused():
+    """`evaluate(batch)` was what `loss` called."""
+    with pytest.raises(ValueError, match=r"Old\.evaluate takes a batch.*evaluate_actions"):
+
+        class Old(PPO):  # pyright: ignore[reportUnusedClass]
+            def evaluate(self, batch: Any) -> Any:
+                return batch
+
+    agent: Any = PPO("CartPole-v1", num_steps=32, per_rank_batch_size=128)
+    agent.evaluate = lambda batch: batch
+    with pytest.raises(ValueError, match=r"PPO\.evaluate takes a batch.*evaluate_actions"):
+        agent.make_buffer()
 
 
 @pytest.mark.parametrize("env", WALKS)

@@ -130,7 +130,7 @@ def test_gradient_of_sequences_equals_that_of_a_loop_over_rows(variant):
             state = agent.policy.remember(memory, batch.actions[rows])
         return tuple(torch.cat(part) for part in zip(*parts, strict=True))
 
-    agent.evaluate = stepwise
+    agent.evaluate_actions = stepwise
     expected, _ = agent.step.gradient_of_loss(batch)
     torch.testing.assert_close(gradient, expected, rtol=1e-3, atol=1e-6)
 

@@ -94,7 +94,7 @@ def test_a_function_put_in_place_of_an_imported_one_is_run(name, engine, monkeyp
 def cloned(agent: Any, batch: Any) -> Tensor:
     """Behaviour cloning of one action, for any policy."""
     wanted = torch.full_like(batch.actions, 0.3 if batch.actions.is_floating_point() else 1)
-    log_probs, _, _ = agent.evaluate(batch._replace(actions=wanted))
+    log_probs, _, _ = agent.evaluate_actions(batch._replace(actions=wanted))
     return -losses.weighted_mean(log_probs, batch.weights)
 
 
@@ -138,7 +138,7 @@ class KLPPO(PPO):
 
     def loss(self, batch: Any) -> Any:
         loss, metrics = super().loss(batch)
-        log_probs, _, _ = self.evaluate(batch)
+        log_probs, _, _ = self.evaluate_actions(batch)
         return loss + 3 * losses.approximate_kl(log_probs - batch.log_probs, batch.weights), metrics
 
 
@@ -151,7 +151,7 @@ class SymlogPPO(PPO):
 
     def loss(self, batch: Any) -> Any:
         loss, metrics = super().loss(batch)
-        _, _, values = self.evaluate(batch)
+        _, _, values = self.evaluate_actions(batch)
         error = symlog(values) - symlog(batch.returns)
         return loss + 2 * losses.weighted_mean(error * error, batch.weights), metrics
 
@@ -169,8 +169,8 @@ class SymlogSAC(SAC):
 class EvaluatingPPO(PPO):
     """Has values of its own, times 3."""
 
-    def evaluate(self, batch: Any) -> Any:
-        log_probs, entropy, values = super().evaluate(batch)
+    def evaluate_actions(self, batch: Any) -> Any:
+        log_probs, entropy, values = super().evaluate_actions(batch)
         return log_probs, entropy, 3 * values
 
 
@@ -609,7 +609,7 @@ class WithBeta(PPO):
 
     def loss(self, batch: Any) -> Any:
         loss, metrics = super().loss(batch)
-        _, _, values = self.evaluate(batch)
+        _, _, values = self.evaluate_actions(batch)
         return loss + self.number() * losses.value_loss(
             values, 2 + 0 * values, batch.weights
         ), metrics
@@ -682,7 +682,7 @@ class Direct(PPO):
 
     def loss(self, batch: Any) -> Any:
         loss, metrics = super().loss(batch)
-        _, _, values = self.evaluate(batch)
+        _, _, values = self.evaluate_actions(batch)
         return loss + (self.beta + self.coefs["beta"]) * losses.weighted_mean(
             values, batch.weights
         ), metrics
@@ -850,7 +850,7 @@ class Looking(PPO):
 
     def loss(self, batch: Any) -> Any:
         loss, metrics = super().loss(batch)
-        advantages, log_probs = batch.advantages, self.evaluate(batch)[0]
+        advantages, log_probs = batch.advantages, self.evaluate_actions(batch)[0]
         if self.how == "if":
             more = log_probs.mean() if advantages.mean() > 0 else -log_probs.mean()
         elif self.how == "item":
@@ -894,7 +894,7 @@ class Drawing(PPO):
 
     def loss(self, batch: Any) -> Any:
         loss, metrics = super().loss(batch)
-        log_probs, _, _ = self.evaluate(batch)
+        log_probs, _, _ = self.evaluate_actions(batch)
         return loss + (torch.rand_like(log_probs) * log_probs).mean(), metrics
 
 

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from fastrl.agents.base import BaseAgent
 from fastrl.agents.networks import describe_networks
+from fastrl.agents.renamed import refuse_old_hook
 from fastrl.buffers.dealing import Dealer, SharedRows
 from fastrl.buffers.rollout import RolloutBuffer
 from fastrl.config.on_policy import OnPolicyConfig
@@ -41,6 +42,11 @@ class OnPolicyAgent(BaseAgent):
 
     channel = RolloutChannel
     """What players and trainers in processes of their own send each other."""
+
+    def __init_subclass__(cls, **more: Any) -> None:
+        """Refuses a class whose `evaluate` would no longer be called by the loss."""
+        super().__init_subclass__(**more)
+        refuse_old_hook(cls)
 
     def __init__(self, env: Any, config: OnPolicyConfig | None = None, **settings: Any) -> None:
         """Makes environments, networks and optimiser; arguments as of `BaseAgent`."""
@@ -115,6 +121,7 @@ class OnPolicyAgent(BaseAgent):
 
     def make_learning(self, buffer: RolloutBuffer) -> None:
         """Has the engine build what learns from a rollout."""
+        refuse_old_hook(self)
         self.build(buffer)
 
     def trained(self) -> list[tuple[FlatOptimizer, nn.Module]]:
