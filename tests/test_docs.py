@@ -1,0 +1,99 @@
+"""The Python blocks of the documentation run.
+
+The ```python blocks of a page are run in order, in one namespace and in a temporary folder. Behind
+`python`, the line that opens a block may say
+
+- `file: my_nets.py`: the block is written to that file, and what it defines is imported from there;
+- `no-run: the reason`: the block is not run.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+import linecache
+import re
+import sys
+import types
+from pathlib import Path
+
+import pytest
+
+DOCS = Path(__file__).parents[1] / "docs"
+
+PAGES = (
+    "coming_from_sb3.md",
+    "from_python.md",
+)
+"""Pages whose blocks are run; a page must take less than about ten seconds of one core."""
+
+_BLOCK = re.compile(r"^```python(?P<words>[^\n]*)\n(?P<code>.*?)^```$", re.MULTILINE | re.DOTALL)
+
+
+def blocks(text: str) -> list[tuple[str, str, int]]:
+    """Returns of each block of a page what stands behind `python`, its code and its first line."""
+    return [
+        (match["words"].strip(), match["code"], text[: match.start("code")].count("\n"))
+        for match in _BLOCK.finditer(text)
+    ]
+
+
+def run_page(text: str, name: str, folder: Path) -> None:
+    """Runs a page's blocks in `folder`, the current one, as the module `name`."""
+    module = types.ModuleType(name)
+    sys.modules[name] = module
+    for number, (words, code, line) in enumerate(blocks(text)):
+        kind, _, rest = (part.strip() for part in words.partition(":"))
+        if kind == "no-run":
+            assert rest, f"{name}: the block of line {line} is not run, and does not say why"
+        elif kind == "file":
+            (folder / rest).write_text(code)
+            importlib.invalidate_caches()
+            defined = vars(importlib.import_module(Path(rest).stem))
+            vars(module).update({x: y for x, y in defined.items() if not x.startswith("__")})
+        else:
+            assert not words, f"{name}: line {line} says {words!r} behind python"
+            source, place = "\n" * line + code, f"<{name} {number}>"
+            # So that tracebacks show the line, and torch finds the source.
+            linecache.cache[place] = (len(source), None, source.splitlines(keepends=True), place)
+            exec(compile(source, place, "exec"), vars(module))
+
+
+@pytest.fixture
+def page_folder(tmp_path, monkeypatch):
+    """A folder that is the current one and that modules are imported from."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(tmp_path)
+    before = set(sys.modules)
+    yield tmp_path
+    for name in set(sys.modules) - before:
+        path = getattr(sys.modules[name], "__file__", None)
+        if path is None or Path(path).is_relative_to(tmp_path):
+            with contextlib.suppress(KeyError):
+                del sys.modules[name]
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_the_blocks_of_a_page_run(page, page_folder):
+    text = (DOCS / page).read_text()
+    assert blocks(text), f"{page} has no blocks"
+    run_page(text, f"docs_{Path(page).stem}", page_folder)
+
+
+def test_every_page_with_blocks_is_run():
+    with_blocks = {page.name for page in DOCS.glob("*.md") if blocks(page.read_text())}
+    assert with_blocks == set(PAGES)
+
+
+def test_a_block_that_fails_fails_its_page(page_folder):
+    with pytest.raises(ZeroDivisionError):
+        run_page("```python\nx = 0\n```\nand\n```python\n1 / x\n```\n", "failing", page_folder)
+    with pytest.raises(AssertionError, match="does not say why"):
+        run_page("```python no-run:\n```\n", "silent", page_folder)
+
+
+def test_a_block_with_a_file_is_imported_from_it(page_folder):
+    text = (
+        "```python file: my_file.py\ndef f():\n    return 7\n```\n```python\nassert f() == 7\n```"
+    )
+    run_page(text + "\n```python\nassert f.__module__ == 'my_file'\n```\n", "named", page_folder)
