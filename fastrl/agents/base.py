@@ -31,7 +31,7 @@ from fastrl.processes.devices import Devices, make_devices
 from fastrl.processes.generators import generators_seeded
 from fastrl.processes.memory import check_memory
 from fastrl.runs.checkpoint import save_checkpoint
-from fastrl.runs.fitting import check_fits, first_not_finite
+from fastrl.runs.fitting import first_not_finite
 from fastrl.runs.folder import working_folder
 from fastrl.spaces.actions import within_bounds
 from fastrl.spaces.masked import with_mask
@@ -288,18 +288,6 @@ class BaseAgent:
         if match_networks(self.networks(), state):
             for parameters, module in self.trained():
                 parameters.adopt(module)
-
-    def _check_state(self, state: Any, *free: str) -> None:
-        """Raises ValueError if a state is not of this agent, but for its settings and `free`."""
-        agent: Any = self
-        expected = agent.state_dict()
-        if isinstance(state, dict) and state.get("noise_device") != self.device.type:
-            free = ("noise_generator", *free)  # another device's means nothing here
-        check_fits(state, expected, free=("config", "layers", "frozen", *free))  # see `match`
-
-    def _load_noise(self, state: dict[str, Any]) -> None:
-        if state["noise_device"] == self.device.type:
-            self.noise_generator.set_state(state["noise_generator"])
 
     @classmethod
     def load(

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from fastrl.agents.base import BaseAgent
 from fastrl.agents.networks import describe_networks
+from fastrl.agents.states import check_state, load_noise
 from fastrl.buffers.replay import ReplayBuffer, StepsBuffer, Transitions
 from fastrl.config.sac import SACConfig
 from fastrl.decoupled.channels import ReplayChannel
@@ -226,7 +227,7 @@ class OffPolicyAgent(BaseAgent):
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Takes a state back; raises ValueError, before it takes any, if it is another agent's."""
         self.match(state)
-        self._check_state(state, "replay")
+        check_state(self, state, "replay")
         if (replay := state.get("replay")) is not None:
             self._check_replay(replay)
         self._load_networks(state)
@@ -234,7 +235,7 @@ class OffPolicyAgent(BaseAgent):
         self.num_gradient_steps = state["num_gradient_steps"]
         if replay is None:  # a file of `save`: rows to learn from are collected anew
             self.num_env_steps = self.num_gradient_steps = 0
-        self._load_noise(state)
+        load_noise(self, state)
         if self.replay is None:
             self.saved_replay = replay
         elif replay is not None:

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from fastrl.agents.base import BaseAgent
 from fastrl.agents.networks import describe_networks
 from fastrl.agents.renamed import refuse_old_hook
+from fastrl.agents.states import check_state, load_noise
 from fastrl.buffers.dealing import Dealer, SharedRows
 from fastrl.buffers.rollout import RolloutBuffer
 from fastrl.config.on_policy import OnPolicyConfig
@@ -278,9 +279,9 @@ class OnPolicyAgent(BaseAgent):
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Takes a state back; raises ValueError, before it takes any, if it is another agent's."""
         self.match(state)
-        self._check_state(state, *(() if self.reward_scale else ("reward_scale",)))
+        check_state(self, state, *(() if self.reward_scale else ("reward_scale",)))
         self.policy.load_state_dict(state["policy"])
         if self.reward_scale is not None:
             self.reward_scale.load_state_dict(state["reward_scale"])
         self.optimizer.load_state_dict(state["optimizer"])
-        self._load_noise(state)
+        load_noise(self, state)
