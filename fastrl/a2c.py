@@ -82,10 +82,7 @@ class A2C(OnPolicyAgent):
             update_index: this update's number in the run, from 0; schedules follow from it.
             timer: accumulates the time of the stages "advantage" and "update".
         """
-        config, remaining = self.config, 1 - update_index / self.num_updates
-        learning_rate = config.learning_rate * (remaining if config.anneal_lr else 1)
-        self.optimizer.learning_rate.fill_(learning_rate)
-        self.ent_coef.fill_(config.ent_coef * (remaining if config.anneal_ent_coef else 1))
+        self.anneal(update_index)
         with self.engine.learning():
             with timer.stage("advantage"):
                 explained = self.compute_advantages(rollout)

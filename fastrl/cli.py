@@ -26,6 +26,7 @@ with leaving_at_once():  # Ctrl-C may already come during these imports
     from fastrl.config.flags import flag_of, print_flags, read_flags
     from fastrl.config.resume import resumed
     from fastrl.config.run import RunConfig
+    from fastrl.config.schedules import check_found, without_overridden
     from fastrl.config.trust import check_given, check_named
     from fastrl.presets import lack_of_preset, load_presets, merge, preset_for
     from fastrl.processes.errors import exit_status
@@ -112,11 +113,14 @@ def parse(algo: str, argv: Sequence[str] | None = None) -> Command:
     if "resume" in source:
         return _resume(algo, config_class, source, flags)
     from_preset, from_file = _settings_under_flags(algo, config_class, source, flags)
+    from_file = without_overridden(from_file, flags)
     explicit = {**from_file, **flags, **_trainers({**from_file, **flags})}
     from_preset = {name: value for name, value in from_preset.items() if name not in explicit}
+    from_preset = without_overridden(from_preset, explicit)
     agent = source.get("agent") or source.get("agent_of_file", "")
     command = merge(config_class, from_preset, explicit, "flags", "--preset none")
     command = dataclasses.replace(command, agent=agent)
+    check_found(command.config)
     check_memory(command.config)
     if "preset" in source:
         return command
@@ -163,7 +167,7 @@ def _settings_under_flags(
             again = {*flags, *source}
             check_given({name: x for name, x in named.items() if name not in again}, path)
         source["agent_of_file"] = named["agent"] or source.get("agent_of_file", "")
-        from_file |= settings
+        from_file = without_overridden(from_file, settings) | settings
     env_id = flags.get("env_id", from_file.get("env_id", config_class.env_id))
     preset = {} if source.get("preset") == "none" else dict(preset_for(algo, env_id))
     return preset, from_file
@@ -191,6 +195,7 @@ def _resume(algo: str, config_class: type[RunConfig], source: Settings, flags: S
     check_named(named, labels.get("signature"), run, source.get("trust", False), again)
     config = resumed(saved, flags, run)
     check_effects(config, flags)
+    check_found(config)
     check_memory(config)
     return Command(config=config, resume=run, explicit=flags, agent=agent)
 

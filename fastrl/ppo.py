@@ -24,6 +24,7 @@ from torch import Tensor
 from fastrl.agents.on_policy import OnPolicyAgent
 from fastrl.buffers.rollout import Minibatch, RolloutBuffer
 from fastrl.config.ppo import PPOConfig
+from fastrl.config.schedules import adaptive_of
 from fastrl.engine.objective import ClippedObjective
 from fastrl.engine.optimizer import FlatAdam
 from fastrl.ops.losses import (
@@ -34,6 +35,7 @@ from fastrl.ops.losses import (
     value_loss,
     weighted_mean,
 )
+from fastrl.ops.schedules import adapted_to_kl
 from fastrl.runs.timer import StageTimer
 
 METRICS = (
@@ -64,8 +66,7 @@ class PPO(OnPolicyAgent):
     def build(self, rollout: RolloutBuffer) -> None:
         """Makes of `loss` a gradient step, and what deals minibatches."""
         config = self.config
-        # A tensor changed in place, so that a schedule rebuilds nothing.
-        self.clip_coef = torch.tensor(config.clip_coef, device=self.device)
+        self.clip_coef = self.scheduled["clip_coef"]
         coefs = self.clip_coef, self.ent_coef, config.vf_coef, config.clip_vloss
         self.step = self.engine.gradient_step(
             self.loss,
@@ -132,9 +133,9 @@ class PPO(OnPolicyAgent):
                     minibatches = self.dealer.deal(update_index, epoch, epoch == 0 or recompute)
                     for minibatch in minibatches:
                         self.step(minibatch)
-                    if config.target_kl is not None:
+                    if config.follows_kl:
                         kl = self.step.sum_of("Info/approx_kl")
-                        if (kl - kl_before) / len(minibatches) > config.target_kl:
+                        if self.follow_kl((kl - kl_before) / len(minibatches)):
                             break
                         kl_before = kl
                 self.update_obs_normalizer(rollout)
@@ -147,15 +148,16 @@ class PPO(OnPolicyAgent):
             "Info/ent_coef": float(self.ent_coef),
         }
 
-    def anneal(self, update_index: int) -> None:
-        """Sets learning rate, clipping and entropy coefficients to where their schedules are."""
-        config, remaining = self.config, 1 - update_index / self.num_updates
-        for tensor, start, falls in (
-            (self.optimizer.learning_rate, config.learning_rate, config.anneal_lr),
-            (self.clip_coef, config.clip_coef, config.anneal_clip_coef),
-            (self.ent_coef, config.ent_coef, config.anneal_ent_coef),
-        ):
-            tensor.fill_(start * (remaining if falls else 1))
+    def follow_kl(self, kl: float) -> bool:
+        """Adapts the learning rate, if it does, to an epoch's mean KL from the acting policy.
+
+        Returns:
+            Whether the update ends here, because the policy moved further than `target_kl`.
+        """
+        if (rule := adaptive_of(self.config)) is not None:
+            rate = self.optimizer.learning_rate
+            rate.fill_(adapted_to_kl(float(rate), kl, *rule))
+        return self.config.target_kl is not None and kl > self.config.target_kl
 
 
 # What `python -m fastrl.ppo`, and what `evaluate` and `export` call.

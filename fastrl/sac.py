@@ -27,6 +27,7 @@ from torch import Tensor, nn
 from fastrl.agents.off_policy import OffPolicyAgent
 from fastrl.buffers.replay import Transitions
 from fastrl.config.sac import SACConfig
+from fastrl.config.schedules import value_at
 from fastrl.engine.optimizer import FlatAdam, FlatParameters
 from fastrl.models.critics import Critics, SquashedGaussianActor
 from fastrl.models.layers import frozen
@@ -136,6 +137,16 @@ class SAC(OffPolicyAgent):
             (self.alpha_optimizer, self.temperature),
         ]
 
+    def anneal(self, update_index: int) -> None:
+        """Sets the learning rates to where their schedule is."""
+        config, progress = self.config, update_index / self.num_updates
+        for optimizer, start in (
+            (self.actor_optimizer, config.policy_lr),
+            (self.critic_optimizer, config.q_lr),
+            (self.alpha_optimizer, config.alpha_lr),
+        ):
+            optimizer.learning_rate.fill_(value_at(config, "learning_rate", progress, start))
+
     def build(self, minibatch: Transitions) -> None:
         """Has the engine build the gradient steps: of all networks, and of the critics alone."""
         config = self.config
@@ -231,6 +242,8 @@ class SAC(OffPolicyAgent):
     def _take_metrics(self) -> dict[str, float]:
         """Returns means since the last call."""
         metrics = {"Info/gradient_steps": float(self.num_gradient_steps), "Info/alpha": self.alpha}
+        if self.config.lr_schedule != "constant":
+            metrics["Info/learning_rate"] = float(self.actor_optimizer.learning_rate)
         parts = (CRITIC_METRICS, self.critic_step.sums), (ACTOR_METRICS, self.actor_step.sums)
         for (names, sums), count in zip(parts, self._summed_steps, strict=True):
             if count:

@@ -186,6 +186,7 @@ CHANGES: dict[str, dict[str, Any]] = {
     "num_steps": {"num_steps": 20},
     "per_rank_batch_size": {"per_rank_batch_size": 7},
     "learning_rate": {"learning_rate": 2e-3},
+    "lr_schedule": {"lr_schedule": "cosine"},
     "anneal_lr": {"anneal_lr": True},
     "max_grad_norm": {"max_grad_norm": 0.01},
     "gamma": {"gamma": 0.5},
@@ -193,6 +194,7 @@ CHANGES: dict[str, dict[str, Any]] = {
     "normalize_advantages": {"normalize_advantages": True},
     "vf_coef": {"vf_coef": 0.1},
     "ent_coef": {"ent_coef": 0.1},
+    "ent_schedule": {"ent_schedule": "cosine"},
     "anneal_ent_coef": {"anneal_ent_coef": True},
     "hidden_sizes": {"hidden_sizes": (8, 4)},
     "activation_function": {"activation_function": "elu"},
@@ -206,7 +208,10 @@ CHANGES: dict[str, dict[str, Any]] = {
     "optimizer_eps": {"optimizer_eps": 1e-1},
     "rmsprop_decay": {"rmsprop_decay": 0.5},
 }
-BASES: dict[str, dict[str, Any]] = {"anneal_ent_coef": {"ent_coef": 0.1}}
+BASES: dict[str, dict[str, Any]] = {
+    "anneal_ent_coef": {"ent_coef": 0.1},
+    "ent_schedule": {"ent_coef": 0.1},
+}
 
 
 def test_every_flag_is_in_the_table():

@@ -24,6 +24,7 @@ DOCS = Path(__file__).parents[1] / "docs"
 PAGES = (
     "coming_from_sb3.md",
     "from_python.md",
+    "schedules.md",
 )
 """Pages whose blocks are run; a page must take less than about ten seconds of one core."""
 

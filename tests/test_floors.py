@@ -26,6 +26,7 @@ FLOOR_OF = {place: floor for floor, places in enumerate(FLOORS) for place in pla
 # What is imported by its name, which no import statement shows: these may go up.
 IMPORTED_BY_NAME = {
     "__init__": "names of the package come on first use, so that importing it imports no torch",
+    "config.schedules": "the function that a user names as a schedule, module:callable",
     "cli": "the algorithm that the command line names, once its arguments are known to be right",
     "agents.load": "the algorithm that a checkpoint is of",
     "agents.naming": "the class of the user's own that a checkpoint is of, or --agent names",

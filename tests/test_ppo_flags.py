@@ -21,6 +21,7 @@ CHANGES: dict[str, dict[str, Any]] = {
     "num_steps": {"num_steps": 20},
     "per_rank_batch_size": {"per_rank_batch_size": 32},
     "learning_rate": {"learning_rate": 2e-3},
+    "lr_schedule": {"lr_schedule": "cosine"},
     "anneal_lr": {"anneal_lr": True},
     "max_grad_norm": {"max_grad_norm": 0.01},
     "gamma": {"gamma": 0.5},
@@ -28,6 +29,7 @@ CHANGES: dict[str, dict[str, Any]] = {
     "normalize_advantages": {"normalize_advantages": True},
     "vf_coef": {"vf_coef": 0.1},
     "ent_coef": {"ent_coef": 0.1},
+    "ent_schedule": {"ent_schedule": "cosine"},
     "anneal_ent_coef": {"anneal_ent_coef": True},
     "hidden_sizes": {"hidden_sizes": (8, 4)},
     "activation_function": {"activation_function": "elu"},
@@ -41,6 +43,7 @@ CHANGES: dict[str, dict[str, Any]] = {
     "recompute_advantages": {"recompute_advantages": True},
     "adam_eps": {"adam_eps": 1e-2},
     "clip_coef": {"clip_coef": 0.001},
+    "clip_schedule": {"clip_schedule": "cosine"},
     "anneal_clip_coef": {"anneal_clip_coef": True},
     "clip_vloss": {"clip_vloss": True},
     "target_kl": {"target_kl": 1e-9},
@@ -49,6 +52,8 @@ CHANGES: dict[str, dict[str, Any]] = {
 BASES: dict[str, dict[str, Any]] = {
     "anneal_clip_coef": {"clip_coef": 0.002, "clip_vloss": True},
     "anneal_ent_coef": {"ent_coef": 0.1},
+    "clip_schedule": {"clip_coef": 0.002, "clip_vloss": True},
+    "ent_schedule": {"ent_coef": 0.1},
     "clip_vloss": {"clip_coef": 0.002},
 }
 

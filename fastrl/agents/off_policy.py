@@ -55,6 +55,10 @@ class OffPolicyAgent(BaseAgent):
         """Has the engine build the gradient steps for minibatches like this one."""
         raise NotImplementedError
 
+    def anneal(self, update_index: int) -> None:
+        """Sets the learning rates to where their schedule is."""
+        raise NotImplementedError
+
     def _learn(self, num_steps: int) -> None:
         """Takes gradient steps and counts them."""
         raise NotImplementedError
@@ -115,6 +119,7 @@ class OffPolicyAgent(BaseAgent):
         if self.saved_replay is not None:
             self.replay.load_state_dict(self.saved_replay)
             self.saved_replay = None
+        self.anneal(0)  # a mistake in the schedule is told before the run begins
         self.build(self.replay.minibatch)
 
     @property
@@ -176,6 +181,8 @@ class OffPolicyAgent(BaseAgent):
         self.num_env_steps += self.config.steps_per_update
         is_finite = True
         if (num_due := self.num_due) > 0:
+            if self.config.lr_schedule != "constant":
+                self.anneal(update_index)
             with self.engine.learning(), timer.stage("update"):
                 self._learn(num_due)
             is_finite = self._is_finite()

@@ -23,6 +23,7 @@ from fastrl.agents.states import check_state, load_noise
 from fastrl.buffers.dealing import Dealer, SharedRows
 from fastrl.buffers.rollout import RolloutBuffer
 from fastrl.config.on_policy import OnPolicyConfig
+from fastrl.config.schedules import SCHEDULE_OF, adaptive_of, value_at
 from fastrl.decoupled.channels import RolloutChannel
 from fastrl.engine.optimizer import FlatOptimizer
 from fastrl.models.actor_critic import ActorCritic
@@ -55,9 +56,14 @@ class OnPolicyAgent(BaseAgent):
         self.reward_scale = None
         if self.config.reward_scaling:
             self.reward_scale = RewardScale(self.config.gamma).to(self.device)
-        # Coefficients are tensors changed in place, so that a schedule rebuilds nothing.
-        self.ent_coef = torch.tensor(self.config.ent_coef, device=self.device)
         self.optimizer = self.make_optimizer()
+        # Coefficients are tensors changed in place, so that a schedule rebuilds nothing.
+        names = [name for name in SCHEDULE_OF if hasattr(self.config, name)]
+        self.scheduled = {
+            name: torch.tensor(getattr(self.config, name), device=self.device) for name in names
+        }
+        self.scheduled["learning_rate"] = self.optimizer.learning_rate
+        self.ent_coef = self.scheduled["ent_coef"]
         self.devices.broadcast(self.optimizer.flat)
 
     @property
@@ -123,6 +129,8 @@ class OnPolicyAgent(BaseAgent):
     def make_learning(self, buffer: RolloutBuffer) -> None:
         """Has the engine build what learns from a rollout."""
         refuse_old_hook(self)
+        for name in self.scheduled:  # a mistake in one is told before the run begins
+            value_at(self.config, name, 0.0)
         self.build(buffer)
 
     def trained(self) -> list[tuple[FlatOptimizer, nn.Module]]:
@@ -189,6 +197,13 @@ class OnPolicyAgent(BaseAgent):
         noise = torch.empty(len(rows), self.policy.head.noise_size, device=self.device)
         self.policy.head.draw_noise(noise, self._predict_generator)
         return self.policy.head.to_env(self.policy.act(rows, noise))
+
+    def anneal(self, update_index: int) -> None:
+        """Sets the coefficients to where their schedules are; one that adapts goes its own way."""
+        goes_on = adaptive_of(self.config) is not None and update_index > 0
+        for name, tensor in self.scheduled.items():
+            if not (goes_on and name == "learning_rate"):
+                tensor.fill_(value_at(self.config, name, update_index / self.num_updates))
 
     # Values and advantages
 
@@ -266,12 +281,15 @@ class OnPolicyAgent(BaseAgent):
 
     def state_dict(self) -> dict[str, Any]:
         """Returns weights, normalisers, optimiser and random states."""
+        adapts = adaptive_of(self.config) is not None
+        adapted = {"learning_rate": self.optimizer.learning_rate} if adapts else {}
         return {
             "config": self.config.to_dict(),
             **describe_networks(self.networks()),
             "policy": self.policy.state_dict(),
             "reward_scale": None if self.reward_scale is None else self.reward_scale.state_dict(),
             "optimizer": self.optimizer.state_dict(),
+            **adapted,
             "noise_generator": self.noise_generator.get_state(),
             "noise_device": self.device.type,
         }
@@ -279,9 +297,12 @@ class OnPolicyAgent(BaseAgent):
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Takes a state back; raises ValueError, before it takes any, if it is another agent's."""
         self.match(state)
-        check_state(self, state, *(() if self.reward_scale else ("reward_scale",)))
+        adapted = () if "learning_rate" in state else ("learning_rate",)
+        check_state(self, state, *adapted, *(() if self.reward_scale else ("reward_scale",)))
         self.policy.load_state_dict(state["policy"])
         if self.reward_scale is not None:
             self.reward_scale.load_state_dict(state["reward_scale"])
         self.optimizer.load_state_dict(state["optimizer"])
+        if "learning_rate" in state:  # else schedules set it
+            self.optimizer.learning_rate.copy_(state["learning_rate"])
         load_noise(self, state)

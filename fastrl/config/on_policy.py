@@ -7,6 +7,7 @@ from typing import Literal
 
 from fastrl.config.decoupled import DecoupledConfig
 from fastrl.config.run import at_least, in_range, one_of
+from fastrl.config.schedules import check_schedules
 
 
 class LargeBatchError(ValueError):
@@ -28,8 +29,13 @@ class OnPolicyConfig(DecoupledConfig):
 
     learning_rate: float = 1e-3
     """Learning rate of the optimiser."""
+    lr_schedule: str = "constant"
+    """Course of the learning rate over the run: constant, linear (to 0) or cosine (to 0), with
+    floor=F (fall to the share F) and warmup=W (first rise, over the share W of the run), as in
+    cosine,floor=0.1,warmup=0.05. adaptive[,kl=0.01,low=1e-5,high=1e-2] (PPO) follows the KL
+    divergence. module:callable, in Python any function, gives the factor at progress 0 to 1."""
     anneal_lr: bool = False
-    """Decay the learning rate linearly to zero over the run."""
+    """Short for lr_schedule=linear."""
     max_grad_norm: float = 0.5
     """Clip the global norm of the gradient to this; 0: no clipping."""
 
@@ -43,8 +49,10 @@ class OnPolicyConfig(DecoupledConfig):
     """Weight of the value loss, a mean squared error without a factor of 1/2."""
     ent_coef: float = 0.0
     """Weight of the entropy bonus."""
+    ent_schedule: str = "constant"
+    """Course of ent_coef, as lr_schedule but for adaptive."""
     anneal_ent_coef: bool = False
-    """Decay ent_coef linearly to zero over the run."""
+    """Short for ent_schedule=linear."""
 
     hidden_sizes: tuple[int, ...] = (64, 64)
     """Widths of the hidden layers."""
@@ -81,8 +89,7 @@ class OnPolicyConfig(DecoupledConfig):
                 "hidden_sizes must hold at least one width, each at least 1, "
                 f"not {list(self.hidden_sizes)}"
             )
-        if self.anneal_ent_coef and not self.ent_coef:
-            raise ValueError("anneal_ent_coef has no effect while ent_coef is 0")
+        check_schedules(self, has_kl=self.has_kl)
         envs, of_what = self.num_envs, f"of num_envs={self.num_envs}"
         if self.decoupled and self.num_trainers > self.num_players * self.num_envs:
             raise ValueError(
@@ -104,3 +111,8 @@ class OnPolicyConfig(DecoupledConfig):
                 f"total_timesteps={self.total_timesteps} is less than one rollout "
                 f"of {self.steps_per_update} steps"
             )
+
+    @property
+    def has_kl(self) -> bool:
+        """Whether the policy moves between the gradient steps of an update."""
+        return False

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from fastrl.config.on_policy import OnPolicyConfig
 from fastrl.config.run import at_least
+from fastrl.config.schedules import adaptive_of
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -23,8 +24,10 @@ class PPOConfig(OnPolicyConfig):
     """Epsilon of Adam."""
     clip_coef: float = 0.2
     """Clip the probability ratio to [1 - clip_coef, 1 + clip_coef]."""
+    clip_schedule: str = "constant"
+    """Course of clip_coef, as lr_schedule but for adaptive."""
     anneal_clip_coef: bool = False
-    """Decay clip_coef linearly to zero over the run."""
+    """Short for clip_schedule=linear."""
     clip_vloss: bool = False
     """Also clip the change of the value to clip_coef; the larger of the two losses counts."""
     target_kl: float | None = None
@@ -57,6 +60,16 @@ class PPOConfig(OnPolicyConfig):
     def trainers_get_all_rows(self) -> bool:
         """Decoupled: whether each trainer gets all rows, or those of some environments."""
         return self.share_data
+
+    @property
+    def follows_kl(self) -> bool:
+        """Whether anything depends on how far the policy moved in an epoch."""
+        return self.target_kl is not None or adaptive_of(self) is not None
+
+    @property
+    def has_kl(self) -> bool:
+        """Whether the policy moves between the gradient steps of an update."""
+        return self.update_epochs * self.num_minibatches > 1
 
     @property
     def num_minibatches(self) -> int:

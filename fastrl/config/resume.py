@@ -6,6 +6,7 @@ from typing import Any, TypeVar
 
 from fastrl.config.run import RunConfig
 from fastrl.config.sac import SACConfig
+from fastrl.config.schedules import name_of
 
 # Length of the run, what it writes, how it uses the machine: none of these affects learning.
 CHANGEABLE = (
@@ -80,4 +81,6 @@ def spell(value: object) -> str:
     """Returns a value written without spaces, as for a flag."""
     if isinstance(value, tuple):
         return ",".join(map(str, value))
+    if callable(value):
+        return name_of(value)
     return str(value).lower() if isinstance(value, bool) else str(value)

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Any, Literal, Self, get_type_hints
 
 from fastrl.config.other_names import hint_for
+from fastrl.config.schedules import SCHEDULE_OF, SCHEDULES, name_of
 from fastrl.config.values import as_kind, read_value
 
 _ENGINE_OF_COMPILE = {"off": "eager", False: "eager", "on": "compile", True: "compile"}
@@ -174,11 +175,12 @@ class RunConfig:
 
     def replace(self, **changes: Any) -> Self:
         """Returns a copy with some settings changed, validated again."""
-        return type(self).from_dict({**self.to_dict(), **changes}, type(self).__name__)
+        return type(self).from_dict({**vars(self), **changes}, type(self).__name__)
 
     def to_dict(self) -> dict[str, Any]:
         """Returns plain numbers, strings and lists, as in config.yaml and checkpoints."""
         values = dataclasses.asdict(self)
+        values |= {name: name_of(values[name]) for name in SCHEDULES if name in values}
         return {
             name: list(value) if isinstance(value, tuple) else value
             for name, value in values.items()
@@ -215,10 +217,16 @@ class RunConfig:
         kinds = get_type_hints(cls)
         settings: dict[str, Any] = {}
         for name, value in values.items():
+            if name in SCHEDULES and callable(value):
+                settings[name] = value
+                continue
             try:
                 settings[name] = as_kind(kinds[name], value)
             except ValueError as error:
-                raise ValueError(f"{source}: {name} {error}") from error
+                hint = ""
+                if name in SCHEDULE_OF and callable(value):
+                    hint = f"; a function of progress belongs in {SCHEDULE_OF[name]}, as a factor"
+                raise ValueError(f"{source}: {name} {error}{hint}") from error
         return settings
 
 

@@ -7,6 +7,7 @@ from typing import Literal
 
 from fastrl.config.decoupled import DecoupledConfig
 from fastrl.config.run import at_least, in_range, one_of
+from fastrl.config.schedules import check_schedules
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,6 +32,11 @@ class SACConfig(DecoupledConfig):
     """Learning rate of the critics."""
     alpha_lr: float = 3e-4
     """Learning rate of the temperature."""
+    lr_schedule: str = "constant"
+    """Course of the three learning rates over the run: constant, linear (to 0) or cosine (to 0),
+    with floor=F (fall to the share F) and warmup=W (first rise, over the share W of the run), as in
+    cosine,floor=0.1,warmup=0.05. module:callable, in Python any function, gives the factor at
+    progress 0 to 1."""
     adam_eps: float = 1e-8
     """Epsilon of Adam."""
     max_grad_norm: float = 0.0
@@ -72,6 +78,7 @@ class SACConfig(DecoupledConfig):
         at_least(self, 0, "learning_starts", "policy_lr", "q_lr", "alpha_lr", "max_grad_norm")
         at_least(self, 0, "alpha", "log_every")
         in_range(self, 0, 1, "gamma", "tau")
+        check_schedules(self)
         one_of(self, "matmul_precision", "highest", "high", "medium")
         if not self.adam_eps > 0:
             raise ValueError(f"adam_eps must be above 0, not {self.adam_eps}")

@@ -28,7 +28,7 @@ from typing import Any
 from fastrl.config.values import read_value
 
 # Settings whose value may be `module:callable`, which is then imported.
-NAMING_CODE = ("env_id", "agent")
+NAMING_CODE = ("env_id", "agent", "lr_schedule", "clip_schedule", "ent_schedule")
 
 _CODE = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_]\S*")
 _INSTALLERS = {"pip", "pkg_resources", "setuptools"}  # they come with Python
@@ -92,7 +92,7 @@ def check_named(
         if signature:
             fault = "is signed by another user, or was changed since"
         ways = {"env_id": "--env-id, env= in Python", "agent": "--agent, its class in Python"}
-        again = "; ".join(words for name, words in ways.items() if name in rest)
+        again = "; ".join(ways.get(name, f"{name}=") for name in NAMING_CODE if name in rest)
         again = f"name it again ({again}) or " if again else ""
         raise ValueError(
             f"{source} wants to run {_shown(rest)}, but {fault}; to allow it, {again}pass --trust "

@@ -15,6 +15,7 @@ from fastrl.config.command import Command
 from fastrl.config.effects import check_effects
 from fastrl.config.on_policy import LargeBatchError
 from fastrl.config.run import RunConfig, check_names
+from fastrl.config.schedules import without_overridden
 
 RESULTS_NAME = "results.yaml"
 FRESH_SEEDS = (100, 101, 102)
@@ -88,7 +89,7 @@ def resolve(
     if not isinstance(env, str):
         given = facts_of(env)
     given |= settings
-    tuned = {name: value for name, value in tuned.items() if name not in given}
+    tuned = without_overridden({name: x for name, x in tuned.items() if name not in given}, given)
     command = merge(config_class, tuned, given, f"{algo} settings", 'preset="none"')
     explicit = {name: getattr(command.config, name) for name in settings}
     lack = lack_of_preset(algo, command.config.env_id) if preset == "auto" else ""

@@ -145,6 +145,8 @@ _WITHOUT_EFFECT: dict[str, Callable[[Any], bool]] = {
     "target_entropy": lambda config: not config.tune_alpha,
     "anneal_ent_coef": lambda config: config.ent_coef == 0,
     "anneal_lr": lambda config: config.learning_rate == 0,
+    "ent_schedule": lambda config: config.ent_coef == 0,
+    "lr_schedule": lambda config: getattr(config, "learning_rate", 1) == 0,
     "rmsprop_decay": lambda config: config.optimizer == "adam",
     "num_players": lambda config: not config.decoupled,
     "num_trainers": lambda config: not config.decoupled,
