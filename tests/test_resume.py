@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import itertools
 import os
 import shutil
 from pathlib import Path
@@ -315,6 +316,32 @@ def test_value_of_another_kind_in_a_run_is_told_and_nothing_is_written(finished,
             AgentTrainer(resume=folder).fit(agent)
         assert str(path) in str(told.value) and "\n" not in str(told.value)
         assert contents(folder) == before
+
+
+WRONG_FILES = ("link", "folder")
+
+
+@pytest.mark.parametrize(
+    ("name", "kind"),
+    [
+        *itertools.product(("metrics.csv", "summary.json", "checkpoints/last.pt"), WRONG_FILES),
+        ("metrics.csv", "words"),
+    ],
+)
+def test_file_that_cannot_be_written_is_told_before_anything_is(finished, tmp_path, name, kind):
+    folder = tmp_path / "run"
+    shutil.copytree(finished, folder)
+    path = folder / name
+    path.unlink()
+    if kind == "link":
+        path.symlink_to(tmp_path / "nothing")
+    elif kind == "folder":
+        path.mkdir()
+    else:
+        path.write_text("not a table")
+    before = contents(folder)
+    assert str(path) in resume_error(folder, STATEFUL, total_timesteps=2 * UPDATE, engine="eager")
+    assert contents(folder) == before
 
 
 def test_resume_refuses_a_checkpoint_of_another_algorithm(finished, tmp_path):

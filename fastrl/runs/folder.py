@@ -209,6 +209,14 @@ def check_replaceable(path: Path) -> None:
         raise ValueError(f"{path} is a {kind}; only a regular file may be replaced")
 
 
+def check_run_files(folder: Path) -> None:
+    """Raises ValueError if a file that a resumed run will replace is no regular file."""
+    for name in (CONFIG_NAME, "metrics.csv", "summary.json"):
+        check_replaceable(folder / name)
+    for name in ("last.pt", "best.pt"):
+        check_replaceable(folder / CHECKPOINTS_NAME / name)
+
+
 def remove_temporaries(folder: Path, name: str | None = None) -> None:
     """Removes the temporary files that killed writers of `name` left behind (None: of any name).
 

@@ -18,6 +18,7 @@ from fastrl.runs.checkpoint import Checkpoints, load_checkpoint
 from fastrl.runs.fitting import naming
 from fastrl.runs.folder import (
     CONFIG_NAME,
+    check_run_files,
     create_run_folder,
     expanded,
     open_run_folder,
@@ -108,6 +109,7 @@ class AgentTrainer:
                 folder = open_run_folder(_absolute(self._resume, agent)).path
                 if agent.devices.is_global_zero:  # no other process may write from here on
                     ownership.enter_context(owned(folder))
+                    check_run_files(folder)
                 checkpoint = Checkpoints(folder / "checkpoints").newest()
                 restored = load_checkpoint(checkpoint)
                 with naming(checkpoint):
@@ -152,11 +154,13 @@ class AgentTrainer:
             if folder is None:  # late, so that a new folder gets its first checkpoint soon
                 folder = _new_folder(agent)
                 ownership.enter_context(owned(folder))
-            write_config(folder / CONFIG_NAME, {**agent.labels(), **agent.config.to_dict()})
             shown = folder
             if not expanded(self._resume or agent.config.log_dir).is_absolute():
                 shown = folder.relative_to(agent.start_folder)
-            with Records(agent, folder, shown, counters, signals, restored is not None) as records:
+            # First, since it refuses damaged metrics while nothing is changed yet.
+            records = Records(agent, folder, shown, counters, signals, restored is not None)
+            write_config(folder / CONFIG_NAME, {**agent.labels(), **agent.config.to_dict()})
+            with records:
                 return run.play(records, restored is not None)
 
 

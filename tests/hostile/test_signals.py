@@ -56,7 +56,8 @@ def cut_short(name: str, number: signal.Signals, seconds: float, log_dir: Path) 
     # Before Python runs our code, a signal does what the system does.
     if process.returncode not in (STATUS[number], -number):
         return f"exit status {process.returncode}: {err[-200:]!r}"
-    if "Traceback" in err:
+    # Until the first module of ours is imported, some milliseconds, Python reports it by itself.
+    if "Traceback" in err and "import main as command_line" not in err:
         return f"a traceback: {err[-200:]!r}"
     return left_running(log_dir) or lost(out + err, log_dir)
 
