@@ -34,6 +34,7 @@ def evaluate(
     evaluated. The same seed plays the same episodes.
 
     Args:
+        self: the agent that plays.
         episodes: how many.
         env: an id, a function that returns a `gymnasium.Env`, or an environment, which is reset and
             left open. By default `eval_env`, or else the task that is trained on.
