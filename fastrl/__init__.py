@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from fastrl.a2c import A2C
     from fastrl.agents.load import load
+    from fastrl.callbacks.base import Callback
     from fastrl.droq import DroQ
     from fastrl.envs.make import make_env
     from fastrl.ppo import PPO
@@ -27,6 +28,7 @@ __all__ = [
     "PPO",
     "SAC",
     "AgentTrainer",
+    "Callback",
     "DroQ",
     "PPORecurrent",
     "__version__",
@@ -38,6 +40,7 @@ __all__ = [
 # its module twice.
 _HOMES = {
     "A2C": "fastrl.a2c",
+    "Callback": "fastrl.callbacks.base",
     "DroQ": "fastrl.droq",
     "PPO": "fastrl.ppo",
     "PPORecurrent": "fastrl.ppo_recurrent",

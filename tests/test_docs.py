@@ -22,6 +22,7 @@ import pytest
 DOCS = Path(__file__).parents[1] / "docs"
 
 PAGES = (
+    "callbacks.md",
     "coming_from_sb3.md",
     "from_python.md",
     "schedules.md",

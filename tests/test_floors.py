@@ -16,7 +16,7 @@ FLOORS = [  # from the ground up: folders, and files of the root
     {"processes"},
     {"models", "buffers", "envs", "runs", "presets"},
     {"engine", "decoupled", "cli"},
-    {"training"},
+    {"training", "callbacks"},
     {"agents"},
     {"ppo", "a2c", "sac", "evaluate", "export"},
     {"ppo_recurrent", "droq"},
@@ -30,6 +30,7 @@ IMPORTED_BY_NAME = {
     "cli": "the algorithm that the command line names, once its arguments are known to be right",
     "agents.load": "the algorithm that a checkpoint is of",
     "agents.naming": "the class of the user's own that a checkpoint is of, or --agent names",
+    "callbacks.naming": "the callback that a user names as module:callable",
     "kernels.extension": "the compiled part, which may be missing or too old",
     "envs.make": "the environment that a user names as module:callable",
 }

@@ -14,8 +14,9 @@ from torch import Tensor, nn
 from fastrl.agents.naming import class_name, is_stock
 from fastrl.agents.networks import match_networks
 from fastrl.agents.reading import read_agent
-from fastrl.agents.running import run_command
-from fastrl.config.command import Command, describe
+from fastrl.agents.running import learn, run_command
+from fastrl.callbacks.base import Callback
+from fastrl.config.command import Command
 from fastrl.config.decoupled import DecoupledConfig
 from fastrl.config.other_names import hint_for
 from fastrl.config.trust import signature_of
@@ -38,7 +39,6 @@ from fastrl.spaces.masked import with_mask
 from fastrl.spaces.observations import rows_of
 from fastrl.training.records import TrainResult
 from fastrl.training.resuming import checkpoint_labels
-from fastrl.training.trainer import AgentTrainer
 
 AnyEnv = str | VectorEnv | gymnasium.Env | gymnasium.vector.VectorEnv | Callable[..., gymnasium.Env]
 
@@ -199,6 +199,7 @@ class BaseAgent:
         total_timesteps: int | None = None,
         *,
         on_interrupt: Literal["raise", "return"] = "raise",
+        callbacks: Sequence[Callback] = (),
         **unknown: Any,
     ) -> Self:
         """Trains in a new run folder, for `total_timesteps` or as long as the config says.
@@ -209,6 +210,7 @@ class BaseAgent:
             total_timesteps: environment steps to train for; None: those of the config.
             on_interrupt: what happens once a run that Ctrl-C or SIGTERM ended is saved: "raise"
                 KeyboardInterrupt or SystemExit(143), or "return" as at the end of a run.
+            callbacks: called as the run goes, in this order; see docs/callbacks.md.
             **unknown: an error, with a hint for those of other libraries.
 
         Raises:
@@ -218,14 +220,7 @@ class BaseAgent:
             raise ValueError(f"learn has no {name!r}{hint_for(name, ('total_timesteps',))}")
         if total_timesteps is not None:
             self.config = self.config.replace(total_timesteps=total_timesteps)
-        if self.devices.is_global_zero:
-            print(describe(self._command.with_config(self.config)), flush=True)
-        agent: Any = self
-        trainer = AgentTrainer(on_interrupt=on_interrupt)
-        try:
-            trainer.fit(agent)
-        finally:
-            self.result = trainer.result
+        learn(self, self._command, on_interrupt=on_interrupt, callbacks=callbacks)
         return self
 
     def make_buffer(self) -> Any:
@@ -324,7 +319,8 @@ class BaseAgent:
         cls, path: str | Path, env: AnyEnv | None = None, trust: bool = False, **settings: Any
     ) -> Self:
         """Reads an agent from a checkpoint, to be tested on whatever device is here."""
-        return cls.load(path, env, trust=trust, **{"accelerator": "auto", **settings})
+        played = {"accelerator": "auto", "callback": (), **settings}  # callbacks are for training
+        return cls.load(path, env, trust=trust, **played)
 
     def begin_anew(self, settings: Collection[str]) -> None:
         """Sets what some settings say of the beginning, in place of what a loaded file holds."""

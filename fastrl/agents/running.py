@@ -44,6 +44,23 @@ def run_command(kind: Any, command: Command) -> int:
         return trainer.fit(agent).exit_status
 
 
+def learn(agent: Any, command: Command, **how: Any) -> None:
+    """Trains an agent from Python, in a new run folder, and leaves what came of it in `result`.
+
+    Args:
+        agent: with the settings to train by.
+        command: the settings that it was made with.
+        **how: arguments of `AgentTrainer`.
+    """
+    if agent.devices.is_global_zero:
+        print(describe(command.with_config(agent.config)), flush=True)
+    trainer = AgentTrainer(**how)
+    try:
+        trainer.fit(agent)
+    finally:
+        agent.result = trainer.result
+
+
 def run_decoupled(kind: Any, command: Command) -> int:
     """Plays or trains, whichever is this process's part; returns the exit status.
 

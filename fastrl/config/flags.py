@@ -14,6 +14,7 @@ from fastrl.config.other_names import hint_for
 from fastrl.config.run import RunConfig, documentation
 from fastrl.config.values import in_words
 
+_REPEATABLE = ("config", "callback")
 _BOOLEAN_WORDS = {"true": True, "yes": True, "1": True, "false": False, "no": False, "0": False}
 
 
@@ -59,7 +60,7 @@ def read_flags(config_class: type[RunConfig], argv: Sequence[str]) -> tuple[Sett
 
 
 def _group_words(argv: Sequence[str], kinds: Settings) -> dict[str, list[str]]:
-    """Returns the words after each flag, by setting; only --config may be given several times."""
+    """Returns the words after each flag, by setting."""
     uses: list[tuple[str, list[str]]] = []
     for word in argv:
         if word.startswith("-") and not _is_number(word):
@@ -81,7 +82,7 @@ def _group_words(argv: Sequence[str], kinds: Settings) -> dict[str, list[str]]:
             name, words = positive, ["false"]
         if name not in kinds:
             raise ValueError(f"unknown flag {flag}{hint_for(name, kinds, dash=True, cutoff=0.7)}")
-        if name in groups and name != "config":
+        if name in groups and name not in _REPEATABLE:
             raise ValueError(f"{flag_of(name)} is given twice; give it once")
         groups[name] = [*groups.get(name, ()), *words]
     return groups

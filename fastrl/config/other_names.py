@@ -79,7 +79,7 @@ OTHER_NAMES: dict[str, tuple[str, ...]] = {
 
 # What has no setting, or one of another meaning.
 WORDS = {
-    "callback": "there are no callbacks; a class of your own may override update",
+    "callback": "learn takes callbacks=[...]",
     "features_extractor_class": "a class of your own overrides make_policy",
     "features_extractor_kwargs": "a class of your own overrides make_policy",
     "clip_range_vf": "true or false: it clips by clip_coef",

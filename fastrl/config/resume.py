@@ -12,7 +12,7 @@ from fastrl.config.schedules import name_of
 CHANGEABLE = (
     "--total-timesteps, --eval-every, --eval-episodes, --checkpoint-every, --keep-checkpoints, "
     "--capture-video, --target-return, --num-threads, --num-env-threads, --engine, --devices, "
-    "--num-nodes, --rank-timeout"
+    "--num-nodes, --rank-timeout, --callback"
 )
 
 # How training begins: a checkpoint's weights, temperature and random state come in their place.

@@ -6,6 +6,7 @@ import ast
 import dataclasses
 import inspect
 import itertools
+import re
 import textwrap
 from dataclasses import dataclass
 from typing import Any, Literal, Self, get_type_hints
@@ -109,6 +110,9 @@ class RunConfig:
     most 1,000 frames, 640 pixels wide."""
     log_dir: str = "logs"
     """Parent folder of the run folders."""
+    callback: tuple[str, ...] = ()
+    """Callbacks of your own, as module:callable: a class, or a function that returns a callback.
+    May be given several times."""
 
     def __post_init__(self) -> None:
         """Checks ranges and sizes; algorithms add their own checks."""
@@ -135,6 +139,9 @@ class RunConfig:
         one_of(self, "accelerator", "auto", "cpu", "cuda", "gpu")
         one_of(self, "precision", "32-true", "bf16-mixed")
         one_of(self, "engine", "auto", "native", "recorded", "compile", "eager")
+        for name in self.callback:
+            if not re.fullmatch(r"[A-Za-z_][\w.]*:[A-Za-z_][\w.]*", name):
+                raise ValueError(f"callback must be written module:callable, not {name!r}")
         if not self.env_id:
             raise ValueError("env_id is empty; name a task, for example LunarLander-v2")
         if self.num_pools == 2 and self.num_envs % 2:

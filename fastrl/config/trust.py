@@ -28,7 +28,7 @@ from typing import Any
 from fastrl.config.values import read_value
 
 # Settings whose value may be `module:callable`, which is then imported.
-NAMING_CODE = ("env_id", "agent", "lr_schedule", "clip_schedule", "ent_schedule")
+NAMING_CODE = ("env_id", "agent", "callback", "lr_schedule", "clip_schedule", "ent_schedule")
 
 _CODE = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_]\S*")
 _INSTALLERS = {"pip", "pkg_resources", "setuptools"}  # they come with Python
@@ -91,7 +91,11 @@ def check_named(
         fault = "was not signed as a run of yours"
         if signature:
             fault = "is signed by another user, or was changed since"
-        ways = {"env_id": "--env-id, env= in Python", "agent": "--agent, its class in Python"}
+        ways = {
+            "env_id": "--env-id, env= in Python",
+            "agent": "--agent, its class in Python",
+            "callback": "--callback, callback= in Python",
+        }
         again = "; ".join(ways.get(name, f"{name}=") for name in NAMING_CODE if name in rest)
         again = f"name it again ({again}) or " if again else ""
         raise ValueError(
@@ -106,8 +110,7 @@ def check_given(settings: Mapping[str, Any], source: object) -> None:
     Other modules count as named by the user.
     """
     named = code_named_in(settings)
-    texts = [named.get(name, "") for name in NAMING_CODE]
-    for text in (*texts, *_texts_of(named.get("env_kwargs", ()))):
+    for text in (*_names_in(named), *_texts_of(named.get("env_kwargs", ()))):
         if _CODE.fullmatch(text) and is_part_of_python(text.partition(":")[0]):
             raise ValueError(
                 f"{source} wants to run {_shown(named)}, a part of Python itself; a file of "
@@ -130,9 +133,15 @@ def is_part_of_python(module: str) -> bool:
     return origin.is_relative_to(paths["stdlib"]) and not is_installed
 
 
+def _names_in(named: Mapping[str, Any]) -> list[Any]:
+    """Returns each `module:callable` of the settings that name code; one may have several."""
+    values = [named[name] for name in NAMING_CODE if name in named]
+    return [x for value in values for x in (value if isinstance(value, list | tuple) else [value])]
+
+
 def _shown(named: Mapping[str, Any]) -> str:
     """Returns code and arguments as a call on one line, shortened if it is long."""
-    code = " ".join(str(named[name]) for name in NAMING_CODE if name in named)
+    code = " ".join(map(str, _names_in(named)))
     text = f"{code}({', '.join(map(str, named.get('env_kwargs', ())))})"
     text = text if text.isprintable() else repr(text)
     return text if len(text) <= _MOST_SHOWN else f"{text[:_MOST_SHOWN]}..."

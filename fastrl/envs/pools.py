@@ -26,9 +26,10 @@ AnyEnvs = VectorEnv | gymnasium.Env | gymnasium.vector.VectorEnv | list[VectorEn
 
 
 class _PoolsOfId(list[VectorEnv]):
-    """Pools that were made from a task's id, and how to make them again for a restart."""
+    """Pools that were made from a task's id, and how to make them again."""
 
-    def __init__(self, pools: list[VectorEnv], remake: Callable[[int], list[VectorEnv]]) -> None:
+    def __init__(self, pools: list[VectorEnv], remake: Callable[..., list[VectorEnv]]) -> None:
+        """Takes the pools, and what makes them with a given config and `restart`."""
         super().__init__(pools)
         self.remake = remake
 
@@ -77,7 +78,7 @@ def open_envs(
             return open_envs(env, config.replace(num_pools=1), rank, restart)
     if pools[0].backend != "envpool":
         _tell_of_idle(config)
-    return _PoolsOfId(pools, partial(open_envs, env, config, rank))
+    return _PoolsOfId(pools, partial(open_envs, env, rank=rank))
 
 
 def _tell_of_idle(config: RunConfig) -> None:
@@ -88,7 +89,12 @@ def _tell_of_idle(config: RunConfig) -> None:
             _log.warning("%s=%d gains nothing on %s: %s", name, value, config.env_id, what)
 
 
-def reopened(pools: list[VectorEnv], restart: int) -> list[VectorEnv]:
+def can_be_reopened(pools: list[VectorEnv]) -> bool:
+    """Returns whether `open_envs` made these pools from a task's id, so that `reopened` can."""
+    return isinstance(pools, _PoolsOfId)
+
+
+def reopened(pools: list[VectorEnv], config: RunConfig, restart: int) -> list[VectorEnv]:
     """Returns the pools of a resumed run, which must not play the same episodes again.
 
     Pools that `open_envs` made from a task's id are closed and made again with other seeds.
@@ -96,13 +102,14 @@ def reopened(pools: list[VectorEnv], restart: int) -> list[VectorEnv]:
 
     Args:
         pools: as `open_envs` returned them.
-        restart: number of times the run was resumed.
+        config: settings to make them with.
+        restart: number of times the run was resumed, or another that was not given before.
     """
     if not isinstance(pools, _PoolsOfId):
         return pools
     for pool in pools:
         pool.close()
-    return pools.remake(restart)
+    return pools.remake(config, restart=restart)
 
 
 def fitting_envs(

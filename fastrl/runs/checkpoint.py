@@ -161,6 +161,11 @@ class Checkpoints:
         return {int(match[1]): path for match, path in matches if match}
 
 
+def check_plain(state: dict[str, Any]) -> None:
+    """Raises TypeError if `save_checkpoint` could not save this; the message names the key."""
+    _plain(state, "")
+
+
 @contextlib.contextmanager
 def _cause_of_failure(path: str | Path) -> Iterator[None]:
     """Replaces a RuntimeError of torch's writer by the OSError that caused it, with the path."""
@@ -237,7 +242,7 @@ def _read(path: Path, mmap: bool) -> dict[str, Any]:
     kind = state.pop("format", None) if isinstance(state, dict) else None
     if not isinstance(kind, str) or kind != FORMAT:  # comparing a tensor would give a tensor
         raise ValueError(f"{path} is not a fastrl checkpoint")
-    _check_plain(path, state)
+    _check_read(path, state)
     version = state.pop("format_version", None)
     if not isinstance(version, int) or version != FORMAT_VERSION:
         raise ValueError(
@@ -260,7 +265,7 @@ def _check_parts(path: Path) -> None:
         raise ValueError(f"{path} is not a fastrl checkpoint: its parts overlap")
 
 
-def _check_plain(path: Path, state: dict[str, Any]) -> None:
+def _check_read(path: Path, state: dict[str, Any]) -> None:
     """Raises ValueError for values of other types, and for more of them than the file has bytes.
 
     A value can stand in many places of a state, so that a small file holds billions.

@@ -26,6 +26,7 @@ TRAINER_SETTINGS = (
     "capture_video",
     "log_dir",
     "exp_name",
+    "callback",
 )
 
 

@@ -16,7 +16,12 @@ from time import perf_counter
 from typing import Any
 
 from fastrl.buffers.rollout import RolloutBuffer
+from fastrl.callbacks.base import CallbackError
+from fastrl.callbacks.hooks import Hooks
+from fastrl.envs.pools import reopened
 from fastrl.envs.vector import EnvError
+from fastrl.processes.errors import one_line
+from fastrl.processes.pulse import PULSE
 from fastrl.processes.signals import PATIENCE, StopSignals, is_interrupt
 from fastrl.runs.timer import SaveClock, StageTimer
 from fastrl.training.agent import Agent
@@ -31,6 +36,7 @@ from fastrl.training.resuming import (
 
 _PATIENCE_WITH_UPDATES = 60.0  # seconds; only environments are likely never to return
 _SIGNAL_SECONDS = 0.1  # a signal to all processes of a run arrives everywhere within this time
+_RESTARTS = 10**12  # more than a run has updates: seeds of environments that a callback reopens
 
 
 class Loop:
@@ -44,10 +50,13 @@ class Loop:
         player: Player,
         timer: StageTimer,
         signals: StopSignals,
+        hooks: Hooks | None = None,
     ) -> None:
+        """Takes what a run consists of; `hooks` is None if it has no callbacks."""
         self.agent, self.config, self.devices = agent, agent.config, agent.devices
         self.counters, self.buffer, self.player, self.timer = counters, buffer, player, timer
         self.signals, self.agreed_signal = signals, 0
+        self.hooks, self.is_stopped = hooks, False  # at a return, or by a callback
         self.ranks: list[dict[str, Any]] = []
         self.ranks_at = -1  # `counters.updates` when they were gathered
         self.is_learning = False  # and the agent between two states
@@ -61,6 +70,9 @@ class Loop:
 
     def play(self, records: Records | None, is_resumed: bool) -> TrainResult:
         """Runs the training loop; `records` is None except on rank 0."""
+        if self.hooks:
+            self.hooks.call("on_fit_start")
+            self._reopen_and_agree(self.hooks)
         if not is_resumed:
             with self.save_clock.saving():
                 self._gather_ranks()
@@ -78,24 +90,39 @@ class Loop:
         with self.signals.shielded():
             self._gather_ranks()
         self.devices.watch_for_hanging(False)
+        if self.hooks and self.hooks.failure:
+            if records:
+                records.finish_failed(lambda: self._state(records))
+            self.hooks.raise_failure()
         if records:
             # The ranks no longer exchange signals; only rank 0 evaluates, and may still get one.
-            return records.finish(
+            result = records.finish(
                 lambda: self._state(records), lambda: self._signal() or self.signals.number
             )
-        return TrainResult(Path(), {}, 128 + self._signal() if self._signal() else 0)
+        else:
+            number = self._signal()
+            if self.hooks:
+                self.hooks.end(bool(number))
+            result = TrainResult(Path(), {}, 128 + number if number else 0)
+        if self.hooks:
+            self.hooks.agree()
+            self.hooks.raise_failure()
+        return result
 
     def _loop(self, records: Records | None, is_resumed: bool) -> None:
         """Iterates until the run is complete, its target is reached, or a signal came."""
         counters, agent = self.counters, self.agent
         if is_resumed:
             self._test_if_due(records)  # one that a signal cut short
-        while counters.updates < agent.num_updates and not self._signal():
+        while counters.updates < agent.num_updates and not (self._signal() or self.is_stopped):
             start = perf_counter()
             metrics = self._iterate()
             counters.loop_seconds += perf_counter() - start
-            if records and metrics:
+            if metrics:
                 metrics["Time/step_per_second"] = counters.steps_per_second
+            if self.hooks:
+                metrics = self.hooks.on_update_end(metrics)
+            if records and metrics:
                 records.log(metrics)
             if records:
                 records.show()
@@ -103,9 +130,12 @@ class Loop:
             if self._target_reached():
                 if records:
                     records.seconds_to_target = records.wall_seconds
-                return
-            self._test_if_due(records)
-            self._save_if_due(records)
+                self.is_stopped = True
+            else:
+                self._test_if_due(records)
+                self._save_if_due(records)
+            if self.hooks:
+                self._reopen_and_agree(self.hooks)
 
     def _can_be_saved_after(self, error: BaseException) -> bool:
         """Returns whether a signal cut a rollout short, and the agent is as an update left it."""
@@ -124,6 +154,8 @@ class Loop:
             if not bool(self.buffer.actions.isfinite().all()):
                 raise self._diverged("an action is not finite") from None
             raise
+        if self.hooks:
+            self.hooks.call("on_rollout_end")
         self.is_learning, self.signals.patience = True, _PATIENCE_WITH_UPDATES
         metrics = self.agent.update(self.buffer, counters.updates, self.timer)
         num_valid = self.buffer.num_valid
@@ -149,6 +181,25 @@ class Loop:
             total[stage] = total.get(stage, 0.0) + value
         self.timer.reset()
         return {f"Time/{stage}_seconds": value for stage, value in seconds.items()}
+
+    def _reopen_and_agree(self, hooks: Hooks) -> None:
+        """Makes environments anew if a callback wants that; stops if one of any rank does."""
+        env_kwargs = hooks.trainer.take_env_kwargs()
+        if env_kwargs is not None and not hooks.failure:
+            agent, counters = self.agent, self.counters
+            restart = (counters.restarts + 1) * _RESTARTS + counters.updates
+            try:
+                kwargs = {**agent.config.env_settings["env_kwargs"], **env_kwargs}
+                config = agent.config.replace(env_kwargs=kwargs)
+                with PULSE.unwatched():
+                    agent.envs = reopened(agent.envs, config, restart)
+                    self.player = Player(agent, agent.envs, self.buffer, self.timer)
+                    self.player.reset()
+            except ValueError as error:
+                agent.envs = []  # closed
+                where = f"{hooks.trainer.caller} reopens the environments with {env_kwargs}"
+                hooks.fail(CallbackError(f"{where}: {one_line(error)}"))
+        self.is_stopped |= hooks.agree()
 
     def _signal(self) -> int:
         """Returns the signal that ends the run, or 0; the same on all ranks during training."""
@@ -222,6 +273,8 @@ class Loop:
             state["ranks"] = self.ranks
         if self.eval_owed_since is not None:
             state["counters"]["last_eval"] = self.eval_owed_since
+        if self.hooks:
+            state["callbacks"] = self.hooks.state_dict()
         if self.is_cut:
             state = {name: value for name, value in state.items() if name not in ENVS_STATE}
         return state

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
 
+from fastrl.callbacks.hooks import Hooks
 from fastrl.processes.pulse import PULSE
 from fastrl.processes.signals import StopSignals, is_interrupt
 from fastrl.processes.start import seconds_since_process_start
@@ -53,6 +54,7 @@ class Records:
         counters: Counters,
         signals: StopSignals,
         is_resumed: bool,
+        hooks: Hooks | None = None,
     ) -> None:
         """Opens the files in a folder to which no other process writes.
 
@@ -63,7 +65,9 @@ class Records:
             counters: progress of the run, updated by the trainer.
             signals: stop requests, which end an evaluation early.
             is_resumed: whether to append to existing files.
+            hooks: the callbacks, if there are any.
         """
+        self._hooks = hooks
         self.agent, self.config, self.folder, self.counters = agent, agent.config, folder, counters
         self._shown, self._can_be_tested = shown, can_be_tested(agent)
         self.checkpoints = Checkpoints(folder / "checkpoints", self.config.keep_checkpoints)
@@ -117,19 +121,23 @@ class Records:
     def save_last(self, state: Callable[[], State]) -> None:
         """Saves the checkpoint from which the run can be resumed."""
         with PULSE.unwatched(), self._signals.shielded():
-            self.checkpoints.save_last(state())
+            self._tell(self.checkpoints.save_last(state()))
 
     def save_periodic(self, state: Callable[[], State], has_tests: bool) -> None:
         """Saves a periodic checkpoint, and the best one if nothing else decides which that is."""
         with PULSE.unwatched(), self._signals.shielded():
             if not (has_tests and self._can_be_tested):
                 self._keep_if_best(self.counters.mean_return, state)  # judged by training episodes
-            self.checkpoints.save_periodic(state(), self.counters.env_steps)
+            self._tell(self.checkpoints.save_periodic(state(), self.counters.env_steps))
 
     def _keep_if_best(self, mean_return: float, state: Callable[[], State]) -> None:
         if mean_return > self.counters.best_return:  # false for NaN
             self.counters.best_return = mean_return
-            self.checkpoints.save_best(state())
+            self._tell(self.checkpoints.save_best(state()))
+
+    def _tell(self, checkpoint: Path) -> None:
+        if self._hooks:
+            self._hooks.call("on_checkpoint", checkpoint)
 
     def test(self, state: Callable[[], State]) -> Evaluation | None:
         """Evaluates the agent, if new environments can be created; saves the best policy so far."""
@@ -153,6 +161,8 @@ class Records:
         )
         if config.capture_video:
             self._film()
+        if self._hooks:
+            self._hooks.call("on_evaluation_end", result)
         return result
 
     def _film(self) -> None:
@@ -200,23 +210,41 @@ class Records:
                 result = self._latest_test if is_tested else self.test(state)
             if result is None and not self._stopped():  # one that was stopped tells nothing
                 self._keep_if_best(counters.mean_return, state)
+        if self._hooks:
+            self._hooks.end(bool(signal_number()))
+            if logged := self._hooks.trainer.take_logged():
+                self.log(logged)
+        if self._hooks or not signal_number():
             self.save_last(state)  # now with the final best return
         with self._signals.shielded():
             return self._close(result, signal_number())
+
+    def finish_failed(self, state: Callable[[], State]) -> None:
+        """Saves a run that a callback ends by an error, and says how to go on with it."""
+        self.save_last(state)
+        self._progress.print(
+            f"saved at {self.counters.env_steps:,} steps; resume with: {self._resume_command}"
+        )
+
+    @property
+    def _resume_command(self) -> str:
+        if self.agent.task.is_named:
+            return f"python -m fastrl.{self.agent.algo} --resume {shlex.quote(str(self._shown))}"
+        # The command line cannot make the environments.
+        return f"AgentTrainer(resume={str(self._shown)!r}).fit(agent)"
 
     def _close(self, result: Evaluation | None, number: int) -> TrainResult:
         counters = self.counters
         summary = self._summary(result, bool(number))
         write_summary(self.folder, summary)
+        reason = self._hooks.trainer.stop_reason if self._hooks else ""
         if number:
-            run = shlex.quote(str(self._shown))
-            resume = f"python -m fastrl.{self.agent.algo} --resume {run}"
-            if not self.agent.task.is_named:  # the command line cannot make the environments
-                resume = f"AgentTrainer(resume={str(self._shown)!r}).fit(agent)"
             self._progress.print(
-                f"interrupted at {counters.env_steps:,} steps; resume with: {resume}"
+                f"interrupted at {counters.env_steps:,} steps; resume with: {self._resume_command}"
             )
         else:
+            if reason:
+                self._progress.print(f"stopped at {counters.env_steps:,} steps: {reason}")
             steps = f"{counters.env_steps:,} steps"
             if counters.valid_env_steps < counters.env_steps:
                 steps += f" ({counters.valid_env_steps:,} without resets)"
@@ -254,6 +282,7 @@ class Records:
             "seconds_to_target": self.seconds_to_target,
             "steps_to_target": counters.env_steps if self.seconds_to_target else None,
             "interrupted": is_interrupted,
+            "stop_reason": (self._hooks.trainer.stop_reason or None) if self._hooks else None,
             "versions": versions(),
             "machine": machine_facts(),
         }

@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 from contextlib import ExitStack, nullcontext
 from pathlib import Path
 from typing import Any, Literal
 
 from fastrl.buffers.rollout import RolloutBuffer
+from fastrl.callbacks.base import Callback
+from fastrl.callbacks.hooks import Hooks, check_callbacks
+from fastrl.callbacks.naming import callback_named
+from fastrl.callbacks.trainer import Trainer
 from fastrl.config.run import RunConfig
 from fastrl.engine.threads import rare_collections
 from fastrl.envs.pools import AnyEnvs, fitting_envs, reopened
@@ -59,6 +64,7 @@ class AgentTrainer:
         *,
         resume: str | Path | None = None,
         on_interrupt: Literal["raise", "return"] = "raise",
+        callbacks: Sequence[Callback] = (),
     ) -> None:
         """Configures the training.
 
@@ -68,10 +74,15 @@ class AgentTrainer:
                 relative to the current folder when the agent was created.
             on_interrupt: what `fit` does once a run that Ctrl-C or SIGTERM ended is saved: "raise"
                 KeyboardInterrupt or SystemExit(143), or "return" the result.
+            callbacks: called as the run goes, in this order and after those that the setting
+                `callback` names; see docs/callbacks.md.
         """
         if on_interrupt not in ("raise", "return"):
             raise ValueError(f"on_interrupt must be raise or return, not {on_interrupt!r}")
+        if not isinstance(callbacks, list | tuple):
+            raise ValueError(f"callbacks must be a list of callbacks, not {callbacks!r}")
         self._config, self._resume, self._on_interrupt = config, resume, on_interrupt
+        self._callbacks = callbacks
 
     def fit(self, agent: Agent, env: AnyEnvs | None = None) -> TrainResult:
         """Trains until the end of the run, the target return, or a signal; evaluates the result.
@@ -100,6 +111,8 @@ class AgentTrainer:
     def _fit(self, agent: Agent, env: AnyEnvs | None, signals: StopSignals) -> TrainResult:
         if self._config is not None:
             _take_settings(agent, self._config)
+        callbacks = [*map(callback_named, agent.config.callback), *self._callbacks]
+        callbacks = check_callbacks(callbacks, agent.devices)
         if env is not None:
             rank = agent.devices.global_rank
             agent.envs, agent.task = fitting_envs(env, agent.config, rank, agent.envs, agent.task)
@@ -122,7 +135,7 @@ class AgentTrainer:
                 agent.match(restored["agent"])
                 counters.restarts += 1
                 if "envs" not in restored:
-                    agent.envs = reopened(agent.envs, counters.restarts)
+                    agent.envs = reopened(agent.envs, agent.config, counters.restarts)
             if agent.task.note and agent.devices.is_global_zero:
                 print(agent.task.note, flush=True)
             buffer = _built(agent)
@@ -148,20 +161,29 @@ class AgentTrainer:
             signals.hold()
             if agent.devices.is_global_zero:
                 print(*lines_about(agent, buffer.obs[0]), sep="\n", flush=True)
-            run = Loop(agent, counters, buffer, player, timer, signals)
-            if not agent.devices.is_global_zero:
-                return run.play(None, restored is not None)
-            if folder is None:  # late, so that a new folder gets its first checkpoint soon
+            lead, is_resumed = agent.devices.is_global_zero, restored is not None
+            if folder is None and lead:  # late, so that it gets its first checkpoint soon
                 folder = _new_folder(agent)
                 ownership.enter_context(owned(folder))
+            trainer = Trainer(agent, buffer, counters, folder if lead else None, is_resumed)
+            hooks = Hooks(callbacks, trainer) if callbacks else None
+            lines: list[str] = []
+            if restored is not None:
+                with naming(checkpoint):
+                    saved = restored.get("callbacks", [])
+                    lines = Hooks(callbacks, trainer).load_state_dict(saved)
+            run = Loop(agent, counters, buffer, player, timer, signals, hooks)
+            if not lead or folder is None:
+                return run.play(None, is_resumed)
+            print(*lines, sep="\n", end="\n" if lines else "", flush=True)
             shown = folder
             if not expanded(self._resume or agent.config.log_dir).is_absolute():
                 shown = folder.relative_to(agent.start_folder)
             # First, since it refuses damaged metrics while nothing is changed yet.
-            records = Records(agent, folder, shown, counters, signals, restored is not None)
+            records = Records(agent, folder, shown, counters, signals, is_resumed, hooks)
             write_config(folder / CONFIG_NAME, {**agent.labels(), **agent.config.to_dict()})
             with records:
-                return run.play(records, restored is not None)
+                return run.play(records, is_resumed)
 
 
 def _take_settings(agent: Agent, config: RunConfig) -> None:
@@ -181,7 +203,7 @@ def _restored_envs(
         return False
     if restore_envs(agent.envs, buffer, restored):
         return True
-    agent.envs = reopened(agent.envs, restart)
+    agent.envs = reopened(agent.envs, agent.config, restart)
     return False
 
 

@@ -1,0 +1,53 @@
+"""Names of metrics: those of fastrl itself, which are an interface, and those that are free."""
+
+from __future__ import annotations
+
+import difflib
+import re
+
+GLOSSARY = frozenset(
+    {
+        "Rewards/rew_avg",
+        "Rewards/rew_avg_100",
+        "Game/ep_len_avg",
+        "Test/cumulative_reward",
+        "Test/return_std",
+        "Loss/policy_loss",
+        "Loss/value_loss",
+        "Loss/entropy_loss",
+        "Loss/alpha_loss",
+        "Info/approx_kl",
+        "Info/clip_fraction",
+        "Info/explained_variance",
+        "Info/learning_rate",
+        "Info/clip_coef",
+        "Info/ent_coef",
+        "Info/alpha",
+        "Info/entropy",
+        "Info/q_value",
+        "Info/gradient_steps",
+        "Info/valid_env_steps",
+        "Info/policy_lag",
+        "Gradients/grad_norm",
+        "Gradients/actor_norm",
+        "Gradients/critic_norm",
+    }
+)
+"""The names in docs/metrics.md, but for those of times."""
+
+_TIMES = "Time/"
+_STEP_COLUMN = "env_steps"  # the first column of metrics.csv
+_ALLOWED = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_./: -]{0,199}")  # what all loggers take
+
+
+def check_metric_name(name: object) -> None:
+    """Raises ValueError unless this is a name that a callback may log a number under."""
+    if not isinstance(name, str) or not _ALLOWED.fullmatch(name) or name.endswith(" "):
+        raise ValueError(
+            f"a metric's name must be letters, digits and _ . / : - or spaces, not {name!r}"
+        )
+    if name in GLOSSARY or name.startswith(_TIMES) or name == _STEP_COLUMN:
+        raise ValueError(f"{name!r} is a metric of fastrl itself; log yours under another name")
+    near = difflib.get_close_matches(name.lower(), [x.lower() for x in GLOSSARY], cutoff=1.0)
+    if near:
+        raise ValueError(f"{name!r} differs from a metric of fastrl itself by its case alone")
