@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Mapping
 from importlib import import_module
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 from fastrl.ops.schedules import SHAPES, factor
 
@@ -119,7 +119,7 @@ def function_of(schedule: str | Function, setting: str) -> Function | Adaptive:
         found = getattr(found, part, None)
     if not callable(found):
         raise ValueError(f"{setting}={schedule}: module {module_name!r} has no callable {name!r}")
-    return found
+    return cast(Function, found)
 
 
 def schedule_of(config: Any, coefficient: str) -> str | Function:
