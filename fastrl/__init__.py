@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from fastrl.callbacks.base import Callback
     from fastrl.droq import DroQ
     from fastrl.envs.make import make_env
+    from fastrl.module.agent_module import LightningAgentModule
     from fastrl.ppo import PPO
     from fastrl.ppo_recurrent import PPORecurrent
     from fastrl.sac import SAC
@@ -30,6 +31,7 @@ __all__ = [
     "AgentTrainer",
     "Callback",
     "DroQ",
+    "LightningAgentModule",
     "PPORecurrent",
     "__version__",
     "load",
@@ -46,6 +48,7 @@ _HOMES = {
     "PPORecurrent": "fastrl.ppo_recurrent",
     "SAC": "fastrl.sac",
     "AgentTrainer": "fastrl.training.trainer",
+    "LightningAgentModule": "fastrl.module.agent_module",
     "load": "fastrl.agents.load",
     "make_env": "fastrl.envs.make",
 }

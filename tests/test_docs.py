@@ -25,6 +25,7 @@ PAGES = (
     "callbacks.md",
     "coming_from_sb3.md",
     "from_python.md",
+    "own_algorithms.md",
     "schedules.md",
 )
 """Pages whose blocks are run; a page must take less than about ten seconds of one core."""

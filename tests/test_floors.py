@@ -18,7 +18,7 @@ FLOORS = [  # from the ground up: folders, and files of the root
     {"engine", "decoupled", "cli"},
     {"training", "callbacks"},
     {"agents"},
-    {"ppo", "a2c", "sac", "evaluate", "export"},
+    {"ppo", "a2c", "sac", "evaluate", "export", "module"},
     {"ppo_recurrent", "droq"},
     {"__init__", "__main__"},
 ]

@@ -25,7 +25,7 @@ from fastrl.models.critics import SquashedGaussianActor
 from fastrl.runs.fitting import check_fits
 from fastrl.runs.timer import StageTimer
 
-_MOST_RESTARTS = 100  # each takes a row of the replay buffer; with more, the oldest ones make way
+MOST_RESTARTS = 100  # each takes a row of the replay buffer; with more, the oldest ones make way
 
 
 class OffPolicyAgent(BaseAgent):
@@ -101,7 +101,7 @@ class OffPolicyAgent(BaseAgent):
         """Allocates the replay buffer, and has the engine build the gradient steps."""
         config, num_envs = self.config, self.config.num_envs
         num_steps = self.num_updates * config.num_steps * num_envs  # of the rows of this process
-        num_expected = num_steps + _MOST_RESTARTS * num_envs
+        num_expected = num_steps + MOST_RESTARTS * num_envs
         if self.replay is not None:
             self.replay.reserve(self.replay.num_transitions + num_expected)
         else:
@@ -256,10 +256,15 @@ class OffPolicyAgent(BaseAgent):
         space = self.observation_space
         obs = torch.from_numpy(np.zeros((), space.dtype)).expand(*size, *space.shape)
         number, flag = torch.zeros(()).expand(size), torch.zeros((), dtype=torch.bool).expand(size)
-        actions = torch.zeros(()).expand(*size, self.policy.num_actions)
+        action = self._stored_action()
+        actions = action.expand(*size, *action.shape)
         flags = {"terminated": flag, "done": flag, "valid": flag}
         rows = {"obs": obs, "actions": actions, "rewards": number, **flags}
         check_fits(state, rows, "replay")
+
+    def _stored_action(self) -> Tensor:
+        """Returns an action as the replay buffer stores it."""
+        return torch.zeros(self.policy.num_actions)
 
     def _load_networks(self, state: dict[str, Any]) -> None:
         """Takes back what `_make_networks` made."""

@@ -91,6 +91,7 @@ class ReplayBuffer:
         num_return_steps: int,
         device: torch.device,
         num_expected: int | None = None,
+        choices: tuple[int, ...] | None = None,
     ) -> None:
         """Allocates the ring and one minibatch.
 
@@ -104,6 +105,7 @@ class ReplayBuffer:
             num_return_steps: rewards that are summed before a target bootstraps.
             device: where the ring lies.
             num_expected: transitions to have room for at first; None: the capacity.
+            choices: shape of one stored action, int64; None: actions are float32 `[A]`.
 
         Raises:
             ValueError: this machine has less memory than that takes.
@@ -114,9 +116,10 @@ class ReplayBuffer:
         assert self.most_rows >= 3, "two rows of an environment, of which one may be a reset row"
         assert observation_space.shape is not None
         obs_dtype = torch.from_numpy(np.empty(0, observation_space.dtype)).dtype
+        action = ((num_actions,), torch.float32) if choices is None else (choices, torch.int64)
         self._fields: dict[str, tuple[tuple[int, ...], torch.dtype]] = {
             "obs": (observation_space.shape, obs_dtype),
-            "actions": ((num_actions,), torch.float32),
+            "actions": action,
             "rewards": ((), torch.float32),
             # `terminated` cuts the target; `done` ends a sum of rewards.
             "terminated": ((), torch.bool),

@@ -138,10 +138,11 @@ class GradientStep:
         if accumulates:
             self._add = build(lambda *fields: self.add(kind(*fields)), tuple(example))
             self._apply = build(self.apply, parts)
-        elif self._ranks.is_alone:
+        elif self._ranks.is_alone and self.optimizer.is_static:
             self._run = build(lambda *fields: self.take(kind(*fields)), tuple(example))
         else:
-            first, last = build(gradient, tuple(example)), build(self.apply, parts)
+            first = build(gradient, tuple(example))
+            last = build(self.apply, parts) if self.optimizer.is_static else self.apply
             self._run = lambda *fields: last(*self.exchange(*first(*fields)))
 
     def clear(self) -> None:

@@ -7,7 +7,7 @@ anything: a single all-reduce over `[P]`.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -106,6 +106,9 @@ class FlatOptimizer(FlatParameters):
     All state is in tensors that are changed in place, so a recorded or compiled step stays valid
     for the whole run, whatever a schedule does to `learning_rate`.
     """
+
+    is_static: ClassVar[bool] = True
+    """Whether a step is the same tensor operations each time, so that it can be recorded."""
 
     def __init__(
         self, module: nn.Module, learning_rate: float, eps: float, max_grad_norm: float

@@ -97,6 +97,8 @@ class _Rehearsal(TorchDispatchMode):
         """Copies what an operation may change and this run did not make."""
         for tensor in tree_leaves(arguments):
             if isinstance(tensor, Tensor) and _memory(tensor) not in self._made:
+                if _is_expanded(tensor):  # it can only be read
+                    continue
                 place = tensor.data_ptr(), tensor.shape, tensor.stride(), tensor.dtype
                 if place not in self._before:
                     self._before[place] = tensor.detach(), tensor.detach().clone()
@@ -114,6 +116,11 @@ class _NoNumpy(TorchFunctionMode):
         if func in (Tensor.tolist, Tensor.numpy, Tensor.__array__):
             raise NotStaticError(_READS)
         return func(*args, **(kwargs or {}))
+
+
+def _is_expanded(tensor: Tensor) -> bool:
+    sizes = zip(tensor.shape, tensor.stride(), strict=True)
+    return any(size > 1 and stride == 0 for size, stride in sizes)
 
 
 def _draws() -> tuple[Any, ...]:

@@ -95,6 +95,17 @@ def whole_spec(env: gymnasium.Env) -> Any:
     return spec
 
 
+def plain_id(env: gymnasium.Env) -> str:
+    """Returns the id that says all about an environment.
+
+    "" if it has wrappers or arguments of its own, or was changed after it was made.
+    """
+    spec = whole_spec(env)
+    if spec is None or not _is_plain(spec) or _check(env, _maker_of(spec))():
+        return ""
+    return spec.id
+
+
 def _trained(env: Any, envs: Sequence[VectorEnv], config: RunConfig) -> Task:
     if isinstance(env, str):
         backend = cast(Backend, envs[0].backend)

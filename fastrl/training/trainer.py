@@ -47,6 +47,7 @@ from fastrl.training.resuming import (
     restored_counters,
     share_of_rank,
 )
+from fastrl.training.targets import Asked, agent_for, fit_data, is_data, only_target
 
 # The first reset may load assets: allow ten times the timeout.
 _SLOWNESS_OF_RESETS = 10
@@ -62,6 +63,10 @@ class AgentTrainer:
         self,
         config: RunConfig | None = None,
         *,
+        max_steps: int | None = None,
+        devices: int | None = None,
+        precision: str | None = None,
+        accelerator: str | None = None,
         resume: str | Path | None = None,
         on_interrupt: Literal["raise", "return"] = "raise",
         callbacks: Sequence[Callback] = (),
@@ -70,6 +75,12 @@ class AgentTrainer:
 
         Args:
             config: length and output of the run (see TRAINER_SETTINGS); by default the agent's.
+            max_steps: environment steps to train for, over all environments; of a model that learns
+                from data, steps of its optimiser.
+            devices: how many ranks. This and what follows go for a `LightningAgentModule` and for
+                models that learn from data; an agent was built with its own.
+            precision: as in Lightning: "32-true" or "bf16-mixed".
+            accelerator: "auto", "cpu" or "cuda".
             resume: run folder to resume; by default a new one is created. A relative path is
                 relative to the current folder when the agent was created.
             on_interrupt: what `fit` does once a run that Ctrl-C or SIGTERM ended is saved: "raise"
@@ -82,21 +93,38 @@ class AgentTrainer:
         if not isinstance(callbacks, list | tuple):
             raise ValueError(f"callbacks must be a list of callbacks, not {callbacks!r}")
         self._config, self._resume, self._on_interrupt = config, resume, on_interrupt
+        self._asked = Asked(max_steps, devices, precision, accelerator)
         self._callbacks = callbacks
+        if config is not None and max_steps is not None:
+            raise ValueError("give a config or max_steps, not both")
 
-    def fit(self, agent: Agent, env: AnyEnvs | None = None) -> TrainResult:
+    def fit(self, model: Any, target: Any = None, *, env: Any = None, dataset: Any = None) -> Any:
         """Trains until the end of the run, the target return, or a signal; evaluates the result.
 
         Args:
-            agent: the agent that learns.
-            env: environments to use instead of the agent's own; same number and spaces. A single
-                one is made as many times as the agent has environments, from its spec.
+            model: what learns: an agent; a `LightningAgentModule`, of which an agent is made; or,
+                from data, any `LightningModule`, which `lightning.Trainer` trains then.
+            target: what it learns from: environments, or a DataLoader or Dataset. Of an agent,
+                environments to use instead of its own; same number and spaces. A single one is made
+                as many times as there are environments, from its spec.
+            env: `target`, by another name.
+            dataset: `target`, by another name.
+
+        Returns:
+            A `TrainResult`; of a model that learned from data, Lightning's folder and metrics.
 
         Raises:
             ValueError: the environments do not fit or fail, or the loss is not finite. Earlier
                 checkpoints stay.
             KeyboardInterrupt: Ctrl-C ended the run, which is saved; see `on_interrupt`.
         """
+        target = only_target(target, env, dataset)
+        if is_data(model, target):
+            if self._config is not None or self._resume is not None or self._callbacks:
+                raise ValueError("config, resume and callbacks have no effect on data")
+            self.result = fit_data(model, target, self._asked)
+            return self.result
+        agent, env = agent_for(model, target, self._asked)
         lead, is_alone = agent.devices.is_global_zero, agent.devices.is_alone
         signals, self.result = StopSignals(speaks=lead, is_alone=is_alone), None
         with signals:
@@ -152,7 +180,8 @@ class AgentTrainer:
             with PULSE.slow(_SLOWNESS_OF_RESETS):
                 with naming(checkpoint):
                     goes_on = _restored_envs(agent, buffer, restored, counters.restarts)
-                player = Player(agent, agent.envs, buffer, timer)
+                make_player = getattr(agent, "make_player", Player)
+                player = make_player(agent, agent.envs, buffer, timer)
                 if not goes_on:
                     player.reset()
             if restored is not None and "torch_random" in restored:

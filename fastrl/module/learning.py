@@ -1,0 +1,265 @@
+"""What the agents of modules share: the gradient step of a `training_step`, and what is saved."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import gymnasium
+import torch
+from torch import Tensor, nn
+from torch.utils._pytree import tree_map_only
+
+from fastrl.agents.naming import class_name
+from fastrl.buffers.rollout import Minibatch
+from fastrl.config.trust import signature_of
+from fastrl.engine.gradient_step import GradientStep
+from fastrl.engine.logged import logged_metrics
+from fastrl.engine.optimizer import FlatOptimizer
+from fastrl.envs.envpool_env import list_envpool_ids
+from fastrl.envs.rebuild import plain_id
+from fastrl.module.batches import Rollout
+from fastrl.module.optimizers import Schedule, flat_optimizer, read_configured
+from fastrl.module.playing import ModulePlayer
+from fastrl.processes.pulse import PULSE
+from fastrl.training.player import Player
+
+_log = logging.getLogger("fastrl")
+
+LOSS = "Loss/loss"
+GRADIENT_NORM = "Gradients/grad_norm"
+_HOOKS_NOT_CALLED = (
+    "setup",
+    "prepare_data",
+    "on_fit_start",
+    "on_train_start",
+    "on_train_epoch_start",
+    "on_train_batch_start",
+    "on_before_backward",
+    "on_after_backward",
+    "on_before_optimizer_step",
+    "on_before_zero_grad",
+    "optimizer_step",
+    "optimizer_zero_grad",
+    "backward",
+    "configure_gradient_clipping",
+    "configure_callbacks",
+    "lr_scheduler_step",
+    "on_train_epoch_end",
+    "on_train_end",
+    "on_fit_end",
+)
+
+
+def learning_environment(env: Any) -> Any:
+    """Returns what is played for an environment that the user made: EnvPool's, if it has the same.
+
+    So it is where the id says all about the environment: no wrappers, no arguments, and nothing
+    was changed since.
+    """
+    if isinstance(env, gymnasium.Env) and plain_id(env) in list_envpool_ids():
+        return plain_id(env)
+    return env
+
+
+class ModuleLearner:
+    """A module's loss as an agent's gradient step, and its part in checkpoints."""
+
+    def __init__(self, agent: Any, module: Any) -> None:
+        """Binds the module to an agent that is made.
+
+        Raises:
+            ValueError: the module optimises by itself.
+        """
+        if not module.automatic_optimization:
+            raise ValueError("automatic_optimization = False is not offered by AgentTrainer")
+        self._agent, self._module = agent, module
+        self.samples_itself = is_overridden(module, "sample")
+        self.plays_itself = any(is_overridden(module, x) for x in ("rollout", "initial_rollout"))
+        self.hooks_after_step = is_overridden(module, "on_train_batch_end")
+        self._num_steps = 0
+        self._optimizer: FlatOptimizer = agent.optimizer
+        self._step: GradientStep | None = None
+        self.fields_read: set[str] = set()
+        """Names in a rollout or minibatch that `training_step` makes use of."""
+        self.dealt: Any = None
+        """The batch that the agent dealt last."""
+        module.agent, module.settings = agent, agent.config
+        agent.task = agent.task._replace(is_named=False)  # the command line cannot make a module
+        if hooks := [name for name in _HOOKS_NOT_CALLED if is_overridden(module, name)]:
+            kind = type(module).__name__
+            _log.warning("%s: %s are called by lightning.Trainer alone", kind, ", ".join(hooks))
+
+    @property
+    def player(self) -> Callable[..., Player]:
+        """What plays: the usual player, or the module's own `rollout`."""
+        return ModulePlayer if self.plays_itself else Player
+
+    # The step
+
+    def build_step(self, example: Any) -> None:
+        """Has the engine build a step for batches like this one."""
+        if self.samples_itself:
+            self._agent.engine.notes.append("updates eager: sample() is the module's own")
+            return
+        names = self._names_of_metrics(example)
+        engine, parts = self._agent.engine, (self.loss, self._optimizer, names, example)
+        self._step = engine.gradient_step(*parts, over_ranks="mean")
+
+    def take_step(self, batch: Any) -> None:
+        """Takes a gradient step on a batch, of ours or of the module's own `sample`."""
+        self.dealt = batch
+        if self.samples_itself:
+            batch = self._module.sample()
+            step = self._step or self._unbuilt_step(batch)
+            PULSE.count += 1
+            step.take(batch)
+            step.num_steps += 1
+        else:
+            assert self._step is not None
+            self._step(batch)
+        if self.hooks_after_step:
+            self._module.on_train_batch_end(None, batch, self._num_steps)
+        self._num_steps += 1
+
+    def _unbuilt_step(self, batch: Any) -> GradientStep:
+        names, engine = self._names_of_metrics(batch), self._agent.engine
+        step = engine.gradient_step(self.loss, self._optimizer, names, over_ranks="mean")
+        self._step = step
+        return step
+
+    def take_metrics(self) -> dict[str, float]:
+        """Returns the means of what was logged since the last call; {} if there was no step."""
+        step = self._step
+        metrics = step.means() if step is not None and step.num_steps else {}
+        if step is not None:
+            step.clear()
+        return metrics
+
+    def is_finite(self) -> bool:
+        """Returns whether what was logged since `take_metrics` is finite."""
+        return self._step is None or bool(self._step.sums.sum().isfinite())
+
+    def loss(self, batch: Any) -> tuple[Tensor, tuple[Tensor, ...]]:
+        """Returns what `training_step` does, and what it logged.
+
+        Raises:
+            ValueError: it returned no scalar.
+        """
+        with logged_metrics() as metrics:
+            loss = self._module.training_step(batch)
+        loss = loss.get("loss") if isinstance(loss, dict) else loss
+        if not isinstance(loss, Tensor) or loss.numel() != 1:
+            what = f"a tensor {list(loss.shape)}" if isinstance(loss, Tensor) else repr(loss)
+            name = type(self._module).__name__
+            raise ValueError(f"training_step of {name} must return a scalar, the loss, not {what}")
+        logged = (x.to(loss.device) for x in metrics.values())
+        return loss.reshape(()), (loss.detach().reshape(()).float(), *logged)
+
+    def _names_of_metrics(self, example: Any) -> tuple[str, ...]:
+        """Runs `training_step` once, leaving nothing behind, for the names that it logs."""
+        batch = tree_map_only(Tensor, Tensor.clone, example)
+        if isinstance(batch, Rollout | Minibatch):
+            batch = _watched(batch, self.fields_read)
+        devices, kept = self._agent.devices, _unchanged(self._module)
+        with devices.apart(), kept, devices.autocast(), logged_metrics() as metrics:
+            self._module.training_step(batch)
+        if taken := {LOSS, GRADIENT_NORM} & metrics.keys():
+            raise ValueError(f"{taken.pop()} is logged already; take another name")
+        return LOSS, *metrics, GRADIENT_NORM
+
+    def count_steps(self, num_env_steps: int) -> None:
+        """Notes how many environment steps all ranks took."""
+        self._module._num_env_steps = num_env_steps
+
+    # Saving
+
+    def labels(self, labels: dict[str, Any]) -> dict[str, Any]:
+        """Returns an agent's labels as those of the module's class."""
+        own = {"agent": class_name(type(self._module))}
+        labels = {**labels, **own}
+        labels.pop("signature", None)
+        return {**labels, **signature_of({**self._agent.config.to_dict(), **own})}
+
+    def state_dict(self, schedule: Schedule) -> dict[str, Any]:
+        """Returns what a module has beside what all agents save."""
+        return {
+            "module_class": class_name(type(self._module)),
+            "schedule": schedule.state_dict(),
+            "num_module_steps": [self._num_steps, self._module.step],
+            "metric_sums": [] if self._step is None else self._step.sums.tolist(),
+            "num_summed": 0 if self._step is None else self._step.num_steps,
+        }
+
+    def check(self, state: Any) -> None:
+        """Raises ValueError if a state is of another class of modules."""
+        saved = state.get("module_class") if isinstance(state, dict) else None
+        if saved != (own := class_name(type(self._module))):
+            raise ValueError(f"it is of the module {saved}, not of {own}")
+
+    def load_state_dict(
+        self, state: dict[str, Any], schedule: Schedule, optimizer: FlatOptimizer
+    ) -> None:
+        """Takes back what `state_dict` returned."""
+        schedule.load_state_dict(state["schedule"], optimizer)
+        self._num_steps, num_env_steps = state["num_module_steps"]
+        self.count_steps(num_env_steps)
+        if self._step is not None:
+            self._step.sums.copy_(torch.tensor(state["metric_sums"]))
+            self._step.num_steps = state["num_summed"]
+
+
+def optimizer_of(module: Any, policy: nn.Module, config: Any) -> tuple[FlatOptimizer, Schedule]:
+    """Returns the optimiser that a module configures, and its schedule."""
+    module.settings = config
+    configured, scheduler = read_configured(module.configure_optimizers())
+    optimizer = flat_optimizer(policy, configured, config.max_grad_norm)
+    return optimizer, Schedule(configured, scheduler)
+
+
+def widest_layer(module: nn.Module) -> int:
+    """Returns the largest side of any parameter."""
+    return max((max(x.shape, default=1) for x in module.parameters()), default=1)
+
+
+def is_overridden(module: Any, name: str) -> bool:
+    """Tells whether a method is the user's, in place of Lightning's or ours."""
+    origin = getattr(getattr(type(module), name), "__module__", "")
+    return not origin.startswith(("lightning.", "fastrl.module."))
+
+
+def _watched(batch: Any, read: set[str]) -> Any:
+    """Returns a batch that notes which of its fields are read, one by one or all together."""
+    kind: Any = type(batch)
+
+    class Watched(kind):
+        def __getattribute__(self, name: str) -> Any:
+            read.add(name)
+            return super().__getattribute__(name)
+
+        def __getitem__(self, index: Any) -> Any:
+            read.update(kind._fields)
+            return super().__getitem__(index)
+
+        def __iter__(self) -> Iterator[Any]:
+            read.update(kind._fields)
+            return super().__iter__()
+
+    return Watched._make(batch)
+
+
+@contextmanager
+def _unchanged(module: nn.Module) -> Iterator[None]:
+    """Puts back the module's tensors, and torch's generators."""
+    own = [x for x in vars(module).values() if isinstance(x, Tensor)]
+    tensors = [*module.parameters(), *module.buffers(), *own]
+    before = [x.detach().clone() for x in tensors]
+    try:
+        with torch.random.fork_rng():
+            yield
+    finally:
+        with torch.no_grad():
+            for tensor, value in zip(tensors, before, strict=True):
+                tensor.copy_(value)

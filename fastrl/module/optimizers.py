@@ -1,0 +1,124 @@
+"""What `configure_optimizers` returns, as the optimiser of a gradient step."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from fastrl.engine.optimizer import FlatAdam, FlatOptimizer
+
+_FORMS = (
+    "an optimiser; a list with one; an optimiser and a scheduler, as two lists or as "
+    '{"optimizer": ..., "lr_scheduler": ...}'
+)
+
+
+class TorchOptimizer(FlatOptimizer):
+    """Any optimiser of torch's, over parameters that are views of one vector."""
+
+    is_static = False
+
+    def __init__(self, module: nn.Module, optimizer: Any, max_grad_norm: float) -> None:
+        """Takes over the parameters of a module, which the optimiser trains or some of them."""
+        self.optimizer = optimizer
+        super().__init__(module, 0.0, 0.0, max_grad_norm)
+
+    def reset(self) -> None:
+        """Forgets the state: momenta, averages."""
+        self.optimizer.state.clear()
+
+    def _step(self, gradient: Tensor) -> None:
+        for parameter in self.parameters:
+            place = parameter.shape, parameter.stride(), parameter.storage_offset()
+            parameter.grad = gradient.as_strided(*place)
+        self.optimizer.step()
+
+    def state_dict(self) -> dict[str, Any]:
+        """Returns the optimiser's own state."""
+        return self.optimizer.state_dict()
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Takes it back."""
+        self.optimizer.load_state_dict(state)
+
+
+class Schedule:
+    """The learning rate as a scheduler of torch's has it; without one it stays as it is."""
+
+    def __init__(self, configured: Any, scheduler: Any) -> None:
+        """Takes the optimiser that the user made, which holds the rate, and its scheduler."""
+        self._configured, self._scheduler = configured, scheduler
+        configured._opt_called = True  # by what steps in its place, which a scheduler asks for
+
+    @property
+    def rate(self) -> float:
+        """The learning rate, of the first group of parameters."""
+        return float(self._configured.param_groups[0]["lr"])
+
+    def advance(self, optimizer: FlatOptimizer) -> None:
+        """Takes a step of the scheduler, after an update."""
+        if self._scheduler is not None:
+            self._scheduler.step()
+            self.apply(optimizer)
+
+    def apply(self, optimizer: FlatOptimizer) -> None:
+        """Gives the rate to the optimiser that takes the steps."""
+        optimizer.learning_rate.fill_(self.rate)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Returns the scheduler's state and the rates of all groups."""
+        rates = [float(group["lr"]) for group in self._configured.param_groups]
+        state = {} if self._scheduler is None else self._scheduler.state_dict()
+        plain = {name: x for name, x in state.items() if type(x) in (int, float, bool, list)}
+        return {"rates": rates, "scheduler": plain}
+
+    def load_state_dict(self, state: dict[str, Any], optimizer: FlatOptimizer) -> None:
+        """Takes both back."""
+        if self._scheduler is not None:
+            self._scheduler.load_state_dict(state["scheduler"])
+        for group, rate in zip(self._configured.param_groups, state["rates"], strict=True):
+            group["lr"] = rate
+        self.apply(optimizer)
+
+
+def read_configured(configured: Any) -> tuple[Any, Any]:
+    """Returns the optimiser and the scheduler, or None, that `configure_optimizers` returned.
+
+    Raises:
+        ValueError: it returned anything else.
+    """
+    optimizer, scheduler = configured, None
+    if isinstance(configured, dict):
+        optimizer, scheduler = configured.get("optimizer"), configured.get("lr_scheduler")
+    elif isinstance(configured, list | tuple):
+        parts = [x if isinstance(x, list | tuple) else [x] for x in configured]
+        if all(isinstance(x, torch.optim.Optimizer) for x in configured):
+            parts = [list(configured)]
+        if not 1 <= len(parts) <= 2 or any(len(part) != 1 for part in parts):
+            raise ValueError(f"configure_optimizers must return {_FORMS}; not {configured!r}")
+        optimizer, scheduler = parts[0][0], parts[1][0] if len(parts) == 2 else None
+    if isinstance(scheduler, dict):
+        if scheduler.get("interval", "epoch") != "epoch" or scheduler.get("frequency", 1) != 1:
+            raise ValueError("a scheduler takes one step per update: no other interval is offered")
+        scheduler = scheduler.get("scheduler")
+    if not isinstance(optimizer, torch.optim.Optimizer):
+        raise ValueError(f"configure_optimizers must return {_FORMS}; not {configured!r}")
+    if isinstance(scheduler, torch.optim.lr_scheduler.ReduceLROnPlateau):
+        raise ValueError("ReduceLROnPlateau has no metric to follow here; take another scheduler")
+    return optimizer, scheduler
+
+
+def flat_optimizer(module: nn.Module, optimizer: Any, max_grad_norm: float) -> FlatOptimizer:
+    """Returns the optimiser of a gradient step: Adam as one operation, others as they are."""
+    (group, *others) = optimizer.param_groups
+    plain = torch.optim.Adam([nn.Parameter(torch.zeros(1))], 1.0).param_groups[0]
+    own = {"params", "lr", "eps", "initial_lr"}
+    is_plain = all(group.get(name) == x for name, x in plain.items() if name not in own)
+    trained = {id(x) for x in module.parameters() if x.requires_grad}
+    covers = trained <= {id(x) for x in group["params"]}
+    is_number = isinstance(group["lr"], int | float)
+    if type(optimizer) is torch.optim.Adam and is_plain and covers and is_number and not others:
+        return FlatAdam(module, float(group["lr"]), group["eps"], max_grad_norm)
+    return TorchOptimizer(module, optimizer, max_grad_norm)

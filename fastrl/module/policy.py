@@ -1,0 +1,60 @@
+"""A module as the policy that agents hold: it draws, evaluates and saves as `ActorCritic` does."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+
+class ModulePolicy(nn.Module):
+    """The policy of a `LightningAgentModule`; its state is the module's own."""
+
+    normalizer = None
+
+    def __init__(self, agent_module: Any) -> None:
+        """Holds a module whose spaces are bound."""
+        super().__init__()
+        self.agent_module = agent_module
+        self.reader = agent_module._reader
+
+    @property
+    def head(self) -> Any:
+        """The distribution over actions."""
+        return self.agent_module.head
+
+    def forward(self, observations: Tensor) -> Tensor:
+        """Returns the greedy actions for observations `[B, *O]`, as the environment takes them."""
+        outputs = self.agent_module.outputs_and_values(observations)[0]
+        return self.head.to_env(self.head.mode(outputs))
+
+    def act(self, observations: Tensor, noise: Tensor) -> Tensor:
+        """Draws actions `[B, *action_shape]`, as they are stored, with noise `[B, noise_size]`."""
+        return self.agent_module.act(observations, noise)
+
+    def evaluate(self, observations: Tensor, actions: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Returns log pi(a|s), the entropy and V(s), each `[B]`; V is 0 if there is none."""
+        log_probs, entropy, values = self.agent_module.evaluate_actions(observations, actions)
+        return log_probs, entropy, torch.zeros_like(log_probs) if values is None else values
+
+    def value(self, observations: Tensor) -> Tensor:
+        """Returns V(s) `[B]`; 0 if there is none."""
+        outputs, values = self.agent_module.outputs_and_values(observations)
+        return outputs.new_zeros(len(outputs)) if values is None else values
+
+    @property
+    def has_values(self) -> bool:
+        """Whether the network has a value function."""
+        space = self.reader.space
+        example = torch.as_tensor(space.sample()).unsqueeze(0).to(self.agent_module.device)
+        with torch.no_grad():
+            return self.agent_module.outputs_and_values(example)[1] is not None
+
+    def state_dict(self, *arguments: Any, **how: Any) -> Any:
+        """Returns the module's state, under its own names."""
+        return self.agent_module.state_dict(*arguments, **how)
+
+    def load_state_dict(self, state_dict: Any, *arguments: Any, **how: Any) -> Any:
+        """Takes the module's state back."""
+        return self.agent_module.load_state_dict(state_dict, *arguments, **how)

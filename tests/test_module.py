@@ -1,0 +1,469 @@
+"""Algorithms of one's own: what a `LightningAgentModule` gets; the loop is that of all others."""
+
+from __future__ import annotations
+
+import signal
+from pathlib import Path
+from typing import Any
+
+import gymnasium
+import lightning
+import pytest
+import torch
+from own_modules import DQN, ActorCritic, PPOAgent, Reinforce, mlp
+from ranks import run_ranks
+from test_resume import assert_equal, last_state, metrics_of
+from torch import nn
+from torch.utils.data import DataLoader, TensorDataset
+from toy_envs import CountingEnv, EndlessEnv
+
+from fastrl import PPO, AgentTrainer, LightningAgentModule, load
+from fastrl.buffers.replay import Transitions
+from fastrl.runs.checkpoint import load_checkpoint
+
+STATEFUL = "toy_envs:StatefulEnv"
+KINDS = ("rollouts", "minibatches", "replay")
+SMALL: dict[str, Any] = {
+    "num_envs": 4,
+    "num_steps": 16,
+    "eval_episodes": 0,
+    "accelerator": "cpu",
+    "engine": "eager",
+    "total_timesteps": 256,
+}
+MINIBATCHES = {"per_rank_batch_size": 16, "update_epochs": 2, "normalize_advantages": True}
+REPLAY = {"num_steps": 4, "learning_starts": 32, "per_rank_batch_size": 8, "log_every": 0}
+
+
+def module_for(kind: str, num_inputs: int = 4, **settings: Any) -> LightningAgentModule:
+    settings = {**SMALL, **settings}
+    if kind == "rollouts":
+        return Reinforce(mlp(num_inputs, 2), **settings)
+    if kind == "minibatches":
+        return PPOAgent(ActorCritic(num_inputs), **{**MINIBATCHES, **settings})
+    return DQN(mlp(num_inputs, 2), **{**settings, **REPLAY})
+
+
+def weights_of(module: nn.Module) -> dict[str, torch.Tensor]:
+    return {name: x.detach().clone() for name, x in module.state_dict().items()}
+
+
+def fit(module: Any, env: Any, folder: Path, **how: Any) -> Any:
+    module.given["log_dir"] = str(folder)
+    return AgentTrainer(**how).fit(module, env)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_module_made_without_an_environment_learns_from_one(tmp_path, kind):
+    module = module_for(kind)
+    before = weights_of(module)
+    result = fit(module, gymnasium.make("CartPole-v1"), tmp_path, max_steps=512)
+    assert result.summary["total_env_steps"] == module.step == 512
+    assert result.summary["backend"] == "envpool"  # whose task of that id it is
+    assert (
+        not module.network[0].weight.equal(before["network.0.weight"])
+        if kind != ("minibatches")
+        else not module.network.actor[0].weight.equal(before["network.actor.0.weight"])
+    )
+    row = metrics_of(result.folder)[-1]
+    own = {"rollouts": "Info/entropy", "minibatches": "Loss/value_loss", "replay": "Info/q_value"}
+    assert {own[kind], "Loss/loss", "Gradients/grad_norm", "Info/learning_rate"} <= {
+        name for name, value in row.items() if value
+    }
+    assert module.predict(torch.zeros(4).numpy()) in (0, 1)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_recorded_steps_are_those_of_eager_to_the_bit(tmp_path, kind):
+    runs = []
+    for engine in ("eager", "recorded"):
+        module = module_for(kind, engine=engine)
+        fit(module, "CartPole-v1", tmp_path)
+        runs.append(weights_of(module))
+    assert_equal(*runs)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_resumed_run_is_bit_identical_where_envs_can_be_saved(tmp_path, kind):
+    straight = fit(module_for(kind, 2), STATEFUL, tmp_path).folder
+    module = module_for(kind, 2)
+    step, stop_at = module.training_step, {"rollouts": 3, "minibatches": 18, "replay": 20}[kind]
+    calls = []
+
+    def training_step(batch: Any) -> Any:
+        calls.append(1)
+        if len(calls) == stop_at:
+            signal.raise_signal(signal.SIGTERM)
+        return step(batch)
+
+    module.training_step = training_step  # pyright: ignore
+    stopped = fit(module, STATEFUL, tmp_path, on_interrupt="return")
+    assert stopped.exit_status == 143 and stopped.summary["total_env_steps"] < 256
+    fit(module_for(kind, 2), STATEFUL, tmp_path, resume=stopped.folder)
+    assert_equal(last_state(stopped.folder), last_state(straight))
+    assert metrics_of(stopped.folder) == metrics_of(straight)
+
+
+def test_another_module_of_the_same_shapes_does_not_take_a_run_over(tmp_path):
+    class Other(Reinforce):
+        pass
+
+    folder = fit(module_for("rollouts"), "CartPole-v1", tmp_path).folder
+    with pytest.raises(ValueError, match=r"of the module own_modules:Reinforce, not of .*Other"):
+        fit(Other(mlp(4, 2), **SMALL), "CartPole-v1", tmp_path, resume=folder, max_steps=512)
+
+
+class Looks(Reinforce):
+    """Keeps the batches that it learns from."""
+
+    batches: Any = ()
+
+    def training_step(self, batch: Any) -> torch.Tensor:
+        self.batches = (*self.batches, type(batch)(*(x.clone() for x in batch)))
+        return super().training_step(batch)
+
+
+def test_a_rollout_has_true_last_observations_and_no_weight_on_reset_rows(tmp_path):
+    module = Looks(mlp(2, 2), **{**SMALL, "num_envs": 1, "total_timesteps": 16, "gamma": 1.0})
+    fit(module, CountingEnv, tmp_path)
+    batch = module.batches[-1]  # the first one only asks what is logged
+    done = (batch.terminated | batch.truncated)[:, 0]
+    ends = done.nonzero()[:, 0].tolist()
+    length = ends[0] + 1
+    assert batch.next_obs[ends[0], 0, 1] == length  # the observation counts the steps
+    assert (batch.weights[1:, 0] == 0).tolist() == done[:-1].tolist()
+    assert batch.weights.sum().item() == pytest.approx(1)
+    rewards = batch.rewards[:length, 0]
+    assert batch.returns[:length, 0].tolist() == rewards.flip(0).cumsum(0).flip(0).tolist()
+
+
+class ReadsAll(Looks):
+    """Unpacks the whole batch, as the log-probabilities of who acted may matter."""
+
+    def training_step(self, batch: Any) -> torch.Tensor:
+        obs, actions, *_ = batch
+        log_probs, _, _ = self.evaluate_actions(obs, actions)
+        return super().training_step(batch) + 0 * log_probs.sum()
+
+
+def test_log_probabilities_are_worked_out_for_a_step_that_reads_them(tmp_path):
+    module = ReadsAll(mlp(4, 2), **{**SMALL, "total_timesteps": 64})
+    before = module.network.state_dict()
+    policy = mlp(4, 2)
+    policy.load_state_dict(before)
+    fit(module, "CartPole-v1", tmp_path)
+    batch = module.batches[-1]
+    log_probs = policy(batch.obs).log_softmax(-1).gather(-1, batch.actions.unsqueeze(-1))
+    torch.testing.assert_close(batch.log_probs, log_probs.squeeze(-1).detach())
+
+
+class Critic(nn.Module):
+    """Chooses by chance; the value is one weight, if it is constant."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.bias = nn.Parameter(torch.zeros(()))
+
+    def forward(self, obs: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        return obs[:, :2] * 0, self.bias.expand(len(obs))
+
+
+class OnlyValue(LightningAgentModule):
+    """Learns the value alone."""
+
+    learns_from = "minibatches"
+
+    def __init__(self, **settings: Any) -> None:
+        super().__init__(**settings)
+        self.network = Critic()
+
+    def training_step(self, batch: Any) -> torch.Tensor:
+        _, _, values = self.evaluate_actions(batch.obs, batch.actions)
+        assert values is not None
+        return (batch.weights * (values - batch.returns) ** 2).sum()
+
+
+def test_a_time_limit_bootstraps_from_the_value_of_the_last_observation(tmp_path):
+    settings = {**SMALL, "gamma": 0.9, "learning_rate": 0.3, "total_timesteps": 64 * 60}
+    module = OnlyValue(**{**settings, "engine": "auto", "update_epochs": 4})
+    fit(module, EndlessEnv, tmp_path)  # reward 1 without end, cut after ten steps
+    assert module.network.bias.item() == pytest.approx(1 / (1 - 0.9), rel=0.03)
+
+
+class PlainRegression(lightning.LightningModule):
+    """A LightningModule that knows nothing of environments."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Linear(2, 1)
+
+    def training_step(self, batch: Any) -> torch.Tensor:
+        loss = (self.layer(batch[0]) - batch[1]).pow(2).mean()
+        self.log("loss", loss)
+        return loss
+
+    def configure_optimizers(self) -> Any:
+        return torch.optim.SGD(self.parameters(), 0.1)
+
+
+class Clones(LightningAgentModule):
+    """Behaviour cloning from pairs of observations and actions."""
+
+    def __init__(self, **settings: Any) -> None:
+        super().__init__(**settings)
+        self.network = mlp(4, 2)
+
+    def training_step(self, batch: Any) -> torch.Tensor:
+        loss = nn.functional.cross_entropy(self.network(batch[0]), batch[1])
+        self.log("Loss/loss", loss)
+        return loss
+
+
+@pytest.fixture
+def quiet(monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_fit_hands_a_lightning_module_and_its_data_to_lightnings_trainer(quiet):
+    torch.manual_seed(0)
+    inputs = torch.randn(256, 2)
+    data = TensorDataset(inputs, inputs.sum(1, keepdim=True))
+    model = PlainRegression()
+    result = AgentTrainer(max_steps=100, accelerator="cpu", devices=1).fit(model, data)
+    assert model.trainer.global_step == 100
+    assert result.summary["loss"] < 1e-3 and result.folder.exists()
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("trainer", [lightning.Trainer, AgentTrainer])
+def test_a_module_learns_from_data_by_either_trainer(quiet, trainer):
+    obs = torch.randn(256, 4)
+    loader = DataLoader(TensorDataset(obs, (obs[:, 0] > 0).long()), batch_size=64)
+    module = Clones(learning_rate=0.01)
+    trainer(max_steps=200, accelerator="cpu").fit(module, loader)
+    chosen = module.network(obs).argmax(1)
+    assert ((chosen == (obs[:, 0] > 0)).float().mean()) > 0.95
+
+
+@pytest.mark.parametrize(
+    ("model", "target", "words"),
+    [
+        (PlainRegression, "CartPole-v1", "derive it from LightningAgentModule"),
+        (lambda: PPO("CartPole-v1", accelerator="cpu"), TensorDataset(torch.ones(1)), "are for a"),
+        (lambda: module_for("rollouts"), None, "environment or data are missing"),
+    ],
+)
+def test_a_target_that_a_model_cannot_learn_from_is_refused(model, target, words):
+    with pytest.raises(ValueError, match=words):
+        AgentTrainer().fit(model(), target)
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        ({"gae_lambda": 0.9}, "gae_lambda has no effect"),
+        ({"buffer_size": 100}, "unknown setting 'buffer_size'"),
+        ({"hidden_sizes": (8,)}, "unknown setting 'hidden_sizes'"),
+        ({"per_rank_batch_size": 8}, "no effect with learns_from"),
+        ({"decoupled": True}, "decoupled is not offered"),
+    ],
+)
+def test_a_setting_without_effect_is_refused(settings, words):
+    with pytest.raises(ValueError, match=words):
+        AgentTrainer().fit(Reinforce(mlp(4, 2), **{**SMALL, **settings}), "CartPole-v1")
+
+
+def test_what_the_trainer_is_asked_for_goes_for_modules_and_is_refused_for_built_agents(tmp_path):
+    agent = PPO("CartPole-v1", accelerator="cpu", log_dir=str(tmp_path))
+    with pytest.raises(ValueError, match="the agent was built with precision=32-true"):
+        AgentTrainer(precision="bf16-mixed").fit(agent)
+    module = module_for("rollouts")
+    fit(module, "CartPole-v1", tmp_path, precision="bf16-mixed", max_steps=64)
+    assert module.settings.precision == "bf16-mixed" and module.settings.total_timesteps == 64
+
+
+@pytest.mark.parametrize("returned", [None, torch.ones(3), 1.0])
+def test_a_training_step_that_returns_no_loss_is_named(returned):
+    module = module_for("rollouts")
+    module.training_step = lambda batch: returned  # pyright: ignore
+    with pytest.raises(ValueError, match="training_step of Reinforce must return a scalar"):
+        AgentTrainer().fit(module, "CartPole-v1")
+
+
+def test_a_network_of_another_width_is_named():
+    with pytest.raises(ValueError, match=r"makes \[2, 3\] of two observations"):
+        AgentTrainer().fit(Reinforce(mlp(4, 3), **SMALL), "CartPole-v1")
+
+
+class Optimised(Reinforce):
+    """Takes an optimiser that a test sets."""
+
+    make: Any = None
+
+    def configure_optimizers(self) -> Any:
+        return self.make(self.parameters())
+
+
+def scheduled(parameters: Any) -> Any:
+    optimizer = torch.optim.Adam(parameters, 0.01)
+    return [optimizer], [torch.optim.lr_scheduler.ExponentialLR(optimizer, 0.5)]
+
+
+def test_any_optimiser_of_torchs_takes_the_steps_that_it_takes_itself(tmp_path):
+    runs = {}
+    for name, make in {
+        "adam": lambda x: torch.optim.Adam(x, 0.01),
+        "same adam": lambda x: torch.optim.Adam([{"params": list(x), "lr": 0.01}], amsgrad=False),
+        "by torch": lambda x: torch.optim.AdamW(x, 0.01, weight_decay=0.0),
+        "sgd": lambda x: torch.optim.SGD(x, 0.01, momentum=0.9),
+    }.items():
+        module = Optimised(mlp(4, 2), **SMALL, max_grad_norm=0.0)
+        module.make = make
+        fit(module, "CartPole-v1", tmp_path)
+        runs[name] = module.network[0].weight.detach()
+    torch.testing.assert_close(runs["by torch"], runs["adam"])
+    assert runs["same adam"].equal(runs["adam"]) and not runs["sgd"].allclose(runs["adam"])
+
+
+def test_a_scheduler_takes_a_step_per_update_and_goes_on_in_a_resumed_run(tmp_path):
+    def make() -> Any:
+        module = Optimised(mlp(4, 2), **SMALL)
+        module.make = scheduled
+        return module
+
+    folder = fit(make(), "CartPole-v1", tmp_path).folder
+    fit(make(), "CartPole-v1", tmp_path, max_steps=384, resume=folder)
+    rates = [float(row["Info/learning_rate"]) for row in metrics_of(folder)]
+    assert rates == [0.01 * 0.5**index for index in range(6)]
+
+
+def learned_on_rank(folder: str) -> Any:
+    module = module_for("minibatches", num_envs=2, devices=2)
+    torch.manual_seed(int(__import__("os").environ["LOCAL_RANK"]))
+    for parameter in module.parameters():  # ranks begin with weights of their own
+        parameter.data.uniform_(-1, 1)
+    fit(module, "CartPole-v1", Path(folder))
+    return {name: x.numpy() for name, x in weights_of(module).items()}
+
+
+def test_ranks_stay_equal_whatever_weights_each_began_with(tmp_path):
+    first, second = run_ranks(2, learned_on_rank, str(tmp_path))
+    assert first.keys() == second.keys()
+    assert all((first[name] == second[name]).all() for name in first)
+
+
+class PlaysItself(Reinforce):
+    """Plays by the rollout that is written in Python."""
+
+    num_rollouts = 0
+
+    def rollout(self, total_steps: int) -> None:
+        self.num_rollouts += 1
+        super().rollout(total_steps)
+
+
+class SlowDQN(DQN):
+    """Plays in Python, and learns from the batches that were dealt, by its own `sample`."""
+
+    def rollout(self, total_steps: int) -> None:
+        super().rollout(total_steps)
+
+    def sample(self) -> Any:
+        return tuple(super().sample())
+
+    def training_step(self, batch: Any) -> torch.Tensor:
+        return super().training_step(Transitions(*batch))
+
+
+@pytest.mark.parametrize("kind", ["rollouts", "replay"])
+def test_the_rollout_in_python_plays_what_the_player_plays_to_the_bit(tmp_path, kind):
+    fast, slow = (Reinforce, PlaysItself) if kind == "rollouts" else (DQN, SlowDQN)
+    settings = {**SMALL, **(REPLAY if kind == "replay" else {})}
+    modules = [make(mlp(4, 2), **settings) for make in (fast, slow)]
+    results = [fit(module, "CartPole-v1", tmp_path) for module in modules]
+    assert_equal(weights_of(modules[1]), weights_of(modules[0]))
+    counts = [metrics_of(result.folder) for result in results]
+    assert counts[0] == counts[1]
+    assert kind == "replay" or modules[1].num_rollouts == 4
+
+
+class Draft(LightningAgentModule):
+    """The agent of the sources, as they sketch it: it plays, stores and samples by itself."""
+
+    def __init__(self, network: nn.Module, **settings: Any) -> None:
+        super().__init__(**settings)
+        self.network, self.stored = network, []
+
+    def bind_env(self, env: Any) -> None:
+        self._env = env
+
+    def initial_rollout(self) -> None:
+        self._obs, _ = self._env.reset()
+        self.rollout(self.settings.num_steps)
+
+    def rollout(self, total_steps: int) -> None:
+        for _ in range(total_steps):
+            obs = self._obs
+            action = torch.distributions.Categorical(logits=self.network(obs)).sample()
+            self._obs, reward, terminated, _, _ = self._env.step(action)
+            self.stored.append((obs, action, reward, terminated))
+
+    def sample(self) -> Any:
+        latest = self.stored[-self.settings.num_steps :]
+        return [torch.cat(column) for column in zip(*latest, strict=True)]
+
+    def training_step(self, batch: Any) -> torch.Tensor:
+        obs, action, reward, _ = batch
+        log_probs = self.network(obs).log_softmax(1).gather(1, action.unsqueeze(1))
+        return -(log_probs[:, 0] * reward).mean()
+
+
+def test_an_agent_that_plays_and_samples_by_itself_is_counted_and_tested_as_any_other(tmp_path):
+    module = Draft(mlp(4, 2), **{**SMALL, "eval_episodes": 2})
+    before = weights_of(module)
+    result = fit(module, gymnasium.make("CartPole-v1"), tmp_path)
+    assert len(module.stored) == 64 and result.summary["total_env_steps"] == 256
+    assert result.summary["episodes"] > 0 and result.summary["eval_return_mean"] > 0
+    assert not module.network[0].weight.equal(before["network.0.weight"])
+
+
+class Lazy(Reinforce):
+    """Plays fewer steps than it is asked for."""
+
+    def rollout(self, total_steps: int) -> None:
+        super().rollout(total_steps - 1)
+
+
+def test_a_rollout_of_another_length_is_refused(tmp_path):
+    with pytest.raises(ValueError, match=r"rollout\(16\) took 15 steps"):
+        fit(Lazy(mlp(4, 2), **SMALL), "CartPole-v1", tmp_path)
+
+
+class Counts(Reinforce):
+    """Has a hook of Lightning's that is called, and one that is not."""
+
+    num_batches = 0
+
+    def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
+        assert batch_idx == self.num_batches
+        self.num_batches += 1
+
+    def on_train_epoch_end(self) -> None:
+        raise AssertionError
+
+
+def test_a_hook_that_is_not_called_is_named(tmp_path, caplog):
+    module = Counts(mlp(4, 2), **SMALL)
+    fit(module, "CartPole-v1", tmp_path)
+    assert module.num_batches == 4
+    assert "Counts: on_train_epoch_end are called by lightning.Trainer alone" in caplog.text
+
+
+def test_a_run_of_a_module_says_where_it_can_be_loaded(tmp_path):
+    folder = fit(module_for("rollouts"), "CartPole-v1", tmp_path).folder
+    with pytest.raises(ValueError, match="whose network only its own script makes"):
+        load(folder)
+    saved = load_checkpoint(folder / "checkpoints" / "last.pt")
+    module_for("rollouts").load_state_dict(saved["agent"]["policy"])
+    assert "network.0.weight" in saved["agent"]["policy"]
