@@ -14,6 +14,8 @@ if TYPE_CHECKING:
     from fastrl.a2c import A2C
     from fastrl.agents.load import load
     from fastrl.callbacks.base import Callback
+    from fastrl.data.random_trajectory import make_random_trajectory
+    from fastrl.data.trajectories import TrajectoryDataset
     from fastrl.droq import DroQ
     from fastrl.envs.make import make_env
     from fastrl.module.agent_module import LightningAgentModule
@@ -33,9 +35,11 @@ __all__ = [
     "DroQ",
     "LightningAgentModule",
     "PPORecurrent",
+    "TrajectoryDataset",
     "__version__",
     "load",
     "make_env",
+    "make_random_trajectory",
 ]
 
 # Imported on first use: `import fastrl` imports no torch, and `python -m fastrl.ppo` does not load
@@ -50,7 +54,9 @@ _HOMES = {
     "AgentTrainer": "fastrl.training.trainer",
     "LightningAgentModule": "fastrl.module.agent_module",
     "load": "fastrl.agents.load",
+    "TrajectoryDataset": "fastrl.data.trajectories",
     "make_env": "fastrl.envs.make",
+    "make_random_trajectory": "fastrl.data.random_trajectory",
 }
 
 

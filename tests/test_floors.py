@@ -14,11 +14,11 @@ ROOT = Path(fastrl.__file__).parent
 FLOORS = [  # from the ground up: folders, and files of the root
     {"config", "ops", "kernels", "spaces"},
     {"processes"},
-    {"models", "buffers", "envs", "runs", "presets"},
+    {"models", "buffers", "envs", "runs", "presets", "data"},
     {"engine", "decoupled", "cli"},
     {"training", "callbacks"},
     {"agents"},
-    {"ppo", "a2c", "sac", "evaluate", "export", "module"},
+    {"ppo", "a2c", "sac", "evaluate", "export", "module", "collect"},
     {"ppo_recurrent", "droq"},
     {"__init__", "__main__"},
 ]

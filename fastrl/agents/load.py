@@ -20,16 +20,19 @@ class Saved(NamedTuple):
     videos: Path
 
 
-def parser_of(prog: str, description: str, env_id: str) -> Parser:
+def parser_of(prog: str, description: str, env_id: str, needs_run: bool = True) -> Parser:
     """Returns a parser of what commands take to find and load an agent.
 
     Args:
         prog: how the command is called.
         description: what it does.
         env_id: what the task is for.
+        needs_run: whether there must be an agent.
     """
     parser = Parser(prog=prog, description=description)
-    parser.add_argument("run", metavar="RUN", type=Path, help="run folder or checkpoint file")
+    count: Any = None if needs_run else "?"
+    words = "run folder or checkpoint file"
+    parser.add_argument("run", metavar="RUN", type=Path, nargs=count, help=words)
     parser.add_argument(
         "--checkpoint", metavar="last|best|PATH", help="checkpoint of the run (default: last)"
     )

@@ -22,7 +22,7 @@ from fastrl.envs.wrapped_env import WrappedVectorEnv
 from fastrl.spaces.pixels import ObsKind
 
 Backend = Literal["auto", "envpool", "gymnasium"]
-Purpose = Literal["train", "eval", "video"]
+Purpose = Literal["train", "eval", "video", "collect"]
 
 # Id and settings of what `make_env` returned, so that more of it can be made.
 _MADE: WeakKeyDictionary[Any, tuple[str, dict[str, Any]]] = WeakKeyDictionary()

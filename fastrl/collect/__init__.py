@@ -1,0 +1,1 @@
+"""The command that plays episodes with a policy and writes them to a dataset."""

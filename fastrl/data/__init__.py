@@ -1,0 +1,1 @@
+"""Trajectories on disk, as Minari keeps them, and as a `torch.utils.data.Dataset`."""
