@@ -26,6 +26,7 @@ PAGES = (
     "coming_from_sb3.md",
     "from_python.md",
     "own_algorithms.md",
+    "own_environments.md",
     "schedules.md",
 )
 """Pages whose blocks are run; a page must take less than about ten seconds of one core."""

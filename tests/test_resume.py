@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import itertools
 import os
+import re
 import shutil
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ import gymnasium
 import numpy as np
 import pytest
 import torch
-from toy_envs import StatefulEnv
+from toy_envs import CountingEnv, StatefulEnv
 
 from fastrl import PPO, AgentTrainer, cli, make_env
 from fastrl.envs import pools
@@ -262,11 +263,50 @@ def test_resume_refuses_another_network(tmp_path):
     assert "does not fit this agent" in resume_error(folder, hidden_sizes=(16,))
 
 
-def test_resume_refuses_environments_that_cannot_take_the_saved_state(tmp_path):
+class OtherStatefulEnv(StatefulEnv):
+    """Does not take the state of a StatefulEnv."""
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Look for what is not there."""
+        self.position = state["place"]
+
+
+@pytest.mark.parametrize(
+    ("env", "words"),
+    [
+        ("toy_envs:CountingEnv", "which these cannot take; new episodes are started"),
+        (OtherStatefulEnv, r"KeyError: 'place' \(.*\); new episodes are started"),
+    ],
+)
+def test_state_of_other_environments_is_told_and_new_episodes_start(tmp_path, caplog, env, words):
     folder = AgentTrainer().fit(agent_for(STATEFUL, tmp_path, total_timesteps=UPDATE)).folder
-    endless = agent_for("toy_envs:EndlessEnv", tmp_path)
-    with pytest.raises(ValueError, match="cannot be restored here"):
-        AgentTrainer(resume=folder).fit(endless)
+    agent = agent_for(env, tmp_path, total_timesteps=2 * UPDATE)
+    result = AgentTrainer(resume=folder).fit(agent)
+    assert re.search(words, caplog.text)
+    assert result.summary["total_env_steps"] == 2 * UPDATE
+    envs: Any = agent.envs[0]
+    assert [env.seed for env in envs.envs] == [base_seed(42, "train", 1) + i for i in range(4)]
+
+
+@pytest.mark.parametrize("is_vector", [False, True])
+def test_handed_over_environments_play_other_episodes_at_each_resume(tmp_path, capsys, is_vector):
+    folder = AgentTrainer().fit(agent_for("toy_envs:CountingEnv", tmp_path)).folder
+    for restart in (1, 2):
+        longer = {"total_timesteps": (8 + restart) * UPDATE}
+        vector = gymnasium.vector.SyncVectorEnv([CountingEnv] * 4)
+        agent = agent_for(vector if is_vector else CountingEnv, tmp_path, **longer)
+        AgentTrainer(resume=folder).fit(agent)
+        envs: Any = vector if is_vector else agent.envs[0]
+        first = base_seed(42, "train", restart)
+        assert [env.seed for env in envs.envs] == [first + i for i in range(4)]
+        assert f"were handed over start new episodes, from seed {first}" in capsys.readouterr().out
+
+
+def test_environments_that_cannot_be_seeded_again_are_named(tmp_path, caplog):
+    folder = AgentTrainer().fit(agent_for("CartPole-v1", tmp_path)).folder
+    agent = agent_for(make_env("CartPole-v1", 4), tmp_path, total_timesteps=9 * UPDATE)
+    AgentTrainer(resume=folder).fit(agent)
+    assert "CartPole-v1: the environments that were handed over cannot be given" in caplog.text
 
 
 @pytest.fixture(scope="module")

@@ -1,6 +1,7 @@
 """Small gymnasium envs whose right answers are known by hand."""
 
 import json
+import time
 from typing import Any, ClassVar
 
 import gymnasium
@@ -77,6 +78,37 @@ class EndlessEnv(ToyEnv):
     def outcome(self, action: Any) -> tuple[float, bool, bool]:
         """Return reward 1."""
         return 1.0, False, self.num_steps == self.time_limit
+
+
+class StuckEnv(EndlessEnv):
+    """Its fifth step does not return."""
+
+    def outcome(self, action: Any) -> tuple[float, bool, bool]:
+        """Sleep for ever."""
+        if self.num_steps == 5:
+            time.sleep(1000)
+        return super().outcome(action)
+
+
+class SquareEnv(ToyEnv):
+    """A bright square in a corner of a picture, or in the middle; truncated at step 5."""
+
+    observation_space = spaces.Box(0, 255, (48, 48, 3), np.uint8)
+
+    def __init__(self, place: str = "middle", render_mode: str | None = None) -> None:
+        """Choose the place."""
+        super().__init__(render_mode)
+        self.first = 0 if place == "corner" else 16
+
+    def observation(self) -> np.ndarray:
+        """Return the picture."""
+        picture = np.zeros((48, 48, 3), np.uint8)
+        picture[self.first : self.first + 16, self.first : self.first + 16] = 200
+        return picture
+
+    def outcome(self, action: Any) -> tuple[float, bool, bool]:
+        """Return reward 1."""
+        return 1.0, False, self.num_steps == 5
 
 
 class TerminatingEnv(EndlessEnv):

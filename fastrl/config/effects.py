@@ -21,6 +21,7 @@ def check_effects(config: Any, given: Collection[str]) -> None:
         "eval_every": (not config.eval_episodes, "with eval_episodes=0"),
         "keep_checkpoints": (not config.checkpoint_every, "with checkpoint_every=0"),
         "num_env_threads": (is_gymnasium, "with gymnasium's environments, which have no threads"),
+        "num_workers": (config.vector == "sync", "with vector=sync"),
         "alpha_lr": (not getattr(config, "tune_alpha", True), "with tune_alpha=false"),
     }
     for name, (is_idle, why) in idle.items():

@@ -20,6 +20,7 @@ _STEPS = ("total_timesteps", "eval_every", "checkpoint_every", "log_every", "lea
 _MOST_THREADS = 1024
 MOST_EPISODES = 1_000_000
 _MOST_FRAMES = 1000
+_LARGEST_SIDE = 4096
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,6 +53,12 @@ class RunConfig:
     num_env_threads: int = 0
     """EnvPool's threads, divided between the halves if num_pools is 2; 0: per half, as many as the
     cores this process may use."""
+    vector: Literal["sync", "async"] = "sync"
+    """How gymnasium's environments and your own are stepped. sync: one after the other. async: in
+    processes beside each other, for those whose step takes long; episodes are the same."""
+    num_workers: int = 0
+    """Processes that step the environments if vector is async; 0: one per core this process may
+    use."""
     mask_vel: bool = False
     """Set the velocities in the observations to zero (classic control and LunarLander), so that the
     task requires memory."""
@@ -63,6 +70,14 @@ class RunConfig:
     """What arrays of bytes (uint8) with two or three dimensions are: pixels, which are scaled to
     [0, 1] and go into convolutions, or a vector of numbers. auto: pixels if their space goes from 0
     to 255 and has at least 7 x 7 of them, else a vector."""
+    gray_scale: bool = False
+    """Make colour images grey (gymnasium's environments and your own)."""
+    resize: int = 0
+    """Width and height to which images are resized (gymnasium's environments and your own); 0: as
+    they are."""
+    action_repeat: int = 1
+    """How often each action is taken, its rewards summed, in a step of gymnasium's environments and
+    your own."""
     frame_stack: int = 1
     """Number of latest observations to stack into one. EnvPool's Atari already stacks four."""
     info_action_mask: bool = False
@@ -119,10 +134,11 @@ class RunConfig:
         for name, value in vars(self).items():
             for item in value if isinstance(value, tuple) else (value,):
                 _check_magnitude(name, item)
-        in_range(self, 0, _MOST_THREADS, "num_env_threads", "num_threads")
+        in_range(self, 0, _MOST_THREADS, "num_env_threads", "num_threads", "num_workers")
         in_range(self, 0, MOST_EPISODES, "eval_episodes")
         at_least(self, 1, "num_envs", "devices", "num_nodes", "total_timesteps", "keep_checkpoints")
-        in_range(self, 1, _MOST_FRAMES, "frame_stack")
+        in_range(self, 1, _MOST_FRAMES, "frame_stack", "action_repeat")
+        in_range(self, 0, _LARGEST_SIDE, "resize")
         for setting in self.env_kwargs:
             name, equals, value = setting.partition("=")
             if not name.isidentifier() or not equals:
@@ -135,6 +151,7 @@ class RunConfig:
         one_of(self, "strategy", "auto", "ddp")
         one_of(self, "num_pools", 0, 1, 2)
         one_of(self, "backend", "auto", "envpool", "gymnasium")
+        one_of(self, "vector", "sync", "async")
         one_of(self, "obs_kind", "auto", "pixels", "vector")
         one_of(self, "accelerator", "auto", "cpu", "cuda", "gpu")
         one_of(self, "precision", "32-true", "bf16-mixed")
@@ -144,6 +161,11 @@ class RunConfig:
                 raise ValueError(f"callback must be written module:callable, not {name!r}")
         if not self.env_id:
             raise ValueError("env_id is empty; name a task, for example LunarLander-v2")
+        if self.num_workers > self.num_envs:
+            raise ValueError(
+                f"num_workers={self.num_workers} leaves some without an environment: there are "
+                f"num_envs={self.num_envs}"
+            )
         if self.num_pools == 2 and self.num_envs % 2:
             raise ValueError(
                 f"num_pools=2 halves the environments: num_envs must be even, not {self.num_envs}"
@@ -172,9 +194,14 @@ class RunConfig:
         """Keyword arguments of `make_env`, the same for training and evaluation."""
         pairs = (setting.partition("=") for setting in self.env_kwargs)
         return {
+            "vector": self.vector,
+            "num_workers": self.num_workers,
             "mask_vel": self.mask_vel,
             "obs_keys": self.obs_keys,
             "obs_kind": self.obs_kind,
+            "gray_scale": self.gray_scale,
+            "resize": self.resize,
+            "action_repeat": self.action_repeat,
             "frame_stack": self.frame_stack,
             "info_mask": self.info_action_mask,
             "env_kwargs": {name: read_value(value) for name, _, value in pairs},

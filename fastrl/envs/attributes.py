@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from fastrl.envs.foreign import ForeignCode, call
+from fastrl.envs.async_env import AsyncEnv
+from fastrl.envs.foreign import call
 from fastrl.envs.gym_env import GymEnv
 from fastrl.envs.vector import VectorEnv
 from fastrl.envs.wrapped_env import WrappedVectorEnv
@@ -25,11 +26,7 @@ def call_envs(pools: Sequence[VectorEnv], name: str, *args: Any, **kwargs: Any) 
             _check_attribute(env, name)
             answers += call(where, env.env.call, name, *args, **kwargs)
             continue
-        with ForeignCode(where) as code:
-            for i, single in enumerate(env.envs):
-                code.at(i)
-                _check_single(env, single, name)
-                answers.append(single.get_wrapper_attr(name)(*args, **kwargs))
+        answers += env.call(name, *args, **kwargs)
     return answers
 
 
@@ -46,19 +43,15 @@ def set_envs_attribute(pools: Sequence[VectorEnv], name: str, value: Any) -> Non
             _check_attribute(env, name)
             call(where, env.env.set_attr, name, [value] * env.num_envs)
             continue
-        with ForeignCode(where) as code:
-            for i, single in enumerate(env.envs):
-                code.at(i)
-                _check_single(env, single, name)
-                single.set_wrapper_attr(name, value)
+        env.set_attr(name, [value] * env.num_envs)
 
 
-def _innermost(pool: Any) -> GymEnv | WrappedVectorEnv:
+def _innermost(pool: Any) -> AsyncEnv | GymEnv | WrappedVectorEnv:
     """Returns what holds the environments themselves, without masking or stacking around it."""
     env = pool
-    while not isinstance(env, GymEnv | WrappedVectorEnv) and hasattr(env, "env"):
+    while not isinstance(env, AsyncEnv | GymEnv | WrappedVectorEnv) and hasattr(env, "env"):
         env = env.env
-    if not isinstance(env, GymEnv | WrappedVectorEnv):
+    if not isinstance(env, AsyncEnv | GymEnv | WrappedVectorEnv):
         raise ValueError(
             f"{pool.env_id}: {pool.backend}'s environments have neither attributes nor methods of "
             "their own; make them anew with other env_kwargs, or play gymnasium's (backend)"
@@ -66,17 +59,8 @@ def _innermost(pool: Any) -> GymEnv | WrappedVectorEnv:
     return env
 
 
-def _check_single(env: GymEnv, single: Any, name: str) -> None:
-    if not single.has_wrapper_attr(name):  # setting it would make a new one, which nothing reads
-        raise _lacking(env.env_id, name)
-
-
 def _check_attribute(env: WrappedVectorEnv, name: str) -> None:
     """Raises ValueError if the environments of a vector lack it; processes are asked for it."""
     singles = getattr(env.env, "envs", None)
     if singles is not None and not all(single.has_wrapper_attr(name) for single in singles):
-        raise _lacking(env.env_id, name)
-
-
-def _lacking(env_id: str, name: str) -> ValueError:
-    return ValueError(f"{env_id}: its environments have no {name!r}")
+        raise ValueError(f"{env.env_id}: its environments have no {name!r}")

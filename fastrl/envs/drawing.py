@@ -88,7 +88,7 @@ def frame_rate(env: VectorEnv) -> float:
             inner = inner.env
         # Metadata are foreign, and may hold anything.
         with contextlib.suppress(AttributeError, LookupError, TypeError, ValueError):
-            rate = float(inner.envs[0].metadata["render_fps"])
+            rate = float(inner.metadata["render_fps"])
             if 0 < rate < _HIGHEST_RATE:
                 return rate
         return 30.0

@@ -10,6 +10,7 @@ from gymnasium.wrappers import OrderEnforcing, PassiveEnvChecker, TimeLimit
 
 from fastrl.envs.foreign import ForeignCode, call, line_of
 from fastrl.envs.vector import EnvError, TimeStep, playable
+from fastrl.envs.wrappers import ActionRepeat, PixelObservation
 from fastrl.spaces.actions import action_space_of, check_action_space
 from fastrl.spaces.observations import MASK_KEY, PackedRow, observation_rows, plain_row
 from fastrl.spaces.parts import leaf_values
@@ -17,6 +18,9 @@ from fastrl.spaces.pixels import ObsKind
 from fastrl.spaces.values import UnfitValueError, as_dtype, as_flag, as_number, shown
 
 _log = logging.getLogger("fastrl")
+
+# Wrappers without a state, but for the number of steps of a time limit.
+_STATELESS = TimeLimit, OrderEnforcing, PassiveEnvChecker, PixelObservation, ActionRepeat
 
 
 class GymEnv:
@@ -36,6 +40,7 @@ class GymEnv:
         obs_keys: Sequence[str] = (),
         info_mask: bool = False,
         obs_kind: ObsKind = "auto",
+        first_env: int = 0,
     ) -> None:
         """Makes one env per function.
 
@@ -47,16 +52,19 @@ class GymEnv:
             obs_keys: keys of a Dict observation to use; all if empty.
             info_mask: whether to use the action mask in the info.
             obs_kind: what arrays of bytes are (see `observation_rows`).
+            first_env: number of the first one, for messages.
 
         Raises:
             EnvError: making an env raised an error, or returned no env.
             ValueError: a space is not supported.
         """
-        self.env_id, self.num_envs = env_id, len(env_fns)
-        self.envs = [call(f"{env_id}: making env {i}", f) for i, f in enumerate(env_fns)]
+        self.env_id, self.num_envs, self._first = env_id, len(env_fns), first_env
+        self.envs = [
+            call(f"{env_id}: making env {first_env + i}", f) for i, f in enumerate(env_fns)
+        ]
         with ForeignCode(f"{env_id}: the spaces") as code:
             for i, env in enumerate(self.envs):
-                code.at(i)
+                code.at(first_env + i)
                 if not isinstance(env, gymnasium.Env):
                     kind = type(env).__name__
                     raise EnvError(f"{env_id}: it returned a {kind}, not a gymnasium.Env")
@@ -78,7 +86,7 @@ class GymEnv:
             info_mask,
             obs_kind,
         )
-        self._action_dtype = action_space.dtype
+        self.action_dtype = action_space.dtype
         self._num_steps = 0
         self._seeds: Sequence[int | None] = seeds
         self._actions: np.ndarray | None = None
@@ -93,7 +101,7 @@ class GymEnv:
         self._num_steps = 0
         with ForeignCode(f"{self.env_id}: reset") as code:
             for i, env in enumerate(self.envs):
-                code.at(i)
+                code.at(self._first + i)
                 answer = env.reset(seed=self._seeds[i])
                 try:
                     obs[i] = self._row(*_answer(answer, "(obs, info)"))
@@ -108,7 +116,7 @@ class GymEnv:
         """Stores a copy of the actions for `recv`, because an env may keep the row it is given."""
         assert len(actions) == self.num_envs, f"{len(actions)} actions for {self.num_envs} envs"
         actions = playable(self.env_id, self.single_action_space, actions)
-        self._actions = np.array(actions, dtype=self._action_dtype)
+        self._actions = np.array(actions, dtype=self.action_dtype)
 
     def recv(self) -> TimeStep:
         """Steps the envs in turn; resets those whose episode ended in the last step."""
@@ -122,7 +130,7 @@ class GymEnv:
         self._num_steps += 1
         with ForeignCode(f"{self.env_id}: step") as code:
             for i, env in enumerate(self.envs):
-                code.at(i)
+                code.at(self._first + i)
                 needs_reset = self._needs_reset[i]
                 answer = env.reset() if needs_reset else env.step(actions[i])
                 try:
@@ -156,15 +164,59 @@ class GymEnv:
 
     def render(self) -> np.ndarray:
         """Renders env 0; returns uint8 [H, W, 3]."""
-        if self.envs[0].render_mode != "rgb_array":
+        if self.render_mode != "rgb_array":
             raise ValueError(f"{self.env_id}: made without render=True")
         return as_frame(self.env_id, call(f"{self.env_id}: render", self.envs[0].render))
+
+    @property
+    def render_mode(self) -> Any:
+        """Render mode of env 0."""
+        return self.envs[0].render_mode
+
+    @property
+    def metadata(self) -> Any:
+        """Metadata of env 0."""
+        return self.envs[0].metadata
+
+    def reseed(self, seeds: Sequence[int]) -> None:
+        """Gives each env a seed for its next reset, in place of those of `__init__`."""
+        self._seeds = list(seeds)
+
+    def call(self, name: str, *args: Any, **kwargs: Any) -> list[Any]:
+        """Calls a method of each env, below its wrappers if need be; returns what each returns.
+
+        Raises:
+            EnvError: one has no such method, or it raised an error.
+        """
+        answers: list[Any] = []
+        with ForeignCode(f"{self.env_id}: {name}") as code:
+            for i, env in enumerate(self.envs):
+                code.at(self._first + i)
+                self._check_has(env, name)
+                answers.append(env.get_wrapper_attr(name)(*args, **kwargs))
+        return answers
+
+    def set_attr(self, name: str, values: Sequence[Any]) -> None:
+        """Sets an attribute that each env has, below its wrappers if need be.
+
+        Raises:
+            EnvError: one has no such attribute, or refuses the value.
+        """
+        with ForeignCode(f"{self.env_id}: set_attr {name}") as code:
+            for i, (env, value) in enumerate(zip(self.envs, values, strict=True)):
+                code.at(self._first + i)
+                self._check_has(env, name)  # else a new one, which nothing reads
+                env.set_wrapper_attr(name, value)
+
+    def _check_has(self, env: Any, name: str) -> None:
+        if not env.has_wrapper_attr(name):
+            raise EnvError(f"{self.env_id}: its environments have no {name!r}")
 
     def close(self) -> None:
         """Closes the envs."""
         for i, env in enumerate(self.envs):
             try:
-                call(f"{self.env_id}: close of env {i}", env.close)
+                call(f"{self.env_id}: close of env {self._first + i}", env.close)
             except EnvError as error:  # no reason to lose what was learned
                 _log.warning("%s", error)
         self.envs = []
@@ -196,7 +248,7 @@ class GymEnv:
 
     def _unfit(self, i: int, error: UnfitValueError, method: str) -> EnvError:
         when = f"at step {self._num_steps}" if self._num_steps else "at its reset"
-        where = f"{self.env_id}: env {i} returned"
+        where = f"{self.env_id}: env {self._first + i} returned"
         return EnvError(f"{where} {error} {when}{line_of(self.envs[i], method)}")
 
     def _empty_obs(self) -> np.ndarray:
@@ -206,7 +258,8 @@ class GymEnv:
     def _state_dict(self) -> dict[str, Any]:
         states: list[dict[str, Any]] = []
         for i, (env, outer) in enumerate(self._stateful_pairs()):
-            state = call(f"{self.env_id}: state_dict of env {i}", env.state_dict)
+            where = f"{self.env_id}: state_dict of env {self._first + i}"
+            state = call(where, env.state_dict)
             states.append({"env": state, "elapsed": _elapsed_steps(outer)})
         return {"envs": states, "needs_reset": list(self._needs_reset)}
 
@@ -218,8 +271,9 @@ class GymEnv:
         for i, (env, outer) in enumerate(self._stateful_pairs()):
             saved = state["envs"][i]
             # Wrappers refuse to step an env that was never reset.
-            call(f"{self.env_id}: reset of env {i}", outer.reset)
-            call(f"{self.env_id}: load_state_dict of env {i}", env.load_state_dict, saved["env"])
+            which = f"env {self._first + i}"
+            call(f"{self.env_id}: reset of {which}", outer.reset)
+            call(f"{self.env_id}: load_state_dict of {which}", env.load_state_dict, saved["env"])
             if (limit := _time_limit(outer)) is not None:
                 limit._elapsed_steps = saved["elapsed"]
         self._needs_reset = [bool(flag) for flag in state["needs_reset"]]
@@ -236,7 +290,7 @@ def _env_with_state(env: Any) -> Any:
             getattr(env, "load_state_dict", None)
         ):
             return env
-        if not isinstance(env, (TimeLimit, OrderEnforcing, PassiveEnvChecker)):
+        if not isinstance(env, _STATELESS):
             return None
         env = env.env
 

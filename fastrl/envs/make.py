@@ -1,9 +1,7 @@
 """Creation of vector envs from an id: of EnvPool, of gymnasium, or a module's callable."""
 
-import difflib
 import hashlib
 import importlib
-import re
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any, Literal, get_args
@@ -12,16 +10,20 @@ from weakref import WeakKeyDictionary
 import gymnasium
 
 from fastrl.config.trust import is_part_of_python
+from fastrl.envs.async_env import AsyncEnv
 from fastrl.envs.envpool_env import EnvPoolEnv, check_envpool_id, list_envpool_ids
 from fastrl.envs.foreign import call, own_line
 from fastrl.envs.gym_env import GymEnv
+from fastrl.envs.ids import unknown_id
 from fastrl.envs.masking import MaskVelocity, check_mask_vel
 from fastrl.envs.stacking import FrameStack
 from fastrl.envs.vector import EnvError, VectorEnv
 from fastrl.envs.wrapped_env import WrappedVectorEnv
+from fastrl.envs.wrappers import check_no_wrappers, wrapped
 from fastrl.spaces.pixels import ObsKind
 
 Backend = Literal["auto", "envpool", "gymnasium"]
+Vector = Literal["sync", "async"]
 Purpose = Literal["train", "eval", "video", "collect"]
 
 # Id and settings of what `make_env` returned, so that more of it can be made.
@@ -49,11 +51,16 @@ def make_env(
     first_env: int = 0,
     backend: Backend = "auto",
     num_threads: int = 0,
+    vector: Vector = "sync",
+    num_workers: int = 0,
     mask_vel: bool = False,
     render: bool = False,
     env_kwargs: Mapping[str, Any] | None = None,
     obs_keys: Sequence[str] = (),
     obs_kind: ObsKind = "auto",
+    gray_scale: bool = False,
+    resize: int = 0,
+    action_repeat: int = 1,
     frame_stack: int = 1,
     info_mask: bool = False,
     testing: bool = False,
@@ -68,12 +75,17 @@ def make_env(
         first_env: number of envs of other ranks and pools before these.
         backend: "auto" uses EnvPool if it has the id, with supported spaces.
         num_threads: EnvPool's threads; 0: one per core this process may use, at most `num_envs`.
+        vector: "sync" steps gymnasium's envs one after the other, "async" in processes.
+        num_workers: number of these; 0: one per core this process may use, at most `num_envs`.
         mask_vel: whether to set velocities to 0 (for the ids in `masking.VELOCITY_INDICES`).
         render: whether `render` will be called; it draws env 0.
         env_kwargs: keyword arguments for EnvPool, `gymnasium.make` or the callable.
         obs_keys: keys of a Dict observation to use; all if empty.
         obs_kind: what arrays of bytes with two or three dimensions are: "pixels", a "vector", or
             "auto", whatever `fastrl.spaces.pixels.is_pixels` says.
+        gray_scale: whether images become grey; like the next two, not for EnvPool's envs.
+        resize: width and height of images; 0: as they are.
+        action_repeat: how often each action is taken in a step.
         frame_stack: number of latest observations to stack into one.
         info_mask: whether to use the action mask in the info.
         testing: Atari: whether rewards are unclipped and an episode is a whole game.
@@ -89,19 +101,34 @@ def make_env(
         )
     if backend not in get_args(Backend):
         raise ValueError(f"backend={backend!r}; it must be one of {get_args(Backend)}")
+    if vector not in get_args(Vector):
+        raise ValueError(f"vector={vector!r}; it must be one of {get_args(Vector)}")
     if mask_vel:
         check_mask_vel(env_id)
     seeds = [(seed + first_env + i) % 2**31 for i in range(num_envs)]
 
     settings = {
+        "vector": vector,
+        "num_workers": num_workers,
         "mask_vel": mask_vel,
         "obs_keys": tuple(obs_keys),
         "obs_kind": obs_kind,
+        "gray_scale": gray_scale,
+        "resize": resize,
+        "action_repeat": action_repeat,
         "frame_stack": frame_stack,
         "info_mask": info_mask,
         "env_kwargs": dict(env_kwargs or {}),
     }
     if _use_envpool(env_id, backend, info_mask):
+        if vector != "sync":
+            raise ValueError(
+                f"{env_id}: vector={vector} has no effect, because EnvPool runs it in threads; "
+                "backend=gymnasium runs it in processes"
+            )
+        why = "because EnvPool runs it: its own settings are env_kwargs, or backend=gymnasium"
+        wrappers = {"gray_scale": gray_scale, "resize": resize, "action_repeat": action_repeat}
+        check_no_wrappers(env_id, why, **wrappers)
         env: VectorEnv = EnvPoolEnv(
             env_id,
             seeds,
@@ -136,17 +163,28 @@ def vector_env_of(
     functions: Sequence[Callable[[], gymnasium.Env]],
     seeds: Sequence[int],
     *,
+    vector: Vector = "sync",
+    num_workers: int = 0,
     mask_vel: bool = False,
     obs_keys: Sequence[str] = (),
     obs_kind: ObsKind = "auto",
+    gray_scale: bool = False,
+    resize: int = 0,
+    action_repeat: int = 1,
     frame_stack: int = 1,
     info_mask: bool = False,
     env_kwargs: Mapping[str, Any] | None = None,
 ) -> VectorEnv:
     """Makes a vector env of the envs that functions return; arguments as of `make_env`."""
     _check_no_kwargs(env_id, env_kwargs)
+    if gray_scale or resize or action_repeat > 1:
+        how = gray_scale, resize, action_repeat, obs_kind
+        functions = [partial(wrapped, make, *how) for make in functions]
     reading: Any = {"obs_keys": obs_keys, "obs_kind": obs_kind, "info_mask": info_mask}
-    env = GymEnv(env_id, functions, seeds, **reading)
+    if vector == "async":
+        env: VectorEnv = AsyncEnv(env_id, functions, seeds, **reading, num_workers=num_workers)
+    else:
+        env = GymEnv(env_id, functions, seeds, **reading)
     return _dressed(env, mask_vel, frame_stack)
 
 
@@ -162,6 +200,15 @@ def _check_no_kwargs(env_id: str, env_kwargs: Mapping[str, Any] | None) -> None:
         )
 
 
+def check_vector(env_id: str, vector: Vector) -> None:
+    """Raises ValueError for `vector` with environments that are made already."""
+    if vector != "sync":
+        raise ValueError(
+            f"{env_id}: vector={vector} has no effect on environments that are made already; give "
+            "a function that makes one"
+        )
+
+
 def is_known_id(env_id: str) -> bool:
     """Returns whether `make_env` accepts this as an id; making the env may still fail."""
     return ":" in env_id or env_id in gymnasium.registry or env_id in list_envpool_ids()
@@ -171,9 +218,14 @@ def wrap_vector_env(
     env: gymnasium.vector.VectorEnv,
     *,
     seed: int | None = None,
+    vector: Vector = "sync",
+    num_workers: int = 0,
     mask_vel: bool = False,
     obs_keys: Sequence[str] = (),
     obs_kind: ObsKind = "auto",
+    gray_scale: bool = False,
+    resize: int = 0,
+    action_repeat: int = 1,
     frame_stack: int = 1,
     info_mask: bool = False,
     env_kwargs: Mapping[str, Any] | None = None,
@@ -181,14 +233,18 @@ def wrap_vector_env(
     """Wraps a caller's vector env of any autoreset mode; `seed` is for its first `reset`."""
     if not isinstance(env, gymnasium.vector.VectorEnv):
         raise ValueError(f"{env!r} is a {type(env).__name__}, not a gymnasium.vector.VectorEnv")
-    wrapped = WrappedVectorEnv(env, seed, obs_keys, obs_kind)
-    _check_no_kwargs(wrapped.env_id, env_kwargs)
+    wrapper = WrappedVectorEnv(env, seed, obs_keys, obs_kind)
+    _check_no_kwargs(wrapper.env_id, env_kwargs)
+    check_vector(wrapper.env_id, vector)
+    why = "on a vector environment: wrap those that it is made of"
+    wrappers = {"gray_scale": gray_scale, "resize": resize, "action_repeat": action_repeat}
+    check_no_wrappers(wrapper.env_id, why, **wrappers)
     if info_mask:
         raise ValueError(
-            f"{wrapped.env_id}: masks in the info are read of single environments: give a function "
+            f"{wrapper.env_id}: masks in the info are read of single environments: give a function "
             "that makes one, or put the mask into the observation as its key action_mask"
         )
-    return _dressed(wrapped, mask_vel, frame_stack)
+    return _dressed(wrapper, mask_vel, frame_stack)
 
 
 def _use_envpool(env_id: str, backend: Backend, info_mask: bool) -> bool:
@@ -196,7 +252,7 @@ def _use_envpool(env_id: str, backend: Backend, info_mask: bool) -> bool:
         return False
     if env_id not in list_envpool_ids():
         if backend == "envpool":
-            raise ValueError(_unknown_id(env_id, backend))
+            raise ValueError(unknown_id(env_id, backend))
         return False
     try:
         check_envpool_id(env_id, info_mask)
@@ -238,9 +294,11 @@ def _gymnasium_maker(
                 f"{env_id!r}: module {module_name!r} has no callable and no registered env {name!r}"
             )
     elif env_id not in gymnasium.registry:
-        raise ValueError(_unknown_id(env_id, backend))
+        raise ValueError(unknown_id(env_id, backend))
     # The checker only inspects the first steps and warns about style; GymEnv checks the shapes.
-    return partial(gymnasium.make, name, disable_env_checker=True, **env_kwargs)
+    # Its spec, because a process of `AsyncEnv` does not know what was registered here.
+    spec = gymnasium.spec(name)
+    return partial(gymnasium.make, spec, disable_env_checker=True, **env_kwargs)
 
 
 def _check_maker(env_id: str, maker: Any) -> None:
@@ -252,42 +310,3 @@ def _check_maker(env_id: str, maker: Any) -> None:
     origin = getattr(maker, "__module__", None)
     if isinstance(origin, str) and is_part_of_python(origin):
         raise ValueError(f"{env_id!r} is part of {origin}, which comes with Python")
-
-
-def _unknown_id(env_id: str, backend: Backend) -> str:
-    registries = {"envpool": list_envpool_ids(), "gymnasium": frozenset(gymnasium.registry)}
-    searched = registries if backend == "auto" else {backend: registries[backend]}
-    message = f"unknown env {env_id!r} in {' and '.join(searched)}"
-    if elsewhere := [
-        name for name, ids in registries.items() if name not in searched and env_id in ids
-    ]:
-        message += f"; backend {elsewhere[0]!r} has it"
-
-    if atari := _atari_hint(env_id):
-        return f"{message}; {atari}"
-
-    def unversioned(name: str) -> str:
-        return re.sub(r"-v\d+$", "", name)
-
-    known = sorted(frozenset().union(*searched.values()))
-    if siblings := [name for name in known if unversioned(name) == unversioned(env_id)]:
-        return f"{message}; other versions: {', '.join(siblings)}"
-    lowered = {name.lower(): name for name in known}
-    nearest = [
-        lowered[match]
-        for match in difflib.get_close_matches(env_id.lower(), lowered, n=4, cutoff=0.5)
-    ]
-    hint = f"; nearest: {', '.join(nearest)}" if nearest else ""
-    return f"{message}{hint}. An env of your own is given as 'module:callable'"
-
-
-def _atari_hint(env_id: str) -> str:
-    """Returns a hint for an id of ale-py, such as `ALE/Pong-v5`; "" for other ids."""
-    parts = re.fullmatch(r"(ALE/)?([A-Za-z0-9]+?)(-ram)?(NoFrameskip|Deterministic)?-v\d+", env_id)
-    ours = f"{parts[2]}-v5" if parts else ""
-    if not parts or not any(parts.group(1, 3, 4)) or ours not in list_envpool_ids():
-        return ""
-    return (
-        f"EnvPool has the game as {ours!r}; backend 'gymnasium' needs the package ale-py and the "
-        f"id 'ale_py:{env_id}'"
-    )

@@ -39,6 +39,8 @@ class MaskVelocity:
         self.single_action_space = env.single_action_space
         self._mask = np.ones(env.single_observation_space.shape or (), np.float32)
         self._mask[list(VELOCITY_INDICES[env.env_id])] = 0
+        if hasattr(env, "reseed"):
+            self.reseed = env.reseed  # pyright: ignore[reportAttributeAccessIssue]
         if isinstance(env, HasState):
             self.state_dict, self.load_state_dict = env.state_dict, env.load_state_dict
         # These need no masking, so they are called without a Python wrapper.

@@ -11,9 +11,10 @@ import gymnasium
 
 from fastrl.config.run import RunConfig
 from fastrl.envs.envpool_env import default_num_threads, family_of
-from fastrl.envs.make import base_seed, make_env
+from fastrl.envs.make import base_seed, check_vector, make_env
 from fastrl.envs.rebuild import Task, opened, task_of
 from fastrl.envs.vector import Spaces, VectorEnv
+from fastrl.envs.wrappers import check_no_wrappers
 from fastrl.processes.devices import uses_gpu
 from fastrl.processes.machine import available_cores
 
@@ -52,12 +53,14 @@ def open_envs(
     """
     if not isinstance(env, str):
         if not isinstance(env, gymnasium.Env | gymnasium.vector.VectorEnv) and hasattr(env, "recv"):
+            check_made(env.env_id, config)
             return [env]
         first = base_seed(config.seed, "train", restart) + rank * config.num_envs
         return [opened(env, [(first + i) % 2**31 for i in range(config.num_envs)], config)]
     num_pools = config.num_pools or _default_num_pools(env, config)
     size = config.num_envs // num_pools
     num_threads = -(-config.num_env_threads // num_pools)
+    num_workers = -(-config.num_workers // num_pools)
     seed = base_seed(config.seed, "train", restart)
     pools: list[VectorEnv] = []
     for pool in range(num_pools):
@@ -69,7 +72,7 @@ def open_envs(
                 first_env=rank * config.num_envs + pool * size,
                 backend=config.backend,
                 num_threads=num_threads or default_num_threads(size),
-                **config.env_settings,
+                **{**config.env_settings, "num_workers": num_workers},
             )
         )
         if pool == 0 and pools[0].backend != "envpool" and config.num_pools == 0 and num_pools == 2:
@@ -81,9 +84,18 @@ def open_envs(
     return _PoolsOfId(pools, partial(open_envs, env, rank=rank))
 
 
+def check_made(env_id: str, config: RunConfig) -> None:
+    """Raises ValueError for settings that have no effect on what `make_env` or the caller made."""
+    check_vector(env_id, config.vector)
+    names = "gray_scale", "resize", "action_repeat"
+    why = "on environments that are made already"
+    check_no_wrappers(env_id, why, **{name: getattr(config, name) for name in names})
+
+
 def _tell_of_idle(config: RunConfig) -> None:
     """Writes a line to the log for each setting that only EnvPool's environments make use of."""
-    for name, least in (("num_env_threads", 1), ("num_pools", 2)):
+    idle = [("num_env_threads", 1)] + [("num_pools", 2)] * (config.vector == "sync")
+    for name, least in idle:
         if (value := getattr(config, name)) >= least:
             what = "gymnasium steps one environment after the other"
             _log.warning("%s=%d gains nothing on %s: %s", name, value, config.env_id, what)
@@ -94,22 +106,35 @@ def can_be_reopened(pools: list[VectorEnv]) -> bool:
     return isinstance(pools, _PoolsOfId)
 
 
-def reopened(pools: list[VectorEnv], config: RunConfig, restart: int) -> list[VectorEnv]:
+def reopened(
+    pools: list[VectorEnv], config: RunConfig, restart: int, rank: int = 0
+) -> list[VectorEnv]:
     """Returns the pools of a resumed run, which must not play the same episodes again.
 
     Pools that `open_envs` made from a task's id are closed and made again with other seeds.
-    Environments that the caller built are returned as they are.
+    Environments that the caller built get these seeds for their next reset.
 
     Args:
         pools: as `open_envs` returned them.
         config: settings to make them with.
         restart: number of times the run was resumed, or another that was not given before.
+        rank: this rank; ranks have disjoint seeds.
     """
-    if not isinstance(pools, _PoolsOfId):
-        return pools
+    if isinstance(pools, _PoolsOfId):
+        for pool in pools:
+            pool.close()
+        return pools.remake(config, restart=restart)
+    seed = base_seed(config.seed, "train", restart) + rank * config.num_envs
     for pool in pools:
-        pool.close()
-    return pools.remake(config, restart=restart)
+        words = f"{pool.env_id}: the environments that were handed over"
+        if (reseed := getattr(pool, "reseed", None)) is not None:
+            reseed([(seed + i) % 2**31 for i in range(pool.num_envs)])
+            if rank == 0:
+                print(f"{words} start new episodes, from seed {seed % 2**31}", flush=True)
+        elif rank == 0:
+            _log.warning("%s cannot be given other seeds: they play on from where they are", words)
+        seed += pool.num_envs
+    return pools
 
 
 def fitting_envs(
@@ -148,7 +173,8 @@ def fitting_envs(
 def spaces_of(config: RunConfig) -> Spaces:
     """Returns the spaces of a run's environments; to ask, it opens one and closes it again."""
     seed = base_seed(config.seed, "train", 0)
-    env = make_env(config.env_id, 1, seed=seed, backend=config.backend, **config.env_settings)
+    settings = {**config.env_settings, "vector": "sync"}
+    env = make_env(config.env_id, 1, seed=seed, backend=config.backend, **settings)
     env.close()
     return Spaces(env.single_observation_space, env.single_action_space)
 

@@ -23,6 +23,7 @@ from fastrl.config.run import RunConfig
 from fastrl.envs.foreign import ForeignCode, call
 from fastrl.envs.make import (
     Backend,
+    check_vector,
     make_env,
     settings_of_made,
     vector_env_of,
@@ -210,7 +211,9 @@ def _from_functions(
         return env
 
     def make(num_envs: int, *, seed: int, render: bool = False, **_: Any) -> VectorEnv:
-        new = [partial(make_new, makers[i % len(makers)]) for i in range(num_envs)]
+        new: list[Any] = [makers[i % len(makers)] for i in range(num_envs)]
+        if config.vector == "sync":  # else each is made in a process, where no other is
+            new = [partial(make_new, function) for function in new]
         if render and _takes_render_mode(makers[0]):
             new[0] = partial(new[0], render_mode="rgb_array")
         seeds = [(seed + i) % 2**31 for i in range(num_envs)]
@@ -261,7 +264,9 @@ def opened(env: Any, seeds: Sequence[int], config: RunConfig) -> VectorEnv:
     if not isinstance(env, gymnasium.Env):
         return vector_env_of(name_of(env), [env] * len(seeds), seeds, **config.env_settings)
     makers: list[Callable[[], gymnasium.Env]] = [lambda: env]
-    if len(seeds) > 1:
+    if len(seeds) == 1:
+        check_vector(name_of(env), config.vector)
+    else:
         if (spec := whole_spec(env)) is None:
             raise ValueError(
                 f"cannot make {len(seeds)} environments of the {type(env.unwrapped).__name__} that "

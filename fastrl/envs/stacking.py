@@ -39,6 +39,8 @@ class FrameStack:
         self._axis = 1 + axis
         self._stacked = np.zeros((env.num_envs, *low.shape), space.dtype)
         self._begins = np.zeros(env.num_envs, np.bool_)
+        if hasattr(env, "reseed"):
+            self.reseed = env.reseed  # pyright: ignore[reportAttributeAccessIssue]
         if isinstance(env, HasState):
             self._stateful = env
             self.state_dict, self.load_state_dict = self._state_dict, self._load_state_dict

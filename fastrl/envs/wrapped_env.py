@@ -147,6 +147,10 @@ class WrappedVectorEnv:
         self.send(actions)
         return self.recv()
 
+    def reseed(self, seeds: Sequence[int]) -> None:
+        """Gives the env a seed for its next reset, the first of these."""
+        self._seed = seeds[0]
+
     def render(self) -> np.ndarray:
         """Renders env 0; returns uint8 [H, W, 3]."""
         if self.env.render_mode != "rgb_array":

@@ -171,17 +171,21 @@ def _is_alike(value: Any, default: Any) -> bool:
 
 
 def restore_envs(envs: list[VectorEnv], buffer: RolloutBuffer, restored: dict[str, Any]) -> bool:
-    """Restores the saved state of the environments; returns False, with a warning, if they refuse.
+    """Restores the saved state of the environments; returns False, with a warning, if it is not.
+
+    The weights do not depend on that, so a run whose environments have changed goes on, too.
 
     Raises:
-        ValueError: these environments have no state, or another number of pools.
+        ValueError: the checkpoint is damaged.
     """
     able = [env for env in envs if isinstance(env, HasState)]
     if len(able) != len(envs) or len(envs) != len(restored["envs"]):
-        raise ValueError(
-            f"{envs[0].env_id}: the run was saved with the state of its environments, which cannot "
-            "be restored here: these have no load_state_dict, or another number of pools"
+        _log.warning(
+            "%s: the run was saved with the state of its environments, which these cannot take; "
+            "new episodes are started",
+            envs[0].env_id,
         )
+        return False
     check_fits(restored["rollout"], buffer.state_dict(), "rollout")
     for env, state in zip(able, restored["envs"], strict=True):
         try:

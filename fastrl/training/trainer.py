@@ -163,7 +163,8 @@ class AgentTrainer:
                 agent.match(restored["agent"])
                 counters.restarts += 1
                 if "envs" not in restored:
-                    agent.envs = reopened(agent.envs, agent.config, counters.restarts)
+                    rank = agent.devices.global_rank
+                    agent.envs = reopened(agent.envs, agent.config, counters.restarts, rank)
             if agent.task.note and agent.devices.is_global_zero:
                 print(agent.task.note, flush=True)
             buffer = _built(agent)
@@ -232,7 +233,7 @@ def _restored_envs(
         return False
     if restore_envs(agent.envs, buffer, restored):
         return True
-    agent.envs = reopened(agent.envs, agent.config, restart)
+    agent.envs = reopened(agent.envs, agent.config, restart, agent.devices.global_rank)
     return False
 
 

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import random
+import signal
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -288,3 +291,26 @@ class Misbehaving(gymnasium.Env[Any, Any]):
     def _is_time(self, place: str) -> bool:
         self.calls[place] = self.calls.get(place, 0) + 1
         return self.calls[place] >= self.fault.when
+
+
+HARMS: dict[str, Callable[[], object]] = {
+    "killed": lambda: os.kill(os.getpid(), signal.SIGKILL),
+    "segfault": lambda: os.kill(os.getpid(), signal.SIGSEGV),
+    "abort": os.abort,
+    "all files closed": lambda: os.closerange(3, 1000),
+}
+
+
+class Harmful(Misbehaving):
+    """Does something to its process at the twelfth step of all."""
+
+    def __init__(self, kind: str, render_mode: str | None = None) -> None:
+        super().__init__("nowhere", "", 0, render_mode)
+        self.kind = kind
+
+    def step(self, action: Any) -> Any:
+        """Harms."""
+        self.calls["step"] = self.calls.get("step", 0) + 1
+        if self.calls["step"] == 12:
+            HARMS[self.kind]()
+        return super().step(action)

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from fastrl.cli import main
-from hostile.environments import Fault, Misbehaving, faults
+from hostile.environments import HARMS, Fault, Harmful, Misbehaving, faults
 from hostile.rule import SEED, check, play
 
 TASK = f"{Misbehaving.__module__}:{Misbehaving.__name__}"
@@ -19,11 +19,17 @@ TINY = shlex.split(
 )
 
 
-def trained_on(fault: Fault, log_dir: Path) -> str:
-    """Trains on an environment with a fault; returns what breaks the rule, or ""."""
+def trained_on(fault: Fault, log_dir: Path, *more: str) -> str:
+    """Trains on an environment with a fault; returns what breaks the rule, or "".
+
+    Args:
+        fault: what is wrong.
+        log_dir: for the run folder.
+        *more: further flags.
+    """
     words = [f"place={fault.place}", f"kind='{fault.kind}'", f"when={fault.when}"]
-    line = ["--env-id", TASK, "--env-kwargs", *words, "--log-dir", str(log_dir), *TINY]
-    outcome = play(lambda: main("ppo", line), seconds=10)
+    line = ["--env-id", TASK, "--env-kwargs", *words, "--log-dir", str(log_dir), *TINY, *more]
+    outcome = play(lambda: main("ppo", line), seconds=30)
     if outcome.fault:
         return outcome.fault
     if outcome.status == 0 and not fault.may_end_well:
@@ -40,4 +46,28 @@ def test_fault_of_an_environment_is_named_in_a_line(count: int | None, tmp_path:
     for index, fault in enumerate(faults(random.Random(SEED))[:count]):
         if words := trained_on(fault, tmp_path / str(index)):
             broken[f"{fault}"] = words
+    check(broken)
+
+
+@pytest.mark.parametrize("count", [15, pytest.param(None, marks=pytest.mark.hostile)])
+def test_fault_in_a_process_is_named_in_a_line(count: int | None, tmp_path: Path) -> None:
+    broken = {}
+    more = "--vector", "async", "--num-workers", "1"
+    for index, fault in enumerate(faults(random.Random(SEED + 1))[:count]):
+        if words := trained_on(fault, tmp_path / str(index), *more):
+            broken[f"{fault}"] = words
+    check(broken)
+
+
+def test_harm_to_its_own_process_is_named_in_a_line(tmp_path: Path) -> None:
+    broken = {}
+    task = f"{Harmful.__module__}:{Harmful.__name__}"
+    for kind in HARMS:
+        line = ["--env-id", task, "--env-kwargs", f"kind={kind}", "--log-dir", str(tmp_path)]
+        line += [*TINY, "--vector", "async", "--num-workers", "2"]
+        outcome = play(lambda line=line: main("ppo", line), seconds=60)
+        if words := outcome.fault or ("" if outcome.status == 2 else f"status {outcome.status}"):
+            broken[kind] = words
+        elif f"{task}: the process of environment" not in outcome.err:
+            broken[kind] = f"an error that does not name the process: {outcome.err[:150]!r}"
     check(broken)
