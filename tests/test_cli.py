@@ -30,7 +30,7 @@ accelerator activation_function adam_eps agent anneal_clip_coef anneal_ent_coef 
 callback capture_video checkpoint_every clip_coef clip_schedule clip_vloss config cuda decoupled
 devices encoder engine ent_coef ent_schedule env_id env_kwargs eval_episodes eval_every exp_name
 frame_stack gae_lambda gamma hidden_sizes info_action_mask keep_checkpoints learning_rate log_dir
-log_std_init lr_schedule mask_vel max_grad_norm normalize_advantages num_env_threads num_envs
+logger log_std_init lr_schedule mask_vel max_grad_norm normalize_advantages num_env_threads num_envs
 num_nodes num_players num_pools num_steps num_threads num_trainers obs_keys obs_kind
 observation_normalization ortho_init overlap per_rank_batch_size player_on_gpu precision preset
 rank_timeout recompute_advantages resume reward_scaling seed share_data shared_network
@@ -500,7 +500,12 @@ def test_resume_takes_the_saved_settings_and_no_preset(run_folder: Path) -> None
 )
 def test_resumed_run_may_change(flag: str, run_folder: Path) -> None:
     special = {"--capture-video": "True", "--engine": "eager"}
-    special |= {"--num-threads": "9", "--num-env-threads": "9", "--callback": "a:b"}
+    special |= {
+        "--num-threads": "9",
+        "--num-env-threads": "9",
+        "--callback": "a:b",
+        "--logger": "csv",
+    }
     value = special.get(flag, "5.0" if flag == "--target-return" else "9999")
     command = cli.parse("ppo", ["--resume", str(run_folder), flag, value])
     name = flag[2:].replace("-", "_")

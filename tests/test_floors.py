@@ -32,6 +32,7 @@ IMPORTED_BY_NAME = {
     "agents.naming": "the class of the user's own that a checkpoint is of, or --agent names",
     "callbacks.naming": "the callback that a user names as module:callable",
     "kernels.extension": "the compiled part, which may be missing or too old",
+    "runs.trackers": "the package of the experiment tracker that --logger names",
     "envs.make": "the environment that a user names as module:callable",
 }
 FILES = {

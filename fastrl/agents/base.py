@@ -200,6 +200,7 @@ class BaseAgent:
         *,
         on_interrupt: Literal["raise", "return"] = "raise",
         callbacks: Sequence[Callback] = (),
+        loggers: Sequence[Any] = (),
         **unknown: Any,
     ) -> Self:
         """Trains in a new run folder, for `total_timesteps` or as long as the config says.
@@ -211,6 +212,7 @@ class BaseAgent:
             on_interrupt: what happens once a run that Ctrl-C or SIGTERM ended is saved: "raise"
                 KeyboardInterrupt or SystemExit(143), or "return" as at the end of a run.
             callbacks: called as the run goes, in this order; see docs/callbacks.md.
+            loggers: objects of Lightning's class Logger that metrics go to as well.
             **unknown: an error, with a hint for those of other libraries.
 
         Raises:
@@ -220,7 +222,7 @@ class BaseAgent:
             raise ValueError(f"learn has no {name!r}{hint_for(name, ('total_timesteps',))}")
         if total_timesteps is not None:
             self.config = self.config.replace(total_timesteps=total_timesteps)
-        learn(self, self._command, on_interrupt=on_interrupt, callbacks=callbacks)
+        learn(self, self._command, on_interrupt=on_interrupt, callbacks=callbacks, loggers=loggers)
         return self
 
     def make_buffer(self) -> Any:

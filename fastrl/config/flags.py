@@ -14,7 +14,7 @@ from fastrl.config.other_names import hint_for
 from fastrl.config.run import RunConfig, documentation
 from fastrl.config.values import in_words
 
-_REPEATABLE = ("config", "callback")
+_REPEATABLE = ("config", "callback", "logger")
 _BOOLEAN_WORDS = {"true": True, "yes": True, "1": True, "false": False, "no": False, "0": False}
 
 

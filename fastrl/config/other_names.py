@@ -100,10 +100,10 @@ WORDS = {
     "sde_sample_freq": "there is no state-dependent exploration",
     "separate": "the opposite of it",
     "target_kl": "the update stops there",
-    "track": "metrics are written to TensorBoard and CSV",
+    "track": "--logger wandb adds W&B to TensorBoard and CSV",
     "use_sde": "there is no state-dependent exploration",
     "verbose": "lines go to stdout, which may be redirected",
-    "wandb_project_name": "metrics are written to TensorBoard and CSV",
+    "wandb_project_name": "--logger wandb takes it from WANDB_PROJECT",
 }
 
 

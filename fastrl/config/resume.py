@@ -12,7 +12,7 @@ from fastrl.config.schedules import name_of
 CHANGEABLE = (
     "--total-timesteps, --eval-every, --eval-episodes, --checkpoint-every, --keep-checkpoints, "
     "--capture-video, --target-return, --num-threads, --num-env-threads, --vector, "
-    "--num-workers, --engine, --devices, --num-nodes, --rank-timeout, --callback"
+    "--num-workers, --engine, --devices, --num-nodes, --rank-timeout, --callback, --logger"
 )
 
 # How training begins: a checkpoint's weights, temperature and random state come in their place.

@@ -21,6 +21,7 @@ _MOST_THREADS = 1024
 MOST_EPISODES = 1_000_000
 _MOST_FRAMES = 1000
 _LARGEST_SIDE = 4096
+LOGGERS = ("csv", "tensorboard", "wandb", "mlflow", "trackio")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -128,6 +129,9 @@ class RunConfig:
     callback: tuple[str, ...] = ()
     """Callbacks of your own, as module:callable: a class, or a function that returns a callback.
     May be given several times."""
+    logger: tuple[str, ...] = ()
+    """Where metrics go: wandb, mlflow and trackio come to the CSV and TensorBoard files of the run
+    folder; csv or tensorboard: to that file alone of the two. May be given several times."""
 
     def __post_init__(self) -> None:
         """Checks ranges and sizes; algorithms add their own checks."""
@@ -156,6 +160,11 @@ class RunConfig:
         one_of(self, "accelerator", "auto", "cpu", "cuda", "gpu")
         one_of(self, "precision", "32-true", "bf16-mixed")
         one_of(self, "engine", "auto", "native", "recorded", "compile", "eager")
+        for name in self.logger:
+            if name not in LOGGERS or self.logger.count(name) > 1:
+                raise ValueError(
+                    f"logger must be some of {', '.join(LOGGERS)}, each once; not {name!r}"
+                )
         for name in self.callback:
             if not re.fullmatch(r"[A-Za-z_][\w.]*:[A-Za-z_][\w.]*", name):
                 raise ValueError(f"callback must be written module:callable, not {name!r}")

@@ -14,7 +14,7 @@ import math
 import numbers
 import platform
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -42,10 +42,16 @@ class Logger:
         resume_step: environment steps of the checkpoint that was resumed. Later rows and points are
             dropped, so that steps never decrease. None: those at and after the first logged step
             are dropped.
+        files: which are written: "csv", "tensorboard" or both.
     """
 
     def __init__(
-        self, folder: str | Path, *, resume: bool = False, resume_step: int | None = None
+        self,
+        folder: str | Path,
+        *,
+        resume: bool = False,
+        resume_step: int | None = None,
+        files: Sequence[str] = ("csv", "tensorboard"),
     ) -> None:
         assert resume or resume_step is None, "resume_step has no effect without resume"
         folder = Path(folder)
@@ -53,8 +59,8 @@ class Logger:
         if path.exists() and not resume:
             raise ValueError(f"{path} exists already; resume the run, or log into a new folder")
         check_replaceable(path)  # in a folder from elsewhere it may be a link to any file
-        self._table = _MetricsTable(path)
-        self._events = _EventFile(folder)
+        self._table = _MetricsTable(path) if "csv" in files else None
+        self._events = _EventFile(folder) if "tensorboard" in files else None
         self._must_drop_later = resume
         if resume_step is not None:
             self._drop_from(resume_step + 1)
@@ -71,17 +77,22 @@ class Logger:
             assert isinstance(value, numbers.Real), f"{name} is a {type(value).__name__}"
         if self._must_drop_later:
             self._drop_from(step)
-        self._table.append(step, metrics)
-        self._events.write_scalars(metrics, step)
+        if self._table:
+            self._table.append(step, metrics)
+        if self._events:
+            self._events.write_scalars(metrics, step)
 
     def log_text(self, tag: str, text: str, step: int) -> None:
         """Writes a Markdown text to TensorBoard."""
-        self._events.write_text(tag, text, step)
+        if self._events:
+            self._events.write_text(tag, text, step)
 
     def close(self) -> None:
         """Flushes and closes the files; a second call does nothing."""
-        self._table.close()
-        self._events.close()
+        if self._table:
+            self._table.close()
+        if self._events:
+            self._events.close()
 
     def __enter__(self) -> "Logger":
         return self
@@ -91,8 +102,10 @@ class Logger:
 
     def _drop_from(self, step: int) -> None:
         self._must_drop_later = False
-        self._table.drop_from(step)
-        self._events.write_restart(step)
+        if self._table:
+            self._table.drop_from(step)
+        if self._events:
+            self._events.write_restart(step)
 
 
 class _MetricsTable:

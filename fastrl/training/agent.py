@@ -27,6 +27,7 @@ TRAINER_SETTINGS = (
     "log_dir",
     "exp_name",
     "callback",
+    "logger",
 )
 
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import itertools
 import shlex
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +21,7 @@ from fastrl.runs.checkpoint import Checkpoints
 from fastrl.runs.folder import VIDEOS_NAME
 from fastrl.runs.logger import Logger, machine_facts, versions, write_summary
 from fastrl.runs.progress import Progress
+from fastrl.runs.trackers import Trackers, files_to_write
 from fastrl.runs.video import MAX_FRAMES, MAX_WIDTH, remove_old_videos
 from fastrl.training.agent import Agent
 from fastrl.training.counters import Counters
@@ -55,6 +56,7 @@ class Records:
         signals: StopSignals,
         is_resumed: bool,
         hooks: Hooks | None = None,
+        loggers: Sequence[Any] = (),
     ) -> None:
         """Opens the files in a folder to which no other process writes.
 
@@ -66,6 +68,7 @@ class Records:
             signals: stop requests, which end an evaluation early.
             is_resumed: whether to append to existing files.
             hooks: the callbacks, if there are any.
+            loggers: objects of the caller's that metrics go to, besides those of the settings.
         """
         self._hooks = hooks
         self.agent, self.config, self.folder, self.counters = agent, agent.config, folder, counters
@@ -79,7 +82,10 @@ class Records:
         self._latest_test: Evaluation | None = None
         self._tested_at = -1  # environment steps
         beyond = counters.env_steps if is_resumed else None
-        self._logger = Logger(folder, resume=is_resumed, resume_step=beyond)
+        names = self.config.logger
+        files = files_to_write(names)
+        self._logger = Logger(folder, resume=is_resumed, resume_step=beyond, files=files)
+        self._trackers = Trackers(names, loggers, folder, is_resumed)
         ranks = agent.devices.world_size
         total_steps = agent.num_updates * self.config.num_steps * self.config.num_envs * ranks
         self._progress = Progress(total_steps, initial=counters.env_steps)
@@ -89,6 +95,7 @@ class Records:
         self._progress.__enter__()
         if not self._is_resumed:
             self._logger.log_text("hyperparameters", _table(self.config.to_dict()), 0)
+        self._trackers.begin({"algo": self.agent.algo, **self.config.to_dict()})
         at = f", from step {self.counters.env_steps:,}" if self._is_resumed else ""
         self._progress.print(f"run folder: {self._shown}{at}")
         if self.config.eval_episodes and not self._can_be_tested:
@@ -103,6 +110,7 @@ class Records:
     def __exit__(self, *exception: Any) -> None:
         self._progress.__exit__(*exception)
         self._logger.__exit__(*exception)
+        self._trackers.close("failed")  # unless the run came to its end
 
     @property
     def wall_seconds(self) -> float:
@@ -112,6 +120,7 @@ class Records:
     def log(self, metrics: dict[str, float]) -> None:
         """Writes a row of metrics."""
         self._logger.log(metrics, self.counters.env_steps)
+        self._trackers.log(metrics, self.counters.env_steps)
 
     def show(self) -> None:
         """Updates the progress line."""
@@ -152,7 +161,7 @@ class Records:
         if result is None:
             return None
         metrics = {"Test/cumulative_reward": result.mean, "Test/return_std": result.std}
-        self._logger.log(metrics, env_steps)
+        self.log(metrics)
         with self._signals.shielded():
             self._keep_if_best(result.mean, state)
         self._progress.print(
@@ -181,6 +190,8 @@ class Records:
             files = record_agent(self.agent, videos, name, env_steps, self._stopped, show)
         for path in files:
             self._progress.print(f"video: {self._shown / VIDEOS_NAME / path.name}")
+            if path.suffix == ".mp4":
+                self._trackers.log_video(path, env_steps)
         if files:
             remove_old_videos(videos, env_steps, self.config.keep_checkpoints)
 
@@ -237,6 +248,7 @@ class Records:
         counters = self.counters
         summary = self._summary(result, bool(number))
         write_summary(self.folder, summary)
+        self._trackers.end(summary, counters.env_steps)
         reason = self._hooks.trainer.stop_reason if self._hooks else ""
         if number:
             self._progress.print(

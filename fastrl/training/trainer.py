@@ -32,6 +32,7 @@ from fastrl.runs.folder import (
 )
 from fastrl.runs.progress import waiting
 from fastrl.runs.timer import StageTimer
+from fastrl.runs.trackers import check_loggers
 from fastrl.training.agent import TRAINER_SETTINGS, Agent
 from fastrl.training.counters import Counters
 from fastrl.training.hints import lines_about
@@ -70,6 +71,7 @@ class AgentTrainer:
         resume: str | Path | None = None,
         on_interrupt: Literal["raise", "return"] = "raise",
         callbacks: Sequence[Callback] = (),
+        loggers: Sequence[Any] = (),
     ) -> None:
         """Configures the training.
 
@@ -87,6 +89,8 @@ class AgentTrainer:
                 KeyboardInterrupt or SystemExit(143), or "return" the result.
             callbacks: called as the run goes, in this order and after those that the setting
                 `callback` names; see docs/callbacks.md.
+            loggers: objects of Lightning's class Logger, which get the settings, the metrics,
+                videos and the summary; besides those that the setting `logger` names.
         """
         if on_interrupt not in ("raise", "return"):
             raise ValueError(f"on_interrupt must be raise or return, not {on_interrupt!r}")
@@ -94,7 +98,7 @@ class AgentTrainer:
             raise ValueError(f"callbacks must be a list of callbacks, not {callbacks!r}")
         self._config, self._resume, self._on_interrupt = config, resume, on_interrupt
         self._asked = Asked(max_steps, devices, precision, accelerator)
-        self._callbacks = callbacks
+        self._callbacks, self._loggers = callbacks, loggers
         if config is not None and max_steps is not None:
             raise ValueError("give a config or max_steps, not both")
 
@@ -120,8 +124,9 @@ class AgentTrainer:
         """
         target = only_target(target, env, dataset)
         if is_data(model, target):
-            if self._config is not None or self._resume is not None or self._callbacks:
-                raise ValueError("config, resume and callbacks have no effect on data")
+            given = self._config, self._resume, *self._callbacks, *self._loggers
+            if any(x is not None for x in given):
+                raise ValueError("config, resume, callbacks and loggers have no effect on data")
             self.result = fit_data(model, target, self._asked)
             return self.result
         agent, env = agent_for(model, target, self._asked)
@@ -139,6 +144,8 @@ class AgentTrainer:
     def _fit(self, agent: Agent, env: AnyEnvs | None, signals: StopSignals) -> TrainResult:
         if self._config is not None:
             _take_settings(agent, self._config)
+        if agent.devices.is_global_zero:
+            check_loggers(agent.config.logger, self._loggers)
         callbacks = [*map(callback_named, agent.config.callback), *self._callbacks]
         callbacks = check_callbacks(callbacks, agent.devices)
         if env is not None:
@@ -210,7 +217,8 @@ class AgentTrainer:
             if not expanded(self._resume or agent.config.log_dir).is_absolute():
                 shown = folder.relative_to(agent.start_folder)
             # First, since it refuses damaged metrics while nothing is changed yet.
-            records = Records(agent, folder, shown, counters, signals, is_resumed, hooks)
+            parts = agent, folder, shown, counters, signals, is_resumed
+            records = Records(*parts, hooks, self._loggers)
             write_config(folder / CONFIG_NAME, {**agent.labels(), **agent.config.to_dict()})
             with records:
                 return run.play(records, is_resumed)

@@ -1,0 +1,213 @@
+"""Loggers: the trackers of others get what a run has to say, and never end it."""
+
+from __future__ import annotations
+
+import json
+import logging
+import subprocess
+import sys
+from argparse import Namespace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from own_callbacks import Diary, Raises
+from test_callbacks import WORDS, agent_in, rows_of, run_folder_in
+
+from fastrl import AgentTrainer, cli
+from fastrl.config.run import RunConfig
+from fastrl.runs.trackers import Trackers, check_loggers
+
+
+class Recorder:
+    """Has the methods of Lightning's loggers, and keeps what it is given."""
+
+    def __init__(self, fails_at: int = -1) -> None:
+        self.settings: dict[str, Any] = {}
+        self.rows: list[tuple[int | None, dict[str, float]]] = []
+        self.videos: list[Any] = []
+        self.status = ""
+        self.fails_at = fails_at
+
+    def log_hyperparams(self, params: dict[str, Any] | Namespace) -> None:
+        assert isinstance(params, dict)
+        self.settings = params
+
+    def log_metrics(self, metrics: dict[str, float], step: int | None = None) -> None:
+        if len(self.rows) == self.fails_at:
+            raise ConnectionError("no network")
+        self.rows.append((step, metrics))
+
+    def log_video(self, key: str, videos: list[str], step: int) -> None:
+        self.videos.append((key, videos, step))
+
+    def finalize(self, status: str) -> None:
+        assert not self.status
+        self.status = status
+
+
+def test_a_logger_gets_settings_rows_and_summary(tmp_path):
+    logger = Recorder()
+    agent = agent_in(tmp_path, eval_episodes=2, eval_every=128)
+    agent.learn(loggers=[logger], callbacks=[Diary()])
+    assert logger.settings == {"algo": "ppo", **agent.config.to_dict()}
+    table = rows_of(run_folder_in(tmp_path))
+    *rows, (step, summary) = logger.rows
+    assert len(rows) == len(table) == 6
+    for row, (steps, metrics) in zip(table, rows, strict=True):
+        assert int(row.pop("env_steps")) == steps
+        assert {name: float(x) for name, x in row.items() if x} == metrics
+    assert {"Rewards/rew_avg_100", "Test/cumulative_reward", "Diary/count"} <= table[-2].keys()
+    assert step == summary["Summary/total_env_steps"] == 256
+    assert summary["Summary/stage_seconds/env"] > 0
+    assert logger.status == "success"
+
+
+def test_a_logger_gets_videos(tmp_path):
+    logger = Recorder()
+    trackers = Trackers((), [logger], tmp_path, False)
+    trackers.log_video(tmp_path / "step_1.mp4", 1)
+    assert logger.videos == [("video", [str(tmp_path / "step_1.mp4")], 1)]
+
+
+def test_a_logger_that_fails_is_left_out_with_a_line_and_the_run_goes_on(tmp_path, caplog):
+    bad, good = Recorder(fails_at=2), Recorder()
+    with caplog.at_level(logging.WARNING, "fastrl"):
+        agent_in(tmp_path).learn(loggers=[bad, good])
+    (line,) = [record.getMessage() for record in caplog.records if "logger" in record.getMessage()]
+    assert line == (
+        "the logger Recorder raised ConnectionError and is left out from now on: no network"
+    )
+    assert (len(bad.rows), len(good.rows), good.status) == (2, 5, "success")
+
+
+def test_the_end_of_a_run_that_failed_is_told(tmp_path):
+    logger = Recorder()
+    with pytest.raises(ValueError, match="of mine"):
+        agent_in(tmp_path).learn(loggers=[logger], callbacks=[Raises()])
+    assert logger.status == "failed"
+
+
+@pytest.mark.parametrize("given", [[print], [Recorder], ["wandb"], Recorder()])
+def test_what_is_no_logger_is_refused(tmp_path, given):
+    with pytest.raises(ValueError, match=r"logger(s)? must be"):
+        agent_in(tmp_path).learn(loggers=given)
+    assert not list(tmp_path.iterdir())
+
+
+# Which files
+
+
+@pytest.mark.parametrize("names", [(), ("csv",), ("tensorboard",), ("csv", "tensorboard")])
+def test_a_named_file_is_written_alone(tmp_path, names):
+    agent_in(tmp_path, logger=names, total_timesteps=64).learn()
+    folder = run_folder_in(tmp_path)
+    written = {
+        "csv": (folder / "metrics.csv").exists(),
+        "tensorboard": bool(list(folder.glob("events.out.tfevents.*"))),
+    }
+    assert written == {name: name in names or not names for name in written}
+    assert not (folder / "loggers.json").exists()
+    # A resumed run finds its loggers again.
+    again = agent_in(tmp_path, logger=names, total_timesteps=128)
+    AgentTrainer(resume=folder).fit(again)
+    assert (folder / "metrics.csv").exists() == written["csv"]
+
+
+@pytest.mark.parametrize("names", [("csv", "csv"), ("wandb", "mlflow", "wandb"), ("comet",)])
+def test_loggers_that_contradict_or_are_unknown_are_refused(names):
+    with pytest.raises(ValueError, match=r"logger must be some of csv, tensorboard, .* once"):
+        RunConfig(logger=names)
+
+
+def test_a_missing_package_is_one_line_that_says_what_to_install(tmp_path, monkeypatch, capsys):
+    monkeypatch.setitem(sys.modules, "wandb", None)
+    words = [*WORDS, "--log-dir", str(tmp_path), "--logger", "csv", "--logger", "wandb"]
+    assert cli.main("ppo", words) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("error: --logger wandb: ") and error.count("\n") == 1
+    assert "pip install 'fastrl[loggers]'" in error
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_plain_run_imports_no_lightning(tmp_path):
+    program = (
+        "import sys; from test_callbacks import agent_in; from pathlib import Path\n"
+        "agent_in(Path(sys.argv[1]), total_timesteps=64).learn(callbacks=[])\n"
+        "print([name for name in sys.modules if name.startswith(('lightning', 'wandb'))])"
+    )
+    words = [sys.executable, "-c", program, str(tmp_path)]
+    done = subprocess.run(words, capture_output=True, text=True, cwd=Path(__file__).parent)
+    assert done.stdout.splitlines()[-1] == "[]", done.stderr
+
+
+@pytest.mark.parametrize("text", ["{", "3", '{"wandb": 3}', '{"wandb": "../../x"}'])
+def test_damaged_ids_are_refused(tmp_path, text):
+    (tmp_path / "loggers.json").write_text(text)
+    with pytest.raises(ValueError, match=r"loggers.json is damaged"):
+        Trackers((), [], tmp_path, True)
+
+
+# The real ones, without a network
+
+
+def test_wandb_gets_the_run_and_a_resumed_run_goes_on_in_it(tmp_path, monkeypatch):
+    pytest.importorskip("wandb")
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    monkeypatch.setenv("WANDB_SILENT", "true")
+    agent_in(tmp_path, logger=("wandb",), eval_episodes=1).learn(callbacks=[Diary()])
+    folder = run_folder_in(tmp_path)
+    run_id = json.loads((folder / "loggers.json").read_text())["wandb"]
+    longer = agent_in(tmp_path, logger=("wandb",), eval_episodes=1, total_timesteps=320)
+    AgentTrainer(resume=folder).fit(longer)
+    assert json.loads((folder / "loggers.json").read_text())["wandb"] == run_id
+    runs = sorted(folder.glob(f"wandb/offline-run-*-{run_id}/run-{run_id}.wandb"))
+    assert len(runs) == 2  # parts of one run, which `wandb sync` puts together
+    written = runs[0].read_bytes()
+    for name in ("Rewards/rew_avg_100", "Test/cumulative_reward", "Diary/count", "num_envs"):
+        assert name.encode() in written, name
+    assert b"Summary/eval_return_mean" in written
+    assert len(rows_of(folder)) > 5  # our own files are written as well
+
+
+@pytest.mark.slow
+def test_mlflow_gets_the_run_and_a_resumed_run_goes_on_in_it(tmp_path, monkeypatch):
+    mlflow = pytest.importorskip("mlflow")
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    settings = {"logger": ("mlflow",), "eval_episodes": 1, "capture_video": True}
+    agent_in(tmp_path, **settings).learn(callbacks=[Diary()])
+    folder = run_folder_in(tmp_path)
+    run_id = json.loads((folder / "loggers.json").read_text())["mlflow"]
+    AgentTrainer(resume=folder).fit(agent_in(tmp_path, **settings, total_timesteps=320))
+    client = mlflow.MlflowClient(f"sqlite:///{tmp_path / 'mlflow.db'}")
+    run = client.get_run(run_id)
+    assert run.data.params["num_envs"] == "4" and run.info.status == "FINISHED"
+    assert run.data.metrics["Summary/total_env_steps"] == 320
+    history = client.get_metric_history(run_id, "Rewards/rew_avg_100")
+    assert [point.step for point in history] == [64, 128, 192, 256, 320]
+    assert [x.step for x in client.get_metric_history(run_id, "Diary/count")][-1] == 256
+    assert any(x.path.endswith(".mp4") for x in client.list_artifacts(run_id, "videos"))
+
+
+@pytest.mark.slow
+def test_trackio_gets_the_run_and_a_resumed_run_goes_on_in_it(tmp_path, monkeypatch):
+    monkeypatch.setenv("TRACKIO_DIR", str(tmp_path / "trackio"))
+    pytest.importorskip("trackio")
+    agent_in(tmp_path / "logs", logger=("trackio",)).learn(callbacks=[Diary()])
+    folder = run_folder_in(tmp_path / "logs")
+    run = json.loads((folder / "loggers.json").read_text())["trackio"]
+    longer = agent_in(tmp_path / "logs", logger=("trackio",), total_timesteps=320)
+    AgentTrainer(resume=folder).fit(longer)
+    from trackio.sqlite_storage import SQLiteStorage
+
+    rows = SQLiteStorage.get_logs("fastrl", run)
+    steps = [row["step"] for row in rows if "Rewards/rew_avg_100" in row]
+    assert steps == [64, 128, 192, 256, 320]
+    assert any(row.get("Summary/total_env_steps") == 320 for row in rows)
+
+
+def test_a_named_tracker_needs_its_package_alone(monkeypatch):
+    monkeypatch.setitem(sys.modules, "mlflow", None)
+    with pytest.raises(ValueError, match="mlflow"):
+        check_loggers(("mlflow",), ())
+    check_loggers(("csv",), ())
