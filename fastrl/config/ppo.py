@@ -69,7 +69,7 @@ class PPOConfig(OnPolicyConfig):
     @property
     def has_kl(self) -> bool:
         """Whether the policy moves between the gradient steps of an update."""
-        return self.update_epochs * self.num_minibatches > 1
+        return self.update_epochs > 1 or self.num_envs * self.num_steps > self.per_rank_batch_size
 
     @property
     def num_minibatches(self) -> int:
