@@ -61,12 +61,15 @@ class PPO(OnPolicyAgent):
         """Returns Adam over the policy's parameters."""
         config = self.config
         step = config.learning_rate, config.adam_eps, config.max_grad_norm
-        return FlatAdam(self.policy, *step)
+        betas = config.adam_beta1, config.adam_beta2
+        return FlatAdam(self.policy, *step, betas=betas, weight_decay=config.weight_decay)
 
     def build(self, rollout: RolloutBuffer) -> None:
         """Makes of `loss` a gradient step, and what deals minibatches."""
         config = self.config
-        self.clip_coef = self.scheduled["clip_coef"]
+        self.clip_coef = self.vf_clip_coef = self.scheduled["clip_coef"]
+        if config.vf_clip_coef is not None:
+            self.vf_clip_coef = torch.tensor(config.vf_clip_coef, device=self.device)
         coefs = self.clip_coef, self.ent_coef, config.vf_coef, config.clip_vloss
         self.step = self.engine.gradient_step(
             self.loss,
@@ -74,6 +77,7 @@ class PPO(OnPolicyAgent):
             self.metrics,
             rollout.first_minibatch,
             twin=ClippedObjective(self.policy, *coefs),
+            most=config.kl_of_steps,
         )
         self.dealer = self.make_dealer(rollout, share_data=config.share_data)
 
@@ -95,7 +99,8 @@ class PPO(OnPolicyAgent):
         policy_loss = clipped_surrogate(log_ratio, batch.advantages, weights, self.clip_coef)
         if config.clip_vloss:
             old = batch.values, batch.returns
-            critic_loss = clipped_value_loss(values, *old, weights, self.clip_coef)
+            how = self.vf_clip_coef, config.vf_clip_rule
+            critic_loss = clipped_value_loss(values, *old, weights, *how)
         else:
             critic_loss = value_loss(values, batch.returns, weights)
         entropy_loss = -weighted_mean(entropy, weights)
@@ -126,18 +131,18 @@ class PPO(OnPolicyAgent):
                 explained = self.compute_advantages(rollout)
             with timer.stage("update"):
                 self.step.clear()
-                kl_before = 0.0
+                kl_before, count_before = 0.0, 0
                 for epoch in range(config.update_epochs):
                     if recompute := epoch > 0 and config.recompute_advantages:
                         self.compute_advantages(rollout, again=True)
                     minibatches = self.dealer.deal(update_index, epoch, epoch == 0 or recompute)
-                    for minibatch in minibatches:
-                        self.step(minibatch)
+                    took_all = all(map(self.step, minibatches))  # it ends at one not taken
                     if config.follows_kl:
-                        kl = self.step.sum_of("Info/approx_kl")
-                        if self.follow_kl((kl - kl_before) / len(minibatches)):
+                        kl, count = self.step.sum_of("Info/approx_kl"), self.step.num_steps
+                        kl_of_epoch = (kl - kl_before) / (count - count_before)
+                        if self.follow_kl(kl_of_epoch) or not took_all:
                             break
-                        kl_before = kl
+                        kl_before, count_before = kl, count
                 self.update_obs_normalizer(rollout)
             metrics = self.step.means()
         return {
@@ -157,7 +162,7 @@ class PPO(OnPolicyAgent):
         if (rule := adaptive_of(self.config)) is not None:
             rate = self.optimizer.learning_rate
             rate.fill_(adapted_to_kl(float(rate), kl, *rule))
-        return self.config.target_kl is not None and kl > self.config.target_kl
+        return kl > self.config.kl_of_epochs
 
 
 # What `python -m fastrl.ppo`, and what `evaluate` and `export` call.

@@ -198,6 +198,7 @@ CHANGES: dict[str, dict[str, Any]] = {
     "anneal_ent_coef": {"anneal_ent_coef": True},
     "hidden_sizes": {"hidden_sizes": (8, 4)},
     "activation_function": {"activation_function": "elu"},
+    "critic_hidden_sizes": {"critic_hidden_sizes": (6,)},
     "shared_network": {"shared_network": True},
     "ortho_init": {"ortho_init": True},
     "log_std_init": {"log_std_init": -1.0},

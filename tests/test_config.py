@@ -56,7 +56,7 @@ CYCLE.append(CYCLE)
         ({"target_kl": 0.0}, "target_kl must be above 0, not 0.0"),
         (
             {"activation_function": "x"},
-            "activation_function must be one of relu, tanh, elu, not 'x'",
+            "Softplus, Softsign, Tanhshrink, not 'x'",
         ),
         ({"hidden_sizes": ()}, "each at least 1, not []"),
         ({"hidden_sizes": (64, 0)}, "each at least 1, not [64, 0]"),

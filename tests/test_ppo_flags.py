@@ -33,6 +33,7 @@ CHANGES: dict[str, dict[str, Any]] = {
     "anneal_ent_coef": {"anneal_ent_coef": True},
     "hidden_sizes": {"hidden_sizes": (8, 4)},
     "activation_function": {"activation_function": "elu"},
+    "critic_hidden_sizes": {"critic_hidden_sizes": (6,)},
     "shared_network": {"shared_network": True},
     "ortho_init": {"ortho_init": True},
     "log_std_init": {"log_std_init": -0.5},
@@ -42,11 +43,17 @@ CHANGES: dict[str, dict[str, Any]] = {
     "update_epochs": {"update_epochs": 3},
     "recompute_advantages": {"recompute_advantages": True},
     "adam_eps": {"adam_eps": 1e-2},
+    "adam_beta1": {"adam_beta1": 0.5},
+    "adam_beta2": {"adam_beta2": 0.9},
+    "weight_decay": {"weight_decay": 0.1},
     "clip_coef": {"clip_coef": 0.001},
     "clip_schedule": {"clip_schedule": "cosine"},
     "anneal_clip_coef": {"anneal_clip_coef": True},
     "clip_vloss": {"clip_vloss": True},
+    "vf_clip_coef": {"vf_clip_coef": 0.001},
+    "vf_clip_rule": {"vf_clip_rule": "clipped"},
     "target_kl": {"target_kl": 1e-9},
+    "kl_stop": {"kl_stop": "minibatch"},
 }
 # What a flag needs to be felt, in both runs: clipping at all, an entropy bonus, ...
 BASES: dict[str, dict[str, Any]] = {
@@ -55,6 +62,9 @@ BASES: dict[str, dict[str, Any]] = {
     "clip_schedule": {"clip_coef": 0.002, "clip_vloss": True},
     "ent_schedule": {"ent_coef": 0.1},
     "clip_vloss": {"clip_coef": 0.002},
+    "vf_clip_coef": {"clip_vloss": True},
+    "vf_clip_rule": {"clip_vloss": True, "clip_coef": 0.002},
+    "kl_stop": {"target_kl": 1e-9},
 }
 
 

@@ -82,6 +82,8 @@ class OnPolicyAgent(BaseAgent):
     def make_policy(self, **more: Any) -> ActorCritic:
         """Makes the networks, with their initial weights; `more` is what the class takes more."""
         config = self.config
+        if config.critic_hidden_sizes:
+            more["critic_hidden_sizes"] = config.critic_hidden_sizes
         return self.policy_class(
             self.observation_space,
             self.action_space,
@@ -139,7 +141,9 @@ class OnPolicyAgent(BaseAgent):
 
     def widest_layer(self) -> int:
         """Returns the numbers that the widest layer takes or makes of a row."""
-        return max(math.prod(self.policy.reader.pixels_shape), *self.config.hidden_sizes)
+        config = self.config
+        sizes = *config.hidden_sizes, *config.critic_hidden_sizes
+        return max(math.prod(self.policy.reader.pixels_shape), *sizes)
 
     def make_rollout(self, batch_size: int, kind: Any = RolloutBuffer, **more: Any) -> Any:
         """Allocates a rollout whose minibatches have `batch_size` rows; `more` is of its kind."""

@@ -3,11 +3,32 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, get_args
 
 from fastrl.config.decoupled import DecoupledConfig
 from fastrl.config.run import at_least, in_range, one_of
 from fastrl.config.schedules import check_schedules
+
+Activation = Literal[
+    "relu",
+    "tanh",
+    "elu",
+    "CELU",
+    "GELU",
+    "Hardsigmoid",
+    "Hardswish",
+    "Hardtanh",
+    "LeakyReLU",
+    "LogSigmoid",
+    "Mish",
+    "ReLU6",
+    "SELU",
+    "Sigmoid",
+    "SiLU",
+    "Softplus",
+    "Softsign",
+    "Tanhshrink",
+]
 
 
 class LargeBatchError(ValueError):
@@ -56,8 +77,11 @@ class OnPolicyConfig(DecoupledConfig):
 
     hidden_sizes: tuple[int, ...] = (64, 64)
     """Widths of the hidden layers."""
-    activation_function: Literal["relu", "tanh", "elu"] = "tanh"
-    """Activation function of the hidden layers."""
+    critic_hidden_sizes: tuple[int, ...] = ()
+    """Widths of the critic's hidden layers; none: as the actor's, hidden_sizes."""
+    activation_function: Activation = "tanh"
+    """Activation function of the hidden layers: relu, tanh and elu, which the kernels know, or
+    another of torch.nn, by its name there."""
     encoder: Literal["auto", "nature", "impala", "minatar"] = "auto"
     """Convolutional network for pixels, in front of the hidden layers. auto: nature for images of
     at least 36 x 36 pixels, else minatar."""
@@ -82,13 +106,19 @@ class OnPolicyConfig(DecoupledConfig):
         at_least(self, 0, "learning_rate", "max_grad_norm", "vf_coef", "ent_coef")
         in_range(self, 0, 1, "gamma", "gae_lambda")
         in_range(self, -20, 2, "log_std_init")
-        one_of(self, "activation_function", "relu", "tanh", "elu")
+        one_of(self, "activation_function", *get_args(Activation))
         one_of(self, "encoder", "auto", "nature", "impala", "minatar")
         if not self.hidden_sizes or min(self.hidden_sizes) < 1:
             raise ValueError(
                 "hidden_sizes must hold at least one width, each at least 1, "
                 f"not {list(self.hidden_sizes)}"
             )
+        if self.critic_hidden_sizes and min(self.critic_hidden_sizes) < 1:
+            raise ValueError(
+                f"critic_hidden_sizes must each be at least 1, not {list(self.critic_hidden_sizes)}"
+            )
+        if self.critic_hidden_sizes and self.shared_network:
+            raise ValueError("critic_hidden_sizes has no effect with shared_network")
         check_schedules(self, has_kl=self.has_kl)
         envs, of_what = self.num_envs, f"of num_envs={self.num_envs}"
         if self.decoupled and self.num_trainers > self.num_players * self.num_envs:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
+from typing import Literal
 
 from fastrl.config.on_policy import OnPolicyConfig
-from fastrl.config.run import at_least
+from fastrl.config.run import at_least, one_of
 from fastrl.config.schedules import adaptive_of
 
 
@@ -22,6 +24,13 @@ class PPOConfig(OnPolicyConfig):
     default each rank trains on its own rollout. Gradients are averaged either way."""
     adam_eps: float = 1e-5
     """Epsilon of Adam."""
+    adam_beta1: float = 0.9
+    """Decay rate of Adam's running mean of the gradient, per step."""
+    adam_beta2: float = 0.999
+    """Decay rate of Adam's running mean of the gradient's square, per step."""
+    weight_decay: float = 0.0
+    """Shrink all weights by the share learning_rate x weight_decay at each step, apart from the
+    gradient (AdamW)."""
     clip_coef: float = 0.2
     """Clip the probability ratio to [1 - clip_coef, 1 + clip_coef]."""
     clip_schedule: str = "constant"
@@ -29,9 +38,17 @@ class PPOConfig(OnPolicyConfig):
     anneal_clip_coef: bool = False
     """Short for clip_schedule=linear."""
     clip_vloss: bool = False
-    """Also clip the change of the value to clip_coef; the larger of the two losses counts."""
+    """Also clip the change of the value, to clip_coef or vf_clip_coef."""
+    vf_clip_coef: float | None = None
+    """Half width of the interval that the change of the value is clipped to; None: clip_coef."""
+    vf_clip_rule: Literal["larger", "clipped"] = "larger"
+    """larger: the larger of the losses of the value and of the clipped value counts, as in OpenAI
+    baselines. clipped: that of the clipped value, as in Stable-Baselines3."""
     target_kl: float | None = None
-    """Stop an update after an epoch whose mean KL from the acting policy exceeds this."""
+    """Stop an update when the KL from the acting policy exceeds this; see kl_stop."""
+    kl_stop: Literal["epoch", "minibatch"] = "epoch"
+    """epoch: stop after an epoch whose mean KL exceeds target_kl. minibatch: before a gradient step
+    whose minibatch's KL exceeds 1.5 target_kl, as in Stable-Baselines3."""
 
     def __post_init__(self) -> None:
         """Checks ranges and sizes."""
@@ -51,6 +68,22 @@ class PPOConfig(OnPolicyConfig):
             raise ValueError(f"adam_eps must be above 0, not {self.adam_eps}")
         if not self.clip_coef > 0:
             raise ValueError(f"clip_coef must be above 0, not {self.clip_coef}")
+        at_least(self, 0, "weight_decay")
+        for name in ("adam_beta1", "adam_beta2"):
+            if not 0 <= getattr(self, name) < 1:
+                raise ValueError(f"{name} must be from 0 to below 1, not {getattr(self, name)}")
+        one_of(self, "vf_clip_rule", "larger", "clipped")
+        one_of(self, "kl_stop", "epoch", "minibatch")
+        if self.vf_clip_coef is not None and not self.vf_clip_coef > 0:
+            raise ValueError(f"vf_clip_coef must be above 0, not {self.vf_clip_coef}")
+        for name, other in (
+            ("vf_clip_coef", "clip_vloss"),
+            ("vf_clip_rule", "clip_vloss"),
+            ("kl_stop", "target_kl"),
+        ):
+            is_set = getattr(self, name) != getattr(PPOConfig, name)
+            if is_set and getattr(self, other) in (None, False):
+                raise ValueError(f"{name} has no effect without {other}")
         if self.target_kl is not None and not self.target_kl > 0:
             raise ValueError(
                 f"target_kl must be above 0, not {self.target_kl}; None switches early stopping off"
@@ -65,6 +98,18 @@ class PPOConfig(OnPolicyConfig):
     def follows_kl(self) -> bool:
         """Whether anything depends on how far the policy moved in an epoch."""
         return self.target_kl is not None or adaptive_of(self) is not None
+
+    @property
+    def kl_of_epochs(self) -> float:
+        """The mean KL of an epoch beyond which it is the last of an update."""
+        stops = self.target_kl is not None and self.kl_stop == "epoch"
+        return self.target_kl if stops else math.inf  # pyright: ignore[reportReturnType]
+
+    @property
+    def kl_of_steps(self) -> dict[str, float]:
+        """The most that a minibatch's KL may be for a step to be taken; {} if there is no bound."""
+        stops = self.target_kl is not None and self.kl_stop == "minibatch"
+        return {"Info/approx_kl": 1.5 * self.target_kl} if stops else {}  # pyright: ignore
 
     @property
     def has_kl(self) -> bool:

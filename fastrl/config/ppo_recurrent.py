@@ -45,6 +45,11 @@ class PPORecurrentConfig(PPOConfig):
                 f"per_rank_batch_size={self.per_rank_batch_size} must be a multiple of "
                 f"sequence_length={self.sequence_length}: a minibatch is whole sequences"
             )
+        if self.critic_hidden_sizes:
+            raise ValueError(
+                "critic_hidden_sizes is not offered with a recurrent network: actor and critic "
+                "have memories of one size"
+            )
         if self.share_data:
             raise ValueError(
                 "share_data is not offered with a recurrent network: sequences stay on the rank "

@@ -167,7 +167,10 @@ def in_words(kind: Any) -> str:
 
 
 def _plain(value: Any) -> Any:
-    """Converts NumPy scalars to Python numbers, and paths to strings."""
+    """Converts NumPy scalars to Python numbers, paths and classes of torch.nn to strings."""
+    if isinstance(value, type) and value.__module__.startswith("torch.nn."):
+        name = value.__name__
+        return name.lower() if name in ("ReLU", "Tanh", "ELU") else name
     if isinstance(value, os.PathLike):
         return os.fspath(value)
     is_scalar = hasattr(value, "item") and getattr(value, "ndim", None) == 0

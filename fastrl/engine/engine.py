@@ -22,7 +22,7 @@ import logging
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
@@ -249,7 +249,7 @@ class Engine:
         *,
         twin: ClippedObjective | None = None,
         accumulates: bool = False,
-        over_ranks: Literal["sum", "mean"] = "sum",
+        **joined: Any,
     ) -> GradientStep:
         """Makes of a loss a step of an optimiser.
 
@@ -260,10 +260,10 @@ class Engine:
             example: a minibatch; None if the step is part of a function that is built itself.
             twin: what may compute the loss's gradient, once it has shown that it does.
             accumulates: the gradient is summed up over pieces of a minibatch.
-            over_ranks: how ranks join, see `GradientStep`.
+            **joined: how ranks join, and which steps are not taken: see `GradientStep`.
         """
         parts = loss, optimizer, metrics, self._devices, self._devices.autocast
-        step = GradientStep(*parts, over_ranks)
+        step = GradientStep(*parts, **joined)
         if example is None:
             return step
         reads = PythonReads()

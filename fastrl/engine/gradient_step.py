@@ -7,7 +7,7 @@ device until `means`.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from typing import Any, Literal
 
@@ -33,6 +33,7 @@ class GradientStep:
         ranks: Ranks,
         autocast: Callable[[], AbstractContextManager[Any]],
         over_ranks: Literal["sum", "mean"] = "sum",
+        most: Mapping[str, float] | None = None,
     ) -> None:
         """Puts the parts together.
 
@@ -44,7 +45,9 @@ class GradientStep:
             autocast: makes the context that forward passes run in.
             over_ranks: "sum" for losses weighted by the rows of all ranks, "mean" for means over as
                 many rows on every rank.
+            most: a step on a minibatch is not taken if one of these metrics is larger.
         """
+        self._most = {list(metrics).index(name): x for name, x in (most or {}).items()}
         self._loss, self.optimizer, self.names = loss, optimizer, tuple(metrics)
         self._ranks, self._autocast, self._over_ranks = ranks, autocast, over_ranks
         self.sums = torch.zeros(len(metrics), device=optimizer.flat.device)
@@ -101,11 +104,15 @@ class GradientStep:
 
     # What algorithms call
 
-    def __call__(self, batch: Any) -> None:
-        """Takes one step on a minibatch, a NamedTuple of tensors."""
+    def __call__(self, batch: Any) -> bool:
+        """Takes one step on a minibatch, a NamedTuple of tensors, unless a metric is too large.
+
+        Returns:
+            Whether it was taken; metrics are added up either way.
+        """
         PULSE.count += 1  # a long update does not hang
-        self._run(*batch)
         self.num_steps += 1
+        return self._run(*batch) is not False
 
     def accumulate(self, batch: Any) -> None:
         """Adds a piece of a minibatch to the gradient of the next step."""
@@ -138,12 +145,21 @@ class GradientStep:
         if accumulates:
             self._add = build(lambda *fields: self.add(kind(*fields)), tuple(example))
             self._apply = build(self.apply, parts)
-        elif self._ranks.is_alone and self.optimizer.is_static:
+        elif self._ranks.is_alone and self.optimizer.is_static and not self._most:
             self._run = build(lambda *fields: self.take(kind(*fields)), tuple(example))
         else:
             first = build(gradient, tuple(example))
             last = build(self.apply, parts) if self.optimizer.is_static else self.apply
-            self._run = lambda *fields: last(*self.exchange(*first(*fields)))
+
+            def run(*fields: Tensor) -> bool:
+                reduced, metrics = self.exchange(*first(*fields))
+                if any(float(metrics[index]) > most for index, most in self._most.items()):
+                    self.sums[:-1].add_(metrics)
+                    return False
+                last(reduced, metrics)
+                return True
+
+            self._run = run
 
     def clear(self) -> None:
         """Begins to add metrics up anew."""

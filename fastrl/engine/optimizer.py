@@ -160,14 +160,40 @@ class FlatOptimizer(FlatParameters):
 class FlatAdam(FlatOptimizer):
     """Adam (Kingma and Ba 2015, arXiv 1412.6980); its moments start at zero."""
 
+    def __init__(
+        self,
+        module: nn.Module,
+        learning_rate: float,
+        eps: float,
+        max_grad_norm: float,
+        *,
+        betas: tuple[float, float] = (0.9, 0.999),
+        weight_decay: float = 0.0,
+    ) -> None:
+        """Takes over the parameters.
+
+        Args:
+            module: whose parameters are trained.
+            learning_rate: initial step size.
+            eps: added to the root of the mean square.
+            max_grad_norm: gradients are scaled down to this Euclidean norm; 0 leaves them alone.
+            betas: decay rates of the running means of the gradient and of its square.
+            weight_decay: share of the weights that a step takes off, times the learning rate, apart
+                from the gradient (AdamW: Loshchilov and Hutter 2019, arXiv 1711.05101).
+        """
+        super().__init__(module, learning_rate, eps, max_grad_norm)
+        self.betas, self.weight_decay = betas, weight_decay
+
     def reset(self) -> None:
         """Sets moments and the number of steps to zero."""
         self.mean, self.square = torch.zeros_like(self.flat), torch.zeros_like(self.flat)
         self.steps = torch.zeros((), device=self.flat.device)
 
     def _step(self, gradient: Tensor) -> None:
+        if self.weight_decay:
+            self.flat.mul_(1 - self.learning_rate * self.weight_decay)
         state = self.mean, self.square, self.steps
-        fused_adam_step(self.flat, gradient, *state, self.learning_rate, self.eps)
+        fused_adam_step(self.flat, gradient, *state, self.learning_rate, self.eps, *self.betas)
 
     def state_dict(self) -> dict[str, Tensor]:
         """Returns Adam's moments and its number of steps."""

@@ -20,6 +20,7 @@ class ActorCritic(nn.Module):
         action_space: gymnasium.Space,
         *,
         hidden_sizes: tuple[int, ...],
+        critic_hidden_sizes: tuple[int, ...] = (),
         activation: str,
         shared: bool,
         ortho_init: bool,
@@ -34,7 +35,8 @@ class ActorCritic(nn.Module):
             observation_space: of the rows, from `spaces.observation_rows`.
             action_space: Discrete, MultiDiscrete, MultiBinary or one-dimensional Box.
             hidden_sizes: widths of the hidden layers; with pixels, those after the convolutions.
-            activation: "relu", "tanh" or "elu".
+            critic_hidden_sizes: those of the critic, if it has others.
+            activation: as `layers.activation_class` takes it.
             shared: one trunk with two heads, in place of two trunks.
             ortho_init: orthogonal initial weights.
             squash_actions: squash Box actions by tanh in place of clipping them.
@@ -48,14 +50,17 @@ class ActorCritic(nn.Module):
         super().__init__()
         self.reader = Reader(observation_space)
         self.normalizer = self.reader.make_normalizer() if normalize_observations else None
-        trunk = (self.reader, hidden_sizes, activation, ortho_init, encoder)
-        self.actor, num_features = make_trunk(*trunk)
-        self.critic = None if shared else make_trunk(*trunk)[0]
+        how = activation, ortho_init, encoder
+        self.actor, num_features = make_trunk(self.reader, hidden_sizes, *how)
+        self.critic, num_critic_features = None, num_features
+        if not shared:
+            sizes = critic_hidden_sizes or hidden_sizes
+            self.critic, num_critic_features = make_trunk(self.reader, sizes, *how)
         action_gain, value_gain = (0.01, 1.0) if ortho_init else (None, None)
         self.head = make_action_head(
             action_space, num_features, squash_actions, log_std_init, action_gain
         )
-        self.value_head = linear(num_features, 1, value_gain)
+        self.value_head = linear(num_critic_features, 1, value_gain)
 
     def read(self, observations: Tensor) -> Inputs:
         """Brings observations `[B, *O]`, of any type, to what the networks see."""

@@ -11,7 +11,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+# Those that the kernels know.
 ACTIVATIONS: dict[str, type[nn.Module]] = {"relu": nn.ReLU, "tanh": nn.Tanh, "elu": nn.ELU}
+
+
+def activation_class(name: str) -> type[nn.Module]:
+    """Returns the layer of an activation: a name in `ACTIVATIONS`, or of a class in `torch.nn`."""
+    return ACTIVATIONS.get(name) or getattr(nn, name)
 
 
 def linear(in_features: int, out_features: int, gain: float | None = None) -> nn.Linear:
@@ -41,7 +47,7 @@ def mlp(
     gain = math.sqrt(2) if ortho_init else None
     layers: list[nn.Module] = []
     for size in hidden_sizes:
-        layers += [linear(in_features, size, gain), ACTIVATIONS[activation]()]
+        layers += [linear(in_features, size, gain), activation_class(activation)()]
         in_features = size
     return nn.Sequential(*layers)
 

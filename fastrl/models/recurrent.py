@@ -47,7 +47,7 @@ class RecurrentActorCritic(nn.Module):
             rnn: "lstm" or "gru".
             previous_action: the memory sees what was done a step before, too.
             hidden_sizes: widths of the layers; the last is the memory's.
-            activation: "relu", "tanh" or "elu", before the memory.
+            activation: before the memory, as `layers.activation_class` takes it.
             shared: one memory with two heads, in place of two.
             ortho_init: orthogonal initial weights.
             squash_actions: squash Box actions by tanh in place of clipping them.

@@ -47,14 +47,29 @@ def value_loss(values: Tensor, returns: Tensor, weights: Tensor) -> Tensor:
 
 
 def clipped_value_loss(
-    values: Tensor, old_values: Tensor, returns: Tensor, weights: Tensor, clip_coef: Tensor
+    values: Tensor,
+    old_values: Tensor,
+    returns: Tensor,
+    weights: Tensor,
+    clip_coef: Tensor,
+    rule: str = "larger",
 ) -> Tensor:
-    """The worse of the value loss and that of a prediction that moved by at most `clip_coef`.
+    """The loss of a prediction that moved by at most `clip_coef`, without a factor 1/2.
 
-    As in OpenAI baselines' PPO2, without its factor 1/2.
+    Args:
+        values: float `[B]`.
+        old_values: what they were when the rows were played, float `[B]`.
+        returns: float `[B]`.
+        weights: float `[B]`.
+        clip_coef: half width of the interval that the change is clipped to, a scalar.
+        rule: "larger" takes the larger of it and of `value_loss` for each row, as in OpenAI
+            baselines' PPO2; "clipped" takes it alone, as in Stable-Baselines3.
     """
     moved = old_values + torch.clamp(values - old_values, -clip_coef, clip_coef)
-    return weighted_mean(torch.maximum((values - returns) ** 2, (moved - returns) ** 2), weights)
+    losses = (moved - returns) ** 2
+    if rule == "larger":
+        losses = torch.maximum((values - returns) ** 2, losses)
+    return weighted_mean(losses, weights)
 
 
 def approximate_kl(log_ratio: Tensor, weights: Tensor) -> Tensor:

@@ -154,6 +154,10 @@ _WITHOUT_EFFECT: dict[str, Callable[[Any], bool]] = {
     "player_on_gpu": lambda config: not config.decoupled,
     "capture_video": lambda config: config.eval_episodes == 0,
     "clip_vloss": lambda config: config.vf_coef == 0,
+    "vf_clip_coef": lambda config: not config.clip_vloss,
+    "vf_clip_rule": lambda config: not config.clip_vloss,
+    "kl_stop": lambda config: config.target_kl is None,
+    "critic_hidden_sizes": lambda config: config.shared_network,
 }
 
 

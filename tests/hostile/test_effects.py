@@ -47,6 +47,8 @@ OTHERS: dict[str, list[str]] = {
     "target_entropy": ["-3"],
     "frame_stack": ["2"],
     "hidden_sizes": ["9"],
+    "critic_hidden_sizes": ["9"],
+    "adam_beta2": ["0.5"],
     "obs_keys": ["a"],
     "clip_coef": ["1e-4"],
     "lr_schedule": ["linear"],
