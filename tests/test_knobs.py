@@ -100,7 +100,7 @@ def test_widths_and_activation_are_resumed_loaded_and_exported(tmp_path: Path) -
     model = PPO.load(straight)
     assert model.config.activation_function == "GELU"
     obs = model.observation_space.sample()
-    assert run_export([str(straight), "--output", str(tmp_path / "policy.pt")]) == 0
+    assert run_export([str(straight), "--out", str(tmp_path / "policy.pt")]) == 0
     found = torch.jit.load(tmp_path / "policy.pt")(torch.as_tensor(obs).unsqueeze(0))[0]
     assert np.allclose(found, model.predict(obs))
 
