@@ -30,9 +30,9 @@ accelerator activation_function adam_beta1 adam_beta2 adam_eps agent anneal_clip
 anneal_ent_coef anneal_lr backend callback capture_video checkpoint_every clip_coef clip_schedule
 clip_vloss config critic_hidden_sizes cuda decoupled devices encoder engine ent_coef ent_schedule
 env_id env_kwargs eval_episodes eval_every exp_name frame_stack gae_lambda gamma hidden_sizes
-info_action_mask keep_checkpoints kl_stop learning_rate log_dir log_std_init logger lr_schedule
-mask_vel max_grad_norm normalize_advantages num_env_threads num_envs num_nodes num_players
-num_pools num_steps num_threads num_trainers obs_keys obs_kind observation_normalization
+info_action_mask info_metrics keep_checkpoints kl_stop learning_rate log_dir log_std_init logger
+lr_schedule mask_vel max_grad_norm normalize_advantages num_env_threads num_envs num_nodes
+num_players num_pools num_steps num_threads num_trainers obs_keys obs_kind observation_normalization
 ortho_init overlap per_rank_batch_size player_on_gpu precision preset rank_timeout
 recompute_advantages resume reward_scaling seed share_data shared_network squash_actions strategy
 target_kl target_return torch_deterministic total_timesteps trust update_epochs vf_clip_coef

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from fastrl.agents.evaluating import evaluate
 from fastrl.agents.naming import class_name, is_stock
 from fastrl.agents.networks import match_networks
 from fastrl.agents.reading import read_agent
@@ -193,6 +194,9 @@ class BaseAgent:
         if action_mask is not None or getattr(space, "mask_size", 0):
             obs = with_mask(space, self.action_space, obs, action_mask)
         return rows_of(space, obs)
+
+    # Functions of this agent, in files of their own.
+    evaluate = evaluate
 
     def learn(
         self,

@@ -17,7 +17,7 @@ from fastrl.training.infos import missing
 
 
 def evaluate(
-    self: Any,
+    agent: Any,
     episodes: int = 100,
     env: Any = None,
     *,
@@ -34,7 +34,7 @@ def evaluate(
     evaluated. The same seed plays the same episodes.
 
     Args:
-        self: the agent that plays.
+        agent: the agent that plays.
         episodes: how many.
         env: an id, a function that returns a `gymnasium.Env`, or an environment, which is reset and
             left open. By default `eval_env`, or else the task that is trained on.
@@ -58,18 +58,20 @@ def evaluate(
     if isinstance(episodes, tuple):
         raise ValueError("evaluate plays episodes; for a minibatch call evaluate_actions(batch)")
     episodes = _number("episodes", episodes, 1, MOST_EPISODES)
-    seed = _number("seed", self.config.seed if seed is None else seed, 0, 2**63 - 1)
-    config = self.config if info_metrics is None else self.config.replace(info_metrics=info_metrics)
+    seed = _number("seed", agent.config.seed if seed is None else seed, 0, 2**63 - 1)
+    config = (
+        agent.config if info_metrics is None else agent.config.replace(info_metrics=info_metrics)
+    )
     if env_kwargs is not None and not isinstance(env_kwargs, Mapping):
         env_kwargs = config.replace(env_kwargs=env_kwargs).env_settings["env_kwargs"]
-    with generators_seeded(seed), _drawing(self, seed):
+    with generators_seeded(seed), _drawing(agent, seed):
         if env is None:
-            self.task = self.task.checked()
-        task = self.task if env is None else task_to_play(env, self.envs, config)
+            agent.task = agent.task.checked()
+        task = agent.task if env is None else task_to_play(env, agent.envs, config)
         how: Any = {"env_kwargs": env_kwargs, "task": task}
-        played = fresh_env(self, min(episodes, MAX_ENVS), "eval", seed, **how)
+        played = fresh_env(agent, min(episodes, MAX_ENVS), "eval", seed, **how)
         how = {"deterministic": deterministic, "with_infos": True}
-        result = play(self, played, episodes, show=show, info_names=config.info_metrics, **how)
+        result = play(agent, played, episodes, show=show, info_names=config.info_metrics, **how)
     if words := missing(result.infos, config.info_metrics):
         raise EnvError(f"{result.env_id}: info_metrics: {words}")
     return result

@@ -45,10 +45,14 @@ class Minibatch(NamedTuple):
 
 
 class Episodes(NamedTuple):
-    """Undiscounted returns (float64) and lengths (int64) of episodes that ended in a rollout."""
+    """The n episodes that ended in a rollout."""
 
     returns: np.ndarray
+    """float64 `[n]`: undiscounted returns."""
     lengths: np.ndarray
+    """int64 `[n]`."""
+    infos: np.ndarray = np.empty((0, 0))
+    """float64 `[n, M]`: the info metrics, if M of them are asked for; NaN where one is missing."""
 
 
 def shuffle_seed(*key: int) -> int:

@@ -10,9 +10,10 @@ from fastrl.config.schedules import name_of
 
 # Length of the run, what it writes, how it uses the machine: none of these affects learning.
 CHANGEABLE = (
-    "--total-timesteps, --eval-every, --eval-episodes, --checkpoint-every, --keep-checkpoints, "
-    "--capture-video, --target-return, --num-threads, --num-env-threads, --vector, "
-    "--num-workers, --engine, --devices, --num-nodes, --rank-timeout, --callback, --logger"
+    "--total-timesteps, --eval-every, --eval-episodes, --info-metrics, --checkpoint-every, "
+    "--keep-checkpoints, --capture-video, --target-return, --num-threads, --num-env-threads, "
+    "--vector, --num-workers, --engine, --devices, --num-nodes, --rank-timeout, "
+    "--callback, --logger"
 )
 
 # How training begins: a checkpoint's weights, temperature and random state come in their place.

@@ -114,6 +114,9 @@ class RunConfig:
     """Environment steps between evaluations during training; 0: none."""
     eval_episodes: int = 100
     """Greedy episodes per evaluation, during and after training; 0: no evaluation."""
+    info_metrics: tuple[str, ...] = ()
+    """Numbers in the info of an episode's last step, such as is_success, whose means over the
+    episodes that ended are metrics: Episode/is_success in training, Test/is_success in tests."""
     target_return: float | None = None
     """Stop training once the mean return of the last 100 training episodes reaches this."""
     checkpoint_every: int = 250_000
@@ -143,6 +146,7 @@ class RunConfig:
         at_least(self, 1, "num_envs", "devices", "num_nodes", "total_timesteps", "keep_checkpoints")
         in_range(self, 1, _MOST_FRAMES, "frame_stack", "action_repeat")
         in_range(self, 0, _LARGEST_SIDE, "resize")
+        check_info_metrics(self.info_metrics)
         for setting in self.env_kwargs:
             name, equals, value = setting.partition("=")
             if not name.isidentifier() or not equals:
@@ -307,6 +311,17 @@ def in_range(config: object, low: float, high: float, *names: str) -> None:
         value = getattr(config, name)
         if not low <= value <= high:
             raise ValueError(f"{name} must be between {low} and {high}, not {value}")
+
+
+def check_info_metrics(names: tuple[str, ...]) -> None:
+    """Raises ValueError for names that no metric can have, or that are given twice."""
+    for index, name in enumerate(names):
+        if not name or not name.isprintable():
+            raise ValueError(f"info_metrics: {name!r} is no name")
+        if name in ("cumulative_reward", "return_std"):
+            raise ValueError(f"info_metrics: Test/{name} is the name of another metric")
+        if name in names[:index]:
+            raise ValueError(f"info_metrics: {name!r} is given twice")
 
 
 def _check_magnitude(name: str, value: object) -> None:

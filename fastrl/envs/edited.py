@@ -1,7 +1,8 @@
-"""Tells whether somebody changed an environment after it was made."""
+"""Tells whether an environment is what its id, or its spec, stands for."""
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
 from typing import Any
 
@@ -9,6 +10,24 @@ import gymnasium
 
 from fastrl.envs.foreign import ForeignCode
 from fastrl.envs.vector import EnvError
+
+
+def is_plain(spec: Any) -> bool:
+    """Tells whether a spec is what its id alone stands for."""
+    registered = gymnasium.registry.get(spec.id)
+    if registered is None:
+        return False
+    how = {"num_envs", "vectorization_mode", "render_mode"}
+    limit = {"max_episode_steps": registered.max_episode_steps}  # it is among those of `make_vec`
+    kwargs = {name: value for name, value in spec.kwargs.items() if name not in how}
+    try:
+        return {**limit, **kwargs} == {**limit, **registered.kwargs} and all(
+            getattr(spec, entry.name) == getattr(registered, entry.name)
+            for entry in dataclasses.fields(spec)
+            if entry.name not in ("kwargs", "disable_env_checker")
+        )
+    except ValueError:  # arrays
+        return False
 
 
 def edited(given: gymnasium.Env, make: Callable[[], Any]) -> Callable[[], str]:

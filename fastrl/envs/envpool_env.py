@@ -244,6 +244,12 @@ class EnvPoolEnv:
             if info_mask:
                 leaves[MASK_KEY] = _mask_key(env_id, keys)
             self._parts_at = {name: keys.index(key) for name, key in leaves.items()}
+        self._infos_at = {
+            key.removeprefix("info:"): place
+            for place, key in enumerate(keys)
+            if key.startswith("info:") and not key.endswith("env_id")
+        }
+        self._state: Any = None  # of the last step
         self._has_mask = getattr(self.single_observation_space, "mask_size", 0) > 0
         self._num_steps = 0
 
@@ -302,7 +308,7 @@ class EnvPoolEnv:
     def recv(self) -> TimeStep:
         """Waits until all envs have finished the step."""
         self._is_under_way = False
-        state = self._pool._recv()
+        state = self._state = self._pool._recv()
         truncated = state[self._truncated_at]
         # A step that terminates exactly at the time limit is reported as truncated only, and so is
         # wrongly bootstrapped. EnvPool sets trunc = done and elapsed_step >= max_episode_steps, and
@@ -322,6 +328,10 @@ class EnvPoolEnv:
         """`send`, then `recv`."""
         self.send(actions)
         return self.recv()
+
+    def infos(self, envs: Sequence[int]) -> list[dict[str, Any]]:
+        """Returns the info of the last step of each of these envs."""
+        return [{name: self._state[at][i] for name, at in self._infos_at.items()} for i in envs]
 
     def render(self) -> np.ndarray:
         """Renders env 0 without a display; returns uint8 [H, W, 3]."""

@@ -91,6 +91,7 @@ class GymEnv:
         self._seeds: Sequence[int | None] = seeds
         self._actions: np.ndarray | None = None
         self._needs_reset = [False] * self.num_envs
+        self._infos: list[Any] = [{}] * self.num_envs
         self._stateful = [_env_with_state(env) for env in self.envs]
         if None not in self._stateful:
             self.state_dict, self.load_state_dict = self._state_dict, self._load_state_dict
@@ -150,6 +151,7 @@ class GymEnv:
                         rewards[i] = reward
                         terminated[i], truncated[i] = ended, cut and not ended
                         self._needs_reset[i] = ended or cut
+                    self._infos[i] = info
                     obs[i] = self._row(row, info)
                 except UnfitValueError as error:
                     raise self._unfit(i, error, "reset" if needs_reset else "step") from error
@@ -161,6 +163,11 @@ class GymEnv:
         """`send`, then `recv`."""
         self.send(actions)
         return self.recv()
+
+    def infos(self, envs: Sequence[int]) -> list[dict[str, Any]]:
+        """Returns the info of the last step of each of these envs."""
+        with ForeignCode(f"{self.env_id}: reading the info"):
+            return [dict(self._infos[i] or {}) for i in envs]
 
     def render(self) -> np.ndarray:
         """Renders env 0; returns uint8 [H, W, 3]."""

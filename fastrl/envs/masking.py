@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from fastrl.envs.vector import HasState, TimeStep, VectorEnv
+from fastrl.envs.vector import HasInfos, HasState, TimeStep, VectorEnv
 
 _LUNAR_LANDER = (2, 3, 5)
 VELOCITY_INDICES: dict[str, tuple[int, ...]] = {
@@ -41,6 +41,8 @@ class MaskVelocity:
         self._mask[list(VELOCITY_INDICES[env.env_id])] = 0
         if hasattr(env, "reseed"):
             self.reseed = env.reseed  # pyright: ignore[reportAttributeAccessIssue]
+        if isinstance(env, HasInfos):
+            self.infos = env.infos
         if isinstance(env, HasState):
             self.state_dict, self.load_state_dict = env.state_dict, env.load_state_dict
         # These need no masking, so they are called without a Python wrapper.

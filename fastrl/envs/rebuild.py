@@ -8,9 +8,8 @@ wrappers included. Where neither is known, nothing is guessed, and `Task.why_not
 from __future__ import annotations
 
 import copy
-import dataclasses
 import inspect
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from typing import Any, NamedTuple, cast
 from weakref import WeakSet
@@ -20,7 +19,8 @@ from gymnasium.vector import AsyncVectorEnv, SyncVectorEnv
 from gymnasium.wrappers.vector import RecordEpisodeStatistics
 
 from fastrl.config.run import RunConfig
-from fastrl.envs.foreign import ForeignCode, call
+from fastrl.envs.edited import edited, is_plain
+from fastrl.envs.foreign import call
 from fastrl.envs.make import (
     Backend,
     check_vector,
@@ -29,10 +29,11 @@ from fastrl.envs.make import (
     vector_env_of,
     wrap_vector_env,
 )
-from fastrl.envs.vector import EnvError, VectorEnv
+from fastrl.envs.vector import VectorEnv
 
 Maker = Callable[..., VectorEnv]
-"""Called with the number of environments, `seed`, `render` and `num_threads`."""
+"""Called with the number of environments, `seed`, `render` and `num_threads`; `env_kwargs` are
+keyword arguments of the environment to change."""
 
 
 class Task(NamedTuple):
@@ -102,7 +103,7 @@ def plain_id(env: gymnasium.Env) -> str:
     "" if it has wrappers or arguments of its own, or was changed after it was made.
     """
     spec = whole_spec(env)
-    if spec is None or not _is_plain(spec) or _check(env, _maker_of(spec))():
+    if spec is None or not is_plain(spec) or edited(env, _maker_of(spec))():
         return ""
     return spec.id
 
@@ -111,7 +112,7 @@ def _trained(env: Any, envs: Sequence[VectorEnv], config: RunConfig) -> Task:
     if isinstance(env, str):
         backend = cast(Backend, envs[0].backend)
         settings = {"backend": backend, "testing": True, **config.env_settings}
-        return Task(env, partial(make_env, env, **settings))
+        return Task(env, partial(_from_id, env, settings))
     env_id, kind = envs[0].env_id, type(env).__name__
     if isinstance(env, gymnasium.vector.VectorEnv):
         return _trained_vector(env, env_id, config)
@@ -122,8 +123,8 @@ def _trained(env: Any, envs: Sequence[VectorEnv], config: RunConfig) -> Task:
         count = config.num_envs
         note = f"{env_id}: {count} environments, made from the spec of the one that was given"
         make, told = _maker_of(spec), note if count > 1 else ""
-        maker, check = _from_functions(env_id, make, config), _check(env, make)
-        return Task(env_id, maker, "", _is_plain(spec), note=told, check=check)
+        maker, check = _from_functions(env_id, make, config), edited(env, make)
+        return Task(env_id, maker, "", is_plain(spec), note=told, check=check)
     made = settings_of_made(env)
     if made is None and callable(env):
         return Task(env_id, _from_functions(env_id, env, config), "", False)
@@ -132,7 +133,7 @@ def _trained(env: Any, envs: Sequence[VectorEnv], config: RunConfig) -> Task:
     name, settings = made
     is_named = settings == {**settings, **config.env_settings}
     settings = {**settings, "backend": envs[0].backend, "testing": True}
-    return Task(env_id, partial(make_env, name, **settings), "", is_named)
+    return Task(env_id, partial(_from_id, name, settings), "", is_named)
 
 
 def _trained_vector(env: Any, env_id: str, config: RunConfig) -> Task:
@@ -145,42 +146,39 @@ def _trained_vector(env: Any, env_id: str, config: RunConfig) -> Task:
     if spec is not None and "vectorization_mode" in spec.kwargs:  # `gymnasium.make_vec` was here
         maker, check = partial(_from_vector_spec, spec, config), None
         if type(env) is SyncVectorEnv and isinstance(env.env_fns, Sequence):
-            check = _check(env.envs[0], env.env_fns[0])
-        return Task(env_id, maker, "", _is_plain(spec), check=check)
+            check = edited(env.envs[0], env.env_fns[0])
+        return Task(env_id, maker, "", is_plain(spec), check=check)
     if type(env) in (SyncVectorEnv, AsyncVectorEnv) and isinstance(env.env_fns, Sequence):
         played = getattr(env, "envs", ())
         maker, check = _from_functions(env_id, env.env_fns, config, played), None
         if played:  # of processes, nothing can be looked at
-            check = _check(played[0], env.env_fns[0])
+            check = edited(played[0], env.env_fns[0])
         return Task(env_id, maker, "", False, check=check)
     return Task(env_id, None, f"nothing says how the {kind} that was given was made", False)
 
 
-def _is_plain(spec: Any) -> bool:
-    """Tells whether a spec is what its id alone stands for."""
-    registered = gymnasium.registry.get(spec.id)
-    if registered is None:
-        return False
-    how = {"num_envs", "vectorization_mode", "render_mode"}
-    limit = {"max_episode_steps": registered.max_episode_steps}  # it is among those of `make_vec`
-    kwargs = {name: value for name, value in spec.kwargs.items() if name not in how}
-    try:
-        return {**limit, **kwargs} == {**limit, **registered.kwargs} and all(
-            getattr(spec, entry.name) == getattr(registered, entry.name)
-            for entry in dataclasses.fields(spec)
-            if entry.name not in ("kwargs", "disable_env_checker")
-        )
-    except ValueError:  # arrays
-        return False
+def _from_id(
+    env_id: str, settings: dict[str, Any], num_envs: int, *, env_kwargs: Any = None, **how: Any
+) -> VectorEnv:
+    """Makes environments by `make_env`, with these settings but for some keyword arguments."""
+    kwargs = {**settings["env_kwargs"], **(env_kwargs or {})}
+    return make_env(env_id, num_envs, **{**settings, "env_kwargs": kwargs}, **how)
 
 
 def _from_vector_spec(
-    spec: Any, config: RunConfig, num_envs: int, *, seed: int, render: bool = False, **_: Any
+    spec: Any,
+    config: RunConfig,
+    num_envs: int,
+    *,
+    seed: int,
+    render: bool = False,
+    env_kwargs: Any = None,
+    **_: Any,
 ) -> VectorEnv:
     """Makes environments as `gymnasium.make_vec` made those that are trained on."""
     spec = copy.deepcopy(spec)
     drawn = {"render_mode": "rgb_array"} if render else {}
-    spec.kwargs = {**spec.kwargs, "num_envs": num_envs, **drawn}
+    spec.kwargs = {**spec.kwargs, "num_envs": num_envs, **drawn, **(env_kwargs or {})}
     made = call(f"{spec.id}: making environments", gymnasium.make_vec, spec)
     return wrap_vector_env(made, seed=seed, **config.env_settings)
 
@@ -210,8 +208,12 @@ def _from_functions(
             seen.add(env)
         return env
 
-    def make(num_envs: int, *, seed: int, render: bool = False, **_: Any) -> VectorEnv:
+    def make(
+        num_envs: int, *, seed: int, render: bool = False, env_kwargs: Any = None, **_: Any
+    ) -> VectorEnv:
         new: list[Any] = [makers[i % len(makers)] for i in range(num_envs)]
+        if env_kwargs:
+            new = [partial(function, **env_kwargs) for function in new]
         if config.vector == "sync":  # else each is made in a process, where no other is
             new = [partial(make_new, function) for function in new]
         if render and _takes_render_mode(makers[0]):
@@ -231,21 +233,60 @@ def _takes_render_mode(function: Any) -> bool:
     return "render_mode" in parameters or inspect.Parameter.VAR_KEYWORD in kinds
 
 
-def _tested(eval_env: Any, config: RunConfig) -> Maker:
-    """Returns a maker of what the caller wants to be tested."""
+def task_to_play(env: Any, trained_on: Sequence[VectorEnv], config: RunConfig) -> Task:
+    """Returns the task of environments to evaluate an agent on, other than those it is trained on.
+
+    Args:
+        env: an id, a function that makes a `gymnasium.Env`, or an environment.
+        trained_on: the pools that are trained on.
+        config: settings of the run.
+
+    Raises:
+        ValueError: it is none of these, or trained on.
+    """
+    if any(env is used for used in _in_use(trained_on)):
+        raise ValueError(
+            "env is an environment that is trained on, which an evaluation would reset"
+        )
+    name = env if isinstance(env, str) else name_of(env)
+    return Task(name, _tested(env, config, "env"), is_named=isinstance(env, str), is_own=True)
+
+
+def _in_use(envs: Sequence[Any]) -> Iterator[Any]:
+    """Yields environments and all that they consist of."""
+    for env in envs:
+        yield env
+        inner = [vars(env)["env"]] if "env" in vars(env) else []
+        yield from _in_use([*inner, *getattr(env, "envs", ())])
+
+
+def _tested(eval_env: Any, config: RunConfig, called: str = "eval_env") -> Maker:
+    """Returns a maker of what the caller wants to be tested, by an argument that is `called` so."""
     if isinstance(eval_env, str):
         settings = {"backend": config.backend, "testing": True, **config.env_settings}
-        return partial(make_env, eval_env, **settings)
+        return partial(_from_id, eval_env, settings)
     if isinstance(eval_env, gymnasium.vector.VectorEnv | gymnasium.Env):
-        return lambda num_envs, *, seed, **_: _kept_open(opened(eval_env, [seed], config))
+        return partial(_as_it_is, eval_env, config.replace(env_kwargs=()))
     if settings_of_made(eval_env) is not None:
-        raise ValueError("eval_env takes the id that make_env takes, in place of what it returns")
+        raise ValueError(f"{called} takes the id that make_env takes, in place of what it returns")
     if not callable(eval_env):
         raise ValueError(
-            f"eval_env must be a function that returns a gymnasium.Env, an environment, an id or "
+            f"{called} must be a function that returns a gymnasium.Env, an environment, an id or "
             f"None, not {eval_env!r}"
         )
-    return _from_functions(name_of(eval_env), eval_env, config)
+    # The run's env_kwargs belong to the id that is trained on.
+    return _from_functions(name_of(eval_env), eval_env, config.replace(env_kwargs=()))
+
+
+def _as_it_is(
+    env: Any, config: RunConfig, _: int, *, seed: int, env_kwargs: Any = None, **how: Any
+) -> VectorEnv:
+    """Returns the environments that a caller built, which the caller closes."""
+    if env_kwargs:
+        raise ValueError(
+            f"{name_of(env)}: env_kwargs has no effect on environments that are made already"
+        )
+    return _kept_open(opened(env, [seed], config))
 
 
 def opened(env: Any, seeds: Sequence[int], config: RunConfig) -> VectorEnv:
@@ -274,8 +315,8 @@ def opened(env: Any, seeds: Sequence[int], config: RunConfig) -> VectorEnv:
                 "function that makes one, or gymnasium.vector.SyncVectorEnv([make, make])"
             )
         makers = [_maker_of(spec)] * len(seeds)
-        if edited := _check(env, makers[0])():
-            raise ValueError(f"cannot make {len(seeds)} environments of one: {edited}")
+        if why_not := edited(env, makers[0])():
+            raise ValueError(f"cannot make {len(seeds)} environments of one: {why_not}")
     return vector_env_of(name_of(env), makers, seeds, **config.env_settings)
 
 
@@ -287,45 +328,6 @@ def name_of(env: Any) -> str:
     if isinstance(env, gymnasium.Env | gymnasium.vector.VectorEnv):
         return env.spec.id if env.spec is not None else type(env.unwrapped).__name__
     return getattr(env, "__name__", type(env).__name__)
-
-
-def _check(given: gymnasium.Env, make: Callable[[], Any]) -> Callable[[], str]:
-    """Returns what tells whether somebody changed an environment after it was made.
-
-    It compares numbers and words among the attributes, but for those that playing changes.
-    """
-
-    def check() -> str:
-        try:
-            with ForeignCode("trying a new one"):
-                made = make()
-                if made is given:
-                    return ""  # its maker says so, with better words
-                fresh, mine = _numbers_of(made), _numbers_of(given)
-                made.reset(seed=0)
-                for _ in range(3):
-                    _, _, terminated, truncated, _ = made.step(made.action_space.sample())
-                    if terminated or truncated:
-                        break
-                played = _numbers_of(made)
-                made.close()
-        except EnvError as error:
-            return str(error)
-        for name in fresh.keys() & mine.keys():
-            if fresh[name] == played.get(name) and fresh[name] != mine[name]:
-                return (
-                    f"{name} of the {type(given.unwrapped).__name__} that was given is "
-                    f"{mine[name]!r}, of a new one {fresh[name]!r}"
-                )
-        return ""
-
-    return check
-
-
-def _numbers_of(env: gymnasium.Env) -> dict[str, Any]:
-    """Returns the attributes of the innermost environment that are numbers or words."""
-    kinds = bool, int, float, str
-    return {name: x for name, x in vars(env.unwrapped).items() if isinstance(x, kinds)}
 
 
 def _maker_of(spec: Any) -> Callable[..., gymnasium.Env]:

@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 from gymnasium import spaces
 
-from fastrl.envs.vector import HasState, TimeStep, VectorEnv
+from fastrl.envs.vector import HasInfos, HasState, TimeStep, VectorEnv
 from fastrl.spaces.observations import PackedRow
 from fastrl.spaces.pixels import ImageBox, channel_axis, is_pixels
 
@@ -41,6 +41,8 @@ class FrameStack:
         self._begins = np.zeros(env.num_envs, np.bool_)
         if hasattr(env, "reseed"):
             self.reseed = env.reseed  # pyright: ignore[reportAttributeAccessIssue]
+        if isinstance(env, HasInfos):
+            self.infos = env.infos
         if isinstance(env, HasState):
             self._stateful = env
             self.state_dict, self.load_state_dict = self._state_dict, self._load_state_dict

@@ -6,6 +6,7 @@ backends: the step that ends an episode returns its true last observation s_T; t
 its action and returns the reset observation, reward 0 and no flags.
 """
 
+from collections.abc import Sequence
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
@@ -87,6 +88,15 @@ class VectorEnv(Protocol):
 
     def close(self) -> None:
         """Releases threads, processes and windows; may be called more than once."""
+        ...
+
+
+@runtime_checkable
+class HasInfos(Protocol):
+    """A vector env that gives the infos of its last step: all of fastrl's own do."""
+
+    def infos(self, envs: Sequence[int]) -> list[dict[str, Any]]:
+        """Returns the info of the last step of each of these envs, with names of its own."""
         ...
 
 

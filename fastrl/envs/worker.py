@@ -140,6 +140,10 @@ class _Worker:
         """Seeds the next reset."""
         self._env.reseed(seeds)
 
+    def infos(self, envs: list[int]) -> list[dict[str, Any]]:
+        """Returns the infos of the last step of some environments."""
+        return self._env.infos(envs)
+
     def render(self) -> np.ndarray:
         """Returns a frame of the first environment."""
         return self._env.render()

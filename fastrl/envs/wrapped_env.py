@@ -1,7 +1,7 @@
 """A `gymnasium.vector.VectorEnv` that the caller built, behind the `VectorEnv` interface."""
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -19,6 +19,24 @@ from fastrl.spaces.pixels import ObsKind
 from fastrl.spaces.values import UnfitValueError, shown
 
 _log = logging.getLogger("fastrl")
+
+
+def info_of(infos: Mapping[str, Any], env: int) -> dict[str, Any]:
+    """Returns the info of one env, of those that `gymnasium.vector` keeps as arrays by name.
+
+    Beside the array of a name, `_name` says which envs have it. A dict in an info is kept likewise.
+    """
+    info: dict[str, Any] = {}
+    for name, values in infos.items():
+        has = infos.get(f"_{name}")
+        if (name[:1] == "_" and name[1:] in infos) or (has is not None and not has[env]):
+            continue
+        if isinstance(values, Mapping):
+            info[name] = info_of(values, env)
+        else:  # a custom vector env may say something about all of its envs
+            is_one = isinstance(values, str) or not hasattr(values, "__getitem__")
+            info[name] = values if is_one else values[env]
+    return info
 
 
 class WrappedVectorEnv:
@@ -75,6 +93,7 @@ class WrappedVectorEnv:
         self._seed = seed
         self._is_async = type(env) is AsyncVectorEnv
         self._actions: np.ndarray | None = None
+        self._info: Any = {}
         # Sub-envs whose episode ended in the last step, in a mode in which they don't wait.
         self._waits = np.zeros(self.num_envs, np.bool_)
         if callable(getattr(env, "state_dict", None)) and callable(
@@ -116,6 +135,7 @@ class WrappedVectorEnv:
         obs, rewards, terminated, truncated, info = self._checked(
             answer, "(obs, rewards, terminated, truncated, infos)"
         )
+        self._info = info
         obs, rewards = self._own(obs), self._numbers(rewards, "rewards")
         with np.errstate(over="ignore"):  # overflows become infinite, refused later
             rewards = rewards.astype(np.float32)
@@ -150,6 +170,13 @@ class WrappedVectorEnv:
     def reseed(self, seeds: Sequence[int]) -> None:
         """Gives the env a seed for its next reset, the first of these."""
         self._seed = seeds[0]
+
+    def infos(self, envs: Sequence[int]) -> list[dict[str, Any]]:
+        """Returns the info of the last step of each of these envs."""
+        with ForeignCode(f"{self.env_id}: reading the info"):
+            infos = [info_of(self._info, i) for i in envs]
+        # Where envs are reset within a step, its own info is that of the next episode.
+        return [info.get("final_info", info) for info in infos]
 
     def render(self) -> np.ndarray:
         """Renders env 0; returns uint8 [H, W, 3]."""

@@ -20,6 +20,7 @@ TRAINER_SETTINGS = (
     "total_timesteps",
     "eval_every",
     "eval_episodes",
+    "info_metrics",
     "target_return",
     "checkpoint_every",
     "keep_checkpoints",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple, Self
 
@@ -32,39 +33,50 @@ class IterationCounts(NamedTuple):
     sum_of_lengths: float
     latest: Episodes
     """The last of these episodes, at most TARGET_EPISODES of each rank, oldest first."""
+    info_counts: np.ndarray = np.empty(0)
+    """`[M]`: episodes whose last info had the number, for each of M info metrics."""
+    info_sums: np.ndarray = np.empty(0)
+    """`[M]`: sums of these numbers."""
 
     @classmethod
     def of_rank(cls, signal: int, must_save: bool, num_valid: int, episodes: Episodes) -> Self:
         """Counts what happened on this rank."""
-        returns, lengths = episodes
-        latest = Episodes(returns[-TARGET_EPISODES:], lengths[-TARGET_EPISODES:])
+        returns, lengths, infos = episodes
+        latest = Episodes(*(x[-TARGET_EPISODES:] for x in episodes))
         numbers = num_valid, len(returns), returns.sum(), lengths.sum()
-        return cls(signal, must_save, *numbers, latest)
+        infos = (~np.isnan(infos)).sum(0), np.nansum(infos, 0)
+        return cls(signal, must_save, *numbers, latest, *infos)
 
     def pack(self) -> np.ndarray:
-        """Returns float64 `[6 + 2 * TARGET_EPISODES]`: six numbers, returns, lengths.
+        """Returns float64 `[6 + 2 * M + (2 + M) * TARGET_EPISODES]`.
 
-        Returns and lengths stand at the end of their places; the places before are 0.
+        These are six numbers, counts and sums of the info metrics, returns, lengths, and the info
+        metrics. The last three stand at the end of their places; the places before are 0.
         """
-        packed = np.zeros(6 + 2 * TARGET_EPISODES)
-        packed[:6] = self[:6]
-        returns, lengths = packed[6:].reshape(2, TARGET_EPISODES)
-        first = TARGET_EPISODES - len(self.latest.returns)
-        returns[first:], lengths[first:] = self.latest
-        return packed
+        num_infos = len(self.info_counts)
+        latest = np.zeros((2 + num_infos, TARGET_EPISODES))
+        returns, lengths, infos = self.latest
+        first = TARGET_EPISODES - len(returns)
+        latest[0, first:], latest[1, first:] = returns, lengths
+        if num_infos:
+            latest[2:, first:] = infos.T
+        return np.concatenate([self[:6], self.info_counts, self.info_sums, latest.ravel()])
 
     @classmethod
     def unpack(cls, ranks: np.ndarray) -> Self:
         """Returns the counts of all ranks together.
 
         Args:
-            ranks: `[R, 6 + 2 * TARGET_EPISODES]`, what each rank packed.
+            ranks: `[R, 6 + 2 * M + (2 + M) * TARGET_EPISODES]`, what each rank packed.
         """
+        num_infos = (ranks.shape[1] - 6 - 2 * TARGET_EPISODES) // (2 + TARGET_EPISODES)
         signals, saves, num_valid, num_episodes, sums_of_returns, sums_of_lengths = ranks[:, :6].T
-        returns, lengths = ranks[:, 6:-TARGET_EPISODES], ranks[:, -TARGET_EPISODES:]
+        info_counts, info_sums = ranks[:, 6 : 6 + 2 * num_infos].sum(0).reshape(2, num_infos)
+        places = ranks[:, 6 + 2 * num_infos :].reshape(len(ranks), -1, TARGET_EPISODES)
         is_filled = np.arange(TARGET_EPISODES) >= TARGET_EPISODES - num_episodes[:, None]
         # Transposed, episodes of all ranks take turns: the latest of every rank come last.
-        latest = Episodes(returns.T[is_filled.T], lengths.T[is_filled.T])
+        returns, lengths, *infos = places.transpose(1, 2, 0)[:, is_filled.T]
+        latest = Episodes(returns, lengths, np.array(infos).reshape(num_infos, len(returns)).T)
         return cls(
             int(signals.max()),
             bool(saves.any()),
@@ -73,6 +85,8 @@ class IterationCounts(NamedTuple):
             float(sums_of_returns.sum()),
             float(sums_of_lengths.sum()),
             latest,
+            info_counts,
+            info_sums,
         )
 
 
@@ -95,12 +109,16 @@ class Counters:
     recent_lengths: list[int] = field(default_factory=list)
     unlogged: list[float] = field(default_factory=lambda: [0.0, 0.0, 0.0])
     """Of the episodes since the last row of metrics: number, sum of returns, sum of lengths."""
+    unlogged_infos: dict[str, list[float]] = field(default_factory=dict)
+    """Of the same episodes, for each info metric: how many had it, and its sum."""
+    recent_infos: dict[str, list[float]] = field(default_factory=dict)
+    """Each info metric's numbers in the latest episodes that had it."""
 
-    def add(self, counts: IterationCounts) -> None:
-        """Adds an iteration of all ranks."""
+    def add(self, counts: IterationCounts, info_metrics: Sequence[str] = ()) -> None:
+        """Adds an iteration of all ranks, with the names of its info metrics."""
         self.valid_env_steps += counts.num_valid
         self.episodes += counts.num_episodes
-        returns, lengths = counts.latest
+        returns, lengths, infos = counts.latest
         self.recent_returns = [*self.recent_returns, *returns.tolist()][-TARGET_EPISODES:]
         self.recent_lengths = [*self.recent_lengths, *map(int, lengths)][-TARGET_EPISODES:]
         num_episodes, sum_of_returns, sum_of_lengths = self.unlogged
@@ -109,6 +127,13 @@ class Counters:
             sum_of_returns + counts.sum_of_returns,
             sum_of_lengths + counts.sum_of_lengths,
         ]
+        for column, name in enumerate(info_metrics):
+            count, total = self.unlogged_infos.get(name, (0.0, 0.0))
+            happened = float(counts.info_counts[column]), float(counts.info_sums[column])
+            self.unlogged_infos[name] = [count + happened[0], total + happened[1]]
+            recent = infos[:, column][~np.isnan(infos[:, column])].tolist()
+            recent = [*self.recent_infos.get(name, []), *recent]
+            self.recent_infos[name] = recent[-TARGET_EPISODES:]
 
     def take_unlogged(self) -> dict[str, float]:
         """Returns the metrics of the episodes since the last call."""
@@ -119,7 +144,17 @@ class Counters:
             metrics["Game/ep_len_avg"] = lengths / count
         if self.recent_returns:
             metrics["Rewards/rew_avg_100"] = self.mean_return
+        infos, self.unlogged_infos = self.unlogged_infos, {}
+        for name, (count, total) in infos.items():
+            if count:
+                metrics[f"Episode/{name}"] = total / count
         return metrics
+
+    @property
+    def info_means(self) -> dict[str, float | None]:
+        """Means of the info metrics over the latest training episodes; None where none had it."""
+        recent = self.recent_infos.items()
+        return {name: sum(x) / len(x) if x else None for name, x in recent}
 
     @property
     def mean_return(self) -> float:

@@ -16,8 +16,8 @@ from fastrl.training.infos import means_of, missing, numbers_of
 class Evaluation:
     """Results of `E` episodes; those of one environment are contiguous.
 
-    Printed, it is a line such as `100 episodes: return 245.3 (95 % interval 239.2 to 251.0) +- 30.2
-    (length 312.4)`.
+    Printed, it is a line such as `return 245.3 +- 30.2 over 100 episodes (length 312.4), 95 %
+    interval of the mean 239.2 to 251.0`.
     """
 
     returns: np.ndarray
@@ -35,6 +35,16 @@ class Evaluation:
     def mean(self) -> float:
         """Mean return."""
         return float(self.returns.mean())
+
+    @property
+    def std(self) -> float:
+        """Standard deviation of the returns (dividing by E, not E - 1)."""
+        return float(self.returns.std())
+
+    @property
+    def mean_length(self) -> float:
+        """Mean episode length."""
+        return float(self.lengths.mean())
 
     @cached_property
     def ci95(self) -> tuple[float, float]:
@@ -62,25 +72,10 @@ class Evaluation:
 
     def __repr__(self) -> str:
         """Returns the main figures, in a line."""
-        return f"{len(self.returns)} episodes: {self.words}"
-
-    @property
-    def words(self) -> str:
-        """The main figures but for the number of episodes."""
         low, high = self.ci95
-        interval = "" if np.isnan(low) else f" (95 % interval {low:.1f} to {high:.1f})"
-        means = "".join(f", {name} {mean:.3g}" for name, mean in self.info_means.items())
+        interval = "" if np.isnan(low) else f", 95 % interval of the mean {low:.1f} to {high:.1f}"
+        means = "".join(f"; {name} {mean:.3g}" for name, mean in self.info_means.items())
         return (
-            f"return {self.mean:.1f}{interval} +- {self.std:.1f} (length {self.mean_length:.1f})"
-            f"{means}"
+            f"return {self.mean:.1f} +- {self.std:.1f} over {len(self.returns)} episodes "
+            f"(length {self.mean_length:.1f}){interval}{means}"
         )
-
-    @property
-    def std(self) -> float:
-        """Standard deviation of the returns (dividing by E, not E - 1)."""
-        return float(self.returns.std())
-
-    @property
-    def mean_length(self) -> float:
-        """Mean episode length."""
-        return float(self.lengths.mean())

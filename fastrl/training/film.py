@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -15,7 +15,7 @@ from fastrl.processes.errors import one_line
 from fastrl.processes.generators import generators_seeded
 from fastrl.processes.pulse import PULSE
 from fastrl.runs.video import MAX_FRAMES, write_video
-from fastrl.training.greedy import Show, StoppedError, StopQuery, fresh_env, greedy_player
+from fastrl.training.greedy import Show, StoppedError, StopQuery, fresh_env, policy_of
 
 if TYPE_CHECKING:
     from fastrl.training.agent import Agent
@@ -61,8 +61,20 @@ def record(
     seed: int,
     should_stop: StopQuery = lambda: False,
     show: Show = lambda done, total: None,
+    deterministic: bool = True,
+    env_kwargs: Mapping[str, Any] | None = None,
 ) -> list[Path]:
     """Records as `record_agent` does, in an environment of this seed.
+
+    Args:
+        agent: the agent to record.
+        folder: where to write; created if missing.
+        name: name of the files, without suffix.
+        seed: of the environment.
+        should_stop: called at every frame; if it returns True, nothing is written.
+        show: called at every frame, with its number and that of the last possible one.
+        deterministic: take the likeliest actions in place of drawing some.
+        env_kwargs: keyword arguments of the environment to change.
 
     Raises:
         ValueError: the task cannot be drawn, or the packages for videos are missing.
@@ -72,20 +84,20 @@ def record(
     if played.backend == "envpool":
         check_rendering(played.env_id)
     with generators_seeded(seed):
-        env = fresh_env(agent, 1, "video", seed, render=True)
+        env = fresh_env(agent, 1, "video", seed, render=True, env_kwargs=env_kwargs)
         try:
-            frames = _frames(agent, env, should_stop, show)
+            frames = _frames(agent, env, should_stop, show, deterministic)
             return write_video(frames, folder / name, frame_rate(env))
         finally:
             env.close()
 
 
 def _frames(
-    agent: Agent, env: VectorEnv, should_stop: StopQuery, show: Show
+    agent: Agent, env: VectorEnv, should_stop: StopQuery, show: Show, deterministic: bool
 ) -> Iterator[np.ndarray]:
     """Yields the frames of one episode, from its first to its last observation."""
     obs = env.reset()
-    predict, _ = greedy_player(agent, 1)
+    predict, _ = policy_of(agent, 1, deterministic)
     expose_opengl()
     yield env.render()
     for frame in range(1, MAX_FRAMES):

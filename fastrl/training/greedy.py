@@ -1,4 +1,4 @@
-"""Evaluation of an agent: whole episodes with greedy actions in new environments.
+"""Evaluation of an agent: whole episodes in new environments, with greedy actions by default.
 
 The number of episodes per environment is fixed beforehand. Counting whichever episodes end first
 would favour short ones: failures in some tasks, successes in others.
@@ -7,19 +7,22 @@ would favour short ones: failures in some tasks, successes in others.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, cast
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, cast
+from weakref import WeakSet
 
 import numpy as np
 
 from fastrl.envs.make import Purpose, base_seed
-from fastrl.envs.vector import VectorEnv
+from fastrl.envs.vector import Spaces, VectorEnv
 from fastrl.processes.errors import one_line
 from fastrl.processes.generators import generators_seeded
 from fastrl.processes.pulse import PULSE
+from fastrl.training.evaluation import Evaluation
+from fastrl.training.infos import infos_of, missing
 
 if TYPE_CHECKING:  # torch is imported only after the arguments are validated
+    from fastrl.envs.rebuild import Task
     from fastrl.training.agent import Agent
 
 StopQuery = Callable[[], bool]  # whether to stop early
@@ -28,31 +31,7 @@ Show = Callable[..., None]  # takes how much is done, of how much, and optionall
 MAX_ENVS = 128  # maximum number of parallel environments in an evaluation
 
 _log = logging.getLogger("fastrl")
-
-
-@dataclass(frozen=True)
-class Evaluation:
-    """Results of `E` episodes; those of one environment are contiguous."""
-
-    returns: np.ndarray
-    """float64 `[E]`: undiscounted returns."""
-    lengths: np.ndarray
-    """int64 `[E]`: episode lengths in steps."""
-
-    @property
-    def mean(self) -> float:
-        """Mean return."""
-        return float(self.returns.mean())
-
-    @property
-    def std(self) -> float:
-        """Standard deviation of the returns (dividing by E, not E - 1)."""
-        return float(self.returns.std())
-
-    @property
-    def mean_length(self) -> float:
-        """Mean episode length."""
-        return float(self.lengths.mean())
+_told_what_is_missing: WeakSet[Any] = WeakSet()  # agents about whose info metrics it was
 
 
 class EndlessEpisodeError(ValueError):
@@ -72,6 +51,8 @@ def evaluate(
     max_episode_steps: int = 100_000,
     should_stop: StopQuery = lambda: False,
     show: Show = lambda done, total, step: None,
+    with_infos: bool = False,
+    info_names: Sequence[str] = (),
 ) -> Evaluation:
     """Plays a fixed number of episodes per environment, as evenly as possible.
 
@@ -84,6 +65,8 @@ def evaluate(
         max_episode_steps: a longer episode is an error, since the task may never end.
         should_stop: called at every step.
         show: called at every step, with the number of episodes that ended, E and the step's number.
+        with_infos: keep the info of each episode's last step.
+        info_names: numbers of these infos whose means are asked for; they are kept then.
 
     Raises:
         EndlessEpisodeError: an episode is longer than `max_episode_steps`.
@@ -98,6 +81,7 @@ def evaluate(
     end = place + dealt
     returns, lengths = np.zeros(num_episodes, np.float64), np.zeros(num_episodes, np.int64)
     plays = dealt > 0
+    infos: list[dict[str, Any]] = [{}] * num_episodes if with_infos or info_names else []
     is_reset_row = np.zeros(num_envs, np.bool_)
     num_steps = num_ended = 0
     obs = env.reset()
@@ -124,13 +108,23 @@ def evaluate(
             )
         is_reset_row = step.terminated | step.truncated
         ended = counts[is_reset_row[counts]]
+        if infos and len(ended):
+            for index, info in zip(ended, infos_of(env, ended.tolist()), strict=True):
+                infos[place[index]] = {name: _owned(value) for name, value in info.items()}
         place[ended] += 1
         plays[ended] = place[ended] < end[ended]
         num_steps, num_ended = num_steps + 1, num_ended + len(ended)
         show(num_ended, num_episodes, num_steps)
     if not (is_finite := np.isfinite(returns)).all():
         raise ValueError(f"{env.env_id}: an episode's return is {returns[~is_finite][0]}")
-    return Evaluation(returns, lengths)
+    result = Evaluation(returns, lengths, tuple(infos), tuple(info_names), env.env_id)
+    _ = result.info_means  # an info that is not a number is told here, where the environment is
+    return result
+
+
+def _owned(value: Any) -> Any:
+    """Returns a value of an info that no later step of the environment changes."""
+    return value.copy() if isinstance(value, np.ndarray) else value
 
 
 def evaluate_agent(
@@ -156,11 +150,11 @@ def evaluate_agent(
         The results. None if it was stopped; or, with one line in the log, if evaluation is
         impossible: no more environments can be made, or an episode does not end.
     """
-    env, seed = None, agent.config.seed
+    env, seed, names = None, agent.config.seed, agent.config.info_metrics
     try:
         with generators_seeded(seed):
             env = fresh_env(agent, min(num_episodes, MAX_ENVS), "eval", seed)
-            return play(agent, env, num_episodes, should_stop, show)
+            result = play(agent, env, num_episodes, should_stop, show, info_names=names)
     except StoppedError:
         return None
     except ValueError as error:
@@ -168,6 +162,10 @@ def evaluate_agent(
             raise
         _log.warning("no evaluation at %d steps: %s", env_steps, one_line(error))
         return None
+    if (words := missing(result.infos, names)) and agent not in _told_what_is_missing:
+        _told_what_is_missing.add(agent)
+        _log.warning("%s: evaluation: info_metrics: %s", env.env_id, words)
+    return result
 
 
 def can_be_tested(agent: Agent) -> bool:
@@ -179,21 +177,51 @@ def can_be_tested(agent: Agent) -> bool:
 
 
 def fresh_env(
-    agent: Agent, num_envs: int, purpose: Purpose, seed: int, render: bool = False
+    agent: Agent,
+    num_envs: int,
+    purpose: Purpose,
+    seed: int,
+    render: bool = False,
+    env_kwargs: Mapping[str, Any] | None = None,
+    task: Task | None = None,
 ) -> VectorEnv:
-    """Returns new environments of the agent's task; ValueError if they cannot be created."""
-    played, task = agent.envs[0], agent.task
+    """Returns new environments of a task.
+
+    Args:
+        agent: the agent that plays.
+        num_envs: how many; an environment that the caller built is one.
+        purpose: what for: others are others.
+        seed: from which those of the environments follow.
+        render: whether to draw.
+        env_kwargs: keyword arguments of the environment to change.
+        task: by default the agent's.
+
+    Raises:
+        ValueError: they cannot be created, or their spaces are not the agent's.
+    """
+    task = task or agent.task
     if task.make is None:
         raise ValueError(f"no new environments of {task.env_id} can be made: {task.why_not}")
     num_threads = min(agent.config.num_env_threads, num_envs)
-    env = task.make(num_envs, seed=base_seed(seed, purpose), render=render, num_threads=num_threads)
-    known, fresh = ((e.single_observation_space, e.single_action_space) for e in (played, env))
+    how: dict[str, Any] = {"render": render, "num_threads": num_threads}
+    if env_kwargs:
+        how["env_kwargs"] = env_kwargs
+    env = task.make(num_envs, seed=base_seed(seed, purpose), **how)
+    fresh, known = Spaces(env.single_observation_space, env.single_action_space), spaces_of(agent)
     if fresh != known:
         env.close()
         raise ValueError(
-            f"{env.env_id}: new environments have the spaces {fresh}; the agent's are {known}"
+            f"{env.env_id}: new environments have the spaces {tuple(fresh)}; the agent's are "
+            f"{tuple(known)}"
         )
     return env
+
+
+def spaces_of(agent: Any) -> Spaces:
+    """Returns the spaces that an agent plays in, also if it has no environments."""
+    if not agent.envs:
+        return Spaces(agent.observation_space, agent.action_space)
+    return Spaces(agent.envs[0].single_observation_space, agent.envs[0].single_action_space)
 
 
 def play(
@@ -202,31 +230,43 @@ def play(
     num_episodes: int,
     should_stop: StopQuery = lambda: False,
     show: Show = lambda done, total, step: None,
+    *,
+    deterministic: bool = True,
+    with_infos: bool = False,
+    info_names: Sequence[str] = (),
 ) -> Evaluation:
-    """Evaluates the agent in `env` and closes it."""
+    """Evaluates the agent in `env` and closes it; arguments as of `evaluate`."""
     from fastrl.engine.threads import num_threads
 
     try:
         with num_threads(1):  # more threads would take cores from the environments
-            predict, begin = greedy_player(agent, env.num_envs)
-            asked = {"begin": begin, "should_stop": should_stop, "show": show}
-            return evaluate(predict, env, num_episodes, **asked)
+            predict, begin = policy_of(agent, env.num_envs, deterministic)
+            return evaluate(
+                predict,
+                env,
+                num_episodes,
+                begin=begin,
+                should_stop=should_stop,
+                show=show,
+                with_infos=with_infos,
+                info_names=info_names,
+            )
     finally:
         env.close()
 
 
-def greedy_player(
-    agent: Agent, num_envs: int
+def policy_of(
+    agent: Agent, num_envs: int, deterministic: bool = True
 ) -> tuple[Callable[[np.ndarray], np.ndarray], Callable[[np.ndarray], None]]:
     """Returns the `predict` and `begin` that `evaluate` needs, with the agent's recurrent state."""
     from fastrl.training.agent import HasMemory
 
     if not isinstance(agent, HasMemory):
-        return agent.predict, lambda begins: None
+        return lambda obs: agent.predict(obs, deterministic), lambda begins: None
     player = cast(HasMemory, agent)  # whose predict takes a state
     state = player.new_state(num_envs)
 
     def begin(begins: np.ndarray) -> None:
         state[begins.nonzero()] = 0
 
-    return lambda obs: player.predict(obs, state=state), begin
+    return lambda obs: player.predict(obs, deterministic, state=state), begin

@@ -91,7 +91,7 @@ class InfoRecorder:
         if self._must_check:
             self._must_check = False
             if words := missing(infos, self._names):
-                _log.warning("%s: info_metrics: %s", env.env_id, words)
+                _log.warning("%s: info_metrics: so far %s", env.env_id, words)
         self._rows.append(numbers_of(infos, self._names, env.env_id))
 
     def take(self) -> np.ndarray:

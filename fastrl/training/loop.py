@@ -166,7 +166,7 @@ class Loop:
         own = IterationCounts.of_rank(self.signals.number, is_due, num_valid, episodes)
         happened = IterationCounts.unpack(self.devices.gather(own.pack()))
         self.agreed_signal, self.must_save = happened.signal, happened.must_save
-        counters.add(happened)
+        counters.add(happened, self.config.info_metrics)
         self.is_learning, self.signals.patience = False, PATIENCE
         if not metrics:
             return {}

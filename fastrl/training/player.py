@@ -13,6 +13,7 @@ from fastrl.processes.machine import let_others_first
 from fastrl.processes.pulse import PULSE
 from fastrl.runs.timer import StageTimer
 from fastrl.training.agent import Agent
+from fastrl.training.infos import InfoRecorder
 from fastrl.training.placement import Placement
 
 
@@ -38,6 +39,8 @@ class Player:
         self._agent, self._buffer, self._timer = agent, buffer, timer
         # Only EnvPool has threads of its own.
         workers = [getattr(env, "worker_threads", frozenset()) for env in envs]
+        names, speaks = agent.config.info_metrics, agent.devices.is_global_zero
+        self._infos = InfoRecorder(names, speaks) if names else None
         self._placement = Placement(frozenset().union(*workers))
         if len(envs) > 1:  # stepping one half must not delay the policy that acts on the other
             let_others_first(frozenset().union(*workers))
@@ -84,6 +87,8 @@ class Player:
                         if len(step.rewards) != env.num_envs:
                             _check_number(env, len(step.rewards))
                         broken = buffer.record(t - 1, first_env, *step)
+                        if self._infos is not None:
+                            self._infos.record(env, step.terminated | step.truncated)
                         stored = perf_counter()
                         env_seconds += received - start
                         store_seconds += stored - received
@@ -99,7 +104,8 @@ class Player:
         self._timer.add("env", env_seconds)
         self._timer.add("act", act_seconds)
         self._timer.add("store", store_seconds)
-        return buffer.take_episodes()
+        episodes = buffer.take_episodes()
+        return episodes._replace(infos=self._infos.take()) if self._infos else episodes
 
 
 def _check_number(env: VectorEnv, number: int) -> None:

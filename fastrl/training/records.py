@@ -161,6 +161,7 @@ class Records:
         if result is None:
             return None
         metrics = {"Test/cumulative_reward": result.mean, "Test/return_std": result.std}
+        metrics |= {f"Test/{name}": mean for name, mean in result.info_means.items()}
         self.log(metrics)
         with self._signals.shielded():
             self._keep_if_best(result.mean, state)
@@ -290,6 +291,8 @@ class Records:
             "eval_return_std": result.std if result else None,
             "eval_episodes": len(result.returns) if result else 0,
             "eval_length_mean": result.mean_length if result else None,
+            "train_info_means": counters.info_means,
+            "eval_info_means": result.info_means if result else {},
             "target_return": config.target_return,
             "seconds_to_target": self.seconds_to_target,
             "steps_to_target": counters.env_steps if self.seconds_to_target else None,

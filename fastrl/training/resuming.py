@@ -145,7 +145,8 @@ def restored_counters(restored: dict[str, Any]) -> Counters:
         if len(restored.get("ranks") or [None] * num_ranks) != num_ranks:
             raise TypeError(f"its ranks are {len(restored['ranks'])}, not {num_ranks}")
         counters = Counters(**restored["counters"])
-        for name, default in vars(Counters()).items():
+        items: dict[str, Any] = {"unlogged_infos": {"": [0.0, 0.0]}, "recent_infos": {"": []}}
+        for name, default in {**vars(Counters()), **items}.items():
             if not _is_alike(value := getattr(counters, name), default):
                 raise TypeError(f"its counters.{name} is {value!r}")
         return counters
@@ -159,12 +160,14 @@ def restored_counters(restored: dict[str, Any]) -> Counters:
 def _is_alike(value: Any, default: Any) -> bool:
     """Returns whether a value has the form of the default: a number, list or dict of numbers.
 
-    Lists that begin empty may have any length.
+    Lists that begin empty may have any length; an item of a dict stands for all of its items.
     """
-    if isinstance(default, dict | list):
-        numbers = value.values() if isinstance(value, dict) else value
-        is_alike = type(value) is type(default) and len(value) == (len(default) or len(value))
-        return is_alike and all(_is_alike(number, 0.0) for number in numbers)
+    if isinstance(default, dict):
+        item = next(iter(default.values()), 0.0)
+        return type(value) is dict and all(_is_alike(x, item) for x in value.values())
+    if isinstance(default, list):
+        is_alike = type(value) is list and len(value) == (len(default) or len(value))
+        return is_alike and all(_is_alike(number, 0.0) for number in value)
     if type(default) is int:
         return type(value) is int and 0 <= value < 2**63
     return type(value) in (int, float)
