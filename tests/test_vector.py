@@ -108,6 +108,21 @@ def test_number_of_processes_without_processes_is_refused():
         PPO(TASK, **SETTINGS, num_workers=2)
 
 
+@pytest.mark.slow
+def test_ranks_with_processes_learn_what_they_do_without(tmp_path):
+    words = [word for word in TINY if word not in ("--env-id", "CartPole-v1")]
+    words += ["--env-id", "toy_envs:StatefulEnv", "--devices", "2", "--total-timesteps", "256"]
+    states = []
+    for vector in ("sync", "async"):
+        log_dir = tmp_path / vector
+        process = start(*words, "--vector", vector, "--log-dir", str(log_dir))
+        _, stderr = process.communicate(timeout=4 * START_SECONDS)
+        assert process.returncode == 0, stderr
+        states.append(load_checkpoint(next(log_dir.glob("ppo/*/*/checkpoints/last.pt")))["agent"])
+    for name, value in states[0]["policy"].items():
+        torch.testing.assert_close(states[1]["policy"][name], value, rtol=0, atol=0)
+
+
 # Signals
 
 OWN = shlex.split("--env-id toy_envs:StatefulEnv --vector async --num-workers 2 ")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import logging
 import mmap
 import pickle
@@ -218,6 +219,8 @@ def main(index: int, parent: int, bell: int, memory: int, request: int, answer: 
     # SIG_IGN, which the programs that environments start would inherit.
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda number, frame: None)
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(line_buffering=True)  # what environments print is not kept back
     log = logging.getLogger("fastrl")
     log.addHandler(_ToMain(bell))
     log.propagate = False
