@@ -191,6 +191,22 @@ def test_environments_that_draw_from_global_generators_are_seeded_and_saved():
         assert_equal(play(env, 3), first)
 
 
+class Telling(toy_envs.CountingEnv):
+    """Says in its info which it is, and something that cannot be sent."""
+
+    def step(self, action):
+        *others, _ = super().step(action)
+        return *others, {"seed": self.seed, "lock": threading.Lock(), "more": {"step": 1.5}}
+
+
+def test_infos_are_those_of_each_environment():
+    with closing(made(Telling)) as env:
+        env.reset()
+        play(env, 1)
+        infos = [{"seed": SEEDS[i], "more": {"step": 1.5}} for i in (2, 0)]
+        assert env.infos([2, 0]) == infos
+
+
 # Errors
 
 

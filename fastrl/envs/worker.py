@@ -10,6 +10,7 @@ import random
 import signal
 import sys
 import traceback
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import cloudpickle
@@ -141,10 +142,6 @@ class _Worker:
         """Seeds the next reset."""
         self._env.reseed(seeds)
 
-    def infos(self, envs: list[int]) -> list[dict[str, Any]]:
-        """Returns the infos of the last step of some environments."""
-        return self._env.infos(envs)
-
     def render(self) -> np.ndarray:
         """Returns a frame of the first environment."""
         return self._env.render()
@@ -156,6 +153,11 @@ class _Worker:
     def set_attr(self, name: str, values: list[Any]) -> None:
         """Sets an attribute of each environment."""
         self._env.set_attr(name, values)
+
+    def infos(self, envs: list[int]) -> list[dict[str, Any]]:
+        """Returns the infos of some environments, as far as they are numbers, words or arrays."""
+        infos = self._env.infos(envs)
+        return call(f"{self._env_id}: reading the info", lambda: [*map(_plain, infos)])
 
     def state_dict(self) -> dict[str, Any]:
         """Returns the state of the environments, and of generators that they may draw from."""
@@ -171,6 +173,16 @@ class _Worker:
         """Closes the environments."""
         if self._env is not None:
             self._env.close()
+
+
+def _plain(info: Mapping[Any, Any]) -> dict[Any, Any]:
+    """Returns what any process can read of an info."""
+    kinds = bool, int, float, str, np.generic, np.ndarray
+    return {
+        name: _plain(value) if isinstance(value, Mapping) else value
+        for name, value in info.items()
+        if isinstance(value, (*kinds, Mapping))
+    }
 
 
 def _state_of_generators() -> dict[str, Any]:
