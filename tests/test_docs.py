@@ -28,6 +28,7 @@ PAGES = (
     "own_algorithms.md",
     "own_environments.md",
     "schedules.md",
+    "trajectories.md",
 )
 """Pages whose blocks are run; a page must take less than about ten seconds of one core."""
 
