@@ -14,6 +14,8 @@ if __name__ == "__main__":  # before torch is imported, so that --help and mista
 
     raise SystemExit(command_line("droq", file=__file__))
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
@@ -31,10 +33,8 @@ class DroQ(SAC):
     config_class = DroQConfig
     config: DroQConfig
 
-    def _make_critics(self) -> Critics:
-        config = self.config
-        num_inputs = self.policy.num_inputs + self.policy.num_actions
-        return Critics(num_inputs, config.hidden_sizes, config.num_critics, config.layer_norm)
+    def _make_critics(self, **more: Any) -> Critics:
+        return super()._make_critics(layer_norm=self.config.layer_norm, **more)
 
     def build(self, minibatch: Transitions) -> None:
         """Has the engine build the gradient steps of the critics and of the actor, apart."""

@@ -31,6 +31,7 @@ from fastrl.config.schedules import value_at
 from fastrl.engine.optimizer import FlatAdam, FlatParameters
 from fastrl.models.critics import Critics, SquashedGaussianActor
 from fastrl.models.layers import frozen
+from fastrl.models.own import make_own
 from fastrl.ops.losses import soft_target, temporal_difference_loss
 from fastrl.processes.pulse import PULSE
 
@@ -84,7 +85,10 @@ class SAC(OffPolicyAgent):
     def _make_networks(self) -> None:
         config = self.config
         self.policy = SquashedGaussianActor(
-            self.observation_space, self.action_space, config.hidden_sizes
+            self.observation_space,
+            self.action_space,
+            config.hidden_sizes,
+            self.own_networks.get("actor"),
         ).to(self.device)
         self.critics = self._make_critics().to(self.device)
         self.target_critics = self._make_critics().to(self.device).requires_grad_(False)
@@ -94,7 +98,7 @@ class SAC(OffPolicyAgent):
         self.make_optimizers()
         for optimizer in (self.actor_optimizer, self.critic_optimizer):
             self.devices.broadcast(optimizer.flat)
-        self.target.flat.copy_(self.critic_optimizer.flat)
+        self.target_critics.load_state_dict(self.critics.state_dict())
 
     def make_optimizers(self) -> None:
         """Makes the optimisers and the gradient steps of critics and actor."""
@@ -115,9 +119,13 @@ class SAC(OffPolicyAgent):
         )
         self._summed_steps = [0, 0]  # of the critics and of the actor, since the last row
 
-    def _make_critics(self) -> Critics:
-        num_inputs = self.policy.num_inputs + self.policy.num_actions
-        return Critics(num_inputs, self.config.hidden_sizes, self.config.num_critics)
+    def _make_critics(self, **more: Any) -> Critics:
+        config, num_features = self.config, self.policy.num_inputs
+        if self.own_networks:
+            own = self.own_networks["critic"]
+            more["encoder"], num_features = make_own(self.policy.reader, own)
+        num_inputs = num_features + self.policy.num_actions
+        return Critics(num_inputs, config.hidden_sizes, config.num_critics, **more)
 
     @property
     def alpha(self) -> float:

@@ -24,9 +24,12 @@ DOCS = Path(__file__).parents[1] / "docs"
 PAGES = (
     "callbacks.md",
     "coming_from_sb3.md",
+    "fine_tuning.md",
     "from_python.md",
     "own_algorithms.md",
     "own_environments.md",
+    "own_losses.md",
+    "own_networks.md",
     "schedules.md",
     "trajectories.md",
 )

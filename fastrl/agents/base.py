@@ -14,8 +14,11 @@ from torch import Tensor, nn
 from fastrl.agents.evaluating import evaluate
 from fastrl.agents.naming import class_name, is_stock
 from fastrl.agents.networks import match_networks
+from fastrl.agents.own_networks import makers
 from fastrl.agents.reading import read_agent
 from fastrl.agents.running import learn, run_command
+from fastrl.agents.settings import settle
+from fastrl.agents.weights import freeze, load_weights
 from fastrl.callbacks.base import Callback
 from fastrl.config.command import Command
 from fastrl.config.decoupled import DecoupledConfig
@@ -28,7 +31,6 @@ from fastrl.envs.pools import open_envs
 from fastrl.envs.rebuild import Task, task_of
 from fastrl.envs.vector import Spaces, VectorEnv
 from fastrl.models.layers import evaluating
-from fastrl.presets import id_of, resolve
 from fastrl.processes.devices import Devices, make_devices
 from fastrl.processes.generators import generators_seeded
 from fastrl.processes.memory import check_memory
@@ -42,8 +44,6 @@ from fastrl.training.records import TrainResult
 from fastrl.training.resuming import checkpoint_labels
 
 AnyEnv = str | VectorEnv | gymnasium.Env | gymnasium.vector.VectorEnv | Callable[..., gymnasium.Env]
-
-_POLICIES_OF_OTHERS = ("MlpPolicy", "CnnPolicy", "MultiInputPolicy", "MlpLstmPolicy")
 
 
 class BaseAgent:
@@ -66,6 +66,7 @@ class BaseAgent:
         *,
         eval_env: Any = "auto",
         preset: str = "auto",
+        network: Any = None,
         devices: Devices | int | None = None,
         **settings: Any,
     ) -> None:
@@ -82,29 +83,22 @@ class BaseAgent:
                 environment, or an id. "auto": `env` made anew, if what made it is known. None: no
                 tests.
             preset: "auto" starts from the settings tuned for the task, "none" from the defaults.
+            network: networks of your own in front of the heads: a function of the space of what
+                they see (docs/own_networks.md), `module:callable`, or a mapping from "actor" and
+                "critic" to one each.
             devices: how many ranks; or where to train, if the caller launched them already.
             **settings: fields of the algorithm's config, by name.
 
         Raises:
             ValueError: an unknown task or setting, a value out of range, an unsupported space.
         """
-        if isinstance(env, str) and env in _POLICIES_OF_OTHERS:
-            raise ValueError(f"{env!r} is not a task: networks follow from the spaces, PPO(env)")
         if isinstance(devices, int):
             devices, settings = None, {"devices": devices, **settings}
-        if config is None:
-            self._command = resolve(self.config_class, self.algo, env, preset, settings)
-            config = self._command.config
-        elif not isinstance(config, self.config_class):
-            expected = self.config_class.__name__
-            raise ValueError(f"config must be a {expected}, not {config!r}; settings go by name")
-        elif settings:
-            raise ValueError(f"give a config or single settings, not both: {', '.join(settings)}")
-        else:
-            if id_of(env) not in ("", config.env_id):
-                config = config.replace(env_id=id_of(env))
-            self._command = Command(config=config, explicit=config.unlike_defaults())
+        self._command, own = settle(type(self), env, config, preset, network, settings)
+        config = self._command.config
         check_memory(config)
+        self.own_networks = makers(config, own)
+        """What makes the networks of "actor" and "critic", if they are of the user's own."""
         keep_freed_memory()
         self.config = config
         self.start_folder = working_folder()
@@ -280,6 +274,9 @@ class BaseAgent:
         signature = signature_of({**self.config.to_dict(), **own})
         return {"algo": self.algo, **own, **handed_over, **signature}
 
+    freeze = freeze
+    load_weights = load_weights
+
     def networks(self) -> dict[str, nn.Module]:
         """Returns the networks that learn, by name."""
         return {"policy": self.policy}
@@ -310,7 +307,8 @@ class BaseAgent:
             trust: import what the file names, such as an environment's `module:callable` or the
                 agent's class, although neither you name it nor a run of yours on this machine
                 wrote the file.
-            **settings: settings to change, by name, and `eval_env`.
+            **settings: settings to change, by name, `eval_env`, and what to keep of the file:
+                `keep_optimizer`, `keep_normalizer`, `keep_replay` (docs/fine_tuning.md).
 
         Raises:
             FileNotFoundError: the file is missing.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable
 from importlib import import_module
 from typing import Any
 
@@ -26,7 +27,8 @@ def is_loaded(name: Any) -> bool:
     """Tells whether a class is imported already, so that naming it runs no code."""
     if not isinstance(name, str):
         return False
-    return _is_stock_name(name) or _loaded(*name.partition(":")[::2]) is not None
+    module_name, _, qualname = name.partition(":")
+    return _is_stock_name(name) or _loaded(module_name, qualname) is not None
 
 
 def class_of(name: Any, source: str = "") -> Any:
@@ -56,6 +58,41 @@ def class_of(name: Any, source: str = "") -> Any:
         raise ValueError(f"{where}, but there is no class of that name")
     if not hasattr(found, "load_state_dict") or not hasattr(found, "algo"):
         raise ValueError(f"{where}, which is not an agent of fastrl")
+    return found
+
+
+def name_of_function(function: Any) -> str:
+    """Returns `module:callable` of a function or class; `<its name>` if that leads nowhere back."""
+    name = getattr(function, "__qualname__", type(function).__qualname__)
+    module = getattr(function, "__module__", None) or ""
+    if _loaded(module, name, callable) is not function:
+        return f"<{name.replace('<', '').replace('>', '')}>"
+    return class_name(function)
+
+
+def is_loaded_function(name: str) -> bool:
+    """Tells whether a function is imported already, so that naming it runs no code."""
+    module_name, _, qualname = name.partition(":")
+    return _loaded(module_name, qualname, callable) is not None
+
+
+def function_of(name: str) -> Any:
+    """Returns a function by its name, whose module it imports; the name must be trusted.
+
+    Raises:
+        ValueError: there is no such function, or its module cannot be imported.
+    """
+    module_name, _, qualname = name.partition(":")
+    found = _loaded(module_name, qualname, callable)
+    if found is None and module_name == "__main__":
+        raise ValueError(
+            f"{name} is a function of a script: load it there, or put it into a module; "
+            "network= takes it again"
+        )
+    if found is None:
+        found = _found(_imported(module_name, name), qualname, callable)
+    if found is None:
+        raise ValueError(f"{name}: there is no function or class of that name")
     return found
 
 
@@ -93,12 +130,16 @@ def _is_stock_name(name: str) -> bool:
     return name.startswith(tuple(f"fastrl.{algo}:" for algo in _STOCK))
 
 
-def _loaded(module_name: str, qualname: str) -> Any:
-    """Returns a class of a module that was imported before, or of this script; else None."""
+def _is_class(value: Any) -> bool:
+    return isinstance(value, type)
+
+
+def _loaded(module_name: str, qualname: str, fits: Callable[[Any], bool] = _is_class) -> Any:
+    """Returns what fits of a module that was imported before, or of this script; else None."""
     main = sys.modules["__main__"]
     if getattr(getattr(main, "__spec__", None), "name", "") == module_name:
-        return _found(main, qualname)
-    return _found(sys.modules.get(module_name), qualname)
+        return _found(main, qualname, fits)
+    return _found(sys.modules.get(module_name), qualname, fits)
 
 
 def _imported(module_name: str, name: str) -> Any:
@@ -110,8 +151,8 @@ def _imported(module_name: str, name: str) -> Any:
         raise ValueError(f"{name}: importing it raised {type(error).__name__}: {error}") from error
 
 
-def _found(holder: Any, qualname: str) -> Any:
-    """Returns a class in a module or class; None if there is none. It runs no code."""
+def _found(holder: Any, qualname: str, fits: Callable[[Any], bool] = _is_class) -> Any:
+    """Returns what fits in a module or class; None if there is none. It runs no code."""
     for part in qualname.split("."):
         holder = vars(holder).get(part) if hasattr(holder, "__dict__") else None
-    return holder if isinstance(holder, type) else None
+    return holder if fits(holder) else None

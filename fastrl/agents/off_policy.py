@@ -248,6 +248,14 @@ class OffPolicyAgent(BaseAgent):
         elif replay is not None:
             self.replay.load_state_dict(replay)
 
+    def forget_replay(self) -> None:
+        """Begins with an empty replay buffer, in place of that of a loaded checkpoint.
+
+        Its rows would be of another task, or of another number of environments.
+        """
+        self.saved_replay = None
+        self.num_env_steps = self.num_gradient_steps = 0
+
     def _check_replay(self, state: Any) -> None:
         """Raises ValueError unless this is a ring of rows of the spaces that are played here."""
         valid = state.get("valid") if isinstance(state, dict) else None

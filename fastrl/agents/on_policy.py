@@ -95,6 +95,7 @@ class OnPolicyAgent(BaseAgent):
             log_std_init=config.log_std_init,
             normalize_observations=config.observation_normalization,
             encoder=config.encoder,
+            **({"networks": self.own_networks} if self.own_networks else {}),
             **more,
         )
 
@@ -141,9 +142,12 @@ class OnPolicyAgent(BaseAgent):
 
     def widest_layer(self) -> int:
         """Returns the numbers that the widest layer takes or makes of a row."""
-        config = self.config
-        sizes = *config.hidden_sizes, *config.critic_hidden_sizes
-        return max(math.prod(self.policy.reader.pixels_shape), *sizes)
+        config, row = self.config, math.prod(self.policy.reader.pixels_shape)
+        if config.network:
+            row = math.prod(self.observation_space.shape or ())
+            widths = [max(x.shape, default=1) for x in self.policy.parameters()]
+            return max(row, *widths)
+        return max(row, *config.hidden_sizes, *config.critic_hidden_sizes)
 
     def make_rollout(self, batch_size: int, kind: Any = RolloutBuffer, **more: Any) -> Any:
         """Allocates a rollout whose minibatches have `batch_size` rows; `more` is of its kind."""
@@ -301,10 +305,11 @@ class OnPolicyAgent(BaseAgent):
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Takes a state back; raises ValueError, before it takes any, if it is another agent's."""
         self.match(state)
+        has_scale = self.reward_scale is not None and state.get("reward_scale") is not None
         adapted = () if "learning_rate" in state else ("learning_rate",)
-        check_state(self, state, *adapted, *(() if self.reward_scale else ("reward_scale",)))
+        check_state(self, state, *adapted, *(() if has_scale else ("reward_scale",)))
         self.policy.load_state_dict(state["policy"])
-        if self.reward_scale is not None:
+        if self.reward_scale is not None and has_scale:
             self.reward_scale.load_state_dict(state["reward_scale"])
         self.optimizer.load_state_dict(state["optimizer"])
         if "learning_rate" in state:  # else schedules set it

@@ -5,7 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from fastrl.agents.fine_tuning import begin_parts_anew, take_keeps
 from fastrl.agents.naming import class_to_load, is_loaded
+from fastrl.agents.own_networks import is_known
 from fastrl.config.effects import check_effects
 from fastrl.config.resume import check_beginnings
 from fastrl.config.trust import check_named
@@ -28,6 +30,7 @@ def read_agent(kind: Any, path: str | Path, env: Any, trust: bool, settings: dic
     env = settings.pop("env_id", None) if env is None else env
     if "env_id" in settings:
         raise ValueError(f"give env or env_id, not both: {env!r} and {settings['env_id']!r}")
+    network, keeps = settings.pop("network", None), take_keeps(kind, settings)
     given = dict(settings)
     if env is not None and not isinstance(env, str):
         settings = {**facts_of(env), "env_kwargs": (), **settings}
@@ -37,7 +40,7 @@ def read_agent(kind: Any, path: str | Path, env: Any, trust: bool, settings: dic
     if not isinstance(saved, dict):
         raise ValueError(f"{path} holds no agent of {kind.algo} with its config")
     try:
-        config = kind.config_class.from_dict(saved)
+        config = before = kind.config_class.from_dict(saved)
     except (TypeError, ValueError) as error:
         raise ValueError(f"{path}: {one_line(error)}") from error
     recorded = state.get("class")
@@ -45,6 +48,8 @@ def read_agent(kind: Any, path: str | Path, env: Any, trust: bool, settings: dic
     # The class of a script cannot be imported by its name, so that it names no code.
     if not recorded or is_loaded(recorded) or str(recorded).startswith("__main__:"):
         named_again.add("agent")
+    if network is not None or is_known(config.network):
+        named_again.add("network")
     named = {**config.to_dict(), "agent": recorded or ""}
     check_named(named, state.get("signature"), path, trust=trust, named_again=named_again)
     make: Any = class_to_load(recorded, kind, str(path))
@@ -62,10 +67,11 @@ def read_agent(kind: Any, path: str | Path, env: Any, trust: bool, settings: dic
     config = change(**settings)
     check_effects(config, given)
     check_beginnings(config, saved, path, "seed", "alpha")
-    agent = make(config.env_id if env is None else env, config, **tests)
+    agent = make(config.env_id if env is None else env, config, network=network, **tests)
     with naming(path):
         agent.load_state_dict(learner)
         if place := agent.not_finite():
             raise ValueError(f"its {place} is not finite: the training diverged")
     agent.begin_anew(given)
+    begin_parts_anew(agent, path, before, env, given, keeps)
     return agent

@@ -27,6 +27,8 @@ class Command:
     """Words to print if a preset was allowed, but the task has none."""
     agent: str = ""
     """Class that trains in place of the algorithm's own, as module:Class."""
+    origin: str = ""
+    """Line on the file that the agent was loaded from, in place of that on the preset."""
     cut_of_preset: str = ""
     """Line to print if a preset was adjusted to fit the other settings."""
 
@@ -57,6 +59,8 @@ def describe(command: Command) -> str:
         lines[0] += f", {num_steps:,} steps in rollouts of {config.steps_per_update:,}"
     if command.resume is not None:
         lines.append(f"resume {command.resume}")
+    elif command.origin:
+        lines.append(command.origin)
     elif command.preset_settings:
         lines.append(f"preset {config.env_id}: {_assignments(command.preset_settings)}")
     else:

@@ -55,8 +55,10 @@ _TABLE = {
     "dropout_rate": "dropout",
     "hidden_sizes": "net_arch hidden_dims hidden_size actor_hidden_dims critic_hidden_dims units "
     "lstm_hidden_size rnn_hidden_size rnn_hidden_dim",
-    "hidden_sizes activation_function ortho_init log_std_init": "policy_kwargs network_kwargs",
+    "hidden_sizes activation_function ortho_init log_std_init": "policy_kwargs",
     "activation_function": "activation_fn activation",
+    "network": "features_extractor_class features_extractor custom_network",
+    "network_kwargs": "features_extractor_kwargs",
     "shared_network": "share_features_extractor separate",
     "log_std_init": "init_noise_std",
     "rnn": "rnn_type",

@@ -11,6 +11,7 @@ import textwrap
 from dataclasses import dataclass
 from typing import Any, Literal, Self, get_type_hints
 
+from fastrl.config.networks import check_arguments, check_network
 from fastrl.config.other_names import hint_for
 from fastrl.config.schedules import SCHEDULE_OF, SCHEDULES, name_of
 from fastrl.config.values import as_kind, read_value
@@ -85,6 +86,12 @@ class RunConfig:
     """Never sample actions that the environment's info["action_mask"] forbids. A key action_mask in
     a Dict observation is used without this flag."""
 
+    network: tuple[str, ...] = ()
+    """Networks of your own in front of the heads, as module:callable, which takes the space of the
+    inputs; actor=module:callable critic=module:callable for one each."""
+    network_kwargs: tuple[str, ...] = ()
+    """Further arguments of these callables, as name=value; from Python and YAML also a mapping."""
+
     accelerator: Literal["auto", "cpu", "cuda", "gpu"] = "auto"
     """Type of device to train on; auto: a GPU if there is one. --cuda is short for --accelerator
     cuda."""
@@ -147,14 +154,9 @@ class RunConfig:
         in_range(self, 1, _MOST_FRAMES, "frame_stack", "action_repeat")
         in_range(self, 0, _LARGEST_SIDE, "resize")
         check_info_metrics(self.info_metrics)
-        for setting in self.env_kwargs:
-            name, equals, value = setting.partition("=")
-            if not name.isidentifier() or not equals:
-                raise ValueError(f"env_kwargs must be written name=value, not {setting!r}")
-            try:
-                read_value(value)
-            except ValueError as error:
-                raise ValueError(f"env_kwargs: {name}: {error}") from error
+        for name in ("env_kwargs", "network_kwargs"):
+            check_arguments(name, getattr(self, name))
+        check_network(self)
         at_least(self, 0, "seed", "eval_every", "checkpoint_every", "rank_timeout")
         one_of(self, "strategy", "auto", "ddp")
         one_of(self, "num_pools", 0, 1, 2)

@@ -28,7 +28,11 @@ from typing import Any
 from fastrl.config.values import read_value
 
 # Settings whose value may be `module:callable`, which is then imported.
-NAMING_CODE = ("env_id", "agent", "callback", "lr_schedule", "clip_schedule", "ent_schedule")
+NAMING_CODE = (
+    *("env_id", "agent", "network", "callback"),
+    *("lr_schedule", "clip_schedule", "ent_schedule"),
+)
+ARGUMENTS = ("env_kwargs", "network_kwargs")  # of what these name
 
 _CODE = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_]\S*")
 _INSTALLERS = {"pip", "pkg_resources", "setuptools"}  # they come with Python
@@ -45,10 +49,20 @@ def code_named_in(settings: Mapping[str, Any]) -> dict[str, Any]:
         settings: plain values by name, as of `RunConfig.to_dict`.
     """
     named = {name: settings[name] for name in NAMING_CODE if ":" in str(settings.get(name) or "")}
-    arguments = list(settings.get("env_kwargs") or ())
-    if arguments and (named or any(map(_CODE.fullmatch, _texts_of(arguments)))):
-        named["env_kwargs"] = arguments
+    named = {x: list(y) if isinstance(y, tuple) else y for x, y in named.items()}
+    has_names = bool(named)
+    for name in ARGUMENTS:
+        arguments = list(settings.get(name) or ())
+        if arguments and (has_names or any(map(_CODE.fullmatch, _texts_of(arguments)))):
+            named[name] = arguments
     return named
+
+
+def _code_in(named: Mapping[str, Any]) -> list[str]:
+    """Returns what is named, each as module:callable."""
+    values = (named.get(name, "") for name in NAMING_CODE)
+    texts = [str(x) for y in values for x in (y if isinstance(y, list) else [y])]
+    return [text.removeprefix("actor=").removeprefix("critic=") for text in texts]
 
 
 def signature_of(settings: Mapping[str, Any]) -> dict[str, str]:
@@ -94,6 +108,7 @@ def check_named(
         ways = {
             "env_id": "--env-id, env= in Python",
             "agent": "--agent, its class in Python",
+            "network": "network= in Python",
             "callback": "--callback, callback= in Python",
         }
         again = "; ".join(ways.get(name, f"{name}=") for name in NAMING_CODE if name in rest)
@@ -110,7 +125,8 @@ def check_given(settings: Mapping[str, Any], source: object) -> None:
     Other modules count as named by the user.
     """
     named = code_named_in(settings)
-    for text in (*_names_in(named), *_texts_of(named.get("env_kwargs", ()))):
+    arguments = [text for name in ARGUMENTS for text in named.get(name, ())]
+    for text in (*_code_in(named), *_texts_of(arguments)):
         if _CODE.fullmatch(text) and is_part_of_python(text.partition(":")[0]):
             raise ValueError(
                 f"{source} wants to run {_shown(named)}, a part of Python itself; a file of "
@@ -133,16 +149,11 @@ def is_part_of_python(module: str) -> bool:
     return origin.is_relative_to(paths["stdlib"]) and not is_installed
 
 
-def _names_in(named: Mapping[str, Any]) -> list[Any]:
-    """Returns each `module:callable` of the settings that name code; one may have several."""
-    values = [named[name] for name in NAMING_CODE if name in named]
-    return [x for value in values for x in (value if isinstance(value, list | tuple) else [value])]
-
-
 def _shown(named: Mapping[str, Any]) -> str:
     """Returns code and arguments as a call on one line, shortened if it is long."""
-    code = " ".join(map(str, _names_in(named)))
-    text = f"{code}({', '.join(map(str, named.get('env_kwargs', ())))})"
+    code = " ".join(filter(None, _code_in(named)))
+    arguments = [str(text) for name in ARGUMENTS for text in named.get(name, ())]
+    text = f"{code}({', '.join(arguments)})"
     text = text if text.isprintable() else repr(text)
     return text if len(text) <= _MOST_SHOWN else f"{text[:_MOST_SHOWN]}..."
 

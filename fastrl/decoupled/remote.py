@@ -48,7 +48,7 @@ class RemoteLearner:
         self.algo, self.start_folder = agent.algo, agent.start_folder
         self.devices, self.engine = agent.devices, agent.engine
         self.envs: list[VectorEnv] = agent.envs
-        self.task, self.labels = agent.task, agent.labels
+        self.task, self.labels, self.networks = agent.task, agent.labels, agent.networks
         self.channel: RolloutChannel = agent.channel(agent)
         self.rank_state = tuple(x for x in agent.rank_state if x in self.channel.player_state)
         self.messages = MessageChannel()

@@ -193,17 +193,14 @@ class NativeCritics:
 
         def draw(generator: torch.Generator) -> tuple[Tensor, ...]:
             num_inputs = self._critics.weights[0].shape[1]
-            rows = torch.randn(NUM_ROWS, num_inputs, generator=generator)
-            obs, actions = rows[:, 1:], rows[:, :1]
-            return obs, actions.requires_grad_()
+            return (torch.randn(NUM_ROWS, num_inputs, generator=generator).requires_grad_(),)
 
-        return [Twin(self._critics, "forward", self.forward, draw, True)]
+        return [Twin(self._critics, "values", self.values, draw, True)]
 
-    def forward(self, obs: Tensor, actions: Tensor, masks: Tensor | None = None) -> Tensor:
-        """As `Critics.forward`."""
+    def values(self, x: Tensor, masks: Tensor | None = None) -> Tensor:
+        """As `Critics.values`."""
         if masks is not None:
-            return type(self._critics).forward(self._critics, obs, actions, masks)
-        x = torch.cat([obs.float(), actions], 1)
+            return type(self._critics).values(self._critics, x, masks)
         weights, biases = list(self._critics.weights), list(self._critics.biases)
         return dense_stack(x, weights, biases, "relu").squeeze(-1)
 
@@ -259,20 +256,28 @@ def _rows_of(space: gymnasium.Space, generator: torch.Generator) -> tuple[Tensor
 
 def network_of(trunk: nn.Module, heads: list[nn.Linear]) -> DenseNetwork:
     """Returns the layers of a trunk over vectors and of heads on it, as the kernels take them."""
-    hidden = [layer for layer in trunk.children() if isinstance(layer, nn.Linear)]
+    hidden = [layer for layer in _layers_of(trunk) if isinstance(layer, nn.Linear)]
     return DenseNetwork(*[[(x.weight, x.bias) for x in layers] for layers in (hidden, heads)])
 
 
 def activation_of(trunk: nn.Module) -> str:
     """Returns the name of the activation of a trunk that the kernels know."""
-    kind = type(list(trunk.children())[1])
+    kind = type(_layers_of(trunk)[1])
     return next(name for name, known in ACTIVATIONS.items() if known is kind)
+
+
+def _layers_of(trunk: nn.Module) -> list[nn.Module]:
+    """Returns the innermost layers in the order in which they were made.
+
+    Whether a trunk of the user's own takes them one after the other, the proof finds out.
+    """
+    return [layer for layer in trunk.modules() if not layer._modules]
 
 
 def _why_not_trunk(trunk: nn.Module) -> list[str]:
     """Says why the kernels do not know a trunk: they know nn.Linear and an activation, in turn."""
-    layers = list(trunk.children())
-    if type(trunk) is not nn.Sequential or len(layers) < 2 or len(layers) % 2:
+    layers = _layers_of(trunk)
+    if len(layers) < 2 or len(layers) % 2:
         return ["the kernels know hidden layers that are nn.Linear and an activation, in turn"]
     reasons = [reason for layer in layers[::2] for reason in _why_not_linear(layer)]
     kinds = {type(layer) for layer in layers[1::2]}

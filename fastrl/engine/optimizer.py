@@ -6,7 +6,9 @@ anything: a single all-reduce over `[P]`.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
+from itertools import accumulate, pairwise
 from typing import Any, ClassVar
 
 import torch
@@ -127,11 +129,29 @@ class FlatOptimizer(FlatParameters):
         self.reset()
 
     def adopt(self, module: nn.Module) -> bool:
-        """As `FlatParameters.adopt`; for parameters of other shapes the state begins anew."""
-        fits = super().adopt(module)
+        """As `FlatParameters.adopt`; the state begins anew, unless some were frozen and no more."""
+        before, fits = self._places(), super().adopt(module)
         if not fits and hasattr(self, "eps"):
+            kept, now = self.state_dict(), self._places()
             self.reset()
+            if now.keys() <= before.keys():
+                self._take_pieces(kept, [(now[x], before[x]) for x in now])
         return fits
+
+    def _places(self) -> dict[Any, slice]:
+        """Returns where each parameter is in the vector, by what it was described as."""
+        ends = list(accumulate(math.prod(shape) for _, shape, _ in self._described))
+        places = pairwise([0, *ends])
+        return {x: slice(*place) for x, place in zip(self._described, places, strict=True)}
+
+    def _take_pieces(self, kept: dict[str, Tensor], places: list[tuple[slice, slice]]) -> None:
+        """Takes of an earlier state what it says of some parameters, and its numbers."""
+        for name, tensor in self.state_dict().items():
+            if tensor.dim():
+                for mine, theirs in places:
+                    tensor[mine] = kept[name][theirs]
+            else:
+                tensor.copy_(kept[name])
 
     def reset(self) -> None:
         """Makes the state in which training begins."""

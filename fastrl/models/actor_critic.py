@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from fastrl.models.distributions import make_action_head
 from fastrl.models.encoders import Inputs, Reader, features_of, make_trunk
 from fastrl.models.layers import linear
+from fastrl.models.own import NetworksOf, make_own
 
 
 class ActorCritic(nn.Module):
@@ -28,6 +29,7 @@ class ActorCritic(nn.Module):
         log_std_init: float,
         normalize_observations: bool,
         encoder: str = "auto",
+        networks: NetworksOf | None = None,
     ) -> None:
         """Makes the networks.
 
@@ -43,19 +45,27 @@ class ActorCritic(nn.Module):
             log_std_init: initial logarithm of the standard deviation of Box actions.
             normalize_observations: put a running normaliser in front of vectors.
             encoder: the convolutions over pixels: "auto", "nature", "impala" or "minatar".
+            networks: what makes other networks in front of the heads; those of `hidden_sizes`,
+                `activation` and `encoder` are not made then.
 
         Raises:
-            ValueError: a space is not supported, or a setting has no effect on it.
+            ValueError: a space is not supported, or a setting has no effect on it; or a network
+                gives no features.
         """
         super().__init__()
         self.reader = Reader(observation_space)
         self.normalizer = self.reader.make_normalizer() if normalize_observations else None
-        how = activation, ortho_init, encoder
-        self.actor, num_features = make_trunk(self.reader, hidden_sizes, *how)
+
+        def make(which: str, sizes: tuple[int, ...]) -> tuple[nn.Module, int]:
+            if networks:
+                return make_own(self.reader, networks[which])
+            return make_trunk(self.reader, sizes, activation, ortho_init, encoder)
+
+        self.actor, num_features = make("actor", hidden_sizes)
         self.critic, num_critic_features = None, num_features
         if not shared:
             sizes = critic_hidden_sizes or hidden_sizes
-            self.critic, num_critic_features = make_trunk(self.reader, sizes, *how)
+            self.critic, num_critic_features = make("critic", sizes)
         action_gain, value_gain = (0.01, 1.0) if ortho_init else (None, None)
         self.head = make_action_head(
             action_space, num_features, squash_actions, log_std_init, action_gain

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from fastrl.models.distributions import Bounds
 from fastrl.models.encoders import Reader
 from fastrl.models.layers import linear, mlp
+from fastrl.models.own import MakeNetwork, make_own
 from fastrl.ops.squashed_normal import LOG_STD_MAX, LOG_STD_MIN, squashed_normal
 from fastrl.spaces.actions import check_action_space, float32_bounds
 
@@ -33,14 +34,16 @@ class Critics(nn.Module):
         hidden_sizes: tuple[int, ...],
         num_critics: int,
         layer_norm: bool = False,
+        encoder: nn.Module | None = None,
     ) -> None:
         """Makes the networks, each initialised as torch initialises a linear layer.
 
         Args:
-            num_inputs: O + A.
+            num_inputs: O + A; with an encoder, its features in place of O.
             hidden_sizes: widths of the hidden layers.
             num_critics: E.
             layer_norm: put a layer norm behind each hidden layer.
+            encoder: a network of the user's own in front of all critics.
         """
         super().__init__()
         self.num_critics, self.hidden_sizes, self.layer_norm = num_critics, hidden_sizes, layer_norm
@@ -56,6 +59,7 @@ class Critics(nn.Module):
         for size in hidden_sizes if layer_norm else ():
             self.scales.append(nn.Parameter(torch.ones(num_critics, 1, size)))
             self.shifts.append(nn.Parameter(torch.zeros(num_critics, 1, size)))
+        self.encoder = encoder
 
     def num_mask_values(self, num_rows: int) -> int:
         """Returns how many values the dropout masks of one pass over `num_rows` rows have."""
@@ -74,8 +78,12 @@ class Critics(nn.Module):
             actions: `[B, A]`, scaled to [-1, 1].
             masks: dropout as factors, 0 or 1 / (1 - rate), `[num_mask_values(B)]`; None: none.
         """
-        num_rows = len(obs)
-        x = torch.cat([obs.float(), actions], 1)
+        features = obs.float() if self.encoder is None else self.encoder(obs).float()
+        return self.values(torch.cat([features, actions], 1), masks)
+
+    def values(self, x: Tensor, masks: Tensor | None = None) -> Tensor:
+        """Returns the values `[E, B]` of features and actions `[B, num_inputs]`."""
+        num_rows = len(x)
         x = x.expand(self.num_critics, -1, -1)
         offset = 0
         for layer, size in enumerate(self.hidden_sizes):
@@ -123,6 +131,7 @@ class SquashedGaussianActor(nn.Module):
         observation_space: gymnasium.Space,
         action_space: gymnasium.Space,
         hidden_sizes: tuple[int, ...],
+        network: MakeNetwork | None = None,
     ) -> None:
         """Makes the network.
 
@@ -130,9 +139,10 @@ class SquashedGaussianActor(nn.Module):
             observation_space: of the rows, from `spaces.observation_rows`; no pixels.
             action_space: a bounded one-dimensional Box.
             hidden_sizes: widths of the hidden layers.
+            network: what makes a network in front of them.
 
         Raises:
-            ValueError: a space is not supported.
+            ValueError: a space is not supported, or the network gives no features.
         """
         super().__init__()
         box = gymnasium.spaces.Box
@@ -148,7 +158,11 @@ class SquashedGaussianActor(nn.Module):
             )
         check_action_space(action_space)
         self.num_inputs, (self.num_actions,) = self.reader.vector_size, action_space.shape
-        self.trunk = mlp(self.num_inputs, hidden_sizes, "relu", ortho_init=False)
+        if network is None:
+            self.trunk = mlp(self.num_inputs, hidden_sizes, "relu", ortho_init=False)
+        else:
+            own, num_features = make_own(self.reader, network)
+            self.trunk = nn.Sequential(own, *mlp(num_features, hidden_sizes, "relu", False))
         self.head = linear(hidden_sizes[-1], 2 * self.num_actions)
         self.bounds = Bounds(*map(torch.as_tensor, float32_bounds(action_space)))
 

@@ -17,6 +17,7 @@ from fastrl.models.actor_critic import full_precision
 from fastrl.models.distributions import CategoricalHead, make_action_head
 from fastrl.models.encoders import Inputs, Reader, features_of, make_trunk
 from fastrl.models.layers import linear
+from fastrl.models.own import NetworksOf, make_own
 from fastrl.models.rnn import Memory
 
 
@@ -38,6 +39,7 @@ class RecurrentActorCritic(nn.Module):
         log_std_init: float,
         normalize_observations: bool,
         encoder: str = "auto",
+        networks: NetworksOf | None = None,
     ) -> None:
         """Makes the networks.
 
@@ -54,9 +56,12 @@ class RecurrentActorCritic(nn.Module):
             log_std_init: initial logarithm of the standard deviation of Box actions.
             normalize_observations: put a running normaliser in front of vectors.
             encoder: the convolutions over pixels: "auto", "nature", "impala" or "minatar".
+            networks: what makes other networks in front of the memory; of `hidden_sizes` only the
+                last counts then.
 
         Raises:
-            ValueError: a space is not supported, or a setting has no effect on it.
+            ValueError: a space is not supported, or a setting has no effect on it; or a network
+                gives no features.
         """
         super().__init__()
         self.reader = Reader(observation_space)
@@ -77,13 +82,15 @@ class RecurrentActorCritic(nn.Module):
             )
         num_memories = 1 if shared else 2
         trunks = [
-            make_trunk(self.reader, widths, activation, ortho_init, encoder)
-            for _ in range(num_memories)
+            make_own(self.reader, networks[which])
+            if networks
+            else make_trunk(self.reader, widths, activation, ortho_init, encoder)
+            for which in ("actor", "critic")[:num_memories]
         ]
         self.encoders = nn.ModuleList(trunk for trunk, _ in trunks)
-        memory_inputs = trunks[0][1] + self.previous_size
         memories = [
-            Memory(rnn, memory_inputs, num_features, ortho_init) for _ in range(num_memories)
+            Memory(rnn, num_inputs + self.previous_size, num_features, ortho_init)
+            for _, num_inputs in trunks
         ]
         self.memories = nn.ModuleList(memories)
         self.memory_sizes = [memory.state_size for memory in memories]

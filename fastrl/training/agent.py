@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
-from torch import Tensor
+from torch import Tensor, nn
 
 from fastrl.buffers.rollout import RolloutBuffer
 from fastrl.engine.engine import Engine
@@ -88,6 +88,10 @@ class Agent(Protocol):
 
     def labels(self) -> dict[str, Any]:
         """Returns what config.yaml says of the agent: `runs.folder.LABELS`."""
+        ...
+
+    def networks(self) -> dict[str, nn.Module]:
+        """Returns the networks that learn, by name."""
         ...
 
     def match(self, state: dict[str, Any]) -> None:

@@ -28,7 +28,23 @@ def lines_about(agent: Agent, rows: Tensor) -> list[str]:
     """
     row = agent.envs[0].single_observation_space
     hints = [*_about_observations(agent, rows.cpu()), *_about_actions(agent)]
-    return [f"observations: {in_words(row)}", *[f"hint: {hint}" for hint in hints]]
+    words = f"observations: {in_words(row)}"
+    return [words, *_about_networks(agent), *[f"hint: {hint}" for hint in hints]]
+
+
+def _about_networks(agent: Agent) -> list[str]:
+    """Returns a line about networks of the user's own and frozen weights, if there are any."""
+    config = agent.config
+    weights = [x for network in agent.networks().values() for x in network.parameters()]
+    num_learning = sum(x.numel() for x in weights if x.requires_grad)
+    num_frozen = sum(x.numel() for x in weights) - num_learning
+    if not config.network and not num_frozen:
+        return []
+    called = " and ".join(config.network) or "as the spaces ask"
+    if config.network_kwargs:
+        called += f" with {', '.join(config.network_kwargs)}"
+    kept = f", {num_frozen:,} are frozen" if num_frozen else ""
+    return [f"network: {called}; {num_learning:,} weights of the agent learn{kept}"]
 
 
 def _about_observations(agent: Agent, rows: Tensor) -> list[str]:

@@ -1,0 +1,129 @@
+"""Networks of the user's own in front of the heads: what they see, and what they must give.
+
+A network gets one tensor `[B, *shape]`, or of several parts a dict of them by name. All are
+float32: vectors in the shape of their space and normalised if that is asked for, `Discrete` and
+`MultiDiscrete` as one-hot vectors, images in [0, 1] with the channels first. It gives features
+`[B, F]`. An action mask is not shown to it. Letters: B rows, F features, C x H x W pixels.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+
+import gymnasium
+import numpy as np
+import torch
+from gymnasium import spaces
+from torch import Tensor, nn
+
+from fastrl.models.encoders import Reader
+from fastrl.models.layers import evaluating
+from fastrl.spaces.observations import MASK_KEY, PackedRow
+from fastrl.spaces.parts import width_of
+from fastrl.spaces.pixels import channel_axis, is_pixels, with_channels
+
+MakeNetwork = Callable[[gymnasium.Space], nn.Module]
+"""What makes a network of the space of its inputs, from `space_seen`."""
+
+NetworksOf = Mapping[str, MakeNetwork]
+"""What makes the networks of "actor" and "critic"."""
+
+
+def space_seen(row: gymnasium.Space) -> gymnasium.Space:
+    """Returns the space of what a network gets of the rows of a space from `observation_rows`.
+
+    A Box of float32, or a Dict of such by name; nested names are joined by a dot.
+    """
+    parts = _parts_of(row)
+    seen: dict[str, gymnasium.Space] = {name: _box_seen(part) for name, part in parts.items()}
+    return seen[""] if list(seen) == [""] else spaces.Dict(seen)
+
+
+class OwnNetwork(nn.Module):
+    """Hands the parts of an observation to a network, each in its own shape."""
+
+    def __init__(self, reader: Reader, network: nn.Module) -> None:
+        """Holds the network; the reader says which parts there are."""
+        super().__init__()
+        self.network = network
+        self._brightest = reader.brightest
+        parts = _parts_of(reader.space)
+        self._images = {name: _box_seen(x).shape for name, x in parts.items() if is_pixels(x)}
+        self._vectors = {name: _shape_of(x) for name, x in parts.items() if not is_pixels(x)}
+        self._is_one = list(parts) == [""]
+
+    def forward(self, *inputs: Tensor | None) -> Tensor:
+        """Returns features `[B, F]` of a vector; of pixels; or of pixels and a vector."""
+        pixels, vector = inputs if len(inputs) == 2 else (None, inputs[0])
+        if not self._vectors:
+            pixels, vector = inputs[0], None
+        parts: dict[str, Tensor] = {}
+        if pixels is not None:
+            images = pixels.float().contiguous() / self._brightest
+            sizes = [shape[0] for shape in self._images.values()]
+            parts |= dict(zip(self._images, images.split(sizes, 1), strict=True))
+        if vector is not None:
+            widths = [math.prod(shape) for shape in self._vectors.values()]
+            values = vector.float().split(widths, 1)
+            for (name, shape), part in zip(self._vectors.items(), values, strict=True):
+                parts[name] = part if len(shape) == 1 else part.unflatten(1, shape)
+        return self.network(parts[""] if self._is_one else parts)
+
+
+def make_own(reader: Reader, make: MakeNetwork) -> tuple[nn.Module, int]:
+    """Returns a network of the user's own over the parts of a row, and its number of features F.
+
+    It stands for what `make_trunk` returns. One that takes a plain vector is returned as it is.
+
+    Args:
+        reader: says which parts there are.
+        make: makes the network.
+
+    Raises:
+        ValueError: it is no module, or does not give float features `[B, F]`.
+    """
+    network = make(space_seen(reader.space))
+    if not isinstance(network, nn.Module):
+        raise ValueError(f"a network must be a torch.nn.Module, not {type(network).__name__}")
+    is_plain = reader.is_flat or reader.is_one_hot
+    trunk = network if is_plain else OwnNetwork(reader, network)
+    row, count = reader.space, 2
+    blank = torch.from_numpy(np.zeros((count, *(row.shape or ())), row.dtype))
+    inputs = reader.read(blank)
+    given = (inputs.vector,) if inputs.pixels is None else (inputs.pixels, inputs.vector)
+    # What it draws here must not change what is drawn for the weights that come after it.
+    with torch.no_grad(), evaluating(trunk), torch.random.fork_rng(devices=[]):
+        features = trunk(*given)
+    if not isinstance(features, Tensor) or features.dim() != 2 or len(features) != count:
+        found = list(features.shape) if isinstance(features, Tensor) else type(features).__name__
+        raise ValueError(f"a network must give features [B, F]; of {count} rows it gave {found}")
+    if not features.is_floating_point():
+        raise ValueError(f"a network must give floating-point features, not {features.dtype}")
+    return trunk, features.shape[1]
+
+
+def _parts_of(row: gymnasium.Space) -> dict[str, gymnasium.Space]:
+    """Returns the parts of a row by name, without an action mask; "" for a single one."""
+    if not isinstance(row, PackedRow):
+        return {"": row}
+    return {x: part for x, part in row.parts.items() if not (row.mask_size and x == MASK_KEY)}
+
+
+def _shape_of(part: gymnasium.Space) -> tuple[int, ...]:
+    """Returns the shape in which a network gets a part that is no image."""
+    is_one_hot = isinstance(part, spaces.Discrete | spaces.MultiDiscrete)
+    shape = (width_of(part),) if is_one_hot else part.shape
+    return shape or (1,)
+
+
+def _box_seen(part: gymnasium.Space) -> spaces.Box:
+    if is_pixels(part):
+        first, second, third = with_channels(part.shape or ())
+        is_last = channel_axis((first, second, third)) == 2
+        return spaces.Box(0, 1, (third, first, second) if is_last else (first, second, third))
+    if not isinstance(part, spaces.Box):
+        return spaces.Box(0, 1, _shape_of(part))
+    with np.errstate(over="ignore"):  # a bound beyond float32 becomes infinite
+        low, high = (x.astype(np.float32).reshape(_shape_of(part)) for x in (part.low, part.high))
+    return spaces.Box(low, high, dtype=np.float32)
