@@ -496,12 +496,16 @@ def test_resume_takes_the_saved_settings_and_no_preset(run_folder: Path) -> None
     assert command.preset_settings == {} and command.explicit == {}
 
 
+# Of these, one alone has no effect.
+NEEDS_MORE = ("--devices", "--num-nodes", "--rank-timeout", "--num-workers")
+
+
 @pytest.mark.parametrize(
     "flag",
-    [x for x in CHANGEABLE.split(", ") if x not in ("--devices", "--num-nodes", "--rank-timeout")],
+    [x for x in CHANGEABLE.split(", ") if x not in NEEDS_MORE],
 )
 def test_resumed_run_may_change(flag: str, run_folder: Path) -> None:
-    special = {"--capture-video": "True", "--engine": "eager"}
+    special = {"--capture-video": "True", "--engine": "eager", "--vector": "async"}
     special |= {
         "--num-threads": "9",
         "--num-env-threads": "9",
@@ -514,6 +518,12 @@ def test_resumed_run_may_change(flag: str, run_folder: Path) -> None:
     assert spell(getattr(command.config, name)).capitalize() == value.capitalize()
     assert command.explicit == {name: getattr(command.config, name)}
     assert command.config.replace(**{name: getattr(SAVED, name)}) == SAVED
+
+
+def test_resumed_run_may_have_processes(run_folder: Path) -> None:
+    words = ["--vector", "async", "--num-workers", "2"]
+    command = cli.parse("ppo", ["--resume", str(run_folder), *words])
+    assert command.config == SAVED.replace(vector="async", num_workers=2)
 
 
 @pytest.mark.parametrize(

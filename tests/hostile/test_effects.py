@@ -26,7 +26,7 @@ TASKS = {"sac": "Pendulum-v1", "droq": "Pendulum-v1"}
 # How the same is done, not what; and what a run of 96 steps does not get to.
 SAME_NUMBERS = {
     *("num_threads", "num_env_threads", "num_pools", "engine", "torch_deterministic"),
-    *("matmul_precision", "target_return", "precision", "log_every"),
+    *("vector", "num_workers", "matmul_precision", "target_return", "precision", "log_every"),
 }
 OTHERS: dict[str, list[str]] = {
     "env_id": ["Acrobot-v1"],
