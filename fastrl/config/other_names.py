@@ -82,8 +82,6 @@ OTHER_NAMES: dict[str, tuple[str, ...]] = {
 # What has no setting, or one of another meaning.
 WORDS = {
     "callback": "learn takes callbacks=[...]",
-    "features_extractor_class": "a class of your own overrides make_policy",
-    "features_extractor_kwargs": "a class of your own overrides make_policy",
     "clip_range_vf": "true or false: it clips by clip_coef",
     "gradient_steps": "gradient steps per environment step of SAC and DroQ, passes of PPO",
     "horizon_length": "steps of each environment in a rollout",

@@ -57,7 +57,7 @@ class PixelObservation(TransformObservation):
                 if sides == (size, size):
                     raise EnvError(f"{name}: resize={size} has no effect on images of that size")
                 shape = (shape[0], size, size) if axis == 0 else (size, size, *shape[2:])
-                steps.append(_Resize(axis, sides[0], sides[1], size))
+                steps.append(_Resize(axis, sides[0], sides[-1], size))
             # They stay images, however small.
             new[key] = ImageBox(part.low.min(), part.high.max(), shape, np.uint8)
             self._functions[key] = _Chain(steps)
