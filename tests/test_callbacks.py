@@ -25,7 +25,7 @@ from fastrl.callbacks import (
     StopAfter,
     StopAtReturn,
 )
-from fastrl.callbacks.names import GLOSSARY
+from fastrl.callbacks.names import GLOSSARY, PREFIXES
 from fastrl.config.run import RunConfig
 from fastrl.runs.checkpoint import load_checkpoint, save_checkpoint
 from fastrl.runs.folder import read_config, write_config
@@ -208,6 +208,7 @@ def test_values_logged_between_rows_wait_for_the_next_one(tmp_path):
     [
         ("Loss/policy_loss", 1.0, "metric of fastrl itself"),
         ("Time/mine", 1.0, "metric of fastrl itself"),
+        ("Episode/is_success", 1.0, "metric of fastrl itself"),
         ("env_steps", 1.0, "metric of fastrl itself"),
         ("", 1.0, "letters, digits"),
         ("a\nb", 1.0, "letters, digits"),
@@ -237,7 +238,7 @@ def test_the_reserved_names_are_those_of_the_glossary():
     page = (Path(fastrl.__file__).parents[1] / "docs" / "metrics.md").read_text()
     cells = "\n".join(line.split("|")[1] for line in page.splitlines() if line.startswith("|"))
     documented = set(re.findall(r"`([A-Z]\w+/\w+)`", cells))
-    assert {name for name in documented if not name.startswith("Time/")} == GLOSSARY
+    assert {name for name in documented if not name.startswith(PREFIXES)} == GLOSSARY
 
 
 # Stopping

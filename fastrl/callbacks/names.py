@@ -10,12 +10,11 @@ GLOSSARY = frozenset(
         "Rewards/rew_avg",
         "Rewards/rew_avg_100",
         "Game/ep_len_avg",
-        "Test/cumulative_reward",
-        "Test/return_std",
         "Loss/policy_loss",
         "Loss/value_loss",
         "Loss/entropy_loss",
         "Loss/alpha_loss",
+        "Loss/loss",
         "Info/approx_kl",
         "Info/clip_fraction",
         "Info/explained_variance",
@@ -33,9 +32,11 @@ GLOSSARY = frozenset(
         "Gradients/critic_norm",
     }
 )
-"""The names in docs/metrics.md, but for those of times."""
+"""The names in docs/metrics.md, but for those that begin with one of `PREFIXES`."""
 
-_TIMES = "Time/"
+PREFIXES = ("Time/", "Test/", "Episode/", "Summary/")
+"""Seconds of stages, tests, info metrics, and what trackers get of the summary."""
+
 _STEP_COLUMN = "env_steps"  # the first column of metrics.csv
 _ALLOWED = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_./: -]{0,199}")  # what all loggers take
 
@@ -46,7 +47,7 @@ def check_metric_name(name: object) -> None:
         raise ValueError(
             f"a metric's name must be letters, digits and _ . / : - or spaces, not {name!r}"
         )
-    if name in GLOSSARY or name.startswith(_TIMES) or name == _STEP_COLUMN:
+    if name in GLOSSARY or name.startswith(PREFIXES) or name == _STEP_COLUMN:
         raise ValueError(f"{name!r} is a metric of fastrl itself; log yours under another name")
     near = difflib.get_close_matches(name.lower(), [x.lower() for x in GLOSSARY], cutoff=1.0)
     if near:
