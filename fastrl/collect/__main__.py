@@ -16,9 +16,8 @@ with leaving_at_once():  # user errors are reported before torch is imported
 
     from fastrl.agents.load import find_saved, load_agent, parser_of
     from fastrl.config.values import as_kind, read_value
-    from fastrl.data.metadata import read_metadata
+    from fastrl.data.metadata import is_empty, read_metadata
     from fastrl.data.packages import check_packages
-    from fastrl.data.writer import MinariWriter
     from fastrl.processes.errors import exit_status
     from fastrl.runs.folder import expanded
     from fastrl.runs.progress import Progress
@@ -106,9 +105,9 @@ def _check(arguments: argparse.Namespace) -> None:
     if arguments.policy == "random" and arguments.stochastic:
         raise ValueError("--stochastic has no effect with --policy random")
     folder = expanded(arguments.out)
-    if arguments.append and not MinariWriter.is_empty(folder):
+    if arguments.append and not is_empty(folder):
         read_metadata(folder)
-    elif not MinariWriter.is_empty(folder):
+    elif not is_empty(folder):
         raise ValueError(f"{folder} exists already; give another folder, or --append")
     check_packages()
 

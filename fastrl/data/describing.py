@@ -12,7 +12,7 @@ import gymnasium
 from gymnasium.envs.registration import EnvSpec
 
 from fastrl.data.columns import recorded_space
-from fastrl.data.metadata import read_metadata
+from fastrl.data.metadata import is_empty, read_metadata
 from fastrl.data.writer import MinariWriter
 from fastrl.envs.make import base_seed
 from fastrl.envs.vector import VectorEnv
@@ -22,7 +22,7 @@ from fastrl.runs.folder import expanded
 def seed_of_session(directory: str | Path, seed: int, append: bool) -> int:
     """Returns the seed to collect with: another one where episodes of it are there already."""
     folder = expanded(directory)
-    if not append or MinariWriter.is_empty(folder):
+    if not append or is_empty(folder):
         return seed
     return base_seed(seed, "collect", int(read_metadata(folder)["total_episodes"]))
 

@@ -10,6 +10,11 @@ from typing import Any
 METADATA_NAME, MAIN_NAME = "metadata.json", "main_data.hdf5"
 
 
+def is_empty(folder: Path) -> bool:
+    """Returns whether there is nothing, or an empty folder."""
+    return not folder.exists() or (folder.is_dir() and not any(folder.iterdir()))
+
+
 def read_metadata(folder: Path) -> dict[str, Any]:
     """Returns the metadata of a dataset of anybody's.
 

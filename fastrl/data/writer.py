@@ -25,7 +25,7 @@ from gymnasium import Space
 
 from fastrl.data.episodes import Episode
 from fastrl.data.hdf5 import EpisodeFile, LinkFile
-from fastrl.data.metadata import MAIN_NAME, METADATA_NAME, read_metadata
+from fastrl.data.metadata import MAIN_NAME, METADATA_NAME, is_empty, read_metadata
 from fastrl.data.packages import check_packages
 from fastrl.data.reader import EpisodeReader
 from fastrl.runs.folder import expanded, owned, replaced_file
@@ -92,16 +92,11 @@ class MinariWriter:
         }
         self._links: bytes | None = None
         self._part_number = self.num_episodes = self.num_steps = 0
-        if append and not self.is_empty(self.folder):
+        if append and not is_empty(self.folder):
             self._go_on(described)
-        elif not self.is_empty(self.folder):
+        elif not is_empty(self.folder):
             raise ValueError(f"{self.folder} exists already; give another folder, or append to it")
         self._before = self.num_episodes, self.num_steps
-
-    @staticmethod
-    def is_empty(folder: Path) -> bool:
-        """Returns whether there is nothing, or an empty folder."""
-        return not folder.exists() or (folder.is_dir() and not any(folder.iterdir()))
 
     @property
     def num_new_episodes(self) -> int:
