@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from fastrl.a2c import A2C
     from fastrl.agents.load import load
     from fastrl.callbacks.base import Callback
+    from fastrl.config.from_sb3 import from_sb3
     from fastrl.data.random_trajectory import make_random_trajectory
     from fastrl.data.trajectories import TrajectoryDataset
     from fastrl.droq import DroQ
@@ -37,6 +38,7 @@ __all__ = [
     "PPORecurrent",
     "TrajectoryDataset",
     "__version__",
+    "from_sb3",
     "load",
     "make_env",
     "make_random_trajectory",
@@ -53,6 +55,7 @@ _HOMES = {
     "SAC": "fastrl.sac",
     "AgentTrainer": "fastrl.training.trainer",
     "LightningAgentModule": "fastrl.module.agent_module",
+    "from_sb3": "fastrl.config.from_sb3",
     "load": "fastrl.agents.load",
     "TrajectoryDataset": "fastrl.data.trajectories",
     "make_env": "fastrl.envs.make",

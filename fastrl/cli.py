@@ -21,7 +21,7 @@ with leaving_at_once():  # Ctrl-C may already come during these imports
     from importlib.util import find_spec, module_from_spec, spec_from_file_location
     from typing import Any
 
-    from fastrl.config.command import Command, Settings
+    from fastrl.config.command import Command, Settings, plan_of
     from fastrl.config.effects import check_effects
     from fastrl.config.flags import flag_of, print_flags, read_flags
     from fastrl.config.resume import resumed
@@ -57,6 +57,9 @@ def main(algo: str, argv: Sequence[str] | None = None, file: str | None = None) 
             sys.path[0] = os.getcwd()
         with leaving_at_once():
             command = parse(algo, argv)  # reports user errors before torch is imported
+            if command.is_dry:
+                print(plan_of(command))
+                return 0
             # OpenMP's threads spin while they wait for each other. By default they spin for so long
             # that an update on two threads takes ten times as long, or more, once another process
             # needs a core. This shorter time costs 7 % on an idle machine. It is read when torch is
@@ -119,7 +122,7 @@ def parse(algo: str, argv: Sequence[str] | None = None) -> Command:
     from_preset = without_overridden(from_preset, explicit)
     agent = source.get("agent") or source.get("agent_of_file", "")
     command = merge(config_class, from_preset, explicit, "flags", "--preset none")
-    command = dataclasses.replace(command, agent=agent)
+    command = dataclasses.replace(command, agent=agent, is_dry=source.get("dry_run", False))
     check_found(command.config)
     check_memory(command.config)
     if "preset" in source:
@@ -197,7 +200,8 @@ def _resume(algo: str, config_class: type[RunConfig], source: Settings, flags: S
     check_effects(config, flags)
     check_found(config)
     check_memory(config)
-    return Command(config=config, resume=run, explicit=flags, agent=agent)
+    is_dry = source.get("dry_run", False)
+    return Command(config=config, resume=run, explicit=flags, agent=agent, is_dry=is_dry)
 
 
 def _saved_config(algo: str, config_class: type[RunConfig], run: str) -> tuple[RunConfig, Settings]:

@@ -23,7 +23,10 @@ def settle(
         ValueError: an unknown task or setting, or a value out of range.
     """
     if isinstance(env, str) and env in _POLICIES_OF_OTHERS:
-        raise ValueError(f"{env!r} is not a task: networks follow from the spaces, PPO(env)")
+        raise ValueError(
+            f"{env!r} is not a task: networks follow from the spaces, PPO(env); "
+            "fastrl.from_sb3(dict(n_steps=...)) takes SB3's other arguments"
+        )
     names, functions = names_and_functions(network)
     if config is None:
         given = {**settings, "network": names} if names else settings

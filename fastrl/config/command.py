@@ -29,6 +29,8 @@ class Command:
     """Class that trains in place of the algorithm's own, as module:Class."""
     origin: str = ""
     """Line on the file that the agent was loaded from, in place of that on the preset."""
+    is_dry: bool = False
+    """Whether the settings are printed, and nothing else is done."""
     cut_of_preset: str = ""
     """Line to print if a preset was adjusted to fit the other settings."""
 
@@ -76,6 +78,21 @@ def describe(command: Command) -> str:
     return "\n".join(
         textwrap.fill(line, 100, subsequent_indent="    ", break_on_hyphens=False) for line in lines
     )
+
+
+def plan_of(command: Command) -> str:
+    """Returns what a run would start with: `describe`, then each setting and where it is from."""
+    lines = [describe(command), "", "settings:"]
+    for name, value in vars(command.config).items():
+        origin = "default"
+        if name in command.preset_settings:
+            origin = "preset"
+        elif name in command.explicit:
+            origin = "yours"
+        elif command.resume is not None:
+            origin = "the resumed run"
+        lines.append(f"  {name}={spell(value)}  ({origin})")
+    return "\n".join([*lines, "", "dry run: nothing was written, and nothing trained"])
 
 
 def _assignments(settings: Settings) -> str:

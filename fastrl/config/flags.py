@@ -31,6 +31,8 @@ class SourceFlags:
     """Run folder to resume, with the settings it was started with."""
     trust: bool = False
     """Import code that the resumed run or the files of settings name, whoever wrote them."""
+    dry_run: bool = False
+    """Print all settings and where each is from, check them, and write and train nothing."""
     agent: str = ""
     """Class of your own that trains, as module:Class; it derives from the algorithm's."""
 
