@@ -246,7 +246,7 @@ def test_error_of_a_renderer_costs_one_line(tmp_path, monkeypatch, caplog):
 
 def test_mujoco_is_drawn_or_refused_in_one_line(tmp_path, monkeypatch, caplog):
     agent = GreedyAgent("HalfCheetah-v4")
-    monkeypatch.setattr(agent, "predict", lambda obs: np.zeros((len(obs), 6)))
+    monkeypatch.setattr(agent, "predict", lambda obs, deterministic=True: np.zeros((len(obs), 6)))
     monkeypatch.setattr(film, "MAX_FRAMES", 3)
     if paths := record_agent(agent, tmp_path, "film", 0):
         frames = read_mp4(paths[0])
