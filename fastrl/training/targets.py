@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -81,8 +82,8 @@ def agent_for(model: Any, target: Any, asked: Asked) -> tuple[Any, Any]:
     return model, target
 
 
-def fit_data(model: Any, data: Any, asked: Asked) -> TrainResult:
-    """Trains a model on data by `lightning.Trainer`, with the same arguments.
+def fit_data(model: Any, data: Any, asked: Asked, loggers: Sequence[Any] = ()) -> TrainResult:
+    """Trains a model on data by `lightning.Trainer`, with the same arguments and loggers.
 
     A data set comes in shuffled batches of 64; a loader says how itself.
     """
@@ -91,6 +92,8 @@ def fit_data(model: Any, data: Any, asked: Asked) -> TrainResult:
     if isinstance(data, Dataset):
         data = DataLoader(data, batch_size=64, shuffle=hasattr(data, "__len__"))
     given = {name: x for name, x in asked._asdict().items() if x is not None}
+    if loggers:
+        given["logger"] = list(loggers)
     trainer = lightning.Trainer(**given)
     trainer.fit(model, data)
     metrics = {name: float(x) for name, x in trainer.callback_metrics.items()}

@@ -127,7 +127,7 @@ class AgentTrainer:
             given = self._config, self._resume, *self._callbacks, *self._loggers
             if any(x is not None for x in given):
                 raise ValueError("config, resume, callbacks and loggers have no effect on data")
-            self.result = fit_data(model, target, self._asked)
+            self.result = fit_data(model, target, self._asked, self._loggers)
             return self.result
         agent, env = agent_for(model, target, self._asked)
         lead, is_alone = agent.devices.is_global_zero, agent.devices.is_alone
