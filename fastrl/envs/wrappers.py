@@ -53,7 +53,7 @@ class PixelObservation(TransformObservation):
                 steps.append(_Gray(axis))
             if size:
                 axis = channel_axis(shape) if len(shape) == 3 else 2
-                sides = shape[1:] if axis == 0 else shape[:2]
+                sides: Any = shape[1:] if axis == 0 else shape[:2]
                 if sides == (size, size):
                     raise EnvError(f"{name}: resize={size} has no effect on images of that size")
                 shape = (shape[0], size, size) if axis == 0 else (size, size, *shape[2:])
