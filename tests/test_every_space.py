@@ -9,7 +9,8 @@ import torch
 import toy_envs
 
 from fastrl import PPO, SAC, PPORecurrent
-from fastrl.export import export_policy, exported
+from fastrl.agents.export_files import export_policy
+from fastrl.agents.exporting import exported
 from fastrl.spaces.observations import rows_of
 from fastrl.training.greedy import evaluate_agent
 from fastrl.training.trainer import AgentTrainer

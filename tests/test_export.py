@@ -2,6 +2,8 @@
 
 import json
 import os
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +14,10 @@ from gymnasium import spaces
 from test_predict import Shown
 from toy_agents import make_agent
 
-from fastrl import PPO, PPORecurrent
-from fastrl.export import SUFFIXES, example_rows, export_policy, exported, main
+from fastrl import A2C, PPO, SAC, PPORecurrent
+from fastrl.agents.export_files import SUFFIXES, export_policy
+from fastrl.agents.exporting import example_rows, exported
+from fastrl.export import main
 from fastrl.spaces.observations import leaf_values
 
 EXAMPLE = torch.randn(64, 4, generator=torch.Generator().manual_seed(1))
@@ -99,6 +103,7 @@ def test_command_writes_into_the_run_folder(agent, tmp_path, capsys):
         "algo": "ppo",
         "env_id": "CartPole-v1",
         "inputs": {"observations": {"shape": [4], "dtype": "float32"}},
+        "outputs": {"actions": {"shape": [], "dtype": "int64"}},
         "actions": {"space": "Discrete(2)"},
     }
     assert main([str(tmp_path / "missing")]) == 2
@@ -264,6 +269,158 @@ def test_command_lists_the_inputs(tmp_path, capsys):
     inputs = json.loads((tmp_path / "policy.pt.json").read_text())["inputs"]
     assert inputs.keys() == agent.observation_space.parts.keys()
     assert all(f" {name} [B" in capsys.readouterr().out for name in list(inputs)[:1])
+
+
+# More outputs, and inputs by name
+
+
+OUTPUTS = [
+    (PPO, "picture, vector, number, mask", spaces.Discrete(5), ("action", "logits", "value")),
+    (PPO, "nested", spaces.Box(-1, 2, (2,)), ("mean", "log_std", "actions", "values")),
+    (PPORecurrent, "nested", spaces.MultiDiscrete([2, 3]), ("value", "action", "logits")),
+    (SAC, "vector", spaces.Box(-1, 2, (2,)), ("action", "mean", "log_std", "q_values")),
+    (A2C, "vector", spaces.Discrete(3), ("actions", "values")),
+]
+
+
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize(("kind", "shown", "action_space", "outputs"), OUTPUTS)
+def test_outputs_come_in_the_order_that_is_asked_for(
+    kind, shown, action_space, outputs, form, tmp_path
+):
+    """Without fastrl, a process of its own reads the file; what it says is the policy's own."""
+    if form == "onnx":
+        pytest.importorskip("onnxscript")
+    off_policy = {"num_steps": 1, "per_rank_batch_size": 8, "learning_starts": 8}
+    more = off_policy if kind is SAC else {}
+    agent = agent_of(shown, action_space, kind, **more)
+    path = tmp_path / f"policy{SUFFIXES[form]}"
+    facts = agent.export(path, inputs="named", outputs=outputs)
+    memory = ["next_state"] if kind is PPORecurrent else []
+    assert list(facts["outputs"]) == [*outputs, *memory]
+    assert json.loads((tmp_path / f"{path.name}.json").read_text()) == facts
+    rows = {
+        name: np.asarray(part)
+        for name, part in example_parts(agent, facts["inputs"].keys()).items()
+    }
+    np.savez(tmp_path / "rows.npz", **{name.replace("/", "|"): x for name, x in rows.items()})
+    code = READING.format(form=form, path=str(path), rows=str(tmp_path / "rows.npz"))
+    results = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, cwd="/", check=True
+    )
+    got = dict(zip(facts["outputs"], json.loads(results.stdout.splitlines()[-1]), strict=True))
+    state = {"state": torch.from_numpy(rows.pop("state"))} if memory else {}
+    packed = rows if shown != "vector" else rows["observations"]
+    given = {"action_mask": packed.pop("action_mask")} if "action_mask" in rows else {}
+    if given:
+        packed = {**packed, **given}
+    kept = {name: x.clone() for name, x in state.items()}
+    actions = agent.predict(packed, **kept)
+    name = "action" if "action" in outputs else "actions"
+    np.testing.assert_allclose(np.array(got[name]), actions, atol=1e-4)
+    observations = torch.from_numpy(agent._rows_of(packed, None)[0])
+    with torch.no_grad():
+        wanted = wanted_outputs(agent, observations, *state.values())
+    for name in outputs:
+        if name in wanted:
+            np.testing.assert_allclose(
+                np.array(got[name]), wanted[name].detach(), atol=1e-4, rtol=1e-4
+            )
+    assert len(wanted) >= len(outputs) - 1
+    if memory:
+        np.testing.assert_allclose(np.array(got["next_state"]), kept["state"], atol=1e-4)
+
+
+READING = """
+import json, sys
+sys.modules["fastrl"] = None  # it cannot be imported
+import numpy as np
+rows = {{name.replace("|", "/"): x for name, x in np.load({rows!r}).items()}}
+if {form!r} == "onnx":
+    import onnxruntime
+    results = onnxruntime.InferenceSession({path!r}).run(None, rows)
+else:
+    import torch
+    if {form!r} == "pt2":
+        policy = torch.export.load({path!r}).module()
+    else:
+        policy = torch.jit.load({path!r})
+    with torch.no_grad():
+        results = policy({{name: torch.from_numpy(x) for name, x in rows.items()}})
+print(json.dumps([x.tolist() for x in results]))
+"""
+
+
+def example_parts(agent: Any, names: Any) -> dict[str, Any]:
+    """Return five rows of each input."""
+    _, example, _ = exported(agent, "named")
+    assert isinstance(example, dict) and example.keys() == set(names)
+    return {name: x[:5].numpy() for name, x in example.items()}
+
+
+def wanted_outputs(agent: Any, observations: torch.Tensor, *state: torch.Tensor) -> dict[str, Any]:
+    """Return outputs of a policy by other ways than the export takes."""
+    policy = agent.policy
+    if isinstance(agent, SAC):
+        mean, log_std = policy.outputs(observations).chunk(2, 1)
+        q_values = agent.critics(policy.read(observations), mean.tanh())
+        return {"mean": mean, "log_std": log_std.clamp(-5, 2), "q_values": q_values.t()}
+    if state:
+        features, _ = policy.step(observations, *state)
+        logits = policy.head(features.split(policy.feature_sizes, 1)[0])
+        return {"logits": logits, "value": policy.value(features)}
+    outputs, values = policy.outputs_and_values(observations)
+    found = {"logits": outputs, "value": values, "values": values}
+    if policy.head.log_std is not None:
+        found |= {"mean": outputs, "log_std": policy.head.log_std.expand_as(outputs)}
+    return found
+
+
+def test_a_file_says_its_format_by_its_suffix(agent, tmp_path):
+    agent.export(tmp_path / "policy.pt")
+    rows = EXAMPLE[:3]
+    read = torch.jit.load(str(tmp_path / "policy.pt"))
+    assert np.array_equal(read(rows).numpy(), agent.predict(rows.numpy()))
+    agent.export(tmp_path / "policy.pt", inputs="named")
+    read = torch.jit.load(str(tmp_path / "policy.pt"))
+    assert np.array_equal(read({"observations": rows}).numpy(), agent.predict(rows.numpy()))
+
+
+@pytest.mark.parametrize(
+    ("name", "arguments", "message"),
+    [
+        ("policy.tar", {}, r"its suffix says no format; known are \.pt \(torchscript\)"),
+        (
+            "policy.pt",
+            {"outputs": ("mean",)},
+            "'mean' is none of this policy's: actions",
+        ),
+        ("policy.pt", {"outputs": ("values", "values")}, "outputs: 'values' is given twice"),
+        ("policy.pt", {"outputs": "logits"}, "outputs must be a list of names, not 'logits'"),
+        ("policy.pt", {"outputs": ()}, "outputs must be a list of names"),
+        ("policy.pt", {"inputs": "rows"}, "inputs must be auto or named, not 'rows'"),
+        ("policy.pt", {"form": "tar"}, "format 'tar' is unknown"),
+    ],
+)
+def test_mistake_in_an_export_is_told(agent, tmp_path, name, arguments, message):
+    with pytest.raises(ValueError, match=message):
+        agent.export(tmp_path / name, **arguments)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_command_takes_names_of_outputs(agent, tmp_path, capsys):
+    agent.save(tmp_path / "agent.pt")
+    words = [str(tmp_path / "agent.pt"), "--out", str(tmp_path / "policy.pt")]
+    assert main([*words, "--named-inputs", "--outputs", "actions", "logits", "value"]) == 0
+    assert "[B, 4] to greedy actions and logits and value" in capsys.readouterr().out
+    read = torch.jit.load(str(tmp_path / "policy.pt"))
+    actions, logits, values = read({"observations": EXAMPLE})
+    assert torch.equal(actions, logits.argmax(1)) and values.shape == (64,)
+    before = (tmp_path / "policy.pt").read_bytes()
+    assert main([*words, "--outputs", "colour"]) == 2
+    error = capsys.readouterr().err
+    assert "'colour' is none of this policy's" in error and error.count("\n") == 1
+    assert (tmp_path / "policy.pt").read_bytes() == before
 
 
 def test_wrong_flag_is_one_line(capsys):

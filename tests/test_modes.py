@@ -14,7 +14,8 @@ from torch import Tensor, nn
 from toy_agents import Loop, make_agent
 
 from fastrl import PPO
-from fastrl.export import export_policy, exported
+from fastrl.agents.export_files import export_policy
+from fastrl.agents.exporting import exported
 from fastrl.models.layers import evaluating
 
 of_all = pytest.mark.parametrize("name", KINDS)

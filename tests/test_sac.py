@@ -16,10 +16,10 @@ from toy_envs import EndlessEnv, TerminatingEnv
 
 from benchmarks.plain_sac import PlainSAC
 from fastrl import SAC, AgentTrainer, DroQ
+from fastrl.agents.export_files import export_policy
 from fastrl.agents.load import find_saved, load_agent
 from fastrl.agents.off_policy import OffPolicyAgent
 from fastrl.cli import main
-from fastrl.export import export_policy
 from fastrl.runs.checkpoint import load_checkpoint
 from fastrl.runs.timer import StageTimer
 

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from fastrl.agents.evaluating import evaluate
+from fastrl.agents.exporting import export
 from fastrl.agents.naming import class_name, is_stock
 from fastrl.agents.networks import match_networks
 from fastrl.agents.own_networks import makers
@@ -190,7 +191,7 @@ class BaseAgent:
         return rows_of(space, obs)
 
     # Functions of this agent, in files of their own.
-    evaluate = evaluate
+    evaluate, export = evaluate, export
 
     def learn(
         self,

@@ -83,13 +83,12 @@ class Critics(nn.Module):
 
     def values(self, x: Tensor, masks: Tensor | None = None) -> Tensor:
         """Returns the values `[E, B]` of features and actions `[B, num_inputs]`."""
-        num_rows = len(x)
         x = x.expand(self.num_critics, -1, -1)
         offset = 0
         for layer, size in enumerate(self.hidden_sizes):
             x = torch.baddbmm(self.biases[layer], x, self.weights[layer])
             if masks is not None:
-                num_values = self.num_critics * num_rows * size
+                num_values = self.num_critics * x.shape[1] * size
                 x = x * masks[offset : offset + num_values].view_as(x)
                 offset += num_values
             if self.layer_norm:

@@ -58,18 +58,24 @@ def _flat(values: Tensor) -> Tensor:
 class ByName(nn.Module):
     """A policy that takes a dict: an observation's parts, an action mask, a memory's state."""
 
-    def __init__(self, policy: Any, space: spaces.Space) -> None:
-        """Takes over `policy`, whose reader is replaced; `space` is that of its rows."""
+    def __init__(self, policy: Any, space: spaces.Space, has_reader: Any = None) -> None:
+        """Takes over a policy whose reader is replaced.
+
+        Args:
+            policy: maps rows, or their parts, to what is returned.
+            space: that of its rows.
+            has_reader: the part of it that has the reader; by default the whole.
+        """
         super().__init__()
         self.policy = policy
         self.names = {"observations": ""}
         if isinstance(space, PackedRow):
-            policy.reader = PartsReader(space)
+            (has_reader or policy).reader = PartsReader(space)
             self.names = {name or "observations": name for name in space.parts}
         self.is_packed = isinstance(space, PackedRow)
 
     def forward(self, inputs: dict[str, Tensor]) -> Any:
-        """Returns greedy actions; with a memory also the state after them."""
+        """Returns what the policy returns; with a memory also the state after it."""
         parts = {name: inputs[key] for key, name in self.names.items()}
         state = [inputs["state"]] if "state" in inputs.keys() - self.names.keys() else []
         return self.policy(parts if self.is_packed else parts[""], *state)
