@@ -58,14 +58,10 @@ def linear_model(step: Any, num_choices: int) -> Any:
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("env_id", "num_choices", "num_steps", "max_steps"),
-    [("CartPole-v1", 2, 20_000, 300), ("HalfCheetah-v4", 0, 20_000, 800)],
+    [("CartPole-v1", 2, 10_000, 200), ("HalfCheetah-v4", 0, 20_000, 300)],
 )
 def test_a_world_model_predicts_ten_steps(env_id, num_choices, num_steps, max_steps, tmp_path):
-    """Open loop, in episodes that it has not seen: better than persistence and a linear model.
-
-    CartPole under random actions is linear but for a few parts in 10,000: there, a linear model
-    is better than what a few seconds of training reach.
-    """
+    """Better than persistence and a linear model, open loop, in episodes that it has not seen."""
     torch.manual_seed(0)
     data = make_random_trajectory(env_id, tmp_path / "data", num_steps, length=LENGTH)
     train, held_out = data.split(0.2)
@@ -89,9 +85,8 @@ def test_a_world_model_predicts_ten_steps(env_id, num_choices, num_steps, max_st
         learned = error_of(model.open_loop(window))
     linear = error_of(linear_model(step, num_choices)(window))
     persistence = error_of(window.obs[:, :1].expand(-1, LENGTH, -1))
-    print(f"{env_id}: learned {learned:.4f} linear {linear:.4f} persistence {persistence:.4f}")
-    assert learned < 0.2 * persistence
-    assert env_id == "CartPole-v1" or learned < 0.8 * linear
+    print(f"{env_id}: learned {learned:.3g} linear {linear:.3g} persistence {persistence:.4f}")
+    assert learned < 0.8 * min(linear, persistence)
 
 
 def mean_return(agent: PPO) -> float:
