@@ -122,7 +122,8 @@ def parse(algo: str, argv: Sequence[str] | None = None) -> Command:
     from_preset = without_overridden(from_preset, explicit)
     agent = source.get("agent") or source.get("agent_of_file", "")
     command = merge(config_class, from_preset, explicit, "flags", "--preset none")
-    command = dataclasses.replace(command, agent=agent, is_dry=source.get("dry_run", False))
+    preset, is_dry = source.get("preset", "auto"), source.get("dry_run", False)
+    command = dataclasses.replace(command, agent=agent, preset=preset, is_dry=is_dry)
     check_found(command.config)
     check_memory(command.config)
     if "preset" in source:
@@ -172,8 +173,10 @@ def _settings_under_flags(
         source["agent_of_file"] = named["agent"] or source.get("agent_of_file", "")
         from_file = without_overridden(from_file, settings) | settings
     env_id = flags.get("env_id", from_file.get("env_id", config_class.env_id))
-    preset = {} if source.get("preset") == "none" else dict(preset_for(algo, env_id))
-    return preset, from_file
+    try:
+        return preset_for(algo, env_id, source.get("preset", "auto")), from_file
+    except ValueError as error:
+        raise ValueError(f"--{error}") from error
 
 
 def _resume(algo: str, config_class: type[RunConfig], source: Settings, flags: Settings) -> Command:
@@ -239,7 +242,9 @@ def _print_help(algo: str, config_class: type[RunConfig], argv: Sequence[str]) -
             preset, file = _settings_under_flags(algo, config_class, source, flags)
             task = {"env_id": flags["env_id"]} if "env_id" in flags else {}
             shown = config_class.from_dict({**preset, **file, **task})
-            origins = [f"the preset of {shown.env_id}"] if preset else []
+            name = source.get("preset", "auto")
+            name = f"of {shown.env_id}" if name == "auto" else name
+            origins = [f"the preset {name}"] if preset else []
             origins += source.get("config", ())
             note = f"The defaults below include {' and '.join(origins) or 'no preset'}."
     values = {entry.name: getattr(shown, entry.name) for entry in dataclasses.fields(config_class)}

@@ -226,7 +226,7 @@ def test_batch_size_of_the_preset_is_cut_for_environments_that_were_handed_over(
         ("--gamma x --seed 1", "--gamma takes a number, not 'x'"),
         ("--target-kl x", "--target-kl takes a number or None, not 'x'"),
         ("--backend a", "--backend takes one of auto, envpool, gymnasium, not 'a'"),
-        ("--preset a", "--preset takes one of auto, none, not 'a'"),
+        ("--preset a", "--preset takes one of auto, none, source-003, source-004, not 'a'"),
         ("--anneal-lr maybe", "--anneal-lr takes true, false or nothing, not 'maybe'"),
         ("--no-anneal-lr 3", "--no-anneal-lr takes no value, not '3'"),
         ("--hidden-sizes x", "--hidden-sizes takes whole numbers separated by spaces, not 'x'"),

@@ -83,7 +83,8 @@ class BaseAgent:
             eval_env: what greedy tests and videos play: a function that makes a `gymnasium.Env`, an
                 environment, or an id. "auto": `env` made anew, if what made it is known. None: no
                 tests.
-            preset: "auto" starts from the settings tuned for the task, "none" from the defaults.
+            preset: "auto" starts from the settings tuned for the task, "none" from the defaults,
+                "source-003" from those of another project (docs/schedules.md).
             network: networks of your own in front of the heads: a function of the space of what
                 they see (docs/own_networks.md), `module:callable`, or a mapping from "actor" and
                 "critic" to one each.

@@ -34,6 +34,8 @@ def settle(
     if not isinstance(config, kind.config_class):
         expected = kind.config_class.__name__
         raise ValueError(f"config must be a {expected}, not {config!r}; settings go by name")
+    if preset not in ("auto", "none"):
+        raise ValueError(f"give a config or a preset, not both: {preset!r}")
     if settings:
         raise ValueError(f"give a config or single settings, not both: {', '.join(settings)}")
     if names:

@@ -19,6 +19,8 @@ class Command:
     """The algorithm's config, complete and validated."""
     resume: str | None = None
     """Run folder to resume."""
+    preset: str = "auto"
+    """auto: that of the task. none. Or the name of one that goes for any task."""
     preset_settings: Settings = field(default_factory=dict)
     """Settings that the preset contributed and nothing overrode."""
     explicit: Settings = field(default_factory=dict)
@@ -64,7 +66,8 @@ def describe(command: Command) -> str:
     elif command.origin:
         lines.append(command.origin)
     elif command.preset_settings:
-        lines.append(f"preset {config.env_id}: {_assignments(command.preset_settings)}")
+        name = config.env_id if command.preset == "auto" else command.preset
+        lines.append(f"preset {name}: {_assignments(command.preset_settings)}")
     else:
         lines.append(f"preset: none{command.lack_of_preset}")
     if command.cut_of_preset:

@@ -7,7 +7,7 @@ import dataclasses
 import io
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Annotated, Any, Literal, get_type_hints
+from typing import Annotated, Any, get_type_hints
 
 from fastrl.config.command import Settings
 from fastrl.config.other_names import hint_for
@@ -22,8 +22,10 @@ _BOOLEAN_WORDS = {"true": True, "yes": True, "1": True, "false": False, "no": Fa
 class SourceFlags:
     """Flags that tell where settings come from, and are not settings themselves."""
 
-    preset: Literal["auto", "none"] = "auto"
-    """auto: start from the tuned settings of the task, if it has any. none: from the defaults."""
+    preset: str = "auto"
+    """auto: start from the tuned settings of the task, if it has any. none: from the defaults.
+    source-003 (PPO), source-004 (PPO, recurrent PPO, SAC): for any task, the defaults of Lightning
+    Fabric's PPO example and of fabricrl."""
     config: tuple[str, ...] = ()
     """YAML files of settings, also given one by one; each overrides those before it and the preset,
     and flags override all."""

@@ -1,7 +1,8 @@
 """Presets: tuned settings per task, as data, and the results they achieved.
 
 The settings are in one YAML file per algorithm; `results.yaml` holds the results of `python -m
-benchmarks.learning` with them. `python -m fastrl.presets` lists both.
+benchmarks.learning` with them. `python -m fastrl.presets` lists both. `named.yaml` holds presets
+that go for any task: the defaults of other projects.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from fastrl.config.run import RunConfig, check_names
 from fastrl.config.schedules import without_overridden
 
 RESULTS_NAME = "results.yaml"
+NAMED_NAME = "named.yaml"
 FRESH_SEEDS = (100, 101, 102)
 """What presets are measured with; they are tuned on seeds 1 to 5."""
 
@@ -25,7 +27,8 @@ FRESH_SEEDS = (100, 101, 102)
 def algorithms() -> list[str]:
     """Returns the module names of the algorithms that have presets."""
     names = [file.name for file in resources.files(__name__).iterdir()]
-    own = [name for name in names if name.endswith(".yaml") and name != RESULTS_NAME]
+    own = [name for name in names if name.endswith(".yaml")]
+    own = [name for name in own if name not in (RESULTS_NAME, NAMED_NAME)]
     return sorted(name.removesuffix(".yaml") for name in own)
 
 
@@ -50,9 +53,33 @@ def load_presets(algo: str) -> dict[str, dict[str, Any]]:
     return _read(f"{algo}.yaml")
 
 
-def preset_for(algo: str, env_id: str) -> dict[str, Any]:
-    """Returns the tuned settings of a task, {} if it has none."""
-    return load_presets(algo).get(env_id, {})
+def preset_for(algo: str, env_id: str, preset: str = "auto") -> dict[str, Any]:
+    """Returns the settings of a preset.
+
+    Args:
+        algo: module name of the algorithm.
+        env_id: a task.
+        preset: "auto" for the task's tuned settings, {} if it has none; "none" for {}; or a name in
+            `named_presets`, whatever the task.
+
+    Raises:
+        ValueError: an unknown preset.
+    """
+    if preset == "auto":
+        return load_presets(algo).get(env_id, {})
+    if preset == "none":
+        return {}
+    named = named_presets(algo)
+    if preset not in named:
+        allowed = ", ".join(("auto", "none", *named))
+        raise ValueError(f"preset takes one of {allowed}, not {preset!r}")
+    return named[preset]
+
+
+def named_presets(algo: str) -> dict[str, dict[str, Any]]:
+    """Returns the presets of an algorithm that go for any task, by name."""
+    every = _read(NAMED_NAME)
+    return {name: settings[algo] for name, settings in every.items() if algo in settings}
 
 
 def lack_of_preset(algo: str, env_id: str) -> str:
@@ -75,16 +102,14 @@ def resolve(
         config_class: the algorithm's config.
         algo: module name of the algorithm.
         env: a task's id, or a vector environment, which also sets `num_envs`.
-        preset: "auto" or "none".
+        preset: as of `preset_for`.
         settings: single settings by name.
 
     Raises:
         ValueError: an unknown setting or a value out of range.
     """
-    if preset not in ("auto", "none"):
-        raise ValueError(f"preset must be auto or none, not {preset!r}")
     env_id = id_of(env)
-    tuned = preset_for(algo, env_id) if preset == "auto" else {}
+    tuned = preset_for(algo, env_id, preset)
     given: dict[str, Any] = {"env_id": env_id or type(env).__name__}
     if not isinstance(env, str):
         given = facts_of(env)
@@ -93,7 +118,7 @@ def resolve(
     command = merge(config_class, tuned, given, f"{algo} settings", 'preset="none"')
     explicit = {name: getattr(command.config, name) for name in settings}
     lack = lack_of_preset(algo, command.config.env_id) if preset == "auto" else ""
-    return replace(command, explicit=explicit, lack_of_preset=lack)
+    return replace(command, explicit=explicit, preset=preset, lack_of_preset=lack)
 
 
 def facts_of(env: Any) -> dict[str, Any]:
