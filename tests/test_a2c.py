@@ -220,6 +220,7 @@ def test_every_flag_is_in_the_table():
     shared |= {"encoder"}  # of pixels alone: tests/test_encoders.py
     shared |= {"decoupled", "num_players", "num_trainers", "overlap"}  # tests/test_decoupled.py
     shared |= {"player_on_gpu"}
+    shared |= {"freeze_normalization"}  # of a loaded agent: tests/test_normalization_settings.py
     own = [field.name for field in dataclasses.fields(A2CConfig) if field.name not in shared]
     assert list(CHANGES) == own
 

@@ -30,10 +30,10 @@ accelerator action_repeat activation_function adam_beta1 adam_beta2 adam_eps age
 anneal_clip_coef anneal_ent_coef anneal_lr backend callback capture_video checkpoint_every
 clip_coef clip_schedule clip_vloss config critic_hidden_sizes cuda decoupled devices dry_run
 encoder engine ent_coef ent_schedule env_id env_kwargs eval_episodes eval_every exp_name
-frame_stack gae_lambda gamma gray_scale hidden_sizes info_action_mask info_metrics
-keep_checkpoints kl_stop learning_rate log_dir log_std_init logger lr_schedule mask_vel
-max_grad_norm network network_kwargs normalize_advantages num_env_threads num_envs num_nodes
-num_players num_pools num_steps num_threads num_trainers num_workers obs_keys obs_kind
+frame_stack freeze_normalization gae_lambda gamma gray_scale hidden_sizes info_action_mask
+info_metrics keep_checkpoints kl_stop learning_rate log_dir log_std_init logger lr_schedule
+mask_vel max_grad_norm network network_kwargs normalize_advantages num_env_threads num_envs
+num_nodes num_players num_pools num_steps num_threads num_trainers num_workers obs_keys obs_kind
 observation_normalization ortho_init overlap per_rank_batch_size player_on_gpu precision preset
 rank_timeout recompute_advantages resize resume reward_scaling seed share_data shared_network
 squash_actions strategy target_kl target_return torch_deterministic total_timesteps trust
@@ -497,7 +497,13 @@ def test_resume_takes_the_saved_settings_and_no_preset(run_folder: Path) -> None
 
 
 # Of these, one alone has no effect.
-NEEDS_MORE = ("--devices", "--num-nodes", "--rank-timeout", "--num-workers")
+NEEDS_MORE = (
+    "--devices",
+    "--num-nodes",
+    "--rank-timeout",
+    "--num-workers",
+    "--freeze-normalization",
+)
 
 
 @pytest.mark.parametrize(

@@ -232,7 +232,8 @@ class OnPolicyAgent(BaseAgent):
         rewards, valid = rollout.rewards, rollout.valid
         terminated, truncated = rollout.terminated, rollout.truncated
         if self.reward_scale is not None:
-            if not again and self.reward_scale.training:
+            is_frozen = self.config.freeze_normalization or not self.reward_scale.training
+            if not (again or is_frozen):
                 running = rollout.discounted_returns
                 done, merge = terminated | truncated, self.devices.merge
                 self.reward_scale.update(rewards, done, valid, running, merge)
@@ -277,8 +278,11 @@ class OnPolicyAgent(BaseAgent):
     def update_obs_normalizer(self, rollout: RolloutBuffer) -> None:
         """Takes the observations in: after learning, whose first ratios are 1.
 
-        A normaliser in evaluation mode (`policy.normalizer.eval()`) stays as it is.
+        With `freeze_normalization`, or in evaluation mode (`policy.normalizer.eval()`), a
+        normaliser stays as it is.
         """
+        if self.config.freeze_normalization:
+            return
         if self.policy.normalizer is not None and self.policy.normalizer.training:
             rows = self.policy.reader.read(rollout.obs[:-1].flatten(0, 1)).vector
             assert rows is not None  # what the normaliser is for

@@ -97,6 +97,9 @@ class OnPolicyConfig(DecoupledConfig):
     """Normalise observations by their running mean and standard deviation."""
     reward_scaling: bool = False
     """Divide rewards by the running standard deviation of the discounted return."""
+    freeze_normalization: bool = False
+    """Use the running statistics of observations and rewards as they were loaded or resumed,
+    without updating them."""
 
     def __post_init__(self) -> None:
         """Checks ranges and sizes."""
@@ -120,6 +123,13 @@ class OnPolicyConfig(DecoupledConfig):
         if self.critic_hidden_sizes and self.shared_network:
             raise ValueError("critic_hidden_sizes has no effect with shared_network")
         check_schedules(self, has_kl=self.has_kl)
+        if self.freeze_normalization and not (
+            self.observation_normalization or self.reward_scaling
+        ):
+            raise ValueError(
+                "freeze_normalization has no effect without observation_normalization or "
+                "reward_scaling"
+            )
         envs, of_what = self.num_envs, f"of num_envs={self.num_envs}"
         if self.decoupled and self.num_trainers > self.num_players * self.num_envs:
             raise ValueError(

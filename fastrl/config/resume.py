@@ -8,12 +8,13 @@ from fastrl.config.run import RunConfig
 from fastrl.config.sac import SACConfig
 from fastrl.config.schedules import name_of
 
-# Length of the run, what it writes, how it uses the machine: none of these affects learning.
+# Length of the run, what it writes, how it uses the machine: none of these affects learning, but
+# for statistics that stay as they are from here on, and for what callbacks do.
 CHANGEABLE = (
     "--total-timesteps, --eval-every, --eval-episodes, --info-metrics, --checkpoint-every, "
     "--keep-checkpoints, --capture-video, --target-return, --num-threads, --num-env-threads, "
     "--vector, --num-workers, --engine, --devices, --num-nodes, --rank-timeout, "
-    "--callback, --logger"
+    "--callback, --logger, --freeze-normalization"
 )
 
 # How training begins: a checkpoint's weights, temperature and random state come in their place.

@@ -253,6 +253,22 @@ def check_unfinished(agent: Agent, folder: Path, counters: Counters) -> None:
         )
 
 
+def check_frozen_statistics(agent: Agent) -> None:
+    """Raises ValueError if statistics are to stay as they are before there are any."""
+    if not getattr(agent.config, "freeze_normalization", False):
+        return
+    learner: Any = getattr(agent, "agent", agent)  # of a player with trainers
+    for of_what, module in (
+        ("observations", learner.policy.normalizer),
+        ("rewards", learner.reward_scale),
+    ):
+        if module is not None and not getattr(module, "count", 1):
+            raise ValueError(
+                f"freeze_normalization: there are no statistics of {of_what} yet; "
+                "load an agent that has them, or resume a run"
+            )
+
+
 def _has_ended(summary: Path) -> bool:
     """Returns whether a run wrote its summary, and not because a signal ended its last test."""
     with contextlib.suppress(OSError, ValueError):

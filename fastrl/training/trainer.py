@@ -40,6 +40,7 @@ from fastrl.training.loop import Loop
 from fastrl.training.player import Player
 from fastrl.training.records import Records, TrainResult
 from fastrl.training.resuming import (
+    check_frozen_statistics,
     check_same_run,
     check_task,
     check_unfinished,
@@ -195,6 +196,7 @@ class AgentTrainer:
             if restored is not None and "torch_random" in restored:
                 with naming(checkpoint):  # last: resets may draw from the generators
                     restore_generators(restored)
+            check_frozen_statistics(agent)
             signals.hold()
             if agent.devices.is_global_zero:
                 print(*lines_about(agent, buffer.obs[0]), sep="\n", flush=True)
