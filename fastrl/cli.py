@@ -122,10 +122,10 @@ def parse(algo: str, argv: Sequence[str] | None = None) -> Command:
     from_preset = without_overridden(from_preset, explicit)
     agent = source.get("agent") or source.get("agent_of_file", "")
     command = merge(config_class, from_preset, explicit, "flags", "--preset none")
-    preset, is_dry = source.get("preset", "auto"), source.get("dry_run", False)
-    command = dataclasses.replace(command, agent=agent, preset=preset, is_dry=is_dry)
+    command = dataclasses.replace(command, agent=agent, preset=source.get("preset", "auto"))
     check_found(command.config)
     check_memory(command.config)
+    command = _printing(command, source)
     if "preset" in source:
         return command
     lack = lack_of_preset(algo, command.config.env_id)
@@ -203,8 +203,15 @@ def _resume(algo: str, config_class: type[RunConfig], source: Settings, flags: S
     check_effects(config, flags)
     check_found(config)
     check_memory(config)
-    is_dry = source.get("dry_run", False)
-    return Command(config=config, resume=run, explicit=flags, agent=agent, is_dry=is_dry)
+    return _printing(Command(config=config, resume=run, explicit=flags, agent=agent), source)
+
+
+def _printing(command: Command, source: Settings) -> Command:
+    """Returns a command that prints what was asked for: all settings, or as little as can be."""
+    is_dry, is_quiet = source.get("dry_run", False), source.get("quiet", False)
+    if is_dry and is_quiet:
+        raise ValueError("--quiet has no effect with --dry-run, which prints the settings")
+    return dataclasses.replace(command, is_dry=is_dry, is_quiet=is_quiet)
 
 
 def _saved_config(algo: str, config_class: type[RunConfig], run: str) -> tuple[RunConfig, Settings]:

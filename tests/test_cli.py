@@ -35,7 +35,7 @@ info_metrics keep_checkpoints kl_stop learning_rate log_dir log_std_init logger 
 mask_vel max_grad_norm network network_kwargs normalize_advantages num_env_threads num_envs
 num_nodes num_players num_pools num_steps num_threads num_trainers num_workers obs_keys obs_kind
 observation_normalization ortho_init overlap per_rank_batch_size player_on_gpu precision preset
-rank_timeout recompute_advantages resize resume reward_scaling seed share_data shared_network
+quiet rank_timeout recompute_advantages resize resume reward_scaling seed share_data shared_network
 squash_actions strategy target_kl target_return torch_deterministic total_timesteps trust
 update_epochs vector vf_clip_coef vf_clip_rule vf_coef weight_decay
 """
@@ -309,7 +309,7 @@ def test_names_of_other_libraries_are_none_of_ours_and_mean_some() -> None:
         ("e_clip", "; did you mean clip_coef?"),
         ("num_learning_epochs", "; did you mean update_epochs?"),
         ("use_sde", "'use_sde'; there is no state-dependent exploration"),
-        ("verbose", "'verbose'; lines go to stdout"),
+        ("verbose", "'verbose'; --quiet prints the last line alone"),
     ],
 )
 def test_every_name_of_another_library_has_an_answer_from_python_and_as_a_flag(name, words) -> None:

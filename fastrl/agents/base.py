@@ -38,6 +38,7 @@ from fastrl.processes.memory import check_memory
 from fastrl.runs.checkpoint import save_checkpoint
 from fastrl.runs.fitting import first_not_finite
 from fastrl.runs.folder import working_folder
+from fastrl.runs.progress import check_verbose
 from fastrl.spaces.actions import within_bounds
 from fastrl.spaces.masked import with_mask
 from fastrl.spaces.observations import rows_of
@@ -69,6 +70,7 @@ class BaseAgent:
         preset: str = "auto",
         network: Any = None,
         devices: Devices | int | None = None,
+        verbose: int = 1,
         **settings: Any,
     ) -> None:
         """Makes environments and networks.
@@ -89,11 +91,14 @@ class BaseAgent:
                 they see (docs/own_networks.md), `module:callable`, or a mapping from "actor" and
                 "critic" to one each.
             devices: how many ranks; or where to train, if the caller launched them already.
+            verbose: 0: `learn` prints nothing to stdout; warnings still come. 1: as on the command
+                line.
             **settings: fields of the algorithm's config, by name.
 
         Raises:
             ValueError: an unknown task or setting, a value out of range, an unsupported space.
         """
+        self.verbose = check_verbose(verbose)
         if isinstance(devices, int):
             devices, settings = None, {"devices": devices, **settings}
         self._command, own = settle(type(self), env, config, preset, network, settings)
@@ -309,8 +314,8 @@ class BaseAgent:
             trust: import what the file names, such as an environment's `module:callable` or the
                 agent's class, although neither you name it nor a run of yours on this machine
                 wrote the file.
-            **settings: settings to change, by name, `eval_env`, and what to keep of the file:
-                `keep_optimizer`, `keep_normalizer`, `keep_replay` (docs/fine_tuning.md).
+            **settings: settings to change, by name, `eval_env`, `verbose`, and what to keep of the
+                file: `keep_optimizer`, `keep_normalizer`, `keep_replay` (docs/fine_tuning.md).
 
         Raises:
             FileNotFoundError: the file is missing.

@@ -30,6 +30,7 @@ def read_agent(kind: Any, path: str | Path, env: Any, trust: bool, settings: dic
     env = settings.pop("env_id", None) if env is None else env
     if "env_id" in settings:
         raise ValueError(f"give env or env_id, not both: {env!r} and {settings['env_id']!r}")
+    said = {name: settings.pop(name) for name in ("eval_env", "verbose") if name in settings}
     network, keeps = settings.pop("network", None), take_keeps(kind, settings)
     given = dict(settings)
     if env is not None and not isinstance(env, str):
@@ -63,11 +64,10 @@ def read_agent(kind: Any, path: str | Path, env: Any, trust: bool, settings: dic
         )
     # However many processes trained it, one is enough to play.
     change = config.replace if "devices" in settings else config.for_one_process
-    tests = {"eval_env": settings.pop("eval_env")} if "eval_env" in settings else {}
     config = change(**settings)
     check_effects(config, given)
     check_beginnings(config, saved, path, "seed", "alpha")
-    agent = make(config.env_id if env is None else env, config, network=network, **tests)
+    agent = make(config.env_id if env is None else env, config, network=network, **said)
     with naming(path):
         agent.load_state_dict(learner)
         if place := agent.not_finite():

@@ -11,7 +11,7 @@ from fastrl.decoupled.server import LearnerServer
 from fastrl.envs.make import is_known_id
 from fastrl.envs.pools import spaces_of
 from fastrl.processes.devices import Devices, make_devices
-from fastrl.training.trainer import AgentTrainer
+from fastrl.training.trainer import AgentTrainer, shown_folder
 
 
 def run_command(kind: Any, command: Command) -> int:
@@ -37,11 +37,10 @@ def run_command(kind: Any, command: Command) -> int:
             f"over; go on from Python: AgentTrainer(resume=RUN).fit({kind.__name__}(env, ...))"
         )
     with make_devices(command.config) as devices:
-        if devices.is_global_zero:
+        if devices.is_global_zero and not command.is_quiet:
             print(describe(command), flush=True)
         agent = kind(command.config.env_id, command.config, devices=devices)
-        trainer = AgentTrainer(resume=command.resume, on_interrupt="return")
-        return trainer.fit(agent).exit_status
+        return _fit(agent, command)
 
 
 def learn(agent: Any, command: Command, **how: Any) -> None:
@@ -52,7 +51,7 @@ def learn(agent: Any, command: Command, **how: Any) -> None:
         command: the settings that it was made with.
         **how: arguments of `AgentTrainer`.
     """
-    if agent.devices.is_global_zero:
+    if agent.devices.is_global_zero and agent.verbose:
         print(describe(command.with_config(agent.config)), flush=True)
     trainer = AgentTrainer(**how)
     try:
@@ -72,13 +71,22 @@ def run_decoupled(kind: Any, command: Command) -> int:
     with make_devices(config) as devices:
         if not devices.is_player:
             return make_trainer(kind, config, devices).serve()
-        if devices.is_global_zero:
+        if devices.is_global_zero and not command.is_quiet:
             print(describe(command), flush=True)
         player = make_player(kind, config, devices)
-        trainer = AgentTrainer(resume=command.resume, on_interrupt="return")
-        status = trainer.fit(player).exit_status
+        status = _fit(player, command)
         player.shut_down_trainers(status)
         return status
+
+
+def _fit(agent: Any, command: Command) -> int:
+    """Trains an agent as the command line says; returns the exit status."""
+    verbose = 0 if command.is_quiet else 1
+    trainer = AgentTrainer(resume=command.resume, on_interrupt="return", verbose=verbose)
+    result = trainer.fit(agent)
+    if command.is_quiet and agent.devices.is_global_zero:
+        print(f"run folder: {shown_folder(agent, result.folder, command.resume)}", flush=True)
+    return result.exit_status
 
 
 def make_player(kind: Any, config: Any, devices: Devices) -> RemoteLearner:

@@ -33,6 +33,8 @@ class Command:
     """Line on the file that the agent was loaded from, in place of that on the preset."""
     is_dry: bool = False
     """Whether the settings are printed, and nothing else is done."""
+    is_quiet: bool = False
+    """Whether only the last line of a run is printed, which names its folder."""
     cut_of_preset: str = ""
     """Line to print if a preset was adjusted to fit the other settings."""
 

@@ -35,6 +35,8 @@ class SourceFlags:
     """Import code that the resumed run or the files of settings name, whoever wrote them."""
     dry_run: bool = False
     """Print all settings and where each is from, check them, and write and train nothing."""
+    quiet: bool = False
+    """Print only the last line, which names the run folder; and warnings and errors."""
     agent: str = ""
     """Class of your own that trains, as module:Class; it derives from the algorithm's."""
 

@@ -90,6 +90,8 @@ def from_sb3(settings: Mapping[str, Any]) -> dict[str, Any]:
         ours |= {"clip_vloss": True, "vf_clip_coef": width, "vf_clip_rule": "clipped"}
     if (target_kl := given.pop("target_kl")) is not None:
         ours |= {"target_kl": target_kl, "kl_stop": "minibatch"}
+    if "verbose" in given:  # 2 has messages for debugging, of which we have none
+        ours["verbose"] = min(given.pop("verbose"), 1)
     for name, value in given.items():
         if name in _LACKING:
             _refuse_unless(name, value, *_LACKING[name])

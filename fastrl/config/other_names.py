@@ -102,7 +102,7 @@ WORDS = {
     "target_kl": "the update stops there",
     "track": "--logger wandb adds W&B to TensorBoard and CSV",
     "use_sde": "there is no state-dependent exploration",
-    "verbose": "lines go to stdout, which may be redirected",
+    "verbose": "--quiet prints the last line alone; in Python, PPO(env, verbose=0)",
     "wandb_project_name": "--logger wandb takes it from WANDB_PROJECT",
 }
 

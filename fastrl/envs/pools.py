@@ -107,7 +107,7 @@ def can_be_reopened(pools: list[VectorEnv]) -> bool:
 
 
 def reopened(
-    pools: list[VectorEnv], config: RunConfig, restart: int, rank: int = 0
+    pools: list[VectorEnv], config: RunConfig, restart: int, rank: int = 0, speaks: bool = True
 ) -> list[VectorEnv]:
     """Returns the pools of a resumed run, which must not play the same episodes again.
 
@@ -119,6 +119,7 @@ def reopened(
         config: settings to make them with.
         restart: number of times the run was resumed, or another that was not given before.
         rank: this rank; ranks have disjoint seeds.
+        speaks: whether rank 0 prints what the caller's environments do.
     """
     if isinstance(pools, _PoolsOfId):
         for pool in pools:
@@ -129,7 +130,7 @@ def reopened(
         words = f"{pool.env_id}: the environments that were handed over"
         if (reseed := getattr(pool, "reseed", None)) is not None:
             reseed([(seed + i) % 2**31 for i in range(pool.num_envs)])
-            if rank == 0:
+            if rank == 0 and speaks:
                 print(f"{words} start new episodes, from seed {seed % 2**31}", flush=True)
         elif rank == 0:
             _log.warning("%s cannot be given other seeds: they play on from where they are", words)

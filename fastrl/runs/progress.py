@@ -7,7 +7,7 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from time import perf_counter
 from types import TracebackType
-from typing import TYPE_CHECKING, TextIO
+from typing import TYPE_CHECKING, Any, TextIO
 
 if TYPE_CHECKING:
     from rich.progress import Progress as RichProgress
@@ -29,12 +29,19 @@ class Progress:
         total_env_steps: environment steps at which the run ends; None: there are only stages.
         initial: environment steps already done (a resumed run).
         enabled: whether the line is live; None asks whether stderr is a terminal.
+        speaks: if False, nothing is shown or printed.
     """
 
     def __init__(
-        self, total_env_steps: int | None, *, initial: int = 0, enabled: bool | None = None
+        self,
+        total_env_steps: int | None,
+        *,
+        initial: int = 0,
+        enabled: bool | None = None,
+        speaks: bool = True,
     ) -> None:
-        self.enabled = _is_terminal(sys.stderr) if enabled is None else enabled
+        enabled = _is_terminal(sys.stderr) if enabled is None else enabled
+        self.enabled, self._speaks = enabled and speaks, speaks
         self._total = total_env_steps
         self._initial = initial
         self._line: RichProgress | None = None
@@ -142,9 +149,18 @@ class Progress:
 
     def print(self, text: str) -> None:
         """Prints a plain line to stdout, above the live line if there is one."""
+        if not self._speaks:
+            return
         # While the line is live on a terminal, rich redirects stdout.
         with contextlib.suppress(OSError):  # a closed pipe must not end the training
             print(text, flush=True)
+
+
+def check_verbose(verbose: Any) -> int:
+    """Returns 1 if a run prints how it goes, 0 if it prints nothing; ValueError for all else."""
+    if verbose not in (0, 1):
+        raise ValueError(f"verbose must be 0 or 1, not {verbose!r}")
+    return int(verbose)
 
 
 @contextlib.contextmanager

@@ -57,6 +57,7 @@ class Records:
         is_resumed: bool,
         hooks: Hooks | None = None,
         loggers: Sequence[Any] = (),
+        speaks: bool = True,
     ) -> None:
         """Opens the files in a folder to which no other process writes.
 
@@ -69,6 +70,7 @@ class Records:
             is_resumed: whether to append to existing files.
             hooks: the callbacks, if there are any.
             loggers: objects of the caller's that metrics go to, besides those of the settings.
+            speaks: whether lines are printed.
         """
         self._hooks = hooks
         self.agent, self.config, self.folder, self.counters = agent, agent.config, folder, counters
@@ -88,7 +90,7 @@ class Records:
         self._trackers = Trackers(names, loggers, folder, is_resumed)
         ranks = agent.devices.world_size
         total_steps = agent.num_updates * self.config.num_steps * self.config.num_envs * ranks
-        self._progress = Progress(total_steps, initial=counters.env_steps)
+        self._progress = Progress(total_steps, initial=counters.env_steps, speaks=speaks)
 
     def __enter__(self) -> Self:
         self._logger.__enter__()

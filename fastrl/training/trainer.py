@@ -30,7 +30,7 @@ from fastrl.runs.folder import (
     owned,
     write_config,
 )
-from fastrl.runs.progress import waiting
+from fastrl.runs.progress import check_verbose, waiting
 from fastrl.runs.timer import StageTimer
 from fastrl.runs.trackers import check_loggers
 from fastrl.training.agent import TRAINER_SETTINGS, Agent
@@ -73,6 +73,7 @@ class AgentTrainer:
         on_interrupt: Literal["raise", "return"] = "raise",
         callbacks: Sequence[Callback] = (),
         loggers: Sequence[Any] = (),
+        verbose: int | None = None,
     ) -> None:
         """Configures the training.
 
@@ -92,6 +93,8 @@ class AgentTrainer:
                 `callback` names; see docs/callbacks.md.
             loggers: objects of Lightning's class Logger, which get the settings, the metrics,
                 videos and the summary; besides those that the setting `logger` names.
+            verbose: 0: print nothing to stdout; warnings still come. 1: the lines of a run. None:
+                what the agent was made with.
         """
         if on_interrupt not in ("raise", "return"):
             raise ValueError(f"on_interrupt must be raise or return, not {on_interrupt!r}")
@@ -100,6 +103,7 @@ class AgentTrainer:
         self._config, self._resume, self._on_interrupt = config, resume, on_interrupt
         self._asked = Asked(max_steps, devices, precision, accelerator)
         self._callbacks, self._loggers = callbacks, loggers
+        self._verbose = verbose if verbose is None else check_verbose(verbose)
         if config is not None and max_steps is not None:
             raise ValueError("give a config or max_steps, not both")
 
@@ -125,16 +129,20 @@ class AgentTrainer:
         """
         target = only_target(target, env, dataset)
         if is_data(model, target):
-            given = self._config, self._resume, *self._callbacks, *self._loggers
+            given = self._config, self._resume, self._verbose, *self._callbacks, *self._loggers
             if any(x is not None for x in given):
-                raise ValueError("config, resume, callbacks and loggers have no effect on data")
+                raise ValueError(
+                    "config, resume, verbose, callbacks and loggers have no effect on data"
+                )
             self.result = fit_data(model, target, self._asked, self._loggers)
             return self.result
         agent, env = agent_for(model, target, self._asked)
         lead, is_alone = agent.devices.is_global_zero, agent.devices.is_alone
-        signals, self.result = StopSignals(speaks=lead, is_alone=is_alone), None
+        verbose = getattr(agent, "verbose", 1) if self._verbose is None else self._verbose
+        speaks = lead and verbose == 1
+        signals, self.result = StopSignals(speaks=speaks, is_alone=is_alone), None
         with signals:
-            result = self._fit(agent, env, signals)
+            result = self._fit(agent, env, signals, speaks)
         if signals.came():  # maybe only once everything was written
             result = dataclasses.replace(result, exit_status=128 + signals.number)
         self.result = result
@@ -142,7 +150,9 @@ class AgentTrainer:
             pass_on(result.exit_status)
         return result
 
-    def _fit(self, agent: Agent, env: AnyEnvs | None, signals: StopSignals) -> TrainResult:
+    def _fit(
+        self, agent: Agent, env: AnyEnvs | None, signals: StopSignals, speaks: bool
+    ) -> TrainResult:
         if self._config is not None:
             _take_settings(agent, self._config)
         if agent.devices.is_global_zero:
@@ -171,11 +181,11 @@ class AgentTrainer:
                 agent.match(restored["agent"])
                 counters.restarts += 1
                 if "envs" not in restored:
-                    rank = agent.devices.global_rank
-                    agent.envs = reopened(agent.envs, agent.config, counters.restarts, rank)
-            if agent.task.note and agent.devices.is_global_zero:
+                    again = counters.restarts, agent.devices.global_rank, speaks
+                    agent.envs = reopened(agent.envs, agent.config, *again)
+            if agent.task.note and speaks:
                 print(agent.task.note, flush=True)
-            buffer = _built(agent)
+            buffer = _built(agent, speaks)
             timer = StageTimer()
             # What environments draw from the global generators follows from the seed, too.
             own_seed = agent.devices.stream_seed(agent.config.seed, -1, counters.restarts)
@@ -188,7 +198,7 @@ class AgentTrainer:
                         raise ValueError(f"its {place} is not finite: the training diverged")
             with PULSE.slow(_SLOWNESS_OF_RESETS):
                 with naming(checkpoint):
-                    goes_on = _restored_envs(agent, buffer, restored, counters.restarts)
+                    goes_on = _restored_envs(agent, buffer, restored, counters.restarts, speaks)
                 make_player = getattr(agent, "make_player", Player)
                 player = make_player(agent, agent.envs, buffer, timer)
                 if not goes_on:
@@ -198,7 +208,7 @@ class AgentTrainer:
                     restore_generators(restored)
             check_frozen_statistics(agent)
             signals.hold()
-            if agent.devices.is_global_zero:
+            if speaks:
                 print(*lines_about(agent, buffer.obs[0]), sep="\n", flush=True)
             lead, is_resumed = agent.devices.is_global_zero, restored is not None
             if folder is None and lead:  # late, so that it gets its first checkpoint soon
@@ -214,16 +224,22 @@ class AgentTrainer:
             run = Loop(agent, counters, buffer, player, timer, signals, hooks)
             if not lead or folder is None:
                 return run.play(None, is_resumed)
-            print(*lines, sep="\n", end="\n" if lines else "", flush=True)
-            shown = folder
-            if not expanded(self._resume or agent.config.log_dir).is_absolute():
-                shown = folder.relative_to(agent.start_folder)
+            if lines and speaks:
+                print(*lines, sep="\n", flush=True)
+            shown = shown_folder(agent, folder, self._resume)
             # First, since it refuses damaged metrics while nothing is changed yet.
             parts = agent, folder, shown, counters, signals, is_resumed
-            records = Records(*parts, hooks, self._loggers)
+            records = Records(*parts, hooks, self._loggers, speaks)
             write_config(folder / CONFIG_NAME, {**agent.labels(), **agent.config.to_dict()})
             with records:
                 return run.play(records, is_resumed)
+
+
+def shown_folder(agent: Agent, folder: Path, resume: str | Path | None) -> Path:
+    """Returns a run folder as users name it: relative where the path that they gave is."""
+    if expanded(resume or agent.config.log_dir).is_absolute():
+        return folder
+    return folder.relative_to(agent.start_folder)
 
 
 def _take_settings(agent: Agent, config: RunConfig) -> None:
@@ -236,24 +252,28 @@ def _take_settings(agent: Agent, config: RunConfig) -> None:
 
 
 def _restored_envs(
-    agent: Agent, buffer: RolloutBuffer, restored: dict[str, Any] | None, restart: int
+    agent: Agent,
+    buffer: RolloutBuffer,
+    restored: dict[str, Any] | None,
+    restart: int,
+    speaks: bool,
 ) -> bool:
     """Returns whether the environments are where a checkpoint left them; else they are new."""
     if restored is None or "envs" not in restored:
         return False
     if restore_envs(agent.envs, buffer, restored):
         return True
-    agent.envs = reopened(agent.envs, agent.config, restart, agent.devices.global_rank)
+    again = restart, agent.devices.global_rank, speaks
+    agent.envs = reopened(agent.envs, agent.config, *again)
     return False
 
 
-def _built(agent: Agent) -> RolloutBuffer:
+def _built(agent: Agent, speaks: bool) -> RolloutBuffer:
     """Has the agent allocate and build what a run needs, and says how it will run."""
-    leads = agent.devices.is_global_zero
     words = "compiling: seconds to minutes, less when it is done again"
-    with waiting(words) if leads and agent.config.engine == "compile" else nullcontext():
+    with waiting(words) if speaks and agent.config.engine == "compile" else nullcontext():
         buffer = agent.make_buffer()
-    if leads:
+    if speaks:
         print(agent.engine.describe(), flush=True)
     return buffer
 
