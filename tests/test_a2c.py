@@ -204,6 +204,8 @@ CHANGES: dict[str, dict[str, Any]] = {
     "log_std_init": {"log_std_init": -1.0},
     "squash_actions": {"squash_actions": True},
     "observation_normalization": {"observation_normalization": True},
+    "observation_clip": {"observation_clip": 0.5},
+    "observation_epsilon": {"observation_epsilon": 1.0},
     "reward_scaling": {"reward_scaling": True},
     "optimizer": {"optimizer": "adam"},
     "optimizer_eps": {"optimizer_eps": 1e-1},
@@ -212,6 +214,8 @@ CHANGES: dict[str, dict[str, Any]] = {
 BASES: dict[str, dict[str, Any]] = {
     "anneal_ent_coef": {"ent_coef": 0.1},
     "ent_schedule": {"ent_coef": 0.1},
+    "observation_clip": {"observation_normalization": True},
+    "observation_epsilon": {"observation_normalization": True},
 }
 
 

@@ -1,4 +1,4 @@
-"""Frozen statistics stay as they are, and are used, in every way of learning."""
+"""Statistics of observations: frozen ones stay as they are; clip and epsilon do what they say."""
 
 from __future__ import annotations
 
@@ -8,7 +8,9 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from gymnasium import spaces
 from ranks import run_ranks
+from test_acting import make_policy
 from test_decoupled import decoupled
 from test_ranks import learn
 from test_resume import agent_for, assert_equal, last_state
@@ -17,6 +19,7 @@ from toy_agents import Loop, make_a2c, make_agent, make_recurrent, run
 from fastrl import PPO, AgentTrainer, cli
 from fastrl.config.a2c import A2CConfig
 from fastrl.config.ppo import PPOConfig
+from fastrl.engine.native_acting import NativeActing
 
 STATEFUL = "toy_envs:StatefulEnv"
 BOTH = {"observation_normalization": True, "reward_scaling": True}
@@ -150,3 +153,92 @@ def test_freezing_without_a_normaliser_is_refused(kind: Any) -> None:
     with pytest.raises(ValueError, match="freeze_normalization has no effect without"):
         kind(freeze_normalization=True)
     assert kind(freeze_normalization=True, reward_scaling=True).freeze_normalization
+
+
+# Clip and epsilon
+
+BOUNDED: dict[str, Any] = {
+    "observation_normalization": True,
+    "observation_clip": 0.7,
+    "observation_epsilon": 0.5,
+}
+# Of observations within [-1, 1]: values at the clip and within it.
+ROWS = torch.linspace(-4, 4, 18).reshape(9, 2)
+
+
+def plainly(policy: Any, rows: torch.Tensor) -> torch.Tensor:
+    """Returns rows normalised as the formula says, in float64."""
+    mean, variance = policy.normalizer.mean, policy.normalizer.variance
+    return ((rows.double() - mean) / (variance + 0.5).sqrt()).clamp(-0.7, 0.7).float()
+
+
+@pytest.mark.parametrize("make", [make_agent, make_a2c])
+def test_clip_and_epsilon_are_those_of_the_formula_in_predict_and_exports(
+    make: Any, tmp_path: Path
+) -> None:
+    agent = make("box", **BOUNDED)
+    run(agent)
+    policy = agent.policy
+    seen = plainly(policy, ROWS)
+    assert (seen.abs() == 0.7).any() and (seen.abs() < 0.7).any()
+    with torch.no_grad():
+        expected = policy.head.to_env(policy.head.mode(policy.head(policy.actor(seen))))
+    np.testing.assert_allclose(agent.predict(ROWS.numpy()), expected, atol=1e-6)
+    agent.export(tmp_path / "policy.pt")
+    exported = torch.jit.load(str(tmp_path / "policy.pt"))(ROWS)
+    torch.testing.assert_close(exported, expected, atol=1e-6, rtol=0)
+
+
+def test_clip_and_epsilon_reach_a_policy_with_a_memory() -> None:
+    agent = make_recurrent("box", **BOUNDED)
+    run(agent)
+    torch.testing.assert_close(agent.policy.read(ROWS).vector, plainly(agent.policy, ROWS))
+
+
+@pytest.mark.parametrize("engine", ["recorded", "auto"])
+@pytest.mark.parametrize("settings", [{"observation_clip": 0.3}, {"observation_epsilon": 2.0}])
+def test_every_engine_learns_with_them_what_eager_learns(engine: str, settings: Any) -> None:
+    def learned(name: str, **more: Any) -> torch.Tensor:
+        agent = make_agent("box", engine=name, observation_normalization=True, **more)
+        run(agent)
+        return agent.optimizer.flat
+
+    expected = learned("eager", **settings)
+    torch.testing.assert_close(learned(engine, **settings), expected, rtol=2e-4, atol=2e-5)
+    assert not torch.allclose(learned("eager"), expected, rtol=2e-4, atol=2e-5)
+
+
+@pytest.mark.parametrize("space", [spaces.Discrete(4), spaces.Box(-1, 1, (3,))])
+def test_the_kernel_that_acts_has_them(space: Any) -> None:
+    policy = make_policy(
+        space, normalize_observations=True, observation_clip=0.3, observation_epsilon=0.5
+    )
+    head, obs = policy.head, 5 * torch.randn(64, 5)
+    noise = torch.zeros(64, head.noise_size)
+    stored = torch.empty((64, *head.action_shape), dtype=head.action_dtype)
+    NativeActing(policy, 64)(obs, noise, stored)
+    with torch.no_grad():
+        torch.testing.assert_close(stored, policy.act(obs, noise), rtol=1e-5, atol=1e-5)
+
+
+def test_another_epsilon_takes_effect_when_an_agent_or_weights_are_loaded(
+    run_folder: Path,
+) -> None:
+    changes: Any = {"observation_epsilon": 0.5, "observation_clip": 0.7}
+    agent = PPO.load(run_folder, **changes, freeze_normalization=True)
+    rows = torch.linspace(-4, 4, 9 * agent.policy.normalizer.mean.numel()).reshape(9, -1)
+    torch.testing.assert_close(agent.policy.read(rows).vector, plainly(agent.policy, rows))
+    other = PPO.load(run_folder, **changes, keep_normalizer=False)
+    assert int(other.policy.normalizer.count) == 0
+    other.load_weights(run_folder)
+    assert other.policy.normalizer.scale.equal(agent.policy.normalizer.scale)
+    assert not other.policy.normalizer.scale.equal(PPO.load(run_folder).policy.normalizer.scale)
+
+
+@pytest.mark.parametrize("name", ["observation_clip", "observation_epsilon"])
+def test_they_are_refused_where_they_have_no_effect_or_no_meaning(name: str) -> None:
+    config: Any = PPOConfig
+    with pytest.raises(ValueError, match=f"{name} has no effect without observation_normal"):
+        config(**{name: 0.5})
+    with pytest.raises(ValueError, match=f"{name} must be above 0, not 0"):
+        config(**{"observation_normalization": True, name: 0.0})

@@ -56,6 +56,10 @@ def begin_parts_anew(
         (kept if has_scales else new).append("normaliser")
         for scale in () if has_scales else scales:
             _forget(scale)
+        normalizer, eps = _normalizer(agent), "observation_epsilon"
+        is_ours = has_scales and type(normalizer) is RunningNorm
+        if is_ours and getattr(saved, eps) != getattr(agent.config, eps):
+            normalizer.rescale()
     elif "keep_normalizer" in keeps:
         raise ValueError("keep_normalizer has no effect: observations and rewards have none")
     if getattr(agent, "saved_replay", None) is not None:

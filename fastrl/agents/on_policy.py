@@ -82,8 +82,10 @@ class OnPolicyAgent(BaseAgent):
     def make_policy(self, **more: Any) -> ActorCritic:
         """Makes the networks, with their initial weights; `more` is what the class takes more."""
         config = self.config
-        if config.critic_hidden_sizes:
-            more["critic_hidden_sizes"] = config.critic_hidden_sizes
+        # A policy class of the user's own need not know what is as by default.
+        for name in ("critic_hidden_sizes", "observation_clip", "observation_epsilon"):
+            if getattr(config, name) != getattr(OnPolicyConfig, name):
+                more[name] = getattr(config, name)
         return self.policy_class(
             self.observation_space,
             self.action_space,

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from fastrl.engine.optimizer import FlatOptimizer
+from fastrl.models.normalization import RunningNorm
 from fastrl.processes.errors import one_line
 from fastrl.runs.checkpoint import FORMAT, Checkpoints, load_checkpoint
 from fastrl.runs.folder import expanded, open_run_folder
@@ -108,6 +109,9 @@ def load_weights(
     with torch.no_grad():
         for name in found.fitted:
             own[name].copy_(given[name])
+    normalizer = getattr(agent.policy, "normalizer", None)
+    if "policy.normalizer.variance" in found.fitted and type(normalizer) is RunningNorm:
+        normalizer.rescale()  # the file's epsilon may be another
     for parameters, _ in agent.trained():
         if isinstance(parameters, FlatOptimizer):
             parameters.reset()  # what it remembers is of other weights

@@ -95,6 +95,10 @@ class OnPolicyConfig(DecoupledConfig):
     """Box actions: squash into the bounds by tanh instead of clipping to them."""
     observation_normalization: bool = False
     """Normalise observations by their running mean and standard deviation."""
+    observation_clip: float = 10.0
+    """Keep normalised observations within plus and minus this."""
+    observation_epsilon: float = 1e-8
+    """Add this to the variance of observations, so that what hardly varies is not magnified."""
     reward_scaling: bool = False
     """Divide rewards by the running standard deviation of the discounted return."""
     freeze_normalization: bool = False
@@ -123,6 +127,12 @@ class OnPolicyConfig(DecoupledConfig):
         if self.critic_hidden_sizes and self.shared_network:
             raise ValueError("critic_hidden_sizes has no effect with shared_network")
         check_schedules(self, has_kl=self.has_kl)
+        for name in ("observation_clip", "observation_epsilon"):
+            value = getattr(self, name)
+            if not value > 0:
+                raise ValueError(f"{name} must be above 0, not {value}")
+            if not self.observation_normalization and value != getattr(OnPolicyConfig, name):
+                raise ValueError(f"{name} has no effect without observation_normalization")
         if self.freeze_normalization and not (
             self.observation_normalization or self.reward_scaling
         ):

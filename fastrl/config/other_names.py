@@ -37,6 +37,7 @@ _TABLE = {
     "normalize_advantages": "normalize_advantage norm_adv normalize_advantage_per_mini_batch",
     "observation_normalization": "norm_obs normalize_obs normalize_input "
     "empirical_normalization obs_normalization",
+    "observation_clip": "clip_obs clip_observations",
     "reward_scaling": "norm_reward normalize_reward normalize_value",
     "clip_coef": "clip_range clip_param clip_epsilon e_clip",
     "clip_vloss": "clip_range_vf clip_value clip_value_loss use_clipped_value_loss",

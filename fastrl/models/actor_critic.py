@@ -28,6 +28,8 @@ class ActorCritic(nn.Module):
         squash_actions: bool,
         log_std_init: float,
         normalize_observations: bool,
+        observation_clip: float = 10.0,
+        observation_epsilon: float = 1e-8,
         encoder: str = "auto",
         networks: NetworksOf | None = None,
     ) -> None:
@@ -44,6 +46,8 @@ class ActorCritic(nn.Module):
             squash_actions: squash Box actions by tanh in place of clipping them.
             log_std_init: initial logarithm of the standard deviation of Box actions.
             normalize_observations: put a running normaliser in front of vectors.
+            observation_clip: normalised values are kept within plus and minus this.
+            observation_epsilon: added to the variance of observations.
             encoder: the convolutions over pixels: "auto", "nature", "impala" or "minatar".
             networks: what makes other networks in front of the heads; those of `hidden_sizes`,
                 `activation` and `encoder` are not made then.
@@ -54,7 +58,9 @@ class ActorCritic(nn.Module):
         """
         super().__init__()
         self.reader = Reader(observation_space)
-        self.normalizer = self.reader.make_normalizer() if normalize_observations else None
+        self.normalizer = None
+        if normalize_observations:
+            self.normalizer = self.reader.make_normalizer(observation_clip, observation_epsilon)
 
         def make(which: str, sizes: tuple[int, ...]) -> tuple[nn.Module, int]:
             if networks:

@@ -74,13 +74,13 @@ class Reader(nn.Module):
         else:
             raise ValueError(f"unsupported observation space {space}")
 
-    def make_normalizer(self) -> RunningNorm:
+    def make_normalizer(self, clip: float, eps: float) -> RunningNorm:
         """Returns a running normaliser of the vectors; ValueError if there are none."""
         if self.is_one_hot or not self.vector_size:
             raise ValueError(
                 f"observation_normalization has no effect on {self.space}; it is for vectors"
             )
-        return RunningNorm((self.vector_size,))
+        return RunningNorm((self.vector_size,), clip, eps)
 
     def read(self, rows: Tensor, normalizer: RunningNorm | None = None) -> Inputs:
         """Returns the parts of rows `[B, *O]`, the vector normalised if there is a normaliser."""

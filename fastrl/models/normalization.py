@@ -62,6 +62,11 @@ class RunningNorm(nn.Module):
         self.count.copy_(seen.count)
         self.mean.copy_(seen.mean)
         self.variance.copy_(seen.variance)
+        self.rescale()
+
+    @torch.no_grad()
+    def rescale(self) -> None:
+        """Brings `shift` and `scale` to what the moments and `eps` say."""
         self.shift.copy_(self.mean)
         self.scale.copy_((self.variance + self.eps).rsqrt())
 

@@ -38,6 +38,8 @@ class RecurrentActorCritic(nn.Module):
         squash_actions: bool,
         log_std_init: float,
         normalize_observations: bool,
+        observation_clip: float = 10.0,
+        observation_epsilon: float = 1e-8,
         encoder: str = "auto",
         networks: NetworksOf | None = None,
     ) -> None:
@@ -55,6 +57,8 @@ class RecurrentActorCritic(nn.Module):
             squash_actions: squash Box actions by tanh in place of clipping them.
             log_std_init: initial logarithm of the standard deviation of Box actions.
             normalize_observations: put a running normaliser in front of vectors.
+            observation_clip: normalised values are kept within plus and minus this.
+            observation_epsilon: added to the variance of observations.
             encoder: the convolutions over pixels: "auto", "nature", "impala" or "minatar".
             networks: what makes other networks in front of the memory; of `hidden_sizes` only the
                 last counts then.
@@ -67,7 +71,9 @@ class RecurrentActorCritic(nn.Module):
         self.reader = Reader(observation_space)
         if self.reader.mask_size:
             raise ValueError("an action mask is not offered with a memory; ppo and a2c take one")
-        self.normalizer = self.reader.make_normalizer() if normalize_observations else None
+        self.normalizer = None
+        if normalize_observations:
+            self.normalizer = self.reader.make_normalizer(observation_clip, observation_epsilon)
         *widths, num_features = hidden_sizes
         action_gain, value_gain = (0.01, 1.0) if ortho_init else (None, None)
         self.head = make_action_head(
