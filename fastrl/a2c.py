@@ -16,11 +16,12 @@ if __name__ == "__main__":  # before torch is imported, so that --help and mista
     raise SystemExit(command_line("a2c", file=__file__))
 
 from collections.abc import Sequence
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Unpack
 
 from torch import Tensor
 
 from fastrl.agents.on_policy import OnPolicyAgent
+from fastrl.agents.signatures import A2CSettings
 from fastrl.buffers.rollout import RolloutBuffer
 from fastrl.config.a2c import A2CConfig
 from fastrl.engine.optimizer import FlatAdam, FlatOptimizer, FlatRMSprop
@@ -38,6 +39,12 @@ class A2C(OnPolicyAgent):
     config: A2CConfig
     metrics: ClassVar[Sequence[str]] = METRICS
     """What `loss` returns beside the loss, and last the norm of the gradient."""
+
+    def __init__(
+        self, env: Any, config: A2CConfig | None = None, **settings: Unpack[A2CSettings]
+    ) -> None:
+        """Makes environments, networks and optimiser; arguments as of `BaseAgent`."""
+        super().__init__(env, config, **settings)
 
     def make_optimizer(self) -> FlatOptimizer:
         """Returns RMSprop or Adam over the policy's parameters."""

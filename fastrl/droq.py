@@ -14,11 +14,12 @@ if __name__ == "__main__":  # before torch is imported, so that --help and mista
 
     raise SystemExit(command_line("droq", file=__file__))
 
-from typing import Any
+from typing import Any, Unpack
 
 import torch
 from torch import Tensor
 
+from fastrl.agents.signatures import DroQSettings
 from fastrl.buffers.replay import Transitions
 from fastrl.config.droq import DroQConfig
 from fastrl.models.critics import Critics
@@ -32,6 +33,12 @@ class DroQ(SAC):
     algo = "droq"
     config_class = DroQConfig
     config: DroQConfig
+
+    def __init__(
+        self, env: Any, config: DroQConfig | None = None, **settings: Unpack[DroQSettings]
+    ) -> None:
+        """Makes environments, networks and optimiser; arguments as of `BaseAgent`."""
+        super().__init__(env, config, **settings)
 
     def _make_critics(self, **more: Any) -> Critics:
         return super()._make_critics(layer_norm=self.config.layer_norm, **more)

@@ -16,12 +16,13 @@ if __name__ == "__main__":  # before torch is imported, so that --help and mista
     raise SystemExit(command_line("ppo", file=__file__))
 
 from collections.abc import Sequence
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Unpack
 
 import torch
 from torch import Tensor
 
 from fastrl.agents.on_policy import OnPolicyAgent
+from fastrl.agents.signatures import PPOSettings
 from fastrl.buffers.rollout import Minibatch, RolloutBuffer
 from fastrl.config.ppo import PPOConfig
 from fastrl.config.schedules import adaptive_of
@@ -56,6 +57,12 @@ class PPO(OnPolicyAgent):
     config: PPOConfig
     metrics: ClassVar[Sequence[str]] = METRICS
     """What `loss` returns beside the loss, and last the norm of the gradient."""
+
+    def __init__(
+        self, env: Any, config: PPOConfig | None = None, **settings: Unpack[PPOSettings]
+    ) -> None:
+        """Makes environments, networks and optimiser; arguments as of `BaseAgent`."""
+        super().__init__(env, config, **settings)
 
     def make_optimizer(self) -> FlatAdam:
         """Returns Adam over the policy's parameters."""

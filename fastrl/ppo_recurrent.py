@@ -16,11 +16,12 @@ if __name__ == "__main__":  # before torch is imported, so that --help and mista
 
     raise SystemExit(command_line("ppo_recurrent", file=__file__))
 
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Unpack
 
 import torch
 from torch import Tensor
 
+from fastrl.agents.signatures import PPORecurrentSettings
 from fastrl.buffers.sequences import SequenceRollout
 from fastrl.config.ppo_recurrent import PPORecurrentConfig
 from fastrl.models.layers import evaluating
@@ -37,6 +38,15 @@ class PPORecurrent(PPO):
     config: PPORecurrentConfig
     policy_class: ClassVar[Any] = RecurrentActorCritic
     policy: RecurrentActorCritic
+
+    def __init__(
+        self,
+        env: Any,
+        config: PPORecurrentConfig | None = None,
+        **settings: Unpack[PPORecurrentSettings],
+    ) -> None:
+        """Makes environments, networks and optimiser; arguments as of `BaseAgent`."""
+        super().__init__(env, config, **settings)
 
     def make_policy(self, **more: Any) -> Any:
         """Makes the networks, with their initial weights."""

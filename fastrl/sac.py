@@ -19,12 +19,13 @@ if __name__ == "__main__":  # before torch is imported, so that --help and mista
     raise SystemExit(command_line("sac", file=__file__))
 
 from collections.abc import Collection
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Unpack
 
 import torch
 from torch import Tensor, nn
 
 from fastrl.agents.off_policy import OffPolicyAgent
+from fastrl.agents.signatures import SACSettings
 from fastrl.buffers.replay import Transitions
 from fastrl.config.sac import SACConfig
 from fastrl.config.schedules import value_at
@@ -81,6 +82,12 @@ class SAC(OffPolicyAgent):
 
     algo = "sac"
     config_class = SACConfig
+
+    def __init__(
+        self, env: Any, config: SACConfig | None = None, **settings: Unpack[SACSettings]
+    ) -> None:
+        """Makes environments, networks and optimiser; arguments as of `BaseAgent`."""
+        super().__init__(env, config, **settings)
 
     def _make_networks(self) -> None:
         config = self.config

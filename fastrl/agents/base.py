@@ -19,6 +19,7 @@ from fastrl.agents.own_networks import makers
 from fastrl.agents.reading import read_agent
 from fastrl.agents.running import learn, run_command
 from fastrl.agents.settings import settle
+from fastrl.agents.signatures import list_settings
 from fastrl.agents.weights import freeze, load_weights
 from fastrl.callbacks.base import Callback
 from fastrl.config.command import Command
@@ -61,6 +62,11 @@ class BaseAgent:
     rank_state: ClassVar[tuple[str, ...]] = ("noise_generator",)
     """Names in `state_dict` of what each rank has for itself."""
 
+    def __init_subclass__(cls, **more: Any) -> None:
+        """Has `help` list the settings."""
+        super().__init_subclass__(**more)
+        list_settings(cls)
+
     def __init__(
         self,
         env: AnyEnv | Spaces,
@@ -91,8 +97,7 @@ class BaseAgent:
                 they see (docs/own_networks.md), `module:callable`, or a mapping from "actor" and
                 "critic" to one each.
             devices: how many ranks; or where to train, if the caller launched them already.
-            verbose: 0: `learn` prints nothing to stdout; warnings still come. 1: as on the command
-                line.
+            verbose: 0: `learn` prints nothing but warnings. 1: as on the command line.
             **settings: fields of the algorithm's config, by name.
 
         Raises:
