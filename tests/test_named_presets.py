@@ -9,6 +9,7 @@ from fastrl.config.command import describe
 from fastrl.config.flags import SourceFlags
 from fastrl.config.run import documentation
 from fastrl.config.sac import SACConfig
+from fastrl.presets import __main__ as command
 from fastrl.presets import named_presets, resolve
 
 # The flags of both projects with their defaults, and what their code fixes.
@@ -46,12 +47,12 @@ PPO_OF = {
 @pytest.mark.parametrize("name", PPO_OF)
 @pytest.mark.parametrize("task", ["CartPole-v1", "LunarLander-v2", "MountainCar-v0"])
 def test_preset_has_the_defaults_of_its_source_whatever_the_task(name: str, task: str) -> None:
-    command = cli.parse("ppo", ["--env-id", task, "--preset", name])
-    assert {key: getattr(command.config, key) for key in PPO_OF[name]} == PPO_OF[name]
-    assert command.config.env_id == task
-    of_python = resolve(type(command.config), "ppo", task, name, {})
-    assert of_python.config == command.config
-    for whole in (command, of_python):
+    parsed = cli.parse("ppo", ["--env-id", task, "--preset", name])
+    assert {key: getattr(parsed.config, key) for key in PPO_OF[name]} == PPO_OF[name]
+    assert parsed.config.env_id == task
+    of_python = resolve(type(parsed.config), "ppo", task, name, {})
+    assert of_python.config == parsed.config
+    for whole in (parsed, of_python):
         assert f"\npreset {name}: seed=42 total_timesteps=65536" in describe(whole)
 
 
@@ -84,10 +85,10 @@ def test_recurrent_ppo_and_sac_have_the_defaults_of_fabricrl() -> None:
 
 def test_flags_override_a_named_preset() -> None:
     argv = ["--preset", "source-003", "--num-envs", "8", "--gamma", "0.9"]
-    command = cli.parse("ppo", argv)
-    assert (command.config.num_envs, command.config.gamma) == (8, 0.9)
-    assert "num_envs" not in command.preset_settings
-    assert command.preset_settings["adam_eps"] == 1e-4
+    parsed = cli.parse("ppo", argv)
+    assert (parsed.config.num_envs, parsed.config.gamma) == (8, 0.9)
+    assert "num_envs" not in parsed.preset_settings
+    assert parsed.preset_settings["adam_eps"] == 1e-4
 
 
 def test_model_from_python_trains_with_a_named_preset(tmp_path, capfd) -> None:
@@ -121,3 +122,13 @@ def test_help_lists_every_named_preset_with_its_algorithms(capsys) -> None:
         cli.main("ppo", ["--preset", "source-004", "--help"])
     shown = " ".join(capsys.readouterr().out.split())
     assert "The defaults below include the preset source-004." in shown
+
+
+def test_list_of_presets_has_those_for_any_task(capsys) -> None:
+    assert command.main([]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert [line for line in lines if "for any task" in line] == [
+        "ppo, for any task: --preset source-003, --preset source-004",
+        "ppo_recurrent, for any task: --preset source-004",
+        "sac, for any task: --preset source-004",
+    ]

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import io
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -112,3 +114,26 @@ def test_quiet_has_no_effect_with_dry_run(capsys) -> None:
         "error: --quiet has no effect with --dry-run, which prints the settings\n",
     )
     assert not cli.parse("ppo", []).is_quiet and cli.parse("ppo", ["--quiet"]).is_quiet
+
+
+@pytest.mark.parametrize("words", ["", "--resume"])
+def test_quiet_run_that_is_interrupted_names_its_folder(tmp_path, words: str) -> None:
+    start = [sys.executable, "-m", "fastrl.ppo", "--quiet", "--total-timesteps", "100000000"]
+    if words:
+        saved = PPO("CartPole-v1", log_dir=str(tmp_path), **SHORT).learn().result
+        assert saved is not None
+        start += ["--resume", str(saved.folder)]
+    else:
+        start += ["--preset", "none", "--accelerator", "cpu", "--eval-episodes", "0"]
+    pipe = subprocess.PIPE
+    with subprocess.Popen(start, cwd=tmp_path, stdout=pipe, stderr=pipe, text=True) as process:
+        limit = time.monotonic() + 60
+        rows: list[int] = []
+        while time.monotonic() < limit and not any(size > 2_000 for size in rows):
+            time.sleep(0.2)
+            rows = [path.stat().st_size for path in tmp_path.rglob("metrics.csv")]
+        process.send_signal(signal.SIGINT)
+        out, err = process.communicate(timeout=60)
+    assert (process.returncode, err) == (130, "")
+    (line,) = out.splitlines()
+    assert (tmp_path / line.removeprefix("run folder: ") / "summary.json").is_file()

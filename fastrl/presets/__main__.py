@@ -11,7 +11,7 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
-from fastrl.presets import FRESH_SEEDS, algorithms, load_presets, load_results
+from fastrl.presets import FRESH_SEEDS, algorithms, load_presets, load_results, named_presets
 from fastrl.processes.errors import Parser, exit_status
 
 MEASURED = ("mean", "IQM", "95 %", "worst", "seeds", "steps", "wall s", "CPU s", "on", "commit")
@@ -99,6 +99,9 @@ def table(entries: Sequence[dict[str, Any]]) -> str:
         "Greedy returns of the final policies, one per seed: mean, interquartile mean (IQM)",
     ]
     notes += ["with its 95 % bootstrap interval, worst. Seconds: medians of processes; ?: unknown."]
+    for algo in dict.fromkeys(entry["algo"] for entry in entries):
+        if names := named_presets(algo):
+            notes.append(f"{algo}, for any task: --preset {', --preset '.join(names)}")
     notes += [f"[{number}] {machine}" for number, machine in enumerate(machines, 1)]
     return "\n".join(lines + notes)
 
