@@ -34,6 +34,7 @@ from fastrl.models.critics import Critics, SquashedGaussianActor
 from fastrl.models.layers import frozen
 from fastrl.models.own import make_own
 from fastrl.ops.losses import soft_target, temporal_difference_loss
+from fastrl.ops.schedules import progress_of
 from fastrl.processes.pulse import PULSE
 
 CRITIC_METRICS = ("Loss/value_loss", "Info/q_value", "Gradients/critic_norm")
@@ -154,7 +155,7 @@ class SAC(OffPolicyAgent):
 
     def anneal(self, update_index: int) -> None:
         """Sets the learning rates to where their schedule is."""
-        config, progress = self.config, update_index / self.num_updates
+        config, progress = self.config, progress_of(update_index, self.num_updates)
         for optimizer, start in (
             (self.actor_optimizer, config.policy_lr),
             (self.critic_optimizer, config.q_lr),

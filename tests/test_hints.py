@@ -24,7 +24,7 @@ def hints(
     """Returns the hints of a run whose first observation is `shown`."""
     row = observation_rows("MyEnv", space, actions)
     env = SimpleNamespace(single_observation_space=row, single_action_space=actions)
-    agent: Any = SimpleNamespace(envs=[env], config=config or PPOConfig())
+    agent: Any = SimpleNamespace(envs=[env], config=config or PPOConfig(), networks=dict)
     rows = torch.from_numpy(pack_observation(row, shown))
     first, *others = lines_about(agent, rows)
     assert first.startswith("observations: ")

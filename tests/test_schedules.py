@@ -29,7 +29,7 @@ import fastrl
 from fastrl import PPO, SAC, AgentTrainer, cli
 from fastrl.config.ppo import PPOConfig
 from fastrl.config.schedules import name_of, read_schedule, value_at
-from fastrl.ops.schedules import adapted_to_kl, factor
+from fastrl.ops.schedules import adapted_to_kl, factor, progress_of
 
 STATEFUL = "toy_envs:StatefulEnv"
 
@@ -117,6 +117,10 @@ def test_no_engine_is_rebuilt_or_left_and_numbers_are_those_of_eager(engine: str
     moved = make_agent(engine="eager")
     run(moved)
     assert (moved.optimizer.flat - theirs).abs().max() > 1e-3  # so that the schedules count
+
+
+def test_an_update_by_hand_beyond_the_last_has_the_progress_of_the_last() -> None:
+    assert [progress_of(update, 4) for update in range(6)] == [0, 0.25, 0.5, 0.75, 0.75, 0.75]
 
 
 def test_any_function_of_progress_is_a_factor() -> None:

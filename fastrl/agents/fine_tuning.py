@@ -27,6 +27,12 @@ def take_keeps(kind: Any, settings: dict[str, Any]) -> dict[str, Any]:
     return keeps
 
 
+def with_new_scale(agent: Any, learner: dict[str, Any]) -> dict[str, Any]:
+    """Returns a saved state with the agent's own statistics of rewards, or none if it has none."""
+    scale = getattr(agent, "reward_scale", None)
+    return {**learner, "reward_scale": None if scale is None else scale.state_dict()}
+
+
 def begin_parts_anew(
     agent: Any, path: Path, saved: Any, env: Any, given: Collection[str], keeps: dict[str, Any]
 ) -> None:

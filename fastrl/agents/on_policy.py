@@ -31,6 +31,7 @@ from fastrl.models.layers import evaluated
 from fastrl.models.normalization import RewardScale
 from fastrl.ops.gae import gae
 from fastrl.ops.losses import explained_variance
+from fastrl.ops.schedules import progress_of
 
 
 class OnPolicyAgent(BaseAgent):
@@ -211,9 +212,10 @@ class OnPolicyAgent(BaseAgent):
     def anneal(self, update_index: int) -> None:
         """Sets the coefficients to where their schedules are; one that adapts goes its own way."""
         goes_on = adaptive_of(self.config) is not None and update_index > 0
+        progress = progress_of(update_index, self.num_updates)
         for name, tensor in self.scheduled.items():
             if not (goes_on and name == "learning_rate"):
-                tensor.fill_(value_at(self.config, name, update_index / self.num_updates))
+                tensor.fill_(value_at(self.config, name, progress))
 
     # Values and advantages
 
@@ -311,11 +313,10 @@ class OnPolicyAgent(BaseAgent):
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Takes a state back; raises ValueError, before it takes any, if it is another agent's."""
         self.match(state)
-        has_scale = self.reward_scale is not None and state.get("reward_scale") is not None
         adapted = () if "learning_rate" in state else ("learning_rate",)
-        check_state(self, state, *adapted, *(() if has_scale else ("reward_scale",)))
+        check_state(self, state, *adapted)
         self.policy.load_state_dict(state["policy"])
-        if self.reward_scale is not None and has_scale:
+        if self.reward_scale is not None:
             self.reward_scale.load_state_dict(state["reward_scale"])
         self.optimizer.load_state_dict(state["optimizer"])
         if "learning_rate" in state:  # else schedules set it

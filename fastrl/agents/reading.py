@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from fastrl.agents.fine_tuning import begin_parts_anew, take_keeps
+from fastrl.agents.fine_tuning import begin_parts_anew, take_keeps, with_new_scale
 from fastrl.agents.naming import class_to_load, is_loaded
 from fastrl.agents.own_networks import is_known
 from fastrl.config.effects import check_effects
@@ -68,6 +68,8 @@ def read_agent(kind: Any, path: str | Path, env: Any, trust: bool, settings: dic
     check_effects(config, given)
     check_beginnings(config, saved, path, "seed", "alpha")
     agent = make(config.env_id if env is None else env, config, network=network, **said)
+    if "reward_scaling" in given:
+        learner = with_new_scale(agent, learner)
     with naming(path):
         agent.load_state_dict(learner)
         if place := agent.not_finite():

@@ -44,6 +44,14 @@ def factor(shape: str, progress: float, floor: float = 0.0, warmup: float = 0.0)
     return SHAPES[shape]((progress - warmup) / (1 - warmup), floor)
 
 
+def progress_of(update_index: int, num_updates: int) -> float:
+    """Returns the share of a run that is over before an update, from 0.
+
+    An update by hand beyond the run's last has the progress of the last.
+    """
+    return min(update_index, num_updates - 1) / num_updates
+
+
 def adapted_to_kl(learning_rate: float, kl: float, target: float, low: float, high: float) -> float:
     """Returns the learning rate that keeps steps of the policy near a KL divergence.
 
