@@ -202,6 +202,7 @@ CHANGES: dict[str, dict[str, Any]] = {
     "shared_network": {"shared_network": True},
     "ortho_init": {"ortho_init": True},
     "log_std_init": {"log_std_init": -1.0},
+    "state_dependent_std": {"state_dependent_std": True},
     "squash_actions": {"squash_actions": True},
     "observation_normalization": {"observation_normalization": True},
     "observation_clip": {"observation_clip": 0.5},

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from fastrl.agents.export_files import export_policy, form_of
 from fastrl.models.actor_critic import ActorCritic
 from fastrl.models.critics import SquashedGaussianActor
+from fastrl.models.distributions import GaussianHead
 from fastrl.models.parts import ByName
 from fastrl.models.recurrent import RecurrentActorCritic
 from fastrl.runs.folder import check_replaceable, replaced_file
@@ -52,7 +53,8 @@ class _Outputs(nn.Module):
             critics = ["q_values"] if self.critics is not None else []
             return [*_ACTIONS, "mean", "log_std", *critics]
         if isinstance(policy, ActorCritic | RecurrentActorCritic):
-            spread = ["mean", "log_std"] if policy.head.log_std is not None else ["logits"]
+            is_normal = isinstance(policy.head, GaussianHead)
+            spread = ["mean", "log_std"] if is_normal else ["logits"]
             return [*_ACTIONS, *spread, *_VALUES]
         return [*_ACTIONS]
 
@@ -102,8 +104,9 @@ class _Outputs(nn.Module):
         """Returns what the parameters `[B, K]` of the distribution over actions say."""
         head = self.policy.head
         found: dict[str, Any] = {"actions": head.to_env(head.mode(outputs)), "logits": outputs}
-        if head.log_std is not None:
-            found |= {"mean": outputs, "log_std": head.log_std.expand_as(outputs)}
+        if isinstance(head, GaussianHead):
+            means, log_std = head.mean_and_log_std(outputs)
+            found |= {"mean": means, "log_std": log_std.expand_as(means)}
         return found
 
 

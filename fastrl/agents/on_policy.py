@@ -84,7 +84,12 @@ class OnPolicyAgent(BaseAgent):
         """Makes the networks, with their initial weights; `more` is what the class takes more."""
         config = self.config
         # A policy class of the user's own need not know what is as by default.
-        for name in ("critic_hidden_sizes", "observation_clip", "observation_epsilon"):
+        for name in (
+            "critic_hidden_sizes",
+            "state_dependent_std",
+            "observation_clip",
+            "observation_epsilon",
+        ):
             if getattr(config, name) != getattr(OnPolicyConfig, name):
                 more[name] = getattr(config, name)
         return self.policy_class(

@@ -91,6 +91,9 @@ class OnPolicyConfig(DecoupledConfig):
     """Orthogonal initialisation: gain sqrt(2), actor head 0.01, critic head 1, biases 0."""
     log_std_init: float = 0.0
     """Box actions: initial logarithm of the policy's standard deviation."""
+    state_dependent_std: bool = False
+    """Box actions: the actor gives the standard deviation of each state; by default one is learned
+    for all states."""
     squash_actions: bool = False
     """Box actions: squash into the bounds by tanh instead of clipping to them."""
     observation_normalization: bool = False

@@ -102,7 +102,7 @@ WORDS = {
     "separate": "the opposite of it",
     "target_kl": "the update stops there",
     "track": "--logger wandb adds W&B to TensorBoard and CSV",
-    "use_sde": "there is no state-dependent exploration",
+    "use_sde": "there is no state-dependent exploration; state_dependent_std is near it",
     "verbose": "--quiet prints the last line alone; in Python, PPO(env, verbose=0)",
     "wandb_project_name": "--logger wandb takes it from WANDB_PROJECT",
 }

@@ -53,7 +53,8 @@ class NativeActing:
             return ["no kernel acts with such networks"]
         head, reader = policy.head, policy.reader
         is_choice = isinstance(head, CategoricalHead) and head.single and not head.shifted
-        if not is_choice and not (isinstance(head, GaussianHead) and not head.squash):
+        is_normal = isinstance(head, GaussianHead) and head.log_std is not None
+        if not is_choice and not (is_normal and not head.squash):
             return ["no kernel draws such actions"]
         if not reader.is_flat or reader.space.dtype != "float32":
             return ["a kernel acts on vectors of float32 alone"]

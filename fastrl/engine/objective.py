@@ -41,8 +41,8 @@ class ClippedObjective:
     def why_not(self) -> list[str]:
         """Says why the kernel does not know this distribution."""
         head = self._policy.head
-        is_normal = isinstance(head, GaussianHead) and not head.squash
-        if not isinstance(head, CategoricalHead) and not is_normal:
+        is_normal = isinstance(head, GaussianHead) and head.log_std is not None
+        if not isinstance(head, CategoricalHead) and not (is_normal and not head.squash):
             return ["loss by autograd: no kernel knows such actions"]
         return []
 

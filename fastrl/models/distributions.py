@@ -156,6 +156,7 @@ class GaussianHead(nn.Module):
 
     low: Tensor
     high: Tensor
+    log_std: nn.Parameter | None
 
     def __init__(
         self,
@@ -197,17 +198,23 @@ class GaussianHead(nn.Module):
         """Returns means `[B, A]`."""
         return self.means(features)
 
+    def mean_and_log_std(self, outputs: Tensor) -> tuple[Tensor, Tensor]:
+        """Returns means `[B, A]` and logarithms of standard deviations `[A]`."""
+        assert self.log_std is not None
+        return outputs, self.log_std
+
     def draw_noise(self, noise: Tensor, generator: torch.Generator) -> None:
         """Standard normal noise."""
         noise.normal_(generator=generator)
 
     def sample(self, outputs: Tensor, noise: Tensor) -> Tensor:
         """Draws unbounded actions, float `[B, A]`."""
-        return torch.addcmul(outputs, self.log_std.exp(), noise)
+        means, log_std = self.mean_and_log_std(outputs)
+        return torch.addcmul(means, log_std.exp(), noise)
 
     def mode(self, outputs: Tensor) -> Tensor:
         """Returns the means."""
-        return outputs
+        return self.mean_and_log_std(outputs)[0]
 
     def log_prob_and_entropy(self, outputs: Tensor, actions: Tensor) -> tuple[Tensor, Tensor]:
         """Normal likelihood and entropy; squashed, both take the log-Jacobian of tanh into account.
@@ -218,13 +225,14 @@ class GaussianHead(nn.Module):
         """
         # Outputs first: where their rows lie across memory, what follows does too, and the sum of a
         # row is fast.
-        scaled = (outputs - actions) * (-self.log_std).exp()
+        means, log_std = self.mean_and_log_std(outputs)
+        scaled = (means - actions) * (-log_std).exp()
         constant = 0.5 * math.log(2 * math.pi) * self.noise_size
-        log_prob = (-0.5 * scaled * scaled - self.log_std).sum(1) - constant
-        spread = (self.log_std + 0.5 * math.log(2 * math.pi * math.e)).sum()
+        log_prob = (-0.5 * scaled * scaled - log_std).sum(1) - constant
+        spread = (log_std + 0.5 * math.log(2 * math.pi * math.e)).sum(-1)
         entropy = torch.ones_like(log_prob) * spread
         if self.squash:
-            redrawn = torch.addcmul(outputs, self.log_std.exp(), scaled.detach(), value=-1)
+            redrawn = torch.addcmul(means, log_std.exp(), scaled.detach(), value=-1)
             log_prob = log_prob - _log_slope_of_tanh(actions)
             entropy = entropy + _log_slope_of_tanh(redrawn)
         return log_prob, entropy
@@ -234,6 +242,47 @@ class GaussianHead(nn.Module):
         if self.squash:
             return self.bounds(torch.tanh(actions))
         return torch.clamp(actions, self.low, self.high)
+
+
+class StateDependentGaussianHead(GaussianHead):
+    """Independent normals whose spread the network gives, too, for each state.
+
+    Logarithms of standard deviations are clamped to [-20, 2], as in the code of SAC's authors
+    (Haarnoja et al. 2018, arXiv 1801.01290). They begin as `log_std_init` in every state.
+    """
+
+    def __init__(
+        self,
+        num_features: int,
+        low: np.ndarray,
+        high: np.ndarray,
+        squash: bool,
+        log_std_init: float,
+        gain: float | None,
+    ):
+        """Makes the layer of means and of log_std; arguments as of `GaussianHead`."""
+        super().__init__(num_features, low, high, squash, log_std_init, gain)
+        num_dims = len(low)
+        del self.means
+        self.log_std = None
+        self.means_and_log_stds = linear(num_features, 2 * num_dims, gain)
+        with torch.no_grad():
+            self.means_and_log_stds.weight[num_dims:] = 0
+            self.means_and_log_stds.bias[num_dims:] = log_std_init
+
+    @property
+    def layer(self) -> nn.Linear:
+        """What makes means and logarithms of standard deviations of features."""
+        return self.means_and_log_stds
+
+    def forward(self, features: Tensor) -> Tensor:
+        """Returns means, then logarithms of standard deviations before the clamp, `[B, 2 A]`."""
+        return self.means_and_log_stds(features)
+
+    def mean_and_log_std(self, outputs: Tensor) -> tuple[Tensor, Tensor]:
+        """Returns means and logarithms of standard deviations, each `[B, A]`."""
+        means, log_std = outputs.chunk(2, 1)
+        return means, log_std.clamp(-20.0, 2.0)
 
 
 class Bounds(nn.Module):
@@ -271,14 +320,19 @@ def make_action_head(
     squash: bool,
     log_std_init: float,
     gain: float | None,
+    state_dependent_std: bool = False,
 ) -> CategoricalHead | GaussianHead:
     """Returns the head for an action space.
 
     Raises:
-        ValueError: the space is not supported, or squashing was asked for where it has no effect.
+        ValueError: the space is not supported, or what is for Box was asked for elsewhere.
     """
     check_action_space(space)
-    for name, is_set in (("squash_actions", squash), ("log_std_init", log_std_init)):
+    for name, is_set in (
+        ("squash_actions", squash),
+        ("log_std_init", log_std_init),
+        ("state_dependent_std", state_dependent_std),
+    ):
         if is_set and not isinstance(space, gymnasium.spaces.Box):
             raise ValueError(f"{name} has no effect on {space}; it is for Box actions")
     if isinstance(space, gymnasium.spaces.Discrete):
@@ -290,4 +344,5 @@ def make_action_head(
         (num_dims,) = space.shape
         return CategoricalHead(num_features, [2] * num_dims, [0] * num_dims, False, gain)
     assert isinstance(space, gymnasium.spaces.Box)
-    return GaussianHead(num_features, *float32_bounds(space), squash, log_std_init, gain)
+    kind = StateDependentGaussianHead if state_dependent_std else GaussianHead
+    return kind(num_features, *float32_bounds(space), squash, log_std_init, gain)

@@ -37,6 +37,7 @@ class RecurrentActorCritic(nn.Module):
         ortho_init: bool,
         squash_actions: bool,
         log_std_init: float,
+        state_dependent_std: bool = False,
         normalize_observations: bool,
         observation_clip: float = 10.0,
         observation_epsilon: float = 1e-8,
@@ -56,6 +57,7 @@ class RecurrentActorCritic(nn.Module):
             ortho_init: orthogonal initial weights.
             squash_actions: squash Box actions by tanh in place of clipping them.
             log_std_init: initial logarithm of the standard deviation of Box actions.
+            state_dependent_std: the actor gives that of each state.
             normalize_observations: put a running normaliser in front of vectors.
             observation_clip: normalised values are kept within plus and minus this.
             observation_epsilon: added to the variance of observations.
@@ -77,7 +79,12 @@ class RecurrentActorCritic(nn.Module):
         *widths, num_features = hidden_sizes
         action_gain, value_gain = (0.01, 1.0) if ortho_init else (None, None)
         self.head = make_action_head(
-            action_space, num_features, squash_actions, log_std_init, action_gain
+            action_space,
+            num_features,
+            squash_actions,
+            log_std_init,
+            action_gain,
+            state_dependent_std,
         )
         self.value_head = linear(num_features, 1, value_gain)
         self.previous_size = 0
