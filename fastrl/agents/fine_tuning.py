@@ -27,7 +27,7 @@ def take_keeps(kind: Any, settings: dict[str, Any]) -> dict[str, Any]:
     return keeps
 
 
-def with_new_scale(agent: Any, learner: dict[str, Any]) -> dict[str, Any]:
+def with_new_scale(agent: Any, learner: Any) -> dict[str, Any]:
     """Returns a saved state with the agent's own statistics of rewards, or none if it has none."""
     scale = getattr(agent, "reward_scale", None)
     return {**learner, "reward_scale": None if scale is None else scale.state_dict()}
