@@ -7,7 +7,7 @@ from importlib import resources
 from fastrl.processes.errors import exit_status
 
 COMMANDS = (
-    "ppo", "a2c", "ppo_recurrent", "sac", "droq", "evaluate", "export", "presets",
+    "ppo", "a2c", "ppo_recurrent", "sac", "droq", "evaluate", "export", "collect", "presets",
 )  # fmt: skip
 
 
@@ -22,7 +22,7 @@ def _list() -> int:
         raise ValueError(f"python -m fastrl takes no arguments, not {words[0]!r}{meant}")
     for name in COMMANDS:
         root = resources.files("fastrl")
-        file = root / f"{name}.py" if name != "presets" else root / "presets" / "__main__.py"
+        file = root / name / "__main__.py" if (root / name).is_dir() else root / f"{name}.py"
         text = ast.get_docstring(ast.parse(file.read_text(encoding="utf-8"))) or ""
         print(f"python -m fastrl.{name:<14} {text.splitlines()[0]}", flush=True)
     return 0

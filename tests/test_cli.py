@@ -613,5 +613,13 @@ def test_an_algorithm_behind_the_package_is_spelt_right(monkeypatch, capsys) -> 
     assert "did you mean python -m fastrl.ppo?" in capsys.readouterr().err
 
 
+def test_every_command_that_is_a_package_is_listed(monkeypatch, capsys) -> None:
+    monkeypatch.setattr(sys, "argv", ["fastrl"])
+    assert list_commands() == 0
+    listed = capsys.readouterr().out
+    packages = [path.parent.name for path in Path(fastrl.__file__).parent.glob("*/__main__.py")]
+    assert packages and all(f"python -m fastrl.{name} " in listed for name in packages)
+
+
 def test_the_package_lists_its_names() -> None:
     assert {"PPO", "SAC", "AgentTrainer", "make_env"} <= set(dir(fastrl))

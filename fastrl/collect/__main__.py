@@ -146,8 +146,9 @@ def _run(arguments: argparse.Namespace) -> int:
     else:
         cut = " until it was interrupted" if signals.came() else ""
         episodes, steps, place = writer.num_new_episodes, writer.num_new_steps, arguments.out
+        episodes_word = "episode" if episodes == 1 else "episodes"
         print(
-            f"{episodes:,} episodes, {steps:,} steps{cut}; read them by "
+            f"{episodes:,} {episodes_word}, {steps:,} steps{cut}; read them by "
             f"fastrl.TrajectoryDataset({place!r}) or minari.MinariDataset({place!r})",
             flush=True,
         )
