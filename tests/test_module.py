@@ -10,6 +10,7 @@ import gymnasium
 import lightning
 import pytest
 import torch
+from lightning.pytorch.loggers import CSVLogger
 from own_modules import DQN, ActorCritic, PPOAgent, Reinforce, mlp
 from ranks import run_ranks
 from test_resume import assert_equal, last_state, metrics_of
@@ -17,7 +18,7 @@ from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 from toy_envs import CountingEnv, EndlessEnv
 
-from fastrl import PPO, AgentTrainer, LightningAgentModule, load
+from fastrl import PPO, AgentTrainer, Callback, LightningAgentModule, load
 from fastrl.buffers.replay import Transitions
 from fastrl.runs.checkpoint import load_checkpoint
 
@@ -230,7 +231,10 @@ def test_fit_hands_a_lightning_module_and_its_data_to_lightnings_trainer(quiet):
     inputs = torch.randn(256, 2)
     data = TensorDataset(inputs, inputs.sum(1, keepdim=True))
     model = PlainRegression()
-    result = AgentTrainer(max_steps=100, accelerator="cpu", devices=1).fit(model, data)
+    logger = CSVLogger(".", name="mine")
+    how: Any = {"max_steps": 100, "accelerator": "cpu", "devices": 1}
+    result = AgentTrainer(**how, loggers=[logger]).fit(model, data)
+    assert model.trainer.logger is logger
     assert model.trainer.global_step == 100
     assert result.summary["loss"] < 1e-3 and result.folder.exists()
 
@@ -426,6 +430,45 @@ def test_an_agent_that_plays_and_samples_by_itself_is_counted_and_tested_as_any_
     assert len(module.stored) == 64 and result.summary["total_env_steps"] == 256
     assert result.summary["episodes"] > 0 and result.summary["eval_return_mean"] > 0
     assert not module.network[0].weight.equal(before["network.0.weight"])
+
+
+class Firsts(PlaysItself):
+    """Counts how often a run began."""
+
+    num_firsts = 0
+
+    def initial_rollout(self) -> None:
+        self.num_firsts += 1
+        assert self.step == 0
+        super().initial_rollout()
+
+
+def test_a_second_fit_of_a_module_begins_anew(tmp_path):
+    module = Firsts(mlp(4, 2), **SMALL)
+    for number in (1, 2):
+        fit(module, "CartPole-v1", tmp_path)
+        assert module.num_firsts == number and module.num_rollouts == 4 * number
+
+
+class Reopens(Callback):
+    """Makes the environments anew before the first rollout."""
+
+    def on_fit_start(self, trainer: Any) -> None:
+        trainer.reopen()
+
+
+def test_a_module_that_plays_itself_does_so_in_reopened_environments_too(tmp_path):
+    module = PlaysItself(mlp(4, 2), **SMALL)
+    fit(module, "CartPole-v1", tmp_path, callbacks=[Reopens()])
+    assert module.num_rollouts == 4
+
+
+def test_infos_are_read_where_a_module_plays_itself(tmp_path):
+    means = []
+    for kind in (Reinforce, PlaysItself):
+        module = kind(mlp(2, 2), **SMALL, info_metrics=("distance",))
+        means.append(fit(module, "goal_envs:GoalEnv", tmp_path).summary["train_info_means"])
+    assert means[0] == means[1] and means[0].keys() == {"distance"}
 
 
 class Lazy(Reinforce):

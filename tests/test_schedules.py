@@ -174,6 +174,14 @@ def test_a_named_function_comes_from_the_command_line_and_resumes_there(tmp_path
     assert rates == pytest.approx([2.5e-4] * 4)
 
 
+def test_a_module_that_exits_as_it_is_imported_is_one_line(tmp_path, monkeypatch, capsys) -> None:
+    (tmp_path / "exits.py").write_text("raise SystemExit(0)")
+    monkeypatch.syspath_prepend(tmp_path)
+    words = ["--preset", "none", "--log-dir", str(tmp_path / "logs"), "--lr-schedule", "exits:f"]
+    assert cli.main("ppo", words) == 2
+    assert "lr_schedule=exits:f: " in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("name", ["no_such_module:f", f"{__name__}:no_such_function"])
 def test_a_name_that_leads_nowhere_is_one_line(name: str, tmp_path: Path, capsys) -> None:
     words = ["--preset", "none", "--log-dir", str(tmp_path), "--lr-schedule", name]

@@ -8,8 +8,6 @@ from typing import Any
 from fastrl.callbacks.base import Callback
 from fastrl.callbacks.trainer import Trainer, is_settled
 
-_EPISODES = 100  # that the mean return is taken over
-
 
 class Curriculum(Callback):
     """Changes the training environments stage by stage.

@@ -9,8 +9,6 @@ from fastrl.callbacks.base import Callback
 from fastrl.callbacks.stopping import Judge, check_judge, check_tests
 from fastrl.callbacks.trainer import Trainer, is_settled
 
-_EPISODES = 100  # that the mean return is taken over
-
 
 class SaveBest(Callback):
     """Saves the agent whenever its mean return is better than ever before.
@@ -44,7 +42,7 @@ class SaveBest(Callback):
         is_soon = self.saved_at is not None and (
             trainer.env_steps - self.saved_at < self.least_steps
         )
-        if self.by == "training" and not is_soon and is_settled(trainer, 0, _EPISODES):
+        if self.by == "training" and not is_soon and is_settled(trainer, 0):
             self._save_if_best(trainer, trainer.mean_return)
 
     def on_evaluation_end(self, trainer: Trainer, result: Any) -> None:

@@ -16,6 +16,8 @@ from fastrl.envs.pools import can_be_reopened
 from fastrl.envs.vector import VectorEnv
 from fastrl.runs.checkpoint import save_checkpoint
 
+_MEAN_EPISODES = 100  # that `mean_return` is taken over
+
 
 class Trainer:
     """A run, as its callbacks see it; made by `fit` for as long as that lasts.
@@ -231,6 +233,7 @@ class Trainer:
         return env_kwargs
 
 
-def is_settled(trainer: Trainer, episodes_before: int, num_episodes: int = 100) -> bool:
-    """Returns whether the mean return is that of episodes since a moment, of all it is taken of."""
-    return trainer.episodes - episodes_before >= num_episodes and math.isfinite(trainer.mean_return)
+def is_settled(trainer: Trainer, episodes_before: int) -> bool:
+    """Returns whether the mean return is of 100 episodes, all after the first `episodes_before`."""
+    is_full = trainer.episodes - episodes_before >= _MEAN_EPISODES
+    return is_full and math.isfinite(trainer.mean_return)

@@ -111,7 +111,7 @@ def function_of(schedule: str | Function, setting: str) -> Function | Adaptive:
     module_name, _, name = schedule.partition(":")
     try:
         module = import_module(module_name)
-    except Exception as error:  # foreign code may raise anything
+    except (Exception, SystemExit) as error:  # foreign code may raise anything
         reason = str(error).partition("\n")[0] or type(error).__name__
         raise ValueError(f"{setting}={schedule}: {reason}") from error
     found: Any = module

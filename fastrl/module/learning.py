@@ -87,6 +87,7 @@ class ModuleLearner:
         self.dealt: Any = None
         """The batch that the agent dealt last."""
         module.agent, module.settings = agent, agent.config
+        self.count_steps(0)  # an earlier `fit` has left its own
         agent.task = agent.task._replace(is_named=False)  # the command line cannot make a module
         if hooks := [name for name in _HOOKS_NOT_CALLED if is_overridden(module, name)]:
             kind = type(module).__name__

@@ -14,6 +14,7 @@ from fastrl.envs.vector import EnvError, VectorEnv
 from fastrl.models.layers import evaluating
 from fastrl.processes.pulse import PULSE
 from fastrl.runs.timer import StageTimer
+from fastrl.training.infos import InfoRecorder
 from fastrl.training.player import Player
 
 Info = dict[str, Any]
@@ -26,9 +27,11 @@ class BoundEnv:
     returns the first observation of the next episode.
     """
 
-    def __init__(self, agent: Any, envs: list[VectorEnv], buffer: RolloutBuffer) -> None:
-        """Takes the pools that are played, and where their rows go."""
-        self._agent, self._buffer = agent, buffer
+    def __init__(
+        self, agent: Any, envs: list[VectorEnv], buffer: RolloutBuffer, infos: InfoRecorder | None
+    ) -> None:
+        """Takes the pools that are played, and where their rows and infos go."""
+        self._agent, self._buffer, self._infos = agent, buffer, infos
         self._pools = list(zip(envs, agent.columns_of_pools(), strict=True))
         self.num_envs = buffer.num_envs
         self.observation_space = agent.observation_space
@@ -84,7 +87,10 @@ class BoundEnv:
         for env, columns in self._pools:
             env.send(taken[columns])
         for env, columns in self._pools:
-            broken = buffer.record(t, columns.start, *env.recv())
+            step = env.recv()
+            broken = buffer.record(t, columns.start, *step)
+            if self._infos is not None:
+                self._infos.record(env, step.terminated | step.truncated)
             if broken >= 0:
                 raise EnvError(f"{env.env_id}: environment {broken} returned a non-finite number")
         PULSE.count += 1
@@ -101,7 +107,8 @@ class ModulePlayer(Player):
     ) -> None:
         """Binds the module to the environments."""
         super().__init__(agent, envs, buffer, timer)
-        self._module, self._bound = agent.module, BoundEnv(agent, envs, buffer)
+        self._module = agent.module
+        self._bound = BoundEnv(agent, envs, buffer, self._infos)
         self._module.bind_env(self._bound)
 
     @torch.no_grad()
@@ -124,4 +131,4 @@ class ModulePlayer(Player):
             raise ValueError(f"rollout({buffer.num_steps}) took {bound.t} steps")
         bound.t = 0
         self._timer.add("env", perf_counter() - start)
-        return buffer.take_episodes()
+        return self.take_episodes()

@@ -26,7 +26,7 @@ from fastrl.processes.signals import PATIENCE, StopSignals, is_interrupt
 from fastrl.runs.timer import SaveClock, StageTimer
 from fastrl.training.agent import Agent
 from fastrl.training.counters import TARGET_EPISODES, Counters, IterationCounts
-from fastrl.training.player import Player
+from fastrl.training.player import Player, player_of
 from fastrl.training.records import Records, TrainResult
 from fastrl.training.resuming import (
     ENVS_STATE,
@@ -193,7 +193,7 @@ class Loop:
                 config = agent.config.replace(env_kwargs=kwargs)
                 with PULSE.unwatched():
                     agent.envs = reopened(agent.envs, config, restart)
-                    self.player = Player(agent, agent.envs, self.buffer, self.timer)
+                    self.player = player_of(agent, self.buffer, self.timer)
                     self.player.reset()
             except ValueError as error:
                 agent.envs = []  # closed

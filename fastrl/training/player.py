@@ -104,8 +104,17 @@ class Player:
         self._timer.add("env", env_seconds)
         self._timer.add("act", act_seconds)
         self._timer.add("store", store_seconds)
-        episodes = buffer.take_episodes()
+        return self.take_episodes()
+
+    def take_episodes(self) -> Episodes:
+        """Returns the episodes that ended since the last call, with what their infos told."""
+        episodes = self._buffer.take_episodes()
         return episodes._replace(infos=self._infos.take()) if self._infos else episodes
+
+
+def player_of(agent: Agent, buffer: RolloutBuffer, timer: StageTimer) -> Player:
+    """Returns what plays an agent's environments: `Player`, or what the agent has in its place."""
+    return getattr(agent, "make_player", Player)(agent, agent.envs, buffer, timer)
 
 
 def _check_number(env: VectorEnv, number: int) -> None:

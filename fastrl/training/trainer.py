@@ -37,7 +37,7 @@ from fastrl.training.agent import TRAINER_SETTINGS, Agent
 from fastrl.training.counters import Counters
 from fastrl.training.hints import lines_about
 from fastrl.training.loop import Loop
-from fastrl.training.player import Player
+from fastrl.training.player import player_of
 from fastrl.training.records import Records, TrainResult
 from fastrl.training.resuming import (
     check_frozen_statistics,
@@ -129,11 +129,10 @@ class AgentTrainer:
         """
         target = only_target(target, env, dataset)
         if is_data(model, target):
-            given = self._config, self._resume, self._verbose, *self._callbacks, *self._loggers
+            given = self._config, self._resume, self._verbose, *self._callbacks
             if any(x is not None for x in given):
-                raise ValueError(
-                    "config, resume, verbose, callbacks and loggers have no effect on data"
-                )
+                raise ValueError("config, resume, verbose and callbacks have no effect on data")
+            check_loggers((), self._loggers)
             self.result = fit_data(model, target, self._asked, self._loggers)
             return self.result
         agent, env = agent_for(model, target, self._asked)
@@ -199,8 +198,7 @@ class AgentTrainer:
             with PULSE.slow(_SLOWNESS_OF_RESETS):
                 with naming(checkpoint):
                     goes_on = _restored_envs(agent, buffer, restored, counters.restarts, speaks)
-                make_player = getattr(agent, "make_player", Player)
-                player = make_player(agent, agent.envs, buffer, timer)
+                player = player_of(agent, buffer, timer)
                 if not goes_on:
                     player.reset()
             if restored is not None and "torch_random" in restored:
