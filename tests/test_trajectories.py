@@ -154,6 +154,12 @@ def test_images_of_an_episode_longer_than_a_block_are_whole(monkeypatch, tmp_pat
             assert (image == env.observation()).all()
 
 
+def test_settings_that_change_what_environments_show_go_for_random_trajectories(tmp_path):
+    how = {"gray_scale": True, "resize": 16, "action_repeat": 2}
+    data = make_random_trajectory(SCREEN, tmp_path / "data", 10, num_envs=1, **how)
+    assert data.observation_space.shape == (16, 16)
+
+
 def test_masks_of_the_info_are_written_beside_the_observation(tmp_path):
     env = gymnasium.make("CartPole-v1")
 
@@ -506,6 +512,39 @@ def link_elsewhere(folder: Path) -> None:
     with h5py.File(folder / "main_data.hdf5", "a") as file:
         del file["episode_3"]
         file["episode_3"] = h5py.ExternalLink("../other/part_0000.hdf5", "/episode_3")
+
+
+def virtual(group) -> None:
+    import h5py
+
+    layout = h5py.VirtualLayout((len(group["rewards"]),), "f4")
+    layout[:] = h5py.VirtualSource("../story/part_0000.hdf5", "/episode_3/rewards", layout.shape)
+    del group["rewards"]
+    group.create_virtual_dataset("rewards", layout)
+
+
+def in_raw_file(group) -> None:
+    shape, path = group["rewards"].shape, str(Path(__file__).resolve())
+    del group["rewards"]
+    group.create_dataset("rewards", shape, "f4", external=[(path, 0, 4 * shape[0])])
+
+
+def in_linked_file(group) -> None:
+    import h5py
+
+    path = Path(group.file.filename)
+    other = path.parent.parent / "elsewhere.hdf5"
+    with h5py.File(other, "w") as file:
+        file["rewards"] = np.zeros(group["rewards"].shape, np.float32)
+    del group["rewards"]
+    group["rewards"] = h5py.ExternalLink(str(other), "/rewards")
+
+
+@pytest.mark.parametrize("change", [virtual, in_raw_file, in_linked_file])
+def test_no_array_is_read_from_outside_the_folder(story, tmp_path, change):
+    folder = damaged(story, tmp_path / "data", edit_episode(change))
+    with pytest.raises(ValueError, match="episode 3: rewards is in another file"):
+        TrajectoryDataset(folder)
 
 
 def cut(name: str, size: int):

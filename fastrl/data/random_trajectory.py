@@ -20,10 +20,15 @@ from fastrl.presets import facts_of
 
 ENV_SETTINGS = (
     "backend",
+    "vector",
+    "num_workers",
     "mask_vel",
     "env_kwargs",
     "obs_keys",
     "obs_kind",
+    "gray_scale",
+    "resize",
+    "action_repeat",
     "frame_stack",
     "info_action_mask",
 )

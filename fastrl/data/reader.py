@@ -204,6 +204,11 @@ class EpisodeReader:
             with self._damage_named(episode):
                 file = self._file(self._homes[episode])
                 array = h5.h5d.open(file, f"/episode_{episode}/{path}".encode())
+                facts = array.get_create_plist()
+                is_virtual = facts.get_layout() == h5.h5d.VIRTUAL
+                is_linked = h5.h5f.get_name(array) != h5.h5f.get_name(file)
+                if is_linked or is_virtual or facts.get_external_count():
+                    raise ValueError(f"{path} is in another file")
             self._open[episode, path] = array
         return self._open[episode, path]
 
