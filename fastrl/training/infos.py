@@ -65,7 +65,7 @@ def missing(infos: Iterable[dict[str, Any]], names: Sequence[str]) -> str:
     absent = [repr(name) for name in names if name not in known]
     if not absent:
         return ""
-    has = f"it has {', '.join(sorted(known))}" if known else "it is empty"
+    has = f"it has {', '.join(sorted(known))}" if known else "these infos are empty"
     return f"no info at the end of an episode has {' or '.join(absent)}; {has}"
 
 
