@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import subprocess
 import sys
 from functools import partial
 from pathlib import Path
@@ -23,7 +24,7 @@ from fastrl.cli import main as command_line
 from fastrl.evaluate import main as evaluate
 from fastrl.export import main as export
 from fastrl.models.own import make_own, space_seen
-from fastrl.runs.checkpoint import load_checkpoint
+from fastrl.runs.checkpoint import load_checkpoint, save_checkpoint
 from fastrl.runs.folder import read_config
 from fastrl.spaces.observations import observation_rows
 
@@ -354,6 +355,19 @@ def test_a_network_that_only_a_file_of_somebody_else_names_is_not_imported(
     assert told in capsys.readouterr().err
     assert "own_networks" not in sys.modules
     assert type(PPO.load(run, trust=True).policy.actor).__name__ == "ResidualMLP"
+
+
+def test_a_function_of_python_that_a_file_of_somebody_else_names_is_not_called(
+    monkeypatch, tmp_path
+):
+    small(PPO, network=own_networks.plain).save(tmp_path / "agent.pt")
+    state = load_checkpoint(tmp_path / "agent.pt")
+    assert type(PPO.load(tmp_path / "agent.pt")) is PPO  # what is imported already is called
+    state["agent"]["config"]["network"] = ["subprocess:Popen"]
+    save_checkpoint(tmp_path / "agent.pt", state)
+    monkeypatch.setattr(subprocess, "Popen", lambda *a, **b: pytest.fail("it was called"))
+    told = refusal(lambda: PPO.load(tmp_path / "agent.pt"))
+    assert "wants to run subprocess:Popen() but is signed by another user" in told.replace(",", "")
 
 
 # Mistakes

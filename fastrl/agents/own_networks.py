@@ -16,6 +16,7 @@ import gymnasium
 from torch import nn
 
 from fastrl.agents.naming import function_of, is_loaded_function, name_of_function
+from fastrl.config.trust import is_part_of_python
 from fastrl.config.values import read_value
 from fastrl.models.own import MakeNetwork
 
@@ -95,8 +96,16 @@ def parts_named(network: Collection[str]) -> dict[str, str]:
 
 
 def is_known(network: Collection[str]) -> bool:
-    """Tells whether all networks named are imported already, so that naming them runs no code."""
-    return all(x.startswith("<") or is_loaded_function(x) for x in parts_named(network).values())
+    """Tells whether all networks named are imported already, so that naming them runs no code.
+
+    Not so what comes with Python, of which much is imported always: to call it may run any.
+    """
+    names = parts_named(network).values()
+    return all(x.startswith("<") or (is_loaded_function(x) and not _is_python(x)) for x in names)
+
+
+def _is_python(name: str) -> bool:
+    return is_part_of_python(name.partition(":")[0])
 
 
 def _told(name: str, function: Callable[..., Any], arguments: dict[str, Any]) -> MakeNetwork:
