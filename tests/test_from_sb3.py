@@ -64,7 +64,7 @@ def test_functions_of_the_remaining_progress_become_factors_of_progress() -> Non
         ({"policy_kwargs": {"net_arch": []}}, "net_arch without hidden layers"),
         (
             {"policy_kwargs": {"features_extractor_class": nn.Module}},
-            "a class of your own overrides make_policy",
+            "see network",
         ),
         (
             {"policy_kwargs": {"optimizer_kwargs": {"weight_decay": 0.1}}},

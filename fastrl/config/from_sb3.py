@@ -45,8 +45,8 @@ _LACKING: dict[str, tuple[Any, str]] = {
 }
 _POLICY_LACKING: dict[str, tuple[Any, str]] = {
     "share_features_extractor": (True, "see shared_network"),
-    "features_extractor_class": (None, "a class of your own overrides make_policy"),
-    "features_extractor_kwargs": (None, "a class of your own overrides make_policy"),
+    "features_extractor_class": (None, "see network, which takes a function that makes a module"),
+    "features_extractor_kwargs": (None, "see network_kwargs"),
     "normalize_images": (True, "pixels are always scaled to [0, 1]"),
     "use_sde": (False, "there is no state-dependent exploration"),
     "full_std": (True, "there is no state-dependent exploration"),
@@ -96,8 +96,11 @@ def from_sb3(settings: Mapping[str, Any]) -> dict[str, Any]:
         if name in _LACKING:
             _refuse_unless(name, value, *_LACKING[name])
         elif name not in _NAMES:
-            known = ", ".join(sorted({*_DEFAULTS, *_NAMES, *_LACKING, "policy_kwargs"}))
-            raise ValueError(f"{name!r} is no argument of SB3's PPO that is mapped: {known}")
+            others = ("policy", "policy_kwargs", "verbose")
+            known = ", ".join(
+                sorted({*_DEFAULTS, *_NAMES, *_LACKING, *others} - {"_init_setup_model"})
+            )
+            raise ValueError(f"{name!r} is no argument of SB3's PPO; known: {known}")
         elif value is not None:
             ours[_NAMES[name]] = value
     return ours
