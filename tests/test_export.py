@@ -235,7 +235,9 @@ def test_state_of_a_memory_is_an_input_and_an_output(
 ):
     more = {"rnn": rnn, "previous_action": previous_action}
     agent = agent_of("nested", action_space, PPORecurrent, **more)
+    generator = torch.get_rng_state()
     write(agent, form, tmp_path)  # it compares actions and states
+    assert torch.equal(torch.get_rng_state(), generator)  # which a training may draw from
     if form != "torchscript":
         return
     read = torch.jit.load(str(tmp_path / "policy.pt"))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -153,6 +154,18 @@ def test_a_file_of_something_else_is_one_line(content, tmp_path):
     assert "holds no weights, but a list" in refusal(
         lambda: small().load_weights(tmp_path / "list.pt")
     )
+
+
+def test_a_compressed_file_of_weights_is_refused_before_it_is_inflated(tmp_path):
+    torch.save({"actor.0.weight": torch.zeros(1000, 1000)}, tmp_path / "plain.pt")
+    with (
+        zipfile.ZipFile(tmp_path / "plain.pt") as plain,
+        zipfile.ZipFile(tmp_path / "bomb.pt", "w", zipfile.ZIP_DEFLATED) as bomb,
+    ):
+        for name in plain.namelist():
+            bomb.writestr(name, plain.read(name))
+    told = refusal(lambda: small().load_weights(tmp_path / "bomb.pt", strict=False))
+    assert "holds no weights" in told and "compressed" in told
 
 
 # Going on with another task

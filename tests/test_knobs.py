@@ -212,6 +212,18 @@ def test_an_update_stops_before_the_step_whose_divergence_is_too_large(engine: s
         assert metrics[0]["Info/approx_kl"] == pytest.approx(mean, rel=1e-3)
 
 
+def test_the_gradient_of_a_step_that_is_not_taken_counts_in_the_mean_norm() -> None:
+    small: dict[str, Any] = {"num_envs": 4, "num_steps": 16, "per_rank_batch_size": 64}
+    small |= {"hidden_sizes": (8, 8), "accelerator": "cpu", "eval_episodes": 0, "preset": "none"}
+    small |= {"learning_rate": 0.01, "update_epochs": 2, "total_timesteps": 64, "engine": "eager"}
+    norms = []
+    for most in (1e-9, 1e9):  # the second step is the one that is not taken, or the last
+        agent = PPO("toy_agents:BoxWalk", **small, target_kl=most, kl_stop="minibatch")
+        (metrics,) = run(agent, 1)
+        norms.append(metrics["Gradients/grad_norm"])
+    assert norms[0] == pytest.approx(norms[1], rel=1e-5)
+
+
 @pytest.mark.parametrize(
     ("settings", "message"),
     [

@@ -158,7 +158,8 @@ def exported(
     if isinstance(agent, HasMemory):
         if "state" in named:
             raise ValueError("the observation has the key 'state', as the memory has")
-        named["state"] = 0.1 * torch.randn(len(rows), agent.new_state(1).shape[1])
+        drawn = torch.Generator().manual_seed(0)  # not torch's own, which a training may draw from
+        named["state"] = 0.1 * torch.randn(len(rows), agent.new_state(1).shape[1], generator=drawn)
         given.append(named["state"])
     with torch.no_grad():
         wanted = whole(*given)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+import zipfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -13,7 +14,7 @@ from torch import Tensor, nn
 from fastrl.engine.optimizer import FlatOptimizer
 from fastrl.models.normalization import RunningNorm
 from fastrl.processes.errors import one_line
-from fastrl.runs.checkpoint import FORMAT, Checkpoints, load_checkpoint
+from fastrl.runs.checkpoint import FORMAT, Checkpoints, check_parts, load_checkpoint
 from fastrl.runs.folder import expanded, open_run_folder
 
 
@@ -152,6 +153,8 @@ def _targets(agent: Any, into: str) -> dict[str, Tensor]:
 def _weights_in(path: Path, into: str) -> dict[str, Tensor]:
     """Returns the weights in a file of `save`, a checkpoint, or what torch saved of a module."""
     try:
+        if zipfile.is_zipfile(path):
+            check_parts(path)
         state = torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError:
         raise

@@ -172,10 +172,10 @@ def _of_id(arguments: argparse.Namespace, num_envs: int, session: Any) -> tuple[
 
 def _of_run(arguments: argparse.Namespace, num_envs: int, session: Any) -> tuple[Any, ...]:
     """Returns new environments of a run's task, the policy, metadata of both, and the agent."""
-    from fastrl.collect.policies import mixed_policy, trained_policy
+    from fastrl.collect.policies import mixed_policy
     from fastrl.data.playing import Policy
     from fastrl.data.random_actions import RandomActions
-    from fastrl.training.greedy import fresh_env
+    from fastrl.training.greedy import fresh_env, policy_of
 
     saved = find_saved(arguments.run, arguments.checkpoint)
     named = {"trust": arguments.trust, "agent": arguments.agent}
@@ -191,7 +191,7 @@ def _of_run(arguments: argparse.Namespace, num_envs: int, session: Any) -> tuple
         raise
     draw = RandomActions(env.single_observation_space, env.single_action_space, seed)
     agent._predict_generator.manual_seed(seed)
-    policy = trained_policy(agent, num_envs, deterministic=not arguments.stochastic)
+    policy = Policy(*policy_of(agent, num_envs, deterministic=not arguments.stochastic))
     facts = {
         "seed": seed,
         "algorithm": "random" if arguments.policy == "random" else agent.algo,

@@ -1,33 +1,11 @@
-"""What acts while trajectories are collected: a trained agent, chance, or both."""
+"""What acts while trajectories are collected, where that is neither the agent nor chance alone."""
 
 from __future__ import annotations
-
-from typing import Any, cast
 
 import numpy as np
 
 from fastrl.data.playing import Policy
 from fastrl.data.random_actions import RandomActions
-from fastrl.training.agent import HasMemory
-
-
-def trained_policy(agent: Any, num_envs: int, deterministic: bool) -> Policy:
-    """Returns the policy of an agent, with its recurrent states if it has any.
-
-    Args:
-        agent: that was trained.
-        num_envs: environments that it plays side by side.
-        deterministic: take the likeliest actions in place of drawing some.
-    """
-    if not isinstance(agent, HasMemory):
-        return Policy(lambda obs: agent.predict(obs, deterministic=deterministic))
-    player = cast(HasMemory, agent)  # whose predict takes a state
-    state = player.new_state(num_envs)
-
-    def begin(begins: np.ndarray) -> None:
-        state[begins.nonzero()] = 0
-
-    return Policy(lambda obs: player.predict(obs, deterministic, state=state), begin)
 
 
 def mixed_policy(trained: Policy, draw: RandomActions, epsilon: float, seed: int) -> Policy:

@@ -154,7 +154,7 @@ class GradientStep:
             def run(*fields: Tensor) -> bool:
                 reduced, metrics = self.exchange(*first(*fields))
                 if any(float(metrics[index]) > most for index, most in self._most.items()):
-                    self.sums[:-1].add_(metrics)
+                    self.sums.add_(torch.cat([metrics, reduced.norm().unsqueeze(0)]))
                     return False
                 last(reduced, metrics)
                 return True

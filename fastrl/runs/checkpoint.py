@@ -226,7 +226,7 @@ def _read(path: Path, mmap: bool) -> dict[str, Any]:
         is_zip = zipfile.is_zipfile(path)
     if not is_zip:
         raise ValueError(f"{path} is cut short or is not a fastrl checkpoint")
-    _check_parts(path)
+    check_parts(path)
     try:
         state = torch.load(path, map_location="cpu", weights_only=True, mmap=mmap)
     except OSError:
@@ -251,7 +251,7 @@ def _read(path: Path, mmap: bool) -> dict[str, Any]:
     return state
 
 
-def _check_parts(path: Path) -> None:
+def check_parts(path: Path) -> None:
     """Raises ValueError, before anything is read, if the parts are larger than the file.
 
     A small file of compressed or overlapping parts can fill any memory; ours have neither.
