@@ -105,3 +105,28 @@ def test_a_block_with_a_file_is_imported_from_it(page_folder):
         "```python file: my_file.py\ndef f():\n    return 7\n```\n```python\nassert f() == 7\n```"
     )
     run_page(text + "\n```python\nassert f.__module__ == 'my_file'\n```\n", "named", page_folder)
+
+
+# Links
+
+README = DOCS.parent / "README.md"
+_LINK = re.compile(r"\]\((?!https?:)(?P<file>[^)#\s]*)(?:#(?P<heading>[^)\s]*))?\)")
+
+
+def headings(page: Path) -> set[str]:
+    """Returns the anchors that GitHub gives to the headings of a page."""
+    lines = re.findall(r"^#+ (.*)$", page.read_text(), re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", line.lower()).strip().replace(" ", "-") for line in lines}
+
+
+@pytest.mark.parametrize("page", [README, *sorted(DOCS.glob("*.md"))], ids=lambda page: page.stem)
+def test_links_of_a_page_lead_somewhere(page):
+    for link in _LINK.finditer(page.read_text()):
+        target = page.parent / link["file"] if link["file"] else page
+        assert target.exists(), link[0]
+        assert not link["heading"] or link["heading"] in headings(target), link[0]
+
+
+def test_readme_leads_to_every_page():
+    linked = {Path(link["file"]).name for link in _LINK.finditer(README.read_text())}
+    assert {page.name for page in DOCS.glob("*.md")} <= linked
