@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
@@ -256,6 +257,8 @@ def test_a_module_learns_from_data_by_either_trainer(quiet, trainer):
         (PlainRegression, "CartPole-v1", "derive it from LightningAgentModule"),
         (lambda: PPO("CartPole-v1", accelerator="cpu"), TensorDataset(torch.ones(1)), "are for a"),
         (lambda: module_for("rollouts"), None, "environment or data are missing"),
+        (lambda: Reinforce, "CartPole-v1", "fit takes an agent, an object, .* not <class"),
+        (lambda: 3, None, "fit takes an agent, an object, or a LightningModule, not 3"),
     ],
 )
 def test_a_target_that_a_model_cannot_learn_from_is_refused(model, target, words):
@@ -469,6 +472,22 @@ def test_infos_are_read_where_a_module_plays_itself(tmp_path):
         module = kind(mlp(2, 2), **SMALL, info_metrics=("distance",))
         means.append(fit(module, "goal_envs:GoalEnv", tmp_path).summary["train_info_means"])
     assert means[0] == means[1] and means[0].keys() == {"distance"}
+
+
+@pytest.mark.parametrize("kind", [PlaysItself, Draft])
+def test_what_has_learned_can_be_copied_exported_filled_and_frozen(tmp_path, kind):
+    module = kind(mlp(4, 2), **SMALL)
+    folder = fit(module, "CartPole-v1", tmp_path).folder
+    rows = torch.randn(8, 4)
+    assert deepcopy(module)(rows).equal(module(rows))
+    module.agent.export(tmp_path / "policy.pt")
+    exported = torch.jit.load(tmp_path / "policy.pt")
+    assert (exported(rows).numpy() == module.predict(rows.numpy())).all()
+    nn.init.zeros_(module.network[0].weight)
+    found = module.agent.load_weights(folder)
+    assert len(found.fitted) == 4 and module.network[0].weight.any()
+    frozen = [f"policy.network.0.{name}" for name in ("weight", "bias")]
+    assert module.agent.freeze("network.0") == frozen
 
 
 class Lazy(Reinforce):

@@ -143,9 +143,11 @@ def _targets(agent: Any, into: str) -> dict[str, Tensor]:
             raise ValueError(f"into={into!r} is no part of the policy") from error
         return {f"policy.{into}.{name}": x for name, x in part.state_dict().items()}
     networks = {x: y for x, y in vars(agent).items() if isinstance(y, nn.Module)}
+    inner = {id(x) for network in networks.values() for x in network.modules() if x is not network}
     return {
         f"{network}.{name}": tensor
         for network, module in networks.items()
+        if id(module) not in inner  # a `LightningAgentModule`, which the policy holds
         for name, tensor in module.state_dict().items()
     }
 

@@ -218,6 +218,11 @@ class LightningAgentModule(lightning.LightningModule):
                 f"observations; {action_space} takes {[2, head.noise_size]}"
             )
 
+    def __getstate__(self) -> dict[str, Any]:
+        """Returns what a copy gets: all but what plays, which a copy gets by a `fit` of its own."""
+        state = dict(super().__getstate__())
+        return {name: x for name, x in state.items() if name not in ("agent", "env")}
+
     @property
     def _head(self) -> ActionHead:
         if "head" not in self._modules:

@@ -177,6 +177,18 @@ class ModuleLearner:
 
     # Saving
 
+    @contextmanager
+    def traceable(self) -> Iterator[None]:
+        """Context in which torch may look at all attributes of the module, or of a copy.
+
+        Elsewhere Lightning raises an error for `trainer` where there is none of its own.
+        """
+        self._module._jit_is_scripting = True
+        try:
+            yield
+        finally:
+            del self._module._jit_is_scripting
+
     def labels(self, labels: dict[str, Any]) -> dict[str, Any]:
         """Returns an agent's labels as those of the module's class."""
         own = {"agent": class_name(type(self._module))}

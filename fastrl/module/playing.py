@@ -39,6 +39,10 @@ class BoundEnv:
         self.t = 0
         """Steps of this rollout so far."""
 
+    def __deepcopy__(self, memo: Any) -> BoundEnv:
+        """Returns itself, because there is one: modules that hold it can be copied so."""
+        return self
+
     @property
     def obs(self) -> Tensor:
         """What the environments show now, `[N, *O]`."""

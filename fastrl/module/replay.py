@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from fastrl.agents.off_policy import MOST_RESTARTS, OffPolicyAgent
 from fastrl.buffers.replay import ReplayBuffer, StepsBuffer, Transitions
@@ -45,6 +45,10 @@ class ReplayAgent(OffPolicyAgent):
         self.optimizer, self.schedule = parts
         self.learner = ModuleLearner(self, module)
         self.make_player = self.learner.player
+
+    def networks(self) -> dict[str, nn.Module]:
+        """Returns the module, whose layers go by its own names."""
+        return {"policy": self.module}
 
     def _make_networks(self) -> None:
         self.module.bind_spaces(self.observation_space, self.action_space)
@@ -165,6 +169,11 @@ class ReplayAgent(OffPolicyAgent):
     def _stored_action(self) -> Tensor:
         head = self.policy.head
         return torch.zeros(head.action_shape, dtype=head.action_dtype)
+
+    def export(self, *arguments: Any, **how: Any) -> dict[str, Any]:
+        """Writes the policy to a file; arguments as of `BaseAgent.export`."""
+        with self.learner.traceable():
+            return super().export(*arguments, **how)
 
     def labels(self) -> dict[str, Any]:
         """Returns what config.yaml says of the agent: `runs.folder.LABELS`."""

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import torch
+from torch import nn
 
 from fastrl.agents.on_policy import OnPolicyAgent
 from fastrl.buffers.dealing import weigh
@@ -40,6 +41,10 @@ class RolloutAgent(OnPolicyAgent):
         self.scheduled = {}  # the learning rate's schedule is `configure_optimizers`'s
         self.learner = ModuleLearner(self, module)
         self.make_player = self.learner.player
+
+    def networks(self) -> dict[str, nn.Module]:
+        """Returns the module, whose layers go by its own names."""
+        return {"policy": self.module}
 
     def _make_networks(self) -> None:
         self.module.bind_spaces(self.observation_space, self.action_space)
@@ -124,6 +129,11 @@ class RolloutAgent(OnPolicyAgent):
         self.schedule.advance(self.optimizer)
         self.learner.count_steps((update_index + 1) * self.config.steps_per_update)
         return metrics
+
+    def export(self, *arguments: Any, **how: Any) -> dict[str, Any]:
+        """Writes the policy to a file; arguments as of `BaseAgent.export`."""
+        with self.learner.traceable():
+            return super().export(*arguments, **how)
 
     def labels(self) -> dict[str, Any]:
         """Returns what config.yaml says of the agent: `runs.folder.LABELS`."""

@@ -60,7 +60,7 @@ def agent_for(model: Any, target: Any, asked: Asked) -> tuple[Any, Any]:
         ValueError: the model does not learn from environments; or what was asked for would have no
             effect, because the agent is built already.
     """
-    if hasattr(model, "make_agent"):
+    if hasattr(model, "make_agent") and not isinstance(model, type):
         if target is None:
             raise ValueError(
                 f"fit({type(model).__name__}, env): an environment or data are missing"
@@ -71,6 +71,8 @@ def agent_for(model: Any, target: Any, asked: Asked) -> tuple[Any, Any]:
             f"{type(model).__name__} is a LightningModule, which learns from data; derive it from "
             "LightningAgentModule to learn from an environment"
         )
+    if not hasattr(model, "devices"):
+        raise ValueError(f"fit takes an agent, an object, or a LightningModule, not {model!r}")
     settings = asked.settings
     for name in settings.keys() - {"total_timesteps"}:
         if (built := getattr(model.config, name)) != settings[name]:
