@@ -185,8 +185,8 @@ class EnvPoolEnv:
         }
         if unknown := sorted(env_kwargs.keys() - known):
             raise ValueError(
-                f"{env_id}: EnvPool has no setting {unknown}; "
-                f"it has {sorted(known - RESERVED_CONFIG)}. The gymnasium backend may have it."
+                f"{env_id}: EnvPool has no setting {', '.join(unknown)}; it has "
+                f"{', '.join(sorted(known - RESERVED_CONFIG))}. backend=gymnasium may have it"
             )
         if render:
             env_kwargs["render_mode"] = "rgb_array"
