@@ -453,6 +453,13 @@ def test_a_second_fit_of_a_module_begins_anew(tmp_path):
         assert module.num_firsts == number and module.num_rollouts == 4 * number
 
 
+@pytest.mark.parametrize("kind", [PlaysItself, SlowDQN])
+def test_the_steps_of_a_module_that_plays_itself_stay_recorded(tmp_path, caplog, kind):
+    more = REPLAY if kind is SlowDQN else {}
+    fit(kind(mlp(4, 2), **{**SMALL, **more, "engine": "auto"}), "CartPole-v1", tmp_path)
+    assert "eager from here on" not in caplog.text
+
+
 class Reopens(Callback):
     """Makes the environments anew before the first rollout."""
 

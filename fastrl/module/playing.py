@@ -124,13 +124,14 @@ class ModulePlayer(Player):
         """
         buffer, module, bound = self._buffer, self._module, self._bound
         start = perf_counter()
-        with num_threads(1), evaluating(module):
-            self._agent.begin_rollout(buffer)
+        with num_threads(1):
+            self._agent.begin_rollout(buffer)  # first: the engine looks for what was changed
             bound.t = 0
-            if module.step == 0:
-                module.initial_rollout()
-            else:
-                module.rollout(buffer.num_steps)
+            with evaluating(module):
+                if module.step == 0:
+                    module.initial_rollout()
+                else:
+                    module.rollout(buffer.num_steps)
         if bound.t != buffer.num_steps:
             raise ValueError(f"rollout({buffer.num_steps}) took {bound.t} steps")
         bound.t = 0
