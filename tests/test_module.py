@@ -497,6 +497,14 @@ def test_what_has_learned_can_be_copied_exported_filled_and_frozen(tmp_path, kin
     assert module.agent.freeze("network.0") == frozen
 
 
+@pytest.mark.parametrize("name", ["Loss/loss", "Info/learning_rate", "Time/mine"])
+def test_a_name_under_which_the_run_logs_something_else_is_refused(tmp_path, name):
+    module = module_for("rollouts")
+    module.training_step = lambda batch: module.log(name, batch.rewards.sum())
+    with pytest.raises(ValueError, match=f"{name} is logged already"):
+        fit(module, "CartPole-v1", tmp_path)
+
+
 class Lazy(Reinforce):
     """Plays fewer steps than it is asked for."""
 

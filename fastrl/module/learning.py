@@ -14,6 +14,7 @@ from torch.utils._pytree import tree_map_only
 
 from fastrl.agents.naming import class_name
 from fastrl.buffers.rollout import Minibatch
+from fastrl.callbacks.names import PREFIXES
 from fastrl.config.trust import signature_of
 from fastrl.engine.gradient_step import GradientStep
 from fastrl.engine.logged import logged_metrics
@@ -30,6 +31,10 @@ _log = logging.getLogger("fastrl")
 
 LOSS = "Loss/loss"
 GRADIENT_NORM = "Gradients/grad_norm"
+_LOGGED_ALREADY = {
+    *(LOSS, GRADIENT_NORM, "Rewards/rew_avg", "Rewards/rew_avg_100", "Game/ep_len_avg"),
+    *("Info/learning_rate", "Info/gradient_steps", "Info/valid_env_steps"),
+}
 _HOOKS_NOT_CALLED = (
     "setup",
     "prepare_data",
@@ -167,8 +172,8 @@ class ModuleLearner:
         devices, kept = self._agent.devices, _unchanged(self._module)
         with devices.apart(), kept, devices.autocast(), logged_metrics() as metrics:
             self._module.training_step(batch)
-        if taken := {LOSS, GRADIENT_NORM} & metrics.keys():
-            raise ValueError(f"{taken.pop()} is logged already; take another name")
+        if taken := [x for x in metrics if x in _LOGGED_ALREADY or x.startswith(PREFIXES)]:
+            raise ValueError(f"{taken[0]} is logged already; take another name")
         return LOSS, *metrics, GRADIENT_NORM
 
     def count_steps(self, num_env_steps: int) -> None:
