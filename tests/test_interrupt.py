@@ -90,7 +90,7 @@ def test_signal_ends_the_run_in_order(tmp_path, number):
         ("ppo", "torch", TINY),
         ("ppo", "torch", [*TINY, "--devices", "2"]),
         ("evaluate", "numpy", ["nowhere"]),
-        ("export", "numpy", ["nowhere"]),
+        ("export", "yaml", ["nowhere"]),
     ],
 )
 def test_ctrl_c_among_the_imports_is_one_line(program, package, words, tmp_path):

@@ -37,8 +37,11 @@ CHANGES: dict[str, dict[str, Any]] = {
     "shared_network": {"shared_network": True},
     "ortho_init": {"ortho_init": True},
     "log_std_init": {"log_std_init": -0.5},
+    "state_dependent_std": {"state_dependent_std": True},
     "squash_actions": {"squash_actions": True},
     "observation_normalization": {"observation_normalization": True},
+    "observation_clip": {"observation_clip": 0.5},
+    "observation_epsilon": {"observation_epsilon": 1.0},
     "reward_scaling": {"reward_scaling": True},
     "update_epochs": {"update_epochs": 3},
     "recompute_advantages": {"recompute_advantages": True},
@@ -65,6 +68,8 @@ BASES: dict[str, dict[str, Any]] = {
     "vf_clip_coef": {"clip_vloss": True},
     "vf_clip_rule": {"clip_vloss": True, "clip_coef": 0.002},
     "kl_stop": {"target_kl": 1e-9},
+    "observation_clip": {"observation_normalization": True},
+    "observation_epsilon": {"observation_normalization": True},
 }
 
 
@@ -73,6 +78,7 @@ def test_every_flag_is_in_the_table():
     shared |= {"encoder"}  # of pixels alone: tests/test_encoders.py
     shared |= {"decoupled", "num_players", "num_trainers", "overlap"}  # tests/test_decoupled.py
     shared |= {"player_on_gpu"}
+    shared |= {"freeze_normalization"}  # of a loaded agent: tests/test_normalization_settings.py
     own = [field.name for field in dataclasses.fields(PPOConfig) if field.name not in shared]
     assert [*CHANGES, "share_data"] == sorted(own, key=[*CHANGES, "share_data"].index)
 
