@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import types
 from typing import Any
 
@@ -14,16 +15,16 @@ from fastrl.ops.exploration import epsilon_greedy
 from fastrl.ops.gae import gae
 from fastrl.ops.vtrace import vtrace
 
-RUNS = ("agent =", "result =", "print(", "AgentTrainer(")
+DEFINITIONS = (ast.Import, ast.ImportFrom, ast.FunctionDef, ast.ClassDef)
 SOLVED = 475  # the mean return at which gymnasium calls CartPole-v1 solved
 
 
 def classes_of_page() -> Any:
     """Returns what the page defines, without its runs."""
     code = "".join(code for _, code, _ in blocks((DOCS / "own_algorithms.md").read_text()))
-    lines = [line for line in code.splitlines() if not line.startswith(RUNS)]
+    kept = [node for node in ast.parse(code).body if isinstance(node, DEFINITIONS)]
     page = types.ModuleType("own_algorithms")
-    exec("\n".join(lines), vars(page))
+    exec(compile(ast.Module(kept, []), "own_algorithms.md", "exec"), vars(page))
     return page
 
 
