@@ -88,7 +88,7 @@ ALGORITHMS: dict[str, tuple[str, int, dict[str, Any]]] = {
     "dqn": (
         "DQN",
         120_000,
-        {"num_envs": 8, "learning_starts": 1_000, "replay_ratio": 0.25},
+        {"num_envs": 8, "learning_rate": 3e-4, "replay_ratio": 0.25},
     ),
 }
 
