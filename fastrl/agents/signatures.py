@@ -111,6 +111,7 @@ class OnPolicySettings(DecoupledSettings, total=False):
     shared_network: bool
     ortho_init: bool
     log_std_init: float
+    state_dependent_std: bool
     squash_actions: bool
     observation_normalization: bool
     observation_clip: float
