@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+from fastrl.config.checks import in_range, one_of
 from fastrl.config.on_policy import OnPolicyConfig
-from fastrl.config.run import in_range, one_of
 
 
 @dataclass(frozen=True, kw_only=True)

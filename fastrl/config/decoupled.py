@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, Self
 
-from fastrl.config.run import RunConfig, at_least
+from fastrl.config.checks import at_least
+from fastrl.config.run import RunConfig
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
+from fastrl.config.checks import at_least, in_range
 from fastrl.config.decoupled import DecoupledConfig
-from fastrl.config.run import at_least, in_range
 
 
 @dataclass(frozen=True, kw_only=True)

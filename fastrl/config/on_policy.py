@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal, get_args
 
+from fastrl.config.checks import at_least, in_range, one_of
 from fastrl.config.decoupled import DecoupledConfig
-from fastrl.config.run import at_least, in_range, one_of
 from fastrl.config.schedules import check_schedules
 
 Activation = Literal[

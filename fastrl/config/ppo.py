@@ -6,8 +6,8 @@ import math
 from dataclasses import dataclass
 from typing import Literal
 
+from fastrl.config.checks import at_least, one_of
 from fastrl.config.on_policy import OnPolicyConfig
-from fastrl.config.run import at_least, one_of
 from fastrl.config.schedules import adaptive_of
 
 

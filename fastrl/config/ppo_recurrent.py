@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+from fastrl.config.checks import at_least, one_of
 from fastrl.config.ppo import PPOConfig
-from fastrl.config.run import at_least, one_of
 
 
 @dataclass(frozen=True, kw_only=True)

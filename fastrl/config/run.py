@@ -11,13 +11,19 @@ import textwrap
 from dataclasses import dataclass
 from typing import Any, Literal, Self, get_type_hints
 
+from fastrl.config.checks import (
+    at_least,
+    check_info_metrics,
+    check_magnitude,
+    check_names,
+    in_range,
+    one_of,
+)
 from fastrl.config.networks import check_arguments, check_network
-from fastrl.config.other_names import hint_for
 from fastrl.config.schedules import SCHEDULE_OF, SCHEDULES, name_of
 from fastrl.config.values import as_kind, read_value
 
 _ENGINE_OF_COMPILE = {"off": "eager", False: "eager", "on": "compile", True: "compile"}
-_STEPS = ("total_timesteps", "eval_every", "checkpoint_every", "log_every", "learning_starts")
 _MOST_THREADS = 1024
 MOST_EPISODES = 1_000_000
 _MOST_FRAMES = 1000
@@ -147,7 +153,7 @@ class RunConfig:
         """Checks ranges and sizes; algorithms add their own checks."""
         for name, value in vars(self).items():
             for item in value if isinstance(value, tuple) else (value,):
-                _check_magnitude(name, item)
+                check_magnitude(name, item)
         in_range(self, 0, _MOST_THREADS, "num_env_threads", "num_threads", "num_workers")
         in_range(self, 0, MOST_EPISODES, "eval_episodes")
         at_least(self, 1, "num_envs", "devices", "num_nodes", "total_timesteps", "keep_checkpoints")
@@ -290,53 +296,3 @@ def documentation(*config_classes: type) -> dict[str, str]:
                 name, words = ast.unparse(entry.target), ast.literal_eval(text.value)
                 texts[name] = " ".join(words.split())
     return texts
-
-
-def check_names(values: dict[str, Any], known: list[str], source: str) -> None:
-    """Raises ValueError for an unknown name, with the closest known ones."""
-    for name in values:
-        if name not in known:
-            raise ValueError(f"{source}: unknown setting {name!r}{hint_for(str(name), known)}")
-
-
-def at_least(config: object, low: float, *names: str) -> None:
-    """Raises ValueError for values below `low`."""
-    for name in names:
-        value = getattr(config, name)
-        if not value >= low:
-            raise ValueError(f"{name} must be at least {low}, not {value}")
-
-
-def in_range(config: object, low: float, high: float, *names: str) -> None:
-    """Raises ValueError for values outside `[low, high]`."""
-    for name in names:
-        value = getattr(config, name)
-        if not low <= value <= high:
-            raise ValueError(f"{name} must be between {low} and {high}, not {value}")
-
-
-def check_info_metrics(names: tuple[str, ...]) -> None:
-    """Raises ValueError for names that no metric can have, or that are given twice."""
-    for index, name in enumerate(names):
-        if not name or not name.isprintable():
-            raise ValueError(f"info_metrics: {name!r} is no name")
-        if name in ("cumulative_reward", "return_std"):
-            raise ValueError(f"info_metrics: Test/{name} is the name of another metric")
-        if name in names[:index]:
-            raise ValueError(f"info_metrics: {name!r} is given twice")
-
-
-def _check_magnitude(name: str, value: object) -> None:
-    """Raises ValueError for numbers beyond float32, and for absurdly large sizes."""
-    if isinstance(value, float) and not abs(value) < 3e38:
-        raise ValueError(f"{name} must be finite and below 3e38, not {value}")
-    bits = 63 if name in ("seed", *_STEPS) else 31
-    if isinstance(value, int) and value >= 2**bits:
-        raise ValueError(f"{name} must be below 2**{bits}, not {value}")
-
-
-def one_of(config: object, name: str, *allowed: object) -> None:
-    """Raises ValueError for a value that is not allowed."""
-    value = getattr(config, name)
-    if value not in allowed:
-        raise ValueError(f"{name} must be one of {', '.join(map(str, allowed))}, not {value!r}")

@@ -7,7 +7,8 @@ from typing import Any
 
 import gymnasium
 
-from fastrl.config.run import RunConfig, check_names
+from fastrl.config.checks import check_names
+from fastrl.config.run import RunConfig
 from fastrl.data.describing import seed_of_session, writer_of
 from fastrl.data.packages import check_packages
 from fastrl.data.playing import Policy, default_num_envs, record_episodes

@@ -12,10 +12,11 @@ from dataclasses import fields, replace
 from importlib import resources
 from typing import Any
 
+from fastrl.config.checks import check_names
 from fastrl.config.command import Command
 from fastrl.config.effects import check_effects
 from fastrl.config.on_policy import LargeBatchError
-from fastrl.config.run import RunConfig, check_names
+from fastrl.config.run import RunConfig
 from fastrl.config.schedules import without_overridden
 
 RESULTS_NAME = "results.yaml"

@@ -1,0 +1,59 @@
+"""Checks of settings that several configs share; each raises ValueError with the wrong value."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from fastrl.config.other_names import hint_for
+
+_STEPS = ("total_timesteps", "eval_every", "checkpoint_every", "log_every", "learning_starts")
+
+
+def check_names(values: dict[str, Any], known: list[str], source: str) -> None:
+    """Raises ValueError for an unknown name, with the closest known ones."""
+    for name in values:
+        if name not in known:
+            raise ValueError(f"{source}: unknown setting {name!r}{hint_for(str(name), known)}")
+
+
+def at_least(config: object, low: float, *names: str) -> None:
+    """Raises ValueError for values below `low`."""
+    for name in names:
+        value = getattr(config, name)
+        if not value >= low:
+            raise ValueError(f"{name} must be at least {low}, not {value}")
+
+
+def in_range(config: object, low: float, high: float, *names: str) -> None:
+    """Raises ValueError for values outside `[low, high]`."""
+    for name in names:
+        value = getattr(config, name)
+        if not low <= value <= high:
+            raise ValueError(f"{name} must be between {low} and {high}, not {value}")
+
+
+def one_of(config: object, name: str, *allowed: object) -> None:
+    """Raises ValueError for a value that is not allowed."""
+    value = getattr(config, name)
+    if value not in allowed:
+        raise ValueError(f"{name} must be one of {', '.join(map(str, allowed))}, not {value!r}")
+
+
+def check_info_metrics(names: tuple[str, ...]) -> None:
+    """Raises ValueError for names that no metric can have, or that are given twice."""
+    for index, name in enumerate(names):
+        if not name or not name.isprintable():
+            raise ValueError(f"info_metrics: {name!r} is no name")
+        if name in ("cumulative_reward", "return_std"):
+            raise ValueError(f"info_metrics: Test/{name} is the name of another metric")
+        if name in names[:index]:
+            raise ValueError(f"info_metrics: {name!r} is given twice")
+
+
+def check_magnitude(name: str, value: object) -> None:
+    """Raises ValueError for numbers beyond float32, and for absurdly large sizes."""
+    if isinstance(value, float) and not abs(value) < 3e38:
+        raise ValueError(f"{name} must be finite and below 3e38, not {value}")
+    bits = 63 if name in ("seed", *_STEPS) else 31
+    if isinstance(value, int) and value >= 2**bits:
+        raise ValueError(f"{name} must be below 2**{bits}, not {value}")
