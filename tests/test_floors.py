@@ -26,11 +26,9 @@ FLOOR_OF = {place: floor for floor, places in enumerate(FLOORS) for place in pla
 # What is imported by its name, which no import statement shows: these may go up.
 IMPORTED_BY_NAME = {
     "__init__": "names of the package come on first use, so that importing it imports no torch",
-    "config.schedules": "the function that a user names as a schedule, module:callable",
+    "config.callables": "the class or function that a user names as module:callable",
     "cli": "the algorithm that the command line names, once its arguments are known to be right",
     "agents.load": "the algorithm that a checkpoint is of",
-    "agents.naming": "the class of the user's own that a checkpoint is of, or --agent names",
-    "callbacks.naming": "the callback that a user names as module:callable",
     "kernels.extension": "the compiled part, which may be missing or too old",
     "runs.trackers": "the package of the experiment tracker that --logger names",
     "envs.make": "the environment that a user names as module:callable",

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable
-from importlib import import_module
 from typing import Any
+
+from fastrl.config.callables import imported
 
 _STOCK = ("ppo", "a2c", "ppo_recurrent", "sac", "droq")
 
@@ -47,7 +48,7 @@ def class_of(name: Any, source: str = "") -> Any:
         raise ValueError(f"{where}an agent is named module:Class, not {name!r}")
     found = _loaded(module_name, qualname)
     if found is None and module_name != "__main__":
-        found = _found(_imported(module_name, name), qualname)
+        found = _found(imported(module_name, name), qualname)
     where = f"{source} was made by {name}" if source else name
     if found is None and module_name == "__main__":
         raise ValueError(
@@ -90,7 +91,7 @@ def function_of(name: str) -> Any:
             "network= takes it again"
         )
     if found is None:
-        found = _found(_imported(module_name, name), qualname, callable)
+        found = _found(imported(module_name, name), qualname, callable)
     if found is None:
         raise ValueError(f"{name}: there is no function or class of that name")
     return found
@@ -140,15 +141,6 @@ def _loaded(module_name: str, qualname: str, fits: Callable[[Any], bool] = _is_c
     if getattr(getattr(main, "__spec__", None), "name", "") == module_name:
         return _found(main, qualname, fits)
     return _found(sys.modules.get(module_name), qualname, fits)
-
-
-def _imported(module_name: str, name: str) -> Any:
-    try:
-        return import_module(module_name)
-    except ImportError as error:
-        raise ValueError(f"{name}: {error}") from error
-    except (Exception, SystemExit) as error:  # foreign code may raise anything
-        raise ValueError(f"{name}: importing it raised {type(error).__name__}: {error}") from error
 
 
 def _found(holder: Any, qualname: str, fits: Callable[[Any], bool] = _is_class) -> Any:

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-from importlib import import_module
-from typing import Any
-
 from fastrl.callbacks.base import Callback
+from fastrl.config.callables import callable_in, imported
 from fastrl.config.trust import is_part_of_python
 from fastrl.envs.foreign import own_line
 from fastrl.processes.errors import one_line
@@ -22,15 +20,11 @@ def callback_named(name: str) -> Callback:
     module_name, _, qualname = name.partition(":")
     if is_part_of_python(module_name):  # and what it would run makes no callback
         raise ValueError(f"--callback {name}: {module_name} comes with Python")
+    said = f"--callback {name}"
     try:
-        found: Any = import_module(module_name)
-    except (Exception, SystemExit) as error:  # somebody's code may raise anything
-        what = f"{type(error).__name__}: {one_line(error)}{own_line(error)}"
-        raise ValueError(f"--callback {name}: importing {module_name} raised {what}") from error
-    for part in qualname.split("."):
-        found = getattr(found, part, None)
-    if not callable(found):
-        raise ValueError(f"--callback {name}: {module_name} has no callable {qualname!r}")
+        found = callable_in(imported(module_name, said), qualname, said)
+    except ValueError as error:
+        raise ValueError(f"{one_line(error)}{own_line(error.__cause__ or error)}") from error
     if is_part_of_python(str(getattr(found, "__module__", None))):
         raise ValueError(f"--callback {name}: {found.__module__} comes with Python")
     if isinstance(found, type) and not issubclass(found, Callback):

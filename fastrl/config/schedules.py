@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Mapping
-from importlib import import_module
-from typing import Any, NamedTuple, cast
+from typing import Any, NamedTuple
 
+from fastrl.config.callables import callable_in, imported
 from fastrl.ops.schedules import SHAPES, factor
 
 SCHEDULE_OF = {
@@ -109,17 +109,8 @@ def function_of(schedule: str | Function, setting: str) -> Function | Adaptive:
     if ":" not in schedule:
         return read_schedule(schedule)
     module_name, _, name = schedule.partition(":")
-    try:
-        module = import_module(module_name)
-    except (Exception, SystemExit) as error:  # foreign code may raise anything
-        reason = str(error).partition("\n")[0] or type(error).__name__
-        raise ValueError(f"{setting}={schedule}: {reason}") from error
-    found: Any = module
-    for part in name.split("."):
-        found = getattr(found, part, None)
-    if not callable(found):
-        raise ValueError(f"{setting}={schedule}: module {module_name!r} has no callable {name!r}")
-    return cast(Function, found)
+    said = f"{setting}={schedule}"
+    return callable_in(imported(module_name, said), name, said)
 
 
 def schedule_of(config: Any, coefficient: str) -> str | Function:
