@@ -2,11 +2,13 @@
 
 The player takes T steps of N environments, most often one (`act`); they go into the replay buffer;
 then the gradient steps are taken that the replay ratio allows (`update`). What a gradient step is,
-is in the algorithm's own file. Letters: O observation dimensions, A action dimensions.
+is in the algorithm's own file. Letters: O observation dimensions, A action dimensions, K
+noise values that an action is drawn with.
 """
 
 from __future__ import annotations
 
+import math
 from fractions import Fraction
 from pathlib import Path
 from typing import Any, ClassVar
@@ -73,22 +75,23 @@ class OffPolicyAgent(BaseAgent):
 
     # Acting
 
+    def action_layout(self) -> tuple[tuple[int, ...], torch.dtype, int]:
+        """Returns shape and dtype of a stored action, and how many noise values it takes."""
+        num_actions = self.policy.num_actions
+        return (num_actions,), torch.float32, num_actions
+
+    def work_of_a_step(self) -> tuple[int, int]:
+        """Returns the rows of a gradient step's products, and the width of the widest layer."""
+        config = self.config
+        # The critics' products are one batch.
+        return config.per_rank_batch_size * config.num_critics, max(config.hidden_sizes)
+
     def make_acting(self) -> StepsBuffer:
         """Allocates the buffer of the latest steps, and has the engine build acting."""
-        config, num_actions = self.config, self.policy.num_actions
-        # The critics' products are one batch.
-        num_rows = config.per_rank_batch_size * config.num_critics
-        self.engine.prepare(self.trained, num_rows, max(config.hidden_sizes))
-        steps = StepsBuffer(
-            config.num_steps,
-            config.num_envs,
-            self.observation_space,
-            (num_actions,),
-            torch.float32,
-            num_actions,
-            config.num_steps * config.num_envs,
-            self.device,
-        )
+        self.engine.prepare(self.trained, *self.work_of_a_step())
+        sizes = self.config.num_steps, self.config.num_envs
+        layout = self.observation_space, *self.action_layout()
+        steps = StepsBuffer(*sizes, *layout, math.prod(sizes), self.device)
         rows = steps.obs[:-1], steps.noise, steps.actions
         self._rows = [
             list(zip(*(x[:, columns].unbind(0) for x in rows), strict=True))
@@ -105,16 +108,18 @@ class OffPolicyAgent(BaseAgent):
         if self.replay is not None:
             self.replay.reserve(self.replay.num_transitions + num_expected)
         else:
+            shape, dtype, _ = self.action_layout()
             self.replay = ReplayBuffer(
                 config.buffer_size,
                 num_envs,
                 self.observation_space,
-                self.policy.num_actions,
+                math.prod(shape),
                 config.per_rank_batch_size,
                 config.gamma,
                 config.num_return_steps,
                 self.device,
                 num_expected,
+                None if dtype.is_floating_point else shape,
             )
         if self.saved_replay is not None:
             self.replay.load_state_dict(self.saved_replay)
@@ -133,7 +138,7 @@ class OffPolicyAgent(BaseAgent):
         if self.is_warming_up:
             buffer.noise.uniform_(-1, 1, generator=self.noise_generator)
         else:
-            buffer.noise.normal_(generator=self.noise_generator)
+            self.draw_noise(buffer.noise, self.noise_generator)
 
     def act(self, t: int, pool: int) -> np.ndarray:
         """Draws actions for step t of a pool's environments, into the step buffer.
@@ -144,11 +149,19 @@ class OffPolicyAgent(BaseAgent):
         if not self.is_warming_up:
             return self._act[pool](t)
         _, noise, stored = self._rows[pool][t]
-        return self.policy.to_env(stored.copy_(noise)).cpu().numpy()
+        return self.policy.to_env(stored.copy_(self.random_actions(noise))).cpu().numpy()
+
+    def random_actions(self, noise: Tensor) -> Tensor:
+        """Returns the actions `[n, *A]` of the warm-up, made of its noise `[n, K]`."""
+        return noise
+
+    def draw_noise(self, noise: Tensor, generator: torch.Generator) -> None:
+        """Fills noise `[n, K]` to draw the policy's actions with."""
+        noise.normal_(generator=generator)
 
     @torch.no_grad()
     def draw_actions(self, obs: Tensor, noise: Tensor, actions: Tensor) -> Tensor:
-        """Fills `actions` `[n, A]` for `obs` `[n, *O]` and `noise` `[n, A]`.
+        """Fills `actions` `[n, *A]` for `obs` `[n, *O]` and `noise` `[n, K]`.
 
         Returns what the environments take.
         """
@@ -156,8 +169,8 @@ class OffPolicyAgent(BaseAgent):
         return self.policy.to_env(actions)
 
     def _sample(self, rows: Tensor) -> Tensor:
-        noise = torch.empty(len(rows), self.policy.num_actions, device=self.device)
-        noise.normal_(generator=self._predict_generator)
+        noise = torch.empty(len(rows), self.action_layout()[2], device=self.device)
+        self.draw_noise(noise, self._predict_generator)
         return self.policy.to_env(self.policy.act(rows, noise))
 
     # Learning
@@ -272,7 +285,8 @@ class OffPolicyAgent(BaseAgent):
 
     def _stored_action(self) -> Tensor:
         """Returns an action as the replay buffer stores it."""
-        return torch.zeros(self.policy.num_actions)
+        shape, dtype, _ = self.action_layout()
+        return torch.zeros(shape, dtype=dtype)
 
     def _load_networks(self, state: dict[str, Any]) -> None:
         """Takes back what `_make_networks` made."""

@@ -29,6 +29,10 @@ class ModulePolicy(nn.Module):
         outputs = self.agent_module.outputs_and_values(observations)[0]
         return self.head.to_env(self.head.mode(outputs))
 
+    def to_env(self, actions: Tensor) -> Tensor:
+        """Returns stored actions `[B, *action_shape]` as the environment takes them."""
+        return self.head.to_env(actions)
+
     def act(self, observations: Tensor, noise: Tensor) -> Tensor:
         """Draws actions `[B, *action_shape]`, as they are stored, with noise `[B, noise_size]`."""
         return self.agent_module.act(observations, noise)
@@ -58,3 +62,13 @@ class ModulePolicy(nn.Module):
     def load_state_dict(self, state_dict: Any, *arguments: Any, **how: Any) -> Any:
         """Takes the module's state back."""
         return self.agent_module.load_state_dict(state_dict, *arguments, **how)
+
+
+def bound_policy(agent: Any, agent_module: Any) -> ModulePolicy:
+    """Returns a module as an agent's policy: for its spaces, on its device, alike on all ranks."""
+    agent_module.bind_spaces(agent.observation_space, agent.action_space)
+    agent_module.to(agent.device)
+    policy = ModulePolicy(agent_module)
+    for tensor in policy.state_dict().values():
+        agent.devices.broadcast(tensor)
+    return policy

@@ -8,12 +8,11 @@ from __future__ import annotations
 import math
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
-from fastrl.agents.off_policy import MOST_RESTARTS, OffPolicyAgent
-from fastrl.buffers.replay import ReplayBuffer, StepsBuffer, Transitions
+from fastrl.agents.off_policy import OffPolicyAgent
+from fastrl.buffers.replay import StepsBuffer, Transitions
 from fastrl.config.module import ReplayConfig
 from fastrl.engine.optimizer import FlatOptimizer
 from fastrl.models.distributions import Bounds, CategoricalHead
@@ -23,7 +22,7 @@ from fastrl.module.learning import (
     optimizer_of,
     widest_layer,
 )
-from fastrl.module.policy import ModulePolicy
+from fastrl.module.policy import bound_policy
 from fastrl.processes.pulse import PULSE
 
 _MOST_DRAWN = 64  # minibatches whose row numbers are drawn at once
@@ -51,11 +50,7 @@ class ReplayAgent(OffPolicyAgent):
         return {"policy": self.module}
 
     def _make_networks(self) -> None:
-        self.module.bind_spaces(self.observation_space, self.action_space)
-        self.module.to(self.device)
-        self.policy = ModulePolicy(self.module)
-        for tensor in self.policy.state_dict().values():
-            self.devices.broadcast(tensor)
+        self.policy = bound_policy(self, self.module)
 
     def trained(self) -> list[tuple[FlatOptimizer, Any]]:
         """Returns the module, with the vector that its parameters are part of."""
@@ -63,37 +58,23 @@ class ReplayAgent(OffPolicyAgent):
 
     # Acting
 
-    def make_acting(self) -> StepsBuffer:
-        """Allocates the buffer of the latest steps, and has the engine build acting."""
-        config, head = self.config, self.policy.head
-        widest = widest_layer(self.module)
-        self.engine.prepare(self.trained, config.per_rank_batch_size, widest)
-        sizes = config.num_steps, config.num_envs
-        action = head.action_shape, head.action_dtype, head.noise_size
-        steps = StepsBuffer(*sizes, self.observation_space, *action, math.prod(sizes), self.device)
-        rows = steps.obs[:-1], steps.noise, steps.actions
-        self._rows = [
-            list(zip(*(x[:, columns].unbind(0) for x in rows), strict=True))
-            for columns in self.columns_of_pools()
-        ]
-        self._act = [self.engine.act(self.draw_actions, pool) for pool in self._rows]
-        return steps
+    def action_layout(self) -> tuple[tuple[int, ...], torch.dtype, int]:
+        """Returns shape and dtype of a stored action, and how many noise values it takes."""
+        head = self.policy.head
+        return head.action_shape, head.action_dtype, head.noise_size
+
+    def work_of_a_step(self) -> tuple[int, int]:
+        """Returns the rows of a gradient step's products, and the width of the widest layer."""
+        return self.config.per_rank_batch_size, widest_layer(self.module)
 
     def begin_rollout(self, buffer: StepsBuffer) -> None:
-        """Draws the noise of the next steps."""
+        """Draws the noise of the next steps, the same kind during warm-up."""
         self.engine.check()
-        self.policy.head.draw_noise(buffer.noise, self.noise_generator)
+        self.draw_noise(buffer.noise, self.noise_generator)
 
-    def act(self, t: int, pool: int) -> np.ndarray:
-        """Draws actions for step t of a pool's environments: during warm-up at random.
-
-        Returns:
-            The actions as the environments take them.
-        """
-        if not self.is_warming_up:
-            return self._act[pool](t)
-        _, noise, stored = self._rows[pool][t]
-        return self.policy.head.to_env(stored.copy_(self.random_actions(noise))).cpu().numpy()
+    def draw_noise(self, noise: Tensor, generator: torch.Generator) -> None:
+        """Fills noise `[n, K]` to draw the policy's actions with."""
+        self.policy.head.draw_noise(noise, generator)
 
     def random_actions(self, noise: Tensor) -> Tensor:
         """Returns actions `[n, *A]`, uniform over choices and over the interior of bounds."""
@@ -104,38 +85,10 @@ class ReplayAgent(OffPolicyAgent):
         uniform = Bounds(head.low, head.high)(torch.erf(noise / math.sqrt(2)))
         return torch.where(bounded, uniform, noise)
 
-    @torch.no_grad()
-    def draw_actions(self, obs: Tensor, noise: Tensor, actions: Tensor) -> Tensor:
-        """Fills `actions` `[n, *A]` for `obs` `[n, *O]` and `noise` `[n, K]`.
-
-        Returns what the environments take.
-        """
-        actions.copy_(self.policy.act(obs, noise))
-        return self.policy.head.to_env(actions)
-
-    def _sample(self, rows: Tensor) -> Tensor:
-        noise = torch.empty(len(rows), self.policy.head.noise_size, device=self.device)
-        self.policy.head.draw_noise(noise, self._predict_generator)
-        return self.policy.head.to_env(self.policy.act(rows, noise))
-
     # Learning
 
-    def make_learning(self, buffer: StepsBuffer) -> None:
-        """Allocates the replay buffer, and has the engine build the gradient step."""
-        config, head = self.config, self.policy.head
-        num_steps = self.num_updates * config.num_steps * config.num_envs
-        num_expected = num_steps + MOST_RESTARTS * config.num_envs
-        choices = head.action_shape if isinstance(head, CategoricalHead) else None
-        num_actions = math.prod(head.action_shape)
-        ring = config.num_envs, self.observation_space, num_actions, config.per_rank_batch_size
-        returns = config.gamma, config.num_return_steps
-        self.replay = ReplayBuffer(
-            config.buffer_size, *ring, *returns, self.device, num_expected, choices
-        )
-        if self.saved_replay is not None:
-            self.replay.load_state_dict(self.saved_replay)
-            self.saved_replay = None
-        self.build(self.replay.minibatch)
+    def anneal(self, update_index: int) -> None:
+        """Leaves the learning rate to the scheduler that `configure_optimizers` returns."""
 
     def build(self, minibatch: Transitions) -> None:
         """Makes of the module's loss a gradient step."""
@@ -165,10 +118,6 @@ class ReplayAgent(OffPolicyAgent):
         return self.learner.is_finite()
 
     # Saving
-
-    def _stored_action(self) -> Tensor:
-        head = self.policy.head
-        return torch.zeros(head.action_shape, dtype=head.action_dtype)
 
     def export(self, *arguments: Any, **how: Any) -> dict[str, Any]:
         """Writes the policy to a file; arguments as of `BaseAgent.export`."""

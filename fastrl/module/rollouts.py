@@ -23,7 +23,7 @@ from fastrl.module.learning import (
     optimizer_of,
     widest_layer,
 )
-from fastrl.module.policy import ModulePolicy
+from fastrl.module.policy import bound_policy
 from fastrl.runs.timer import StageTimer
 
 
@@ -47,12 +47,8 @@ class RolloutAgent(OnPolicyAgent):
         return {"policy": self.module}
 
     def _make_networks(self) -> None:
-        self.module.bind_spaces(self.observation_space, self.action_space)
-        self.module.to(self.device)
-        self.policy = ModulePolicy(self.module)
+        self.policy = bound_policy(self, self.module)
         self._has_values = self.policy.has_values
-        for tensor in self.policy.state_dict().values():
-            self.devices.broadcast(tensor)
         if not self._has_values:
             if "gae_lambda" in self._command.explicit and self.config.gae_lambda != 1:
                 raise ValueError("gae_lambda has no effect: the network returns no values")
