@@ -143,7 +143,8 @@ class PPO(OnPolicyAgent):
                     if recompute := epoch > 0 and config.recompute_advantages:
                         self.compute_advantages(rollout, again=True)
                     minibatches = self.dealer.deal(update_index, epoch, epoch == 0 or recompute)
-                    took_all = all(map(self.step, minibatches))  # it ends at one not taken
+                    # Where the policy has moved too far, a step is not taken, and is the last.
+                    took_all = all(self.step(minibatch) for minibatch in minibatches)
                     if config.follows_kl:
                         kl, count = self.step.sum_of("Info/approx_kl"), self.step.num_steps
                         kl_of_epoch = (kl - kl_before) / (count - count_before)
