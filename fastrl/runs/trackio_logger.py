@@ -5,7 +5,7 @@ from __future__ import annotations
 from argparse import Namespace
 from typing import Any
 
-import trackio
+import trackio  # pyright: ignore[reportMissingImports]
 from lightning.pytorch.loggers import Logger
 
 # Of a notebook no page is embedded, and what the machine does is not logged.
