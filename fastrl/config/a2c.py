@@ -3,33 +3,34 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Annotated, Literal
 
 from fastrl.config.checks import in_range, one_of
 from fastrl.config.on_policy import OnPolicyConfig
+from fastrl.config.search import Choices, LogRange, PowersOfTwo
 
 
 @dataclass(frozen=True, kw_only=True)
 class A2CConfig(OnPolicyConfig):
     """Settings of synchronous advantage actor-critic (Mnih et al. 2016, arXiv 1602.01783)."""
 
-    num_envs: int = 8
+    num_envs: Annotated[int, PowersOfTwo(4, 64)] = 8
     """Parallel environments, per rank."""
-    num_steps: int = 5
+    num_steps: Annotated[int, Choices((5, 8, 16, 32, 64, 128, 256))] = 5
     """Steps of a rollout, per environment."""
     per_rank_batch_size: int = 0
     """Rows whose gradient is computed at once, per rank; 0: the whole rollout. Gradients accumulate
     to one step per rollout in any case: a smaller value saves memory and gives the same result."""
-    learning_rate: float = 7e-4
+    learning_rate: Annotated[float, LogRange(1e-4, 1e-2)] = 7e-4
     """Learning rate of the optimiser."""
-    gae_lambda: float = 1.0
+    gae_lambda: Annotated[float, Choices((1.0, 0.98, 0.95, 0.9))] = 1.0
     """Lambda of generalised advantage estimation. 1: n-step returns; 0: one-step advantages."""
-    normalize_advantages: bool = False
+    normalize_advantages: Annotated[bool, Choices((False, True))] = False
     """Normalise the advantages of each rollout to mean 0 and standard deviation 1."""
-    vf_coef: float = 0.5
+    vf_coef: Annotated[float, LogRange(0.1, 2.0)] = 0.5
     """Weight of the value loss, a mean squared error without a factor of 1/2."""
 
-    optimizer: Literal["rmsprop", "adam"] = "rmsprop"
+    optimizer: Annotated[Literal["rmsprop", "adam"], Choices(("rmsprop", "adam"))] = "rmsprop"
     """rmsprop: as in TensorFlow, epsilon inside the root and the mean square starting at 1."""
     optimizer_eps: float = 1e-5
     """Epsilon of the optimiser."""

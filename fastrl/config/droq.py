@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Annotated
 
 from fastrl.config.sac import SACConfig
+from fastrl.config.search import Choices, LogRange
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -15,11 +17,11 @@ class DroQConfig(SACConfig):
     """Task: an EnvPool or gymnasium id, or module:callable that returns a gymnasium.Env."""
     num_envs: int = 1
     """Parallel environments, per rank."""
-    replay_ratio: float = 20.0
+    replay_ratio: Annotated[float, Choices((20.0, 5.0, 10.0))] = 20.0
     """Critic gradient steps per environment step."""
     policy_frequency: int = 20
     """Critic gradient steps per gradient step of actor and temperature."""
-    dropout_rate: float = 0.01
+    dropout_rate: Annotated[float, LogRange(1e-3, 0.1)] = 0.01
     """Dropout rate of the critics' hidden layers."""
     layer_norm: bool = True
     """Apply layer normalisation in the critics' hidden layers."""

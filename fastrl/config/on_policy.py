@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import Annotated, Literal, get_args
 
 from fastrl.config.checks import at_least, in_range, one_of
 from fastrl.config.decoupled import DecoupledConfig
 from fastrl.config.schedules import check_schedules
+from fastrl.config.search import Choices, LogRange, OneMinusLogRange, PowersOfTwo
 
 Activation = Literal[
     "relu",
@@ -43,43 +44,45 @@ class LargeBatchError(ValueError):
 class OnPolicyConfig(DecoupledConfig):
     """Settings shared by PPO and A2C; each may have other defaults."""
 
-    num_steps: int = 128
+    num_steps: Annotated[int, PowersOfTwo(16, 512)] = 128
     """Steps of a rollout, per environment."""
-    per_rank_batch_size: int = 64
+    per_rank_batch_size: Annotated[int, PowersOfTwo(64, 2048)] = 64
     """Rows of a minibatch, per rank."""
 
-    learning_rate: float = 1e-3
+    learning_rate: Annotated[float, LogRange(1e-4, 1e-2)] = 1e-3
     """Learning rate of the optimiser."""
     lr_schedule: str = "constant"
     """Course of the learning rate over the run: constant, linear (to 0) or cosine (to 0), with
     floor=F (fall to the share F) and warmup=W (first rise, over the share W of the run), as in
     cosine,floor=0.1,warmup=0.05. adaptive[,kl=0.01,low=1e-5,high=1e-2] (PPO) follows the KL
     divergence. module:callable, in Python any function, gives the factor at progress 0 to 1."""
-    anneal_lr: bool = False
+    anneal_lr: Annotated[bool, Choices((False, True))] = False
     """Short for lr_schedule=linear."""
-    max_grad_norm: float = 0.5
+    max_grad_norm: Annotated[float, LogRange(0.2, 5.0)] = 0.5
     """Clip the global norm of the gradient to this; 0: no clipping."""
 
-    gamma: float = 0.99
+    gamma: Annotated[float, OneMinusLogRange(0.9, 0.9999)] = 0.99
     """Discount factor per step."""
-    gae_lambda: float = 0.95
+    gae_lambda: Annotated[float, OneMinusLogRange(0.8, 0.995)] = 0.95
     """Lambda of generalised advantage estimation: 0 for one-step, 1 for Monte Carlo advantages."""
-    normalize_advantages: bool = False
+    normalize_advantages: Annotated[bool, Choices((False, True))] = False
     """Normalise the advantages of each minibatch to mean 0 and standard deviation 1."""
-    vf_coef: float = 1.0
+    vf_coef: Annotated[float, LogRange(0.1, 2.0)] = 1.0
     """Weight of the value loss, a mean squared error without a factor of 1/2."""
-    ent_coef: float = 0.0
+    ent_coef: Annotated[float, LogRange(1e-5, 0.1)] = 0.0
     """Weight of the entropy bonus."""
     ent_schedule: str = "constant"
     """Course of ent_coef, as lr_schedule but for adaptive."""
     anneal_ent_coef: bool = False
     """Short for ent_schedule=linear."""
 
-    hidden_sizes: tuple[int, ...] = (64, 64)
+    hidden_sizes: Annotated[
+        tuple[int, ...], Choices(((64, 64), (32, 32), (128, 128), (256, 256)))
+    ] = (64, 64)
     """Widths of the hidden layers."""
     critic_hidden_sizes: tuple[int, ...] = ()
     """Widths of the critic's hidden layers; none: as the actor's, hidden_sizes."""
-    activation_function: Activation = "tanh"
+    activation_function: Annotated[Activation, Choices(("tanh", "relu"))] = "tanh"
     """Activation function of the hidden layers: relu, tanh and elu, which the kernels know, or
     another of torch.nn, by its name there."""
     encoder: Literal["auto", "nature", "impala", "minatar"] = "auto"
@@ -87,7 +90,7 @@ class OnPolicyConfig(DecoupledConfig):
     at least 36 x 36 pixels, else minatar."""
     shared_network: bool = False
     """Use one network with two heads instead of separate networks for actor and critic."""
-    ortho_init: bool = False
+    ortho_init: Annotated[bool, Choices((False, True))] = False
     """Orthogonal initialisation: gain sqrt(2), actor head 0.01, critic head 1, biases 0."""
     log_std_init: float = 0.0
     """Box actions: initial logarithm of the policy's standard deviation."""
@@ -96,13 +99,13 @@ class OnPolicyConfig(DecoupledConfig):
     for all states."""
     squash_actions: bool = False
     """Box actions: squash into the bounds by tanh instead of clipping to them."""
-    observation_normalization: bool = False
+    observation_normalization: Annotated[bool, Choices((False, True))] = False
     """Normalise observations by their running mean and standard deviation."""
     observation_clip: float = 10.0
     """Keep normalised observations within plus and minus this."""
     observation_epsilon: float = 1e-8
     """Add this to the variance of observations, so that what hardly varies is not magnified."""
-    reward_scaling: bool = False
+    reward_scaling: Annotated[bool, Choices((False, True))] = False
     """Divide rewards by the running standard deviation of the discounted return."""
     freeze_normalization: bool = False
     """Use the running statistics of observations and rewards as they were loaded or resumed,

@@ -4,18 +4,19 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Literal
+from typing import Annotated, Literal
 
 from fastrl.config.checks import at_least, one_of
 from fastrl.config.on_policy import OnPolicyConfig
 from fastrl.config.schedules import adaptive_of
+from fastrl.config.search import LogRange
 
 
 @dataclass(frozen=True, kw_only=True)
 class PPOConfig(OnPolicyConfig):
     """Settings of proximal policy optimisation (Schulman et al. 2017, arXiv 1707.06347)."""
 
-    update_epochs: int = 10
+    update_epochs: Annotated[int, LogRange(2, 20)] = 10
     """Passes over the rollout per update."""
     recompute_advantages: bool = False
     """Recompute the advantages with the current critic before each epoch after the first."""
@@ -31,7 +32,7 @@ class PPOConfig(OnPolicyConfig):
     weight_decay: float = 0.0
     """Shrink all weights by the share learning_rate x weight_decay at each step, apart from the
     gradient (AdamW)."""
-    clip_coef: float = 0.2
+    clip_coef: Annotated[float, LogRange(0.05, 0.4)] = 0.2
     """Clip the probability ratio to [1 - clip_coef, 1 + clip_coef]."""
     clip_schedule: str = "constant"
     """Course of clip_coef, as lr_schedule but for adaptive."""

@@ -3,28 +3,29 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Annotated, Literal
 
 from fastrl.config.checks import at_least, one_of
 from fastrl.config.ppo import PPOConfig
+from fastrl.config.search import Choices, PowersOfTwo
 
 
 @dataclass(frozen=True, kw_only=True)
 class PPORecurrentConfig(PPOConfig):
     """Settings of PPO with a recurrent network, trained on whole sequences."""
 
-    num_envs: int = 8
+    num_envs: Annotated[int, PowersOfTwo(4, 64)] = 8
     """Parallel environments, per rank."""
-    per_rank_batch_size: int = 256
+    per_rank_batch_size: Annotated[int, PowersOfTwo(128, 2048)] = 256
     """Rows of a minibatch, per rank: sequences times their length, padding included."""
-    hidden_sizes: tuple[int, ...] = (64, 64)
+    hidden_sizes: Annotated[tuple[int, ...], Choices(((64, 64), (32, 32), (128, 128)))] = (64, 64)
     """Widths of the hidden layers; the last is that of the recurrent layer."""
     shared_network: bool = True
     """Use one recurrent network with two heads instead of separate ones for actor and critic."""
 
-    rnn: Literal["lstm", "gru"] = "lstm"
+    rnn: Annotated[Literal["lstm", "gru"], Choices(("lstm", "gru"))] = "lstm"
     """Type of the recurrent layer. A GRU has one gate less to compute."""
-    sequence_length: int = 32
+    sequence_length: Annotated[int, PowersOfTwo(8, 64)] = 32
     """Maximum length of a training sequence (truncated backpropagation through time); a sequence
     ends early where its episode does."""
     previous_action: bool = False

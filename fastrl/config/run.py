@@ -9,7 +9,7 @@ import itertools
 import re
 import textwrap
 from dataclasses import dataclass
-from typing import Any, Literal, Self, get_type_hints
+from typing import Annotated, Any, Literal, Self, get_type_hints
 
 from fastrl.config.checks import (
     at_least,
@@ -21,6 +21,7 @@ from fastrl.config.checks import (
 )
 from fastrl.config.networks import check_arguments, check_network
 from fastrl.config.schedules import SCHEDULE_OF, SCHEDULES, name_of
+from fastrl.config.search import PowersOfTwo
 from fastrl.config.values import as_kind, read_value
 
 _ENGINE_OF_COMPILE = {"off": "eager", False: "eager", "on": "compile", True: "compile"}
@@ -52,7 +53,7 @@ class RunConfig:
 
     backend: Literal["auto", "envpool", "gymnasium"] = "auto"
     """Library that runs the environments; auto: EnvPool if it has the task, else gymnasium."""
-    num_envs: int = 4
+    num_envs: Annotated[int, PowersOfTwo(4, 64)] = 4
     """Parallel environments, per rank."""
     num_pools: int = 0
     """1: all environments step together. 2: in two halves; one steps while the policy acts on the

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Annotated, Literal
 
 from fastrl.config.checks import at_least, in_range, one_of
 from fastrl.config.decoupled import DecoupledConfig
 from fastrl.config.schedules import check_schedules
+from fastrl.config.search import Choices, LogRange, OneMinusLogRange, PowersOfTwo
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -19,16 +20,16 @@ class SACConfig(DecoupledConfig):
     buffer_size: int = 1_000_000
     """Capacity of the replay buffer in transitions, over all environments of a rank; if decoupled,
     of all players."""
-    learning_starts: int = 5_000
+    learning_starts: Annotated[int, Choices((5_000, 1_000, 2_000, 10_000))] = 5_000
     """Environment steps with random actions before the first gradient step."""
-    replay_ratio: float = 1.0
+    replay_ratio: Annotated[float, Choices((1.0, 0.25, 0.5, 2.0))] = 1.0
     """Gradient steps per environment step; 1 / num_envs: one per step of all environments."""
-    per_rank_batch_size: int = 256
+    per_rank_batch_size: Annotated[int, PowersOfTwo(64, 512)] = 256
     """Transitions per minibatch, per rank."""
 
-    policy_lr: float = 3e-4
+    policy_lr: Annotated[float, LogRange(1e-4, 3e-3)] = 3e-4
     """Learning rate of the actor."""
-    q_lr: float = 3e-4
+    q_lr: Annotated[float, LogRange(1e-4, 3e-3)] = 3e-4
     """Learning rate of the critics."""
     alpha_lr: float = 3e-4
     """Learning rate of the temperature."""
@@ -42,9 +43,9 @@ class SACConfig(DecoupledConfig):
     max_grad_norm: float = 0.0
     """Clip the gradient norms of the actor and of the critics to this; 0: no clipping."""
 
-    gamma: float = 0.99
+    gamma: Annotated[float, OneMinusLogRange(0.9, 0.9999)] = 0.99
     """Discount factor per step."""
-    num_return_steps: int = 1
+    num_return_steps: Annotated[int, Choices((1, 3, 5))] = 1
     """Rewards in a target before it bootstraps (n-step returns, without off-policy correction)."""
     alpha: float = 1.0
     """Temperature, the weight of the entropy; the initial value if it is tuned."""
@@ -52,7 +53,7 @@ class SACConfig(DecoupledConfig):
     """Tune the temperature to keep the policy at the target entropy."""
     target_entropy: float | None = None
     """Target entropy in nats, of actions scaled to [-1, 1]; default: minus their dimensions."""
-    tau: float = 0.005
+    tau: Annotated[float, LogRange(0.002, 0.05)] = 0.005
     """Weight of the critics in each update of the target critics (Polyak averaging)."""
     policy_frequency: int = 1
     """Critic gradient steps per gradient step of actor and temperature."""
@@ -64,7 +65,10 @@ class SACConfig(DecoupledConfig):
     and sums in float32: several times faster on processors with bfloat16 units."""
     num_critics: int = 2
     """Number of critics; targets use the minimum of their estimates."""
-    hidden_sizes: tuple[int, ...] = (256, 256)
+    hidden_sizes: Annotated[tuple[int, ...], Choices(((256, 256), (64, 64), (128, 128)))] = (
+        256,
+        256,
+    )
     """Widths of the hidden layers."""
 
     log_every: int = 1_000
