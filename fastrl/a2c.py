@@ -51,8 +51,10 @@ class A2C(OnPolicyAgent):
         config = self.config
         step = config.learning_rate, config.optimizer_eps, config.max_grad_norm
         if config.optimizer == "adam":
-            return FlatAdam(self.policy, *step)
-        return FlatRMSprop(self.policy, *step, config.rmsprop_decay)
+            betas = config.adam_beta1, config.adam_beta2
+            return FlatAdam(self.policy, *step, betas=betas, weight_decay=config.weight_decay)
+        decays = config.rmsprop_decay, config.weight_decay
+        return FlatRMSprop(self.policy, *step, *decays)
 
     def build(self, rollout: RolloutBuffer) -> None:
         """Makes of `loss` a gradient step, and what deals the rollout in pieces."""

@@ -97,6 +97,7 @@ class SAC(OffPolicyAgent):
             self.action_space,
             config.hidden_sizes,
             self.own_networks.get("actor"),
+            config.activation_function,
         ).to(self.device)
         self.critics = self._make_critics().to(self.device)
         self.target_critics = self._make_critics().to(self.device).requires_grad_(False)
@@ -111,10 +112,13 @@ class SAC(OffPolicyAgent):
     def make_optimizers(self) -> None:
         """Makes the optimisers and the gradient steps of critics and actor."""
         config = self.config
-        adam = (config.adam_eps, config.max_grad_norm)
-        self.actor_optimizer = FlatAdam(self.policy, config.policy_lr, *adam)
-        self.critic_optimizer = FlatAdam(self.critics, config.q_lr, *adam)
-        self.alpha_optimizer = FlatAdam(self.temperature, config.alpha_lr, config.adam_eps, 0.0)
+        sizes = config.adam_eps, config.max_grad_norm
+        adam: dict[str, Any] = {"betas": (config.adam_beta1, config.adam_beta2)}
+        decay = {**adam, "weight_decay": config.weight_decay}
+        self.actor_optimizer = FlatAdam(self.policy, config.policy_lr, *sizes, **decay)
+        self.critic_optimizer = FlatAdam(self.critics, config.q_lr, *sizes, **decay)
+        alpha = config.alpha_lr, config.adam_eps, 0.0
+        self.alpha_optimizer = FlatAdam(self.temperature, *alpha, **adam)
         self.target = FlatParameters(self.target_critics, lambda: self.critics)
         # 0 in gradient steps that leave the target critics alone.
         self._tau = torch.tensor(config.tau, device=self.device)
@@ -133,6 +137,7 @@ class SAC(OffPolicyAgent):
             own = self.own_networks["critic"]
             more["encoder"], num_features = make_own(self.policy.reader, own)
         num_inputs = num_features + self.policy.num_actions
+        more["activation"] = config.activation_function
         return Critics(num_inputs, config.hidden_sizes, config.num_critics, **more)
 
     @property

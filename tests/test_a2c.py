@@ -211,8 +211,13 @@ CHANGES: dict[str, dict[str, Any]] = {
     "optimizer": {"optimizer": "adam"},
     "optimizer_eps": {"optimizer_eps": 1e-1},
     "rmsprop_decay": {"rmsprop_decay": 0.5},
+    "adam_beta1": {"adam_beta1": 0.5},
+    "adam_beta2": {"adam_beta2": 0.9},
+    "weight_decay": {"weight_decay": 0.3},
 }
 BASES: dict[str, dict[str, Any]] = {
+    "adam_beta1": {"optimizer": "adam"},
+    "adam_beta2": {"optimizer": "adam"},
     "anneal_ent_coef": {"ent_coef": 0.1},
     "ent_schedule": {"ent_coef": 0.1},
     "observation_clip": {"observation_normalization": True},

@@ -14,7 +14,7 @@ from torch import nn
 from toy_agents import make_a2c, make_agent, run
 
 from fastrl import PPO, AgentTrainer
-from fastrl.config.on_policy import Activation
+from fastrl.config.networks import Activation
 from fastrl.config.ppo import PPOConfig
 from fastrl.engine.optimizer import FlatAdam
 from fastrl.export import main as run_export

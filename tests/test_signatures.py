@@ -17,7 +17,7 @@ import fastrl
 from fastrl import PPO
 from fastrl.agents.base import BaseAgent
 from fastrl.agents.signatures import AgentArguments, Schedule, Widths, Words
-from fastrl.config.on_policy import Activation
+from fastrl.config.networks import Activation
 from fastrl.config.schedules import SCHEDULES
 
 KINDS = ["PPO", "PPORecurrent", "A2C", "SAC", "DroQ"]

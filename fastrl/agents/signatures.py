@@ -16,7 +16,7 @@ from typing import Any, Literal, TypedDict, get_args, get_type_hints
 
 from torch import nn
 
-from fastrl.config.on_policy import Activation
+from fastrl.config.networks import Activation
 from fastrl.config.run import documentation
 from fastrl.processes.devices import Devices
 
@@ -146,6 +146,9 @@ class A2CSettings(OnPolicySettings, total=False):
     optimizer: Literal["rmsprop", "adam"]
     optimizer_eps: float
     rmsprop_decay: float
+    adam_beta1: float
+    adam_beta2: float
+    weight_decay: float
 
 
 class PPORecurrentSettings(PPOSettings, total=False):
@@ -168,6 +171,9 @@ class SACSettings(DecoupledSettings, total=False):
     alpha_lr: float
     lr_schedule: Schedule
     adam_eps: float
+    adam_beta1: float
+    adam_beta2: float
+    weight_decay: float
     max_grad_norm: float
     gamma: float
     num_return_steps: int
@@ -180,6 +186,7 @@ class SACSettings(DecoupledSettings, total=False):
     matmul_precision: Literal["highest", "high", "medium"]
     num_critics: int
     hidden_sizes: Widths
+    activation_function: Activation | type[nn.Module]
     log_every: int
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Annotated, Literal
 
-from fastrl.config.checks import in_range, one_of
+from fastrl.config.checks import check_adam, in_range, one_of
 from fastrl.config.on_policy import OnPolicyConfig
 from fastrl.config.search import Choices, LogRange, PowersOfTwo
 
@@ -36,6 +36,13 @@ class A2CConfig(OnPolicyConfig):
     """Epsilon of the optimiser."""
     rmsprop_decay: float = 0.99
     """Decay rate of RMSprop's running mean square, per step."""
+    adam_beta1: float = 0.9
+    """Decay rate of Adam's running mean of the gradient, per step."""
+    adam_beta2: float = 0.999
+    """Decay rate of Adam's running mean of the gradient's square, per step."""
+    weight_decay: float = 0.0
+    """Shrink all weights by the share learning_rate x weight_decay at each step, apart from the
+    gradient."""
 
     def __post_init__(self) -> None:
         """Checks ranges and sizes."""
@@ -44,5 +51,8 @@ class A2CConfig(OnPolicyConfig):
         in_range(self, 0, 1, "rmsprop_decay")
         if not self.optimizer_eps > 0:
             raise ValueError(f"optimizer_eps must be above 0, not {self.optimizer_eps}")
-        if self.optimizer == "adam" and self.rmsprop_decay != type(self).rmsprop_decay:
-            raise ValueError("rmsprop_decay has no effect with optimizer=adam")
+        check_adam(self)
+        of_others = {"rmsprop": ("adam_beta1", "adam_beta2"), "adam": ("rmsprop_decay",)}
+        for name in of_others[self.optimizer]:
+            if getattr(self, name) != getattr(type(self), name):
+                raise ValueError(f"{name} has no effect with optimizer={self.optimizer}")

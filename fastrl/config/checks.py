@@ -39,6 +39,14 @@ def one_of(config: object, name: str, *allowed: object) -> None:
         raise ValueError(f"{name} must be one of {', '.join(map(str, allowed))}, not {value!r}")
 
 
+def check_adam(config: Any) -> None:
+    """Raises ValueError for decay rates that Adam cannot have."""
+    for name in ("adam_beta1", "adam_beta2"):
+        if not 0 <= getattr(config, name) < 1:
+            raise ValueError(f"{name} must be from 0 to below 1, not {getattr(config, name)}")
+    at_least(config, 0, "weight_decay")
+
+
 def check_info_metrics(names: tuple[str, ...]) -> None:
     """Raises ValueError for names that no metric can have, or that are given twice."""
     for index, name in enumerate(names):

@@ -31,7 +31,7 @@ def check_effects(config: Any, given: Collection[str]) -> None:
         "network_kwargs": (not config.network, "without network"),
         "hidden_sizes": (is_own and not sizes_count, _BY_NETWORK + _LAST * has_memory),
         "critic_hidden_sizes": (is_own, _BY_NETWORK),
-        "activation_function": (is_own, _BY_NETWORK),
+        "activation_function": (is_own and not has_critics, _BY_NETWORK),
         "encoder": (is_own, _BY_NETWORK),
         "alpha_lr": (not getattr(config, "tune_alpha", True), "with tune_alpha=false"),
     }

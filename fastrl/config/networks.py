@@ -1,10 +1,42 @@
-"""What the setting `network` and arguments of callables may say."""
+"""What settings of networks, and arguments of callables, may say."""
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Literal, get_args
 
+from fastrl.config.checks import one_of
 from fastrl.config.values import read_value
+
+Activation = Literal[
+    "relu",
+    "tanh",
+    "elu",
+    "CELU",
+    "GELU",
+    "Hardsigmoid",
+    "Hardswish",
+    "Hardtanh",
+    "LeakyReLU",
+    "LogSigmoid",
+    "Mish",
+    "ReLU6",
+    "SELU",
+    "Sigmoid",
+    "SiLU",
+    "Softplus",
+    "Softsign",
+    "Tanhshrink",
+]
+
+
+def check_layers(config: Any) -> None:
+    """Raises ValueError for hidden layers without a width, or with an unknown activation."""
+    one_of(config, "activation_function", *get_args(Activation))
+    if not config.hidden_sizes or min(config.hidden_sizes) < 1:
+        raise ValueError(
+            "hidden_sizes must hold at least one width, each at least 1, "
+            f"not {list(config.hidden_sizes)}"
+        )
 
 
 def check_network(config: Any) -> None:

@@ -3,33 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Annotated, Literal, get_args
+from typing import Annotated, Literal
 
 from fastrl.config.checks import at_least, in_range, one_of
 from fastrl.config.decoupled import DecoupledConfig
+from fastrl.config.networks import Activation, check_layers
 from fastrl.config.schedules import check_schedules
 from fastrl.config.search import Choices, LogRange, OneMinusLogRange, PowersOfTwo
-
-Activation = Literal[
-    "relu",
-    "tanh",
-    "elu",
-    "CELU",
-    "GELU",
-    "Hardsigmoid",
-    "Hardswish",
-    "Hardtanh",
-    "LeakyReLU",
-    "LogSigmoid",
-    "Mish",
-    "ReLU6",
-    "SELU",
-    "Sigmoid",
-    "SiLU",
-    "Softplus",
-    "Softsign",
-    "Tanhshrink",
-]
 
 
 class LargeBatchError(ValueError):
@@ -119,13 +99,8 @@ class OnPolicyConfig(DecoupledConfig):
         at_least(self, 0, "learning_rate", "max_grad_norm", "vf_coef", "ent_coef")
         in_range(self, 0, 1, "gamma", "gae_lambda")
         in_range(self, -20, 2, "log_std_init")
-        one_of(self, "activation_function", *get_args(Activation))
         one_of(self, "encoder", "auto", "nature", "impala", "minatar")
-        if not self.hidden_sizes or min(self.hidden_sizes) < 1:
-            raise ValueError(
-                "hidden_sizes must hold at least one width, each at least 1, "
-                f"not {list(self.hidden_sizes)}"
-            )
+        check_layers(self)
         if self.critic_hidden_sizes and min(self.critic_hidden_sizes) < 1:
             raise ValueError(
                 f"critic_hidden_sizes must each be at least 1, not {list(self.critic_hidden_sizes)}"

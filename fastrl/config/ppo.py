@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass
 from typing import Annotated, Literal
 
-from fastrl.config.checks import at_least, one_of
+from fastrl.config.checks import at_least, check_adam, one_of
 from fastrl.config.on_policy import OnPolicyConfig
 from fastrl.config.schedules import adaptive_of
 from fastrl.config.search import LogRange
@@ -67,12 +67,9 @@ class PPOConfig(OnPolicyConfig):
             )
         if not self.adam_eps > 0:
             raise ValueError(f"adam_eps must be above 0, not {self.adam_eps}")
+        check_adam(self)
         if not self.clip_coef > 0:
             raise ValueError(f"clip_coef must be above 0, not {self.clip_coef}")
-        at_least(self, 0, "weight_decay")
-        for name in ("adam_beta1", "adam_beta2"):
-            if not 0 <= getattr(self, name) < 1:
-                raise ValueError(f"{name} must be from 0 to below 1, not {getattr(self, name)}")
         one_of(self, "vf_clip_rule", "larger", "clipped")
         one_of(self, "kl_stop", "epoch", "minibatch")
         if self.vf_clip_coef is not None and not self.vf_clip_coef > 0:

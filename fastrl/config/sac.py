@@ -5,8 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Annotated, Literal
 
-from fastrl.config.checks import at_least, in_range, one_of
+from fastrl.config.checks import at_least, check_adam, in_range, one_of
 from fastrl.config.decoupled import DecoupledConfig
+from fastrl.config.networks import Activation, check_layers
 from fastrl.config.schedules import check_schedules
 from fastrl.config.search import Choices, LogRange, OneMinusLogRange, PowersOfTwo
 
@@ -40,6 +41,13 @@ class SACConfig(DecoupledConfig):
     progress 0 to 1."""
     adam_eps: float = 1e-8
     """Epsilon of Adam."""
+    adam_beta1: float = 0.9
+    """Decay rate of Adam's running mean of the gradient, per step."""
+    adam_beta2: float = 0.999
+    """Decay rate of Adam's running mean of the gradient's square, per step."""
+    weight_decay: float = 0.0
+    """Shrink all weights of actor and critics by the share learning rate x weight_decay at each
+    step, apart from the gradient (AdamW)."""
     max_grad_norm: float = 0.0
     """Clip the gradient norms of the actor and of the critics to this; 0: no clipping."""
 
@@ -70,6 +78,9 @@ class SACConfig(DecoupledConfig):
         256,
     )
     """Widths of the hidden layers."""
+    activation_function: Activation = "relu"
+    """Activation function of the hidden layers: relu, tanh and elu, which the kernels know, or
+    another of torch.nn, by its name there."""
 
     log_every: int = 1_000
     """Environment steps between rows of metrics; 0: one row per update."""
@@ -86,6 +97,8 @@ class SACConfig(DecoupledConfig):
         one_of(self, "matmul_precision", "highest", "high", "medium")
         if not self.adam_eps > 0:
             raise ValueError(f"adam_eps must be above 0, not {self.adam_eps}")
+        check_adam(self)
+        check_layers(self)
         if not 1e-6 <= self.replay_ratio <= 1e6:
             raise ValueError(
                 f"replay_ratio must be above 0, from 1e-6 to 1e6, not {self.replay_ratio}"
@@ -94,11 +107,6 @@ class SACConfig(DecoupledConfig):
             raise ValueError(f"alpha must be above 0 to be tuned, not {self.alpha}")
         if self.target_entropy is not None and not self.tune_alpha:
             raise ValueError("target_entropy has no effect with tune_alpha=false")
-        if not self.hidden_sizes or min(self.hidden_sizes) < 1:
-            raise ValueError(
-                "hidden_sizes must hold at least one width, each at least 1, "
-                f"not {list(self.hidden_sizes)}"
-            )
         players = self.num_players if self.decoupled else 1
         num_envs, steps = players * self.num_envs, max(self.num_steps, 2)
         if self.buffer_size < num_envs * steps:

@@ -185,6 +185,8 @@ class NativeCritics:
         critics = self._critics
         if critics.layer_norm:
             return ["the kernels know no layer norm and no dropout"]
+        if critics.activation not in ACTIVATIONS:
+            return [_why_not_activation(critics.activation)]
         wide = [size for size in critics.hidden_sizes if size > WIDEST]
         return [f"a layer of {size} is wider than {WIDEST}" for size in wide]
 
@@ -202,7 +204,7 @@ class NativeCritics:
         if masks is not None:
             return type(self._critics).values(self._critics, x, masks)
         weights, biases = list(self._critics.weights), list(self._critics.biases)
-        return dense_stack(x, weights, biases, "relu").squeeze(-1)
+        return dense_stack(x, weights, biases, self._critics.activation).squeeze(-1)
 
 
 class NativeActor:
@@ -283,10 +285,14 @@ def _why_not_trunk(trunk: nn.Module) -> list[str]:
     kinds = {type(layer) for layer in layers[1::2]}
     if len(kinds) > 1 or not kinds <= set(ACTIVATIONS.values()):
         names = " and ".join(sorted(kind.__name__ for kind in kinds))
-        reasons.append(f"the kernels know {', '.join(ACTIVATIONS)} as activations, not {names}")
+        reasons.append(_why_not_activation(names))
     if any(isinstance(layer, nn.ELU) and layer.alpha != 1 for layer in layers):
         reasons.append("the kernels know ELU with alpha 1 alone")
     return reasons
+
+
+def _why_not_activation(names: str) -> str:
+    return f"the kernels know {', '.join(ACTIVATIONS)} as activations, not {names}"
 
 
 def _why_not_linear(layer: nn.Module) -> list[str]:

@@ -111,6 +111,8 @@ class FlatOptimizer(FlatParameters):
 
     is_static: ClassVar[bool] = True
     """Whether a step is the same tensor operations each time, so that it can be recorded."""
+    weight_decay = 0.0
+    """Share of the weights that a step takes off before the gradient's, times the learning rate."""
 
     def __init__(
         self, module: nn.Module, learning_rate: float, eps: float, max_grad_norm: float
@@ -161,6 +163,8 @@ class FlatOptimizer(FlatParameters):
     def apply(self, gradient: Tensor) -> Tensor:
         """Clips `gradient` `[P]` in place and takes one step; returns the norm before clipping."""
         norm = clip_by_norm(gradient, self.max_grad_norm) if self.max_grad_norm else gradient.norm()
+        if self.weight_decay:
+            self.flat.mul_(1 - self.learning_rate * self.weight_decay)
         self._step(gradient)
         return norm
 
@@ -210,8 +214,6 @@ class FlatAdam(FlatOptimizer):
         self.steps = torch.zeros((), device=self.flat.device)
 
     def _step(self, gradient: Tensor) -> None:
-        if self.weight_decay:
-            self.flat.mul_(1 - self.learning_rate * self.weight_decay)
         state = self.mean, self.square, self.steps
         fused_adam_step(self.flat, gradient, *state, self.learning_rate, self.eps, *self.betas)
 
@@ -230,10 +232,21 @@ class FlatRMSprop(FlatOptimizer):
         eps: float,
         max_grad_norm: float,
         decay: float,
+        weight_decay: float = 0.0,
     ) -> None:
-        """Takes over the parameters; `decay` is the share of the running square that stays."""
+        """Takes over the parameters.
+
+        Args:
+            module: whose parameters are trained.
+            learning_rate: initial step size.
+            eps: added to the mean square under the root.
+            max_grad_norm: gradients are scaled down to this Euclidean norm; 0 leaves them alone.
+            decay: share of the running square that stays.
+            weight_decay: share of the weights that a step takes off, times the learning rate, apart
+                from the gradient.
+        """
         super().__init__(module, learning_rate, eps, max_grad_norm)
-        self.decay = decay
+        self.decay, self.weight_decay = decay, weight_decay
 
     def reset(self) -> None:
         """Sets the running square to one."""

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from fastrl.models.distributions import Bounds
 from fastrl.models.encoders import Reader
-from fastrl.models.layers import linear, mlp
+from fastrl.models.layers import activation_class, linear, mlp
 from fastrl.models.own import MakeNetwork, make_own
 from fastrl.ops.squashed_normal import LOG_STD_MAX, LOG_STD_MIN, squashed_normal
 from fastrl.spaces.actions import check_action_space, float32_bounds
@@ -24,8 +24,8 @@ from fastrl.spaces.actions import check_action_space, float32_bounds
 class Critics(nn.Module):
     """E action values Q(s, a), each a network of its own, computed as one batch of products.
 
-    With `layer_norm`, each hidden layer is linear, dropout, layer norm, ReLU (Hiraoka et al. 2021,
-    arXiv 2110.02034, figure 1); without, linear and ReLU.
+    With `layer_norm`, each hidden layer is linear, dropout, layer norm, activation (Hiraoka et al.
+    2021, arXiv 2110.02034, figure 1, with ReLU); without, linear and activation.
     """
 
     def __init__(
@@ -35,6 +35,7 @@ class Critics(nn.Module):
         num_critics: int,
         layer_norm: bool = False,
         encoder: nn.Module | None = None,
+        activation: str = "relu",
     ) -> None:
         """Makes the networks, each initialised as torch initialises a linear layer.
 
@@ -44,6 +45,7 @@ class Critics(nn.Module):
             num_critics: E.
             layer_norm: put a layer norm behind each hidden layer.
             encoder: a network of the user's own in front of all critics.
+            activation: of the hidden layers, as `layers.activation_class` takes it.
         """
         super().__init__()
         self.num_critics, self.hidden_sizes, self.layer_norm = num_critics, hidden_sizes, layer_norm
@@ -60,6 +62,9 @@ class Critics(nn.Module):
             self.scales.append(nn.Parameter(torch.ones(num_critics, 1, size)))
             self.shifts.append(nn.Parameter(torch.zeros(num_critics, 1, size)))
         self.encoder = encoder
+        self.activation = activation
+        # A function, for a layer of its own would be one that older checkpoints do not name.
+        self._activate = activation_class(activation)().forward
 
     def num_mask_values(self, num_rows: int) -> int:
         """Returns how many values the dropout masks of one pass over `num_rows` rows have."""
@@ -94,7 +99,7 @@ class Critics(nn.Module):
             if self.layer_norm:
                 x = _Standardize.apply(x)
                 x = torch.addcmul(self.shifts[layer], x, self.scales[layer])
-            x = torch.relu(x)
+            x = self._activate(x)
         return torch.baddbmm(self.biases[-1], x, self.weights[-1]).squeeze(-1).float()
 
 
@@ -131,6 +136,7 @@ class SquashedGaussianActor(nn.Module):
         action_space: gymnasium.Space,
         hidden_sizes: tuple[int, ...],
         network: MakeNetwork | None = None,
+        activation: str = "relu",
     ) -> None:
         """Makes the network.
 
@@ -139,6 +145,7 @@ class SquashedGaussianActor(nn.Module):
             action_space: a bounded one-dimensional Box.
             hidden_sizes: widths of the hidden layers.
             network: what makes a network in front of them.
+            activation: of the hidden layers, as `layers.activation_class` takes it.
 
         Raises:
             ValueError: a space is not supported, or the network gives no features.
@@ -158,10 +165,10 @@ class SquashedGaussianActor(nn.Module):
         check_action_space(action_space)
         self.num_inputs, (self.num_actions,) = self.reader.vector_size, action_space.shape
         if network is None:
-            self.trunk = mlp(self.num_inputs, hidden_sizes, "relu", ortho_init=False)
+            self.trunk = mlp(self.num_inputs, hidden_sizes, activation, ortho_init=False)
         else:
             own, num_features = make_own(self.reader, network)
-            self.trunk = nn.Sequential(own, *mlp(num_features, hidden_sizes, "relu", False))
+            self.trunk = nn.Sequential(own, *mlp(num_features, hidden_sizes, activation, False))
         self.head = linear(hidden_sizes[-1], 2 * self.num_actions)
         self.bounds = Bounds(*map(torch.as_tensor, float32_bounds(action_space)))
 
