@@ -17,7 +17,7 @@ FLOORS = [  # from the ground up: folders, and files of the root
     {"models", "buffers", "envs", "runs", "presets", "data"},
     {"engine", "decoupled", "cli"},
     {"training", "callbacks"},
-    {"agents"},
+    {"agents", "studio"},
     {"ppo", "a2c", "sac", "evaluate", "export", "module", "collect"},
     {"ppo_recurrent", "droq"},
     {"__init__", "__main__"},

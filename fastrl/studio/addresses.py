@@ -1,0 +1,54 @@
+"""Addresses: paths below the log folder, as they stand in a URL, and the files behind them.
+
+An address is what the browser sends, so it may be anybody's text. It becomes a path only here, and
+only if it stays below the log folder: no `..`, no absolute path, no hidden name, no symbolic link.
+"""
+
+from __future__ import annotations
+
+import stat
+from pathlib import Path
+from urllib.parse import quote
+
+_MOST_CHARACTERS = 1000
+
+
+def address_of(log_dir: Path, path: Path) -> str:
+    """Returns the address of a file or folder below the log folder, with `/` between its parts."""
+    return path.relative_to(log_dir).as_posix()
+
+
+def path_of(log_dir: Path, address: str) -> Path:
+    """Returns the path of an address, whose parts all exist.
+
+    Args:
+        log_dir: the log folder; may itself be reached by a link.
+        address: text from a URL, already decoded.
+
+    Raises:
+        ValueError: the address leaves the log folder, goes through a link, or leads nowhere.
+    """
+    parts = address.split("/")
+    is_plain = all(part and part[0] != "." and "\\" not in part for part in parts)
+    if not is_plain or not address.isprintable() or len(address) > _MOST_CHARACTERS:
+        raise ValueError("this is not the address of anything in the log folder")
+    path = log_dir
+    for part in parts:
+        path = path / part
+        try:
+            mode = path.lstat().st_mode
+        except OSError as error:
+            raise ValueError("there is nothing at this address in the log folder") from error
+        if not (stat.S_ISDIR(mode) or stat.S_ISREG(mode)):
+            raise ValueError("this address leads through a link or a device, which is not served")
+    return path
+
+
+def page_of_run(address: str) -> str:
+    """Returns the URL of the page of a run."""
+    return f"/run/{quote(address)}"
+
+
+def url_of_file(address: str) -> str:
+    """Returns the URL of a file below the log folder, to show or to download."""
+    return f"/files/{quote(address)}"

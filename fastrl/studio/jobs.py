@@ -1,0 +1,199 @@
+"""Jobs: commands of fastrl that the studio starts, each with a folder that outlives the studio.
+
+<log_dir>/.studio/jobs/<time>-<random>/
+job.json        what is to run, as `Job`
+settings.yaml   the file that `--config` names, of a new run
+started.json    process id and birth, once it runs
+output.txt      what it printed
+ended.json      exit status, if it is known
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import json
+import os
+import re
+import secrets
+import subprocess
+import sys
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from fastrl.runs.folder import replaced_file, write_config
+from fastrl.studio.alive import birth_of
+
+STUDIO_NAME = ".studio"
+SETTINGS_NAME = "settings.yaml"
+OUTPUT_NAME = "output.txt"
+_FOLDER_LINE = re.compile(rb"^run folder: (.+)$", re.MULTILINE)
+_MOST_READ = 65_536  # bytes of an output's start, where the run folder is named
+
+State = Literal["waiting", "running", "done", "failed", "cancelled", "gone"]
+
+
+@dataclass(frozen=True)
+class Job:
+    """A command of fastrl to run as a process of its own."""
+
+    id: str
+    """Name of the job's folder; jobs sort by it in the order in which they were given."""
+    command: str
+    """Module below `fastrl`, such as ppo or evaluate."""
+    words: tuple[str, ...]
+    """Arguments of the command."""
+    title: str
+    """What it is, in words."""
+    run: str = ""
+    """Address of the run that it works on; empty for a new run."""
+
+
+@dataclass(frozen=True)
+class Progress:
+    """How far a job is."""
+
+    job: Job
+    state: State
+    pid: int = 0
+    """Process, while it runs."""
+    birth: str = ""
+    """What tells the process from others of its number."""
+    status: int | None = None
+    """Exit status, once it ended and if it is known."""
+    run: str = ""
+    """Address of its run, as soon as it has one."""
+
+
+@dataclass
+class JobFolder:
+    """The folder of all jobs below a log folder.
+
+    Args:
+        log_dir: the log folder, absolute.
+    """
+
+    log_dir: Path
+    _ended: dict[str, Progress] = field(default_factory=dict)  # these change no more
+    _run_of: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def path(self) -> Path:
+        """Where the jobs' folders are."""
+        return self.log_dir / STUDIO_NAME / "jobs"
+
+    def add(
+        self,
+        command: str,
+        words: tuple[str, ...],
+        title: str,
+        run: str = "",
+        settings: dict[str, Any] | None = None,
+    ) -> Job:
+        """Writes a job down, to be started when a core is free.
+
+        Args:
+            command: module below `fastrl`.
+            words: arguments of the command.
+            title: what it is, in words.
+            run: address of the run that it works on.
+            settings: of a new run; `--config` names the file of them before `words`.
+        """
+        name = f"{time.time_ns():020d}-{secrets.token_hex(3)}"
+        folder = self.path / name
+        folder.mkdir(parents=True)
+        if settings is not None:
+            write_config(folder / SETTINGS_NAME, settings)
+            words = ("--config", str(folder / SETTINGS_NAME), *words)
+        job = Job(name, command, words, title, run)
+        _write(folder / "job.json", dataclasses.asdict(job))
+        return job
+
+    def start(self, job: Job) -> subprocess.Popen[bytes]:
+        """Starts a job's process in a session of its own, so that it outlives this one."""
+        folder = self.path / job.id
+        environment = {x: y for x, y in os.environ.items() if not x.startswith("NICEGUI_")}
+        with open(folder / OUTPUT_NAME, "ab") as output:
+            process = subprocess.Popen(
+                command_line(job),
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+                env={**environment, "PYTHONUNBUFFERED": "1"},
+            )
+        birth = birth_of(process.pid) or ""
+        _write(folder / "started.json", {"pid": process.pid, "birth": birth})
+        return process
+
+    def end(self, job: Job, status: int | None) -> None:
+        """Writes down that a job ended, or with None that it was cancelled before it started."""
+        _write(self.path / job.id / "ended.json", {"status": status})
+
+    def all(self) -> list[Progress]:
+        """Returns all jobs in the order in which they were given; damaged folders are left out."""
+        try:
+            names = sorted(os.listdir(self.path))
+        except FileNotFoundError:
+            return []
+        found = (self._ended.get(name) or self._read(name) for name in names)
+        return [progress for progress in found if progress is not None]
+
+    def output_of(self, job: Job) -> Path:
+        """Returns the file of what a job printed; it may not exist yet."""
+        return self.path / job.id / OUTPUT_NAME
+
+    def _read(self, name: str) -> Progress | None:
+        folder = self.path / name
+        try:
+            facts = _load(folder / "job.json")
+            job = Job(**{**facts, "words": tuple(facts["words"])})
+            ended, started = _load(folder / "ended.json"), _load(folder / "started.json")
+        except (OSError, ValueError, TypeError, KeyError):
+            return None
+        run = job.run or self._run_named_in(name)
+        if ended is not None:
+            status = ended.get("status")
+            state: State = "cancelled" if status is None else "failed" if status else "done"
+            progress = Progress(job, state, status=status, run=run)
+            self._ended[name] = progress
+        elif started is not None:
+            pid, birth = started.get("pid", 0), started.get("birth", "")
+            is_alive = birth_of(pid) == birth
+            progress = Progress(job, "running" if is_alive else "gone", pid, birth, run=run)
+        else:
+            progress = Progress(job, "waiting", run=run)
+        return progress
+
+    def _run_named_in(self, name: str) -> str:
+        """Returns the address of the run folder that a job's output names; empty if none yet."""
+        if name not in self._run_of:
+            with contextlib.suppress(OSError), open(self.path / name / OUTPUT_NAME, "rb") as file:
+                match = _FOLDER_LINE.search(file.read(_MOST_READ))
+                if match is not None:
+                    folder = Path(os.path.abspath(os.fsdecode(match[1])))
+                    if folder.is_relative_to(self.log_dir):
+                        self._run_of[name] = folder.relative_to(self.log_dir).as_posix()
+        return self._run_of.get(name, "")
+
+
+def command_line(job: Job) -> list[str]:
+    """Returns the words of the process that does a job."""
+    return [sys.executable, "-m", f"fastrl.{job.command}", *job.words]
+
+
+def _write(path: Path, facts: dict[str, Any]) -> None:
+    with replaced_file(path) as file:
+        file.write(json.dumps(facts, indent=1).encode())
+
+
+def _load(path: Path) -> Any:
+    """Returns what a file of facts holds; None if it is one that is written later."""
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        if path.name == "job.json":
+            raise
+        return None

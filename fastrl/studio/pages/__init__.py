@@ -1,0 +1,1 @@
+"""The pages of the studio; each registers its addresses for a desk."""

@@ -1,0 +1,120 @@
+"""The queue: starts jobs as cores become free, and goes on where an earlier studio left off."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+import signal
+import subprocess
+import threading
+from collections.abc import Callable
+
+from fastrl.processes.machine import available_cores
+from fastrl.studio.alive import send_signal
+from fastrl.studio.jobs import STUDIO_NAME, Job, JobFolder, Progress
+
+_TICK_SECONDS = 0.5
+
+
+class Queue:
+    """Starts the jobs of a log folder, one studio of several at a time.
+
+    Args:
+        jobs: the folder of jobs.
+        at_once: how many run at the same time; None: one per core that this process may use.
+        num_others: number of runs under way that are not the queue's.
+    """
+
+    def __init__(
+        self,
+        jobs: JobFolder,
+        at_once: int | None = None,
+        num_others: Callable[[], int] = lambda: 0,
+    ) -> None:
+        self._jobs, self._num_others = jobs, num_others
+        self.at_once = at_once or available_cores()
+        self._lock: int | None = None
+        self._mine: dict[str, tuple[Job, subprocess.Popen[bytes]]] = {}
+        self._wake, self._is_closed = threading.Event(), False
+        self._thread: threading.Thread | None = None
+
+    def open(self) -> None:
+        """Begins to start jobs, in a thread."""
+        self._thread = threading.Thread(target=self._work, name="fastrl-queue", daemon=True)
+        self._thread.start()
+
+    def close(self) -> None:
+        """Ends the thread; the processes go on."""
+        self._is_closed = True
+        self._wake.set()
+        if self._thread is not None:
+            self._thread.join()
+        if self._lock is not None:
+            os.close(self._lock)
+            self._lock = None
+
+    def hurry(self) -> None:
+        """Looks for new jobs at once."""
+        self._wake.set()
+
+    def cancel(self, job: Job) -> None:
+        """Takes a job that waits out of the queue, or asks its process to save and end.
+
+        Raises:
+            ValueError: it has ended.
+        """
+        for progress in self._jobs.all():
+            if progress.job.id != job.id:
+                continue
+            if progress.state == "waiting":
+                return self._jobs.end(job, None)
+            if progress.state == "running":
+                send_signal(progress.pid, progress.birth, signal.SIGINT)
+                return None
+        raise ValueError(f"{job.title} has ended already")
+
+    def tick(self) -> None:
+        """Notes what ended, and starts what there are cores for."""
+        for job, process in list(self._mine.values()):
+            if (status := process.poll()) is not None:
+                self._jobs.end(job, status)
+                del self._mine[job.id]
+        if not self._owns():
+            return
+        progresses = self._jobs.all()
+        free = self.at_once - self._num_others()
+        free -= sum(progress.state == "running" for progress in progresses)
+        for progress in [x for x in progresses if x.state == "waiting"][: max(0, free)]:
+            self._start(progress)
+
+    def _start(self, progress: Progress) -> None:
+        job = progress.job
+        try:
+            self._mine[job.id] = (job, self._jobs.start(job))
+        except OSError as error:
+            with open(self._jobs.output_of(job), "a", encoding="utf-8") as output:
+                output.write(f"error: it could not be started: {error}\n")
+            self._jobs.end(job, 2)
+
+    def _owns(self) -> bool:
+        """Returns whether this studio is the one that starts the jobs of the log folder."""
+        if self._lock is None:
+            folder = self._jobs.log_dir / STUDIO_NAME
+            if not folder.is_dir():  # no job was ever given
+                return False
+            handle = os.open(folder, os.O_RDONLY | os.O_CLOEXEC)
+            try:
+                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError:
+                os.close(handle)
+                return False
+            self._lock = handle
+        return True
+
+    def _work(self) -> None:
+        while not self._is_closed:
+            with contextlib.suppress(OSError):  # the disk is full, say: it is tried again
+                self.tick()
+            self._wake.wait(_TICK_SECONDS)
+            self._wake.clear()

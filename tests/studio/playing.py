@@ -1,0 +1,82 @@
+"""Plays a user of the studio without a browser, and a client of its server of any kind."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from pathlib import Path
+
+import httpx
+from nicegui import Client, core, ui
+from nicegui.functions.download import download
+from nicegui.functions.navigate import Navigate
+from nicegui.functions.notify import notify
+from nicegui.testing.general import nicegui_reset_globals, prepare_simulation
+from nicegui.testing.user import User
+
+from fastrl.studio.app import build
+from fastrl.studio.desk import Desk
+
+HOST = "test"  # the name under which the simulated browser asks
+
+
+@contextlib.contextmanager
+def _clean() -> Iterator[None]:
+    with nicegui_reset_globals():
+        os.environ["NICEGUI_USER_SIMULATION"] = "true"
+        try:
+            yield
+        finally:
+            os.environ.pop("NICEGUI_USER_SIMULATION", None)
+            ui.navigate, ui.notify, ui.download = Navigate(), notify, download
+            # Else NiceGUI takes the modules of these functions out of `sys.modules`, fastrl too.
+            Client.page_routes.clear()
+
+
+@contextlib.asynccontextmanager
+async def serving(desk: Desk, token: str = "") -> AsyncIterator[httpx.AsyncClient]:
+    """Serves a desk without a socket; yields a client of it."""
+    with _clean():
+        prepare_simulation()
+        core.root = None
+        build(desk, HOST, token)
+        async with core.app.router.lifespan_context(core.app):
+            transport = httpx.ASGITransport(core.app)
+            async with httpx.AsyncClient(transport=transport, base_url=f"http://{HOST}") as client:
+                yield client
+
+
+def play(desk: Desk, story: Callable[[User], Awaitable[None]], seconds: float = 20) -> None:
+    """Plays what a user does on the pages of a desk."""
+
+    async def told() -> None:
+        async with serving(desk) as client:
+            await asyncio.wait_for(story(User(client)), seconds)
+
+    asyncio.run(told())
+
+
+def ask(
+    desk: Desk,
+    story: Callable[[httpx.AsyncClient], Awaitable[None]],
+    token: str = "",
+    seconds: float = 20,
+) -> None:
+    """Plays what an HTTP client does with the server of a desk."""
+
+    async def told() -> None:
+        async with serving(desk, token) as client:
+            await asyncio.wait_for(story(client), seconds)
+
+    asyncio.run(told())
+
+
+def make_run(log_dir: Path, name: str = "CartPole-v1_default_1", time: str = "t0") -> str:
+    """Makes a run folder as PPO makes it, without training; returns its address."""
+    folder = log_dir / "ppo" / time / name
+    (folder / "checkpoints").mkdir(parents=True)
+    (folder / "videos").mkdir()
+    (folder / "config.yaml").write_text("algo: ppo\nenv_id: CartPole-v1\nseed: 1\n")
+    return f"ppo/{time}/{name}"
