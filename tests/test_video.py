@@ -79,13 +79,15 @@ def test_frames_without_end_are_cut(tmp_path, monkeypatch):
 )
 def test_newest_videos_are_kept(tmp_path, env_steps, keep, expected):
     for steps in (100, 200, 300, 400, 500):
-        for ending in ("mp4", "gif"):
+        for ending in ("mp4", "gif", "json"):
             (tmp_path / f"step_{steps:012d}.{ending}").touch()
     others = ["evaluate_last.mp4", "step_000000000001.mp4.mine"]
     for name in others:
         (tmp_path / name).touch()
     remove_old_videos(tmp_path, env_steps, keep)
-    names = [f"step_{steps:012d}.{ending}" for steps in expected for ending in ("gif", "mp4")]
+    names = [
+        f"step_{steps:012d}.{ending}" for steps in expected for ending in ("gif", "json", "mp4")
+    ]
     assert sorted(path.name for path in tmp_path.iterdir()) == sorted([*others, *names])
 
 

@@ -5,37 +5,13 @@ from __future__ import annotations
 import difflib
 import re
 
-GLOSSARY = frozenset(
-    {
-        "Rewards/rew_avg",
-        "Rewards/rew_avg_100",
-        "Game/ep_len_avg",
-        "Loss/policy_loss",
-        "Loss/value_loss",
-        "Loss/entropy_loss",
-        "Loss/alpha_loss",
-        "Loss/loss",
-        "Info/approx_kl",
-        "Info/clip_fraction",
-        "Info/explained_variance",
-        "Info/learning_rate",
-        "Info/clip_coef",
-        "Info/ent_coef",
-        "Info/alpha",
-        "Info/entropy",
-        "Info/q_value",
-        "Info/gradient_steps",
-        "Info/valid_env_steps",
-        "Info/policy_lag",
-        "Gradients/grad_norm",
-        "Gradients/actor_norm",
-        "Gradients/critic_norm",
-    }
-)
-"""The names in docs/metrics.md, but for those that begin with one of `PREFIXES`."""
+from fastrl.runs.glossary import ENTRIES
 
 PREFIXES = ("Time/", "Test/", "Episode/", "Summary/")
 """Seconds of stages, tests, info metrics, and what trackers get of the summary."""
+
+GLOSSARY = frozenset(name for name in ENTRIES if not name.startswith(PREFIXES))
+"""The names in docs/metrics.md, but for those that begin with one of `PREFIXES`."""
 
 _STEP_COLUMN = "env_steps"  # the first column of metrics.csv
 _ALLOWED = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_./: -]{0,199}")  # what all loggers take

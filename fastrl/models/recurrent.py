@@ -131,6 +131,10 @@ class RecurrentActorCritic(nn.Module):
         actions = self.head.sample(self.head(self._of_actor(features)), noise)
         return actions, features, self.remember(memory, actions)
 
+    def outputs(self, observations: Tensor, state: Tensor) -> Tensor:
+        """Returns the parameters `[B, K]` of the distribution over actions in a state `[B, S]`."""
+        return self.head(self._of_actor(self.step(observations, state)[0]))
+
     def step(self, observations: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
         """Takes observations `[B, *O]` in; returns features `[B, F]` and what the memories hold."""
         *memories, previous = state.split([*self.memory_sizes, self.previous_size], 1)

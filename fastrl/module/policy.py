@@ -26,8 +26,11 @@ class ModulePolicy(nn.Module):
 
     def forward(self, observations: Tensor) -> Tensor:
         """Returns the greedy actions for observations `[B, *O]`, as the environment takes them."""
-        outputs = self.agent_module.outputs_and_values(observations)[0]
-        return self.head.to_env(self.head.mode(outputs))
+        return self.head.to_env(self.head.mode(self.outputs(observations)))
+
+    def outputs(self, observations: Tensor) -> Tensor:
+        """Returns the parameters of the distribution over actions, `[B, K]`."""
+        return self.agent_module.outputs_and_values(observations)[0]
 
     def to_env(self, actions: Tensor) -> Tensor:
         """Returns stored actions `[B, *action_shape]` as the environment takes them."""

@@ -19,7 +19,7 @@ MAX_FRAMES, MAX_WIDTH = 1000, 640
 GIF_WIDTH = 320  # pixels, at most
 GIF_FRAMES_PER_SECOND = 15  # at most
 _GIF_COLORS = 128
-_STEP_FILE = re.compile(r"step_(\d{12,})\.(mp4|gif)")
+_STEP_FILE = re.compile(r"step_(\d{12,})\.(mp4|gif|json)")
 
 
 def write_video(frames: Iterable[np.ndarray], stem: Path, frames_per_second: float) -> list[Path]:
@@ -59,6 +59,8 @@ def write_video(frames: Iterable[np.ndarray], stem: Path, frames_per_second: flo
 
 def remove_old_videos(folder: Path, env_steps: int, keep: int) -> None:
     """Removes all but the newest videos of a run, which are named `step_<env steps>`.
+
+    What stands beside a video goes with it.
 
     Those of later steps go too: the run was resumed from before them.
 

@@ -1,4 +1,7 @@
-"""Videos of an agent: one greedy episode, rendered without a display."""
+"""Videos of an agent: one greedy episode, rendered without a display.
+
+Beside each, `<name>.json` says what the policy did at each frame.
+"""
 
 from __future__ import annotations
 
@@ -15,7 +18,8 @@ from fastrl.processes.errors import one_line
 from fastrl.processes.generators import generators_seeded
 from fastrl.processes.pulse import PULSE
 from fastrl.runs.video import MAX_FRAMES, write_video
-from fastrl.training.greedy import Show, StoppedError, StopQuery, fresh_env, policy_of
+from fastrl.training.film_actions import FilmActions
+from fastrl.training.greedy import Show, StoppedError, StopQuery, fresh_env
 
 if TYPE_CHECKING:
     from fastrl.training.agent import Agent
@@ -33,6 +37,8 @@ def record_agent(
 ) -> list[Path]:
     """Records one greedy episode, without a display, as `<folder>/<name>.mp4` and `.gif`.
 
+    What the policy did is in `<name>.json`.
+
     Args:
         agent: the agent to record.
         folder: where to write; created if missing.
@@ -42,8 +48,8 @@ def record_agent(
         show: called at every frame, with its number and that of the last possible one.
 
     Returns:
-        The files; none, with one line in the log, if the task cannot be drawn or the packages for
-        videos are missing: training never fails for lack of a video.
+        The two videos; none, with one line in the log, if the task cannot be drawn or the packages
+        for videos are missing: training never fails for lack of a video.
     """
     try:
         return record(agent, folder, name, agent.config.seed, should_stop, show)
@@ -80,24 +86,26 @@ def record(
         ValueError: the task cannot be drawn, or the packages for videos are missing.
         StoppedError: `should_stop` returned True.
     """
-    played = agent.envs[0]
-    if played.backend == "envpool":
-        check_rendering(played.env_id)
+    trained = agent.envs[0]
+    if trained.backend == "envpool":
+        check_rendering(trained.env_id)
     with generators_seeded(seed):
         env = fresh_env(agent, 1, "video", seed, render=True, env_kwargs=env_kwargs)
         try:
-            frames = _frames(agent, env, should_stop, show, deterministic)
-            return write_video(frames, folder / name, frame_rate(env))
+            played = FilmActions(agent, env, deterministic)
+            rate = frame_rate(env)
+            paths = write_video(_frames(played, env, should_stop, show), folder / name, rate)
+            played.write(folder / f"{name}.json", rate)
+            return paths
         finally:
             env.close()
 
 
 def _frames(
-    agent: Agent, env: VectorEnv, should_stop: StopQuery, show: Show, deterministic: bool
+    played: FilmActions, env: VectorEnv, should_stop: StopQuery, show: Show
 ) -> Iterator[np.ndarray]:
     """Yields the frames of one episode, from its first to its last observation."""
     obs = env.reset()
-    predict, _ = policy_of(agent, 1, deterministic)
     expose_opengl()
     yield env.render()
     for frame in range(1, MAX_FRAMES):
@@ -105,7 +113,8 @@ def _frames(
         show(frame, MAX_FRAMES)
         if should_stop():
             raise StoppedError(f"{env.env_id}: the recording was stopped")
-        step = env.step(predict(obs))
+        step = env.step(played.act(obs))
+        played.note(step)
         obs = step.obs
         yield env.render()
         if step.terminated[0] or step.truncated[0]:
