@@ -37,7 +37,7 @@ def test_probabilities_are_those_that_the_actions_were_taken_by(tmp_path):
 
 
 def test_a_memory_is_as_without_the_look_at_its_probabilities(tmp_path, monkeypatch):
-    agent = PPORecurrent("CartPole-v1", ortho_init=False, **SMALL)
+    agent = PPORecurrent("CartPole-v1", ortho_init=False, sequence_length=8, **SMALL)
     facts = beside(agent, tmp_path)
     monkeypatch.setattr(film_actions, "_MOST_CHOICES", 0)
     plain = beside(agent, tmp_path)
