@@ -7,7 +7,8 @@ from importlib import resources
 from fastrl.processes.errors import exit_status
 
 COMMANDS = (
-    "ppo", "a2c", "ppo_recurrent", "sac", "droq", "evaluate", "export", "collect", "presets", "studio",
+    "ppo", "a2c", "ppo_recurrent", "sac", "droq", "evaluate", "export", "collect", "presets",
+    "studio",
 )  # fmt: skip
 
 
