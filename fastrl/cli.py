@@ -14,6 +14,7 @@ with leaving_at_once():  # Ctrl-C may already come during these imports
     import contextlib
     import dataclasses
     import gc
+    import json
     import os
     import sys
     from collections.abc import Sequence
@@ -22,6 +23,7 @@ with leaving_at_once():  # Ctrl-C may already come during these imports
     from typing import Any
 
     from fastrl.config.command import Command, Settings, plan_of
+    from fastrl.config.describing import config_class_of
     from fastrl.config.effects import check_effects
     from fastrl.config.flags import flag_of, print_flags, read_flags
     from fastrl.config.resume import resumed
@@ -100,14 +102,17 @@ def parse(algo: str, argv: Sequence[str] | None = None) -> Command:
     Raises:
         ValueError: a user error.
         OSError: a file cannot be read.
-        SystemExit: with code 0, after `--help`.
+        SystemExit: with code 0, after `--help` and `--describe`.
     """
     argv = sys.argv[1:] if argv is None else argv
-    config_class = _config_class(algo)
+    config_class = config_class_of(algo)
     if "--help" in argv or "-h" in argv:
         _print_help(algo, config_class, [word for word in argv if word not in ("--help", "-h")])
         raise SystemExit(0)
     source, flags = read_flags(config_class, argv)
+    if source.get("describe"):
+        _print_description(algo, source, flags)
+        raise SystemExit(0)
     if source.get("trust") and not {"resume", "config"} & source.keys():
         raise ValueError("--trust has no effect without --resume or --config")
     for name, value in launched_settings().items():
@@ -141,17 +146,6 @@ def _trainers(given: Settings) -> Settings:
         return {}
     num_trainers = sizes[0] * sizes[1] - sizes[2]
     return {"num_trainers": num_trainers} if num_trainers > 0 else {}
-
-
-def _config_class(algo: str) -> type[RunConfig]:
-    """Returns the one config class that `fastrl.config.<algo>` defines."""
-    module = import_module(f"fastrl.config.{algo}")
-    own = [value for value in vars(module).values() if isinstance(value, type)]
-    own = [
-        kind for kind in own if issubclass(kind, RunConfig) and kind.__module__ == module.__name__
-    ]
-    assert len(own) == 1, f"{module.__name__} must define one config class, not {own}"
-    return own[0]
 
 
 def _settings_under_flags(
@@ -233,6 +227,20 @@ def _saved_config(algo: str, config_class: type[RunConfig], run: str) -> tuple[R
         except ValueError as error:
             raise ValueError(f"{source} is incomplete, and {error}") from error
     return config_class.from_dict(known, source), labels
+
+
+def _print_description(algo: str, source: Settings, flags: Settings) -> None:
+    """Prints the answer to `--describe`."""
+    from fastrl.presets.describing import describe
+
+    for name in (*source, *flags):
+        if name not in ("describe", "env_id", "preset"):
+            raise ValueError(f"--describe goes with --env-id and --preset, not {flag_of(name)}")
+    try:
+        described = describe(algo, flags.get("env_id", ""), source.get("preset", "auto"))
+    except ValueError as error:
+        raise ValueError(f"--{error}") from error
+    print(json.dumps(described, indent=1))
 
 
 def _print_help(algo: str, config_class: type[RunConfig], argv: Sequence[str]) -> None:

@@ -28,7 +28,8 @@ from fastrl.runs.checkpoint import save_checkpoint
 PPO_FLAGS = """
 accelerator action_repeat activation_function adam_beta1 adam_beta2 adam_eps agent
 anneal_clip_coef anneal_ent_coef anneal_lr backend callback capture_video checkpoint_every
-clip_coef clip_schedule clip_vloss config critic_hidden_sizes cuda decoupled devices dry_run
+clip_coef clip_schedule clip_vloss config critic_hidden_sizes cuda decoupled
+describe devices dry_run
 encoder engine ent_coef ent_schedule env_id env_kwargs eval_episodes eval_every exp_name
 frame_stack freeze_normalization gae_lambda gamma gray_scale hidden_sizes info_action_mask
 info_metrics keep_checkpoints kl_stop learning_rate log_dir log_std_init logger lr_schedule
@@ -293,7 +294,7 @@ def test_preset_is_not_blamed_for_an_unknown_setting() -> None:
 def test_names_of_other_libraries_are_none_of_ours_and_mean_some() -> None:
     all_names = set()
     for algo in ("ppo", "a2c", "ppo_recurrent", "sac", "droq"):
-        names = {entry.name for entry in dataclasses.fields(cli._config_class(algo))}
+        names = {entry.name for entry in dataclasses.fields(cli.config_class_of(algo))}
         all_names |= names
         for other, ours in OTHER_NAMES.items():
             assert other not in names or other in ours

@@ -53,13 +53,13 @@ CYCLE.append(CYCLE)
         ({"log_std_init": 3.0}, "log_std_init must be between -20 and 2, not 3.0"),
         ({"adam_eps": 0.0}, "adam_eps must be above 0, not 0.0"),
         ({"clip_coef": 0.0}, "clip_coef must be above 0, not 0.0"),
-        ({"target_kl": 0.0}, "target_kl must be above 0, not 0.0"),
+        ({"target_kl": 0.0}, "target_kl must be above 0 or None, not 0.0"),
         (
             {"activation_function": "x"},
             "Softplus, Softsign, Tanhshrink, not 'x'",
         ),
         ({"hidden_sizes": ()}, "each at least 1, not []"),
-        ({"hidden_sizes": (64, 0)}, "each at least 1, not [64, 0]"),
+        ({"hidden_sizes": (64, 0)}, "hidden_sizes must each be at least 1, not [64, 0]"),
     ],
 )
 def test_range_error_names_the_wrong_value_and_the_allowed_ones(

@@ -145,5 +145,5 @@ def test_actor_climbs_the_mean_of_the_critics():
 
 
 def test_dropout_rate_of_one_is_refused():
-    with pytest.raises(ValueError, match="dropout_rate must be in"):
+    with pytest.raises(ValueError, match="dropout_rate must be from 0 to below 1, not 1"):
         make_agent(kind=DroQ, dropout_rate=1.0)

@@ -27,6 +27,7 @@ FLOOR_OF = {place: floor for floor, places in enumerate(FLOORS) for place in pla
 IMPORTED_BY_NAME = {
     "__init__": "names of the package come on first use, so that importing it imports no torch",
     "config.callables": "the class or function that a user names as module:callable",
+    "config.describing": "the settings of the algorithm that a command or a page names",
     "cli": "the algorithm that the command line names, once its arguments are known to be right",
     "agents.load": "the algorithm that a checkpoint is of",
     "kernels.extension": "the compiled part, which may be missing or too old",

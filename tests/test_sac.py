@@ -254,7 +254,7 @@ def test_log_density_is_that_of_the_squashed_normal():
 @pytest.mark.parametrize(
     ("settings", "reason"),
     [
-        ({"replay_ratio": 0}, "replay_ratio must be above 0"),
+        ({"replay_ratio": 0}, "replay_ratio must be between 1e-06 and 1e"),
         ({"buffer_size": 7}, "buffer_size=7 holds fewer"),
         ({"tune_alpha": False, "target_entropy": -1.0}, "target_entropy has no effect"),
         ({"alpha": 0.0}, "alpha must be above 0 to be tuned"),

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Annotated, Literal
 
-from fastrl.config.checks import check_adam, in_range, one_of
+from fastrl.config.bounds import Bounds
 from fastrl.config.on_policy import OnPolicyConfig
 from fastrl.config.search import Choices, LogRange, PowersOfTwo
 
@@ -18,7 +18,7 @@ class A2CConfig(OnPolicyConfig):
     """Parallel environments, per rank."""
     num_steps: Annotated[int, Choices((5, 8, 16, 32, 64, 128, 256))] = 5
     """Steps of a rollout, per environment."""
-    per_rank_batch_size: int = 0
+    per_rank_batch_size: Annotated[int, Bounds(at_least=0)] = 0
     """Rows whose gradient is computed at once, per rank; 0: the whole rollout. Gradients accumulate
     to one step per rollout in any case: a smaller value saves memory and gives the same result."""
     learning_rate: Annotated[float, LogRange(1e-4, 1e-2)] = 7e-4
@@ -32,26 +32,21 @@ class A2CConfig(OnPolicyConfig):
 
     optimizer: Annotated[Literal["rmsprop", "adam"], Choices(("rmsprop", "adam"))] = "rmsprop"
     """rmsprop: as in TensorFlow, epsilon inside the root and the mean square starting at 1."""
-    optimizer_eps: float = 1e-5
+    optimizer_eps: Annotated[float, Bounds(above=0)] = 1e-5
     """Epsilon of the optimiser."""
-    rmsprop_decay: float = 0.99
+    rmsprop_decay: Annotated[float, Bounds(at_least=0, at_most=1)] = 0.99
     """Decay rate of RMSprop's running mean square, per step."""
-    adam_beta1: float = 0.9
+    adam_beta1: Annotated[float, Bounds(at_least=0, below=1)] = 0.9
     """Decay rate of Adam's running mean of the gradient, per step."""
-    adam_beta2: float = 0.999
+    adam_beta2: Annotated[float, Bounds(at_least=0, below=1)] = 0.999
     """Decay rate of Adam's running mean of the gradient's square, per step."""
-    weight_decay: float = 0.0
+    weight_decay: Annotated[float, Bounds(at_least=0)] = 0.0
     """Shrink all weights by the share learning_rate x weight_decay at each step, apart from the
     gradient."""
 
     def __post_init__(self) -> None:
         """Checks ranges and sizes."""
         super().__post_init__()
-        one_of(self, "optimizer", "rmsprop", "adam")
-        in_range(self, 0, 1, "rmsprop_decay")
-        if not self.optimizer_eps > 0:
-            raise ValueError(f"optimizer_eps must be above 0, not {self.optimizer_eps}")
-        check_adam(self)
         of_others = {"rmsprop": ("adam_beta1", "adam_beta2"), "adam": ("rmsprop_decay",)}
         for name in of_others[self.optimizer]:
             if getattr(self, name) != getattr(type(self), name):

@@ -16,37 +16,6 @@ def check_names(values: dict[str, Any], known: list[str], source: str) -> None:
             raise ValueError(f"{source}: unknown setting {name!r}{hint_for(str(name), known)}")
 
 
-def at_least(config: object, low: float, *names: str) -> None:
-    """Raises ValueError for values below `low`."""
-    for name in names:
-        value = getattr(config, name)
-        if not value >= low:
-            raise ValueError(f"{name} must be at least {low}, not {value}")
-
-
-def in_range(config: object, low: float, high: float, *names: str) -> None:
-    """Raises ValueError for values outside `[low, high]`."""
-    for name in names:
-        value = getattr(config, name)
-        if not low <= value <= high:
-            raise ValueError(f"{name} must be between {low} and {high}, not {value}")
-
-
-def one_of(config: object, name: str, *allowed: object) -> None:
-    """Raises ValueError for a value that is not allowed."""
-    value = getattr(config, name)
-    if value not in allowed:
-        raise ValueError(f"{name} must be one of {', '.join(map(str, allowed))}, not {value!r}")
-
-
-def check_adam(config: Any) -> None:
-    """Raises ValueError for decay rates that Adam cannot have."""
-    for name in ("adam_beta1", "adam_beta2"):
-        if not 0 <= getattr(config, name) < 1:
-            raise ValueError(f"{name} must be from 0 to below 1, not {getattr(config, name)}")
-    at_least(config, 0, "weight_decay")
-
-
 def check_info_metrics(names: tuple[str, ...]) -> None:
     """Raises ValueError for names that no metric can have, or that are given twice."""
     for index, name in enumerate(names):

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Self
+from typing import Annotated, Any, Self
 
-from fastrl.config.checks import at_least
+from fastrl.config.bounds import Bounds
 from fastrl.config.run import RunConfig
 
 
@@ -15,9 +15,9 @@ class DecoupledConfig(RunConfig):
 
     decoupled: bool = False
     """Play and train in separate processes: players send rollouts, trainers send weights."""
-    num_players: int = 1
+    num_players: Annotated[int, Bounds(at_least=1)] = 1
     """Decoupled: number of player processes, each with num_envs environments."""
-    num_trainers: int = 1
+    num_trainers: Annotated[int, Bounds(at_least=1)] = 1
     """Decoupled: number of trainer processes. Each trains on the rows of some environments; with a
     replay buffer, each draws its own minibatches from the rows of all."""
     overlap: bool = False
@@ -25,19 +25,18 @@ class DecoupledConfig(RunConfig):
     Probability ratios are relative to the policy that acted."""
     player_on_gpu: bool = False
     """Decoupled: run the players' policy on a GPU as well; by default only trainers use GPUs."""
-    num_steps: int = 1
+    num_steps: Annotated[int, Bounds(at_least=1)] = 1
     """Steps between two updates, per environment."""
 
     def __post_init__(self) -> None:
         """Checks that the settings are consistent."""
-        at_least(self, 1, "num_envs", "num_players", "num_trainers", "devices", "num_nodes")
+        super().__post_init__()
         if self.decoupled:
             self._check_decoupled()
         else:
             for name in ("num_players", "num_trainers", "overlap", "player_on_gpu"):
                 if getattr(self, name) != getattr(DecoupledConfig, name):
                     raise ValueError(f"{name} has no effect without decoupled")
-        super().__post_init__()
 
     def _check_decoupled(self) -> None:
         processes = self.num_players + self.num_trainers

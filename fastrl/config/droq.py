@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Annotated
 
+from fastrl.config.bounds import Bounds
 from fastrl.config.sac import SACConfig
 from fastrl.config.search import Choices, LogRange
 
@@ -21,13 +22,7 @@ class DroQConfig(SACConfig):
     """Critic gradient steps per environment step."""
     policy_frequency: int = 20
     """Critic gradient steps per gradient step of actor and temperature."""
-    dropout_rate: Annotated[float, LogRange(1e-3, 0.1)] = 0.01
+    dropout_rate: Annotated[float, Bounds(at_least=0, below=1), LogRange(1e-3, 0.1)] = 0.01
     """Dropout rate of the critics' hidden layers."""
     layer_norm: bool = True
     """Apply layer normalisation in the critics' hidden layers."""
-
-    def __post_init__(self) -> None:
-        """Checks ranges and sizes."""
-        super().__post_init__()
-        if not 0 <= self.dropout_rate < 1:
-            raise ValueError(f"dropout_rate must be in [0, 1), not {self.dropout_rate}")

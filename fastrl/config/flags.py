@@ -10,11 +10,12 @@ from dataclasses import dataclass
 from typing import Annotated, Any, get_type_hints
 
 from fastrl.config.command import Settings
+from fastrl.config.groups import GROUPS, group_of
 from fastrl.config.other_names import hint_for
 from fastrl.config.run import RunConfig, documentation
 from fastrl.config.values import in_words
 
-_REPEATABLE = ("config", "callback", "logger")
+REPEATABLE = ("config", "callback", "logger")
 _BOOLEAN_WORDS = {"true": True, "yes": True, "1": True, "false": False, "no": False, "0": False}
 
 
@@ -35,6 +36,9 @@ class SourceFlags:
     """Import code that the resumed run or the files of settings name, whoever wrote them."""
     dry_run: bool = False
     """Print all settings and where each is from, check them, and write and train nothing."""
+    describe: bool = False
+    """Print all settings as JSON: types, choices, ranges, help, defaults, and what the preset of
+    --env-id, or the one that --preset names, sets."""
     quiet: bool = False
     """Print only the last line, which names the run folder; and warnings and errors."""
     agent: str = ""
@@ -88,7 +92,7 @@ def _group_words(argv: Sequence[str], kinds: Settings) -> dict[str, list[str]]:
             name, words = positive, ["false"]
         if name not in kinds:
             raise ValueError(f"unknown flag {flag}{hint_for(name, kinds, dash=True, cutoff=0.7)}")
-        if name in groups and name not in _REPEATABLE:
+        if name in groups and name not in REPEATABLE:
             raise ValueError(f"{flag_of(name)} is given twice; give it once")
         groups[name] = [*groups.get(name, ()), *words]
     return groups
@@ -124,7 +128,7 @@ def _form(config_class: type[RunConfig]) -> Any:
 def print_flags(
     config_class: type[RunConfig], values: Settings, program: str, description: str
 ) -> None:
-    """Prints all flags.
+    """Prints all flags, in groups.
 
     Args:
         config_class: whose fields are flags.
@@ -134,17 +138,28 @@ def print_flags(
     """
     import tyro
 
-    form = _explained(_form(config_class), documentation(SourceFlags, config_class))
-    tyro.cli(form, default=form(**values), args=["--help"], prog=program, description=description)
-
-
-def _explained(form: Any, texts: dict[str, str]) -> Any:
-    """Returns a form whose help texts are single lines, which the terminal wraps."""
-    import tyro
-
-    kinds = get_type_hints(form)
-    notes = {name: Annotated[kinds[name], tyro.conf.arg(help=texts[name])] for name in texts}
-    return dataclass(frozen=True)(type("Flags", (form,), {"__annotations__": notes}))
+    # Help texts on single lines, which the terminal wraps.
+    texts = documentation(SourceFlags, config_class)
+    kinds = get_type_hints(SourceFlags) | get_type_hints(config_class)
+    of_sources = {entry.name: entry.default for entry in dataclasses.fields(SourceFlags)}
+    groups: dict[str, list[Any]] = {group: [] for group in GROUPS}
+    for name, value in {**of_sources, **values}.items():
+        kind = Annotated[kinds[name], tyro.conf.arg(help=texts[name])]
+        group = "sources" if name in of_sources else group_of(name)
+        groups[group].append((name, kind, dataclasses.field(default=value)))
+    parts = [
+        (
+            group,
+            Annotated[
+                dataclasses.make_dataclass(group, entries),
+                tyro.conf.OmitArgPrefixes,
+                tyro.conf.arg(help=GROUPS[group]),
+            ],
+        )
+        for group, entries in groups.items()
+    ]
+    form = dataclasses.make_dataclass("Flags", parts)
+    tyro.cli(form, args=["--help"], prog=program, description=description)
 
 
 def _boolean(name: str, words: list[str]) -> bool:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Annotated, Literal
 
-from fastrl.config.checks import at_least, in_range, one_of
+from fastrl.config.bounds import Bounds
 from fastrl.config.decoupled import DecoupledConfig
 from fastrl.config.networks import Activation, check_layers
 from fastrl.config.schedules import check_schedules
@@ -24,12 +24,13 @@ class LargeBatchError(ValueError):
 class OnPolicyConfig(DecoupledConfig):
     """Settings shared by PPO and A2C; each may have other defaults."""
 
-    num_steps: Annotated[int, PowersOfTwo(16, 512)] = 128
+    # At least 2: with one step, every row may be a reset row.
+    num_steps: Annotated[int, Bounds(at_least=2), PowersOfTwo(16, 512)] = 128
     """Steps of a rollout, per environment."""
-    per_rank_batch_size: Annotated[int, PowersOfTwo(64, 2048)] = 64
+    per_rank_batch_size: Annotated[int, Bounds(at_least=1), PowersOfTwo(64, 2048)] = 64
     """Rows of a minibatch, per rank."""
 
-    learning_rate: Annotated[float, LogRange(1e-4, 1e-2)] = 1e-3
+    learning_rate: Annotated[float, Bounds(at_least=0), LogRange(1e-4, 1e-2)] = 1e-3
     """Learning rate of the optimiser."""
     lr_schedule: str = "constant"
     """Course of the learning rate over the run: constant, linear (to 0) or cosine (to 0), with
@@ -38,18 +39,18 @@ class OnPolicyConfig(DecoupledConfig):
     divergence. module:callable, in Python any function, gives the factor at progress 0 to 1."""
     anneal_lr: Annotated[bool, Choices((False, True))] = False
     """Short for lr_schedule=linear."""
-    max_grad_norm: Annotated[float, LogRange(0.2, 5.0)] = 0.5
+    max_grad_norm: Annotated[float, Bounds(at_least=0), LogRange(0.2, 5.0)] = 0.5
     """Clip the global norm of the gradient to this; 0: no clipping."""
 
-    gamma: Annotated[float, OneMinusLogRange(0.9, 0.9999)] = 0.99
+    gamma: Annotated[float, Bounds(at_least=0, at_most=1), OneMinusLogRange(0.9, 0.9999)] = 0.99
     """Discount factor per step."""
-    gae_lambda: Annotated[float, OneMinusLogRange(0.8, 0.995)] = 0.95
+    gae_lambda: Annotated[float, Bounds(at_least=0, at_most=1), OneMinusLogRange(0.8, 0.995)] = 0.95
     """Lambda of generalised advantage estimation: 0 for one-step, 1 for Monte Carlo advantages."""
     normalize_advantages: Annotated[bool, Choices((False, True))] = False
     """Normalise the advantages of each minibatch to mean 0 and standard deviation 1."""
-    vf_coef: Annotated[float, LogRange(0.1, 2.0)] = 1.0
+    vf_coef: Annotated[float, Bounds(at_least=0), LogRange(0.1, 2.0)] = 1.0
     """Weight of the value loss, a mean squared error without a factor of 1/2."""
-    ent_coef: Annotated[float, LogRange(1e-5, 0.1)] = 0.0
+    ent_coef: Annotated[float, Bounds(at_least=0), LogRange(1e-5, 0.1)] = 0.0
     """Weight of the entropy bonus."""
     ent_schedule: str = "constant"
     """Course of ent_coef, as lr_schedule but for adaptive."""
@@ -57,10 +58,10 @@ class OnPolicyConfig(DecoupledConfig):
     """Short for ent_schedule=linear."""
 
     hidden_sizes: Annotated[
-        tuple[int, ...], Choices(((64, 64), (32, 32), (128, 128), (256, 256)))
+        tuple[int, ...], Bounds(at_least=1), Choices(((64, 64), (32, 32), (128, 128), (256, 256)))
     ] = (64, 64)
     """Widths of the hidden layers."""
-    critic_hidden_sizes: tuple[int, ...] = ()
+    critic_hidden_sizes: Annotated[tuple[int, ...], Bounds(at_least=1)] = ()
     """Widths of the critic's hidden layers; none: as the actor's, hidden_sizes."""
     activation_function: Annotated[Activation, Choices(("tanh", "relu"))] = "tanh"
     """Activation function of the hidden layers: relu, tanh and elu, which the kernels know, or
@@ -72,7 +73,7 @@ class OnPolicyConfig(DecoupledConfig):
     """Use one network with two heads instead of separate networks for actor and critic."""
     ortho_init: Annotated[bool, Choices((False, True))] = False
     """Orthogonal initialisation: gain sqrt(2), actor head 0.01, critic head 1, biases 0."""
-    log_std_init: float = 0.0
+    log_std_init: Annotated[float, Bounds(at_least=-20, at_most=2)] = 0.0
     """Box actions: initial logarithm of the policy's standard deviation."""
     state_dependent_std: bool = False
     """Box actions: the actor gives the standard deviation of each state; by default one is learned
@@ -81,9 +82,9 @@ class OnPolicyConfig(DecoupledConfig):
     """Box actions: squash into the bounds by tanh instead of clipping to them."""
     observation_normalization: Annotated[bool, Choices((False, True))] = False
     """Normalise observations by their running mean and standard deviation."""
-    observation_clip: float = 10.0
+    observation_clip: Annotated[float, Bounds(above=0)] = 10.0
     """Keep normalised observations within plus and minus this."""
-    observation_epsilon: float = 1e-8
+    observation_epsilon: Annotated[float, Bounds(above=0)] = 1e-8
     """Add this to the variance of observations, so that what hardly varies is not magnified."""
     reward_scaling: Annotated[bool, Choices((False, True))] = False
     """Divide rewards by the running standard deviation of the discounted return."""
@@ -94,24 +95,12 @@ class OnPolicyConfig(DecoupledConfig):
     def __post_init__(self) -> None:
         """Checks ranges and sizes."""
         super().__post_init__()
-        at_least(self, 0, "per_rank_batch_size")
-        at_least(self, 2, "num_steps")  # with one step, every row may be a reset row
-        at_least(self, 0, "learning_rate", "max_grad_norm", "vf_coef", "ent_coef")
-        in_range(self, 0, 1, "gamma", "gae_lambda")
-        in_range(self, -20, 2, "log_std_init")
-        one_of(self, "encoder", "auto", "nature", "impala", "minatar")
         check_layers(self)
-        if self.critic_hidden_sizes and min(self.critic_hidden_sizes) < 1:
-            raise ValueError(
-                f"critic_hidden_sizes must each be at least 1, not {list(self.critic_hidden_sizes)}"
-            )
         if self.critic_hidden_sizes and self.shared_network:
             raise ValueError("critic_hidden_sizes has no effect with shared_network")
         check_schedules(self, has_kl=self.has_kl)
         for name in ("observation_clip", "observation_epsilon"):
             value = getattr(self, name)
-            if not value > 0:
-                raise ValueError(f"{name} must be above 0, not {value}")
             if not self.observation_normalization and value != getattr(OnPolicyConfig, name):
                 raise ValueError(f"{name} has no effect without observation_normalization")
         if self.freeze_normalization and not (

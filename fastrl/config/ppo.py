@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass
 from typing import Annotated, Literal
 
-from fastrl.config.checks import at_least, check_adam, one_of
+from fastrl.config.bounds import Bounds
 from fastrl.config.on_policy import OnPolicyConfig
 from fastrl.config.schedules import adaptive_of
 from fastrl.config.search import LogRange
@@ -16,23 +16,23 @@ from fastrl.config.search import LogRange
 class PPOConfig(OnPolicyConfig):
     """Settings of proximal policy optimisation (Schulman et al. 2017, arXiv 1707.06347)."""
 
-    update_epochs: Annotated[int, LogRange(2, 20)] = 10
+    update_epochs: Annotated[int, Bounds(at_least=1), LogRange(2, 20)] = 10
     """Passes over the rollout per update."""
     recompute_advantages: bool = False
     """Recompute the advantages with the current critic before each epoch after the first."""
     share_data: bool = False
     """Several ranks: shuffle the rollouts of all ranks together and train each rank on a part; by
     default each rank trains on its own rollout. Gradients are averaged either way."""
-    adam_eps: float = 1e-5
+    adam_eps: Annotated[float, Bounds(above=0)] = 1e-5
     """Epsilon of Adam."""
-    adam_beta1: float = 0.9
+    adam_beta1: Annotated[float, Bounds(at_least=0, below=1)] = 0.9
     """Decay rate of Adam's running mean of the gradient, per step."""
-    adam_beta2: float = 0.999
+    adam_beta2: Annotated[float, Bounds(at_least=0, below=1)] = 0.999
     """Decay rate of Adam's running mean of the gradient's square, per step."""
-    weight_decay: float = 0.0
+    weight_decay: Annotated[float, Bounds(at_least=0)] = 0.0
     """Shrink all weights by the share learning_rate x weight_decay at each step, apart from the
     gradient (AdamW)."""
-    clip_coef: Annotated[float, LogRange(0.05, 0.4)] = 0.2
+    clip_coef: Annotated[float, Bounds(above=0), LogRange(0.05, 0.4)] = 0.2
     """Clip the probability ratio to [1 - clip_coef, 1 + clip_coef]."""
     clip_schedule: str = "constant"
     """Course of clip_coef, as lr_schedule but for adaptive."""
@@ -40,12 +40,12 @@ class PPOConfig(OnPolicyConfig):
     """Short for clip_schedule=linear."""
     clip_vloss: bool = False
     """Also clip the change of the value, to clip_coef or vf_clip_coef."""
-    vf_clip_coef: float | None = None
+    vf_clip_coef: Annotated[float | None, Bounds(above=0)] = None
     """Half width of the interval that the change of the value is clipped to; None: clip_coef."""
     vf_clip_rule: Literal["larger", "clipped"] = "larger"
     """larger: the larger of the losses of the value and of the clipped value counts, as in OpenAI
     baselines. clipped: that of the clipped value, as in Stable-Baselines3."""
-    target_kl: float | None = None
+    target_kl: Annotated[float | None, Bounds(above=0)] = None
     """Stop an update when the KL from the acting policy exceeds this; see kl_stop."""
     kl_stop: Literal["epoch", "minibatch"] = "epoch"
     """epoch: stop after an epoch whose mean KL exceeds target_kl. minibatch: before a gradient step
@@ -54,7 +54,6 @@ class PPOConfig(OnPolicyConfig):
     def __post_init__(self) -> None:
         """Checks ranges and sizes."""
         super().__post_init__()
-        at_least(self, 1, "update_epochs", "per_rank_batch_size")
         if self.recompute_advantages and self.update_epochs == 1:
             raise ValueError("recompute_advantages has no effect while update_epochs is 1")
         if self.share_data and self.devices * self.num_nodes == 1:
@@ -65,15 +64,6 @@ class PPOConfig(OnPolicyConfig):
             raise ValueError(
                 "recompute_advantages is not offered with decoupled: players compute advantages"
             )
-        if not self.adam_eps > 0:
-            raise ValueError(f"adam_eps must be above 0, not {self.adam_eps}")
-        check_adam(self)
-        if not self.clip_coef > 0:
-            raise ValueError(f"clip_coef must be above 0, not {self.clip_coef}")
-        one_of(self, "vf_clip_rule", "larger", "clipped")
-        one_of(self, "kl_stop", "epoch", "minibatch")
-        if self.vf_clip_coef is not None and not self.vf_clip_coef > 0:
-            raise ValueError(f"vf_clip_coef must be above 0, not {self.vf_clip_coef}")
         for name, other in (
             ("vf_clip_coef", "clip_vloss"),
             ("vf_clip_rule", "clip_vloss"),
@@ -82,10 +72,6 @@ class PPOConfig(OnPolicyConfig):
             is_set = getattr(self, name) != getattr(PPOConfig, name)
             if is_set and getattr(self, other) in (None, False):
                 raise ValueError(f"{name} has no effect without {other}")
-        if self.target_kl is not None and not self.target_kl > 0:
-            raise ValueError(
-                f"target_kl must be above 0, not {self.target_kl}; None switches early stopping off"
-            )
 
     @property
     def trainers_get_all_rows(self) -> bool:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Annotated, Literal
 
-from fastrl.config.checks import at_least, one_of
+from fastrl.config.bounds import Bounds
 from fastrl.config.ppo import PPOConfig
 from fastrl.config.search import Choices, PowersOfTwo
 
@@ -25,7 +25,7 @@ class PPORecurrentConfig(PPOConfig):
 
     rnn: Annotated[Literal["lstm", "gru"], Choices(("lstm", "gru"))] = "lstm"
     """Type of the recurrent layer. A GRU has one gate less to compute."""
-    sequence_length: Annotated[int, PowersOfTwo(8, 64)] = 32
+    sequence_length: Annotated[int, Bounds(at_least=1), PowersOfTwo(8, 64)] = 32
     """Maximum length of a training sequence (truncated backpropagation through time); a sequence
     ends early where its episode does."""
     previous_action: bool = False
@@ -34,8 +34,6 @@ class PPORecurrentConfig(PPOConfig):
     def __post_init__(self) -> None:
         """Checks ranges and sizes."""
         super().__post_init__()
-        one_of(self, "rnn", "lstm", "gru")
-        at_least(self, 1, "sequence_length")
         if self.sequence_length > self.num_steps:
             raise ValueError(
                 f"sequence_length={self.sequence_length} is longer than a rollout of "

@@ -11,14 +11,8 @@ import textwrap
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal, Self, get_type_hints
 
-from fastrl.config.checks import (
-    at_least,
-    check_info_metrics,
-    check_magnitude,
-    check_names,
-    in_range,
-    one_of,
-)
+from fastrl.config.bounds import Bounds, OneOf, check_bounds
+from fastrl.config.checks import check_info_metrics, check_magnitude, check_names
 from fastrl.config.networks import check_arguments, check_network
 from fastrl.config.schedules import SCHEDULE_OF, SCHEDULES, name_of
 from fastrl.config.search import PowersOfTwo
@@ -46,26 +40,26 @@ class RunConfig:
     """Task: an EnvPool or gymnasium id, or module:callable that returns a gymnasium.Env."""
     exp_name: str = "default"
     """Label of the run, used in the name of its folder."""
-    seed: int = 42
+    seed: Annotated[int, Bounds(at_least=0)] = 42
     """Seed of the environments, the initial weights, the action noise and the shuffling."""
-    total_timesteps: int = 65_536
+    total_timesteps: Annotated[int, Bounds(at_least=1)] = 65_536
     """Environment steps to train for, rounded down to whole rollouts."""
 
     backend: Literal["auto", "envpool", "gymnasium"] = "auto"
     """Library that runs the environments; auto: EnvPool if it has the task, else gymnasium."""
-    num_envs: Annotated[int, PowersOfTwo(4, 64)] = 4
+    num_envs: Annotated[int, Bounds(at_least=1), PowersOfTwo(4, 64)] = 4
     """Parallel environments, per rank."""
-    num_pools: int = 0
+    num_pools: Annotated[int, OneOf((0, 1, 2))] = 0
     """1: all environments step together. 2: in two halves; one steps while the policy acts on the
     other. 0 (automatic): 2 if EnvPool runs at least 32 environments and either the policy is on a
     GPU, or the task is physics (MuJoCo, Box2D) and there are at least two cores; else 1."""
-    num_env_threads: int = 0
+    num_env_threads: Annotated[int, Bounds(at_least=0, at_most=_MOST_THREADS)] = 0
     """EnvPool's threads, divided between the halves if num_pools is 2; 0: per half, as many as the
     cores this process may use."""
     vector: Literal["sync", "async"] = "sync"
     """How gymnasium's environments and your own are stepped. sync: one after the other. async: in
     processes beside each other, for those whose step takes long; episodes are the same."""
-    num_workers: int = 0
+    num_workers: Annotated[int, Bounds(at_least=0, at_most=_MOST_THREADS)] = 0
     """Processes that step the environments if vector is async; 0: one per core this process may
     use."""
     mask_vel: bool = False
@@ -81,13 +75,13 @@ class RunConfig:
     to 255 and has at least 7 x 7 of them, else a vector."""
     gray_scale: bool = False
     """Make colour images grey (gymnasium's environments and your own)."""
-    resize: int = 0
+    resize: Annotated[int, Bounds(at_least=0, at_most=_LARGEST_SIDE)] = 0
     """Width and height to which images are resized (gymnasium's environments and your own); 0: as
     they are."""
-    action_repeat: int = 1
+    action_repeat: Annotated[int, Bounds(at_least=1, at_most=_MOST_FRAMES)] = 1
     """How often each action is taken, its rewards summed, in a step of gymnasium's environments and
     your own."""
-    frame_stack: int = 1
+    frame_stack: Annotated[int, Bounds(at_least=1, at_most=_MOST_FRAMES)] = 1
     """Number of latest observations to stack into one. EnvPool's Atari already stacks four."""
     info_action_mask: bool = False
     """Never sample actions that the environment's info["action_mask"] forbids. A key action_mask in
@@ -102,18 +96,18 @@ class RunConfig:
     accelerator: Literal["auto", "cpu", "cuda", "gpu"] = "auto"
     """Type of device to train on; auto: a GPU if there is one. --cuda is short for --accelerator
     cuda."""
-    devices: int = 1
+    devices: Annotated[int, Bounds(at_least=1)] = 1
     """Ranks per machine: processes with one device each, started automatically or by torchrun,
     fabric run or SLURM. Sizes given per rank add up over the ranks."""
-    num_nodes: int = 1
+    num_nodes: Annotated[int, Bounds(at_least=1)] = 1
     """Number of machines to train on."""
     strategy: Literal["auto", "ddp"] = "auto"
     """Strategy of Lightning Fabric for several ranks; auto is ddp, which averages gradients."""
-    rank_timeout: float = 7.0
+    rank_timeout: Annotated[float, Bounds(at_least=0)] = 7.0
     """Seconds after which a rank that makes no progress ends the run; 0: never."""
     precision: Literal["32-true", "bf16-mixed"] = "32-true"
     """Floating-point precision of the forward and backward passes."""
-    num_threads: int = 0
+    num_threads: Annotated[int, Bounds(at_least=0, at_most=_MOST_THREADS)] = 0
     """CPU threads of an update; 0: one for small minibatches, else one per core this process may
     use. Acting always uses one thread."""
     engine: Literal["auto", "native", "recorded", "compile", "eager"] = "auto"
@@ -124,19 +118,19 @@ class RunConfig:
     torch_deterministic: bool = False
     """Raise an error for every torch operation without a deterministic implementation."""
 
-    eval_every: int = 250_000
+    eval_every: Annotated[int, Bounds(at_least=0)] = 250_000
     """Environment steps between evaluations during training; 0: none."""
-    eval_episodes: int = 100
+    eval_episodes: Annotated[int, Bounds(at_least=0, at_most=MOST_EPISODES)] = 100
     """Greedy episodes per evaluation, during and after training; 0: no evaluation."""
     info_metrics: tuple[str, ...] = ()
     """Numbers in the info of an episode's last step, such as is_success, whose means over the
     episodes that ended are metrics: Episode/is_success in training, Test/is_success in tests."""
     target_return: float | None = None
     """Stop training once the mean return of the last 100 training episodes reaches this."""
-    checkpoint_every: int = 250_000
+    checkpoint_every: Annotated[int, Bounds(at_least=0)] = 250_000
     """Environment steps between periodic checkpoints; 0: only the best and the last. The last one
     is also saved by the clock, about each minute."""
-    keep_checkpoints: int = 3
+    keep_checkpoints: Annotated[int, Bounds(at_least=1)] = 3
     """Number of periodic checkpoints, and of videos, to keep: the newest."""
     capture_video: bool = False
     """Record a video of a greedy episode (mp4 and GIF) at each evaluation and after training, of at
@@ -146,7 +140,7 @@ class RunConfig:
     callback: tuple[str, ...] = ()
     """Callbacks of your own, as module:callable: a class, or a function that returns a callback.
     May be given several times."""
-    logger: tuple[str, ...] = ()
+    logger: Annotated[tuple[str, ...], OneOf(LOGGERS)] = ()
     """Where metrics go: wandb, mlflow and trackio come to the CSV and TensorBoard files of the run
     folder; csv or tensorboard: to that file alone of the two. May be given several times."""
 
@@ -155,29 +149,14 @@ class RunConfig:
         for name, value in vars(self).items():
             for item in value if isinstance(value, tuple) else (value,):
                 check_magnitude(name, item)
-        in_range(self, 0, _MOST_THREADS, "num_env_threads", "num_threads", "num_workers")
-        in_range(self, 0, MOST_EPISODES, "eval_episodes")
-        at_least(self, 1, "num_envs", "devices", "num_nodes", "total_timesteps", "keep_checkpoints")
-        in_range(self, 1, _MOST_FRAMES, "frame_stack", "action_repeat")
-        in_range(self, 0, _LARGEST_SIDE, "resize")
+        check_bounds(self)
         check_info_metrics(self.info_metrics)
         for name in ("env_kwargs", "network_kwargs"):
             check_arguments(name, getattr(self, name))
         check_network(self)
-        at_least(self, 0, "seed", "eval_every", "checkpoint_every", "rank_timeout")
-        one_of(self, "strategy", "auto", "ddp")
-        one_of(self, "num_pools", 0, 1, 2)
-        one_of(self, "backend", "auto", "envpool", "gymnasium")
-        one_of(self, "vector", "sync", "async")
-        one_of(self, "obs_kind", "auto", "pixels", "vector")
-        one_of(self, "accelerator", "auto", "cpu", "cuda", "gpu")
-        one_of(self, "precision", "32-true", "bf16-mixed")
-        one_of(self, "engine", "auto", "native", "recorded", "compile", "eager")
         for name in self.logger:
-            if name not in LOGGERS or self.logger.count(name) > 1:
-                raise ValueError(
-                    f"logger must be some of {', '.join(LOGGERS)}, each once; not {name!r}"
-                )
+            if self.logger.count(name) > 1:
+                raise ValueError(f"logger must name each tracker once; {name!r} is given twice")
         for name in self.callback:
             if not re.fullmatch(r"[A-Za-z_][\w.]*:[A-Za-z_][\w.]*", name):
                 raise ValueError(f"callback must be written module:callable, not {name!r}")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Annotated, Literal
 
-from fastrl.config.checks import at_least, check_adam, in_range, one_of
+from fastrl.config.bounds import Bounds
 from fastrl.config.decoupled import DecoupledConfig
 from fastrl.config.networks import Activation, check_layers
 from fastrl.config.schedules import check_schedules
@@ -21,59 +21,65 @@ class SACConfig(DecoupledConfig):
     buffer_size: int = 1_000_000
     """Capacity of the replay buffer in transitions, over all environments of a rank; if decoupled,
     of all players."""
-    learning_starts: Annotated[int, Choices((5_000, 1_000, 2_000, 10_000))] = 5_000
+    learning_starts: Annotated[int, Bounds(at_least=0), Choices((5_000, 1_000, 2_000, 10_000))] = (
+        5_000
+    )
     """Environment steps with random actions before the first gradient step."""
-    replay_ratio: Annotated[float, Choices((1.0, 0.25, 0.5, 2.0))] = 1.0
+    replay_ratio: Annotated[
+        float, Bounds(at_least=1e-6, at_most=1e6), Choices((1.0, 0.25, 0.5, 2.0))
+    ] = 1.0
     """Gradient steps per environment step; 1 / num_envs: one per step of all environments."""
-    per_rank_batch_size: Annotated[int, PowersOfTwo(64, 512)] = 256
+    per_rank_batch_size: Annotated[int, Bounds(at_least=1), PowersOfTwo(64, 512)] = 256
     """Transitions per minibatch, per rank."""
 
-    policy_lr: Annotated[float, LogRange(1e-4, 3e-3)] = 3e-4
+    policy_lr: Annotated[float, Bounds(at_least=0), LogRange(1e-4, 3e-3)] = 3e-4
     """Learning rate of the actor."""
-    q_lr: Annotated[float, LogRange(1e-4, 3e-3)] = 3e-4
+    q_lr: Annotated[float, Bounds(at_least=0), LogRange(1e-4, 3e-3)] = 3e-4
     """Learning rate of the critics."""
-    alpha_lr: float = 3e-4
+    alpha_lr: Annotated[float, Bounds(at_least=0)] = 3e-4
     """Learning rate of the temperature."""
     lr_schedule: str = "constant"
     """Course of the three learning rates over the run: constant, linear (to 0) or cosine (to 0),
     with floor=F (fall to the share F) and warmup=W (first rise, over the share W of the run), as in
     cosine,floor=0.1,warmup=0.05. module:callable, in Python any function, gives the factor at
     progress 0 to 1."""
-    adam_eps: float = 1e-8
+    adam_eps: Annotated[float, Bounds(above=0)] = 1e-8
     """Epsilon of Adam."""
-    adam_beta1: float = 0.9
+    adam_beta1: Annotated[float, Bounds(at_least=0, below=1)] = 0.9
     """Decay rate of Adam's running mean of the gradient, per step."""
-    adam_beta2: float = 0.999
+    adam_beta2: Annotated[float, Bounds(at_least=0, below=1)] = 0.999
     """Decay rate of Adam's running mean of the gradient's square, per step."""
-    weight_decay: float = 0.0
+    weight_decay: Annotated[float, Bounds(at_least=0)] = 0.0
     """Shrink all weights of actor and critics by the share learning rate x weight_decay at each
     step, apart from the gradient (AdamW)."""
-    max_grad_norm: float = 0.0
+    max_grad_norm: Annotated[float, Bounds(at_least=0)] = 0.0
     """Clip the gradient norms of the actor and of the critics to this; 0: no clipping."""
 
-    gamma: Annotated[float, OneMinusLogRange(0.9, 0.9999)] = 0.99
+    gamma: Annotated[float, Bounds(at_least=0, at_most=1), OneMinusLogRange(0.9, 0.9999)] = 0.99
     """Discount factor per step."""
-    num_return_steps: Annotated[int, Choices((1, 3, 5))] = 1
+    num_return_steps: Annotated[int, Bounds(at_least=1), Choices((1, 3, 5))] = 1
     """Rewards in a target before it bootstraps (n-step returns, without off-policy correction)."""
-    alpha: float = 1.0
+    alpha: Annotated[float, Bounds(at_least=0)] = 1.0
     """Temperature, the weight of the entropy; the initial value if it is tuned."""
     tune_alpha: bool = True
     """Tune the temperature to keep the policy at the target entropy."""
     target_entropy: float | None = None
     """Target entropy in nats, of actions scaled to [-1, 1]; default: minus their dimensions."""
-    tau: Annotated[float, LogRange(0.002, 0.05)] = 0.005
+    tau: Annotated[float, Bounds(at_least=0, at_most=1), LogRange(0.002, 0.05)] = 0.005
     """Weight of the critics in each update of the target critics (Polyak averaging)."""
-    policy_frequency: int = 1
+    policy_frequency: Annotated[int, Bounds(at_least=1)] = 1
     """Critic gradient steps per gradient step of actor and temperature."""
-    target_network_frequency: int = 1
+    target_network_frequency: Annotated[int, Bounds(at_least=1)] = 1
     """Critic gradient steps per update of the target critics."""
 
     matmul_precision: Literal["highest", "high", "medium"] = "highest"
     """Precision of the update's float32 matrix products, as in torch. medium multiplies in bfloat16
     and sums in float32: several times faster on processors with bfloat16 units."""
-    num_critics: int = 2
+    num_critics: Annotated[int, Bounds(at_least=1)] = 2
     """Number of critics; targets use the minimum of their estimates."""
-    hidden_sizes: Annotated[tuple[int, ...], Choices(((256, 256), (64, 64), (128, 128)))] = (
+    hidden_sizes: Annotated[
+        tuple[int, ...], Bounds(at_least=1), Choices(((256, 256), (64, 64), (128, 128)))
+    ] = (
         256,
         256,
     )
@@ -82,27 +88,14 @@ class SACConfig(DecoupledConfig):
     """Activation function of the hidden layers: relu, tanh and elu, which the kernels know, or
     another of torch.nn, by its name there."""
 
-    log_every: int = 1_000
+    log_every: Annotated[int, Bounds(at_least=0)] = 1_000
     """Environment steps between rows of metrics; 0: one row per update."""
 
     def __post_init__(self) -> None:
         """Checks ranges and sizes."""
         super().__post_init__()
-        at_least(self, 1, "num_steps", "per_rank_batch_size", "num_return_steps", "num_critics")
-        at_least(self, 1, "policy_frequency", "target_network_frequency")
-        at_least(self, 0, "learning_starts", "policy_lr", "q_lr", "alpha_lr", "max_grad_norm")
-        at_least(self, 0, "alpha", "log_every")
-        in_range(self, 0, 1, "gamma", "tau")
         check_schedules(self)
-        one_of(self, "matmul_precision", "highest", "high", "medium")
-        if not self.adam_eps > 0:
-            raise ValueError(f"adam_eps must be above 0, not {self.adam_eps}")
-        check_adam(self)
         check_layers(self)
-        if not 1e-6 <= self.replay_ratio <= 1e6:
-            raise ValueError(
-                f"replay_ratio must be above 0, from 1e-6 to 1e6, not {self.replay_ratio}"
-            )
         if self.tune_alpha and not self.alpha > 0:
             raise ValueError(f"alpha must be above 0 to be tuned, not {self.alpha}")
         if self.target_entropy is not None and not self.tune_alpha:

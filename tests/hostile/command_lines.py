@@ -9,8 +9,8 @@ import types
 from collections.abc import Callable
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
-from fastrl.cli import _config_class
 from fastrl.config.command import Command
+from fastrl.config.describing import config_class_of
 from fastrl.config.flags import SourceFlags
 
 ALGORITHMS = ("ppo", "ppo_recurrent", "a2c", "sac", "droq")
@@ -53,7 +53,7 @@ def flag(name: str) -> str:
 
 def kinds_of(algo: str) -> dict[str, Any]:
     """Returns the type of each flag of an algorithm."""
-    config_class = _config_class(algo)
+    config_class = config_class_of(algo)
     names = [entry.name for entry in dataclasses.fields(config_class)]
     hints = get_type_hints(config_class)
     return get_type_hints(SourceFlags) | {name: hints[name] for name in names}

@@ -12,7 +12,8 @@ from typing import Any, Literal, get_args, get_origin, get_type_hints
 import pytest
 import torch
 
-from fastrl.cli import _config_class, main
+from fastrl.cli import main
+from fastrl.config.describing import config_class_of
 from hostile.command_lines import ALGORITHMS, OF_OTHER_PROCESSES, flag
 from hostile.rule import SEED, check, play
 
@@ -116,7 +117,7 @@ def _tensors(value: Any) -> list[Any]:
 
 def silent_settings(algo: str, tmp_path: Path, every: int) -> dict[str, str]:
     """Returns the settings, of each n-th, that change nothing and are accepted nevertheless."""
-    config_class = _config_class(algo)
+    config_class = config_class_of(algo)
     kinds, default = get_type_hints(config_class), config_class()
     usual = seen(algo, tmp_path / "usual", {})
     assert usual is not None and seen(algo, tmp_path / "again", {}) == usual
