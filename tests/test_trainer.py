@@ -52,6 +52,7 @@ GLOSSARY = {
     "Info/explained_variance",
     "Gradients/grad_norm",
     "Time/step_per_second",
+    "Time/wall_seconds",
     "Time/env_seconds",
     "Time/act_seconds",
     "Time/store_seconds",

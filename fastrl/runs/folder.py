@@ -2,6 +2,7 @@
 
     <log_dir>/<algo>/<time>/<env>_<exp>_<seed>/
         config.yaml  metrics.csv  summary.json  events.out.tfevents.*  checkpoints/  videos/
+        process.json  (while a process writes)
 
 Imports no torch, so that the command line can read a config quickly.
 """
@@ -12,6 +13,7 @@ import fcntl
 import glob
 import os
 import re
+import time
 from collections.abc import Iterator
 from datetime import datetime
 from pathlib import Path
@@ -30,6 +32,7 @@ VIDEOS_NAME = "videos"
 LABELS = frozenset({"algo", "agent", "handed_over", "signature"})
 
 _TEMPORARY_SUFFIX = ".fastrl-tmp"
+_NUM_ATTEMPTS, _SECONDS_BETWEEN_ATTEMPTS = 10, 0.013  # to lock a folder
 
 
 @dataclasses.dataclass(frozen=True)
@@ -126,15 +129,22 @@ def open_run_folder(path: str | Path) -> RunFolder:
 def owned(folder: Path) -> Iterator[None]:
     """Context in which no other process may own this run folder; a lock of the operating system.
 
+    It is tried for a moment, since `runs.owner.is_owned` has a shared lock for microseconds.
+
     Raises:
         ValueError: another process owns the folder.
     """
     handle = os.open(folder, os.O_RDONLY)  # locks the folder itself: no need for a lock file
     try:
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            raise ValueError(f"{folder} is being written by another process") from error
+        for attempt in range(_NUM_ATTEMPTS):
+            try:
+                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except OSError as error:
+                if attempt == _NUM_ATTEMPTS - 1:
+                    message = f"{folder} is being written by another process"
+                    raise ValueError(message) from error
+                time.sleep(_SECONDS_BETWEEN_ATTEMPTS)
         yield
     finally:
         os.close(handle)
@@ -211,7 +221,7 @@ def check_replaceable(path: Path) -> None:
 
 def check_run_files(folder: Path) -> None:
     """Raises ValueError if a file that a resumed run will replace is no regular file."""
-    for name in (CONFIG_NAME, "metrics.csv", "summary.json"):
+    for name in (CONFIG_NAME, "metrics.csv", "summary.json", "process.json"):
         check_replaceable(folder / name)
     for name in ("last.pt", "best.pt"):
         check_replaceable(folder / CHECKPOINTS_NAME / name)

@@ -121,6 +121,7 @@ class Records:
 
     def log(self, metrics: dict[str, float]) -> None:
         """Writes a row of metrics."""
+        metrics = {**metrics, "Time/wall_seconds": self.wall_seconds}
         self._logger.log(metrics, self.counters.env_steps)
         self._trackers.log(metrics, self.counters.env_steps)
 

@@ -27,9 +27,9 @@ from fastrl.runs.folder import (
     create_run_folder,
     expanded,
     open_run_folder,
-    owned,
     write_config,
 )
+from fastrl.runs.owner import owned_by_this_process
 from fastrl.runs.progress import check_verbose, waiting
 from fastrl.runs.timer import StageTimer
 from fastrl.runs.trackers import check_loggers
@@ -166,7 +166,7 @@ class AgentTrainer:
             if self._resume is not None:
                 folder = open_run_folder(_absolute(self._resume, agent)).path
                 if agent.devices.is_global_zero:  # no other process may write from here on
-                    ownership.enter_context(owned(folder))
+                    ownership.enter_context(owned_by_this_process(folder))
                     check_run_files(folder)
                 checkpoint = Checkpoints(folder / "checkpoints").newest()
                 restored = load_checkpoint(checkpoint)
@@ -211,7 +211,7 @@ class AgentTrainer:
             lead, is_resumed = agent.devices.is_global_zero, restored is not None
             if folder is None and lead:  # late, so that it gets its first checkpoint soon
                 folder = _new_folder(agent)
-                ownership.enter_context(owned(folder))
+                ownership.enter_context(owned_by_this_process(folder))
             trainer = Trainer(agent, buffer, counters, folder if lead else None, is_resumed)
             hooks = Hooks(callbacks, trainer) if callbacks else None
             lines: list[str] = []

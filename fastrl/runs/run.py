@@ -1,0 +1,349 @@
+"""What a run folder says about its run, read without torch and whatever state it is in."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import math
+import re
+import stat
+import time
+from dataclasses import dataclass, field
+from datetime import datetime
+from pathlib import Path
+from typing import Any, Literal
+
+from fastrl.processes.errors import one_line
+from fastrl.runs.folder import CHECKPOINTS_NAME, CONFIG_NAME, LABELS, VIDEOS_NAME
+from fastrl.runs.logger import METRICS_NAME, SUMMARY_NAME
+from fastrl.runs.metrics_table import (
+    STEPS_PER_SECOND,
+    TEST_RETURN,
+    TRAIN_RETURN,
+    WALL_SECONDS,
+    MetricsTable,
+)
+from fastrl.runs.owner import PROCESS_NAME, Process, is_owned, read_process
+from fastrl.runs.plain_files import read_plain, read_settings
+
+State = Literal["running", "finished", "stopped", "failed", "damaged"]
+
+LISTED_METRICS = (TRAIN_RETURN, TEST_RETURN, STEPS_PER_SECOND, WALL_SECONDS)
+_MOST_SUMMARY = 2**20  # bytes
+_MOST_FILES = 10_000  # in checkpoints/ or videos/
+_SILENT_SECONDS = 300.0  # after which a run that cannot be asked counts as ended
+_ROWS_OF_RATE = 20
+_TIME = re.compile(r"\d{4}-\d\d-\d\d_\d\d-\d\d-\d\d")
+_STEPS = re.compile(r"step_(\d{12,})")
+
+
+@dataclass(frozen=True)
+class SavedFile:
+    """A checkpoint or video of a run."""
+
+    path: Path
+    env_steps: int | None
+    """Of the name; None for `last.pt`, `best.pt` and other names."""
+    size: int
+    """Bytes."""
+    written: float
+    """Seconds since 1970."""
+
+
+@dataclass(frozen=True, eq=False)
+class Run:
+    """A run, as its folder has it. Numbers are None where the folder does not say them."""
+
+    path: Path
+    state: State
+    """running: a process writes it. finished: it came to its end, or to its target return.
+    stopped: by a signal, after saving. failed: it ended without a summary: by an error, or
+    killed. damaged: its settings, summary or metrics cannot be read."""
+    detail: str
+    """A few words on the state, such as why it is damaged; may be empty."""
+    problems: tuple[str, ...] = ()
+    """What cannot be read, a line each, whatever the state."""
+    settings: dict[str, Any] = field(default_factory=dict)
+    """Of config.yaml, without its labels."""
+    labels: dict[str, Any] = field(default_factory=dict)
+    """What config.yaml says besides: `algo`, `agent`, `handed_over`, `signature`."""
+    summary: dict[str, Any] | None = None
+    process: Process | None = None
+    """The process that writes the run, if it says so."""
+    started: float | None = None
+    """Seconds since 1970; of the first start, if the run was resumed."""
+    ended: float | None = None
+    """Seconds since 1970; None while it runs."""
+    updated: float | None = None
+    """When the last metrics were written, in seconds since 1970."""
+    env_steps: int = 0
+    total_env_steps: int | None = None
+    """Environment steps at which it ends, in whole rollouts."""
+    steps_per_second: float | None = None
+    """Of the training loop so far."""
+    seconds_left: float | None = None
+    """Of a running one, by its latest rows, at the time `updated`."""
+    wall_seconds: float | None = None
+    """Seconds up to the last row or, where there is a summary, of the run."""
+    train_return: float | None = None
+    """Mean return of the last 100 training episodes."""
+    test_return: float | None = None
+    """Mean return of the latest greedy test."""
+    best_return: float | None = None
+    """The best mean return of a greedy test; without tests, of 100 training episodes."""
+    checkpoints: tuple[SavedFile, ...] = ()
+    """In the order of their names."""
+    videos: tuple[SavedFile, ...] = ()
+
+    @property
+    def algo(self) -> str:
+        """Name of the algorithm; "?" if the run does not say it."""
+        return str(self.labels.get("algo") or (self.summary or {}).get("algo") or "?")
+
+    @property
+    def env_id(self) -> str:
+        """The task; "?" if the run does not say it."""
+        return str(self.settings.get("env_id") or (self.summary or {}).get("env_id") or "?")
+
+    @property
+    def exp_name(self) -> str:
+        """Label of the run."""
+        return str(self.settings.get("exp_name") or "")
+
+    @property
+    def seed(self) -> int | None:
+        """Its seed."""
+        seed = self.settings.get("seed")
+        return seed if isinstance(seed, int) else None
+
+    @property
+    def progress(self) -> float:
+        """The share of its steps that are done, in [0, 1]."""
+        if self.state == "finished":
+            return 1.0
+        return min(1.0, self.env_steps / self.total_env_steps) if self.total_env_steps else 0.0
+
+
+def read_run(path: Path, table: MetricsTable) -> Run:
+    """Reads a run folder.
+
+    Nothing in the folder raises an error: what cannot be read is named in `problems`. Links are
+    not followed.
+
+    Args:
+        path: the folder.
+        table: reads its `metrics.csv`; what it has read already is not read again.
+    """
+    reader = _Reader(path)
+    config = reader.read(lambda: read_settings(path / CONFIG_NAME), CONFIG_NAME) or {}
+    summary = reader.read(lambda: _read_summary(path), SUMMARY_NAME, may_lack=True)
+    process = reader.read(lambda: read_process(path), PROCESS_NAME, may_lack=True)
+    reader.read(table.update, METRICS_NAME, may_lack=True)
+    if table.num_damaged:
+        reader.problems.append(f"{METRICS_NAME}: {table.num_damaged:,} damaged rows are left out")
+    labels = {name: value for name, value in config.items() if name in LABELS}
+    settings = {name: value for name, value in config.items() if name not in LABELS}
+    if config and not labels.get("algo"):
+        reader.problems.append(f"{CONFIG_NAME} does not name an algorithm")
+        reader.is_damaged = True
+    updated = _mtime(path / METRICS_NAME)
+    env_steps = int(table.steps[-1]) if table.num_rows else 0
+    summary_steps = _whole(summary, "total_env_steps")
+    if summary is not None and summary_steps is not None and env_steps > summary_steps:
+        summary = None  # the run was resumed, and went on
+    if summary is not None and process is not None:
+        written = _mtime(path / SUMMARY_NAME)
+        if written is None or written < process.started:
+            summary = None
+    state, detail = _state(path, reader, summary, process, updated)
+    is_running = state == "running"
+    checkpoints = reader.saved(CHECKPOINTS_NAME, ".pt")
+    ended = None if is_running else _ended(path, summary, updated, checkpoints)
+    rate = _number(summary, "steps_per_second") or _finite(table.last(STEPS_PER_SECOND))
+    wall = _number(summary, "wall_seconds")
+    if wall is None and table.num_rows:  # else it is not worked out, row by row
+        wall = table.seconds()[-1]
+    env_steps = max(env_steps, summary_steps or 0) if summary else env_steps
+    total = _total_env_steps(settings)
+    test_returns, train_returns = table.column(TEST_RETURN), table.column(TRAIN_RETURN)
+    found = [x for x in test_returns if math.isfinite(x)]
+    found = found or [x for x in train_returns if math.isfinite(x)]
+    return Run(
+        path=path,
+        state=state,
+        detail=detail,
+        problems=tuple(reader.problems),
+        settings=settings,
+        labels=labels,
+        summary=summary,
+        process=process if is_running else None,
+        started=_started(path, process),
+        ended=ended,
+        updated=updated,
+        env_steps=env_steps,
+        total_env_steps=total,
+        steps_per_second=rate,
+        seconds_left=_seconds_left(table, total) if is_running else None,
+        wall_seconds=wall,
+        train_return=_finite(table.last(TRAIN_RETURN)),
+        test_return=_finite(table.last(TEST_RETURN)),
+        best_return=max(found, default=None),
+        checkpoints=checkpoints,
+        videos=reader.saved(VIDEOS_NAME, ".mp4", ".gif"),
+    )
+
+
+class _Reader:
+    """Reads the parts of a folder, and keeps what was wrong."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self.problems: list[str] = []
+        self.is_damaged = False
+
+    def read(self, work: Any, name: str, may_lack: bool = False) -> Any:
+        """Returns what `work` does; None if it fails, and keeps why."""
+        try:
+            return work()
+        except FileNotFoundError:
+            if not may_lack:
+                self.problems.append(f"{name} is missing")
+                self.is_damaged = True
+        except (ValueError, OSError, RecursionError) as error:
+            told = error.strerror if isinstance(error, OSError) and error.strerror else None
+            self.problems.append(f"{name}: {told or one_line(error)}")
+            self.is_damaged = self.is_damaged or name != PROCESS_NAME
+        return None
+
+    def saved(self, folder: str, *suffixes: str) -> tuple[SavedFile, ...]:
+        """Returns the regular files of a folder of the run with one of these suffixes."""
+        found = []
+        try:
+            if (self._path / folder).is_symlink():
+                raise ValueError("it is a link, which is not followed")
+            for entry in sorted((self._path / folder).iterdir())[:_MOST_FILES]:
+                if entry.suffix in suffixes and not entry.name.startswith("."):
+                    with contextlib.suppress(OSError):  # removed meanwhile
+                        status = entry.lstat()
+                        if stat.S_ISREG(status.st_mode):
+                            steps = _STEPS.match(entry.name)
+                            number = int(steps[1]) if steps else None
+                            found.append(SavedFile(entry, number, status.st_size, status.st_mtime))
+        except FileNotFoundError:
+            pass
+        except (ValueError, OSError) as error:
+            self.problems.append(f"{folder}/: {one_line(error)}")
+        return tuple(found)
+
+
+def _state(
+    path: Path,
+    reader: _Reader,
+    summary: dict[str, Any] | None,
+    process: Process | None,
+    updated: float | None,
+) -> tuple[State, str]:
+    """Returns the state of a run and a few words on it."""
+    if process is not None or summary is None:
+        owned = is_owned(path)
+        if owned is None and process is not None:
+            owned, words = _is_heard_of(path, process, updated)
+            if owned and words:
+                return "running", words
+        if owned:
+            return "running", f"process {process.pid}" if process else ""
+    if reader.is_damaged:
+        return "damaged", reader.problems[0]
+    if summary is None:
+        return "failed", "killed" if process else "ended by an error, or killed"
+    if summary.get("interrupted"):
+        return "stopped", "by a signal, after saving"
+    return "finished", str(summary.get("stop_reason") or "")
+
+
+def _is_heard_of(path: Path, process: Process, updated: float | None) -> tuple[bool, str]:
+    """Returns whether a process on a file system without locks seems to write, and why so."""
+    if process.is_local:
+        return process.is_alive, ""
+    heard = max(process.started, updated or 0.0, _mtime(path / CHECKPOINTS_NAME) or 0.0)
+    silent = time.time() - heard
+    return silent < _SILENT_SECONDS, f"on {process.host}, last heard of {max(0, silent):.0f} s ago"
+
+
+def _read_summary(path: Path) -> dict[str, Any]:
+    summary = json.loads(read_plain(path / SUMMARY_NAME, _MOST_SUMMARY))
+    if not isinstance(summary, dict):
+        raise ValueError("it is not a mapping")
+    return summary
+
+
+def _total_env_steps(settings: dict[str, Any]) -> int | None:
+    """Returns the steps at which a run ends: `total_timesteps` in whole rollouts."""
+    total = settings.get("total_timesteps")
+    if not isinstance(total, int) or total < 1:
+        return None
+    is_decoupled = settings.get("decoupled") is True
+    names = ["num_players"] if is_decoupled else ["devices", "num_nodes"]
+    steps = 1
+    for name in ("num_envs", "num_steps", *names):
+        size = settings.get(name, 1)
+        steps *= size if isinstance(size, int) and size > 0 else 1
+    return total // steps * steps or total
+
+
+def _seconds_left(table: MetricsTable, total: int | None) -> float | None:
+    """Estimates it from the latest rows: the first may have waited for a compiler."""
+    if total is None or table.num_rows < 2:
+        return None
+    seconds = table.seconds()
+    first = max(0, table.num_rows - _ROWS_OF_RATE)
+    steps = table.steps[-1] - table.steps[first]
+    passed = seconds[-1] - seconds[first]
+    if steps <= 0 or passed <= 0:
+        return None
+    return max(0.0, total - table.steps[-1]) * passed / steps
+
+
+def _started(path: Path, process: Process | None) -> float | None:
+    """Returns when a run began, by the name of the folder of its start."""
+    for parent in (path.parent, path.parent.parent, path):
+        if found := _TIME.match(parent.name):
+            with contextlib.suppress(ValueError, OverflowError, OSError):
+                return datetime.strptime(found[0], "%Y-%m-%d_%H-%M-%S").timestamp()
+    times = [process.started] if process else []
+    for name in (CONFIG_NAME, METRICS_NAME):
+        times += [at] if (at := _mtime(path / name)) else []
+    return min(times, default=None)
+
+
+def _ended(
+    path: Path,
+    summary: dict[str, Any] | None,
+    updated: float | None,
+    checkpoints: tuple[SavedFile, ...],
+) -> float | None:
+    if summary is not None:
+        return _mtime(path / SUMMARY_NAME)
+    times = [file.written for file in checkpoints]
+    return max([*times, updated] if updated else times, default=None)
+
+
+def _mtime(path: Path) -> float | None:
+    try:
+        return path.lstat().st_mtime
+    except OSError:
+        return None
+
+
+def _number(values: dict[str, Any] | None, name: str) -> float | None:
+    value = (values or {}).get(name)
+    return _finite(value) if isinstance(value, int | float) else None
+
+
+def _whole(values: dict[str, Any] | None, name: str) -> int | None:
+    value = _number(values, name)
+    return None if value is None else int(value)
+
+
+def _finite(value: float | None) -> float | None:
+    return value if value is not None and math.isfinite(value) else None
