@@ -12,9 +12,9 @@ from fastrl.runs.folder import expanded
 from fastrl.studio import files, frame
 from fastrl.studio.desk import Desk
 from fastrl.studio.guard import Guard, is_loopback
-from fastrl.studio.pages import new_run, run, runs, sweeps
+from fastrl.studio.pages import compare, new_run, run, runs, sweeps
 
-PAGES = (runs, new_run, run, sweeps)
+PAGES = (runs, new_run, run, sweeps, compare)
 
 
 def build(desk: Desk, host: str = "127.0.0.1", token: str = "") -> None:

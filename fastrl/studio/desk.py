@@ -3,21 +3,33 @@
 from __future__ import annotations
 
 import signal
+import threading
+import time
 from pathlib import Path
 from typing import Any
 
+from fastrl.config.describing import config_class_of
 from fastrl.config.trust import check_named
+from fastrl.runs import owner
 from fastrl.runs.folder import CONFIG_NAME, LABELS, RunFolder, open_run_folder
+from fastrl.runs.listing import find_runs
+from fastrl.runs.run import Run
 from fastrl.studio.addresses import path_of
 from fastrl.studio.alive import send_signal
+from fastrl.studio.drafts import Draft
 from fastrl.studio.jobs import Job, JobFolder, Progress
 from fastrl.studio.queue import Queue
+from fastrl.studio.rows import Row, row_of
+from fastrl.studio.trash import TRASH_NAME, restore, trash
+
+_LEAST_PAUSE = 0.8  # seconds between two looks at all folders
+_LOOKS_PER_PAUSE = 50  # a look may take a 50th of the time: the cores are for training
 
 
 class Desk:
     """A log folder with its runs, jobs and queue.
 
-    Its methods read and write files: pages call them by `run.io_bound`, off the event loop.
+    Its methods read and write files: pages call them by `asyncio.to_thread`, off the event loop.
 
     Args:
         log_dir: the log folder; made if it does not exist.
@@ -28,15 +40,57 @@ class Desk:
         log_dir.mkdir(parents=True, exist_ok=True)
         self.log_dir = log_dir.resolve()
         self.jobs = JobFolder(self.log_dir)
-        self.queue = Queue(self.jobs, at_once)
+        self.queue = Queue(self.jobs, at_once, self._num_other_runs)
+        self._looking = threading.Lock()
+        self._runs: list[Run] = []
+        self._rows: dict[str, tuple[Run, Row]] = {}
+        self._look_again = 0.0
 
     def open(self) -> None:
-        """Begins to start the jobs of the queue."""
+        """Begins to start the jobs of the queue, and to read the folders of runs."""
         self.queue.open()
+        threading.Thread(target=self.rows, name="fastrl-first-look", daemon=True).start()
 
     def close(self) -> None:
         """Ends the threads; processes of runs go on."""
         self.queue.close()
+
+    def runs(self) -> list[Run]:
+        """Returns all runs, newest first; those of the last look if that was just now."""
+        with self._looking:
+            if time.monotonic() >= self._look_again:
+                start = time.monotonic()
+                self._runs = find_runs(self.log_dir)
+                seconds = time.monotonic() - start
+                pause = max(_LEAST_PAUSE, _LOOKS_PER_PAUSE * seconds)
+                self._look_again = time.monotonic() + pause
+            return self._runs
+
+    def rows(self) -> list[Row]:
+        """Returns the rows of all runs, newest first; a run that is as it was has the same row."""
+        runs, known = self.runs(), self._rows
+        rows: dict[str, tuple[Run, Row]] = {}
+        for run in runs:
+            before = known.get(str(run.path))
+            is_same = before is not None and before[0] is run
+            rows[str(run.path)] = before if is_same else (run, row_of(run, self.log_dir))
+        self._rows = rows
+        return [row for _, row in rows.values()]
+
+    @property
+    def known_rows(self) -> list[Row]:
+        """The rows of the last look, without looking again."""
+        return [row for _, row in self._rows.values()]
+
+    def look_again(self) -> None:
+        """Makes the next question for runs read their folders, however short ago the last did."""
+        self._look_again = 0.0
+
+    def _num_other_runs(self) -> int:
+        """Returns how many runs are under way that the queue did not start."""
+        pids = {progress.pid for progress in self.jobs.all() if progress.state == "running"}
+        running = [run for run in self.runs() if run.state == "running"]
+        return sum(run.process is None or run.process.pid not in pids for run in running)
 
     def folder(self, address: str) -> Path:
         """Returns the folder of a run, which may be damaged.
@@ -77,18 +131,65 @@ class Desk:
         self.queue.hurry()
         return job
 
+    def start_runs(self, draft: Draft) -> list[Job]:
+        """Queues the runs of a draft, which was checked."""
+        jobs, task = [], config_class_of(draft.algo).env_id
+        for settings in draft.settings_of_runs():
+            seed = f", seed {settings['seed']}" if "seed" in settings else ""
+            title = f"{draft.algo} on {settings.get('env_id', task)}{seed}"
+            words = () if draft.preset == "auto" else ("--preset", draft.preset)
+            settings = {**settings, "log_dir": str(self.log_dir)}
+            jobs.append(self.submit(draft.algo, words, title, settings=settings))
+        return jobs
+
     def stop(self, address: str) -> None:
         """Asks a run to save and end.
 
         Raises:
             ValueError: no process of it was found.
         """
-        for progress in reversed(self.jobs_of(address)):
-            if progress.state == "running" and send_signal(
-                progress.pid, progress.birth, signal.SIGINT
-            ):
-                return
-        raise ValueError("no process of this run was found on this machine")
+        folder = self.folder(address)
+        try:
+            owner.stop(folder)
+        except ValueError:  # it is still starting, or ranks of it are
+            if not any(map(self._stop_job, reversed(self.jobs_of(address)))):
+                raise
+        self.look_again()
+
+    def _stop_job(self, progress: Progress) -> bool:
+        is_running = progress.state == "running"
+        return is_running and send_signal(progress.pid, progress.birth, signal.SIGINT)
+
+    def trash(self, address: str) -> None:
+        """Moves a run to the trash, from where `restore` brings it back.
+
+        Raises:
+            ValueError: a process writes it, or a job of it is under way.
+            OSError: it cannot be moved.
+        """
+        folder = self.folder(address)
+        if not any(run.path == folder for run in self.runs()):
+            raise ValueError(f"{address} is not a run")
+        if any(progress.state in ("waiting", "running") for progress in self.jobs_of(address)):
+            raise ValueError(f"{address} has a job in the queue; stop it first")
+        trash(self.log_dir, folder)
+        self.look_again()
+
+    def trashed(self) -> list[Row]:
+        """Returns the rows of the runs in the trash, newest first, with addresses below it."""
+        root = self.log_dir / TRASH_NAME
+        return [row_of(run, root) for run in find_runs(root)]
+
+    def restore(self, address: str) -> str:
+        """Brings a run back from the trash; returns its address.
+
+        Raises:
+            ValueError: there is none at this address, or another run took its place.
+            OSError: it cannot be moved.
+        """
+        restored = restore(self.log_dir, address)
+        self.look_again()
+        return restored
 
     def resume(self, address: str, words: tuple[str, ...] = (), trust: bool = False) -> Job:
         """Queues the continuation of a run; `words` are further flags."""

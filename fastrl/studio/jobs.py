@@ -16,6 +16,7 @@ import json
 import os
 import re
 import secrets
+import signal
 import subprocess
 import sys
 import time
@@ -32,7 +33,10 @@ OUTPUT_NAME = "output.txt"
 _FOLDER_LINE = re.compile(rb"^run folder: (.+)$", re.MULTILINE)
 _MOST_READ = 65_536  # bytes of an output's start, where the run folder is named
 
-State = Literal["waiting", "running", "done", "failed", "cancelled", "gone"]
+State = Literal["waiting", "running", "done", "stopped", "failed", "cancelled", "gone"]
+"""gone: it ended while no studio was there to learn its exit status."""
+
+_STOPPED = frozenset({128 + signal.SIGINT, 128 + signal.SIGTERM, -signal.SIGINT, -signal.SIGTERM})
 
 
 @dataclass(frozen=True)
@@ -156,8 +160,7 @@ class JobFolder:
         run = job.run or self._run_named_in(name)
         if ended is not None:
             status = ended.get("status")
-            state: State = "cancelled" if status is None else "failed" if status else "done"
-            progress = Progress(job, state, status=status, run=run)
+            progress = Progress(job, _state_of(status), status=status, run=run)
             self._ended[name] = progress
         elif started is not None:
             pid, birth = started.get("pid", 0), started.get("birth", "")
@@ -182,6 +185,13 @@ class JobFolder:
 def command_line(job: Job) -> list[str]:
     """Returns the words of the process that does a job."""
     return [sys.executable, "-m", f"fastrl.{job.command}", *job.words]
+
+
+def _state_of(status: int | None) -> State:
+    """Returns the state of a job that ended, by its exit status; None if it never began."""
+    if status is None:
+        return "cancelled"
+    return "stopped" if status in _STOPPED else "failed" if status else "done"
 
 
 def _write(path: Path, facts: dict[str, Any]) -> None:

@@ -83,10 +83,12 @@ class Queue:
         if not self._owns():
             return
         progresses = self._jobs.all()
-        free = self.at_once - self._num_others()
-        free -= sum(progress.state == "running" for progress in progresses)
-        for progress in [x for x in progresses if x.state == "waiting"][: max(0, free)]:
-            self._start(progress)
+        waiting = [progress for progress in progresses if progress.state == "waiting"]
+        if waiting:
+            free = self.at_once - self._num_others()
+            free -= sum(progress.state == "running" for progress in progresses)
+            for progress in waiting[: max(0, free)]:
+                self._start(progress)
 
     def _start(self, progress: Progress) -> None:
         job = progress.job

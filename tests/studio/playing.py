@@ -5,8 +5,10 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import httpx
 from nicegui import Client, core, ui
@@ -48,14 +50,23 @@ async def serving(desk: Desk, token: str = "") -> AsyncIterator[httpx.AsyncClien
                 yield client
 
 
+def _tell(desk: Desk, token: str, story: Callable[[Any], Awaitable[None]], seconds: float) -> None:
+    async def told() -> BaseException | None:
+        async with serving(desk, token) as client:
+            try:  # else NiceGUI does not shut down, and the tests that follow fail too
+                await asyncio.wait_for(story(client), seconds)
+            except BaseException as error:
+                return error
+        return None
+
+    error = asyncio.run(told())
+    if error is not None:
+        raise error
+
+
 def play(desk: Desk, story: Callable[[User], Awaitable[None]], seconds: float = 20) -> None:
     """Plays what a user does on the pages of a desk."""
-
-    async def told() -> None:
-        async with serving(desk) as client:
-            await asyncio.wait_for(story(User(client)), seconds)
-
-    asyncio.run(told())
+    _tell(desk, "", lambda client: story(User(client)), seconds)
 
 
 def ask(
@@ -65,18 +76,26 @@ def ask(
     seconds: float = 20,
 ) -> None:
     """Plays what an HTTP client does with the server of a desk."""
-
-    async def told() -> None:
-        async with serving(desk, token) as client:
-            await asyncio.wait_for(story(client), seconds)
-
-    asyncio.run(told())
+    _tell(desk, token, story, seconds)
 
 
-def make_run(log_dir: Path, name: str = "CartPole-v1_default_1", time: str = "t0") -> str:
+async def until(is_so: Callable[[], Any], seconds: float = 8) -> None:
+    """Waits until something is so."""
+    end = time.monotonic() + seconds
+    while not is_so():
+        assert time.monotonic() < end, f"not so after {seconds} s"
+        await asyncio.sleep(0.02)
+
+
+def element(user: User, marker: str) -> Any:
+    """Returns the element of a mark."""
+    return next(iter(user.find(marker=marker).elements))
+
+
+def make_run(log_dir: Path, name: str = "CartPole-v1_default_1", start: str = "t0") -> str:
     """Makes a run folder as PPO makes it, without training; returns its address."""
-    folder = log_dir / "ppo" / time / name
+    folder = log_dir / "ppo" / start / name
     (folder / "checkpoints").mkdir(parents=True)
     (folder / "videos").mkdir()
     (folder / "config.yaml").write_text("algo: ppo\nenv_id: CartPole-v1\nseed: 1\n")
-    return f"ppo/{time}/{name}"
+    return f"ppo/{start}/{name}"

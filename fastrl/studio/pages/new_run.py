@@ -2,16 +2,228 @@
 
 from __future__ import annotations
 
+import asyncio
+from functools import partial
+from typing import Any
+
 from nicegui import ui  # pyright: ignore[reportMissingImports]
 
-from fastrl.studio.desk import Desk
+from fastrl.config.trust import code_named_in
+from fastrl.presets import named_presets
+from fastrl.processes.errors import is_expected, one_line
+from fastrl.studio.desk import ALGORITHMS, Desk
+from fastrl.studio.drafts import Draft, Faults, faults_of, read_seeds, typed
 from fastrl.studio.frame import frame
+from fastrl.studio.pages.fields import Fields, described
+from fastrl.studio.pages.settings_panel import SettingsPanel
+from fastrl.studio.settings_files import settings_in, typed_settings, unlike_defaults
+
+_SETTLED_SECONDS = 0.4  # after the last key, before all settings are checked
 
 
 def register(desk: Desk) -> None:
     """Adds the page that starts runs in a desk's log folder."""
 
     @ui.page("/new")
-    def _show() -> None:
+    async def _show(algo: str = "ppo", like: str = "") -> None:
         with frame("New run", "/new"):
-            ui.label(f"runs start in {desk.log_dir}").classes("desk-note")
+            page = _Page(desk, algo if algo in ALGORITHMS else ALGORITHMS[0])
+            await page.build()
+            if like:
+                await page.start_from_run(like)
+
+
+class _Page:
+    """The form as one browser tab shows it."""
+
+    def __init__(self, desk: Desk, algo: str) -> None:
+        self._desk, self._algo = desk, algo
+
+    async def build(self) -> None:
+        settings = SettingsPanel(self._desk, self.text, self.take_text)
+        with ui.element("div").classes("desk-fields"):
+            algorithm = ui.select(list(ALGORITHMS), value=self._algo, label="algorithm")
+            algorithm.on_value_change(self._other_algorithm).mark("algorithm")
+            self._preset = ui.select(self._presets(), value="auto", label="preset")
+            self._preset.on_value_change(self._other_preset).mark("preset")
+            self._seeds = ui.input("seeds", placeholder="42; or 1 2 3; or 1..5: a run for each")
+            self._seeds.props("stack-label").mark("seeds").on_value_change(self._typed)
+            search = ui.input("search settings").props("clearable debounce=150").mark("search")
+        self._algorithm = algorithm
+        settings.build()
+        self._panel = ui.column().classes("desk-body-part")
+        self._help = ui.label().classes("desk-help").props("aria-live=polite").mark("help")
+        self._wrong = ui.label().classes("desk-wrong").props("role=alert").mark("wrong")
+        with ui.element("div").classes("desk-row"):
+            ui.button("Start", on_click=self._start).props("no-caps icon=play_arrow").mark("Start")
+            ui.button("Check", on_click=self._check).props("outline no-caps").mark("Check")
+            self._imports = ui.label().classes("desk-note").mark("imports")
+        with ui.element("div").classes("desk-panels"):
+            self._command = _copied("Command line", "command")
+            self._yaml = _copied("Settings as YAML", "yaml")
+        self._checks = ui.timer(_SETTLED_SECONDS, self._check, active=False, once=False)
+        search.on_value_change(lambda: self._fields.narrow(search.value or ""))
+        await self._make_fields({})
+
+    # What the form says
+
+    def draft(self) -> tuple[Draft, Faults]:
+        """Returns what was typed, and what of it is no value."""
+        settings: dict[str, Any] = {}
+        wrong: dict[str, str] = {}
+        for name, text in self._fields.given().items():
+            try:
+                settings[name] = typed(self._algo, self._fields.setting(name), text)
+            except ValueError as error:
+                wrong[name] = one_line(error)
+        seeds: tuple[int, ...] = ()
+        try:
+            seeds = read_seeds(self._seeds.value or "")
+        except ValueError as error:
+            wrong["seeds"] = str(error)
+        return Draft(self._algo, self._preset.value, settings, seeds), Faults(wrong)
+
+    def text(self) -> str:
+        """Returns the form as a file of settings.
+
+        Raises:
+            ValueError: something in it is no value.
+        """
+        draft, wrong = self.draft()
+        if wrong:
+            self._tell(wrong)
+            raise ValueError("first correct what is marked in the form")
+        return draft.yaml()
+
+    async def take_text(self, text: str, keeps: bool = False) -> None:
+        """Fills the form from a file of settings.
+
+        Args:
+            text: the file.
+            keeps: whether what the form has and the file does not say stays.
+
+        Raises:
+            ValueError: it is no such file, or is of another algorithm.
+        """
+        await self._take(settings_in(text), keeps)
+
+    async def start_from_run(self, address: str) -> None:
+        """Fills the form with what a run set that is not the default."""
+        try:
+            found = await asyncio.to_thread(self._desk.run_at, address)
+            algo = str(found.config.get("algo"))
+            if algo not in ALGORITHMS:
+                raise ValueError(f"{address} names no algorithm of {', '.join(ALGORITHMS)}")
+            settings = await asyncio.to_thread(unlike_defaults, algo, dict(found.config))
+            self._preset.value = "none"
+            await self._take({**settings, "algo": algo}, keeps=False)
+        except Exception as error:
+            if not is_expected(error):
+                raise
+            self._tell(Faults(others=f"{address}: {one_line(error)}"))
+
+    async def _take(self, settings: dict[str, Any], keeps: bool) -> None:
+        algo = settings.get("algo", self._algo)
+        if algo not in ALGORITHMS:
+            raise ValueError(f"algo must be one of {', '.join(ALGORITHMS)}, not {algo!r}")
+        values = await asyncio.to_thread(typed_settings, algo, settings)
+        seed = values.pop("seed", None)
+        self._algo = algo
+        self._algorithm.value = algo
+        if seed is not None:
+            self._seeds.value = str(seed)
+        await self._make_fields({**(self._fields.given() if keeps else {}), **values})
+
+    # The fields
+
+    async def _make_fields(self, values: dict[str, Any]) -> None:
+        """Makes the fields of the algorithm, with values as typed text or as plain values."""
+        task = values.get("env_id", "")
+        preset = self._preset.value
+        description = await asyncio.to_thread(described, self._algo, str(task), preset)
+        self._panel.clear()
+        with self._panel:
+            self._fields = Fields(description, self._typed, self._other_task, self._tell_help)
+            self._fields.build()
+        self._fields.fill(values)
+        self._typed()
+
+    async def _other_algorithm(self) -> None:
+        if self._algorithm.value != self._algo:
+            self._algo = self._algorithm.value
+            self._preset.set_options(self._presets(), value="auto")
+            given = self._fields.given()
+            known = {x["name"] for x in described(self._algo, "", "auto")["settings"]}
+            await self._make_fields({name: x for name, x in given.items() if name in known})
+
+    async def _other_preset(self) -> None:
+        await self._describe_again()
+
+    async def _other_task(self) -> None:
+        await self._describe_again()
+
+    async def _describe_again(self) -> None:
+        task = self._fields.given().get("env_id", "")
+        self._fields.describe(
+            await asyncio.to_thread(described, self._algo, task, self._preset.value)
+        )
+        self._typed()
+
+    def _presets(self) -> list[str]:
+        return ["auto", "none", *named_presets(self._algo)]
+
+    def _tell_help(self, text: str) -> None:
+        self._help.text = text
+
+    # Checking and starting
+
+    def _typed(self) -> None:
+        self._checks.active = False
+        self._checks.active = True
+        draft, wrong = self.draft()
+        if not wrong:
+            self._command.text, self._yaml.text = draft.command_line(), draft.yaml()
+
+    async def _check(self) -> Draft | None:
+        """Marks what is wrong beside its field; returns the draft if nothing is."""
+        self._checks.active = False
+        draft, wrong = self.draft()
+        faults = wrong or await asyncio.to_thread(faults_of, draft)
+        named = code_named_in(dict(draft.settings))
+        self._imports.text = f"will import: {named}" if named else ""
+        self._tell(faults or Faults())
+        return None if faults else draft
+
+    def _tell(self, faults: Faults) -> None:
+        fields = dict(faults.fields)
+        self._seeds.error = fields.pop("seeds", None) or fields.pop("seed", None)
+        rest = self._fields.mark(fields)
+        self._wrong.text = "\n".join(filter(None, (faults.others, *rest)))
+
+    async def _start(self) -> None:
+        draft = await self._check()
+        if draft is None:
+            ui.notify("something is wrong: see the marked settings", type="negative")
+            return
+        jobs = await asyncio.to_thread(self._desk.start_runs, draft)
+        words = "1 run is" if len(jobs) == 1 else f"{len(jobs)} runs are"
+        ui.notify(f"{words} in the queue", type="positive")
+        ui.navigate.to("/")
+
+
+def _copied(title: str, mark: str) -> Any:
+    """Adds a text with a button that copies it; returns the text's element."""
+    with ui.card().classes("desk-copied"):
+        with ui.element("div").classes("desk-row"):
+            ui.label(title).classes("desk-heading")
+            button = ui.button(icon="content_copy").props(
+                f'flat dense round aria-label="copy: {title}"'
+            )
+        text = ui.label().classes("desk-text").mark(mark)
+
+    def copy() -> None:
+        ui.clipboard.write(text.text)
+        ui.notify("copied")
+
+    button.on_click(partial(copy))
+    return text

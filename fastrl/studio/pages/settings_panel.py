@@ -1,0 +1,96 @@
+"""The panel of settings files: choose some, edit them as text, save one's own, start from them."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from typing import Protocol
+
+from nicegui import ui  # pyright: ignore[reportMissingImports]
+
+from fastrl.processes.errors import is_expected, one_line
+from fastrl.studio.desk import Desk
+from fastrl.studio.settings_files import read_saved, save, saved_names
+
+
+class _Take(Protocol):
+    def __call__(self, text: str, keeps: bool = False) -> Awaitable[None]: ...
+
+
+class SettingsPanel:
+    """The panel.
+
+    Args:
+        desk: whose files.
+        text: returns the form as YAML; raises ValueError if something in it is wrong.
+        take: fills the form from YAML.
+    """
+
+    def __init__(self, desk: Desk, text: Callable[[], str], take: _Take) -> None:
+        self._desk, self._text, self._take = desk, text, take
+
+    def build(self) -> None:
+        """Adds the panel, closed."""
+        panel = ui.expansion("settings files: choose, edit and save your own", icon="folder_open")
+        panel.classes("desk-group").mark("settings-panel")
+        with panel:
+            with ui.element("div").classes("desk-row"):
+                self._names = ui.select([], multiple=True, label="settings files", with_input=True)
+                self._names.props("use-chips dense outlined").classes("desk-wide")
+                self._names.mark("chosen-files")
+                self._button("Use", self._use, "later files override earlier ones")
+                self._button("Edit", self._edit, "shows the last one as text")
+            self._area = ui.textarea("YAML").props("autogrow outlined dense input-class=desk-text")
+            self._area.classes("full-width").mark("YAML")
+            with ui.element("div").classes("desk-row"):
+                self._button("Form to text", self._from_form)
+                self._button("Text to form", self._to_form)
+                self._name = ui.input("name", placeholder="cartpole, or network/wide")
+                self._name.props("dense outlined stack-label").mark("file-name")
+                self._replaces = ui.checkbox("replace").mark("replace")
+                self._button("Save settings", self._save)
+        panel.on_value_change(self._list)
+
+    def _button(self, words: str, work: Callable[[], Awaitable[None]], hint: str = "") -> None:
+        async def press() -> None:
+            try:
+                await work()
+            except Exception as error:
+                if not is_expected(error):
+                    raise
+                ui.notify(one_line(error), type="negative", multi_line=True, close_button="close")
+
+        button = ui.button(words, on_click=press).props("outline dense no-caps").mark(words)
+        if hint:
+            with button:
+                ui.tooltip(hint)
+
+    async def _list(self) -> None:
+        names = await asyncio.to_thread(saved_names, self._desk.log_dir)
+        chosen = [name for name in self._names.value or [] if name in names]
+        self._names.set_options(names, value=chosen)
+
+    async def _use(self) -> None:
+        for name in self._names.value or []:
+            text = await asyncio.to_thread(read_saved, self._desk.log_dir, name)
+            await self._take(text, keeps=True)
+
+    async def _edit(self) -> None:
+        if not self._names.value:
+            raise ValueError("choose a settings file first")
+        name = self._names.value[-1]
+        self._area.value = await asyncio.to_thread(read_saved, self._desk.log_dir, name)
+        self._name.value = name
+
+    async def _from_form(self) -> None:
+        self._area.value = self._text()
+
+    async def _to_form(self) -> None:
+        await self._take(self._area.value or "")
+
+    async def _save(self) -> None:
+        text = self._area.value or self._text()
+        name, replaces = (self._name.value or "").strip(), bool(self._replaces.value)
+        await asyncio.to_thread(save, self._desk.log_dir, name, text, replaces)
+        await self._list()
+        ui.notify(f"saved as settings/{name}.yaml in the log folder", type="positive")

@@ -1,0 +1,150 @@
+"""The form of a new run: what it checks, what it stands for, and what it starts."""
+
+from __future__ import annotations
+
+import shlex
+
+import pytest
+import yaml
+
+pytest.importorskip("nicegui")
+
+from fastrl.cli import parse
+from fastrl.studio import jobs as jobs_module
+from fastrl.studio.drafts import Draft, faults_of, flag_words, read_seeds, shown, typed
+from fastrl.studio.pages.fields import described
+from studio.playing import element, make_run, play, until
+
+
+@pytest.fixture(autouse=True)
+def started(monkeypatch):
+    """Nothing trains: a job's process ends at once."""
+    monkeypatch.setattr(jobs_module, "command_line", lambda job: ["true"])
+
+
+async def fill(user, **values):
+    for name, value in values.items():
+        element(user, name).value = value
+
+
+@pytest.mark.parametrize("algo", ["ppo", "a2c", "ppo_recurrent", "sac", "droq"])
+def test_every_setting_is_written_as_it_is_typed(algo):
+    settings = described(algo, "", "auto")["settings"]
+    for setting in settings:
+        default = setting["default"]
+        if default not in (None, "", []):
+            assert shown(typed(algo, setting, shown(default))) == shown(default), setting["name"]
+
+
+def test_flags_and_file_stand_for_the_same_run(tmp_path):
+    settings = {"env_id": "CartPole-v1", "hidden_sizes": (32, 32), "anneal_lr": False}
+    settings |= {"learning_rate": 1e-3, "env_kwargs": ("a=b c",), "exp_name": "-x y"}
+    draft = Draft("ppo", "none", settings, (7,))
+    (tmp_path / "a.yaml").write_text(draft.yaml())
+    by_file = parse("ppo", ["--config", str(tmp_path / "a.yaml"), "--preset", "none"])
+    words = shlex.split(draft.command_line())
+    assert words[:3] == ["python", "-m", "fastrl.ppo"]
+    assert parse("ppo", words[3:]).config == by_file.config
+    assert by_file.config.seed == 7 and by_file.config.exp_name == "-x y"
+
+
+def test_a_value_that_begins_with_a_dash_is_no_flag():
+    assert flag_words("seed", -1) == ["--seed=-1"]
+
+
+@pytest.mark.parametrize(
+    ("text", "seeds"),
+    [("", ()), ("3", (3,)), ("1 2, 5", (1, 2, 5)), ("1..3", (1, 2, 3)), ("1 - 3 9", (1, 2, 3, 9))],
+)
+def test_seeds_are_read_as_people_write_them(text, seeds):
+    assert read_seeds(text) == seeds
+
+
+@pytest.mark.parametrize("text", ["x", "-1", "1.5", "3..1", "1..1000", "1 1", "1..2 2", "9" * 30])
+def test_seeds_that_are_none_are_refused(text):
+    with pytest.raises(ValueError):
+        read_seeds(text)
+
+
+def test_a_fault_is_told_beside_its_setting():
+    draft = Draft("ppo", "auto", {"num_pools": 2, "num_envs": 3, "gamma": 2.0})
+    assert "gamma" in faults_of(draft).fields
+    faults = faults_of(Draft("ppo", "auto", {"num_pools": 2, "num_envs": 3}))
+    assert set(faults.fields) == {"num_pools", "num_envs"}
+
+
+def test_a_mistake_is_shown_beside_its_field_and_nothing_starts(desk):
+    async def story(user):
+        await user.open("/new")
+        await fill(user, num_envs="many", gamma="0.9")
+        user.find(marker="Start").click()
+        await until(lambda: element(user, "num_envs").error)
+        assert "whole number" in element(user, "num_envs").error
+        assert element(user, "gamma").error is None
+        await fill(user, num_envs="8", gamma="7")
+        user.find(marker="Start").click()
+        await until(lambda: element(user, "gamma").error)
+        assert "gamma" in element(user, "gamma").error
+        assert element(user, "num_envs").error is None
+        assert desk.jobs.all() == []
+
+    play(desk, story)
+
+
+def test_start_queues_a_run_for_each_seed(desk):
+    desk.queue.close()
+
+    async def story(user):
+        await user.open("/new")
+        await fill(user, env_id="CartPole-v1", total_timesteps="5000", seeds="1..3")
+        await user.should_see("for seed in 1 2 3")
+        user.find(marker="Start").click()
+        await until(lambda: len(desk.jobs.all()) == 3)
+
+    play(desk, story)
+    files = sorted(desk.jobs.path.glob("*/settings.yaml"))
+    found = [yaml.safe_load(file.read_text()) for file in files]
+    assert [settings["seed"] for settings in found] == [1, 2, 3]
+    assert all(settings["total_timesteps"] == 5000 for settings in found)
+    assert all(settings["log_dir"] == str(desk.log_dir) for settings in found)
+
+
+def test_an_empty_field_shows_what_the_preset_sets(desk):
+    async def story(user):
+        await user.open("/new")
+        assert "(preset)" in element(user, "gamma").props["placeholder"]
+        element(user, "preset").value = "none"
+        await until(lambda: "(default)" in element(user, "gamma").props["placeholder"])
+
+    play(desk, story)
+
+
+def test_settings_are_saved_chosen_edited_and_started_from(desk):
+    async def story(user):
+        await user.open("/new")
+        await fill(user, total_timesteps="1234", **{"file-name": "network/small"})
+        user.find(marker="Save settings").click()
+        await until((desk.log_dir / "settings" / "network" / "small.yaml").exists)
+        await fill(user, total_timesteps="")
+        element(user, "chosen-files").set_options(["network/small"], value=["network/small"])
+        user.find(marker="Use").click()
+        await until(lambda: element(user, "total_timesteps").value == "1234")
+
+    play(desk, story)
+    saved = desk.log_dir / "settings" / "network" / "small.yaml"
+    assert yaml.safe_load(saved.read_text()) == {"algo": "ppo", "total_timesteps": 1234}
+
+
+def test_a_run_can_be_the_start_of_another(desk):
+    address = make_run(desk.log_dir)
+    config = desk.log_dir / address / "config.yaml"
+    config.write_text("algo: sac\nenv_id: Pendulum-v1\nlearning_starts: 77\nseed: 5\nlog_dir: x\n")
+
+    async def story(user):
+        await user.open(f"/new?like={address}")
+        await until(lambda: element(user, "env_id").value == "Pendulum-v1")
+        assert element(user, "algorithm").value == "sac"
+        assert element(user, "learning_starts").value == "77"
+        assert element(user, "seeds").value == "5"
+
+    play(desk, story)

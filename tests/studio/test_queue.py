@@ -1,0 +1,163 @@
+"""The queue starts what there are cores for, and survives the studio."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+
+pytest.importorskip("nicegui")
+
+from fastrl.studio import jobs as jobs_module
+from fastrl.studio.alive import birth_of, send_signal
+from fastrl.studio.jobs import JobFolder
+from fastrl.studio.queue import Queue
+
+SECONDS = 10  # after which a test has hung
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch):
+    """Jobs whose words are Python code; their processes are gone when the test ends."""
+    monkeypatch.setattr(jobs_module, "command_line", lambda job: [sys.executable, "-c", *job.words])
+    folder = JobFolder(tmp_path)
+    yield folder
+    for progress in folder.all():
+        if progress.state == "running":
+            send_signal(progress.pid, progress.birth, signal.SIGKILL)
+
+
+def state_of(folder, job):
+    return next(x for x in folder.all() if x.job == job).state
+
+
+def wait_for(queue, folder, job, *states):
+    end = time.monotonic() + SECONDS
+    while time.monotonic() < end:
+        queue.tick()
+        if (state := state_of(folder, job)) in states:
+            return state
+        time.sleep(0.02)
+    raise AssertionError(f"{job.title} is {state_of(folder, job)} after {SECONDS} s")
+
+
+SLEEP = "import time; time.sleep(60)"
+
+
+def test_jobs_run_in_the_order_given_and_no_more_at_once_than_allowed(folder):
+    first = folder.add("ppo", (SLEEP,), "first")
+    second = folder.add("ppo", ("",), "second")
+    queue = Queue(folder, at_once=1)
+    queue.tick()
+    assert [x.state for x in folder.all()] == ["running", "waiting"]
+    queue.cancel(first)
+    wait_for(queue, folder, first, "stopped")
+    assert wait_for(queue, folder, second, "done") == "done"
+
+
+def test_runs_of_others_take_cores_too(folder):
+    job = folder.add("ppo", ("",), "mine")
+    queue = Queue(folder, at_once=2, num_others=lambda: 2)
+    queue.tick()
+    assert state_of(folder, job) == "waiting"
+
+
+def test_a_job_that_ends_badly_says_so_and_keeps_what_it_printed(folder):
+    job = folder.add("ppo", ("print('error: no'); raise SystemExit(2)",), "bad")
+    queue = Queue(folder, at_once=1)
+    assert wait_for(queue, folder, job, "done", "failed") == "failed"
+    assert next(x for x in folder.all() if x.job == job).status == 2
+    assert folder.output_of(job).read_text() == "error: no\n"
+
+
+def test_the_next_studio_goes_on_with_the_queue(folder, tmp_path):
+    running = folder.add("ppo", (SLEEP,), "running")
+    waiting = folder.add("ppo", ("",), "waiting")
+    first = Queue(folder, at_once=1)
+    first.tick()
+    first.close()
+    after = JobFolder(tmp_path)
+    second = Queue(after, at_once=1)
+    second.tick()
+    assert [x.state for x in after.all()] == ["running", "waiting"]
+    second.cancel(running)
+    os.waitpid(after.all()[0].pid, 0)  # the first studio, whose child it is, is this process
+    assert wait_for(second, after, waiting, "done") == "done"
+    assert state_of(after, running) == "gone"
+
+
+def test_only_one_studio_of_two_starts_the_jobs(folder, tmp_path):
+    job = folder.add("ppo", (SLEEP,), "once")
+    first, second = Queue(folder, at_once=1), Queue(JobFolder(tmp_path), at_once=5)
+    first.tick()
+    later = folder.add("ppo", ("",), "later")
+    second.tick()
+    assert (state_of(folder, job), state_of(folder, later)) == ("running", "waiting")
+    first.close()
+    assert wait_for(second, folder, later, "done") == "done"
+
+
+def test_a_process_outlives_the_studio_that_started_it(folder, tmp_path):
+    code = (
+        "import sys; from pathlib import Path;"
+        "from fastrl.studio import jobs; from fastrl.studio.queue import Queue;"
+        "jobs.command_line = lambda job: [sys.executable, '-c', *job.words];"
+        "folder = jobs.JobFolder(Path(sys.argv[1])); Queue(folder, 1).tick();"
+        "print(folder.all()[0].pid)"
+    )
+    folder.add("ppo", (SLEEP,), "long")
+    words = [sys.executable, "-c", code, str(tmp_path)]
+    done = subprocess.run(words, capture_output=True, text=True, check=True, timeout=SECONDS * 3)
+    progress = folder.all()[0]
+    assert progress.state == "running" and progress.pid == int(done.stdout)
+    assert os.getsid(progress.pid) == progress.pid  # closing the terminal does not end it
+
+
+def test_a_job_that_waits_can_be_taken_out(folder):
+    job = folder.add("ppo", (SLEEP,), "unwanted")
+    queue = Queue(folder, at_once=1)
+    queue.cancel(job)
+    queue.tick()
+    assert state_of(folder, job) == "cancelled"
+    with pytest.raises(ValueError, match="ended already"):
+        queue.cancel(job)
+
+
+def test_a_number_that_was_given_anew_is_not_signalled():
+    process = subprocess.Popen([sys.executable, "-c", SLEEP])
+    try:
+        birth = birth_of(process.pid)
+        assert not send_signal(process.pid, f"{birth}0", signal.SIGTERM)
+        assert birth_of(process.pid) == birth
+        assert send_signal(process.pid, birth, signal.SIGTERM)
+    finally:
+        process.kill()
+        process.wait()
+    assert birth_of(process.pid) is None
+
+
+def test_damaged_jobs_stop_nothing(folder):
+    job = folder.add("ppo", ("",), "good")
+    for name, text in (("a", "{"), ("b", "[]"), ("c", '{"id": 1}'), ("z", None)):
+        (folder.path / name).mkdir()
+        if text is not None:
+            (folder.path / name / "job.json").write_text(text)
+    assert [x.job for x in folder.all()] == [job]
+    assert wait_for(Queue(folder, 1), folder, job, "done") == "done"
+
+
+def test_the_run_of_a_job_is_the_one_that_its_output_names(folder, tmp_path):
+    run = tmp_path / "ppo" / "t0" / "run_1"
+    job = folder.add("ppo", (f"print('run folder: {run}')",), "new")
+    wait_for(Queue(folder, 1), folder, job, "done")
+    assert folder.all()[0].run == "ppo/t0/run_1"
+
+
+def test_an_output_that_names_another_place_has_no_run(folder, tmp_path):
+    job = folder.add("ppo", (f"print('run folder: {tmp_path}/../elsewhere')",), "new")
+    wait_for(Queue(folder, 1), folder, job, "done")
+    assert folder.all()[0].run == ""
