@@ -93,6 +93,8 @@ def comparison(
         series.append(line(f"{group.name} ({len(own)} seeds)", mean, color))
         series.append(line("", least, color, **hidden))
         series.append(line("", width, color, areaStyle={"opacity": 0.18}, **hidden))
+    for entry in series:
+        entry["data"] = tuple(entry["data"])  # not a list, each of whose values NiceGUI would watch
     options = chart(series, axis, legend=True)
     options["legend"]["data"] = [entry["name"] for entry in series if entry["name"]]
     return options

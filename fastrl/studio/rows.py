@@ -37,7 +37,7 @@ def row_of(run: Run, log_dir: Path) -> Row:
         "address": address_of(log_dir, run.path),
         "state": run.state,
         "detail": run.detail,
-        "task": run.env_id,
+        "task": run.path.name if run.env_id == "?" else run.env_id,
         "algo": run.algo,
         "label": run.exp_name,
         "seed": run.seed,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Collection
 from functools import partial
 from typing import Any
 from urllib.parse import urlencode
@@ -16,19 +16,24 @@ from fastrl.studio.frame import told
 
 Chosen = Callable[[], Awaitable[list[str]]]
 Then = Callable[[], Awaitable[None]]
+ALL = ("Compare", "Stop", "Resume", "Evaluate", "Export", "New like this", "Delete")
 _FORMATS = ("torchscript", "pt2", "onnx")
 
 
-def buttons(desk: Desk, chosen: Chosen, then: Then) -> None:
+def buttons(desk: Desk, chosen: Chosen, then: Then, only: Collection[str] = ALL) -> None:
     """Adds a button for each action on runs.
 
     Args:
         desk: whose runs.
         chosen: returns the addresses of the runs that are meant when a button is pressed.
         then: awaited after an action, to show its effect.
+        only: the actions that there are buttons for.
     """
 
     def button(words: str, icon: str, work: Callable[[list[str]], Awaitable[None]]) -> None:
+        if words not in only:
+            return
+
         async def press() -> None:
             addresses = await chosen()
             if addresses:
@@ -46,6 +51,7 @@ def buttons(desk: Desk, chosen: Chosen, then: Then) -> None:
     button("Resume", "play_arrow", partial(_resume, desk, then))
     button("Evaluate", "fact_check", partial(_evaluate, desk, then))
     button("Export", "ios_share", partial(_export, desk, then))
+    button("New like this", "content_copy", _like)
     button("Delete", "delete", partial(_delete, desk, then))
 
 
@@ -72,6 +78,13 @@ async def trash_dialog(desk: Desk, then: Then) -> None:
 
 async def _compare(addresses: list[str]) -> None:
     ui.navigate.to(f"/compare?{urlencode([('run', address) for address in addresses])}")
+
+
+async def _like(addresses: list[str]) -> None:
+    if len(addresses) > 1:
+        ui.notify("mark one run: a new run starts from the settings of one")
+    else:
+        ui.navigate.to(f"/new?{urlencode({'like': addresses[0]})}")
 
 
 async def _resume(desk: Desk, then: Then, addresses: list[str]) -> None:

@@ -65,7 +65,7 @@ class _Page:
         with ui.element("div").classes("desk-row"):
             buttons(self._desk, self.chosen, self._refresh)
             ui.button("Trash", on_click=lambda: trash_dialog(self._desk, self._refresh)).props(
-                "flat dense icon=restore_from_trash"
+                "flat dense no-caps icon=restore_from_trash"
             )
         self._grid = ui.aggrid(_options(rows)).classes("desk-grid").mark("runs")
         queue_panel(self._desk)
@@ -119,11 +119,12 @@ def _options(rows: list[Row]) -> dict[str, Any]:
     return {
         "columnDefs": columns,
         "defaultColDef": {"sortable": True, "filter": True, "resizable": True},
-        "rowData": rows,
+        "rowData": tuple(rows),  # not a list, each of whose values NiceGUI would watch
         ":getRowId": "params => params.data.address",
         "rowSelection": {"mode": "multiRow", "selectAll": "filtered"},
         ":onCellKeyDown": _OPEN_BY_ENTER,
-        "suppressCellFocus": False,
+        "rowHeight": 34,
+        "headerHeight": 38,
         "ensureDomOrder": True,  # for screen readers
         "overlayNoRowsTemplate": "no runs yet: start one under New run",
     }
