@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
+import os
 import secrets
 import socket
+import sys
 
 from nicegui import app, ui  # pyright: ignore[reportMissingImports]
 
@@ -52,6 +55,13 @@ def serve(arguments: argparse.Namespace) -> int:
     shown_host = f"[{host}]" if ":" in host else host
     query = f"?token={token}" if token else ""
     print(f"studio: http://{shown_host}:{port}/{query}  (Ctrl-C ends it; runs go on)", flush=True)
+    with contextlib.suppress(KeyboardInterrupt):  # Ctrl-C, once the server has shut down
+        _run(host, port, None if arguments.no_browser or not _has_display() else query)
+    return 0
+
+
+def _run(host: str, port: int, query: str | None) -> None:
+    """Runs the server; opens a browser at its first page with a query, unless that is None."""
     ui.run(
         host=host,
         port=port,
@@ -59,13 +69,20 @@ def serve(arguments: argparse.Namespace) -> int:
         favicon="🛬",
         dark=None,
         reload=False,
-        show=False if arguments.no_browser else f"/{query}",
+        show=False if query is None else f"/{query}",
         show_welcome_message=False,
+        binding_refresh_interval=1.0,
+        reconnect_timeout=30.0,  # a form that was filled outlives a short sleep of the laptop
         tailwind=False,
         fastapi_docs=False,
         server_header=False,
     )
-    return 0
+
+
+def _has_display() -> bool:
+    """Returns whether a browser would have a window; without one, some take the terminal."""
+    names = ("BROWSER", "DISPLAY", "WAYLAND_DISPLAY")
+    return sys.platform in ("darwin", "win32") or any(map(os.environ.get, names))
 
 
 def _free_port(host: str, port: int) -> int:

@@ -60,7 +60,7 @@ class Guard:
     def __init__(self, app: App, host: str, token: str) -> None:
         self._app, self._token = app, token
         self._is_local = is_loopback(host)
-        self._names = LOOPBACK_NAMES | {host}
+        self._names = LOOPBACK_NAMES | {host.lower()}
         if not self._is_local:
             self._names |= {socket.gethostname().lower(), socket.getfqdn().lower()}
 

@@ -118,6 +118,8 @@ class JobFolder:
     def start(self, job: Job) -> subprocess.Popen[bytes]:
         """Starts a job's process in a session of its own, so that it outlives this one."""
         folder = self.path / job.id
+        # Whatever happens next, no later studio starts it again.
+        _write(folder / "started.json", {"pid": 0, "birth": ""})
         environment = {x: y for x, y in os.environ.items() if not x.startswith("NICEGUI_")}
         with open(folder / OUTPUT_NAME, "ab") as output:
             process = subprocess.Popen(

@@ -37,6 +37,7 @@ class Queue:
         self._lock: int | None = None
         self._mine: dict[str, tuple[Job, subprocess.Popen[bytes]]] = {}
         self._wake, self._is_closed = threading.Event(), False
+        self._deciding = threading.Lock()
         self._thread: threading.Thread | None = None
 
     def open(self) -> None:
@@ -64,18 +65,23 @@ class Queue:
         Raises:
             ValueError: it has ended.
         """
-        for progress in self._jobs.all():
-            if progress.job.id != job.id:
-                continue
-            if progress.state == "waiting":
-                return self._jobs.end(job, None)
-            if progress.state == "running":
-                send_signal(progress.pid, progress.birth, signal.SIGINT)
-                return None
+        with self._deciding:
+            for progress in self._jobs.all():
+                if progress.job.id != job.id:
+                    continue
+                if progress.state == "waiting":
+                    return self._jobs.end(job, None)
+                if progress.state == "running":
+                    send_signal(progress.pid, progress.birth, signal.SIGINT)
+                    return None
         raise ValueError(f"{job.title} has ended already")
 
     def tick(self) -> None:
         """Notes what ended, and starts what there are cores for."""
+        with self._deciding:
+            self._tick()
+
+    def _tick(self) -> None:
         for job, process in list(self._mine.values()):
             if (status := process.poll()) is not None:
                 self._jobs.end(job, status)

@@ -17,6 +17,7 @@ from fastrl.studio.frame import told
 Chosen = Callable[[], Awaitable[list[str]]]
 Then = Callable[[], Awaitable[None]]
 ALL = ("Compare", "Stop", "Resume", "Evaluate", "Export", "New like this", "Delete")
+_MOST_TRASHED = 200
 _FORMATS = ("torchscript", "pt2", "onnx")
 
 
@@ -62,7 +63,9 @@ async def trash_dialog(desk: Desk, then: Then) -> None:
         ui.label("Trash").classes("desk-heading")
         if not rows:
             ui.label("it is empty").classes("desk-note")
-        for row in rows[:200]:
+        if len(rows) > _MOST_TRASHED:
+            ui.label(f"the newest {_MOST_TRASHED} of {len(rows):,}").classes("desk-note")
+        for row in rows[:_MOST_TRASHED]:
             with ui.element("div").classes("desk-row"):
                 ui.label(row["address"]).classes("desk-note")
                 restore = partial(_each, [row["address"]], desk.restore, "restored", then)

@@ -55,7 +55,8 @@ class _Page:
         self._help = ui.label().classes("desk-help").props("aria-live=polite").mark("help")
         self._wrong = ui.label().classes("desk-wrong").props("role=alert").mark("wrong")
         with ui.element("div").classes("desk-row"):
-            ui.button("Start", on_click=self._start).props("no-caps icon=play_arrow").mark("Start")
+            self._starter = ui.button("Start", on_click=self._start).mark("Start")
+            self._starter.props("no-caps icon=play_arrow")
             ui.button("Check", on_click=self._check).props("outline no-caps").mark("Check")
             self._imports = ui.label().classes("desk-note").mark("imports")
         with ui.element("div").classes("desk-panels"):
@@ -201,8 +202,12 @@ class _Page:
         self._wrong.text = "\n".join(filter(None, (faults.others, *rest)))
 
     async def _start(self) -> None:
+        if not self._starter.enabled:  # pressed twice
+            return
+        self._starter.disable()
         draft = await self._check()
         if draft is None:
+            self._starter.enable()
             ui.notify("something is wrong: see the marked settings", type="negative")
             return
         jobs = await asyncio.to_thread(self._desk.start_runs, draft)
