@@ -82,10 +82,8 @@ def served(tmp_path, *flags):
         process.stdout.close()
 
 
-def status_at(address, cookies=None):
-    opener = urllib.request.build_opener(
-        urllib.request.ProxyHandler({}), *([cookies] if cookies else [])
-    )
+def status_at(address, *handlers):
+    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}), *handlers)
     for _ in range(200):
         try:
             with opener.open(address, timeout=10) as answer:

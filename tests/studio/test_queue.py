@@ -45,7 +45,15 @@ def wait_for(queue, folder, job, *states):
     raise AssertionError(f"{job.title} is {state_of(folder, job)} after {SECONDS} s")
 
 
-SLEEP = "import time; time.sleep(60)"
+SLEEP = "import time; print('up', flush=True); time.sleep(60)"
+
+
+def wait_until_up(folder, job):
+    """Waits until a job that sleeps is past the start of Python, where Ctrl-C is an error."""
+    end = time.monotonic() + SECONDS
+    while not folder.output_of(job).read_bytes():
+        assert time.monotonic() < end
+        time.sleep(0.02)
 
 
 def test_jobs_run_in_the_order_given_and_no_more_at_once_than_allowed(folder):
@@ -54,6 +62,7 @@ def test_jobs_run_in_the_order_given_and_no_more_at_once_than_allowed(folder):
     queue = Queue(folder, at_once=1)
     queue.tick()
     assert [x.state for x in folder.all()] == ["running", "waiting"]
+    wait_until_up(folder, first)
     queue.cancel(first)
     wait_for(queue, folder, first, "stopped")
     assert wait_for(queue, folder, second, "done") == "done"
