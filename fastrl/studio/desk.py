@@ -23,7 +23,7 @@ from fastrl.studio.rows import Row, row_of
 from fastrl.studio.trash import TRASH_NAME, restore, trash
 
 _LEAST_PAUSE = 0.8  # seconds between two looks at all folders
-_LOOKS_PER_PAUSE = 50  # a look may take a 50th of the time: the cores are for training
+_LOOKS_PER_PAUSE = 30  # a look may take a 30th of the time: the cores are for training
 
 
 class Desk:

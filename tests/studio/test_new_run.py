@@ -13,7 +13,7 @@ from fastrl.cli import parse
 from fastrl.studio import jobs as jobs_module
 from fastrl.studio.drafts import Draft, faults_of, flag_words, read_seeds, shown, typed
 from fastrl.studio.pages.fields import described
-from studio.playing import element, make_run, play, until
+from studio.playing import ask, element, make_run, play, until
 
 
 @pytest.fixture(autouse=True)
@@ -148,3 +148,11 @@ def test_a_run_can_be_the_start_of_another(desk):
         assert element(user, "seeds").value == "5"
 
     play(desk, story)
+
+
+def test_the_first_page_has_all_fields(desk):
+    async def story(client):
+        page = (await client.get("/new")).text
+        assert all(f'"aria-label":"{name}"' in page for name in ("env_id", "gamma", "log_std_init"))
+
+    ask(desk, story)

@@ -38,6 +38,7 @@ class _Page:
 
     def __init__(self, desk: Desk, algo: str) -> None:
         self._desk, self._algo = desk, algo
+        self._checks: ui.timer | None = None
 
     async def build(self) -> None:
         settings = SettingsPanel(self._desk, self.text, self.take_text)
@@ -62,9 +63,10 @@ class _Page:
         with ui.element("div").classes("desk-panels"):
             self._command = _copied("Command line", "command")
             self._yaml = _copied("Settings as YAML", "yaml")
-        self._checks = ui.timer(_SETTLED_SECONDS, self._check, active=False, once=False)
         search.on_value_change(lambda: self._fields.narrow(search.value or ""))
         await self._make_fields({})
+        # A timer waits for the browser, and with it NiceGUI sends what there is of the page.
+        self._checks = ui.timer(_SETTLED_SECONDS, self._check, active=False)
 
     # What the form says
 
@@ -179,15 +181,17 @@ class _Page:
     # Checking and starting
 
     def _typed(self) -> None:
-        self._checks.active = False
-        self._checks.active = True
+        if self._checks is not None:
+            self._checks.active = False
+            self._checks.active = True
         draft, wrong = self.draft()
         if not wrong:
             self._command.text, self._yaml.text = draft.command_line(), draft.yaml()
 
     async def _check(self) -> Draft | None:
         """Marks what is wrong beside its field; returns the draft if nothing is."""
-        self._checks.active = False
+        if self._checks is not None:
+            self._checks.active = False
         draft, wrong = self.draft()
         faults = wrong or await asyncio.to_thread(faults_of, draft)
         named = code_named_in(dict(draft.settings))
