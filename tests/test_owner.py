@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from fastrl.runs.folder import owned
-from fastrl.runs.owner import is_owned, owned_by_this_process, read_process, stop
+from fastrl.runs.owner import is_owned, owned_by_this_process, process_of, read_process, stop
 
 WRITER = """
 import sys, time
@@ -51,6 +51,15 @@ def test_a_killed_writer_leaves_its_name_and_owns_nothing(tmp_path):
     assert is_owned(tmp_path) is False and process is not None and not process.is_alive
     with pytest.raises(ValueError, match="no process writes this run"):
         stop(tmp_path)
+
+
+def test_a_process_is_told_from_later_ones_of_its_number(tmp_path):
+    writer = start_writer(tmp_path)
+    process = process_of(writer.pid)
+    assert process is not None and process.is_alive and process.pid == writer.pid
+    writer.kill()
+    writer.wait()
+    assert not process.is_alive and process_of(writer.pid) is None
 
 
 def test_stop_signals_the_writer(tmp_path):

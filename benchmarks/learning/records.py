@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from fastrl.ops.intervals import interquartile_mean
 from fastrl.runs.folder import replaced_file
 
 MAX_POINTS = 50  # of a curve that is kept
@@ -124,19 +125,14 @@ def statistics_of(returns: Sequence[float]) -> dict[str, Any]:
     """
     values = np.sort(np.asarray(returns, dtype=np.float64))
     drawn = np.random.default_rng(0).choice(values, (NUM_RESAMPLES, len(values)))
-    low, high = np.percentile(_interquartile_mean(np.sort(drawn)), [2.5, 97.5])
+    low, high = np.percentile(interquartile_mean(drawn), [2.5, 97.5])
     return {
         "return_mean": round(fmean(returns), 2),
         "return_std": round(stdev(returns), 2) if len(returns) > 1 else 0.0,
-        "return_iqm": round(float(_interquartile_mean(values)), 2),
+        "return_iqm": round(float(interquartile_mean(values)), 2),
         "return_interval": [round(float(low), 2), round(float(high), 2)],
         "return_worst": round(min(returns), 2),
     }
-
-
-def _interquartile_mean(ordered: np.ndarray) -> np.ndarray:
-    cut = ordered.shape[-1] // 4
-    return ordered[..., cut : ordered.shape[-1] - cut].mean(-1)
 
 
 def _median(seconds: Iterable[float | None]) -> float | None:

@@ -81,6 +81,10 @@ _TEXTS: dict[str, dict[tuple[str, ...], str]] = {
             "steps divided by the seconds of the training loop; start-up, tests and saving are "
             "left out"
         ),
+        ("Time/wall_seconds",): (
+            "seconds since the run began, start-up, tests and saving included; a resumed run "
+            "counts on"
+        ),
         (
             "Time/env_seconds",
             "Time/act_seconds",

@@ -51,6 +51,15 @@ class Process:
         return self.is_local and self.pid > 0 and _start_ticks(self.pid) == self.start_ticks
 
 
+def process_of(pid: int) -> Process | None:
+    """Returns what tells a process of this machine from later ones of its number.
+
+    `started` is the present time. None if there is no such process.
+    """
+    ticks = _start_ticks(pid)
+    return None if ticks is None else Process(pid, os.uname().nodename, _boot(), ticks, time.time())
+
+
 @contextlib.contextmanager
 def owned_by_this_process(folder: Path) -> Iterator[None]:
     """Context in which no other process may own this run folder, and this one is named in it.
@@ -60,8 +69,8 @@ def owned_by_this_process(folder: Path) -> Iterator[None]:
     """
     path = folder / PROCESS_NAME
     with owned(folder):
-        pid = os.getpid()
-        process = Process(pid, os.uname().nodename, _boot(), _start_ticks(pid) or 0, time.time())
+        process = process_of(os.getpid())
+        assert process is not None, "this process exists"
         with replaced_file(path) as file:
             file.write(json.dumps(asdict(process)).encode() + b"\n")
         try:
