@@ -19,7 +19,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from fastrl.agents.load import find_saved, load_agent, parser_of
+from fastrl.agents.load import find_saved, load_agent, named_again, parser_of
 from fastrl.config.run import MOST_EPISODES, RunConfig
 from fastrl.processes.errors import exit_status
 from fastrl.runs.folder import check_replaceable, expanded, replaced_file
@@ -88,6 +88,7 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
 
 
 def _run(arguments: argparse.Namespace) -> int:
+    named = named_again(arguments)
     saved = find_saved(arguments.run, arguments.checkpoint)
     if arguments.video:
         check_packages()
@@ -96,7 +97,7 @@ def _run(arguments: argparse.Namespace) -> int:
     file = None if arguments.json is None or is_quiet else expanded(arguments.json).absolute()
     if file is not None and file.exists() and file.samefile(saved.checkpoint):
         raise ValueError(f"{file} is the checkpoint that is evaluated; --json names another file")
-    agent = load_agent(saved, arguments.env_id, trust=arguments.trust, agent=arguments.agent)
+    agent = load_agent(saved, arguments.env_id, **named)
     settings = RunConfig(env_kwargs=tuple(arguments.env_kwargs or ())).env_settings
     how = {"deterministic": not arguments.stochastic, "env_kwargs": settings["env_kwargs"]}
     seed = agent.config.seed if arguments.seed is None else arguments.seed

@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from fastrl.agents.export_files import SUFFIXES
-from fastrl.agents.load import find_saved, load_agent, parser_of
+from fastrl.agents.load import find_saved, load_agent, named_again, parser_of
 from fastrl.processes.errors import exit_status
 from fastrl.runs.folder import check_replaceable
 
@@ -60,6 +60,7 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
 
 
 def _run(arguments: argparse.Namespace) -> int:
+    named = named_again(arguments)
     saved = find_saved(arguments.run, arguments.checkpoint)
     path = arguments.out or saved.folder / f"policy{SUFFIXES[arguments.format]}"
     target = path.absolute()  # now: an environment may change the current folder
@@ -68,7 +69,7 @@ def _run(arguments: argparse.Namespace) -> int:
         check_replaceable(file)
         if file.exists() and file.samefile(saved.checkpoint):
             raise ValueError(f"{file} is the checkpoint that is exported; --out names another file")
-    agent: Any = load_agent(saved, arguments.env_id, trust=arguments.trust, agent=arguments.agent)
+    agent: Any = load_agent(saved, arguments.env_id, **named)
     try:
         how = {"inputs": "named" if arguments.named_inputs else "auto"}
         facts = agent.export(target, arguments.format, outputs=arguments.outputs, **how)

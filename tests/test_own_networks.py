@@ -343,6 +343,66 @@ def test_another_network_of_the_same_shapes_is_refused(tmp_path):
         PPO.load(tmp_path / "agent.pt", network=own_networks.Wrapped)
 
 
+def test_a_network_that_was_renamed_is_named_again(run, monkeypatch, capsys, tmp_path):
+    rows = torch.randn(9, 4)
+    expected = fastrl.load(run).predict(rows.numpy())
+
+    class Renamed(own_networks.ResidualMLP):
+        pass
+
+    Renamed.__qualname__ = "Renamed"
+    monkeypatch.setattr(own_networks, "Renamed", Renamed, raising=False)
+    again = ["--network", "own_networks:Renamed"]
+    assert evaluate([str(run), *again]) == 2  # it may be another function of the same shapes
+    assert "policy has actor: ResidualMLP, this one actor: Renamed" in capsys.readouterr().err
+    monkeypatch.delattr(own_networks, "ResidualMLP")
+    assert evaluate([str(run)]) == 2 and "no function or class" in capsys.readouterr().err
+    assert evaluate([str(run), "--episodes", "2", *again]) == 0
+    assert export([str(run), *again, "--out", str(tmp_path / "policy.pt")]) == 0
+    exported = torch.jit.load(str(tmp_path / "policy.pt"))
+    assert (exported(rows).numpy() == expected).all()
+    loaded = fastrl.load(run, network="own_networks:Renamed")
+    assert loaded.config.network == ("own_networks:Renamed",)
+    assert capsys.readouterr().err == ""
+
+
+def test_a_network_of_a_run_of_somebody_else_is_named_again(run, monkeypatch, capsys, tmp_path):
+    monkeypatch.delitem(sys.modules, "own_networks")
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path))  # without the key that signed the run
+    again = ["--network", "own_networks:ResidualMLP"]
+    assert export([str(run), "--out", str(tmp_path / "policy.pt")]) == 2
+    assert "name it again (--network, network= in Python)" in capsys.readouterr().err
+    assert export([str(run), *again, "--out", str(tmp_path / "policy.pt")]) == 0
+    assert evaluate([str(run), "--episodes", "2", *again]) == 0
+
+
+@pytest.mark.parametrize(
+    ("named", "words"),
+    [
+        (["own_networks:plain"], "its policy has actor: ResidualMLP, this one actor: Sequential"),
+        (["own_networks:failing"], "network own_networks:failing raised"),
+        (["own_networks"], "network must be named module:callable, not 'own_networks'"),
+        (["actor=own_networks:plain"], "network takes one module:callable, or actor="),
+        (["own_networks:nothing"], "own_networks:nothing: there is no function or class"),
+    ],
+)
+def test_another_network_that_is_named_for_a_run_is_refused_in_one_line(
+    run, capsys, tmp_path, named, words
+):
+    capsys.readouterr()
+    for command in (evaluate, export):
+        assert command([str(run), "--network", *named]) == 2
+        (line,) = capsys.readouterr().err.splitlines()
+        assert words in line
+
+
+def test_a_network_that_is_named_for_a_run_without_one_is_refused(tmp_path, capsys):
+    folder = small(PPO, log_dir=str(tmp_path)).learn().result.folder
+    capsys.readouterr()
+    assert evaluate([str(folder), "--network", "own_networks:plain"]) == 2
+    assert capsys.readouterr().err.count("\n") == 1
+
+
 def test_a_network_that_only_a_file_of_somebody_else_names_is_not_imported(
     run, monkeypatch, capsys, tmp_path
 ):

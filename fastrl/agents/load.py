@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from argparse import Namespace
 from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from fastrl.config.run import RunConfig
 from fastrl.processes.errors import Parser
 from fastrl.runs.folder import expanded, open_run_folder
 
@@ -38,6 +40,12 @@ def parser_of(prog: str, description: str, env_id: str, needs_run: bool = True) 
     )
     parser.add_argument(
         "--agent", default="", help="module:Class of the run, if it is a class of your own"
+    )
+    parser.add_argument(
+        "--network",
+        nargs="+",
+        metavar="MODULE:CALLABLE",
+        help="where the run's own network is to be found now, if it is yours, was renamed or moved",
     )
     parser.add_argument("--env-id", help=f"{env_id} (default: the run's)")
     parser.add_argument(
@@ -79,6 +87,18 @@ def find_saved(run: Path, checkpoint: str | None = None) -> Saved:
     return Saved(algo, path, folder.path, folder.videos)
 
 
+def named_again(arguments: Namespace) -> dict[str, Any]:
+    """Returns what of a run's code the user names, or trusts: arguments of `load_agent`.
+
+    Raises:
+        ValueError: a network that is not named as it must be.
+    """
+    named = {"trust": arguments.trust, "agent": arguments.agent}
+    if arguments.network:
+        named["network"] = RunConfig(network=tuple(arguments.network)).network  # which checks it
+    return named
+
+
 def load_agent(
     saved: Saved, env: Any = None, *, trust: bool = False, agent: str = "", **settings: Any
 ) -> Any:
@@ -89,7 +109,7 @@ def load_agent(
         env: what to play; by default the task that the agent was trained on.
         trust: import what the checkpoint names, whoever wrote it.
         agent: that class, if the user names it again.
-        **settings: settings to change, by name.
+        **settings: settings to change, by name; `network` names that of the run again.
 
     Raises:
         ValueError: the checkpoint is damaged, foreign, of an unknown algorithm or of a class that

@@ -29,6 +29,31 @@ def frozen_names(networks: Networks) -> list[str]:
     ]
 
 
+def with_classes_of(networks: Networks, state: Any) -> Any:
+    """Returns a saved state in which classes of the user's own go by their names of today.
+
+    Only a class's name is taken from here: the names of layers, and of torch's what they were made
+    with, stay as they were saved.
+    """
+    layers = state.get("layers") if isinstance(state, dict) else None
+    if not isinstance(layers, dict) or not all(isinstance(x, list) for x in layers.values()):
+        return state  # `match_networks` refuses it
+    renamed = {
+        x: _renamed(y, structure_of(networks[x])) for x, y in layers.items() if x in networks
+    }
+    return {**state, "layers": {**layers, **renamed}}
+
+
+def _renamed(saved: list[Any], here: list[str]) -> list[Any]:
+    names = dict(line.split(": ", 1) for line in here)
+    lines = []
+    for line in saved:
+        name, _, kind = str(line).partition(": ")
+        now = names.get(name, "(")
+        lines.append(line if "(" in kind or "(" in now else f"{name}: {now}")
+    return lines
+
+
 def match_networks(networks: Networks, state: Mapping[str, Any]) -> bool:
     """Freezes what was frozen when a state was saved.
 

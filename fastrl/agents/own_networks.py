@@ -10,6 +10,7 @@ from __future__ import annotations
 import sys
 import traceback
 from collections.abc import Callable, Collection, Mapping
+from importlib.util import find_spec
 from typing import Any
 
 import gymnasium
@@ -79,7 +80,8 @@ def makers(config: Any, functions: Mapping[str, Any]) -> dict[str, MakeNetwork]:
         if function is None and name.startswith("<"):
             raise ValueError(
                 f"the network {name} is a function without a name, which no file can lead back "
-                "to: hand it over again, as network= of PPO or load"
+                "to: hand it over again, as network= of PPO or load; of a module, --network of "
+                "evaluate and export names it"
             )
         found[part] = _told(name, function or function_of(name), arguments)
     return found
@@ -102,6 +104,28 @@ def is_known(network: Collection[str]) -> bool:
     """
     names = parts_named(network).values()
     return all(x.startswith("<") or (is_loaded_function(x) and not _is_python(x)) for x in names)
+
+
+def is_gone(network: Collection[str]) -> bool:
+    """Tells whether all networks named lead nowhere any more; it runs no code.
+
+    Of a module within a package that is not imported, it cannot tell, and says no.
+    """
+    names = parts_named(network).values()
+    return bool(names) and all(not x.startswith("<") and _leads_nowhere(x) for x in names)
+
+
+def _leads_nowhere(name: str) -> bool:
+    module = name.partition(":")[0]
+    package = module.rpartition(".")[0]
+    if module in sys.modules:
+        return not is_loaded_function(name)
+    # To look for a module within a package imports the package.
+    looked_for = module if not package or package in sys.modules else module.partition(".")[0]
+    try:
+        return find_spec(looked_for) is None
+    except (ImportError, ValueError):
+        return True
 
 
 def _is_python(name: str) -> bool:

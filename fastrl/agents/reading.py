@@ -7,7 +7,8 @@ from typing import Any
 
 from fastrl.agents.fine_tuning import begin_parts_anew, take_keeps, with_new_scale
 from fastrl.agents.naming import class_to_load, is_loaded
-from fastrl.agents.own_networks import is_known
+from fastrl.agents.networks import with_classes_of
+from fastrl.agents.own_networks import is_gone, is_known
 from fastrl.config.effects import check_effects
 from fastrl.config.resume import check_beginnings
 from fastrl.config.trust import check_named
@@ -68,6 +69,8 @@ def read_agent(kind: Any, path: str | Path, env: Any, trust: bool, settings: dic
     check_effects(config, given)
     check_beginnings(config, saved, path, "seed", "alpha")
     agent = make(config.env_id if env is None else env, config, network=network, **said)
+    if network is not None and is_gone(before.network):
+        learner = with_classes_of(agent.networks(), learner)
     if "reward_scaling" in given:
         learner = with_new_scale(agent, learner)
     with naming(path):

@@ -14,7 +14,7 @@ with leaving_at_once():  # user errors are reported before torch is imported
     from collections.abc import Sequence
     from typing import Any
 
-    from fastrl.agents.load import find_saved, load_agent, parser_of
+    from fastrl.agents.load import find_saved, load_agent, named_again, parser_of
     from fastrl.config.values import as_kind, read_value
     from fastrl.data.metadata import is_empty, read_metadata
     from fastrl.data.packages import check_packages
@@ -96,7 +96,7 @@ def _check(arguments: argparse.Namespace) -> None:
             raise ValueError(f"--policy {arguments.policy} needs a RUN whose agent acts")
         if arguments.env_id is None:
             raise ValueError("give a RUN or --env-id")
-        for name in ("checkpoint", "agent", "trust"):
+        for name in ("checkpoint", "agent", "network", "trust"):
             if getattr(arguments, name):
                 raise ValueError(f"--{name} has no effect without a RUN")
     arguments.policy = arguments.policy or "trained"
@@ -177,8 +177,8 @@ def _of_run(arguments: argparse.Namespace, num_envs: int, session: Any) -> tuple
     from fastrl.data.random_actions import RandomActions
     from fastrl.training.greedy import fresh_env, policy_of
 
+    named = named_again(arguments)
     saved = find_saved(arguments.run, arguments.checkpoint)
-    named = {"trust": arguments.trust, "agent": arguments.agent}
     if arguments.env_kwargs:
         named["env_kwargs"] = tuple(arguments.env_kwargs)
     agent = load_agent(saved, arguments.env_id, **named)

@@ -108,7 +108,7 @@ def check_named(
         ways = {
             "env_id": "--env-id, env= in Python",
             "agent": "--agent, its class in Python",
-            "network": "network= in Python",
+            "network": "--network, network= in Python",
             "callback": "--callback, callback= in Python",
         }
         again = "; ".join(ways.get(name, f"{name}=") for name in NAMING_CODE if name in rest)
