@@ -86,3 +86,23 @@ class DQN(LightningAgentModule):
         values = self.network(batch.obs).gather(1, batch.actions.unsqueeze(1)).squeeze(1)
         self.log("Info/q_value", values.mean())
         return nn.functional.smooth_l1_loss(values, targets)
+
+
+def make_reinforce() -> Reinforce:
+    """What commands load a run of it with."""
+    return Reinforce(mlp(4, 2))
+
+
+def make_wide() -> Reinforce:
+    """The same, with other layers."""
+    return Reinforce(nn.Sequential(nn.Linear(4, 9), nn.Tanh(), nn.Linear(9, 2)))
+
+
+def make_ppo() -> PPOAgent:
+    """What commands load a run of it with."""
+    return PPOAgent(ActorCritic())
+
+
+def make_dqn() -> DQN:
+    """What commands load a run of it with."""
+    return DQN(mlp(4, 2))

@@ -88,3 +88,43 @@ def failing(space: Any) -> nn.Module:
 def no_features(space: Any) -> nn.Module:
     """Gives something else than `[B, F]`."""
     return nn.Flatten(0)
+
+
+def batch_normed(space: Any) -> nn.Module:
+    """Layers that gather statistics while they learn, and use them while they act."""
+    width = space.shape[0]
+    return nn.Sequential(nn.Linear(width, 8), nn.BatchNorm1d(8), nn.Tanh(), nn.Linear(8, 8))
+
+
+class Odd(nn.Module):
+    """Does one thing that a network must not do."""
+
+    def __init__(self, space: Any, how: str) -> None:
+        super().__init__()
+        self.layer, self.how = nn.Linear(space.shape[0], 8), how
+        if how == "float64":
+            self.layer.double()
+        if how == "meta":
+            self.layer.to("meta")
+
+    def forward(self, x: torch.Tensor) -> Any:
+        match self.how:
+            case "float64":
+                return self.layer(x.double())
+            case "meta":
+                return self.layer(x.to("meta"))
+            case "in place":
+                return self.layer(x.mul_(2))
+            case "ReLU in place":
+                return self.layer(nn.functional.relu(x, inplace=True))
+            case "pair":
+                return self.layer(x), x
+            case "width of batch":
+                return self.layer(x)[:, : len(x)]
+            case "rows of batch":
+                return self.layer(x)[:2]
+            case "raises":
+                return self.layer(x) + {}[len(x)]
+            case "detached":
+                return self.layer(x).detach()
+        return self.layer(x)

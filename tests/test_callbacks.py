@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import torch
 from own_callbacks import Diary, Raises, Stops
+from test_resume import metrics_of
 from toy_envs import CountingEnv
 
 import fastrl
@@ -212,6 +213,7 @@ def test_values_logged_between_rows_wait_for_the_next_one(tmp_path):
         ("env_steps", 1.0, "metric of fastrl itself"),
         ("", 1.0, "letters, digits"),
         ("a\nb", 1.0, "letters, digits"),
+        ("x" * 10_000, 1.0, "at most 200 letters, .* not 'x{80}\\.\\.\\.'"),
         (3, 1.0, "letters, digits"),
         ("Mine/x", "high", "must be one number"),
         ("Mine/x", np.zeros(2), "must be one number"),
@@ -262,6 +264,42 @@ def test_a_stopped_run_is_tested_and_saved_and_says_why(tmp_path, way, capsys):
     assert f"stopped at 128 steps: {reason}" in capsys.readouterr().out
     last = load_checkpoint(agent.result.folder / "checkpoints" / "last.pt")
     assert last["counters"]["env_steps"] == 128
+
+
+def test_a_callback_takes_back_its_own_stop_and_no_other(tmp_path):
+    class Wavers(Callback):
+        def on_update_end(self, trainer: Any, metrics: dict[str, float]) -> None:
+            trainer.should_stop = trainer.updates == 1
+            trainer.should_stop = False
+
+    agent = agent_in(tmp_path).learn(callbacks=[Stops(at=2), Wavers()])
+    assert agent.result.summary["total_env_steps"] == 128
+    assert agent.result.summary["stop_reason"] == "enough"
+
+
+@pytest.mark.parametrize("hook", ["on_fit_start", "on_rollout_end", "on_checkpoint", "on_fit_end"])
+def test_a_run_may_be_stopped_from_every_hook(tmp_path, hook):
+    class Mine(Callback):
+        pass
+
+    def stop(self: Any, trainer: Any, *_: Any) -> None:
+        trainer.should_stop = True
+
+    arguments = {"on_checkpoint": lambda self, trainer, path: stop(self, trainer)}
+    setattr(Mine, hook, arguments.get(hook, lambda self, trainer: stop(self, trainer)))
+    agent = agent_in(tmp_path).learn(callbacks=[Mine()])
+    steps = {"on_fit_start": 0, "on_rollout_end": 64, "on_checkpoint": 64, "on_fit_end": 256}
+    assert agent.result.summary["total_env_steps"] == steps[hook]
+    assert agent.result.summary["stop_reason"] == "Mine"
+    resumed = AgentTrainer(resume=agent.result.folder).fit(agent_in(tmp_path))
+    assert resumed.summary["total_env_steps"] == 256
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf, 1e300, True, np.float16(2), -0.0])
+def test_numbers_at_the_edge_are_logged_as_they_are(tmp_path, value):
+    agent = agent_in(tmp_path).learn(callbacks=[Does(lambda x: x.log("Mine/x", value))])
+    logged = [float(row["Mine/x"]) for row in metrics_of(agent.result.folder)]
+    assert logged and all(x == float(value) or (x != x and value != value) for x in logged)
 
 
 def test_a_stopped_run_can_go_on(tmp_path):

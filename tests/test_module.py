@@ -19,9 +19,8 @@ from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 from toy_envs import CountingEnv, EndlessEnv
 
-from fastrl import PPO, AgentTrainer, Callback, LightningAgentModule, load
+from fastrl import PPO, AgentTrainer, Callback, LightningAgentModule
 from fastrl.buffers.replay import Transitions
-from fastrl.runs.checkpoint import load_checkpoint
 
 STATEFUL = "toy_envs:StatefulEnv"
 KINDS = ("rollouts", "minibatches", "replay")
@@ -537,10 +536,37 @@ def test_a_hook_that_is_not_called_is_named(tmp_path, caplog):
     assert "Counts: on_train_epoch_end are called by lightning.Trainer alone" in caplog.text
 
 
-def test_a_run_of_a_module_says_where_it_can_be_loaded(tmp_path):
-    folder = fit(module_for("rollouts"), "CartPole-v1", tmp_path).folder
-    with pytest.raises(ValueError, match="whose network only its own script makes"):
-        load(folder)
-    saved = load_checkpoint(folder / "checkpoints" / "last.pt")
-    module_for("rollouts").load_state_dict(saved["agent"]["policy"])
-    assert "network.0.weight" in saved["agent"]["policy"]
+def changing_in_place(module: Any, batch: Any) -> Any:
+    batch.obs.mul_(2)
+    return Reinforce.training_step(module, batch)
+
+
+def logging_now_and_then(module: Any, batch: Any) -> Any:
+    module.log("Mine/a" if module.step == 0 else "Mine/b", 1.0)
+    return Reinforce.training_step(module, batch)
+
+
+def logging_under_an_odd_name(module: Any, batch: Any) -> Any:
+    module.log("Mine/a\nb", 1.0)
+    return Reinforce.training_step(module, batch)
+
+
+@pytest.mark.parametrize(
+    ("step", "words"),
+    [
+        (changing_in_place, r"training_step of Reinforce changes batch\.obs in place"),
+        (logging_now_and_then, "logs Info/entropy, Mine/b, and Info/entropy, Mine/a at first"),
+        (logging_under_an_odd_name, "must be at most 200 letters, digits"),
+    ],
+)
+def test_what_a_training_step_does_wrong_is_one_line(tmp_path, step, words):
+    module = module_for("rollouts")
+    module.training_step = lambda batch: step(module, batch)  # pyright: ignore
+    with pytest.raises(ValueError, match=words):
+        fit(module, "CartPole-v1", tmp_path)
+
+
+def test_a_network_of_a_module_that_changes_its_input_is_refused(tmp_path):
+    network = nn.Sequential(nn.ReLU(inplace=True), nn.Linear(4, 2))
+    with pytest.raises(ValueError, match="must not change its input in place"):
+        fit(Reinforce(network, **SMALL), "CartPole-v1", tmp_path)

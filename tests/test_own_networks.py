@@ -459,6 +459,91 @@ def test_a_mistake_is_one_line(settings, words):
     assert words in refusal(lambda: small(PPO, **settings))
 
 
+ODD = {
+    "float64": "must give float32 features where its input is, not torch.float64 on cpu",
+    "meta": "must give float32 features where its input is, not torch.float32 on meta",
+    "in place": "must not change its input in place",
+    "ReLU in place": "must not change its input in place",
+    "pair": "must give features [B, F]; of 2 rows it gave tuple",
+    "width of batch": "must give features [B, F]; F changes with B: [2, 3]",
+    "rows of batch": "must give features [B, F]; of 3 rows it gave [2, 8]",
+    "raises": "of 2 rows of zeros, the network raised KeyError: 2 (",
+}
+
+
+@pytest.mark.parametrize("how", ODD)
+@pytest.mark.parametrize("kind", [PPO, SAC])
+def test_what_a_network_does_wrong_is_one_line_before_training(kind, how):
+    odd = {"network": own_networks.Odd, "network_kwargs": {"how": how}}
+    assert ODD[how] in refusal(lambda: small(kind, **odd))
+
+
+@pytest.mark.parametrize("kind", [PPO, SAC])
+def test_weights_that_no_gradient_reaches_are_told(kind, tmp_path, caplog):
+    for how, is_told in (("detached", True), ("none", False)):
+        caplog.clear()
+        odd = {"network": own_networks.Odd, "network_kwargs": {"how": how}}
+        small(kind, log_dir=str(tmp_path), **odd).learn()
+        told = [text for text in caplog.messages if "no gradient has reached" in text]
+        assert len(told) == is_told
+    expected = "policy.actor.layer.weight" if kind is PPO else "policy.trunk.0.layer.weight"
+    caplog.clear()
+    odd = {"network": own_networks.Odd, "network_kwargs": {"how": "detached"}}
+    small(kind, log_dir=str(tmp_path), **odd).learn()
+    assert any(f"no gradient has reached {expected}" in text for text in caplog.messages)
+
+
+def test_an_agent_of_which_nothing_learns_is_refused(tmp_path):
+    agent = small(PPO, log_dir=str(tmp_path))
+    agent.policy.requires_grad_(False)
+    assert "nothing learns: all" in refusal(agent.learn)
+
+
+def shared_encoder() -> Any:
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        encoder = nn.Linear(4, 8)
+        return lambda space: nn.Sequential(encoder, nn.Tanh(), nn.Linear(8, 8), nn.Tanh())
+
+
+def same_network() -> Any:
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        network = nn.Sequential(nn.Linear(4, 8), nn.Tanh())
+    return lambda space: network
+
+
+def normed(make: Any) -> Any:
+    return lambda: lambda space: nn.Sequential(make(nn.Linear(space.shape[0], 8)), nn.Tanh())
+
+
+SHARING = {
+    "one encoder": shared_encoder,
+    "one network": same_network,
+    "spectral norm": normed(nn.utils.parametrizations.spectral_norm),
+    "weight norm": normed(nn.utils.parametrizations.weight_norm),
+}
+
+
+@pytest.mark.parametrize("name", SHARING)
+def test_weights_that_are_shared_or_made_of_others_learn_as_on_eager_and_are_saved(name, tmp_path):
+    agents = {}
+    for engine in ("eager", "auto"):
+        make = SHARING[name]()
+        agents[engine] = agent = small(PPO, network=make, engine=engine, log_dir=str(tmp_path))
+        before = weights_of(agent)
+        agent.learn()
+    after = {engine: weights_of(agent) for engine, agent in agents.items()}
+    for weight, value in after["eager"].items():
+        torch.testing.assert_close(after["auto"][weight], value, rtol=1e-3, atol=1e-5)
+        assert not value.equal(before[weight]), weight
+    agents["auto"].save(tmp_path / "agent.pt")
+    loaded = PPO.load(tmp_path / "agent.pt", network=SHARING[name]())
+    rows = some_rows(loaded)
+    np.testing.assert_array_equal(loaded.predict(rows), agents["auto"].predict(rows))
+    loaded.export(tmp_path / "policy.pt")
+
+
 def test_a_recurrent_policy_takes_the_width_of_its_memory_alone():
     settings = {"network": own_networks.plain, "hidden_sizes": (8, 12)}
     assert "whose width alone is asked for" in refusal(lambda: small(PPORecurrent, **settings))

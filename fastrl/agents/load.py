@@ -39,7 +39,10 @@ def parser_of(prog: str, description: str, env_id: str, needs_run: bool = True) 
         "--checkpoint", metavar="last|best|PATH", help="checkpoint of the run (default: last)"
     )
     parser.add_argument(
-        "--agent", default="", help="module:Class of the run, if it is a class of your own"
+        "--agent",
+        default="",
+        help="module:Class of the run, if it is a class of your own; of a LightningAgentModule, "
+        "module:callable that returns it",
     )
     parser.add_argument(
         "--network",
@@ -108,14 +111,14 @@ def load_agent(
         saved: from `find_saved`.
         env: what to play; by default the task that the agent was trained on.
         trust: import what the checkpoint names, whoever wrote it.
-        agent: that class, if the user names it again.
+        agent: that class, if the user names it again; or what makes a `LightningAgentModule`.
         **settings: settings to change, by name; `network` names that of the run again.
 
     Raises:
         ValueError: the checkpoint is damaged, foreign, of an unknown algorithm or of a class that
             may not be imported.
     """
-    if agent:
+    if agent and saved.algo != "module":
         from fastrl.agents.naming import class_of
 
         return class_of(agent).load_anywhere(saved.checkpoint, env, trust, **settings)
@@ -126,7 +129,8 @@ def load_agent(
         raise ValueError(
             f"{saved.checkpoint} is of the algorithm {saved.algo!r}, which fastrl does not have"
         )
-    return module.load_agent(saved.checkpoint, env, trust, **settings)
+    named = {"agent": agent} if saved.algo == "module" else {}
+    return module.load_agent(saved.checkpoint, env, trust, **named, **settings)
 
 
 def load(

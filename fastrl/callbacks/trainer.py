@@ -46,8 +46,7 @@ class Trainer:
         self.folder, self.is_resumed = folder, is_resumed
         self.metrics: dict[str, float] = {}
         """The latest row of metrics, without what callbacks log."""
-        self.stop_reason = ""
-        """Why a callback of this rank stops the run; "" if none does."""
+        self._stops: dict[str, str] = {}  # reasons, by who asked
         self.is_interrupted = False
         """Whether a signal ended the run; known in `on_fit_end`."""
         self.caller = ""
@@ -140,15 +139,18 @@ class Trainer:
 
     @property
     def should_stop(self) -> bool:
-        """Whether a callback of this rank asked to stop; set it to True to ask."""
-        return bool(self.stop_reason)
+        """Whether a callback of this rank asked to stop; set it to True to ask.
+
+        False takes back what callbacks of the same class asked for, and nothing else.
+        """
+        return bool(self._stops)
 
     @should_stop.setter
     def should_stop(self, value: bool) -> None:
         if value:
             self.stop()
         else:
-            self.stop_reason = ""
+            self._stops.pop(self.caller, None)
 
     def stop(self, reason: str = "") -> None:
         """Ends the run after this update, as if its last step was reached: tested and saved.
@@ -158,7 +160,12 @@ class Trainer:
         Args:
             reason: stands in the last lines and in summary.json.
         """
-        self.stop_reason = self.stop_reason or reason or self.caller or "a callback"
+        self._stops.setdefault(self.caller, reason or self.caller or "a callback")
+
+    @property
+    def stop_reason(self) -> str:
+        """Why a callback of this rank stops the run; "" if none does."""
+        return next(iter(self._stops.values()), "")
 
     def call(self, name: str, *args: Any, **kwargs: Any) -> list[Any]:
         """Calls a method of each gymnasium environment of this rank; returns what they return.

@@ -27,6 +27,9 @@ class ModuleConfig(DecoupledConfig):
     # Schedules of a module are those of its `configure_optimizers`.
     lr_schedule: ClassVar[str] = "constant"
     ent_schedule: ClassVar[str] = "constant"
+    # Its network is the module's own.
+    network: ClassVar[tuple[str, ...]] = ()
+    network_kwargs: ClassVar[tuple[str, ...]] = ()
 
     def __post_init__(self) -> None:
         """Checks ranges and sizes."""
@@ -57,6 +60,7 @@ class RolloutConfig(ModuleConfig):
     """Rows of a minibatch, per rank; 0: all rows of the rollout."""
 
     ent_coef: ClassVar[float] = 0.0  # what a loss weighs its parts with is in the loss
+    freeze_normalization: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
         """Checks ranges and sizes."""

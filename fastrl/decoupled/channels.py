@@ -40,10 +40,8 @@ class RolloutChannel:
         return [x[:, columns] for x in (*buffer.sources(), buffer.host_valid[:-1])]
 
     def weights(self) -> list[Tensor]:
-        """Returns what acting needs: weights `[P]` and the moments of the normaliser."""
-        normalizer = self.agent.policy.normalizer
-        moments = [] if normalizer is None else normalizer.buffers()
-        return [self.agent.optimizer.flat, *moments]
+        """Returns what acting needs: weights `[P]` and buffers, such as a normaliser's moments."""
+        return [self.agent.optimizer.flat, *self.agent.policy.buffers()]
 
     def complete_rows(self, buffer: RolloutBuffer, timer: StageTimer) -> dict[str, float]:
         """Does the player's part of an update; returns the metrics that only a player can know."""
@@ -73,8 +71,8 @@ class ReplayChannel(RolloutChannel):
         return [steps.is_restarted, *[x[:, columns] for x in fields]]
 
     def weights(self) -> list[Tensor]:
-        """Returns what acting needs: the actor's weights `[P]`."""
-        return [self.agent.actor_optimizer.flat]
+        """Returns what acting needs: the actor's weights `[P]` and buffers."""
+        return [self.agent.actor_optimizer.flat, *self.agent.policy.buffers()]
 
     def complete_rows(self, buffer: RolloutBuffer, timer: StageTimer) -> dict[str, float]:
         """Counts the steps, because a player acts at random until there are enough of them."""

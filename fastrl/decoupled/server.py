@@ -10,6 +10,7 @@ from typing import Any
 from fastrl.buffers.rollout import RolloutBuffer
 from fastrl.config.decoupled import DecoupledConfig
 from fastrl.decoupled.channels import RolloutChannel, exchanged_columns
+from fastrl.processes.alike import check_buffers
 from fastrl.processes.messages import MessageChannel
 from fastrl.processes.signals import StopSignals
 from fastrl.runs.timer import StageTimer
@@ -45,6 +46,7 @@ class LearnerServer:
                 lag = self._receive_rollouts(order, buffer)
                 timer.reset()
                 metrics = self.agent.update(buffer, order["update"], timer)
+                check_buffers(self.devices, self.agent.networks(), order["update"] + 1)
                 self.devices.watch_for_hanging(True)
                 if self.devices.global_rank == 0:
                     lags = {"Info/policy_lag": float(lag)} if metrics else {}

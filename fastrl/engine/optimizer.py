@@ -217,6 +217,12 @@ class FlatAdam(FlatOptimizer):
         state = self.mean, self.square, self.steps
         fused_adam_step(self.flat, gradient, *state, self.learning_rate, self.eps, *self.betas)
 
+    def unreached(self) -> list[tuple[str, int]]:
+        """Returns names and sizes of parameters whose gradient was 0 in all steps."""
+        places = self._places().items()
+        idle = [(name, part) for (name, *_), part in places if not self.square[part].any()]
+        return [(name, part.stop - part.start) for name, part in idle]
+
     def state_dict(self) -> dict[str, Tensor]:
         """Returns Adam's moments and its number of steps."""
         return {"mean": self.mean, "square": self.square, "steps": self.steps}

@@ -9,6 +9,7 @@ float32: vectors in the shape of their space and normalised if that is asked for
 from __future__ import annotations
 
 import math
+import traceback
 from collections.abc import Callable, Mapping
 
 import gymnasium
@@ -19,9 +20,17 @@ from torch import Tensor, nn
 
 from fastrl.models.encoders import Reader
 from fastrl.models.layers import evaluating
+from fastrl.processes.errors import one_line
 from fastrl.spaces.observations import MASK_KEY, PackedRow
-from fastrl.spaces.parts import width_of
+from fastrl.spaces.parts import one_hot_columns, width_of
 from fastrl.spaces.pixels import channel_axis, is_pixels, with_channels
+
+CHANGES_INPUT = (
+    "a network must not change its input in place (x.mul_(2), x += 1, a first layer with "
+    "inplace=True): the rows are learned from later"
+)
+
+_COUNTS = (2, 3)  # rows that a network is tried on: of another number, F is the same
 
 MakeNetwork = Callable[[gymnasium.Space], nn.Module]
 """What makes a network of the space of its inputs, from `space_seen`."""
@@ -40,24 +49,25 @@ def space_seen(row: gymnasium.Space) -> gymnasium.Space:
     return seen[""] if list(seen) == [""] else spaces.Dict(seen)
 
 
-class OwnNetwork(nn.Module):
-    """Hands the parts of an observation to a network, each in its own shape."""
+class SeenParts:
+    """Takes what a batch of rows holds apart, into parts by name, each in its own shape."""
 
-    def __init__(self, reader: Reader, network: nn.Module) -> None:
-        """Holds the network; the reader says which parts there are."""
-        super().__init__()
-        self.network = network
+    def __init__(self, reader: Reader) -> None:
+        """Learns from the reader of the rows which parts there are."""
         self._brightest = reader.brightest
-        parts = _parts_of(reader.space)
+        self._parts = parts = _parts_of(reader.space)
         self._images = {name: _box_seen(x).shape for name, x in parts.items() if is_pixels(x)}
         self._vectors = {name: _shape_of(x) for name, x in parts.items() if not is_pixels(x)}
-        self._is_one = list(parts) == [""]
+        self.shapes = {name: _box_seen(x).shape for name, x in parts.items()}
+        """Shapes of what is seen, by name; "" of an array that is all."""
 
-    def forward(self, *inputs: Tensor | None) -> Tensor:
-        """Returns features `[B, F]` of a vector; of pixels; or of pixels and a vector."""
-        pixels, vector = inputs if len(inputs) == 2 else (None, inputs[0])
-        if not self._vectors:
-            pixels, vector = inputs[0], None
+    @property
+    def has_vectors(self) -> bool:
+        """Whether there is a part that is no image."""
+        return bool(self._vectors)
+
+    def of(self, pixels: Tensor | None, vector: Tensor | None) -> dict[str, Tensor]:
+        """Returns the parts `[B, *shape]` of pixels `[B, C, H, W]` and a vector `[B, V]`."""
         parts: dict[str, Tensor] = {}
         if pixels is not None:
             images = pixels.float().contiguous() / self._brightest
@@ -68,6 +78,48 @@ class OwnNetwork(nn.Module):
             values = vector.float().split(widths, 1)
             for (name, shape), part in zip(self._vectors.items(), values, strict=True):
                 parts[name] = part if len(shape) == 1 else part.unflatten(1, shape)
+        return parts
+
+    def completed(self, parts: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Returns parts `[..., *]` by name as they are seen, of which some may be so already.
+
+        Bytes of images and whole numbers of choices are those that an environment shows.
+        """
+        return {name: self._completed(name, x) for name, x in parts.items()}
+
+    def _completed(self, name: str, values: Tensor) -> Tensor:
+        part = self._parts.get(name)
+        if part is None or values.is_floating_point():
+            return values
+        if name in self._images:
+            shape = with_channels(part.shape or ())
+            lead = values.shape[: values.dim() - len(part.shape or ())]
+            images = values.reshape(*lead, *shape)
+            images = images.movedim(-1, -3) if channel_axis(shape) == 2 else images
+            return images.float().contiguous() / self._brightest
+        if isinstance(part, spaces.Discrete | spaces.MultiDiscrete):
+            columns, wanted = (torch.tensor(x, device=values.device) for x in one_hot_columns(part))
+            lead = values.shape[: values.dim() - len(part.shape or ())]
+            return (values.reshape(*lead, -1)[..., columns] == wanted).float()
+        return values.float()
+
+
+class OwnNetwork(nn.Module):
+    """Hands the parts of an observation to a network, each in its own shape."""
+
+    def __init__(self, reader: Reader, network: nn.Module) -> None:
+        """Holds the network; the reader says which parts there are."""
+        super().__init__()
+        self.network = network
+        self._parts = SeenParts(reader)
+        self._is_one = list(self._parts.shapes) == [""]
+
+    def forward(self, *inputs: Tensor | None) -> Tensor:
+        """Returns features `[B, F]` of a vector; of pixels; or of pixels and a vector."""
+        pixels, vector = inputs if len(inputs) == 2 else (None, inputs[0])
+        if not self._parts.has_vectors:
+            pixels, vector = inputs[0], None
+        parts = self._parts.of(pixels, vector)
         return self.network(parts[""] if self._is_one else parts)
 
 
@@ -81,26 +133,45 @@ def make_own(reader: Reader, make: MakeNetwork) -> tuple[nn.Module, int]:
         make: makes the network.
 
     Raises:
-        ValueError: it is no module, or does not give float features `[B, F]`.
+        ValueError: it is no module, or does not give float32 features `[B, F]`.
     """
     network = make(space_seen(reader.space))
     if not isinstance(network, nn.Module):
         raise ValueError(f"a network must be a torch.nn.Module, not {type(network).__name__}")
     is_plain = reader.is_flat or reader.is_one_hot
     trunk = network if is_plain else OwnNetwork(reader, network)
-    row, count = reader.space, 2
+    widths = {_features_of(trunk, reader, count).shape[1] for count in _COUNTS}
+    if len(widths) > 1:
+        raise ValueError(f"a network must give features [B, F]; F changes with B: {sorted(widths)}")
+    return trunk, widths.pop()
+
+
+def _features_of(trunk: nn.Module, reader: Reader, count: int) -> Tensor:
+    """Returns what a network makes of blank rows; ValueError if these are no features `[B, F]`."""
+    row = reader.space
     blank = torch.from_numpy(np.zeros((count, *(row.shape or ())), row.dtype))
     inputs = reader.read(blank)
     given = (inputs.vector,) if inputs.pixels is None else (inputs.pixels, inputs.vector)
+    versions = [x._version for x in given if x is not None]
     # What it draws here must not change what is drawn for the weights that come after it.
     with torch.no_grad(), evaluating(trunk), torch.random.fork_rng(devices=[]):
-        features = trunk(*given)
+        try:
+            features = trunk(*given)
+        except Exception as error:  # foreign code may raise anything
+            *_, last = traceback.extract_tb(error.__traceback__)
+            words = f"{type(error).__name__}: {one_line(error)} ({last.filename}:{last.lineno})"
+            raise ValueError(f"of {count} rows of zeros, the network raised {words}") from error
+    if versions != [x._version for x in given if x is not None]:
+        raise ValueError(CHANGES_INPUT)
     if not isinstance(features, Tensor) or features.dim() != 2 or len(features) != count:
         found = list(features.shape) if isinstance(features, Tensor) else type(features).__name__
         raise ValueError(f"a network must give features [B, F]; of {count} rows it gave {found}")
-    if not features.is_floating_point():
-        raise ValueError(f"a network must give floating-point features, not {features.dtype}")
-    return trunk, features.shape[1]
+    if features.dtype != torch.float32 or features.device != blank.device:
+        raise ValueError(
+            f"a network must give float32 features where its input is, not {features.dtype} on "
+            f"{features.device}"
+        )
+    return features
 
 
 def _parts_of(row: gymnasium.Space) -> dict[str, gymnasium.Space]:

@@ -14,7 +14,8 @@ N environments, B rows, O observation and A action dimensions, K numbers that a 
 
 from __future__ import annotations
 
-from typing import Any, ClassVar, Literal
+from pathlib import Path
+from typing import Any, ClassVar, Literal, Self
 
 import lightning
 import numpy as np
@@ -26,9 +27,12 @@ from fastrl.config.module import ModuleConfig, ReplayConfig, RolloutConfig
 from fastrl.engine.logged import take_metric
 from fastrl.models.actor_critic import ActorCritic
 from fastrl.models.distributions import ActionHead
-from fastrl.models.encoders import Reader
+from fastrl.models.encoders import Inputs, Reader
+from fastrl.models.own import CHANGES_INPUT
 from fastrl.module.heads import head_over
+from fastrl.module.observations import Observations, rows_space
 from fastrl.module.replay import ReplayAgent
+from fastrl.module.restoring import restore
 from fastrl.module.rollouts import RolloutAgent
 
 _SOURCES: dict[str, tuple[Any, type[ModuleConfig]]] = {
@@ -44,7 +48,8 @@ class LightningAgentModule(lightning.LightningModule):
     learns_from: ClassVar[Literal["rollouts", "minibatches", "replay"]] = "rollouts"
     """What `training_step` gets; see the top of this file."""
     network: Any
-    """From observations `[B, *O]` to the parameters `[B, K]` of the distribution over actions:
+    """From observations `[B, *O]`, or of several parts a dict of them by key
+    (`module/observations.py`), to the parameters `[B, K]` of the distribution over actions:
     logits of a choice, means of a Box; values of actions if `act` says so. With a value function it
     returns a pair, these and V `[B]` or `[B, 1]`."""
     head: Any
@@ -73,8 +78,13 @@ class LightningAgentModule(lightning.LightningModule):
 
     # What an algorithm is made of
 
-    def forward(self, obs: Tensor) -> Any:
-        """Returns what `network` makes of observations `[B, *O]`."""
+    def forward(self, obs: Any) -> Any:
+        """Returns what `network` makes of observations: `[B, *O]`, or parts `[B, *shape]` by key.
+
+        Rows of a buffer are taken apart. An action mask among them is not shown to the network.
+        """
+        if hasattr(self, "_bound"):
+            obs = self._bound.for_network(self._bound.seen(obs))
         return self.network(obs)
 
     def training_step(self, batch: Any) -> Any:
@@ -103,10 +113,11 @@ class LightningAgentModule(lightning.LightningModule):
 
     def outputs_and_values(self, obs: Tensor) -> tuple[Tensor, Tensor | None]:
         """Returns the distribution's parameters `[B, K]`, and V `[B]` or None."""
-        made = self(obs)
+        seen = self._observations.seen(obs)
+        made = self(self._observations.for_network(seen))
         outputs, values = made if isinstance(made, tuple) else (made, None)
-        if self._reader.mask_size:
-            outputs = ActorCritic.allowed(outputs, self._reader.read(obs))
+        mask = self._observations.mask_of(seen)
+        outputs = ActorCritic.allowed(outputs, Inputs(None, None, mask))
         return outputs.float(), None if values is None else values.float().reshape(len(outputs))
 
     def evaluate_actions(
@@ -119,7 +130,8 @@ class LightningAgentModule(lightning.LightningModule):
             actions: `[B, *A]` or `[T, N, *A]`, as they are stored.
         """
         shape = actions.shape[: actions.dim() - len(self._head.action_shape)]
-        outputs, values = self.outputs_and_values(obs.flatten(0, len(shape) - 1))
+        seen = self._observations.flattened(self._observations.seen(obs))
+        outputs, values = self.outputs_and_values(seen)
         rows = actions.flatten(0, len(shape) - 1)
         log_probs, entropy = self._head.log_prob_and_entropy(outputs, rows)
         values = None if values is None else values.view(shape)
@@ -127,11 +139,11 @@ class LightningAgentModule(lightning.LightningModule):
 
     def value(self, obs: Tensor) -> Tensor:
         """Returns V of observations `[B, *O]` or `[T, N, *O]`, with the rows' shape."""
-        shape = obs.shape[: obs.dim() - len(self._reader.space.shape or ())]
-        values = self.outputs_and_values(obs.flatten(0, len(shape) - 1))[1]
+        seen = self._observations.seen(obs)
+        values = self.outputs_and_values(self._observations.flattened(seen))[1]
         if values is None:
             raise ValueError(f"the network of {type(self).__name__} returns no values")
-        return values.view(shape)
+        return values.view(self._observations.lead_of(seen))
 
     # What plays
 
@@ -166,18 +178,42 @@ class LightningAgentModule(lightning.LightningModule):
         rollout in each or, of replay, as many as the replay ratio allows. A `sample` of the
         module's own may return any batch; its steps run as they are, by autograd.
         """
-        return self.agent.learner.dealt
+        return self.agent.learner.seen(self.agent.learner.dealt)
 
     @property
     def step(self) -> int:
         """Environment steps so far, over all ranks."""
         return self._num_env_steps
 
+    def restore(
+        self,
+        run: str | Path,
+        env: Any = None,
+        *,
+        checkpoint: str | None = None,
+        trust: bool = False,
+        **settings: Any,
+    ) -> Self:
+        """Takes a run's weights, so that `predict`, and `evaluate` and `export` of `agent`, work.
+
+        Args:
+            run: run folder of a module of this class, or a checkpoint file.
+            env: what to play, as for `fit`; by default the task that was trained on.
+            checkpoint: "last" (the default) or "best" of a run folder, or a file.
+            trust: import what the run names, whoever wrote it.
+            **settings: settings to change, by name.
+
+        Raises:
+            ValueError: it is a run of something else, or its layers are others.
+        """
+        restore(self, run, env, checkpoint, trust, **settings)
+        return self
+
     @torch.no_grad()
     def predict(self, obs: Any, deterministic: bool = True) -> np.ndarray:
         """Returns the environments' actions, as `PPO.predict`; after `fit`."""
         if self.agent is None:
-            raise ValueError("predict needs the spaces of an environment: call fit first")
+            raise ValueError("predict needs an environment's spaces: call fit or restore first")
         return self.agent.predict(obs, deterministic)
 
     def log(self, name: str, value: Any, *arguments: Any, **how: Any) -> None:
@@ -198,20 +234,32 @@ class LightningAgentModule(lightning.LightningModule):
         return kind(self, env, {**self.given, **settings})
 
     def bind_spaces(self, observation_space: Space, action_space: Space) -> None:
-        """Takes the spaces of the rows that are stored and of actions: sets `head`.
+        """Takes the spaces of observations and of actions: sets `head`.
+
+        `fit` does it for an environment's. For data, call it with those of the data set.
+
+        Args:
+            observation_space: of stored rows, or a Dict or Tuple as an environment has it.
+            action_space: of the environment.
 
         Raises:
             ValueError: the network returns something else than these actions take.
         """
+        observation_space = rows_space(observation_space, action_space)
         self._reader = Reader(observation_space)
+        self._bound = Observations(self._reader)
         head = head_over(action_space)
         if "head" in self._modules:  # from an earlier fit, with its spread
             head.load_state_dict(self.head.state_dict())
         self.head = head
         example = torch.zeros(2, *(observation_space.shape or ()), device=self.device)
         dtype = torch.from_numpy(np.empty(0, observation_space.dtype)).dtype
+        example = example.to(dtype)
         with torch.no_grad():
-            outputs, _ = self.outputs_and_values(example.to(dtype))
+            version = example._version
+            outputs, _ = self.outputs_and_values(example)
+        if example._version != version:
+            raise ValueError(f"{type(self).__name__}: {CHANGES_INPUT}")
         if tuple(outputs.shape) != (2, head.noise_size):
             raise ValueError(
                 f"the network of {type(self).__name__} makes {list(outputs.shape)} of two "
@@ -222,6 +270,12 @@ class LightningAgentModule(lightning.LightningModule):
         """Returns what a copy gets: all but what plays, which a copy gets by a `fit` of its own."""
         state = dict(super().__getstate__())
         return {name: x for name, x in state.items() if name not in ("agent", "env")}
+
+    @property
+    def _observations(self) -> Observations:
+        if not hasattr(self, "_bound"):
+            raise ValueError("what the network gets is not known before fit or bind_spaces")
+        return self._bound
 
     @property
     def _head(self) -> ActionHead:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from torch import Tensor
 
@@ -14,12 +14,12 @@ class Rollout(NamedTuple):
     is its weight. `next_obs` of the row before it is the true last observation.
     """
 
-    obs: Tensor
-    """`[T, N, *O]`."""
+    obs: Any
+    """`[T, N, *O]`, or of several parts `[T, N, *shape]` by key."""
     actions: Tensor
     """`[T, N, *A]`, as they are stored."""
-    next_obs: Tensor
-    """`[T, N, *O]`: what the actions led to."""
+    next_obs: Any
+    """As `obs`: what the actions led to."""
     rewards: Tensor
     """float32 `[T, N]`."""
     terminated: Tensor

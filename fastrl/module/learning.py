@@ -10,11 +10,12 @@ from typing import Any
 import gymnasium
 import torch
 from torch import Tensor, nn
-from torch.utils._pytree import tree_map_only
+from torch.utils._pytree import tree_leaves, tree_map_only
 
 from fastrl.agents.naming import class_name
+from fastrl.buffers.replay import Transitions
 from fastrl.buffers.rollout import Minibatch
-from fastrl.callbacks.names import PREFIXES
+from fastrl.callbacks.names import PREFIXES, check_characters
 from fastrl.config.trust import signature_of
 from fastrl.engine.gradient_step import GradientStep
 from fastrl.engine.logged import logged_metrics
@@ -87,6 +88,7 @@ class ModuleLearner:
         self._num_steps = 0
         self._optimizer: FlatOptimizer = agent.optimizer
         self._step: GradientStep | None = None
+        self._logs: tuple[str, ...] = ()  # names that `training_step` logs
         self.fields_read: set[str] = set()
         """Names in a rollout or minibatch that `training_step` makes use of."""
         self.dealt: Any = None
@@ -127,7 +129,7 @@ class ModuleLearner:
             assert self._step is not None
             self._step(batch)
         if self.hooks_after_step:
-            self._module.on_train_batch_end(None, batch, self._num_steps)
+            self._module.on_train_batch_end(None, self.seen(batch), self._num_steps)
         self._num_steps += 1
 
     def _unbuilt_step(self, batch: Any) -> GradientStep:
@@ -155,25 +157,48 @@ class ModuleLearner:
             ValueError: it returned no scalar.
         """
         with logged_metrics() as metrics:
-            loss = self._module.training_step(batch)
+            loss = self._module.training_step(self.seen(batch))
         loss = loss.get("loss") if isinstance(loss, dict) else loss
         if not isinstance(loss, Tensor) or loss.numel() != 1:
             what = f"a tensor {list(loss.shape)}" if isinstance(loss, Tensor) else repr(loss)
             name = type(self._module).__name__
             raise ValueError(f"training_step of {name} must return a scalar, the loss, not {what}")
-        logged = (x.to(loss.device) for x in metrics.values())
+        if metrics.keys() != set(self._logs):
+            now, first = (", ".join(sorted(x)) or "nothing" for x in (metrics, self._logs))
+            raise ValueError(
+                f"training_step of {type(self._module).__name__} logs {now}, and {first} at first; "
+                "it must log the same names in every step"
+            )
+        logged = (metrics[name].to(loss.device) for name in self._logs)
         return loss.reshape(()), (loss.detach().reshape(()).float(), *logged)
+
+    def seen(self, batch: Any) -> Any:
+        """Returns a batch of ours with observations as the network gets them, by key if so."""
+        observations = self._module._observations
+        if not observations.are_parts or not isinstance(batch, Rollout | Minibatch | Transitions):
+            return batch
+        names = [x for x in ("obs", "next_obs") if isinstance(getattr(batch, x, None), Tensor)]
+        return batch._replace(**{x: observations.seen(getattr(batch, x)) for x in names})
 
     def _names_of_metrics(self, example: Any) -> tuple[str, ...]:
         """Runs `training_step` once, leaving nothing behind, for the names that it logs."""
-        batch = tree_map_only(Tensor, Tensor.clone, example)
+        batch = self.seen(tree_map_only(Tensor, Tensor.clone, example))
         if isinstance(batch, Rollout | Minibatch):
             batch = _watched(batch, self.fields_read)
         devices, kept = self._agent.devices, _unchanged(self._module)
         with devices.apart(), kept, devices.autocast(), logged_metrics() as metrics:
+            before = _versions(batch)
             self._module.training_step(batch)
+        if changed := [x for x, number in _versions(batch).items() if number != before[x]]:
+            raise ValueError(
+                f"training_step of {type(self._module).__name__} changes batch.{changed[0]} in "
+                "place, which the next steps learn from too; let it make a new tensor"
+            )
+        for name in metrics:
+            check_characters(name)
         if taken := [x for x in metrics if x in _LOGGED_ALREADY or x.startswith(PREFIXES)]:
             raise ValueError(f"{taken[0]} is logged already; take another name")
+        self._logs = tuple(metrics)
         return LOSS, *metrics, GRADIENT_NORM
 
     def count_steps(self, num_env_steps: int) -> None:
@@ -266,6 +291,15 @@ def _watched(batch: Any, read: set[str]) -> Any:
             return super().__iter__()
 
     return Watched._make(batch)
+
+
+def _versions(batch: Any) -> dict[str, int]:
+    """Returns how often each field of a batch of ours was changed in place."""
+    fields = batch._asdict() if isinstance(batch, Rollout | Minibatch | Transitions) else {}
+    return {
+        name: sum(x._version for x in tree_leaves(field) if isinstance(x, Tensor))
+        for name, field in fields.items()
+    }
 
 
 @contextmanager

@@ -44,16 +44,16 @@ class BoundEnv:
         return self
 
     @property
-    def obs(self) -> Tensor:
-        """What the environments show now, `[N, *O]`."""
-        return self._buffer.obs[self.t].clone()
+    def obs(self) -> Any:
+        """What the environments show now, `[N, *O]`, or parts `[N, *shape]` by key."""
+        return self._agent.module._observations.seen(self._buffer.obs[self.t].clone())
 
     @property
     def noise(self) -> Tensor:
         """What `act` draws the next actions with, `[N, K]`."""
         return self._buffer.noise[min(self.t, self._buffer.num_steps - 1)]
 
-    def reset(self, *, seed: int | None = None, options: Any = None) -> tuple[Tensor, Info]:
+    def reset(self, *, seed: int | None = None, options: Any = None) -> tuple[Any, Info]:
         """Returns what the environments show at the beginning of a rollout, and no infos.
 
         Episodes begin by themselves: after the end of the one before, and seeded, when `fit` does.
@@ -65,7 +65,7 @@ class BoundEnv:
             raise ValueError("episodes begin by themselves; reset() tells what is shown at first")
         return self.obs, {}
 
-    def step(self, actions: Any) -> tuple[Tensor, Tensor, Tensor, Tensor, Info]:
+    def step(self, actions: Any) -> tuple[Any, Tensor, Tensor, Tensor, Info]:
         """Takes a step of all environments.
 
         Args:

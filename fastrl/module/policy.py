@@ -24,13 +24,17 @@ class ModulePolicy(nn.Module):
         """The distribution over actions."""
         return self.agent_module.head
 
+    def _seen(self, observations: Any) -> Any:
+        """Returns what the network gets of rows or, in an export, of what its reader reads."""
+        return self.agent_module._observations.seen(observations, self.reader)
+
     def forward(self, observations: Tensor) -> Tensor:
         """Returns the greedy actions for observations `[B, *O]`, as the environment takes them."""
         return self.head.to_env(self.head.mode(self.outputs(observations)))
 
     def outputs(self, observations: Tensor) -> Tensor:
         """Returns the parameters of the distribution over actions, `[B, K]`."""
-        return self.agent_module.outputs_and_values(observations)[0]
+        return self.agent_module.outputs_and_values(self._seen(observations))[0]
 
     def to_env(self, actions: Tensor) -> Tensor:
         """Returns stored actions `[B, *action_shape]` as the environment takes them."""
@@ -38,16 +42,17 @@ class ModulePolicy(nn.Module):
 
     def act(self, observations: Tensor, noise: Tensor) -> Tensor:
         """Draws actions `[B, *action_shape]`, as they are stored, with noise `[B, noise_size]`."""
-        return self.agent_module.act(observations, noise)
+        return self.agent_module.act(self._seen(observations), noise)
 
     def evaluate(self, observations: Tensor, actions: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Returns log pi(a|s), the entropy and V(s), each `[B]`; V is 0 if there is none."""
-        log_probs, entropy, values = self.agent_module.evaluate_actions(observations, actions)
+        seen = self._seen(observations)
+        log_probs, entropy, values = self.agent_module.evaluate_actions(seen, actions)
         return log_probs, entropy, torch.zeros_like(log_probs) if values is None else values
 
     def value(self, observations: Tensor) -> Tensor:
         """Returns V(s) `[B]`; 0 if there is none."""
-        outputs, values = self.agent_module.outputs_and_values(observations)
+        outputs, values = self.agent_module.outputs_and_values(self._seen(observations))
         return outputs.new_zeros(len(outputs)) if values is None else values
 
     @property

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import numpy as np
 from gymnasium import spaces
 from torch import Tensor
 
+from fastrl.engine.optimizer import FlatAdam
 from fastrl.models.encoders import Reader
 from fastrl.spaces.layout import in_words
 from fastrl.spaces.observations import PackedRow
@@ -30,6 +32,37 @@ def lines_about(agent: Agent, rows: Tensor) -> list[str]:
     hints = [*_about_observations(agent, rows.cpu()), *_about_actions(agent)]
     words = f"observations: {in_words(row)}"
     return [words, *_about_networks(agent), *[f"hint: {hint}" for hint in hints]]
+
+
+def check_learns(agent: Agent) -> None:
+    """Raises ValueError if all weights are frozen, so that nothing would learn."""
+    weights = [x for network in agent.networks().values() for x in network.parameters()]
+    if weights and not any(x.requires_grad for x in weights):
+        raise ValueError(
+            f"nothing learns: all {sum(x.numel() for x in weights):,} weights are frozen "
+            "(requires_grad is False)"
+        )
+
+
+def idle_weights(agent: Any) -> str | None:
+    """Returns a hint about weights that no gradient has reached, "" if there are none.
+
+    It is known once Adam has taken a step, and None before and with other optimisers.
+    """
+    names: list[str] = []
+    count = 0
+    networks = {id(module): name for name, module in agent.networks().items()}
+    for parameters, module in agent.trained() if hasattr(agent, "trained") else ():
+        if not isinstance(parameters, FlatAdam):
+            continue
+        if not parameters.steps:
+            return None
+        for name, size in parameters.unreached():
+            names.append(f"{networks.get(id(module), '')}.{name}".lstrip("."))
+            count += size
+    more = f" and {len(names) - 3} more" if len(names) > 3 else ""
+    words = f"{', '.join(names[:3])}{more} ({count:,} weights): they do not learn"
+    return f"no gradient has reached {words}" if names else ""
 
 
 def _about_networks(agent: Agent) -> list[str]:

@@ -9,6 +9,7 @@ same decisions, because these depend on values reduced over all ranks; only rank
 
 from __future__ import annotations
 
+import logging
 import math
 import time
 from pathlib import Path
@@ -20,12 +21,14 @@ from fastrl.callbacks.base import CallbackError
 from fastrl.callbacks.hooks import Hooks
 from fastrl.envs.pools import reopened
 from fastrl.envs.vector import EnvError
+from fastrl.processes.alike import check_buffers
 from fastrl.processes.errors import one_line
 from fastrl.processes.pulse import PULSE
 from fastrl.processes.signals import PATIENCE, StopSignals, is_interrupt
 from fastrl.runs.timer import SaveClock, StageTimer
 from fastrl.training.agent import Agent
 from fastrl.training.counters import TARGET_EPISODES, Counters, IterationCounts
+from fastrl.training.hints import idle_weights
 from fastrl.training.player import Player, player_of
 from fastrl.training.records import Records, TrainResult
 from fastrl.training.resuming import (
@@ -33,6 +36,8 @@ from fastrl.training.resuming import (
     run_state,
     state_of_rank,
 )
+
+_log = logging.getLogger("fastrl")
 
 _PATIENCE_WITH_UPDATES = 60.0  # seconds; only environments are likely never to return
 _SIGNAL_SECONDS = 0.1  # a signal to all processes of a run arrives everywhere within this time
@@ -60,6 +65,7 @@ class Loop:
         self.ranks: list[dict[str, Any]] = []
         self.ranks_at = -1  # `counters.updates` when they were gathered
         self.is_learning = False  # and the agent between two states
+        self.has_told_of_weights = False
         self.eval_owed_since: int | None = None  # `last_eval` before a test that was cut short
         # Rollouts under way cannot be saved, so runs that overlap save by their steps alone.
         self.save_clock = SaveClock(never=getattr(self.config, "overlap", False))
@@ -162,17 +168,27 @@ class Loop:
         self.buffer.carry_over()
         counters.updates += 1
         counters.env_steps += self.steps_per_update
+        check_buffers(self.devices, self.agent.networks(), counters.updates)
         is_due = self.devices.is_global_zero and self.save_clock.is_due  # it alone writes
         own = IterationCounts.of_rank(self.signals.number, is_due, num_valid, episodes)
         happened = IterationCounts.unpack(self.devices.gather(own.pack()))
         self.agreed_signal, self.must_save = happened.signal, happened.must_save
         counters.add(happened, self.config.info_metrics)
         self.is_learning, self.signals.patience = False, PATIENCE
+        self._tell_of_idle_weights()
         if not metrics:
             return {}
         self._check_finite(metrics)
         counts = {"Info/valid_env_steps": float(counters.valid_env_steps)}
         return metrics | counts | counters.take_unlogged() | self._take_stage_seconds()
+
+    def _tell_of_idle_weights(self) -> None:
+        """Says once, after the first gradient steps, which weights they did not reach."""
+        if not self.has_told_of_weights and self.devices.is_global_zero:
+            hint = idle_weights(self.agent)
+            self.has_told_of_weights = hint is not None
+            if hint:
+                _log.warning("hint: %s", hint)
 
     def _take_stage_seconds(self) -> dict[str, float]:
         """Adds the seconds since the last row of metrics to the total; returns them as metrics."""

@@ -35,7 +35,7 @@ from fastrl.runs.timer import StageTimer
 from fastrl.runs.trackers import check_loggers
 from fastrl.training.agent import TRAINER_SETTINGS, Agent
 from fastrl.training.counters import Counters
-from fastrl.training.hints import lines_about
+from fastrl.training.hints import check_learns, lines_about
 from fastrl.training.loop import Loop
 from fastrl.training.player import player_of
 from fastrl.training.records import Records, TrainResult
@@ -182,6 +182,7 @@ class AgentTrainer:
                 if "envs" not in restored:
                     again = counters.restarts, agent.devices.global_rank, speaks
                     agent.envs = reopened(agent.envs, agent.config, *again)
+            check_learns(agent)
             if agent.task.note and speaks:
                 print(agent.task.note, flush=True)
             buffer = _built(agent, speaks)

@@ -1,0 +1,90 @@
+"""A module as a run left it: its weights, and an agent that plays, tests and exports."""
+
+from __future__ import annotations
+
+import sys
+import traceback
+from pathlib import Path
+from typing import Any
+
+from fastrl.agents.load import find_saved
+from fastrl.config.callables import callable_in, imported
+from fastrl.config.trust import check_named
+from fastrl.envs.make import is_known_id
+from fastrl.processes.errors import one_line
+from fastrl.runs.checkpoint import load_checkpoint
+from fastrl.runs.fitting import naming
+
+
+def restore(
+    module: Any, run: str | Path, env: Any, checkpoint: str | None, trust: bool, **settings: Any
+) -> None:
+    """Fills a module with the weights of a run, and makes its agent; see `restore` of the module.
+
+    Args:
+        module: of the run's class, with its layers.
+        run: run folder, or a checkpoint file.
+        env: what to play; None: the task of the run.
+        checkpoint: of the run folder.
+        trust: import what the run names, whoever wrote it.
+        **settings: settings to change, by name.
+
+    Raises:
+        ValueError: it is no run of such a module.
+    """
+    path = find_saved(Path(run), checkpoint).checkpoint
+    state = load_checkpoint(path)
+    learner = state.get("agent")
+    saved = learner.get("config") if isinstance(learner, dict) else None
+    if state.get("algo") != "module" or not isinstance(saved, dict):
+        raise ValueError(f"{path} is of {state.get('algo')!r}, not of a LightningAgentModule")
+    try:
+        config = type(module.settings).from_dict(saved).for_one_process()
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"{path}: {one_line(error)}") from error
+    named_again = {"agent", *settings, *(["env_id"] if env is not None else [])}
+    named = {**config.to_dict(), "agent": state.get("class") or ""}
+    check_named(named, state.get("signature"), path, trust=trust, named_again=named_again)
+    if env is None and not is_known_id(config.env_id):
+        raise ValueError(
+            f"{path} was trained on {config.env_id}, which is not the id of an environment; give "
+            "env="
+        )
+    given = {"accelerator": "auto", **config.unlike_defaults(), "callback": (), **settings}
+    given.pop("env_id", None)
+    own, module.given = module.given, {}  # those of the run go
+    try:
+        agent = module.make_agent(config.env_id if env is None else env, given)
+    finally:
+        module.given = own
+    with naming(path):
+        agent.load_state_dict({**learner, "metric_sums": [], "num_summed": 0})
+        if place := agent.not_finite():
+            raise ValueError(f"its {place} is not finite: the training diverged")
+    agent.saved_replay = None  # rows are for learning
+    module.eval()
+
+
+def made(name: str) -> Any:
+    """Returns the module that `module:callable` makes; the user gave the name.
+
+    Raises:
+        ValueError: there is no such callable, it raised an error, or it makes something else.
+    """
+    from fastrl.module.agent_module import LightningAgentModule
+
+    place, colon, qualname = name.partition(":")
+    if not (place and colon and qualname):
+        raise ValueError(f"--agent must be module:callable, not {name!r}")
+    make = callable_in(imported(place, name), qualname, name)
+    try:
+        module = make()
+    except (Exception, SystemExit) as error:  # somebody's code may raise anything
+        *_, last = traceback.extract_tb(sys.exc_info()[2])
+        where = f"{last.filename}:{last.lineno}"
+        raise ValueError(
+            f"{name}() raised {type(error).__name__}: {one_line(error)} ({where})"
+        ) from error
+    if not isinstance(module, LightningAgentModule):
+        raise ValueError(f"{name}() returned {type(module).__name__}, not a LightningAgentModule")
+    return module
