@@ -549,3 +549,15 @@ def test_a_recurrent_policy_takes_the_width_of_its_memory_alone():
     assert "whose width alone is asked for" in refusal(lambda: small(PPORecurrent, **settings))
     agent = small(PPORecurrent, network=own_networks.plain, hidden_sizes=(12,))
     assert agent.policy.memories[0].num_outputs == 12
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", [1, 2, 3])
+def test_a_residual_network_solves_cartpole_as_the_built_in_one_does(seed, tmp_path):
+    returns = []
+    for more in ({}, {"network": own_networks.ResidualMLP, "network_kwargs": {"width": 64}}):
+        settings = {"accelerator": "cpu", "eval_every": 0, "log_dir": str(tmp_path), **more}
+        result = PPO("CartPole-v1", seed=seed, **settings).learn().result
+        assert result is not None
+        returns.append(result.summary["eval_return_mean"])
+    assert min(returns) >= 475, returns
