@@ -31,7 +31,7 @@ def load_agent(
         )
     if "network" in settings:
         raise ValueError(f"network has no effect: {agent} makes the module's network")
-    from fastrl.module.restoring import made
+    from fastrl.module.naming import made
 
     module = made(agent)
     module.restore(path, env, trust=trust, **settings)
