@@ -10,11 +10,10 @@ import pytest
 from fastrl.cli import _config_class
 from fastrl.config.search import (
     Choices,
+    LinearRange,
     LogRange,
     OneMinusLogRange,
     PowersOfTwo,
-    Range,
-    range_as_dict,
     range_from_dict,
     ranges_of,
 )
@@ -57,7 +56,7 @@ def test_the_default_of_a_setting_is_in_its_range_or_next_to_it(algo):
 @pytest.mark.parametrize("algo", ALGORITHMS)
 def test_ranges_are_written_and_read_again(algo):
     for search_range in ranges_of(_config_class(algo)).values():
-        assert range_from_dict(range_as_dict(search_range)) == search_range
+        assert range_from_dict(search_range.to_dict()) == search_range
 
 
 def test_fields_with_a_range_are_of_a_plain_type_for_everything_else():
@@ -72,7 +71,7 @@ def test_the_nearest_value_lies_in_the_range():
     assert PowersOfTwo(16, 64).nearest(20) == 16
     assert LogRange(1e-4, 1e-2).nearest(0.0) == 1e-4
     assert OneMinusLogRange(0.9, 0.999).nearest(0.95) == 0.95
-    assert Range(0, 1).nearest(2) == 1
+    assert LinearRange(0, 1).nearest(2) == 1
     assert Choices(((64, 64), (32, 32))).nearest((512,)) == (64, 64)
 
 

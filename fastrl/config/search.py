@@ -1,4 +1,4 @@
-"""Ranges of settings: what a sweep tries, as metadata at the fields of the configs.
+"""What a sweep tries of a setting, as metadata at the fields of the configs.
 
 A field says `learning_rate: Annotated[float, LogRange(1e-4, 1e-2)]`. Everything else reads such a
 field as a plain `float`.
@@ -8,11 +8,27 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Any, get_args, get_origin, get_type_hints
+from typing import Any, get_type_hints
+
+
+class SearchRange:
+    """The values that a sweep tries of a setting."""
+
+    def contains(self, value: Any) -> bool:
+        """Returns whether a value is one of them."""
+        raise NotImplementedError
+
+    def nearest(self, value: Any) -> Any:
+        """Returns a value of the range in place of one that may lie outside."""
+        raise NotImplementedError
+
+    def to_dict(self) -> dict[str, Any]:
+        """Returns plain values for files and pages: `kind`, and `values` or `low` and `high`."""
+        raise NotImplementedError
 
 
 @dataclass(frozen=True)
-class Choices:
+class Choices(SearchRange):
     """A few values, in no order; a setting of several numbers has tuples."""
 
     values: tuple[Any, ...]
@@ -25,9 +41,14 @@ class Choices:
         """Returns the value itself, or the first one if it is none of them."""
         return value if self.contains(value) else self.values[0]
 
+    def to_dict(self) -> dict[str, Any]:
+        """Returns the values, tuples as lists."""
+        values = [list(x) if isinstance(x, tuple) else x for x in self.values]
+        return {"kind": "choices", "values": values}
+
 
 @dataclass(frozen=True)
-class PowersOfTwo:
+class PowersOfTwo(SearchRange):
     """Whole numbers that are powers of two, tried evenly in their exponent."""
 
     low: int
@@ -48,11 +69,13 @@ class PowersOfTwo:
         exponent = math.log2(max(value, 1))
         return min(self.values, key=lambda power: abs(math.log2(power) - exponent))
 
+    def to_dict(self) -> dict[str, Any]:
+        """Returns the bounds."""
+        return {"kind": "powers of two", "low": self.low, "high": self.high}
+
 
 @dataclass(frozen=True)
-class Range:
-    """Numbers between two bounds, tried evenly; whole ones for a setting that counts."""
-
+class _Bounded(SearchRange):
     low: float
     high: float
 
@@ -64,21 +87,48 @@ class Range:
         """Returns the value, or the bound that it lies beyond."""
         return min(max(value, self.low), self.high)
 
+    def to_dict(self) -> dict[str, Any]:
+        """Returns the bounds."""
+        kind = next(name for name, of_kind in _BOUNDED.items() if type(self) is of_kind)
+        return {"kind": kind, "low": self.low, "high": self.high}
+
 
 @dataclass(frozen=True)
-class LogRange(Range):
+class LinearRange(_Bounded):
+    """Numbers between two bounds, tried evenly; whole ones for a setting that counts."""
+
+
+@dataclass(frozen=True)
+class LogRange(_Bounded):
     """Numbers between two bounds above zero, tried evenly in their logarithm."""
 
 
 @dataclass(frozen=True)
-class OneMinusLogRange(Range):
+class OneMinusLogRange(_Bounded):
     """Numbers below 1, such as a discount, tried evenly in the logarithm of 1 - x.
 
     From 0.9 to 0.999, as many are tried below 0.99 as above.
     """
 
 
-SearchRange = Choices | PowersOfTwo | Range
+_BOUNDED = {"linear": LinearRange, "log": LogRange, "log of 1 - x": OneMinusLogRange}
+
+
+def range_from_dict(values: dict[str, Any]) -> SearchRange:
+    """Returns the range that `SearchRange.to_dict` described.
+
+    Raises:
+        ValueError: it describes none.
+    """
+    kind = values.get("kind")
+    try:
+        if kind == "choices":
+            given = (tuple(x) if isinstance(x, list) else x for x in values["values"])
+            return Choices(tuple(given))
+        kinds = {**_BOUNDED, "powers of two": PowersOfTwo}
+        return kinds[str(kind)](values["low"], values["high"])
+    except (KeyError, TypeError) as error:
+        raise ValueError(f"{values!r} is no range of a setting") from error
 
 
 def ranges_of(config_class: type) -> dict[str, SearchRange]:
@@ -92,38 +142,3 @@ def ranges_of(config_class: type) -> dict[str, SearchRange]:
             if isinstance(note, SearchRange):
                 found[name] = note
     return found
-
-
-def is_list(kind: Any) -> bool:
-    """Returns whether a setting holds several values at once, such as `hidden_sizes`."""
-    return get_origin(kind) is tuple and bool(get_args(kind))
-
-
-def range_as_dict(search_range: SearchRange) -> dict[str, Any]:
-    """Returns a range as plain values for files and pages: `kind`, and `values` or the bounds."""
-    if isinstance(search_range, Choices):
-        values = [list(x) if isinstance(x, tuple) else x for x in search_range.values]
-        return {"kind": "choices", "values": values}
-    if isinstance(search_range, PowersOfTwo):
-        return {"kind": "powers of two", "low": search_range.low, "high": search_range.high}
-    kinds = {Range: "linear", LogRange: "log", OneMinusLogRange: "log of 1 - x"}
-    bounds = {"low": search_range.low, "high": search_range.high}
-    return {"kind": kinds[type(search_range)], **bounds}
-
-
-def range_from_dict(values: dict[str, Any]) -> SearchRange:
-    """Returns the range that `range_as_dict` described.
-
-    Raises:
-        ValueError: it describes none.
-    """
-    kind = values.get("kind")
-    try:
-        if kind == "choices":
-            given = (tuple(x) if isinstance(x, list) else x for x in values["values"])
-            return Choices(tuple(given))
-        kinds = {"linear": Range, "log": LogRange, "log of 1 - x": OneMinusLogRange}
-        kinds["powers of two"] = PowersOfTwo
-        return kinds[kind](values["low"], values["high"])
-    except (KeyError, TypeError) as error:
-        raise ValueError(f"{values!r} is no range of a setting") from error
