@@ -240,7 +240,7 @@ def _watch_start() -> None:
 def stop_dying_with_parent() -> None:
     """Keeps this rank alive if its parent ends: from now on heartbeats tell it about that."""
     if _is_ours():
-        _ask_for_death_signal(0)
+        ask_for_death_signal(0)
 
 
 def exit_if_frozen(seconds: float) -> None:
@@ -264,12 +264,13 @@ def _is_ours() -> bool:
 def _die_with_parent() -> None:
     """Makes Linux kill this rank when the process that started it ends."""
     if _is_ours():
-        _ask_for_death_signal(signal.SIGKILL)
+        ask_for_death_signal(signal.SIGKILL)
         if os.getppid() != int(os.environ["FASTRL_PARENT"]):  # it ended before the call
             os._exit(1)
 
 
-def _ask_for_death_signal(number: int) -> None:
+def ask_for_death_signal(number: int) -> None:
+    """Asks Linux to send a signal to this process when its parent ends; nothing elsewhere."""
     set_death_signal = 1
     if sys.platform.startswith("linux"):
         with suppress(OSError, AttributeError):

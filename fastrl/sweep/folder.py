@@ -1,0 +1,140 @@
+"""The folder of a sweep: making it, owning it, its clock, and finding one to go on with."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import time
+from collections.abc import Iterator
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from fastrl.runs.folder import expanded, owned, replaced_file
+from fastrl.sweep.request import SWEEP_NAME, Asked
+
+STATUS_NAME = "status.json"
+SUMMARY_NAME = "summary.json"
+BEST_NAME = "best.yaml"
+PHASES = ("search", "final", "confirmation", "grid", "finished", "stopped", "failed")
+_WRITE_SECONDS = 2.0
+
+
+def sweeps_folder(log_dir: str | Path) -> Path:
+    """Returns the folder of all sweeps."""
+    return expanded(log_dir) / "sweeps"
+
+
+def create(log_dir: str | Path) -> Path:
+    """Creates the folder of a new sweep, `<log_dir>/sweeps/<YYYY-mm-dd_HH-MM-SS>`."""
+    parent = sweeps_folder(log_dir)
+    parent.mkdir(parents=True, exist_ok=True)
+    name, attempt = datetime.now().strftime("%Y-%m-%d_%H-%M-%S"), 0
+    while True:
+        folder = parent / (f"{name}-{attempt}" if attempt else name)
+        with contextlib.suppress(FileExistsError):
+            folder.mkdir()
+            return folder
+        attempt += 1
+
+
+def unfinished(log_dir: str | Path, command: str) -> Path | None:
+    """Returns the newest sweep of the same command line that was cut short and is not running."""
+    found = sorted(sweeps_folder(log_dir).glob(f"*/{SWEEP_NAME}"), reverse=True)
+    for path in found:
+        with contextlib.suppress(ValueError, OSError):
+            status = read_status(path.parent)
+            is_over = status.get("phase") in ("finished", "failed")
+            if not is_over and Asked.load(path.parent).command == command:
+                with owned(path.parent):  # ValueError: it is running
+                    return path.parent
+    return None
+
+
+def newest(log_dir: str | Path, algo: str | None, env_id: str | None) -> Path:
+    """Returns the newest sweep of an algorithm and task; None: of any.
+
+    Raises:
+        ValueError: there is none.
+    """
+    for path in sorted(sweeps_folder(log_dir).glob(f"*/{SWEEP_NAME}"), reverse=True):
+        with contextlib.suppress(ValueError, OSError):
+            asked = Asked.load(path.parent)
+            if algo in (None, asked.algo) and env_id in (None, asked.env_id):
+                return path.parent
+    what = " ".join(filter(None, (algo, env_id and f"on {env_id}")))
+    raise ValueError(f"{sweeps_folder(log_dir)} holds no sweep{what and f' of {what}'}")
+
+
+def read_status(folder: Path) -> dict[str, Any]:
+    """Returns `status.json`; {} if there is none yet, or it is damaged."""
+    with contextlib.suppress(OSError, ValueError):
+        status = json.loads((folder / STATUS_NAME).read_text(encoding="utf-8"))
+        return status if isinstance(status, dict) else {}
+    return {}
+
+
+def write_json(path: Path, values: Any) -> None:
+    """Writes JSON atomically; numbers that are not finite are refused."""
+    with replaced_file(path) as file:
+        file.write(json.dumps(values, indent=1, allow_nan=False).encode() + b"\n")
+
+
+class Clock:
+    """How long a sweep has worked, over all its starts; and where it is, for who looks on.
+
+    Args:
+        folder: of the sweep, which this process owns.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._path = folder / STATUS_NAME
+        before = read_status(folder).get("seconds", 0.0)
+        self._before = before if isinstance(before, int | float) else 0.0
+        self._began, self._written = time.monotonic(), -_WRITE_SECONDS
+        self.phase = ""
+
+    @property
+    def seconds(self) -> float:
+        """Wall time that the sweep has taken, without the time in which it was stopped."""
+        return self._before + time.monotonic() - self._began
+
+    def tick(self) -> None:
+        """Brings `status.json` up to date, every two seconds."""
+        if time.monotonic() - self._written >= _WRITE_SECONDS:
+            self.write()
+
+    def enter(self, phase: str) -> None:
+        """Notes what the sweep does now."""
+        assert phase in PHASES
+        self.phase = phase
+        self.write()
+
+    def write(self, error: str = "") -> None:
+        """Writes `status.json`."""
+        self._written = time.monotonic()
+        status = {"pid": os.getpid(), "phase": self.phase, "seconds": round(self.seconds, 2)}
+        write_json(self._path, {**status, "updated": round(time.time(), 2), "error": error})
+
+
+@contextlib.contextmanager
+def at_work(folder: Path, clock: Clock) -> Iterator[None]:
+    """Context of work on a sweep, in which no other process may own its folder.
+
+    What ends it early is noted in `status.json`.
+
+    Raises:
+        ValueError: another process works on the sweep.
+    """
+    with owned(folder):
+        try:
+            yield
+        except (KeyboardInterrupt, SystemExit):
+            clock.phase = "stopped"
+            clock.write()
+            raise
+        except BaseException as error:
+            clock.phase = "failed"
+            clock.write(str(error)[:1000])
+            raise

@@ -1,0 +1,172 @@
+"""A grid: every combination of values with every seed, in folders named after what they override.
+
+logs/sweeps/<time>/learning_rate=0.001/ppo/<time>/CartPole-v1_default_1/
+"""
+
+from __future__ import annotations
+
+import csv
+import re
+import shlex
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from fastrl.config.resume import spell
+from fastrl.runs.folder import write_config
+from fastrl.sweep.confirmation import facts_of
+from fastrl.sweep.folder import SUMMARY_NAME, Clock, at_work, write_json
+from fastrl.sweep.measuring import measured
+from fastrl.sweep.plotting import draw_groups
+from fastrl.sweep.pool import Job, Pool, Running
+from fastrl.sweep.report import table
+from fastrl.sweep.request import Asked, combinations, flags_of
+from fastrl.sweep.trial import SETTINGS_NAME, Trial, TrialRun, load_trials
+
+TABLE_NAME = "table.csv"
+PLOT_NAME = "curves.png"
+_LONGEST_NAME = 120  # characters of a folder
+_COLUMNS = ("trial", "return", "IQM", "low", "high", "worst", "seeds", "seconds")
+Say = Callable[[str], None]
+
+
+def run_grid(folder: Path, asked: Asked, say: Say) -> None:
+    """Trains every combination, or those that are left; then writes a table and a plot.
+
+    A run that fails does not end the others.
+
+    Args:
+        folder: of the sweep; it has `sweep.yaml`.
+        asked: what that says.
+        say: prints a line.
+
+    Raises:
+        ValueError: every run failed; the message is that of the first.
+    """
+    clock = Clock(folder)
+    with at_work(folder, clock), Pool(asked.processes) as pool:
+        clock.enter("grid")
+        trials = _trials_of(folder, asked)
+        _train(pool, asked, trials, clock, say)
+        _conclude(folder, asked, list(trials.values()), clock, say)
+
+
+def _trials_of(folder: Path, asked: Asked) -> dict[int, Trial]:
+    """Returns the combinations, those of an earlier start as they were left."""
+    known = {trial.number: trial for trial in load_trials(folder)[0]}
+    trials: dict[int, Trial] = {}
+    names: list[str] = []
+    for number, settings in enumerate(combinations(asked.grid)):
+        name = folder_name(settings)
+        name = f"{number}_{name}" if name in names else name
+        names.append(name)
+        trial = known.get(number) or Trial(number, settings, folder=folder / name)
+        trials[number] = trial
+        trial.save()
+        write_config(trial.folder / SETTINGS_NAME, settings)
+    return trials
+
+
+def folder_name(settings: Mapping[str, Any]) -> str:
+    """Returns what a combination overrides, as the name of a folder: `learning_rate=0.001`."""
+    words = [f"{name}={spell(_frozen(value))}" for name, value in settings.items()]
+    name = re.sub(r"[^A-Za-z0-9._,=+-]+", "-", ",".join(words))
+    return name[:_LONGEST_NAME] or "seeds"
+
+
+def _train(pool: Pool, asked: Asked, trials: dict[int, Trial], clock: Clock, say: Say) -> None:
+    def on_start(started: Running) -> None:
+        trial = trials[started.job.of_what]
+        begun = trial.started or time.time()
+        trial = replace(trial, state="running", started=begun)
+        trials[trial.number] = trial.with_run(TrialRun(started.job.seed))
+        trials[trial.number].save()
+
+    def on_end(ended: Running) -> list[Job]:
+        run = measured(ended)
+        trial = trials[ended.job.of_what].with_run(run)
+        if len([x for x in trial.runs if x.state in ("complete", "failed")]) == len(asked.seeds):
+            failed = [x.error for x in trial.runs if x.state == "failed"]
+            state = "complete" if trial.complete_runs else "failed"
+            trial = replace(trial, state=state, note="; ".join(failed), ended=time.time())
+        trials[trial.number] = trial
+        trial.save()
+        what = f"failed: {run.error}" if run.error else f"return {run.mean_return:.1f}"
+        words = " ".join(flags_of(trial.settings))
+        say(f"{words}{' ' if words else ''}--seed={run.seed}: {what}, {run.seconds:.1f} s")
+        return []
+
+    jobs = [
+        Job(
+            asked.algo,
+            (*asked.flags, *flags_of(trial.settings)),
+            trial.folder,
+            seed,
+            trial.number,
+        )
+        for trial in trials.values()
+        for seed in asked.seeds
+        if seed not in [run.seed for run in trial.complete_runs]
+    ]
+    pool.work_through(jobs, on_end, clock.tick, on_start)
+
+
+def _conclude(folder: Path, asked: Asked, trials: Sequence[Trial], clock: Clock, say: Say) -> None:
+    groups = [
+        {"number": trial.number, "settings": trial.settings, **facts_of(trial.runs)}
+        for trial in trials
+    ]
+    if all(not group["returns"] for group in groups):
+        raise ValueError(f"every run failed: {trials[0].note}")
+    rows = [_row(group) for group in groups if group["returns"]]
+    say("\n" + table([(*_COLUMNS, "settings"), *rows], len(_COLUMNS)))
+    say("return: mean over the seeds of the greedy return; low, high: its 95 % bootstrap interval")
+    _write_table(folder / TABLE_NAME, asked, groups)
+    write_json(
+        folder / SUMMARY_NAME,
+        {"algo": asked.algo, "groups": groups, "seconds": round(clock.seconds, 1)},
+    )
+    paths = {
+        shlex.join(flags_of(trial.settings)) or "all": [
+            trial.folder / run.folder for run in trial.complete_runs
+        ]
+        for trial in trials
+    }
+    plot = draw_groups(paths, folder / PLOT_NAME)
+    say(f"table: {folder / TABLE_NAME}")
+    say(f"plot: {plot}" if plot else 'no plot: pip install ".[sweep]" brings matplotlib')
+    clock.enter("finished")
+
+
+def _row(group: Mapping[str, Any]) -> tuple[str, ...]:
+    low, high = group["interval"] or ("", "")
+    seconds = sum(group["seconds"]) / len(group["seconds"])
+    numbers = (group["mean"], group["iqm"], low, high, group["worst"])
+    words = " ".join(flags_of(group["settings"]))
+    return (
+        str(group["number"]),
+        *(f"{x:,.1f}" if x != "" else "" for x in numbers),
+        str(len(group["seeds"])),
+        f"{seconds:.1f}",
+        words,
+    )
+
+
+def _write_table(path: Path, asked: Asked, groups: Sequence[Mapping[str, Any]]) -> None:
+    """Writes one row per combination, its settings in columns of their own."""
+    with open(path, "w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file)
+        writer.writerow([*asked.grid, *_COLUMNS[1:]])
+        for group in groups:
+            settings = [spell(_frozen(group["settings"][name])) for name in asked.grid]
+            if group["returns"]:
+                low, high = group["interval"] or ("", "")
+                seconds = sum(group["seconds"]) / len(group["seconds"])
+                found = [group["mean"], group["iqm"], low, high, group["worst"]]
+                writer.writerow([*settings, *found, len(group["seeds"]), round(seconds, 2)])
+
+
+def _frozen(value: Any) -> Any:
+    return tuple(value) if isinstance(value, list) else value

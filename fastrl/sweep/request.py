@@ -1,0 +1,199 @@
+"""What is asked of a sweep: the words of its command line, as `sweep.yaml` keeps them."""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import Any, get_type_hints
+
+from fastrl.cli import parse
+from fastrl.config.command import Command
+from fastrl.config.flags import flag_of
+from fastrl.runs.folder import read_config, write_config
+from fastrl.sweep.objective import Objective
+from fastrl.sweep.space import is_list
+from fastrl.sweep.words import Group, value_of
+
+SWEEP_NAME = "sweep.yaml"
+DEFAULT_MINUTES = 10.0
+TRIAL_SEEDS = (1, 2, 3)
+CONFIRMATION_SEEDS = (1001, 1002, 1003, 1004, 1005)
+_SET_BY_SWEEP = {
+    "resume": "--resume of a sweep names its folder",
+    "eval_every": "a sweep tests each run eight times, to compare the trials",
+    "dry_run": "it is for single runs",
+    "quiet": "the runs of a sweep write into files",
+}
+_MOST_RUNS = 10_000
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What a sweep was asked for."""
+
+    kind: str
+    """"search" or "grid"."""
+    algo: str
+    flags: tuple[str, ...]
+    """Flags of the algorithm that all runs have in common."""
+    env_id: str = ""
+    minutes: float | None = None
+    trials: int | None = None
+    objective: str = "return"
+    target_return: float | None = None
+    processes: int = 1
+    seeds: tuple[int, ...] = TRIAL_SEEDS
+    confirmation_seeds: tuple[int, ...] = CONFIRMATION_SEEDS
+    total_timesteps: int | None = None
+    """Steps of a run; None until a search has chosen it."""
+    search: dict[str, dict[str, Any]] = field(default_factory=dict)
+    """The ranges that are searched, as plain values."""
+    grid: dict[str, list[Any]] = field(default_factory=dict)
+    """The values of a grid, by setting; without the seeds."""
+    command: str = ""
+    """The command line."""
+
+    @property
+    def goal(self) -> Objective:
+        """What is optimised."""
+        return Objective(self.objective, self.target_return)
+
+    def save(self, folder: Path) -> None:
+        """Writes `sweep.yaml`."""
+        write_config(folder / SWEEP_NAME, dataclasses.asdict(self))
+
+    @classmethod
+    def load(cls, folder: Path) -> Asked:
+        """Reads `sweep.yaml`.
+
+        Raises:
+            ValueError: the folder is not that of a sweep, or the file is damaged.
+        """
+        path = folder / SWEEP_NAME
+        if not path.is_file():
+            raise ValueError(f"{folder} is not the folder of a sweep: it has no {SWEEP_NAME}")
+        values = read_config(path)
+        names = {entry.name for entry in fields(cls)}
+        kinds = get_type_hints(cls)
+        try:
+            own = {
+                name: tuple(x) if is_list(kinds[name]) else x
+                for name, x in values.items()
+                if name in names
+            }
+            asked = cls(**own)
+            assert asked.kind in ("search", "grid")
+            assert all(isinstance(word, str) for word in (asked.algo, *asked.flags))
+        except (TypeError, AssertionError) as error:
+            raise ValueError(f"{path} is damaged") from error
+        return asked
+
+
+def base_command(algo: str, flags: Sequence[str]) -> Command:
+    """Returns the command that all runs of a sweep have in common, checked.
+
+    Raises:
+        ValueError: a mistake in the flags.
+    """
+    return parse(algo, list(flags))
+
+
+def kinds_of(algo: str) -> dict[str, Any]:
+    """Returns the type of each setting of an algorithm."""
+    from fastrl.cli import _config_class
+
+    return get_type_hints(_config_class(algo))
+
+
+def sorted_out(
+    algo: str, groups: Sequence[Group]
+) -> tuple[list[str], dict[str, list[Any]], list[int]]:
+    """Sorts the flags of the algorithm: one value, several values, and the seeds.
+
+    Args:
+        algo: module name of the algorithm.
+        groups: its flags, each with its words.
+
+    Returns:
+        The flags with one value, as words; the values of the others, by setting; the seeds, empty
+        if none are given.
+
+    Raises:
+        ValueError: a flag that a sweep sets itself, or a value that is none.
+    """
+    kinds = kinds_of(algo)
+    flags: list[str] = []
+    listed: dict[str, list[Any]] = {}
+    seeds: list[int] = []
+    for group in groups:
+        name = group.name
+        if name in _SET_BY_SWEEP:
+            raise ValueError(f"{group.flag} is not for sweeps: {_SET_BY_SWEEP[name]}")
+        if name == "log_dir":
+            continue
+        words = expanded_ranges(group.words) if kinds.get(name) is int else list(group.words)
+        if name == "seed":
+            seeds = [value_of("seed", word, int) for word in words]
+            if len(set(seeds)) < len(seeds):
+                raise ValueError(f"--seed names a seed twice: {' '.join(words)}")
+            continue
+        is_one_list = is_list(kinds.get(name)) and not any(" " in word for word in words)
+        if (len(words) <= 1 and not (words and " " in words[0])) or is_one_list:
+            flags += [group.flag, *words]
+        elif name not in kinds:
+            if name == "config":
+                flags += [group.flag, *words]
+                continue
+            raise ValueError(f"{group.flag} takes one value in a sweep, not {' '.join(words)!r}")
+        else:
+            listed[name] = [value_of(name, word, kinds[name]) for word in words]
+    return flags, listed, seeds
+
+
+def expanded_ranges(words: Sequence[str]) -> list[str]:
+    """Returns words with each range such as 1..5 as all its numbers.
+
+    Raises:
+        ValueError: a range runs backwards or has more than 10,000 numbers.
+    """
+    expanded: list[str] = []
+    for word in words:
+        found = re.fullmatch(r"(-?\d+)\.\.(-?\d+)", word)
+        if found is None:
+            expanded.append(word)
+            continue
+        first, last = int(found[1]), int(found[2])
+        if not 0 <= last - first < _MOST_RUNS:
+            raise ValueError(f"{word} must run upwards, over at most {_MOST_RUNS:,} numbers")
+        expanded += map(str, range(first, last + 1))
+    return expanded
+
+
+def combinations(grid: dict[str, list[Any]]) -> list[dict[str, Any]]:
+    """Returns each combination of the values of a grid, the last setting moving fastest.
+
+    Raises:
+        ValueError: there are more than 10,000.
+    """
+    count = 1
+    for values in grid.values():
+        count *= len(values)
+    if count > _MOST_RUNS:
+        raise ValueError(f"{count:,} combinations are more than {_MOST_RUNS:,}")
+    return [dict(zip(grid, values, strict=True)) for values in itertools.product(*grid.values())]
+
+
+def flags_of(settings: dict[str, Any]) -> list[str]:
+    """Returns settings as the words of a command line."""
+    words: list[str] = []
+    for name, value in settings.items():
+        if isinstance(value, list | tuple):
+            words += [flag_of(name), *map(str, value)]
+        else:
+            text = str(value).lower() if isinstance(value, bool) else value
+            words.append(f"{flag_of(name)}={text}")
+    return words
