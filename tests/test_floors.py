@@ -16,7 +16,7 @@ FLOORS = [  # from the ground up: folders, and files of the root
     {"processes"},
     {"models", "buffers", "envs", "runs", "presets", "data"},
     {"engine", "decoupled", "cli"},
-    {"training", "callbacks"},
+    {"training", "callbacks", "sweep"},
     {"agents", "studio"},
     {"ppo", "a2c", "sac", "evaluate", "export", "module", "collect"},
     {"ppo_recurrent", "droq"},

@@ -7,7 +7,7 @@ from typing import get_type_hints
 
 import pytest
 
-from fastrl.cli import _config_class
+from fastrl.config.describing import config_class_of
 from fastrl.config.search import (
     Choices,
     LinearRange,
@@ -23,7 +23,7 @@ ALGORITHMS = ("ppo", "a2c", "ppo_recurrent", "sac", "droq")
 
 @pytest.mark.parametrize("algo", ALGORITHMS)
 def test_every_algorithm_has_ranges_whose_ends_it_accepts(algo):
-    config_class = _config_class(algo)
+    config_class = config_class_of(algo)
     for name, search_range in ranges_of(config_class).items():
         ends = (
             search_range.values
@@ -44,7 +44,7 @@ def _fitting(algo: str, name: str, value: object) -> dict[str, object]:
 
 @pytest.mark.parametrize("algo", ALGORITHMS)
 def test_the_default_of_a_setting_is_in_its_range_or_next_to_it(algo):
-    config = _config_class(algo)()
+    config = config_class_of(algo)()
     outside = {
         name
         for name, search_range in ranges_of(type(config)).items()
@@ -55,12 +55,12 @@ def test_the_default_of_a_setting_is_in_its_range_or_next_to_it(algo):
 
 @pytest.mark.parametrize("algo", ALGORITHMS)
 def test_ranges_are_written_and_read_again(algo):
-    for search_range in ranges_of(_config_class(algo)).values():
+    for search_range in ranges_of(config_class_of(algo)).values():
         assert range_from_dict(search_range.to_dict()) == search_range
 
 
 def test_fields_with_a_range_are_of_a_plain_type_for_everything_else():
-    kinds = get_type_hints(_config_class("ppo"))
+    kinds = get_type_hints(config_class_of("ppo"))
     assert kinds["learning_rate"] is float
     assert kinds["hidden_sizes"] == tuple[int, ...]
 

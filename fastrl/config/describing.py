@@ -12,7 +12,7 @@ from fastrl.config.bounds import Bounds, choices_of, notes_at
 from fastrl.config.flags import REPEATABLE, SourceFlags, flag_of
 from fastrl.config.groups import GROUPS, group_of
 from fastrl.config.run import RunConfig, documentation
-from fastrl.config.search import range_as_dict, ranges_of
+from fastrl.config.search import ranges_of
 from fastrl.config.trust import ARGUMENTS, NAMING_CODE
 
 _KINDS = {bool: "boolean", int: "integer", float: "number"}
@@ -89,7 +89,7 @@ def _settings(config_class: type[RunConfig], preset: Mapping[str, Any]) -> list[
             "excludes_minimum": bound.above is not None,
             "maximum": maximum,
             "excludes_maximum": bound.below is not None,
-            "search": range_as_dict(searched[name]) if name in searched else None,
+            "search": searched[name].to_dict() if name in searched else None,
             "names_code": name in NAMING_CODE,
             "repeatable": name in REPEATABLE,
         }

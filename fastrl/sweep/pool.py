@@ -62,9 +62,9 @@ class Pool:
     def start(self, job: Job) -> Running:
         """Starts a run in a free slot."""
         slot = next(slot for slot in range(self.num_slots) if slot not in self._running)
-        words = [*job.words, "--seed", str(job.seed)]
         log = job.folder / f"run_{job.seed}.log"
-        process = RunProcess(job.algo, words, job.folder, log, self._cores[slot])
+        cores = self._cores[slot]
+        process = RunProcess(job.algo, job.words, job.seed, job.folder, log, cores)
         running = self._running[slot] = Running(job, process, slot)
         return running
 

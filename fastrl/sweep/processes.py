@@ -28,6 +28,7 @@ class RunProcess:
     Args:
         algo: module name of the algorithm.
         words: the command line after it.
+        seed: of the run; given to it as --seed.
         log_dir: where the run makes its folder; given to it as --log-dir.
         log: file that gets what it prints.
         cores: those that it may use; None: all that this process may use.
@@ -37,24 +38,26 @@ class RunProcess:
         self,
         algo: str,
         words: Sequence[str],
+        seed: int,
         log_dir: Path,
         log: Path,
         cores: Sequence[int] | None = None,
     ) -> None:
         self._algo, self._log_dir, self._log = algo, log_dir.absolute(), log
+        self._seed = seed  # other seeds may be under way in the same folder
         self._before = set(self._folders())
         self._folder: Path | None = None
         self.started = time.monotonic()
         self.seconds: float | None = None
         """Wall time of the process, once it is over."""
-        command = [sys.executable, "-m", f"fastrl.{algo}", *words]
+        command = [*program_of(algo), *words]
         environment = dict(os.environ)
         if cores is not None and len(cores) == 1:
             environment["OMP_NUM_THREADS"] = "1"
         log.parent.mkdir(parents=True, exist_ok=True)
         with open(log, "wb") as output:
             self._process = subprocess.Popen(
-                [*command, "--log-dir", str(self._log_dir)],
+                [*command, "--seed", str(seed), "--log-dir", str(self._log_dir)],
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=subprocess.STDOUT,
@@ -108,7 +111,8 @@ class RunProcess:
         return self._folder
 
     def _folders(self) -> list[Path]:
-        return [path.parent for path in self._log_dir.glob(f"{self._algo}/*/*/{CONFIG_NAME}")]
+        pattern = f"{self._algo}/*/*_{self._seed}/{CONFIG_NAME}"
+        return [path.parent for path in self._log_dir.glob(pattern)]
 
     def error(self) -> str:
         """Returns the line that says why it failed: its last error, or its last words."""
@@ -120,6 +124,11 @@ class RunProcess:
             if errors or lines:
                 return (errors or lines)[-1].removeprefix("error:").strip()
         return f"it ended with status {self._process.returncode} and said nothing"
+
+
+def program_of(algo: str) -> list[str]:
+    """Returns the words that start an algorithm."""
+    return [sys.executable, "-m", f"fastrl.{algo}"]
 
 
 def _begin(cores: Sequence[int] | None, parent: int) -> None:

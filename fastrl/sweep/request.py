@@ -12,6 +12,7 @@ from typing import Any, get_type_hints
 
 from fastrl.cli import parse
 from fastrl.config.command import Command
+from fastrl.config.describing import config_class_of
 from fastrl.config.flags import flag_of
 from fastrl.runs.folder import read_config, write_config
 from fastrl.sweep.objective import Objective
@@ -25,6 +26,7 @@ CONFIRMATION_SEEDS = (1001, 1002, 1003, 1004, 1005)
 _SET_BY_SWEEP = {
     "resume": "--resume of a sweep names its folder",
     "eval_every": "a sweep tests each run eight times, to compare the trials",
+    "describe": "it is of an algorithm",
     "dry_run": "it is for single runs",
     "quiet": "the runs of a sweep write into files",
 }
@@ -104,9 +106,7 @@ def base_command(algo: str, flags: Sequence[str]) -> Command:
 
 def kinds_of(algo: str) -> dict[str, Any]:
     """Returns the type of each setting of an algorithm."""
-    from fastrl.cli import _config_class
-
-    return get_type_hints(_config_class(algo))
+    return get_type_hints(config_class_of(algo))
 
 
 def sorted_out(

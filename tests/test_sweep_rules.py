@@ -1,0 +1,247 @@
+"""The rules of a sweep: what is searched, who is stopped, who is best, what the words mean."""
+
+from __future__ import annotations
+
+import pytest
+
+from fastrl.config.ppo import PPOConfig
+from fastrl.config.search import Choices
+from fastrl.sweep import pruning
+from fastrl.sweep.arguments import read
+from fastrl.sweep.asking import asked_by
+from fastrl.sweep.confirmation import facts_of, num_seeds_that_fit, reserve
+from fastrl.sweep.length import length_for
+from fastrl.sweep.objective import Objective
+from fastrl.sweep.report import verdict
+from fastrl.sweep.request import Asked, combinations, expanded_ranges, flags_of
+from fastrl.sweep.space import Numbers, Space, Words, defaults_of
+from fastrl.sweep.trial import Trial, TrialRun, next_seed
+
+# Who is stopped.
+
+
+def test_the_best_two_fifths_go_on():
+    values = [1.0, 2.0, 3.0, 4.0, 5.0, 6.0, 7.0, 8.0, 9.0, 10.0]
+    stopped = [
+        value for value in values if pruning.is_behind(value, [x for x in values if x != value])
+    ]
+    assert stopped == [1, 2, 3, 4, 5, 6]
+
+
+def test_equal_returns_are_never_told_apart():
+    assert not pruning.is_behind(-200.0, [-200.0] * 50)
+
+
+def test_the_first_few_all_go_on():
+    assert not pruning.is_behind(0.0, [1.0] * (pruning.FEWEST - 1))
+    assert pruning.is_behind(0.0, [1.0] * pruning.FEWEST)
+
+
+# What is searched.
+
+
+def test_what_the_user_gives_is_not_searched():
+    config = PPOConfig(total_timesteps=100_000)
+    space = Space.of(config, frozenset({"gamma"}))
+    assert "gamma" not in space.ranges
+    assert "learning_rate" in space.ranges
+
+
+def test_values_that_the_user_lists_take_the_place_of_the_range():
+    space = Space.of(PPOConfig(), frozenset(), listed={"gamma": (0.9, 0.99)})
+    assert space.parameters()["gamma"] == Words((0.9, 0.99))
+
+
+def test_only_the_named_settings_are_searched():
+    space = Space.of(PPOConfig(), frozenset(), ("gamma",))
+    assert list(space.ranges) == ["gamma"]
+
+
+def test_a_setting_without_a_range_needs_values():
+    with pytest.raises(ValueError, match="adam_eps: it has no range"):
+        Space.of(PPOConfig(), frozenset(), ("adam_eps",))
+
+
+def test_powers_of_two_and_discounts_are_moved_on_their_own_scales():
+    parameters = Space.of(PPOConfig(), frozenset()).parameters()
+    assert parameters["log2 num_envs"] == Numbers(2, 6, False, True)
+    low, high, is_log, _ = parameters["1 - gamma"]
+    assert (low, high, is_log) == (pytest.approx(1e-4), pytest.approx(0.1), True)
+
+
+def test_settings_come_back_from_their_parameters():
+    space = Space.of(PPOConfig(), frozenset())
+    settings = {**defaults_of(PPOConfig, space.ranges), "ent_coef": 0.01}
+    assert space.decoded(space.encoded(settings)) == settings
+
+
+def test_what_lies_outside_a_range_is_told_to_the_sampler_as_the_nearest_in_it():
+    space = Space.of(PPOConfig(), frozenset(), ("ent_coef",))
+    assert space.encoded({"ent_coef": 0.0}) == {"ent_coef": 1e-5}
+
+
+@pytest.mark.parametrize("total", [2_000, 65_536])
+def test_settings_are_cut_until_they_go_together(total):
+    config = PPOConfig(total_timesteps=total, num_envs=4, num_steps=16)
+    space = Space.of(config, frozenset())
+    wide = {"num_envs": 64, "num_steps": 512, "per_rank_batch_size": 2048}
+    fitted = space.fitted({**defaults_of(PPOConfig, space.ranges), **wide}, config)
+    config.replace(**fitted)  # is accepted
+    assert fitted["num_envs"] * fitted["num_steps"] <= total // 16
+    assert fitted["per_rank_batch_size"] <= fitted["num_envs"] * fitted["num_steps"]
+
+
+def test_settings_of_the_layers_are_not_searched_with_a_network_of_ones_own():
+    space = Space.of(PPOConfig(network=("my:make",)), frozenset())
+    assert not {"hidden_sizes", "activation_function"} & space.ranges.keys()
+
+
+# Who is best.
+
+
+def trial(number: int, value: float, seconds: float = 1.0, **changes) -> Trial:
+    run = TrialRun(1, "x", "complete", value, seconds, changes.pop("to_target", None))
+    return Trial(number, {}, state="complete", runs=(run,), value=value, seconds=seconds)
+
+
+def test_the_highest_return_is_best_and_of_equal_ones_the_fastest():
+    trials = [trial(0, 10.0), trial(1, 500.0, 3.0), trial(2, 500.0, 2.0)]
+    assert [x.number for x in Objective("return").ranked(trials)] == [2, 1, 0]
+
+
+def test_fewest_seconds_are_best_and_who_misses_the_target_comes_last():
+    trials = [trial(0, 250.0, 1.0), trial(1, 201.0, 9.0, to_target=9.0)]
+    trials.append(trial(2, 200.0, 7.0, to_target=7.0))
+    goal = Objective("seconds", 200.0)
+    assert [x.number for x in goal.ranked(trials)] == [2, 1, 0]
+    assert goal.values_of(trials[0])[0] > 1e3
+
+
+def test_of_the_trials_near_the_best_return_the_fastest_is_best():
+    trials = [trial(0, 0.0, 1.0), trial(1, 100.0, 9.0), trial(2, 96.0, 2.0), trial(3, 90.0, 1.0)]
+    goal = Objective("return-and-seconds")
+    assert [x.number for x in goal.ranked(trials)] == [2, 1, 3, 0]
+    assert goal.values_of(trials[1]) == [100.0, 9.0]
+
+
+def test_only_intervals_that_are_apart_are_told_apart():
+    sides = {"best": {"interval": [5, 9]}, "defaults": {"interval": [1, 4]}}
+    assert verdict(sides, Objective("return")) == "better"
+    sides["defaults"] = {"interval": [1, 6]}
+    assert verdict(sides, Objective("return")) == "not told apart"
+    seconds = {"best": {"seconds_interval": [5, 9]}, "defaults": {"seconds_interval": [10, 14]}}
+    assert verdict(seconds, Objective("seconds", 1.0)) == "better"
+
+
+def test_the_next_seed_is_the_first_without_a_complete_run():
+    runs = (TrialRun(1, state="complete"), TrialRun(2, state="running"))
+    assert next_seed(Trial(0, {}, runs=runs), (1, 2, 3)) == 2
+
+
+# How long.
+
+
+def test_runs_are_as_long_as_the_time_allows():
+    assert length_for(65_536, 40_000, 600, 2) == 16 * 65_536
+    assert length_for(65_536, 5_000, 600, 2) == 2 * 65_536
+    assert length_for(65_536, 0, 600, 2) == 65_536
+
+
+def test_the_confirmation_has_fewer_seeds_where_it_would_take_half_of_the_time():
+    asked = Asked("search", "ppo", (), minutes=1.0)
+    assert num_seeds_that_fit(asked, 4.0, 2) == 5
+    assert num_seeds_that_fit(asked, 8.0, 2) == 3
+    assert num_seeds_that_fit(asked, 600.0, 2) == 2
+    assert reserve(asked, 4.0, 2) < 60 - 20
+
+
+# What the words mean.
+
+
+def asked(*words: str) -> Asked:
+    return asked_by(read(words), words)
+
+
+def test_ranges_of_seeds_are_all_their_numbers():
+    assert expanded_ranges(["1..3", "7"]) == ["1", "2", "3", "7"]
+    with pytest.raises(ValueError, match="upwards"):
+        expanded_ranges(["5..1"])
+
+
+def test_lists_make_a_grid_of_their_combinations():
+    grid = asked(
+        *("ppo", "--learning-rate", "3e-4", "1e-3", "--hidden-sizes", "64 64", "32"),
+        *("--anneal-lr", "true", "false", "--gamma", "0.98", "--seed", "1..3"),
+    )
+    assert (grid.kind, grid.seeds, grid.flags) == ("grid", (1, 2, 3), ("--gamma", "0.98"))
+    shown = [flags_of(settings) for settings in combinations(grid.grid)]
+    assert len(shown) == 8
+    assert shown[1] == ["--learning-rate=0.0003", "--hidden-sizes", "64", "64", "--anneal-lr=false"]
+
+
+def test_several_tasks_are_a_grid():
+    grid = asked("ppo", "--env-id", "CartPole-v1", "Acrobot-v1", "--preset", "none")
+    assert grid.grid == {"env_id": ["CartPole-v1", "Acrobot-v1"]}
+
+
+def test_widths_that_are_not_quoted_are_one_value():
+    grid = asked("ppo", "--hidden-sizes", "64", "64", "--seed", "1..2")
+    assert grid.flags == ("--hidden-sizes", "64", "64")
+
+
+def test_without_lists_it_is_a_search_of_ten_minutes():
+    search = asked("ppo", "--env-id", "Acrobot-v1", "--preset", "none")
+    assert (search.kind, search.minutes, search.total_timesteps) == ("search", 10.0, None)
+
+
+def test_lists_in_a_search_are_what_is_tried_and_single_values_stay():
+    search = asked("ppo", "--minutes", "1", "--gamma", "0.98", "0.99", "--clip-coef", "0.1")
+    assert search.search["gamma"] == Choices((0.98, 0.99)).to_dict()
+    assert "clip_coef" not in search.search
+    assert search.total_timesteps == 100_000  # of the preset of CartPole
+
+
+def test_seconds_are_measured_one_run_at_a_time():
+    search = asked("ppo", "--objective", "seconds", "--target-return", "200")
+    assert search.processes == 1
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ("ppo --minutes 0", "--minutes takes a number from 0.01"),
+        ("ppo --minutes 1 --minutes 2", "--minutes is given twice"),
+        ("ppo --objective speed", "one of return, seconds, return-and-seconds"),
+        ("ppo --objective seconds", "needs --target-return"),
+        ("ppo --target-return 200", "ends runs early"),
+        ("ppo --eval-every 100", "--eval-every is not for sweeps"),
+        ("ppo --learning-rate 1 x", "--learning-rate takes a number, not 'x'"),
+        ("ppo --learning-rte 1e-3", "unknown flag --learning-rte"),
+        ("ppo --seed 1 1", "names a seed twice"),
+        ("ppo --minutes 1 --env-id A B", "a search is of one task"),
+        ("pp0 --minutes 1", "expected one of a2c, droq"),
+        ("--minutes 1", "say what to train"),
+        ("ppo --search", "--search takes names"),
+        ("ppo --search gamma --gamma 0.9", "its value is given"),
+        ("ppo --resume x --gamma 0.9", "--gamma cannot change"),
+        ("ppo --trial 3 --minutes 1", "--minutes has no effect with --trial"),
+        ("ppo --per-rank-batch-size 8192 64 --preset none", "larger than a rollout"),
+    ],
+)
+def test_mistakes_are_named(words, message):
+    with pytest.raises(ValueError, match=message):
+        asked(*words.split())
+
+
+def test_facts_of_several_seeds_have_an_interval():
+    runs = [TrialRun(seed, "", "complete", float(seed), 1.0) for seed in range(1, 6)]
+    facts = facts_of([*runs, TrialRun(9, "", "failed")])
+    assert (facts["seeds"], facts["mean"], facts["iqm"], facts["worst"]) == (
+        [1, 2, 3, 4, 5],
+        3.0,
+        3.0,
+        1.0,
+    )
+    low, high = facts["interval"]
+    assert 1 < low < 3 < high < 5
+    assert facts_of(runs[:1])["interval"] is None
