@@ -32,6 +32,7 @@ PAGES = (
     "own_losses.md",
     "own_networks.md",
     "schedules.md",
+    "sweeps.md",
     "trajectories.md",
 )
 """Pages whose blocks are run; a page must take less than about ten seconds of one core."""

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from fastrl.ops.intervals import bootstrap_interval
+from fastrl.ops.intervals import bootstrap_band
 from fastrl.runs.metrics_table import TRAIN_RETURN, MetricsTable
 
 _NUM_POINTS = 60
@@ -81,5 +81,4 @@ def band_of(
     mean = every.mean(0)
     if len(every) == 1:
         return along, mean, mean, mean
-    ends = np.array([bootstrap_interval(column) for column in every.T])
-    return along, mean, ends[:, 0], ends[:, 1]
+    return along, mean, *bootstrap_band(every.T)

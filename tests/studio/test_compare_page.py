@@ -11,7 +11,6 @@ pytest.importorskip("nicegui")
 
 from fastrl.runs.metrics_table import TRAIN_RETURN
 from fastrl.runs.run import Run
-
 from fastrl.studio.comparing import comparison, groups_of, mean_and_spread
 from studio.playing import element, make_run, play, until
 

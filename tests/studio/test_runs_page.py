@@ -10,9 +10,9 @@ import pytest
 
 pytest.importorskip("nicegui")
 
-from fastrl.runs.metrics_table import TRAIN_RETURN
 from nicegui import ui
 
+from fastrl.runs.metrics_table import TRAIN_RETURN
 from fastrl.studio import jobs as jobs_module
 from fastrl.studio.rows import changes, counted
 from studio.playing import ask, element, make_run, play, until
