@@ -81,6 +81,26 @@ def signature_of(settings: Mapping[str, Any]) -> dict[str, str]:
     return {"signature": _signature(key, named)}
 
 
+def sign_text(text: str) -> str:
+    """Returns the user's signature of a text; "" if the user's key can be neither read nor written.
+
+    A file with it may be obeyed later, wherever it has been meanwhile.
+    """
+    with contextlib.suppress(OSError, ValueError):
+        return _signature_of_text(_read_key() or _make_key(), text)
+    return ""
+
+
+def is_signed(text: str, signature: Any) -> bool:
+    """Returns whether this user signed a text; `signature` may be of any type."""
+    if not isinstance(signature, str) or not signature.isascii():
+        return False
+    with contextlib.suppress(OSError, ValueError):
+        key = _read_key()
+        return key is not None and hmac.compare_digest(signature, _signature_of_text(key, text))
+    return False
+
+
 def check_named(
     settings: Mapping[str, Any],
     signature: Any,
@@ -193,6 +213,10 @@ def _is_ours(signature: Any, named: Mapping[str, Any]) -> bool:
 def _signature(key: bytes, named: Mapping[str, Any]) -> str:
     text = json.dumps(named, sort_keys=True)
     return hmac.new(key, f"fastrl names code: {text}".encode(), hashlib.sha256).hexdigest()
+
+
+def _signature_of_text(key: bytes, text: str) -> str:
+    return hmac.new(key, f"fastrl obeys: {text}".encode(), hashlib.sha256).hexdigest()
 
 
 def _key_path() -> Path:

@@ -44,6 +44,22 @@ def path_of(log_dir: Path, address: str) -> Path:
     return path
 
 
+def plain_folder(root: Path, *names: str) -> Path:
+    """Returns a folder below `root`, made if it does not exist, that no link leads to.
+
+    Raises:
+        ValueError: a part of it is a link or a file.
+        OSError: it cannot be made.
+    """
+    folder = root
+    for name in names:
+        folder = folder / name
+        folder.mkdir(exist_ok=True) if not folder.is_symlink() else None
+        if folder.is_symlink() or not folder.is_dir():
+            raise ValueError(f"{folder} is a link or a file; expected a folder")
+    return folder
+
+
 def page_of_run(address: str) -> str:
     """Returns the URL of the page of a run."""
     return f"/run/{quote(address)}"

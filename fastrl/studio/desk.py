@@ -11,8 +11,9 @@ from typing import Any
 from fastrl.config.describing import config_class_of
 from fastrl.config.trust import check_named
 from fastrl.runs import owner
-from fastrl.runs.folder import CONFIG_NAME, LABELS, RunFolder, open_run_folder
+from fastrl.runs.folder import CONFIG_NAME, LABELS, RunFolder
 from fastrl.runs.listing import find_runs
+from fastrl.runs.plain_files import read_settings
 from fastrl.runs.run import Run
 from fastrl.studio.addresses import path_of
 from fastrl.studio.alive import send_signal
@@ -110,9 +111,10 @@ class Desk:
             ValueError: there is no run at this address, or its config cannot be read.
         """
         folder = self.folder(address)
-        if (folder / CONFIG_NAME).is_symlink():
-            raise ValueError(f"{CONFIG_NAME} of this run is a link")
-        return open_run_folder(folder)
+        try:
+            return RunFolder(folder, read_settings(folder / CONFIG_NAME))
+        except OSError as error:
+            raise ValueError(f"{CONFIG_NAME} of this run cannot be read: {error}") from error
 
     def jobs_of(self, address: str) -> list[Progress]:
         """Returns the jobs of a run, the newest last."""

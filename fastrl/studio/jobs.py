@@ -1,17 +1,22 @@
 """Jobs: commands of fastrl that the studio starts, each with a folder that outlives the studio.
 
-<log_dir>/.studio/jobs/<time>-<random>/
-job.json        what is to run, as `Job`
-settings.yaml   the file that `--config` names, of a new run
-started.json    process id and birth, once it runs
-output.txt      what it printed
-ended.json      exit status, if it is known
+    <log_dir>/.studio/jobs/<time>-<random>/
+        job.json        what is to run, as `Job`, signed by the user
+        settings.yaml   the file that `--config` names, of a new run
+        started.json    process id and birth, once it runs
+        output.txt      what it printed
+        ended.json      exit status, if it is known
+
+A log folder may come from somebody else, and with it jobs that nobody here has asked for. Only
+those are started that were signed with the user's key, for this very folder, or given to this
+process.
 """
 
 from __future__ import annotations
 
 import contextlib
 import dataclasses
+import hashlib
 import json
 import os
 import re
@@ -24,7 +29,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+from fastrl.config.trust import is_signed, sign_text
 from fastrl.runs.folder import replaced_file, write_config
+from fastrl.runs.plain_files import open_plain, read_plain
+from fastrl.studio.addresses import plain_folder
 from fastrl.studio.alive import birth_of
 
 STUDIO_NAME = ".studio"
@@ -32,9 +40,11 @@ SETTINGS_NAME = "settings.yaml"
 OUTPUT_NAME = "output.txt"
 _FOLDER_LINE = re.compile(rb"^run folder: (.+)$", re.MULTILINE)
 _MOST_READ = 65_536  # bytes of an output's start, where the run folder is named
+_MOST_FACTS = 100_000  # bytes of a file of facts
 
-State = Literal["waiting", "running", "done", "stopped", "failed", "cancelled", "gone"]
-"""gone: it ended while no studio was there to learn its exit status."""
+State = Literal["waiting", "refused", "running", "done", "stopped", "failed", "cancelled", "gone"]
+"""refused: it would wait, but is not this user's. gone: it ended while no studio was there to learn
+its exit status."""
 
 _STOPPED = frozenset({128 + signal.SIGINT, 128 + signal.SIGTERM, -signal.SIGINT, -signal.SIGTERM})
 
@@ -82,6 +92,7 @@ class JobFolder:
     log_dir: Path
     _ended: dict[str, Progress] = field(default_factory=dict)  # these change no more
     _run_of: dict[str, str] = field(default_factory=dict)
+    _own: dict[str, bool] = field(default_factory=dict)  # by the id of a job: is it this user's
 
     @property
     def path(self) -> Path:
@@ -106,18 +117,26 @@ class JobFolder:
             settings: of a new run; `--config` names the file of them before `words`.
         """
         name = f"{time.time_ns():020d}-{secrets.token_hex(3)}"
-        folder = self.path / name
-        folder.mkdir(parents=True)
+        folder = plain_folder(self.log_dir, STUDIO_NAME, "jobs", name)
         if settings is not None:
             write_config(folder / SETTINGS_NAME, settings)
             words = ("--config", str(folder / SETTINGS_NAME), *words)
         job = Job(name, command, words, title, run)
-        _write(folder / "job.json", dataclasses.asdict(job))
+        signature = sign_text(self._signed_text(job))
+        _write(folder / "job.json", {**dataclasses.asdict(job), "signature": signature})
+        self._own[name] = True
         return job
 
     def start(self, job: Job) -> subprocess.Popen[bytes]:
-        """Starts a job's process in a session of its own, so that it outlives this one."""
+        """Starts a job's process in a session of its own, so that it outlives this one.
+
+        Raises:
+            ValueError: it is not this user's job, or was changed.
+            OSError: it cannot be started.
+        """
         folder = self.path / job.id
+        if not self._is_own(job, _load(folder / "job.json").get("signature")):
+            raise ValueError("this job is not signed as yours")
         # Whatever happens next, no later studio starts it again.
         _write(folder / "started.json", {"pid": 0, "birth": ""})
         environment = {x: y for x, y in os.environ.items() if not x.startswith("NICEGUI_")}
@@ -138,8 +157,16 @@ class JobFolder:
         """Writes down that a job ended, or with None that it was cancelled before it started."""
         _write(self.path / job.id / "ended.json", {"status": status})
 
+    def fail(self, job: Job, words: str) -> None:
+        """Writes down that a job could not be started, and why."""
+        with replaced_file(self.output_of(job)) as file:
+            file.write(f"{words}\n".encode())
+        self.end(job, 2)
+
     def all(self) -> list[Progress]:
         """Returns all jobs in the order in which they were given; damaged folders are left out."""
+        if any(folder.is_symlink() for folder in (self.path, self.path.parent)):
+            return []
         try:
             names = sorted(os.listdir(self.path))
         except FileNotFoundError:
@@ -151,11 +178,26 @@ class JobFolder:
         """Returns the file of what a job printed; it may not exist yet."""
         return self.path / job.id / OUTPUT_NAME
 
+    def printed(self, job: Job, most_bytes: int = 20_000) -> str:
+        """Returns the end of what a job printed; "" if it printed nothing yet."""
+        try:
+            descriptor, status = open_plain(self.output_of(job))
+        except (OSError, ValueError):
+            return ""
+        with open(descriptor, "rb") as file:
+            file.seek(max(0, status.st_size - most_bytes))
+            lines = file.read(most_bytes).decode("utf-8", "replace").split("\n")
+        # A live line overwrites itself: its last words are what a terminal shows.
+        return "\n".join(line.rstrip("\r").rpartition("\r")[2] for line in lines)
+
     def _read(self, name: str) -> Progress | None:
         folder = self.path / name
         try:
             facts = _load(folder / "job.json")
+            signature = facts.pop("signature", None)
             job = Job(**{**facts, "words": tuple(facts["words"])})
+            if job.id != name or not all(map(_is_text, (*vars(job).values(), *job.words))):
+                return None
             ended, started = _load(folder / "ended.json"), _load(folder / "started.json")
         except (OSError, ValueError, TypeError, KeyError):
             return None
@@ -169,14 +211,30 @@ class JobFolder:
             is_alive = birth_of(pid) == birth
             progress = Progress(job, "running" if is_alive else "gone", pid, birth, run=run)
         else:
-            progress = Progress(job, "waiting", run=run)
+            if name not in self._own:
+                self._own[name] = self._is_own(job, signature)
+            progress = Progress(job, "waiting" if self._own[name] else "refused", run=run)
         return progress
+
+    def _is_own(self, job: Job, signature: Any) -> bool:
+        return self._own.get(job.id, False) or is_signed(self._signed_text(job), signature)
+
+    def _signed_text(self, job: Job) -> str:
+        """Returns all that a job says, with its settings and the folder that it is for."""
+        try:
+            settings = read_plain(self.path / job.id / SETTINGS_NAME, _MOST_FACTS)
+        except (OSError, ValueError):
+            settings = b""
+        digest = hashlib.sha256(settings).hexdigest()
+        return json.dumps([str(self.log_dir), dataclasses.asdict(job), digest], sort_keys=True)
 
     def _run_named_in(self, name: str) -> str:
         """Returns the address of the run folder that a job's output names; empty if none yet."""
         if name not in self._run_of:
-            with contextlib.suppress(OSError), open(self.path / name / OUTPUT_NAME, "rb") as file:
-                match = _FOLDER_LINE.search(file.read(_MOST_READ))
+            with contextlib.suppress(OSError, ValueError):
+                descriptor, _ = open_plain(self.path / name / OUTPUT_NAME)
+                with open(descriptor, "rb") as file:
+                    match = _FOLDER_LINE.search(file.read(_MOST_READ))
                 if match is not None:
                     folder = Path(os.path.abspath(os.fsdecode(match[1])))
                     if folder.is_relative_to(self.log_dir):
@@ -204,8 +262,15 @@ def _write(path: Path, facts: dict[str, Any]) -> None:
 def _load(path: Path) -> Any:
     """Returns what a file of facts holds; None if it is one that is written later."""
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        facts = json.loads(read_plain(path, _MOST_FACTS))
     except FileNotFoundError:
         if path.name == "job.json":
             raise
         return None
+    if not isinstance(facts, dict):
+        raise ValueError(f"{path.name} is not a mapping")
+    return facts
+
+
+def _is_text(value: Any) -> bool:
+    return isinstance(value, str | tuple)

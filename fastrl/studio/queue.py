@@ -69,7 +69,7 @@ class Queue:
             for progress in self._jobs.all():
                 if progress.job.id != job.id:
                     continue
-                if progress.state == "waiting":
+                if progress.state in ("waiting", "refused"):
                     return self._jobs.end(job, None)
                 if progress.state == "running":
                     send_signal(progress.pid, progress.birth, signal.SIGINT)
@@ -100,10 +100,8 @@ class Queue:
         job = progress.job
         try:
             self._mine[job.id] = (job, self._jobs.start(job))
-        except OSError as error:
-            with open(self._jobs.output_of(job), "a", encoding="utf-8") as output:
-                output.write(f"error: it could not be started: {error}\n")
-            self._jobs.end(job, 2)
+        except (OSError, ValueError) as error:
+            self._jobs.fail(job, f"error: it could not be started: {error}")
 
     def _owns(self) -> bool:
         """Returns whether this studio is the one that starts the jobs of the log folder."""

@@ -14,19 +14,23 @@ from fastrl.config.describing import config_class_of
 from fastrl.config.values import read_yaml
 from fastrl.processes.errors import one_line
 from fastrl.runs.folder import LABELS, replaced_file
-from fastrl.studio.addresses import address_of, path_of
+from fastrl.runs.plain_files import read_plain
+from fastrl.studio.addresses import address_of, path_of, plain_folder
 
 SETTINGS_FOLDER = "settings"
 _SUFFIX = ".yaml"
 _NAME = re.compile(r"(?:[A-Za-z0-9][A-Za-z0-9._-]{0,80}/){0,3}[A-Za-z0-9][A-Za-z0-9._-]{0,80}")
 _MOST_FILES = 1000
+_MOST_BYTES = 100_000  # of a file
 
 
 def saved_names(log_dir: Path) -> list[str]:
     """Returns the names of the settings files in alphabetical order, without their suffix."""
     root = log_dir / SETTINGS_FOLDER
     names = []
-    for folder, folders, files in os.walk(root):  # which does not follow links
+    if root.is_symlink():
+        return []
+    for folder, folders, files in os.walk(root):  # which follows no links below
         folders[:] = sorted(name for name in folders if not name.startswith("."))
         for name in sorted(files):
             path = Path(folder) / name
@@ -42,10 +46,8 @@ def read_saved(log_dir: Path, name: str) -> str:
         ValueError: there is none of this name, or it is not text.
         OSError: it cannot be read.
     """
-    path = path_of(log_dir / SETTINGS_FOLDER, f"{name}{_SUFFIX}")
-    if path.stat().st_size > 100_000:
-        raise ValueError(f"{name} is too long for a file of settings")
-    return path.read_text(encoding="utf-8")
+    path = path_of(log_dir, f"{SETTINGS_FOLDER}/{name}{_SUFFIX}")
+    return read_plain(path, _MOST_BYTES).decode()
 
 
 def save(log_dir: Path, name: str, text: str, replace: bool = False) -> Path:
@@ -65,12 +67,8 @@ def save(log_dir: Path, name: str, text: str, replace: bool = False) -> Path:
     if not _NAME.fullmatch(name):
         raise ValueError(f"{name!r} cannot name a settings file; use letters, digits, '-' and '/'")
     settings_in(text)
-    root = log_dir / SETTINGS_FOLDER
-    path = root / f"{name}{_SUFFIX}"
-    folders = [folder for folder in path.parents if folder.is_relative_to(root)]
-    if any(folder.is_symlink() for folder in folders):
-        raise ValueError(f"{name} leads through a link")
-    path.parent.mkdir(parents=True, exist_ok=True)
+    *parents, last = name.split("/")
+    path = plain_folder(log_dir, SETTINGS_FOLDER, *parents) / f"{last}{_SUFFIX}"
     if path.exists() and not replace:
         raise ValueError(f"there is a settings file {name} already")
     with replaced_file(path) as file:

@@ -10,7 +10,7 @@ import os
 from pathlib import Path
 
 from fastrl.runs.folder import owned
-from fastrl.studio.addresses import address_of, path_of
+from fastrl.studio.addresses import address_of, path_of, plain_folder
 
 TRASH_NAME = ".trash"
 
@@ -22,8 +22,8 @@ def trash(log_dir: Path, folder: Path) -> Path:
         ValueError: a process writes the folder.
         OSError: it cannot be moved.
     """
-    target = log_dir / TRASH_NAME / folder.relative_to(log_dir)
-    target.parent.mkdir(parents=True, exist_ok=True)
+    *parents, name = folder.relative_to(log_dir).parts
+    target = plain_folder(log_dir, TRASH_NAME, *parents) / name
     free, attempt = target, 0
     with owned(folder):
         while free.exists():  # a run of this name was deleted before
@@ -45,14 +45,14 @@ def restore(log_dir: Path, address: str) -> str:
     Raises:
         ValueError: there is no such run in the trash, or another one took its place.
     """
-    root = log_dir / TRASH_NAME
+    root = plain_folder(log_dir, TRASH_NAME)
     folder = path_of(root, address)
     name, mark, number = folder.name.rpartition("~")
     was_second = bool(mark) and number.isdecimal()  # of its name in the trash
     target = (log_dir / address).with_name(name if was_second else folder.name)
     if target.exists() or target.is_symlink():
         raise ValueError(f"there is a run at {address_of(log_dir, target)} already")
-    target.parent.mkdir(parents=True, exist_ok=True)
+    plain_folder(log_dir, *target.relative_to(log_dir).parts[:-1])
     os.rename(folder, target)
     with contextlib.suppress(OSError):
         folder.parent.rmdir()

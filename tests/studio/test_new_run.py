@@ -13,6 +13,7 @@ from fastrl.cli import parse
 from fastrl.studio import jobs as jobs_module
 from fastrl.studio.drafts import Draft, faults_of, flag_words, read_seeds, shown, typed
 from fastrl.studio.pages.fields import described
+from fastrl.studio.settings_files import read_saved, save, saved_names
 from studio.playing import ask, element, make_run, play, until
 
 
@@ -156,3 +157,32 @@ def test_the_first_page_has_all_fields(desk):
         assert all(f'"aria-label":"{name}"' in page for name in ("env_id", "gamma", "log_std_init"))
 
     ask(desk, story)
+
+
+@pytest.mark.parametrize(
+    "name", ["", "../x", "/x", "a/../../x", ".x", "a//b", "a b", "x/" * 9 + "x"]
+)
+def test_settings_are_saved_nowhere_else(desk, name):
+    with pytest.raises(ValueError):
+        save(desk.log_dir, name, "seed: 1\n")
+    assert not (desk.log_dir / "settings").exists()
+
+
+def test_a_saved_file_is_replaced_only_if_the_user_says_so(desk):
+    save(desk.log_dir, "mine", "seed: 1\n")
+    with pytest.raises(ValueError, match="already"):
+        save(desk.log_dir, "mine", "seed: 2\n")
+    assert read_saved(desk.log_dir, "mine") == "seed: 1\n"
+    save(desk.log_dir, "mine", "seed: 2\n", replace=True)
+    assert read_saved(desk.log_dir, "mine") == "seed: 2\n"
+    with pytest.raises(ValueError, match="YAML"):
+        save(desk.log_dir, "other", "a: [\n")
+
+
+def test_links_among_settings_files_are_not_followed(desk, tmp_path):
+    (tmp_path / "secret.yaml").write_text("seed: 1\n")
+    save(desk.log_dir, "mine", "seed: 1\n")
+    (desk.log_dir / "settings" / "linked.yaml").symlink_to(tmp_path / "secret.yaml")
+    assert saved_names(desk.log_dir) == ["mine"]
+    with pytest.raises(ValueError, match="link"):
+        read_saved(desk.log_dir, "linked")

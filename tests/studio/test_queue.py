@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -170,3 +171,57 @@ def test_an_output_that_names_another_place_has_no_run(folder, tmp_path):
     job = folder.add("ppo", (f"print('run folder: {tmp_path}/../elsewhere')",), "new")
     wait_for(Queue(folder, 1), folder, job, "done")
     assert folder.all()[0].run == ""
+
+
+def copied(folder, tmp_path):
+    """Returns the jobs of a copy of the log folder, as another user or place has it."""
+    shutil.copytree(folder.log_dir / ".studio", tmp_path / "copy" / ".studio")
+    return JobFolder(tmp_path / "copy")
+
+
+def test_jobs_that_came_with_a_folder_are_not_started(folder, tmp_path):
+    job = folder.add("ppo", ("print('ran')",), "of somebody else")
+    other = copied(folder, tmp_path)
+    queue = Queue(other, at_once=1)
+    queue.tick()
+    assert state_of(other, job) == "refused" and not other.output_of(job).exists()
+    queue.cancel(job)
+    assert state_of(other, job) == "cancelled"
+
+
+@pytest.mark.parametrize("name", ["job.json", "settings.yaml"])
+def test_jobs_that_were_changed_are_not_started(folder, tmp_path, name):
+    job = folder.add("ppo", ("print('ran')",), "mine", settings={"env_id": "a:make"})
+    path = folder.path / job.id / name
+    path.write_text(path.read_text().replace("mine", "evil").replace("a:make", "evil:make"))
+    later = JobFolder(tmp_path)
+    Queue(later, at_once=1).tick()
+    assert [x.state for x in later.all()] == ["refused"]
+
+
+def test_without_a_key_a_studio_starts_the_jobs_that_it_was_given(folder, monkeypatch):
+    monkeypatch.setattr(jobs_module, "sign_text", lambda text: "")
+    job = folder.add("ppo", ("",), "mine")
+    wait_for(Queue(folder, 1), folder, job, "done")
+    later = folder.add("ppo", ("",), "later")
+    assert state_of(JobFolder(folder.log_dir), later) == "refused"
+
+
+def test_links_in_the_folder_of_jobs_lead_nowhere(folder, tmp_path):
+    secret = tmp_path / "secret.txt"
+    secret.write_text("secret")
+    job = folder.add("ppo", ("",), "mine")
+    folder.output_of(job).symlink_to(secret)
+    assert folder.printed(job) == ""
+    other = JobFolder(tmp_path / "other")
+    other.log_dir.mkdir()
+    (other.log_dir / ".studio").symlink_to(folder.log_dir / ".studio")
+    assert other.all() == []
+    with pytest.raises(ValueError, match="link"):
+        other.add("ppo", ("",), "mine")
+
+
+def test_the_end_of_an_output_is_what_a_terminal_shows(folder):
+    job = folder.add("ppo", ("",), "mine")
+    folder.output_of(job).write_bytes(b"first\nstep 1\rstep 2\r\nlast \xff\n")
+    assert folder.printed(job) == "first\nstep 2\nlast \ufffd\n"

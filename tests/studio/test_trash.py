@@ -63,3 +63,15 @@ def test_nothing_comes_back_from_elsewhere(desk, address):
     make_run(desk.log_dir)
     with pytest.raises(ValueError):
         desk.restore(address)
+
+
+@pytest.mark.parametrize("linked", [".trash", ".trash/ppo"])
+def test_a_trash_that_is_a_link_takes_nothing(desk, tmp_path, linked):
+    address = make_run(desk.log_dir)
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    (desk.log_dir / linked).parent.mkdir(exist_ok=True)
+    (desk.log_dir / linked).symlink_to(elsewhere)
+    with pytest.raises(ValueError, match="link"):
+        desk.trash(address)
+    assert (desk.log_dir / address).is_dir() and not list(elsewhere.iterdir())

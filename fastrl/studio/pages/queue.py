@@ -13,8 +13,8 @@ from fastrl.studio.jobs import Job, Progress
 
 _SECONDS = 1.0
 _MOST_ENDED = 5
+_ACTIVE = ("waiting", "refused", "running")
 _MOST_SHOWN = 100
-_MOST_CHARACTERS = 20_000  # of an output, its end
 Told = tuple[tuple[Progress, str], ...]
 
 
@@ -44,10 +44,10 @@ def queue_panel(desk: Desk) -> None:
 def _look(desk: Desk) -> Told:
     """Returns the jobs that are worth a line, each with the last line of what it printed."""
     jobs = desk.jobs.all()
-    active = [x for x in jobs if x.state in ("waiting", "running")]
-    ended = [x for x in jobs if x.state not in ("waiting", "running")]
+    active = [x for x in jobs if x.state in _ACTIVE]
+    ended = [x for x in jobs if x.state not in _ACTIVE]
     chosen = sorted([*ended[-_MOST_ENDED:], *active[:_MOST_SHOWN]], key=lambda x: x.job.id)
-    return tuple((x, last_line(desk, x.job) if x.state != "waiting" else "") for x in chosen)
+    return tuple((x, _words(desk, x)) for x in chosen)
 
 
 def _show(desk: Desk, progress: Progress, line: str) -> None:
@@ -56,20 +56,20 @@ def _show(desk: Desk, progress: Progress, line: str) -> None:
         ui.label(progress.state).classes(f"desk-state-{progress.state}")
         ui.label(job.title)
         ui.label(line).classes("desk-note desk-line")
-        if progress.state in ("waiting", "running"):
+        if progress.state in _ACTIVE:
             cancel = partial(asyncio.to_thread, desk.queue.cancel, job)
-            is_waiting = progress.state == "waiting"
+            is_waiting = progress.state != "running"
             done = f"{job.title}: {'cancelled' if is_waiting else 'asked to end'}"
             button = ui.button("Cancel" if is_waiting else "Stop")
             button.on_click(partial(told, cancel, done)).props("flat dense no-caps")
-        if progress.state != "waiting":
+        if progress.state not in ("waiting", "refused"):
             ui.button("Output", on_click=partial(_show_output, desk, job)).props(
                 "flat dense no-caps"
             )
 
 
 async def _show_output(desk: Desk, job: Job) -> None:
-    text = await asyncio.to_thread(output_end, desk, job, _MOST_CHARACTERS)
+    text = await asyncio.to_thread(desk.jobs.printed, job)
     with ui.dialog() as dialog, ui.card().classes("desk-dialog"):
         ui.label(job.title).classes("desk-heading")
         ui.label(text or "nothing was printed yet").classes("desk-text")
@@ -77,18 +77,13 @@ async def _show_output(desk: Desk, job: Job) -> None:
     dialog.open()
 
 
+def _words(desk: Desk, progress: Progress) -> str:
+    if progress.state == "refused":
+        return "not started, because it is not signed as yours: it came with the folder"
+    return "" if progress.state == "waiting" else last_line(desk, progress.job)
+
+
 def last_line(desk: Desk, job: Job) -> str:
     """Returns the last line that a job printed."""
-    lines = output_end(desk, job, 1000).strip().splitlines()
+    lines = desk.jobs.printed(job, 1000).strip().splitlines()
     return lines[-1] if lines else ""
-
-
-def output_end(desk: Desk, job: Job, num_characters: int) -> str:
-    """Returns the end of what a job printed; empty if it printed nothing yet."""
-    try:
-        with open(desk.jobs.output_of(job), "rb") as file:
-            file.seek(0, 2)
-            file.seek(max(0, file.tell() - num_characters))
-            return file.read().decode("utf-8", "replace")
-    except OSError:
-        return ""
