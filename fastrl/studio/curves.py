@@ -150,7 +150,7 @@ def chart(series: list[dict[str, Any]], axis: Axis, legend: bool = False) -> dic
     return {
         "animation": False,
         "backgroundColor": "transparent",
-        "grid": {"left": 8, "right": 18, "top": 30 if legend else 12, "bottom": 30}
+        "grid": {"left": 8, "right": 28, "top": 30 if legend else 12, "bottom": 30}
         | {"containLabel": True},
         "legend": {"show": legend, "type": "scroll", "textStyle": {"color": _GRAY}},
         "tooltip": {

@@ -21,6 +21,7 @@ from fastrl.studio.drafts import Draft
 from fastrl.studio.jobs import Job, JobFolder, Progress
 from fastrl.studio.queue import Queue
 from fastrl.studio.rows import Row, row_of
+from fastrl.studio.tensorboard import TensorBoard
 from fastrl.studio.trash import TRASH_NAME, restore, trash
 
 _LEAST_PAUSE = 0.8  # seconds between two looks at all folders
@@ -46,6 +47,7 @@ class Desk:
         self._runs: list[Run] = []
         self._rows: dict[str, tuple[Run, Row]] = {}
         self._look_again = 0.0
+        self.tensorboard = TensorBoard(self.log_dir)
 
     def open(self) -> None:
         """Begins to start the jobs of the queue, and to read the folders of runs."""
@@ -53,8 +55,9 @@ class Desk:
         threading.Thread(target=self.rows, name="fastrl-first-look", daemon=True).start()
 
     def close(self) -> None:
-        """Ends the threads; processes of runs go on."""
+        """Ends the threads and TensorBoard; processes of runs go on."""
         self.queue.close()
+        self.tensorboard.close()
 
     def runs(self) -> list[Run]:
         """Returns all runs, newest first; those of the last look if that was just now."""

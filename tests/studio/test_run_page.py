@@ -1,0 +1,99 @@
+"""The page of a run, in every state that a run folder may be in; no browser."""
+
+from __future__ import annotations
+
+import json
+
+from nicegui import ui
+from studio.playing import make_run, play
+
+METRICS = "env_steps,Rewards/rew_avg_100,Mine/x\n64,10.5,1\n128,20.5,2\n"
+
+
+def summary_of(steps: int) -> str:
+    return json.dumps({"algo": "ppo", "total_env_steps": steps, "interrupted": False})
+
+
+def test_curves_come_in_groups_with_what_they_mean(desk):
+    address = make_run(desk.log_dir)
+    folder = desk.log_dir / address
+    (folder / "metrics.csv").write_text(METRICS)
+    (folder / "summary.json").write_text(summary_of(128))
+
+    async def story(user):
+        await user.open(f"/run/{address}")
+        await user.should_see("finished")
+        await user.should_see("mean return of the last 100 training episodes")
+        await user.should_see("Own metrics")
+        charts = {chart.props["aria-label"]: chart for chart in user.find(ui.echart).elements}
+        (series,) = charts["curve of Rewards/rew_avg_100"].options["series"]
+        assert series["data"] == ([64, 10.5], [128, 20.5])
+
+    play(desk, story)
+
+
+def test_names_of_metrics_and_runs_are_text(desk):
+    evil = "<img src=x onerror=alert(1)>"
+    address = make_run(desk.log_dir)
+    folder = desk.log_dir / address
+    (folder / "metrics.csv").write_text(f"env_steps,{evil}\n1,2\n")
+    (folder / "config.yaml").write_text(f'algo: ppo\nenv_id: "{evil}"\n{evil}: 1\n')
+
+    async def story(user):
+        await user.open(f"/run/{address}")
+        await user.should_see(evil)
+        for element in user.find(ui.element).elements:
+            assert element.tag not in ("script", "img")
+            assert "innerHTML" not in element.props
+
+    play(desk, story)
+
+
+def test_a_run_with_only_a_config_is_shown_as_such(desk):
+    address = make_run(desk.log_dir)
+
+    async def story(user):
+        await user.open(f"/run/{address}")
+        await user.should_see("failed")
+        await user.should_see("no metrics yet")
+
+    play(desk, story)
+
+
+def test_a_damaged_run_says_what_is_wrong(desk):
+    address = make_run(desk.log_dir)
+    folder = desk.log_dir / address
+    (folder / "config.yaml").write_text("a: [")
+    (folder / "metrics.csv").write_bytes(b"\xff\xfe\x00")
+
+    async def story(user):
+        await user.open(f"/run/{address}")
+        await user.should_see("damaged")
+        await user.should_see("config.yaml: ")
+
+    play(desk, story)
+
+
+def test_an_empty_folder_and_none_are_shown_as_such(desk):
+    (desk.log_dir / "empty").mkdir(parents=True)
+
+    async def story(user):
+        await user.open("/run/empty")
+        await user.should_see("config.yaml is missing")
+        response = await user.http_client.get("/run/nothing/there")
+        assert response.status_code == 404
+
+    play(desk, story)
+
+
+def test_what_differs_from_the_preset_is_told(desk):
+    address = make_run(desk.log_dir)
+    text = "algo: ppo\nenv_id: CartPole-v1\nseed: 3\nnum_envs: 8\nnum_steps: 64\n"
+    (desk.log_dir / address / "config.yaml").write_text(text)
+
+    async def story(user):
+        await user.open(f"/run/{address}")
+        user.find(kind=ui.tab, content="Settings").click()
+        await user.should_see("differs: num_steps=64")
+
+    play(desk, story)
