@@ -6,8 +6,9 @@ import io
 import time
 from pathlib import Path
 
-from studio.browser import Browser
 from PIL import Image
+
+from studio.browser import Browser
 
 WIDTH, HEIGHT = 1100, 760
 _COLORS = 96

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 
 from nicegui import ui
+
 from studio.playing import make_run, play
 
 METRICS = "env_steps,Rewards/rew_avg_100,Mine/x\n64,10.5,1\n128,20.5,2\n"
@@ -22,9 +23,9 @@ def test_curves_come_in_groups_with_what_they_mean(desk):
 
     async def story(user):
         await user.open(f"/run/{address}")
-        await user.should_see("finished")
-        await user.should_see("mean return of the last 100 training episodes")
-        await user.should_see("Own metrics")
+        await user.should_see("finished", retries=80)
+        await user.should_see("mean return of the last 100 training episodes", retries=80)
+        await user.should_see("Own metrics", retries=80)
         charts = {chart.props["aria-label"]: chart for chart in user.find(ui.echart).elements}
         (series,) = charts["curve of Rewards/rew_avg_100"].options["series"]
         assert series["data"] == ([64, 10.5], [128, 20.5])
@@ -41,7 +42,7 @@ def test_names_of_metrics_and_runs_are_text(desk):
 
     async def story(user):
         await user.open(f"/run/{address}")
-        await user.should_see(evil)
+        await user.should_see(evil, retries=80)
         for element in user.find(ui.element).elements:
             assert element.tag not in ("script", "img")
             assert "innerHTML" not in element.props
@@ -54,8 +55,8 @@ def test_a_run_with_only_a_config_is_shown_as_such(desk):
 
     async def story(user):
         await user.open(f"/run/{address}")
-        await user.should_see("failed")
-        await user.should_see("no metrics yet")
+        await user.should_see("failed", retries=80)
+        await user.should_see("no metrics yet", retries=80)
 
     play(desk, story)
 
@@ -68,8 +69,8 @@ def test_a_damaged_run_says_what_is_wrong(desk):
 
     async def story(user):
         await user.open(f"/run/{address}")
-        await user.should_see("damaged")
-        await user.should_see("config.yaml: ")
+        await user.should_see("damaged", retries=80)
+        await user.should_see("config.yaml: ", retries=80)
 
     play(desk, story)
 
@@ -79,7 +80,7 @@ def test_an_empty_folder_and_none_are_shown_as_such(desk):
 
     async def story(user):
         await user.open("/run/empty")
-        await user.should_see("config.yaml is missing")
+        await user.should_see("config.yaml is missing", retries=80)
         response = await user.http_client.get("/run/nothing/there")
         assert response.status_code == 404
 
@@ -94,6 +95,6 @@ def test_what_differs_from_the_preset_is_told(desk):
     async def story(user):
         await user.open(f"/run/{address}")
         user.find(kind=ui.tab, content="Settings").click()
-        await user.should_see("differs: num_steps=64")
+        await user.should_see("differs: num_steps=64", retries=80)
 
     play(desk, story)
