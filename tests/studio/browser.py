@@ -136,6 +136,19 @@ class Browser:
 
         self.until(pressed, f"the button {words!r}", seconds)
 
+    def unfold(self, words: str) -> None:
+        """Opens the panel whose title begins with these words, if it is closed."""
+
+        def opened() -> bool:
+            for panel in self.all(".q-expansion-item"):
+                if panel.text.lower().startswith(words.lower()):
+                    if "q-expansion-item--expanded" not in (panel.get_attribute("class") or ""):
+                        panel.find_element(By.CSS_SELECTOR, ".q-item").click()
+                    return True
+            return False
+
+        self.until(opened, f"the panel {words!r}")
+
     def field(self, label: str) -> WebElement:
         """Returns the input of the field with this label."""
 
