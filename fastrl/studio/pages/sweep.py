@@ -1,0 +1,211 @@
+"""The page of a sweep: trials as they come, what matters, and what the best one trains."""
+
+from __future__ import annotations
+
+import os
+import signal
+from pathlib import Path
+from typing import Any
+
+from nicegui import run as off_loop  # pyright: ignore[reportMissingImports]
+from nicegui import ui  # pyright: ignore[reportMissingImports]
+
+from fastrl.processes.errors import one_line
+from fastrl.runs.folder import read_config
+from fastrl.studio.addresses import address_of, page_of_run
+from fastrl.studio.desk import ALGORITHMS, Desk
+from fastrl.studio.differences import in_words
+from fastrl.studio.frame import frame, told
+from fastrl.studio.jobs import Job
+from fastrl.studio.pages.run_state import clock
+from fastrl.studio.run_view import tail
+from fastrl.studio.sweep_charts import (
+    importance_chart,
+    parallel_chart,
+    progress_chart,
+)
+from fastrl.sweep.reading import Sweep, importance, read_sweep
+
+_SECONDS = 1.5
+_SEEDS = (1, 2, 3, 4, 5)
+_MOST_ROWS = 500
+_COLUMNS = ("trial", "state", "return", "seconds", "settings", "note")
+
+
+def register(desk: Desk) -> None:
+    """Adds the page of a sweep; its address is the path of its folder below the log folder."""
+
+    @ui.page("/sweep/{address:path}")
+    async def _show(address: str) -> None:
+        with frame(f"Sweep {address.rpartition('/')[2]}", "/sweeps"):
+            try:
+                folder = await off_loop.io_bound(desk.folder, address)
+                found = await off_loop.io_bound(read_sweep, folder)
+            except (ValueError, OSError) as error:
+                ui.status_code(404)
+                ui.label(one_line(error)).classes("desk-wrong")
+                return
+            page = _SweepPage(desk, folder)
+            page.show(found)
+            ui.timer(_SECONDS, page.tick)
+
+
+class _SweepPage:
+    def __init__(self, desk: Desk, folder: Path) -> None:
+        self._desk, self._folder = desk, folder
+        self._shown: Any = None
+        self._found: Sweep | None = None
+        with ui.element("div").classes("desk-row"):
+            self._state = ui.label().classes("desk-badge").props("role=status")
+            self._words = ui.label()
+        self._bar = ui.linear_progress(0, show_value=False).props('aria-label="progress"')
+        self._fault = ui.label().classes("desk-wrong")
+        with ui.element("div").classes("desk-row"):
+            words = f"Train the best with {len(_SEEDS)} seeds"
+            self._train = ui.button(words, icon="rocket_launch", on_click=self._train_best)
+            self._stop = ui.button("Stop", icon="stop", on_click=self._stop_sweep)
+            self._resume = ui.button("Go on", icon="play_arrow", on_click=self._go_on)
+            for button in (self._train, self._stop, self._resume):
+                button.props("outline dense no-caps")
+        self._best = ui.label().classes("desk-text")
+        self._confirmed = ui.label().classes("desk-text")
+        self._charts: list[Any] = []
+        with ui.element("div").classes("desk-panels"):
+            for title in ("Trials", "Importance of the settings"):
+                with ui.column().classes("desk-metric"):
+                    ui.label(title).classes("desk-heading")
+                    self._charts.append(ui.echart({"series": []}).classes("desk-curve"))
+                    self._charts[-1].props["aria-label"] = title
+        ui.label("Settings and returns").classes("desk-heading")
+        self._charts.append(ui.echart({"series": []}).classes("desk-parallel"))
+        self._charts[-1].props["aria-label"] = "parallel coordinates of the trials"
+        columns = [
+            {"name": name, "label": name, "field": name, "align": "left", "sortable": True}
+            for name in _COLUMNS
+        ]
+        self._table = ui.table(rows=[], columns=columns, row_key="trial", pagination=20)
+        self._table.props("dense flat wrap-cells").classes("desk-settings")
+        self._links = ui.element("div").classes("desk-row")
+
+    async def tick(self) -> None:
+        """Reads the sweep again."""
+        try:
+            found = await off_loop.io_bound(read_sweep, self._folder)
+        except (ValueError, OSError) as error:
+            self._fault.text = one_line(error)
+            return
+        if found is not None:  # else the server is ending
+            self.show(found)
+
+    def show(self, found: Sweep) -> None:
+        """Shows a sweep as it is now; charts change with the trials alone."""
+        self._found = found
+        self._state.text = found.state
+        self._state.classes(replace=f"desk-badge desk-badge-{found.state}")
+        over = sum(trial.is_over for trial in found.trials)
+        asked = found.asked
+        self._words.text = (
+            f"{asked.algo} on {asked.env_id or 'several tasks'} · {found.phase or 'begins'} · "
+            f"{over} of {len(found.trials)} trials are over · {clock(found.seconds)}"
+        )
+        self._bar.value = round(found.progress, 3)
+        self._fault.text = "\n".join([*filter(None, [found.error]), *found.faults[:5]])
+        self._train.set_enabled(found.preset_file is not None and asked.algo in ALGORITHMS)
+        self._stop.set_enabled(found.state == "running")
+        self._resume.set_enabled(found.state == "stopped")
+        if (found.trials, found.summary) != self._shown:
+            self._shown = found.trials, found.summary
+            self._draw(found)
+
+    def _draw(self, found: Sweep) -> None:
+        best = found.best
+        if best is not None and best.value is not None:
+            settings = "  ".join(f"{name}={in_words(x)}" for name, x in best.settings.items())
+            self._best.text = f"best: trial {best.number}, return {best.value:.1f}\n{settings}"
+        self._confirmed.text = "\n".join(
+            f"{which} on fresh seeds: {_mean_in_words(result)}"
+            for which, result in found.confirmation.items()
+            if isinstance(result, dict)
+        )
+        shares = importance(found.trials)
+        ranges = found.asked.search
+        options = [
+            progress_chart(found.trials, found.ranked),
+            importance_chart(shares),
+            parallel_chart(found.trials, ranges, list(shares)),
+        ]
+        for place, new in zip(self._charts, options, strict=True):
+            with place.props.suspend_updates():
+                place.options.clear()
+                place.options.update(new)
+            place.update()
+        self._table.rows = [
+            {
+                "trial": trial.number,
+                "state": trial.state,
+                "return": None if trial.value is None else round(trial.value, 2),
+                "seconds": trial.seconds,
+                "settings": "  ".join(f"{x}={in_words(y)}" for x, y in trial.settings.items()),
+                "note": trial.note or trial.name,
+            }
+            for trial in found.trials[-_MOST_ROWS:]
+        ]
+        self._link_runs(found)
+
+    def _link_runs(self, found: Sweep) -> None:
+        """Links the runs of the best trial."""
+        self._links.clear()
+        best = found.best
+        with self._links:
+            for one in best.runs if best else ():
+                folder = best.folder / one.folder if best and one.folder else None
+                if folder is not None and folder.resolve().is_relative_to(self._desk.log_dir):
+                    address = address_of(self._desk.log_dir, folder.resolve())
+                    ui.link(f"run of the best, seed {one.seed}", page_of_run(address))
+
+    async def _train_best(self) -> None:
+        found = self._found
+
+        def submit() -> None:
+            assert found is not None
+            if found.preset_file is None:
+                raise ValueError("no trial is complete yet")
+            settings = read_config(found.preset_file)
+            algo = settings.pop("algo", found.asked.algo)
+            for seed in _SEEDS:
+                own = {"seed": seed, "log_dir": str(self._desk.log_dir), "exp_name": "best"}
+                title = f"best of {found.folder.name}, seed {seed}"
+                self._desk.submit(algo, (), title, settings={**settings, **own})
+
+        await told(lambda: off_loop.io_bound(submit), f"{len(_SEEDS)} runs are in the queue")
+
+    async def _stop_sweep(self) -> None:
+        def stop() -> None:
+            pid = read_sweep(self._folder).pid
+            if pid is None:
+                raise ValueError("no process works on this sweep")
+            os.kill(pid, signal.SIGINT)
+
+        await told(lambda: off_loop.io_bound(stop), "the sweep ends its runs")
+
+    async def _go_on(self) -> None:
+        words = ("--resume", str(self._folder))
+        title = f"sweep {self._folder.name}, continued"
+        work = self._desk.submit
+        await told(lambda: off_loop.io_bound(work, "sweep", words, title), "in the queue")
+
+
+def last_line(desk: Desk, job: Job) -> str:
+    """Returns the last line that a job printed."""
+    lines = tail(desk.jobs.output_of(job)).strip().splitlines()
+    return lines[-1] if lines else ""
+
+
+def _mean_in_words(result: dict[str, Any]) -> str:
+    mean, interval = result.get("mean"), result.get("interval")
+    if not isinstance(mean, int | float):
+        return "not known yet"
+    has_interval = isinstance(interval, list | tuple) and len(interval) == 2
+    return f"mean {mean:.1f}" + (
+        f", 95 % interval {interval[0]:.1f} to {interval[1]:.1f}" if has_interval else ""
+    )

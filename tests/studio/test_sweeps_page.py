@@ -1,0 +1,112 @@
+"""The pages of sweeps, over folders as `python -m fastrl.sweep` writes them; no browser."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+pytest.importorskip("nicegui")
+
+from nicegui import ui
+
+from fastrl.studio.desk import Desk
+from fastrl.sweep.request import Asked
+from fastrl.sweep.trial import Trial, TrialRun, folder_of
+from studio.playing import play, until
+
+NAME = "2026-11-30_08-00-00"
+EVIL = "<img src=x onerror=alert(1)>"
+
+
+def make_sweep(desk: Desk, **more) -> str:
+    """Makes the folder of a sweep with three trials; returns its address."""
+    folder = desk.log_dir / "sweeps" / NAME
+    folder.mkdir(parents=True)
+    asked = {"kind": "search", "algo": "ppo", "flags": (), "env_id": "CartPole-v1", "minutes": 1.0}
+    Asked(**{**asked, **more}).save(folder)
+    for number, value in enumerate((20.0, 90.0, None)):
+        state = "running" if value is None else "complete"
+        run = TrialRun(1, "", state, value, 2.0)
+        settings = {"learning_rate": 10.0 ** -(number + 2)}
+        own = {"state": state, "runs": (run,), "value": value, "seconds": 2.0}
+        Trial(number, settings, **own, folder=folder_of(folder, number)).save()
+    (folder / "best.yaml").write_text("algo: ppo\nenv_id: CartPole-v1\nlearning_rate: 0.001\n")
+    return f"sweeps/{NAME}"
+
+
+def test_sweeps_are_listed_with_their_best(desk):
+    make_sweep(desk)
+
+    async def story(user):
+        await user.open("/sweeps")
+        await user.should_see("ppo on CartPole-v1, " + NAME, retries=80)
+        await user.should_see("stopped")
+        await user.should_see("2 trials · 0:00 · best 90.0")
+
+    play(desk, story)
+
+
+def test_trials_are_drawn_and_the_best_is_named(desk):
+    address = make_sweep(desk)
+
+    async def story(user):
+        await user.open(f"/sweep/{address}")
+        await user.should_see("best: trial 1, return 90.0", retries=80)
+        await user.should_see("learning_rate=0.001")
+        charts = {chart.props["aria-label"]: chart for chart in user.find(ui.echart).elements}
+        series = {x["name"]: x["data"] for x in charts["Trials"].options["series"]}
+        assert series["complete"] == ([0, 20.0], [1, 90.0])
+
+    play(desk, story)
+
+
+def test_the_best_is_queued_with_five_seeds(desk):
+    address = make_sweep(desk)
+    desk.queue.at_once = 0
+
+    async def story(user):
+        await user.open(f"/sweep/{address}")
+        await user.should_see("best: trial 1", retries=80)
+        user.find("Train the best with 5 seeds").click()
+        await until(lambda: len(desk.jobs.all()) == 5)
+
+    play(desk, story)
+    seeds = []
+    for progress in desk.jobs.all():
+        text = (desk.jobs.path / progress.job.id / "settings.yaml").read_text()
+        assert progress.job.command == "ppo" and "learning_rate: 0.001" in text
+        seeds.append(next(line for line in text.splitlines() if line.startswith("seed")))
+    assert seeds == [f"seed: {seed}" for seed in (1, 2, 3, 4, 5)]
+
+
+def test_a_sweep_is_started_from_the_form(desk):
+    desk.queue.at_once = 0
+
+    async def story(user):
+        await user.open("/sweeps")
+        await user.should_see("Start sweep", retries=80)
+        user.find("Start sweep").click()
+        await until(lambda: len(desk.jobs.all()) == 1)
+
+    play(desk, story)
+    (progress,) = desk.jobs.all()
+    assert progress.job.command == "sweep"
+    assert progress.job.words[:3] == ("ppo", "--env-id", "CartPole-v1")
+    assert progress.job.words[-2:] == ("--minutes", "5")
+
+
+def test_words_of_a_sweep_are_text_and_damaged_ones_are_told(desk):
+    address = make_sweep(desk, env_id=EVIL)
+    folder = desk.log_dir / address / "trials"
+    (folder / "0001" / "trial.json").write_text(json.dumps({"number": EVIL}))
+
+    async def story(user):
+        await user.open(f"/sweep/{address}")
+        await user.should_see(EVIL, retries=80)
+        await user.should_see("cannot be read")
+        assert not [x for x in user.find(ui.element).elements if x.tag in ("script", "img")]
+        response = await user.http_client.get("/sweep/sweeps/none")
+        assert response.status_code == 404
+
+    play(desk, story)
