@@ -150,6 +150,15 @@ def stop(folder: str | Path, number: signal.Signals = signal.SIGINT) -> Process:
     return process
 
 
+def signal_to(process: Process, number: int) -> bool:
+    """Sends a signal to a process, if it still exists here; returns whether it did."""
+    with contextlib.suppress(ValueError, OSError), _reached(process) as send:
+        if process.is_alive:
+            send(number)
+            return True
+    return False
+
+
 @contextlib.contextmanager
 def _reached(process: Process) -> Iterator[Any]:
     """Context with a function that sends a signal to the process that has the number now."""

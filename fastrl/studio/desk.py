@@ -16,7 +16,6 @@ from fastrl.runs.listing import find_runs
 from fastrl.runs.plain_files import read_settings
 from fastrl.runs.run import Run
 from fastrl.studio.addresses import path_of
-from fastrl.studio.alive import send_signal
 from fastrl.studio.drafts import Draft
 from fastrl.studio.jobs import Job, JobFolder, Progress
 from fastrl.studio.queue import Queue
@@ -92,7 +91,7 @@ class Desk:
 
     def _num_other_runs(self) -> int:
         """Returns how many runs are under way that the queue did not start."""
-        pids = {progress.pid for progress in self.jobs.all() if progress.state == "running"}
+        pids = {progress.process.pid for progress in self.jobs.all() if progress.process}
         running = [run for run in self.runs() if run.state == "running"]
         return sum(run.process is None or run.process.pid not in pids for run in running)
 
@@ -162,8 +161,8 @@ class Desk:
         self.look_again()
 
     def _stop_job(self, progress: Progress) -> bool:
-        is_running = progress.state == "running"
-        return is_running and send_signal(progress.pid, progress.birth, signal.SIGINT)
+        process = progress.process
+        return process is not None and owner.signal_to(process, signal.SIGINT)
 
     def trash(self, address: str) -> None:
         """Moves a run to the trash, from where `restore` brings it back.

@@ -3,7 +3,8 @@
     <log_dir>/.studio/jobs/<time>-<random>/
         job.json        what is to run, as `Job`, signed by the user
         settings.yaml   the file that `--config` names, of a new run
-        started.json    process id and birth, once it runs
+        started.json    empty: it was started
+        process.json    its process, as in a run folder
         output.txt      what it printed
         ended.json      exit status, if it is known
 
@@ -31,9 +32,9 @@ from typing import Any, Literal
 
 from fastrl.config.trust import is_signed, sign_text
 from fastrl.runs.folder import replaced_file, write_config
+from fastrl.runs.owner import PROCESS_NAME, Process, process_of, read_process
 from fastrl.runs.plain_files import open_plain, read_plain
 from fastrl.studio.addresses import plain_folder
-from fastrl.studio.alive import birth_of
 
 STUDIO_NAME = ".studio"
 SETTINGS_NAME = "settings.yaml"
@@ -71,10 +72,8 @@ class Progress:
 
     job: Job
     state: State
-    pid: int = 0
-    """Process, while it runs."""
-    birth: str = ""
-    """What tells the process from others of its number."""
+    process: Process | None = None
+    """Its process, while it runs."""
     status: int | None = None
     """Exit status, once it ended and if it is known."""
     run: str = ""
@@ -138,7 +137,7 @@ class JobFolder:
         if not self._is_own(job, _load(folder / "job.json").get("signature")):
             raise ValueError("this job is not signed as yours")
         # Whatever happens next, no later studio starts it again.
-        _write(folder / "started.json", {"pid": 0, "birth": ""})
+        _write(folder / "started.json", {})
         environment = {x: y for x, y in os.environ.items() if not x.startswith("NICEGUI_")}
         with open(folder / OUTPUT_NAME, "ab") as output:
             process = subprocess.Popen(
@@ -149,8 +148,8 @@ class JobFolder:
                 start_new_session=True,
                 env={**environment, "PYTHONUNBUFFERED": "1"},
             )
-        birth = birth_of(process.pid) or ""
-        _write(folder / "started.json", {"pid": process.pid, "birth": birth})
+        if (known := process_of(process.pid)) is not None:
+            _write(folder / PROCESS_NAME, dataclasses.asdict(known))
         return process
 
     def end(self, job: Job, status: int | None) -> None:
@@ -199,6 +198,7 @@ class JobFolder:
             if job.id != name or not all(map(_is_text, (*vars(job).values(), *job.words))):
                 return None
             ended, started = _load(folder / "ended.json"), _load(folder / "started.json")
+            process = read_process(folder)
         except (OSError, ValueError, TypeError, KeyError):
             return None
         run = job.run or self._run_named_in(name)
@@ -207,9 +207,10 @@ class JobFolder:
             progress = Progress(job, _state_of(status), status=status, run=run)
             self._ended[name] = progress
         elif started is not None:
-            pid, birth = started.get("pid", 0), started.get("birth", "")
-            is_alive = birth_of(pid) == birth
-            progress = Progress(job, "running" if is_alive else "gone", pid, birth, run=run)
+            if process is not None and process.is_alive:
+                progress = Progress(job, "running", process, run=run)
+            else:
+                progress = Progress(job, "gone", run=run)
         else:
             if name not in self._own:
                 self._own[name] = self._is_own(job, signature)

@@ -11,7 +11,7 @@ import threading
 from collections.abc import Callable
 
 from fastrl.processes.machine import available_cores
-from fastrl.studio.alive import send_signal
+from fastrl.runs.owner import signal_to
 from fastrl.studio.jobs import STUDIO_NAME, Job, JobFolder, Progress
 
 _TICK_SECONDS = 0.5
@@ -71,8 +71,8 @@ class Queue:
                     continue
                 if progress.state in ("waiting", "refused"):
                     return self._jobs.end(job, None)
-                if progress.state == "running":
-                    send_signal(progress.pid, progress.birth, signal.SIGINT)
+                if progress.process is not None:
+                    signal_to(progress.process, signal.SIGINT)
                     return None
         raise ValueError(f"{job.title} has ended already")
 

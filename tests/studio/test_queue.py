@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import shutil
 import signal
@@ -13,8 +14,8 @@ import pytest
 
 pytest.importorskip("nicegui")
 
+from fastrl.runs.owner import process_of, signal_to
 from fastrl.studio import jobs as jobs_module
-from fastrl.studio.alive import birth_of, send_signal
 from fastrl.studio.jobs import JobFolder
 from fastrl.studio.queue import Queue
 
@@ -28,8 +29,8 @@ def folder(tmp_path, monkeypatch):
     folder = JobFolder(tmp_path)
     yield folder
     for progress in folder.all():
-        if progress.state == "running":
-            send_signal(progress.pid, progress.birth, signal.SIGKILL)
+        if progress.process is not None:
+            signal_to(progress.process, signal.SIGKILL)
 
 
 def state_of(folder, job):
@@ -94,8 +95,9 @@ def test_the_next_studio_goes_on_with_the_queue(folder, tmp_path):
     second = Queue(after, at_once=1)
     second.tick()
     assert [x.state for x in after.all()] == ["running", "waiting"]
+    pid = after.all()[0].process.pid
     second.cancel(running)
-    os.waitpid(after.all()[0].pid, 0)  # the first studio, whose child it is, is this process
+    os.waitpid(pid, 0)  # the first studio, whose child it is, is this process
     assert wait_for(second, after, waiting, "done") == "done"
     assert state_of(after, running) == "gone"
 
@@ -117,14 +119,15 @@ def test_a_process_outlives_the_studio_that_started_it(folder, tmp_path):
         "from fastrl.studio import jobs; from fastrl.studio.queue import Queue;"
         "jobs.command_line = lambda job: [sys.executable, '-c', *job.words];"
         "folder = jobs.JobFolder(Path(sys.argv[1])); Queue(folder, 1).tick();"
-        "print(folder.all()[0].pid)"
+        "print(folder.all()[0].process.pid)"
     )
     folder.add("ppo", (SLEEP,), "long")
     words = [sys.executable, "-c", code, str(tmp_path)]
     done = subprocess.run(words, capture_output=True, text=True, check=True, timeout=SECONDS * 3)
     progress = folder.all()[0]
-    assert progress.state == "running" and progress.pid == int(done.stdout)
-    assert os.getsid(progress.pid) == progress.pid  # closing the terminal does not end it
+    pid = progress.process.pid
+    assert progress.state == "running" and pid == int(done.stdout)
+    assert os.getsid(pid) == pid  # closing the terminal does not end it
 
 
 def test_a_job_that_waits_can_be_taken_out(folder):
@@ -140,14 +143,15 @@ def test_a_job_that_waits_can_be_taken_out(folder):
 def test_a_number_that_was_given_anew_is_not_signalled():
     process = subprocess.Popen([sys.executable, "-c", SLEEP])
     try:
-        birth = birth_of(process.pid)
-        assert not send_signal(process.pid, f"{birth}0", signal.SIGTERM)
-        assert birth_of(process.pid) == birth
-        assert send_signal(process.pid, birth, signal.SIGTERM)
+        known = process_of(process.pid)
+        for other in ({"start_ticks": known.start_ticks + 1}, {"boot": "earlier"}, {"host": "x"}):
+            assert not signal_to(dataclasses.replace(known, **other), signal.SIGTERM)
+        assert known.is_alive
+        assert signal_to(known, signal.SIGTERM)
     finally:
         process.kill()
         process.wait()
-    assert birth_of(process.pid) is None
+    assert not known.is_alive and not signal_to(known, signal.SIGTERM)
 
 
 def test_damaged_jobs_stop_nothing(folder):
@@ -156,6 +160,8 @@ def test_damaged_jobs_stop_nothing(folder):
         (folder.path / name).mkdir()
         if text is not None:
             (folder.path / name / "job.json").write_text(text)
+    strange = folder.add("ppo", ("",), "strange")
+    (folder.path / strange.id / "process.json").write_text('{"pid": "x", "a": 1}')
     assert [x.job for x in folder.all()] == [job]
     assert wait_for(Queue(folder, 1), folder, job, "done") == "done"
 

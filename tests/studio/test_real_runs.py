@@ -9,7 +9,7 @@ import pytest
 
 pytest.importorskip("nicegui")
 
-from fastrl.studio.alive import send_signal
+from fastrl.runs.owner import signal_to
 from fastrl.studio.drafts import Draft
 
 pytestmark = pytest.mark.slow
@@ -22,8 +22,8 @@ def working(desk):
     yield desk
     desk.queue.close()
     for progress in desk.jobs.all():
-        if progress.state == "running":
-            send_signal(progress.pid, progress.birth, signal.SIGKILL)
+        if progress.process is not None:
+            signal_to(progress.process, signal.SIGKILL)
 
 
 def until(is_so, seconds=90):
