@@ -23,7 +23,7 @@ minari = pytest.importorskip("minari")
 from fastrl import TrajectoryDataset, make_env, make_random_trajectory  # noqa: E402
 from fastrl.data.episodes import EpisodeCutter  # noqa: E402
 from fastrl.data.playing import Policy, record_episodes  # noqa: E402
-from fastrl.data.random_actions import RandomActions  # noqa: E402
+from fastrl.spaces.random_actions import RandomActions  # noqa: E402
 
 STORY, IMAGES, SCREEN = (f"story_envs:{name}" for name in ("StoryEnv", "ImageEnv", "ScreenEnv"))
 

@@ -46,12 +46,13 @@ class RunSettings(AgentArguments, total=False):
     num_envs: int
     num_pools: int
     num_env_threads: int
-    vector: Literal["sync", "async"]
+    vector: Literal["sync", "async", "auto"]
     num_workers: int
     mask_vel: bool
     env_kwargs: Words | dict[str, Any]
     obs_keys: Words
     obs_kind: Literal["auto", "pixels", "vector"]
+    scale_images: bool
     gray_scale: bool
     resize: int
     action_repeat: int

@@ -158,8 +158,8 @@ def _run(arguments: argparse.Namespace) -> int:
 def _of_id(arguments: argparse.Namespace, num_envs: int, session: Any) -> tuple[Any, ...]:
     """Returns environments of an id, the random policy and what the metadata say of both."""
     from fastrl.data.playing import Policy
-    from fastrl.data.random_actions import RandomActions
     from fastrl.data.random_trajectory import open_task
+    from fastrl.spaces.random_actions import RandomActions
 
     seed = session(0)
     kwargs = {"env_kwargs": tuple(arguments.env_kwargs or ())}
@@ -174,7 +174,7 @@ def _of_run(arguments: argparse.Namespace, num_envs: int, session: Any) -> tuple
     """Returns new environments of a run's task, the policy, metadata of both, and the agent."""
     from fastrl.collect.policies import mixed_policy
     from fastrl.data.playing import Policy
-    from fastrl.data.random_actions import RandomActions
+    from fastrl.spaces.random_actions import RandomActions
     from fastrl.training.greedy import fresh_env, policy_of
 
     named = named_again(arguments)

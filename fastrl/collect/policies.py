@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from fastrl.data.playing import Policy
-from fastrl.data.random_actions import RandomActions
+from fastrl.spaces.random_actions import RandomActions
 
 
 def mixed_policy(trained: Policy, draw: RandomActions, epsilon: float, seed: int) -> Policy:

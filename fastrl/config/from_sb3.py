@@ -47,7 +47,6 @@ _POLICY_LACKING: dict[str, tuple[Any, str]] = {
     "share_features_extractor": (True, "see shared_network"),
     "features_extractor_class": (None, "see network, which takes a function that makes a module"),
     "features_extractor_kwargs": (None, "see network_kwargs"),
-    "normalize_images": (True, "pixels are always scaled to [0, 1]"),
     "use_sde": (False, "there is no state-dependent exploration"),
     "full_std": (True, "there is no state-dependent exploration"),
     "use_expln": (False, "there is no state-dependent exploration"),
@@ -75,7 +74,13 @@ def from_sb3(settings: Mapping[str, Any]) -> dict[str, Any]:
         raise ValueError(
             f"policy={policy!r} has no counterpart; a class of your own overrides make_policy"
         )
-    ours: dict[str, Any] = {"preset": "none", **_of_policy(given.pop("policy_kwargs", None) or {})}
+    kwargs = dict(given.pop("policy_kwargs", None) or {})
+    ours: dict[str, Any] = {"preset": "none"}
+    if not kwargs.pop("normalize_images", True):
+        # SB3 flattens images for this policy, and takes arrays of any numbers for the others.
+        is_flat = policy == "MlpPolicy"
+        ours |= {"obs_kind": "vector"} if is_flat else {"obs_kind": "pixels", "scale_images": False}
+    ours |= _of_policy(kwargs)
     for name, schedule in (("learning_rate", "lr_schedule"), ("clip_range", "clip_schedule")):
         value: Any = given.pop(name)
         setting = "clip_coef" if name == "clip_range" else name

@@ -56,11 +56,12 @@ class RunConfig:
     num_env_threads: Annotated[int, Bounds(at_least=0, at_most=_MOST_THREADS)] = 0
     """EnvPool's threads, divided between the halves if num_pools is 2; 0: per half, as many as the
     cores this process may use."""
-    vector: Literal["sync", "async"] = "sync"
+    vector: Literal["sync", "async", "auto"] = "sync"
     """How gymnasium's environments and your own are stepped. sync: one after the other. async: in
-    processes beside each other, for those whose step takes long; episodes are the same."""
+    processes beside each other, for those whose step takes long; episodes are the same. auto: async
+    if a few steps of one more environment, at the start, take so long that it is faster."""
     num_workers: Annotated[int, Bounds(at_least=0, at_most=_MOST_THREADS)] = 0
-    """Processes that step the environments if vector is async; 0: one per core this process may
+    """Processes that step the environments, unless vector is sync; 0: one per core this process may
     use."""
     mask_vel: bool = False
     """Set the velocities in the observations to zero (classic control and LunarLander), so that the
@@ -73,6 +74,10 @@ class RunConfig:
     """What arrays of bytes (uint8) with two or three dimensions are: pixels, which are scaled to
     [0, 1] and go into convolutions, or a vector of numbers. auto: pixels if their space goes from 0
     to 255 and has at least 7 x 7 of them, else a vector."""
+    scale_images: bool = True
+    """Divide pixels by 255, or what else is the largest in their space. False: the networks get
+    them as they are; with obs_kind=pixels, arrays of any numbers with two or three dimensions are
+    pixels then, those of floats too."""
     gray_scale: bool = False
     """Make colour images grey (gymnasium's environments and your own)."""
     resize: Annotated[int, Bounds(at_least=0, at_most=_LARGEST_SIDE)] = 0
@@ -200,6 +205,7 @@ class RunConfig:
             "mask_vel": self.mask_vel,
             "obs_keys": self.obs_keys,
             "obs_kind": self.obs_kind,
+            "scale_images": self.scale_images,
             "gray_scale": self.gray_scale,
             "resize": self.resize,
             "action_repeat": self.action_repeat,

@@ -12,12 +12,12 @@ from fastrl.config.run import RunConfig
 from fastrl.data.describing import seed_of_session, writer_of
 from fastrl.data.packages import check_packages
 from fastrl.data.playing import Policy, default_num_envs, record_episodes
-from fastrl.data.random_actions import RandomActions
 from fastrl.data.trajectories import TrajectoryDataset
 from fastrl.envs.make import base_seed, make_env
 from fastrl.envs.pools import open_envs
 from fastrl.envs.vector import VectorEnv
 from fastrl.presets import facts_of
+from fastrl.spaces.random_actions import RandomActions
 
 ENV_SETTINGS = (
     "backend",
@@ -27,6 +27,7 @@ ENV_SETTINGS = (
     "env_kwargs",
     "obs_keys",
     "obs_kind",
+    "scale_images",
     "gray_scale",
     "resize",
     "action_repeat",

@@ -52,6 +52,7 @@ class AsyncEnv:
         info_mask: bool = False,
         obs_kind: ObsKind = "auto",
         *,
+        scale_images: bool = True,
         num_workers: int = 0,
     ) -> None:
         """Starts processes and makes one env per function; arguments and errors as of `GymEnv`.
@@ -63,13 +64,19 @@ class AsyncEnv:
             obs_keys: keys of a Dict observation to use; all if empty.
             info_mask: whether to use the action mask in the info.
             obs_kind: what arrays of bytes are (see `observation_rows`).
+            scale_images: whether pixels are divided (see there).
             num_workers: number of processes; 0: `default_num_workers(num_envs)`.
         """
         self.env_id, self.num_envs = env_id, len(env_fns)
         count = min(num_workers or default_num_workers(self.num_envs), self.num_envs)
         ends = [self.num_envs * (i + 1) // count for i in range(count)]
         self._parts = [slice(a, b) for a, b in zip([0, *ends], ends, strict=False)]
-        reading = {"obs_keys": tuple(obs_keys), "info_mask": info_mask, "obs_kind": obs_kind}
+        reading = {
+            "obs_keys": tuple(obs_keys),
+            "info_mask": info_mask,
+            "obs_kind": obs_kind,
+            "scale_images": scale_images,
+        }
         requests = [
             (env_id, self._sendable(env_fns[part]), part.start, list(seeds[part]), reading)
             for part in self._parts

@@ -144,6 +144,7 @@ class EnvPoolEnv:
         obs_keys: Sequence[str] = (),
         info_mask: bool = False,
         obs_kind: ObsKind = "auto",
+        scale_images: bool = True,
         testing: bool = False,
     ) -> None:
         """Makes the pool.
@@ -157,6 +158,7 @@ class EnvPoolEnv:
             obs_keys: keys of a Dict observation to use; all if empty.
             info_mask: whether to use the action mask in the info.
             obs_kind: what arrays of bytes are (see `observation_rows`).
+            scale_images: whether pixels are divided (see there).
             testing: Atari: whether rewards are unclipped and an episode is a whole game. In
                 training a lost life ends the episode and rewards are clipped to their sign (Mnih
                 et al. 2015), unless `env_kwargs` override it.
@@ -215,6 +217,7 @@ class EnvPoolEnv:
             obs_keys,
             info_mask,
             obs_kind,
+            scale_images,
         )
         self._pool: Any = pool
         self._renders, self._is_under_way = render, False

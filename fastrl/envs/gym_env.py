@@ -41,6 +41,7 @@ class GymEnv:
         info_mask: bool = False,
         obs_kind: ObsKind = "auto",
         first_env: int = 0,
+        scale_images: bool = True,
     ) -> None:
         """Makes one env per function.
 
@@ -53,6 +54,7 @@ class GymEnv:
             info_mask: whether to use the action mask in the info.
             obs_kind: what arrays of bytes are (see `observation_rows`).
             first_env: number of the first one, for messages.
+            scale_images: whether pixels are divided (see `observation_rows`).
 
         Raises:
             EnvError: making an env raised an error, or returned no env.
@@ -85,6 +87,7 @@ class GymEnv:
             obs_keys,
             info_mask,
             obs_kind,
+            scale_images,
         )
         self.action_dtype = action_space.dtype
         self._num_steps = 0

@@ -11,6 +11,7 @@ import gymnasium
 
 from fastrl.config.trust import is_part_of_python
 from fastrl.envs.async_env import AsyncEnv
+from fastrl.envs.choosing import make_chosen
 from fastrl.envs.envpool_env import EnvPoolEnv, check_envpool_id, list_envpool_ids
 from fastrl.envs.foreign import call, own_line
 from fastrl.envs.gym_env import GymEnv
@@ -23,7 +24,7 @@ from fastrl.envs.wrappers import check_no_wrappers, wrapped
 from fastrl.spaces.pixels import ObsKind
 
 Backend = Literal["auto", "envpool", "gymnasium"]
-Vector = Literal["sync", "async"]
+Vector = Literal["sync", "async", "auto"]
 Purpose = Literal["train", "eval", "video", "collect"]
 
 # Id and settings of what `make_env` returned, so that more of it can be made.
@@ -58,6 +59,7 @@ def make_env(
     env_kwargs: Mapping[str, Any] | None = None,
     obs_keys: Sequence[str] = (),
     obs_kind: ObsKind = "auto",
+    scale_images: bool = True,
     gray_scale: bool = False,
     resize: int = 0,
     action_repeat: int = 1,
@@ -75,7 +77,8 @@ def make_env(
         first_env: number of envs of other ranks and pools before these.
         backend: "auto" uses EnvPool if it has the id, with supported spaces.
         num_threads: EnvPool's threads; 0: one per core this process may use, at most `num_envs`.
-        vector: "sync" steps gymnasium's envs one after the other, "async" in processes.
+        vector: "sync" steps gymnasium's envs one after the other, "async" in processes, "auto" as
+            one of both, by the time that a step takes.
         num_workers: number of these; 0: one per core this process may use, at most `num_envs`.
         mask_vel: whether to set velocities to 0 (for the ids in `masking.VELOCITY_INDICES`).
         render: whether `render` will be called; it draws env 0.
@@ -83,6 +86,7 @@ def make_env(
         obs_keys: keys of a Dict observation to use; all if empty.
         obs_kind: what arrays of bytes with two or three dimensions are: "pixels", a "vector", or
             "auto", whatever `fastrl.spaces.pixels.is_pixels` says.
+        scale_images: whether networks get pixels divided by the largest (see `observation_rows`).
         gray_scale: whether images become grey; like the next two, not for EnvPool's envs.
         resize: width and height of images; 0: as they are.
         action_repeat: how often each action is taken in a step.
@@ -113,6 +117,7 @@ def make_env(
         "mask_vel": mask_vel,
         "obs_keys": tuple(obs_keys),
         "obs_kind": obs_kind,
+        "scale_images": scale_images,
         "gray_scale": gray_scale,
         "resize": resize,
         "action_repeat": action_repeat,
@@ -121,9 +126,10 @@ def make_env(
         "env_kwargs": dict(env_kwargs or {}),
     }
     if _use_envpool(env_id, backend, info_mask):
-        if vector != "sync":
+        if vector == "async" or (vector == "auto" and num_workers):
+            setting = "vector=async" if vector == "async" else f"num_workers={num_workers}"
             raise ValueError(
-                f"{env_id}: vector={vector} has no effect, because EnvPool runs it in threads; "
+                f"{env_id}: {setting} has no effect, because EnvPool runs it in threads; "
                 "backend=gymnasium runs it in processes"
             )
         why = "because EnvPool runs it: its own settings are env_kwargs, or backend=gymnasium"
@@ -138,6 +144,7 @@ def make_env(
             testing=testing,
             obs_keys=obs_keys,
             obs_kind=obs_kind,
+            scale_images=scale_images,
             info_mask=info_mask,
         )
         env = _dressed(env, mask_vel, frame_stack)
@@ -168,6 +175,7 @@ def vector_env_of(
     mask_vel: bool = False,
     obs_keys: Sequence[str] = (),
     obs_kind: ObsKind = "auto",
+    scale_images: bool = True,
     gray_scale: bool = False,
     resize: int = 0,
     action_repeat: int = 1,
@@ -180,9 +188,16 @@ def vector_env_of(
     if gray_scale or resize or action_repeat > 1:
         how = gray_scale, resize, action_repeat, obs_kind
         functions = [partial(wrapped, make, *how) for make in functions]
-    reading: Any = {"obs_keys": obs_keys, "obs_kind": obs_kind, "info_mask": info_mask}
-    if vector == "async":
-        env: VectorEnv = AsyncEnv(env_id, functions, seeds, **reading, num_workers=num_workers)
+    reading: Any = {
+        "obs_keys": obs_keys,
+        "obs_kind": obs_kind,
+        "scale_images": scale_images,
+        "info_mask": info_mask,
+    }
+    if vector == "auto":
+        env: VectorEnv = make_chosen(env_id, functions, seeds, num_workers, reading)
+    elif vector == "async":
+        env = AsyncEnv(env_id, functions, seeds, **reading, num_workers=num_workers)
     else:
         env = GymEnv(env_id, functions, seeds, **reading)
     return _dressed(env, mask_vel, frame_stack)
@@ -200,11 +215,12 @@ def _check_no_kwargs(env_id: str, env_kwargs: Mapping[str, Any] | None) -> None:
         )
 
 
-def check_vector(env_id: str, vector: Vector) -> None:
-    """Raises ValueError for `vector` with environments that are made already."""
-    if vector != "sync":
+def check_vector(env_id: str, vector: Vector, num_workers: int) -> None:
+    """Raises ValueError for processes with environments that are made already."""
+    if vector == "async" or (vector == "auto" and num_workers):
+        setting = "vector=async" if vector == "async" else f"num_workers={num_workers}"
         raise ValueError(
-            f"{env_id}: vector={vector} has no effect on environments that are made already; give "
+            f"{env_id}: {setting} has no effect on environments that are made already; give "
             "a function that makes one"
         )
 
@@ -223,6 +239,7 @@ def wrap_vector_env(
     mask_vel: bool = False,
     obs_keys: Sequence[str] = (),
     obs_kind: ObsKind = "auto",
+    scale_images: bool = True,
     gray_scale: bool = False,
     resize: int = 0,
     action_repeat: int = 1,
@@ -233,9 +250,9 @@ def wrap_vector_env(
     """Wraps a caller's vector env of any autoreset mode; `seed` is for its first `reset`."""
     if not isinstance(env, gymnasium.vector.VectorEnv):
         raise ValueError(f"{env!r} is a {type(env).__name__}, not a gymnasium.vector.VectorEnv")
-    wrapper = WrappedVectorEnv(env, seed, obs_keys, obs_kind)
+    wrapper = WrappedVectorEnv(env, seed, obs_keys, obs_kind, scale_images)
     _check_no_kwargs(wrapper.env_id, env_kwargs)
-    check_vector(wrapper.env_id, vector)
+    check_vector(wrapper.env_id, vector, num_workers)
     why = "on a vector environment: wrap those that it is made of"
     wrappers = {"gray_scale": gray_scale, "resize": resize, "action_repeat": action_repeat}
     check_no_wrappers(wrapper.env_id, why, **wrappers)

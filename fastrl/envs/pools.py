@@ -10,6 +10,7 @@ from typing import Any
 import gymnasium
 
 from fastrl.config.run import RunConfig
+from fastrl.envs.choosing import vector_of
 from fastrl.envs.envpool_env import default_num_threads, family_of
 from fastrl.envs.make import base_seed, check_vector, make_env
 from fastrl.envs.rebuild import Task, opened, task_of
@@ -62,6 +63,7 @@ def open_envs(
     num_threads = -(-config.num_env_threads // num_pools)
     num_workers = -(-config.num_workers // num_pools)
     seed = base_seed(config.seed, "train", restart)
+    settings = {**config.env_settings, "num_workers": num_workers}
     pools: list[VectorEnv] = []
     for pool in range(num_pools):
         pools.append(
@@ -72,29 +74,30 @@ def open_envs(
                 first_env=rank * config.num_envs + pool * size,
                 backend=config.backend,
                 num_threads=num_threads or default_num_threads(size),
-                **{**config.env_settings, "num_workers": num_workers},
+                **settings,
             )
         )
+        settings["vector"] = vector_of(pools[0])  # "auto" chooses once
         if pool == 0 and pools[0].backend != "envpool" and config.num_pools == 0 and num_pools == 2:
             # Only EnvPool steps in the background; for others, halves cost time and gain nothing.
             pools[0].close()
             return open_envs(env, config.replace(num_pools=1), rank, restart)
     if pools[0].backend != "envpool":
-        _tell_of_idle(config)
+        _tell_of_idle(config, settings["vector"])
     return _PoolsOfId(pools, partial(open_envs, env, rank=rank))
 
 
 def check_made(env_id: str, config: RunConfig) -> None:
     """Raises ValueError for settings that have no effect on what `make_env` or the caller made."""
-    check_vector(env_id, config.vector)
+    check_vector(env_id, config.vector, config.num_workers)
     names = "gray_scale", "resize", "action_repeat"
     why = "on environments that are made already"
     check_no_wrappers(env_id, why, **{name: getattr(config, name) for name in names})
 
 
-def _tell_of_idle(config: RunConfig) -> None:
+def _tell_of_idle(config: RunConfig, vector: str) -> None:
     """Writes a line to the log for each setting that only EnvPool's environments make use of."""
-    idle = [("num_env_threads", 1)] + [("num_pools", 2)] * (config.vector == "sync")
+    idle = [("num_env_threads", 1)] + [("num_pools", 2)] * (vector == "sync")
     for name, least in idle:
         if (value := getattr(config, name)) >= least:
             what = "gymnasium steps one environment after the other"

@@ -19,6 +19,7 @@ from gymnasium.vector import AsyncVectorEnv, SyncVectorEnv
 from gymnasium.wrappers.vector import RecordEpisodeStatistics
 
 from fastrl.config.run import RunConfig
+from fastrl.envs.choosing import choose, vector_of
 from fastrl.envs.edited import edited, is_plain
 from fastrl.envs.foreign import call
 from fastrl.envs.make import (
@@ -112,6 +113,7 @@ def _trained(env: Any, envs: Sequence[VectorEnv], config: RunConfig) -> Task:
     if isinstance(env, str):
         backend = cast(Backend, envs[0].backend)
         settings = {"backend": backend, "testing": True, **config.env_settings}
+        settings["vector"] = vector_of(envs[0])  # "auto" chooses once
         return Task(env, partial(_from_id, env, settings))
     env_id, kind = envs[0].env_id, type(env).__name__
     if isinstance(env, gymnasium.vector.VectorEnv):
@@ -214,12 +216,15 @@ def _from_functions(
         new: list[Any] = [makers[i % len(makers)] for i in range(num_envs)]
         if env_kwargs:
             new = [partial(function, **env_kwargs) for function in new]
-        if config.vector == "sync":  # else each is made in a process, where no other is
+        seeds = [(seed + i) % 2**31 for i in range(num_envs)]
+        how = config.env_settings
+        if how["vector"] == "auto":
+            how["vector"] = choose(env_id, new, seeds, how).vector
+        if how["vector"] == "sync":  # else each is made in a process, where no other is
             new = [partial(make_new, function) for function in new]
         if render and _takes_render_mode(makers[0]):
             new[0] = partial(new[0], render_mode="rgb_array")
-        seeds = [(seed + i) % 2**31 for i in range(num_envs)]
-        return vector_env_of(env_id, new, seeds, **config.env_settings)
+        return vector_env_of(env_id, new, seeds, **how)
 
     return make
 
@@ -306,7 +311,7 @@ def opened(env: Any, seeds: Sequence[int], config: RunConfig) -> VectorEnv:
         return vector_env_of(name_of(env), [env] * len(seeds), seeds, **config.env_settings)
     makers: list[Callable[[], gymnasium.Env]] = [lambda: env]
     if len(seeds) == 1:
-        check_vector(name_of(env), config.vector)
+        check_vector(name_of(env), config.vector, config.num_workers)
     else:
         if (spec := whole_spec(env)) is None:
             raise ValueError(

@@ -1,5 +1,6 @@
 """Stacking of the latest observations, so that a policy sees motion (`frame_stack`)."""
 
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -34,8 +35,10 @@ class FrameStack:
         )
         axis = channel_axis(low.shape) if is_pixels(space) and low.ndim == 3 else 0
         low, high = (np.concatenate([bound] * depth, axis) for bound in (low, high))
-        kind = ImageBox if isinstance(space, ImageBox) else spaces.Box
-        self.single_observation_space = kind(low, high, dtype=space.dtype or np.float32)  # pyright: ignore[reportArgumentType]
+        kind: Any = spaces.Box
+        if isinstance(space, ImageBox):
+            kind = partial(ImageBox, is_scaled=space.is_scaled)
+        self.single_observation_space = kind(low, high, dtype=space.dtype or np.float32)
         self._axis = 1 + axis
         self._stacked = np.zeros((env.num_envs, *low.shape), space.dtype)
         self._begins = np.zeros(env.num_envs, np.bool_)

@@ -61,6 +61,7 @@ class WrappedVectorEnv:
         seed: int | None = None,
         obs_keys: Sequence[str] = (),
         obs_kind: ObsKind = "auto",
+        scale_images: bool = True,
     ) -> None:
         """Wraps `env`; `seed` is for its first `reset`. ValueError if its mode isn't known."""
         self.env: Any = env
@@ -76,6 +77,7 @@ class WrappedVectorEnv:
             self.single_action_space,
             obs_keys,
             obs_kind=obs_kind,
+            scale_images=scale_images,
         )
         self._num_steps = 0
         self._action_dtype = action_space.dtype

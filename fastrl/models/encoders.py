@@ -28,7 +28,7 @@ class Inputs(NamedTuple):
     vector: Tensor | None
     """float `[B, V]`."""
     pixels: Tensor | None
-    """uint8 `[B, C, H, W]`, in whatever memory order they are stored."""
+    """uint8 or float32 `[B, C, H, W]`, in whatever memory order they are stored."""
     mask: Tensor | None
     """bool `[B, M]`: True where the action is allowed."""
 
@@ -108,8 +108,9 @@ class Reader(nn.Module):
             values = rows[:, self.packed.values_at :]
             if not values.shape[1]:
                 return Inputs(None, pixels, None)
-            # A view would do, but not every graph can hold one; the copy is small.
-            values = torch.ops.aten.view_copy.dtype(values, torch.float32)
+            if self.packed.is_bytes:
+                # A view would do, but not every graph can hold one; the copy is small.
+                values = torch.ops.aten.view_copy.dtype(values, torch.float32)
         vector = values[:, : self.vector_size] if self.vector_size else None
         mask = values[:, self.vector_size :] > 0.5 if self.mask_size else None
         return Inputs(vector, pixels, mask)
@@ -127,10 +128,10 @@ class Reader(nn.Module):
 
 
 class Pixels(nn.Module):
-    """Convolutions over images `[B, C, H, W]` of bytes, flattened to `[B, F]`.
+    """Convolutions over images `[B, C, H, W]`, flattened to `[B, F]`.
 
     The first layer takes the bytes as they are: dividing its weight by 255 is the same as dividing
-    each image, for a thousandth of the work. `brightest` is 255, or what else is scaled to 1.
+    each image, for a thousandth of the work. `brightest` is 255, what else is scaled to 1, or 1.
     """
 
     brightest = 255
@@ -141,7 +142,7 @@ class Pixels(nn.Module):
         self.first, self.others = first, others
 
     def forward(self, pixels: Tensor) -> Tensor:
-        """Returns features of uint8 images."""
+        """Returns features of images."""
         layer = self.first
         dtype = _compute_dtype(pixels.device.type)
         # Channels last: a quarter less time on a CPU, and what units for bfloat16 on a GPU read.

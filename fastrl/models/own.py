@@ -2,8 +2,9 @@
 
 A network gets one tensor `[B, *shape]`, or of several parts a dict of them by name. All are
 float32: vectors in the shape of their space and normalised if that is asked for, `Discrete` and
-`MultiDiscrete` as one-hot vectors, images in [0, 1] with the channels first. It gives features
-`[B, F]`. An action mask is not shown to it. Letters: B rows, F features, C x H x W pixels.
+`MultiDiscrete` as one-hot vectors, images in [0, 1], or as they are if that is asked for, with the
+channels first. It gives features `[B, F]`. An action mask is not shown to it. Letters: B rows, F
+features, C x H x W pixels.
 """
 
 from __future__ import annotations
@@ -192,7 +193,10 @@ def _box_seen(part: gymnasium.Space) -> spaces.Box:
     if is_pixels(part):
         first, second, third = with_channels(part.shape or ())
         is_last = channel_axis((first, second, third)) == 2
-        return spaces.Box(0, 1, (third, first, second) if is_last else (first, second, third))
+        shape = (third, first, second) if is_last else (first, second, third)
+        is_scaled = getattr(part, "is_scaled", True)
+        bounds = (0, 1) if is_scaled else (float(part.low.min()), float(part.high.max()))
+        return spaces.Box(*bounds, shape)
     if not isinstance(part, spaces.Box):
         return spaces.Box(0, 1, _shape_of(part))
     with np.errstate(over="ignore"):  # a bound beyond float32 becomes infinite

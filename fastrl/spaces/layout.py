@@ -21,7 +21,8 @@ def in_words(row: Space) -> str:
     else:
         size = width_of(row)
     if shape:
-        parts.append(f"pixels {' x '.join(map(str, shape))}, divided by {scale}")
+        how = f"divided by {scale}" if scale > 1 else "as they are"
+        parts.append(f"pixels {' x '.join(map(str, shape))}, {how}")
     if size:
         one_hot = " (one-hot)" if isinstance(row, spaces.Discrete | spaces.MultiDiscrete) else ""
         parts.append(f"a vector of {size} number{'s' * (size > 1)}{one_hot}")

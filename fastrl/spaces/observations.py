@@ -4,7 +4,8 @@ A rollout stores an observation of any space as one row of a single tensor. `obs
 returns the space of the rows:
 
     space of the environment           row                       input of the network
-    Box of images (`is_pixels`)        unchanged                 pixels, scaled to [0, 1]
+    Box of images (`is_pixels`)        unchanged                 pixels, scaled to [0, 1] or, if
+                                       (uint8 or float32)        that is wished, as they are
     other Box; MultiBinary             float32 (uint8 with one   a flat vector
                                        dimension, int32, int64
                                        unchanged)
@@ -40,8 +41,9 @@ _KEPT_DTYPES = (np.dtype(np.uint8), np.dtype(np.int32), np.dtype(np.int64))
 class PackedRow(spaces.Box):
     """Observations of several parts as rows `[n, R]`: pixels, then a vector, then an action mask.
 
-    Vector and mask (1: allowed) are float32. Without pixels, so are the rows. With pixels they are
-    bytes: the pixels', some zeros up to a multiple of four, and those of the float32 values.
+    Vector and mask (1: allowed) are float32. Without pixels of bytes alone, so are the rows. With
+    them they are bytes: the pixels', some zeros up to a multiple of four, and those of the float32
+    values.
     """
 
     def __init__(self, parts: Mapping[str, Space], choices: Sequence[int] = ()) -> None:
@@ -76,21 +78,23 @@ class PackedRow(spaces.Box):
             self.channel_axis = channel_axis(shape)
             shape[self.channel_axis] *= len(self._images)
             self.pixels_shape = tuple(shape)
-        num_bytes = math.prod(self.pixels_shape) if self._images else 0
-        self.values_at = -(-num_bytes // 4) * 4
+        self.values_at = math.prod(self.pixels_shape) if self._images else 0
         num_values = self.vector_size + self.mask_size
-        if self.pixels_shape:
+        self.is_bytes = bool(shapes) and all(parts[x].dtype == np.uint8 for x in self._images)
+        if self.is_bytes:
+            self.values_at = -(-self.values_at // 4) * 4
             super().__init__(0, 255, (self.values_at + 4 * num_values,), np.uint8)
         else:
-            super().__init__(-np.inf, np.inf, (num_values,), np.float32)
+            super().__init__(-np.inf, np.inf, (self.values_at + num_values,), np.float32)
         self.parts, self.names = dict(parts), list(parts)
 
     def __eq__(self, other: object) -> bool:
         """Returns whether the rows have the same meaning."""
-        mine = (self.names, self.pixels_shape, self.vector_size, self.mask_size)
+        mine = (self.names, self.pixels_shape, self.is_bytes, self.vector_size, self.mask_size)
         return isinstance(other, PackedRow) and mine == (
             other.names,
             other.pixels_shape,
+            other.is_bytes,
             other.vector_size,
             other.mask_size,
         )
@@ -120,13 +124,13 @@ class PackedRow(spaces.Box):
         images = [self._image(name, parts[name]) for name in self._images]
         n = len(images[0])
         whole = images[0] if len(images) == 1 else np.concatenate(images, 1 + self.channel_axis)
-        rows = np.zeros((n, *self.shape), np.uint8)
+        rows = np.zeros((n, *self.shape), self.dtype)
         pixels = whole.reshape(n, -1)
         rows[:, : pixels.shape[1]] = pixels
         if numbers is not None:
             if not np.isfinite(numbers).all():
                 raise UnfitValueError("an observation that is not finite")
-            rows[:, self.values_at :] = numbers.view(np.uint8)
+            rows[:, self.values_at :] = numbers.view(self.dtype)
         return rows
 
     def first_without_choice(self, rows: np.ndarray, done: np.ndarray | None = None) -> int:
@@ -159,7 +163,7 @@ class PackedRow(spaces.Box):
         return array.reshape(len(array), width)
 
     def _image(self, name: str, value: Any) -> np.ndarray:
-        array = as_dtype(value, np.uint8, name)
+        array = as_dtype(value, self.parts[name].dtype, name)
         self._check_shape(name, array)
         return array.reshape(len(array), *with_channels(array.shape[1:]))
 
@@ -176,6 +180,7 @@ def observation_rows(
     obs_keys: Sequence[str] = (),
     info_mask: bool = False,
     obs_kind: ObsKind = "auto",
+    scale_images: bool = True,
 ) -> Any:
     """Returns the space of the rows to which observations of `space` are converted.
 
@@ -187,6 +192,8 @@ def observation_rows(
         info_mask: whether a mask comes from the info.
         obs_kind: what arrays of bytes with two or three dimensions are: "pixels", a "vector", or
             "auto", whatever `is_pixels` says.
+        scale_images: whether networks get pixels divided by the largest; if not, arrays of any
+            numbers may be "pixels".
 
     Returns:
         A Box (a `PackedRow` for several parts), Discrete or MultiDiscrete.
@@ -226,11 +233,20 @@ def observation_rows(
         raise ValueError(
             f"{env_id}: observation space {space} holds no numbers to learn from{beside}"
         )
-    parts = {name: of_kind(part, obs_kind) for name, part in parts.items()}
-    if obs_kind == "pixels" and not any(map(is_pixels, parts.values())):
+    parts = {
+        name: part if has_mask and name == MASK_KEY else of_kind(part, obs_kind, scale_images)
+        for name, part in parts.items()
+    }
+    has_images = any(map(is_pixels, parts.values()))
+    if obs_kind == "pixels" and not has_images:
         raise ValueError(
-            f"{env_id}: obs_kind=pixels has no effect on {space}; images are Boxes of uint8 with "
-            "two or three dimensions"
+            f"{env_id}: obs_kind=pixels has no effect on {space}; images are Boxes of uint8 or, "
+            "with scale_images=false, of any numbers, with two or three dimensions"
+        )
+    if not scale_images and not has_images:
+        raise ValueError(
+            f"{env_id}: scale_images=false has no effect on {space}, which holds no images; with "
+            "obs_kind=pixels arrays of any numbers with two or three dimensions are images"
         )
     if info_mask and isinstance(action_space, spaces.Box):
         raise ValueError(f"{env_id}: an action mask is for discrete actions, not {action_space}")

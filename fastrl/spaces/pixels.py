@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 from gymnasium import Space, spaces
@@ -15,7 +15,19 @@ _SMALLEST_SIDE = 7
 
 
 class ImageBox(spaces.Box):
-    """A Box of uint8 that holds images whatever its bounds and size are."""
+    """A Box that holds images whatever its dtype, bounds and size are."""
+
+    def __init__(
+        self,
+        low: Any,
+        high: Any,
+        shape: Sequence[int] | None = None,
+        dtype: Any = np.uint8,
+        is_scaled: bool = True,
+    ) -> None:
+        """Takes the arguments of a Box, and whether networks get images divided by `brightest`."""
+        super().__init__(low, high, shape, dtype)
+        self.is_scaled = is_scaled
 
 
 def is_pixels(space: Space) -> bool:
@@ -33,19 +45,31 @@ def is_pixels(space: Space) -> bool:
     return is_large and bool((space.low == 0).all() and (space.high == 255).all())
 
 
-def of_kind(space: Space, kind: ObsKind) -> Space:
+def of_kind(space: Space, kind: ObsKind, is_scaled: bool = True) -> Space:
     """Returns a space that `is_pixels` takes for what it is meant to be.
 
-    Arrays of bytes that are not images become Boxes of float32, of the same shape.
+    Arrays of bytes that are not images become Boxes of float32, of the same shape. So do images of
+    other numbers than bytes, which are not scaled: nothing says what by.
+
+    Args:
+        space: of an observation or a part of it.
+        kind: what the user calls arrays of bytes; if images are not scaled, those of any numbers.
+        is_scaled: whether networks get images divided by `brightest`.
     """
-    if not _may_be_pixels(space):
+    if not isinstance(space, spaces.Box) or len(space.shape) not in (2, 3):
         return space
-    assert isinstance(space, spaces.Box)
-    if kind == "pixels":
-        return ImageBox(space.low, space.high, dtype=np.uint8)
-    if kind == "auto" and is_pixels(space):
+    is_bytes = space.dtype == np.uint8
+    is_image = kind == "pixels" and (is_bytes or not is_scaled)
+    is_image |= kind == "auto" and is_pixels(space)
+    if not is_bytes and not is_image:
         return space
-    low, high = space.low.astype(np.float32), space.high.astype(np.float32)
+    if is_bytes and is_image:
+        is_so = kind == "auto" and is_scaled
+        return space if is_so else ImageBox(space.low, space.high, is_scaled=is_scaled)
+    with np.errstate(over="ignore"):  # a bound beyond float32 becomes infinite
+        low, high = space.low.astype(np.float32), space.high.astype(np.float32)
+    if is_image:
+        return ImageBox(low, high, dtype=np.float32, is_scaled=False)
     return spaces.Box(low, high, dtype=np.float32)
 
 
@@ -66,8 +90,10 @@ def with_channels(shape: Sequence[int]) -> tuple[int, ...]:
 
 
 def brightest(space: Space) -> int:
-    """Returns the value of an image that is scaled to 1."""
+    """Returns the value of an image that networks get as 1."""
     assert isinstance(space, spaces.Box)
+    if isinstance(space, ImageBox) and not space.is_scaled:
+        return 1
     return max(1, int(space.high.max()))
 
 

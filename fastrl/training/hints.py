@@ -10,6 +10,7 @@ from gymnasium import spaces
 from torch import Tensor
 
 from fastrl.engine.optimizer import FlatAdam
+from fastrl.envs.choosing import choice_of
 from fastrl.models.encoders import Reader
 from fastrl.spaces.layout import in_words
 from fastrl.spaces.observations import PackedRow
@@ -30,8 +31,10 @@ def lines_about(agent: Agent, rows: Tensor) -> list[str]:
     """
     row = agent.envs[0].single_observation_space
     hints = [*_about_observations(agent, rows.cpu()), *_about_actions(agent)]
-    words = f"observations: {in_words(row)}"
-    return [words, *_about_networks(agent), *[f"hint: {hint}" for hint in hints]]
+    words = [f"observations: {in_words(row)}"]
+    if (choice := choice_of(agent.envs[0])) is not None:
+        words = [choice.line, *words]
+    return [*words, *_about_networks(agent), *[f"hint: {hint}" for hint in hints]]
 
 
 def check_learns(agent: Agent) -> None:
