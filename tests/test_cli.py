@@ -38,8 +38,8 @@ num_nodes num_players num_pools num_steps num_threads num_trainers num_workers o
 observation_clip observation_epsilon observation_normalization ortho_init overlap
 per_rank_batch_size player_on_gpu precision preset quiet rank_timeout recompute_advantages
 resize resume reward_scaling scale_images seed share_data shared_network squash_actions
-state_dependent_std strategy target_kl target_return torch_deterministic total_timesteps trust update_epochs vector
-vf_clip_coef vf_clip_rule vf_coef weight_decay
+state_dependent_std strategy target_kl target_return torch_deterministic total_timesteps trust
+update_epochs vector vf_clip_coef vf_clip_rule vf_coef weight_decay
 """
 
 # Settings that no preset has, for a task that has one.

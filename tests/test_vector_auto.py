@@ -75,7 +75,9 @@ def test_an_agent_learns_the_same(least: float, monkeypatch) -> None:
     monkeypatch.setattr(choosing, "_LEAST_SECONDS", least)
     weights = []
     for vector in ("auto", "sync"):
-        agent = make_agent(Counting, vector=vector, num_workers=2 * (vector == "auto"))
+        agent = make_agent(
+            "clocked_envs:Counting", vector=vector, num_workers=2 * (vector == "auto")
+        )
         run(agent, 2)
         weights.append(agent.optimizer.flat.clone())
         for env in agent.envs:
