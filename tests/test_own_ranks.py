@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import functools
+import os
 import shlex
+import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -21,7 +23,7 @@ from test_decoupled_replay import decoupled as decoupled_sac
 from test_fabric_run import fabric, free_port
 from test_fabric_run import train as start
 from test_ranks import NUM_ENVS, SameNoise, SamePPO, arrays, learn
-from test_resume import assert_equal
+from test_resume import assert_equal, last_state
 from toy_agents import Loop, tensors_of
 
 from fastrl import PPO, SAC, AgentTrainer
@@ -295,6 +297,44 @@ def test_every_launcher_trains_an_own_network_to_the_same_weights(tmp_path):
     assert_equal(start(tmp_path / "torchrun", *launch, *words.split()), own)
     by_fabric = fabric("--accelerator=cpu", "--devices=2")
     assert_equal(start(tmp_path / "fabric", *by_fabric, *words.replace("--cpu", "").split()), own)
+
+
+SCRIPT = """
+import sys
+
+from own_modules import PPOAgent, ActorCritic
+
+from fastrl import AgentTrainer
+
+settings = {"num_envs": 2, "num_steps": 64, "per_rank_batch_size": 64, "eval_episodes": 0}
+module = PPOAgent(ActorCritic(), log_dir=sys.argv[1], accelerator="cpu", **settings)
+AgentTrainer(max_steps=1024, devices=2).fit(module, "CartPole-v1")
+"""
+
+
+@pytest.mark.slow
+def test_every_launcher_trains_a_module_of_a_script_to_the_same_weights(tmp_path):
+    script = tmp_path / "script.py"
+    script.write_text(SCRIPT)
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2"]
+    by_fabric = fabric("--accelerator=cpu", "--devices=2")
+    ways = {
+        "own": [sys.executable, str(script)],
+        "torchrun": [*torchrun, f"--master-port={free_port()}", str(script)],
+        "fabric": [*by_fabric[:-1], str(script)],
+    }
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    states = {}
+    for way, words in ways.items():
+        folder = str(tmp_path / way)
+        how: Any = {"capture_output": True, "text": True, "env": environment, "timeout": 120}
+        done = subprocess.run([*words, folder], **how)
+        assert done.returncode == 0, done.stderr
+        (run,) = (tmp_path / way).glob("*/*/*")
+        states[way] = last_state(run)
+    assert states["own"]["num_ranks"] == 2
+    for way in ("torchrun", "fabric"):
+        assert_equal(states[way], states["own"])
 
 
 # Statistics that a network gathers
