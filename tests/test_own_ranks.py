@@ -7,7 +7,6 @@ import os
 import shlex
 import subprocess
 import sys
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -230,7 +229,7 @@ def test_ranks_log_the_info_metrics_of_one_rank(tmp_path):
 def test_a_player_and_a_trainer_learn_with_an_own_network_what_one_process_learns():
     settings = {"network": (RESIDUAL,)}
     (player,) = decoupled_ppo("own_data", 1, 1, None, **settings)
-    config = config_of("own_data", 1, 1, SamePPO, **settings).replace(decoupled=False)
+    config = config_of("own_data", 1, 1, SamePPO, **settings).for_one_process()
     loop = Loop(SamePPO(config.env_id, config))
     metrics = loop.run(4)
     assert type(loop.agent.policy.actor) is own_networks.ResidualMLP
@@ -359,7 +358,7 @@ def test_ranks_that_would_gather_statistics_apart_are_refused(tmp_path):
 def test_a_player_has_the_statistics_that_its_trainer_gathered():
     settings = {"network": ("own_networks:batch_normed",)}
     (player,) = decoupled_ppo("own_data", 1, 1, None, **settings)
-    config = config_of("own_data", 1, 1, SamePPO, **settings).replace(decoupled=False)
+    config = config_of("own_data", 1, 1, SamePPO, **settings).for_one_process()
     loop = Loop(SamePPO(config.env_id, config))
     loop.run(4)
     for name, expected in arrays(tensors_of(loop.agent)).items():
