@@ -17,19 +17,20 @@ _STEP_COLUMN = "env_steps"  # the first column of metrics.csv
 _ALLOWED = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_./: -]{0,199}")  # what all loggers take
 
 
-def check_characters(name: object) -> None:
-    """Raises ValueError unless every logger takes such a name."""
+def check_characters(name: object) -> str:
+    """Returns a name; raises ValueError unless every logger takes it."""
     if not isinstance(name, str) or not _ALLOWED.fullmatch(name) or name.endswith(" "):
         shown = name if not isinstance(name, str) or len(name) <= 80 else f"{name[:80]}..."
         raise ValueError(
             "a metric's name must be at most 200 letters, digits and _ . / : - or spaces, not "
             f"{shown!r}"
         )
+    return name
 
 
 def check_metric_name(name: object) -> None:
     """Raises ValueError unless this is a name that a callback may log a number under."""
-    check_characters(name)
+    name = check_characters(name)
     if name in GLOSSARY or name.startswith(PREFIXES) or name == _STEP_COLUMN:
         raise ValueError(f"{name!r} is a metric of fastrl itself; log yours under another name")
     near = difflib.get_close_matches(name.lower(), [x.lower() for x in GLOSSARY], cutoff=1.0)

@@ -103,7 +103,7 @@ class LightningAgentModule(lightning.LightningModule):
         """
         return torch.optim.Adam(self.parameters(), self.settings.learning_rate)
 
-    def act(self, obs: Tensor, noise: Tensor) -> Tensor:
+    def act(self, obs: Any, noise: Tensor) -> Tensor:
         """Draws actions `[B, *A]`, as they are stored, for `obs` `[B, *O]`; noise is `[B, K]`.
 
         The noise is standard Gumbel for choices and standard normal for a Box. It is drawn ahead,
@@ -111,7 +111,7 @@ class LightningAgentModule(lightning.LightningModule):
         """
         return self._head.sample(self.outputs_and_values(obs)[0], noise)
 
-    def outputs_and_values(self, obs: Tensor) -> tuple[Tensor, Tensor | None]:
+    def outputs_and_values(self, obs: Any) -> tuple[Tensor, Tensor | None]:
         """Returns the distribution's parameters `[B, K]`, and V `[B]` or None."""
         seen = self._observations.seen(obs)
         made = self(self._observations.for_network(seen))
@@ -120,13 +120,11 @@ class LightningAgentModule(lightning.LightningModule):
         outputs = ActorCritic.allowed(outputs, Inputs(None, None, mask))
         return outputs.float(), None if values is None else values.float().reshape(len(outputs))
 
-    def evaluate_actions(
-        self, obs: Tensor, actions: Tensor
-    ) -> tuple[Tensor, Tensor, Tensor | None]:
+    def evaluate_actions(self, obs: Any, actions: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
         """Returns log pi(a|s), the entropy and V(s) of rows, each with the rows' shape.
 
         Args:
-            obs: `[B, *O]` or `[T, N, *O]`.
+            obs: `[B, *O]` or `[T, N, *O]`; of several parts a dict by key.
             actions: `[B, *A]` or `[T, N, *A]`, as they are stored.
         """
         shape = actions.shape[: actions.dim() - len(self._head.action_shape)]
@@ -137,7 +135,7 @@ class LightningAgentModule(lightning.LightningModule):
         values = None if values is None else values.view(shape)
         return log_probs.view(shape), entropy.view(shape), values
 
-    def value(self, obs: Tensor) -> Tensor:
+    def value(self, obs: Any) -> Tensor:
         """Returns V of observations `[B, *O]` or `[T, N, *O]`, with the rows' shape."""
         seen = self._observations.seen(obs)
         values = self.outputs_and_values(self._observations.flattened(seen))[1]

@@ -31,7 +31,7 @@ def restore(
     """
     path = find_saved(Path(run), checkpoint).checkpoint
     state = load_checkpoint(path)
-    learner = state.get("agent")
+    learner: Any = state.get("agent")
     saved = learner.get("config") if isinstance(learner, dict) else None
     if state.get("algo") != "module" or not isinstance(saved, dict):
         raise ValueError(f"{path} is of {state.get('algo')!r}, not of a LightningAgentModule")

@@ -29,7 +29,7 @@ def check_buffers(ranks: Ranks, networks: Mapping[str, nn.Module], num_updates: 
     ]
     sums = np.array([0.0, *(float(buffer.double().sum()) for _, _, buffer in places)])
     differ = (ranks.gather(sums).view(np.int64) != sums.view(np.int64)).any(0)  # bits, as of nan
-    found = ranks.gather(differ.astype(np.float64)).any(0)[1:]  # alike on all
+    found = ranks.gather(differ.astype(np.float64)).max(0)[1:]  # alike on all
     if found.any():
         name, kind, _ = places[int(found.argmax())]
         raise ValueError(
