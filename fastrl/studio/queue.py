@@ -15,6 +15,7 @@ from fastrl.runs.owner import signal_to
 from fastrl.studio.jobs import STUDIO_NAME, Job, JobFolder, Progress
 
 _TICK_SECONDS = 0.5
+_SHORT = ("evaluate", "export")  # these do not wait for trainings
 
 
 class Queue:
@@ -89,12 +90,14 @@ class Queue:
         if not self._owns():
             return
         progresses = self._jobs.all()
-        waiting = [progress for progress in progresses if progress.state == "waiting"]
-        if waiting:
-            free = self.at_once - self._num_others()
-            free -= sum(progress.state == "running" for progress in progresses)
-            for progress in waiting[: max(0, free)]:
-                self._start(progress)
+        for is_short in (True, False):
+            lane = [x for x in progresses if (x.job.command in _SHORT) == is_short]
+            waiting = [x for x in lane if x.state == "waiting"]
+            if waiting:
+                num_running = sum(x.state == "running" for x in lane)
+                free = self.at_once - num_running - (0 if is_short else self._num_others())
+                for progress in waiting[: max(0, free)]:
+                    self._start(progress)
 
     def _start(self, progress: Progress) -> None:
         job = progress.job

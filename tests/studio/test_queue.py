@@ -77,6 +77,15 @@ def test_runs_of_others_take_cores_too(folder):
     assert state_of(folder, job) == "waiting"
 
 
+def test_an_evaluation_does_not_wait_for_trainings_nor_they_for_it(folder):
+    training = folder.add("ppo", (SLEEP,), "training")
+    tests = [folder.add("evaluate", (SLEEP,), f"test {number}") for number in range(2)]
+    queue = Queue(folder, at_once=1, num_others=lambda: 0)
+    queue.tick()
+    states = [state_of(folder, job) for job in (training, *tests)]
+    assert states == ["running", "running", "waiting"]
+
+
 def test_a_job_that_ends_badly_says_so_and_keeps_what_it_printed(folder):
     job = folder.add("ppo", ("print('error: no'); raise SystemExit(2)",), "bad")
     queue = Queue(folder, at_once=1)
