@@ -34,6 +34,8 @@ class Draft:
     """What the user set, typed, by name; the rest is left to preset and defaults."""
     seeds: tuple[int, ...] = ()
     """A run for each; empty: one run, with the seed of the settings."""
+    log_dir: str = ""
+    """Log folder, for the command line; empty for the default one."""
 
     def settings_of_runs(self) -> list[dict[str, Any]]:
         """Returns the settings of each run that it stands for."""
@@ -51,7 +53,8 @@ class Draft:
 
     def command_line(self) -> str:
         """Returns what to type into a shell for the same runs."""
-        line = shlex.join(["python", "-m", f"fastrl.{self.algo}", *self.words()])
+        words = [*self.words(), *(["--log-dir", self.log_dir] if self.log_dir else [])]
+        line = shlex.join(["python", "-m", f"fastrl.{self.algo}", *words])
         if len(self.seeds) < 2:
             return line
         seeds = " ".join(map(str, self.seeds))

@@ -72,8 +72,9 @@ class Guard:
         fault = self._fault(scope, headers)
         if fault:
             return await _refuse(scope, send, *fault)
-        if self._token and not self._has_cookie(headers):
-            return await self._ask_for_token(scope, headers, send)
+        cookie_name = cookie_name_at(headers["host"][0])
+        if self._token and not self._has_cookie(headers, cookie_name):
+            return await self._ask_for_token(scope, send, cookie_name)
 
         async def send_with_headers(message: Scope) -> None:
             if message["type"] == "http.response.start":
@@ -112,11 +113,11 @@ class Guard:
         except ValueError:
             return False
 
-    def _has_cookie(self, headers: dict[str, list[str]]) -> bool:
+    def _has_cookie(self, headers: dict[str, list[str]], name: str) -> bool:
         values = []
         for text in headers.get("cookie", []):
             try:
-                cookie = SimpleCookie(text).get(COOKIE)
+                cookie = SimpleCookie(text).get(name)
             except CookieError:
                 continue
             values += [cookie.value] if cookie is not None else []
@@ -125,7 +126,7 @@ class Guard:
     def _is_token(self, text: str) -> bool:
         return hmac.compare_digest(text.encode(), self._token.encode())
 
-    async def _ask_for_token(self, scope: Scope, headers: dict[str, list[str]], send: Send) -> None:
+    async def _ask_for_token(self, scope: Scope, send: Send, cookie_name: str) -> None:
         """Turns a token in the address into a cookie; refuses what has none."""
         query = parse_qsl(scope.get("query_string", b"").decode("latin-1"))
         tokens = [value for name, value in query if name == "token"]
@@ -134,12 +135,16 @@ class Guard:
             return await _refuse(scope, send, 403, words)
         rest = urlencode([pair for pair in query if pair[0] != "token"])
         target = "/" + quote(scope["path"].lstrip("/\\")) + (f"?{rest}" if rest else "")
-        cookie = f"{COOKIE}={self._token}; Path=/; HttpOnly; SameSite=Lax"
+        cookie = f"{cookie_name}={self._token}; Path=/; HttpOnly; SameSite=Lax"
         more = {"location": target, "set-cookie": cookie}
         await _answer(send, 303, "", more)
 
 
-COOKIE = "fastrl_studio_token"
+def cookie_name_at(host: str) -> str:
+    """Returns the name of the cookie at a host: browsers send those of all its ports to each."""
+    match = _HOST.fullmatch(host.lower())
+    assert match is not None, "it was checked"
+    return f"fastrl_studio_{(match[2] or ':80')[1:]}"
 
 
 def _headers_of(scope: Scope) -> dict[str, list[str]]:

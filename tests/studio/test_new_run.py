@@ -99,6 +99,7 @@ def test_start_queues_a_run_for_each_seed(desk):
         await user.open("/new")
         await fill(user, env_id="CartPole-v1", total_timesteps="5000", seeds="1..3")
         await user.should_see("for seed in 1 2 3")
+        await user.should_see(f"--log-dir {desk.log_dir}")
         user.find(marker="Start").click()
         await until(lambda: len(desk.jobs.all()) == 3)
 

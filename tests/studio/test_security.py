@@ -12,7 +12,7 @@ pytest.importorskip("nicegui")
 from nicegui import core
 
 from fastrl.studio.addresses import path_of
-from fastrl.studio.guard import COOKIE, Guard
+from fastrl.studio.guard import Guard
 from studio.playing import HOST, ask, make_run
 
 SOCKET = "/_nicegui_ws/socket.io/"
@@ -44,6 +44,7 @@ def answer(path="/", method="GET", token="", bound="127.0.0.1", kind="http", **h
     return sent[0]["status"], {x.decode(): y.decode() for x, y in sent[0]["headers"]}
 
 
+COOKIE = "fastrl_studio_8080"
 OWN = {"host": "localhost:8080", "origin": "http://localhost:8080"}
 
 
@@ -100,6 +101,7 @@ def test_a_websocket_needs_the_cookie():
     asked = {"path": SOCKET, "kind": "websocket", "token": TOKEN, **OWN}
     assert answer(**asked, cookie=f"a=b; {COOKIE}={TOKEN}") is None
     assert answer(**asked, cookie=f"{COOKIE}=x")[0] == 403
+    assert answer(**asked, cookie=f"fastrl_studio_8081={TOKEN}")[0] == 403  # of another studio
     assert answer(**{**asked, "path": f"{SOCKET}?token={TOKEN}"})[0] == 403
 
 

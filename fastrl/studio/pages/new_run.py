@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 from nicegui import ui  # pyright: ignore[reportMissingImports]
@@ -84,7 +85,9 @@ class _Page:
             seeds = read_seeds(self._seeds.value or "")
         except ValueError as error:
             wrong["seeds"] = str(error)
-        return Draft(self._algo, self._preset.value, settings, seeds), Faults(wrong)
+        log_dir = self._desk.log_dir
+        shown_dir = "" if log_dir == Path("logs").resolve() else str(log_dir)
+        return Draft(self._algo, self._preset.value, settings, seeds, shown_dir), Faults(wrong)
 
     def text(self) -> str:
         """Returns the form as a file of settings.
