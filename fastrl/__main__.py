@@ -8,7 +8,7 @@ from fastrl.processes.errors import exit_status
 
 COMMANDS = (
     "ppo", "a2c", "ppo_recurrent", "sac", "droq", "evaluate", "export", "collect", "presets",
-    "sweep", "studio",
+    "sweep", "compare", "studio",
 )  # fmt: skip
 
 

@@ -24,6 +24,7 @@ DOCS = Path(__file__).parents[1] / "docs"
 PAGES = (
     "callbacks.md",
     "coming_from_sb3.md",
+    "comparing_runs.md",
     "evaluation.md",
     "fine_tuning.md",
     "from_python.md",

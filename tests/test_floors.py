@@ -15,7 +15,7 @@ FLOORS = [  # from the ground up: folders, and files of the root
     {"config", "ops", "kernels", "spaces"},
     {"processes"},
     {"models", "buffers", "envs", "runs", "presets", "data"},
-    {"engine", "decoupled", "cli"},
+    {"engine", "decoupled", "cli", "compare"},
     {"training", "callbacks", "sweep"},
     {"agents", "studio"},
     {"ppo", "a2c", "sac", "evaluate", "export", "module", "collect"},

@@ -46,6 +46,12 @@ def find_runs(log_dir: str | Path) -> list[Run]:
     return _listing_of(os.path.realpath(expanded(log_dir))).runs()
 
 
+def find_run_folders(folder: str | Path) -> list[Path]:
+    """Returns the paths of the runs that `find_runs` finds, in order, without reading them."""
+    listing = _listing_of(os.path.realpath(expanded(folder)))
+    return sorted(map(Path, listing.folders()))
+
+
 def is_run_folder(path: Path) -> bool:
     """Returns whether a folder looks like that of a run, whole or not."""
     try:
@@ -93,6 +99,11 @@ class Listing:
                 del self._runs[gone]
             runs = [self._read(path) for path in paths]
         return sorted(runs, key=lambda run: (-(run.started or 0.0), str(run.path)))
+
+    def folders(self) -> list[str]:
+        """Returns the paths of the runs as they are now."""
+        with self._lock:
+            return self._find()
 
     def _find(self) -> list[str]:
         """Returns the paths of run folders; a folder that has not changed is not read again."""
