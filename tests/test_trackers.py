@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import subprocess
 import sys
 from argparse import Namespace
@@ -16,6 +17,7 @@ from test_callbacks import WORDS, agent_in, rows_of, run_folder_in
 
 from fastrl import AgentTrainer, cli
 from fastrl.config.run import RunConfig
+from fastrl.runs import trackers
 from fastrl.runs.trackers import Trackers, check_loggers
 
 
@@ -213,3 +215,55 @@ def test_a_named_tracker_needs_its_package_alone(monkeypatch):
     with pytest.raises(ValueError, match="mlflow"):
         check_loggers(("mlflow",), ())
     check_loggers(("csv",), ())
+
+
+WORDS_OF_TRACKERS = "printed", "informed", "warned"
+
+
+class Talkative(Recorder):
+    """Says what trackers say: on stdout, by loggers of others, by a variable of the environment."""
+
+    def say(self, what: str) -> None:
+        print(f"printed {what}")
+        logging.getLogger("mlflow.store.db.utils").info("informed %s", what)
+        logging.getLogger("mlflow.store").warning("warned %s", what)
+        self.heard = os.environ.get("WANDB_SILENT")
+
+    def finalize(self, status: str) -> None:
+        self.say(status)
+        super().finalize(status)
+
+
+@pytest.mark.parametrize("is_silent", [True, False])
+def test_named_trackers_say_warnings_alone_where_a_run_is_quiet(
+    is_silent, tmp_path, monkeypatch, capsys, caplog
+):
+    named, own = Talkative(), Talkative()
+
+    def open_named(*_: Any) -> tuple[Any, str]:
+        named.say("opened")
+        return named, "id"
+
+    monkeypatch.setitem(trackers._OPENERS, "mlflow", open_named)
+    monkeypatch.delenv("WANDB_SILENT", raising=False)
+    caplog.set_level(logging.INFO)
+    caplog.set_level(logging.INFO, "mlflow")
+    opened = Trackers(("mlflow",), [own], tmp_path, False, is_silent)
+    opened.end({}, 0)
+    words = capsys.readouterr().out.splitlines() + caplog.messages
+    said = {x: words.count(f"{x} opened") + words.count(f"{x} success") for x in WORDS_OF_TRACKERS}
+    # Of one's own object everything is heard: once each.
+    least = 1 if is_silent else 3
+    assert said == {"printed": least, "informed": least, "warned": 3}
+    assert (named.heard, own.heard) == ("true" if is_silent else None, None)
+    assert logging.getLogger("mlflow").level == logging.INFO  # as before
+
+
+@pytest.mark.slow
+def test_mlflow_says_nothing_in_a_quiet_run(tmp_path):
+    pytest.importorskip("mlflow")
+    words = [*WORDS, "--log-dir", str(tmp_path), "--quiet", "--logger", "mlflow"]
+    call = [sys.executable, "-m", "fastrl.ppo", *words]
+    run = subprocess.run(call, capture_output=True, text=True, check=True, cwd=tmp_path)
+    assert run.stdout.startswith("run folder: ") and run.stdout.count("\n") == 1
+    assert run.stderr == ""

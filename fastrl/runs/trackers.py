@@ -14,6 +14,7 @@ import os
 import re
 import secrets
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -21,6 +22,7 @@ from fastrl.config.run import LOGGERS
 from fastrl.processes.errors import one_line
 from fastrl.processes.signals import is_interrupt
 from fastrl.runs.folder import replaced_file
+from fastrl.runs.silence import trackers_silent
 
 FILES, TRACKERS = LOGGERS[:2], LOGGERS[2:]
 """What a run writes by itself; trackers, each with a package of the same name."""
@@ -62,7 +64,12 @@ class Trackers:
     """The trackers of a run."""
 
     def __init__(
-        self, names: Sequence[str], given: Sequence[Any], folder: Path, is_resumed: bool
+        self,
+        names: Sequence[str],
+        given: Sequence[Any],
+        folder: Path,
+        is_resumed: bool,
+        is_silent: bool = False,
     ) -> None:
         """Opens the named trackers, a resumed run's in the run that they had before.
 
@@ -71,17 +78,20 @@ class Trackers:
             given: objects of the caller's.
             folder: of the run.
             is_resumed: whether it goes on with an earlier one.
+            is_silent: keep back what the named trackers print by themselves.
 
         Raises:
             ValueError: one cannot be opened.
         """
         self._folder, self._is_resumed = folder, is_resumed
+        self._quietly = trackers_silent if is_silent else nullcontext
         ids = _read_ids(folder) if is_resumed else {}
         title = "_".join((folder.name, folder.parent.name))
         self._trackers: list[_Tracker] = []
         for name in [name for name in names if name in TRACKERS]:
             try:
-                logger, ids[name] = _OPENERS[name](title, folder, ids.get(name))
+                with self._quietly():
+                    logger, ids[name] = _OPENERS[name](title, folder, ids.get(name))
             except Exception as error:
                 raise ValueError(f"--logger {name}: {one_line(error)}") from error
             self._trackers.append(_Tracker(name, logger, True))
@@ -141,7 +151,8 @@ class Trackers:
     def _each(self, tell: Callable[[_Tracker], None]) -> None:
         for tracker in list(self._trackers):
             try:
-                tell(tracker)
+                with self._quietly() if tracker.is_named else nullcontext():
+                    tell(tracker)
             except Exception as error:
                 if is_interrupt(error):
                     raise

@@ -87,7 +87,7 @@ class Records:
         names = self.config.logger
         files = files_to_write(names)
         self._logger = Logger(folder, resume=is_resumed, resume_step=beyond, files=files)
-        self._trackers = Trackers(names, loggers, folder, is_resumed)
+        self._trackers = Trackers(names, loggers, folder, is_resumed, is_silent=not speaks)
         ranks = agent.devices.world_size
         total_steps = agent.num_updates * self.config.num_steps * self.config.num_envs * ranks
         self._progress = Progress(total_steps, initial=counters.env_steps, speaks=speaks)
