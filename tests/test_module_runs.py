@@ -18,6 +18,7 @@ from test_resume import assert_equal, last_state, metrics_of
 
 import fastrl
 from fastrl import AgentTrainer
+from fastrl.collect.__main__ import main as collect
 from fastrl.evaluate import main as evaluate
 from fastrl.export import main as export
 
@@ -103,6 +104,14 @@ def test_every_command_finds_a_module_that_is_named(run, capsys, tmp_path):
     agent = fastrl.load(folder, agent=MAKERS[kind])
     assert (agent.predict(rows) == module.predict(rows)).all()
     assert capsys.readouterr().err == ""
+
+
+def test_episodes_of_a_module_are_collected(tmp_path, capsys):
+    pytest.importorskip("minari")
+    folder = fit(module_for("rollouts"), "CartPole-v1", tmp_path).folder
+    words = ["--episodes", "2", "--out", str(tmp_path / "data"), "--agent", MAKERS["rollouts"]]
+    assert collect([str(folder), *words]) == 0
+    assert "2 episodes" in capsys.readouterr().out
 
 
 def test_a_restored_module_plays_as_the_one_that_learned(run):

@@ -544,6 +544,14 @@ def test_weights_that_are_shared_or_made_of_others_learn_as_on_eager_and_are_sav
     loaded.export(tmp_path / "policy.pt")
 
 
+@pytest.mark.filterwarnings("ignore")  # of torch, about this form of weight norm
+def test_a_policy_that_cannot_be_copied_is_refused_by_an_export_in_one_line(tmp_path):
+    make = normed(nn.utils.weight_norm)()
+    agent = small(PPO, network=make, log_dir=str(tmp_path)).learn()
+    told = refusal(lambda: agent.export(tmp_path / "policy.pt"))
+    assert told.startswith("this policy cannot be exported, as it cannot be copied: ")
+
+
 def test_a_recurrent_policy_takes_the_width_of_its_memory_alone():
     settings = {"network": own_networks.plain, "hidden_sizes": (8, 12)}
     assert "whose width alone is asked for" in refusal(lambda: small(PPORecurrent, **settings))

@@ -22,6 +22,7 @@ from fastrl.models.critics import SquashedGaussianActor
 from fastrl.models.distributions import GaussianHead
 from fastrl.models.parts import ByName
 from fastrl.models.recurrent import RecurrentActorCritic
+from fastrl.processes.errors import one_line
 from fastrl.runs.folder import check_replaceable, replaced_file
 from fastrl.spaces.observations import PackedRow
 from fastrl.training.agent import HasMemory
@@ -145,7 +146,14 @@ def exported(
         raise ValueError(f"inputs must be auto or named, not {inputs!r}")
     if isinstance(outputs, str) or not outputs:
         raise ValueError(f"outputs must be a list of names, not {outputs!r}")
-    space, policy = agent.observation_space, copy.deepcopy(agent.policy).cpu().eval()
+    space = agent.observation_space
+    try:
+        policy = copy.deepcopy(agent.policy).cpu().eval()
+    except RuntimeError as error:  # layers that hold what they computed last
+        words = one_line(error)[:200]
+        raise ValueError(
+            f"this policy cannot be exported, as it cannot be copied: {words}"
+        ) from error
     critics = copy.deepcopy(getattr(agent, "critics", None))
     whole = _Outputs(policy, None if critics is None else critics.cpu().eval(), outputs).eval()
     parts = {"": space}
