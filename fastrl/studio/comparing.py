@@ -96,7 +96,7 @@ def comparison(
     for entry in series:
         entry["data"] = tuple(entry["data"])  # not a list, each of whose values NiceGUI would watch
     options = chart(series, axis, legend=True)
-    options["legend"]["data"] = [entry["name"] for entry in series if entry["name"]]
+    options["legend"] |= {"top": 0, "data": [entry["name"] for entry in series if entry["name"]]}
     return options
 
 

@@ -10,6 +10,8 @@ from nicegui import ui  # pyright: ignore[reportMissingImports]
 
 from fastrl.processes.errors import is_expected, one_line
 
+SECONDS_TO_BUILD = 60.0
+"""After which NiceGUI gives up on a page; while runs train, its 3 seconds are not enough."""
 STYLE = Path(__file__).with_name("style.css").read_text(encoding="utf-8")
 _LINKS = (("Runs", "/"), ("New run", "/new"), ("Sweeps", "/sweeps"))
 _THEMES = ("auto", "light", "dark")

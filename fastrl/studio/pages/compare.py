@@ -15,7 +15,7 @@ from fastrl.studio.addresses import page_of_run
 from fastrl.studio.comparing import comparison, groups_of
 from fastrl.studio.curves import COLORS
 from fastrl.studio.desk import Desk
-from fastrl.studio.frame import frame
+from fastrl.studio.frame import SECONDS_TO_BUILD, frame
 
 _SECONDS = 2.0
 _MOST_RUNS = 60
@@ -24,7 +24,7 @@ _MOST_RUNS = 60
 def register(desk: Desk) -> None:
     """Adds the page; its query names runs, `run=ADDRESS` for each."""
 
-    @ui.page("/compare")
+    @ui.page("/compare", response_timeout=SECONDS_TO_BUILD)
     async def _show(run: Annotated[list[str], Query(default_factory=list)]) -> None:
         with frame("Compare", "/"):
             await _Page(desk, list(dict.fromkeys(run))).build()

@@ -14,7 +14,7 @@ from fastrl.presets import named_presets
 from fastrl.processes.errors import is_expected, one_line
 from fastrl.studio.desk import ALGORITHMS, Desk
 from fastrl.studio.drafts import Draft, Faults, faults_of, read_seeds, typed
-from fastrl.studio.frame import frame
+from fastrl.studio.frame import SECONDS_TO_BUILD, frame
 from fastrl.studio.pages.fields import Fields, described
 from fastrl.studio.pages.settings_panel import SettingsPanel
 from fastrl.studio.settings_files import settings_in, typed_settings, unlike_defaults
@@ -25,7 +25,7 @@ _SETTLED_SECONDS = 0.4  # after the last key, before all settings are checked
 def register(desk: Desk) -> None:
     """Adds the page that starts runs in a desk's log folder."""
 
-    @ui.page("/new")
+    @ui.page("/new", response_timeout=SECONDS_TO_BUILD)
     async def _show(algo: str = "ppo", like: str = "") -> None:
         with frame("New run", "/new"):
             page = _Page(desk, algo if algo in ALGORITHMS else ALGORITHMS[0])

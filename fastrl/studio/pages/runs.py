@@ -8,7 +8,7 @@ from typing import Any
 from nicegui import ui  # pyright: ignore[reportMissingImports]
 
 from fastrl.studio.desk import Desk
-from fastrl.studio.frame import frame
+from fastrl.studio.frame import SECONDS_TO_BUILD, frame
 from fastrl.studio.pages.chosen import buttons, trash_dialog
 from fastrl.studio.pages.queue import queue_panel
 from fastrl.studio.rows import Row, changes, counted
@@ -42,7 +42,7 @@ _PERCENT = "p => p.value == null ? '' : Math.floor(100 * p.value) + ' %'"
 def register(desk: Desk) -> None:
     """Adds the page of a desk's runs."""
 
-    @ui.page("/")
+    @ui.page("/", response_timeout=SECONDS_TO_BUILD)
     async def _show() -> None:
         with frame("Runs", "/"):
             _Page(desk).build()
