@@ -10,7 +10,6 @@ import pytest
 pytest.importorskip("nicegui")
 
 from fastrl.compare.curves import Curve
-
 from fastrl.runs.metrics_table import TRAIN_RETURN
 from fastrl.studio.comparing import comparison
 from studio.playing import element, make_run, play, until
