@@ -75,8 +75,9 @@ class Desk:
         rows: dict[str, tuple[Run, Row]] = {}
         for run in runs:
             before = known.get(str(run.path))
-            is_same = before is not None and before[0] is run
-            rows[str(run.path)] = before if is_same else (run, row_of(run, self.log_dir))
+            if before is None or before[0] is not run:
+                before = (run, row_of(run, self.log_dir))
+            rows[str(run.path)] = before
         self._rows = rows
         return [row for _, row in rows.values()]
 

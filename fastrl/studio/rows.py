@@ -52,6 +52,11 @@ def row_of(run: Run, log_dir: Path) -> Row:
     }
 
 
+def is_trial(row: Row) -> bool:
+    """Returns whether a run is a trial of a sweep, of which there may be hundreds."""
+    return row["address"].startswith("sweeps/")
+
+
 def changes(shown: Mapping[str, Row], now: Sequence[Row]) -> Changes:
     """Returns what changed between the rows that are shown, by address, and those of now."""
     there = {row["address"] for row in now}

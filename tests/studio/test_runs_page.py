@@ -157,6 +157,23 @@ def test_five_hundred_runs_are_looked_at_seldom(desk):
     assert len(first) == 20
 
 
+def test_trials_of_sweeps_are_shown_on_demand(desk):
+    run = make_run(desk.log_dir)
+    make_run(desk.log_dir / "sweeps" / "t0", "trial_1", "t1")
+
+    async def story(user):
+        await asyncio.to_thread(desk.rows)
+        await user.open("/")
+        shown = next(iter(user.find(ui.aggrid).elements)).options["rowData"]
+        assert [row["address"] for row in shown] == [run]
+        calls = await sent_to(user)
+        element(user, "trials").value = True
+        await until(lambda: calls)
+        assert calls[0][1]["add"][0]["address"].startswith("sweeps/t0/")
+
+    play(desk, story)
+
+
 async def sent_to(page, seconds=3.0):
     """Returns the calls of the table's methods that a page gets from now on."""
     calls = []

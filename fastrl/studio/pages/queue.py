@@ -57,7 +57,10 @@ def _show(desk: Desk, progress: Progress, line: str) -> None:
         ui.label(job.title)
         ui.label(line).classes("desk-note desk-line")
         if progress.state in _ACTIVE:
-            cancel = partial(asyncio.to_thread, desk.queue.cancel, job)
+
+            async def cancel(job: Job = job) -> None:
+                await asyncio.to_thread(desk.queue.cancel, job)
+
             is_waiting = progress.state != "running"
             done = f"{job.title}: {'cancelled' if is_waiting else 'asked to end'}"
             button = ui.button("Cancel" if is_waiting else "Stop")

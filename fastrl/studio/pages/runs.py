@@ -11,7 +11,7 @@ from fastrl.studio.desk import Desk
 from fastrl.studio.frame import SECONDS_TO_BUILD, frame
 from fastrl.studio.pages.chosen import buttons, trash_dialog
 from fastrl.studio.pages.queue import queue_panel
-from fastrl.studio.rows import Row, changes, counted
+from fastrl.studio.rows import Row, changes, counted, is_trial
 
 _SECONDS = 1.0  # between two looks
 
@@ -54,13 +54,15 @@ class _Page:
     def __init__(self, desk: Desk) -> None:
         self._desk = desk
         self._shown: dict[str, Row] = {}
+        self._with_trials = False
 
     def build(self) -> None:
-        rows = self._desk.known_rows  # what there is to show at once; the rest follows
+        rows = self._wanted(self._desk.known_rows)  # to be shown at once; the rest follows
         self._shown = {row["address"]: row for row in rows}
         with ui.element("div").classes("desk-row"):
             self._filter = ui.input("filter", on_change=self._narrow)
             self._filter.props("dense outlined clearable debounce=200").mark("filter")
+            ui.switch("trials of sweeps", on_change=self._turn_trials).mark("trials")
             self._count = ui.label(counted(rows)).classes("desk-note").mark("count")
         with ui.element("div").classes("desk-row"):
             buttons(self._desk, self.chosen, self._refresh)
@@ -77,12 +79,19 @@ class _Page:
         return [row["address"] for row in rows if row.get("address") in self._shown]
 
     async def _refresh(self) -> None:
-        rows = await asyncio.to_thread(self._desk.rows)
+        rows = self._wanted(await asyncio.to_thread(self._desk.rows))
         changed = changes(self._shown, rows)
         self._shown = {row["address"]: row for row in rows}
         if changed:
             self._grid.run_grid_method("applyTransaction", changed.transaction())
             self._count.text = counted(rows)
+
+    def _wanted(self, rows: list[Row]) -> list[Row]:
+        return [row for row in rows if self._with_trials or not is_trial(row)]
+
+    async def _turn_trials(self, event: Any) -> None:
+        self._with_trials = bool(event.value)
+        await self._refresh()
 
     def _narrow(self) -> None:
         self._grid.run_grid_method("setGridOption", "quickFilterText", self._filter.value or "")
