@@ -123,7 +123,7 @@ class Queue:
 
     def _work(self) -> None:
         while not self._is_closed:
-            with contextlib.suppress(OSError):  # the disk is full, say: it is tried again
+            with contextlib.suppress(OSError, ValueError):  # the disk is full, say: again later
                 self.tick()
             self._wake.wait(_TICK_SECONDS)
             self._wake.clear()

@@ -197,6 +197,9 @@ class _Page:
             self._checks.active = False
         draft, wrong = self.draft()
         faults = wrong or await asyncio.to_thread(faults_of, draft)
+        while self.draft() != (draft, wrong):  # something was typed meanwhile
+            draft, wrong = self.draft()
+            faults = wrong or await asyncio.to_thread(faults_of, draft)
         named = code_named_in(dict(draft.settings))
         self._imports.text = f"will import: {named}" if named else ""
         self._tell(faults or Faults())
