@@ -65,6 +65,12 @@ class Job:
     run: str = ""
     """Address of the run that it works on; empty for a new run."""
 
+    @property
+    def given(self) -> float:
+        """When it was given, in seconds since 1970; 0 if its name does not say."""
+        text = self.id.partition("-")[0]
+        return int(text) / 1e9 if text.isdecimal() else 0.0
+
 
 @dataclass(frozen=True)
 class Progress:

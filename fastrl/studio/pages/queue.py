@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from functools import partial
 
 from nicegui import ui  # pyright: ignore[reportMissingImports]
@@ -13,6 +14,7 @@ from fastrl.studio.jobs import Job, Progress
 
 _SECONDS = 1.0
 _MOST_ENDED = 5
+_SHOWN_HOURS = 12  # of those, since they were given
 _ACTIVE = ("waiting", "refused", "running")
 _MOST_SHOWN = 100
 Told = tuple[tuple[Progress, str], ...]
@@ -45,7 +47,8 @@ def _look(desk: Desk) -> Told:
     """Returns the jobs that are worth a line, each with the last line of what it printed."""
     jobs = desk.jobs.all()
     active = [x for x in jobs if x.state in _ACTIVE]
-    ended = [x for x in jobs if x.state not in _ACTIVE]
+    since = time.time() - _SHOWN_HOURS * 3600
+    ended = [x for x in jobs if x.state not in _ACTIVE and x.job.given > since]
     chosen = sorted([*ended[-_MOST_ENDED:], *active[:_MOST_SHOWN]], key=lambda x: x.job.id)
     return tuple((x, _words(desk, x)) for x in chosen)
 
