@@ -115,9 +115,11 @@ class Queue:
             handle = os.open(folder, os.O_RDONLY | os.O_CLOEXEC)
             try:
                 fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except OSError:
+            except BlockingIOError:
                 os.close(handle)
                 return False
+            except OSError:  # a file system without locks: there is one studio, it is hoped
+                pass
             self._lock = handle
         return True
 
