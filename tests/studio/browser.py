@@ -31,13 +31,15 @@ def studio(log_dir: Path, *flags: str) -> Iterator[str]:
     """Starts `python -m fastrl.studio` over a log folder; yields its address."""
     words = ["--log-dir", str(log_dir), "--port", "0", "--no-browser", *flags]
     output = log_dir.parent / "studio.txt"
+    # NiceGUI serves otherwise where it sees that a test runs.
+    environment = {name: x for name, x in os.environ.items() if not name.startswith("PYTEST_")}
     with open(output, "wb") as file:
         process = subprocess.Popen(
             [sys.executable, "-m", "fastrl.studio", *words],
             stdin=subprocess.DEVNULL,
             stdout=file,
             stderr=subprocess.STDOUT,
-            env={**os.environ, "PYTHONUNBUFFERED": "1"},
+            env={**environment, "PYTHONUNBUFFERED": "1"},
         )
     try:
 

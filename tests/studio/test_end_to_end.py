@@ -156,9 +156,9 @@ def test_another_run_is_stopped_and_resumed(browser, url, log_dir):
 
 def test_both_are_compared(browser, url, log_dir):
     browser.open(f"{url}/")
-    browser.until(lambda: len(browser.all(".ag-row .ag-checkbox-input")) >= 2, "two runs")
+    browser.until(lambda: len(browser.all(".ag-row .ag-checkbox-input-wrapper")) >= 2, "two runs")
     picture(browser, "runs")
-    for box in browser.all(".ag-row .ag-checkbox-input")[:2]:
+    for box in browser.all(".ag-row .ag-checkbox-input-wrapper")[:2]:
         box.click()
     browser.press("Compare")
     browser.see("first")
