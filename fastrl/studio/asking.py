@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from nicegui import run, ui  # pyright: ignore[reportMissingImports]
+import asyncio
+
+from nicegui import ui  # pyright: ignore[reportMissingImports]
 
 from fastrl.studio.desk import Desk
 
@@ -35,7 +37,7 @@ async def ask_for_trust(desk: Desk, address: str) -> bool | None:
     Raises:
         ValueError: there is no run at this address, or its config cannot be read.
     """
-    words = await run.io_bound(desk.code_to_trust, address)
+    words = await asyncio.to_thread(desk.code_to_trust, address)
     if not words:
         return False
     agrees = await ask("Import the code of this run?", words, "Trust it")

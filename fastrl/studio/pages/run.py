@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 from pathlib import Path
 
-from nicegui import run, ui  # pyright: ignore[reportMissingImports]
+from nicegui import ui  # pyright: ignore[reportMissingImports]
 
 from fastrl.studio.desk import Desk
 from fastrl.studio.frame import frame
@@ -27,7 +28,7 @@ def register(desk: Desk) -> None:
     async def _show(address: str) -> None:
         with frame(address, "/"):
             try:
-                view = await run.io_bound(RunView, desk, address)
+                view = await asyncio.to_thread(RunView, desk, address)
             except ValueError as error:
                 ui.status_code(404)
                 ui.label(str(error)).classes("desk-wrong")
@@ -45,7 +46,7 @@ class _RunPage:
     async def build(self) -> None:
         ui.add_body_html(f"<script>{_SCRIPT}</script>")
         view = self._view
-        self._run = await run.io_bound(view.read)
+        self._run = await asyncio.to_thread(view.read)
         self._state = State()
         self._actions = Actions(view)
         parts = {
@@ -78,10 +79,7 @@ class _RunPage:
             return
         self._is_busy = True
         try:
-            found = await run.io_bound(self._view.read)
-            if found is None:  # the server is ending
-                return
-            self._run = found
+            self._run = await asyncio.to_thread(self._view.read)
             self._state.show(self._run)
             self._actions.show(self._run)
             await self._parts[str(self._tabs.value)].show(self._run)

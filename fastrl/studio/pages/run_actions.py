@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from nicegui import run as off_loop  # pyright: ignore[reportMissingImports]
+import asyncio
+
 from nicegui import ui  # pyright: ignore[reportMissingImports]
 
 from fastrl.runs.run import Run
@@ -38,7 +39,7 @@ class Actions:
         view = self._view
 
         async def stop() -> None:
-            await off_loop.io_bound(view.desk.stop, view.address)
+            await asyncio.to_thread(view.desk.stop, view.address)
 
         await told(stop, "the run saves and stops")
 
@@ -57,6 +58,6 @@ class Actions:
         async def submit() -> None:
             trust = await ask_for_trust(view.desk, view.address)
             if trust is not None:
-                await off_loop.io_bound(work, view.address, words, trust)
+                await asyncio.to_thread(work, view.address, words, trust)
 
         await told(submit, f"{action}: queued")

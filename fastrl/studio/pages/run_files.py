@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 from pathlib import Path
 
-from nicegui import run as off_loop  # pyright: ignore[reportMissingImports]
 from nicegui import ui  # pyright: ignore[reportMissingImports]
 
 from fastrl.runs.run import Run
@@ -52,10 +52,7 @@ class Files:
 
     async def show(self, run: Run) -> None:
         """Lists files that are new."""
-        found = await off_loop.io_bound(lambda: (self._find(run), self._words()))
-        if found is None:  # the server is ending
-            return
-        rows, self._job.text = found
+        rows, self._job.text = await asyncio.to_thread(lambda: (self._find(run), self._words()))
         names = [Path(name).name for name, _ in rows if name.startswith("checkpoints/")]
         if names != self._checkpoints:
             self._checkpoints = names
@@ -96,7 +93,7 @@ class Files:
                 return
             checkpoint = str(view.folder / "checkpoints" / self._which.value)
             words = ("--checkpoint", checkpoint, "--format", self._format.value)
-            await off_loop.io_bound(view.desk.export, view.address, words, trust)
+            await asyncio.to_thread(view.desk.export, view.address, words, trust)
 
         await told(submit)
 
@@ -104,7 +101,7 @@ class Files:
         async def start() -> None:
             self._board_button.props("loading")
             try:
-                url = await off_loop.io_bound(self._view.desk.tensorboard.url)
+                url = await asyncio.to_thread(self._view.desk.tensorboard.url)
             finally:
                 self._board_button.props(remove="loading")
             self._board_link.text = f"open {url}"

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
+from functools import partial
 
-from nicegui import run as off_loop  # pyright: ignore[reportMissingImports]
 from nicegui import ui  # pyright: ignore[reportMissingImports]
 
 from fastrl.runs.run import Run
@@ -77,7 +78,7 @@ class Films:
             return
         self._video.props["src"] = self._url(film, "mp4")
         self._video.update()
-        facts = await off_loop.io_bound(read_actions, film)
+        facts = await asyncio.to_thread(read_actions, film)
         ids = f"{self._video.id}, {self._box.id}"
         ui.run_javascript(f"fastrlFilm({ids}, {json.dumps(facts)})")
 
@@ -91,7 +92,7 @@ class Films:
         with self._grid:
             for film in self._films:
                 with ui.element("button").classes("desk-thumb") as thumb:
-                    thumb.on("click", lambda film=film: self._choose(film))
+                    thumb.on("click", partial(self._choose, film))
                     if film == self._playing:
                         thumb.classes("desk-thumb-shown")
                     if film.has_gif:
@@ -123,13 +124,13 @@ class Films:
                 return
             name = str(view.folder / "checkpoints" / checkpoint)
             words = ("--video", "--episodes", "1", "--checkpoint", name)
-            await off_loop.io_bound(view.desk.evaluate, view.address, words, trust)
+            await asyncio.to_thread(view.desk.evaluate, view.address, words, trust)
             self._chosen = None
 
         await told(submit)
 
     async def _show_job(self) -> None:
-        self._job.text = await off_loop.io_bound(self._words_on_job) or ""
+        self._job.text = await asyncio.to_thread(self._words_on_job)
 
     def _words_on_job(self) -> str:
         """Returns how the latest filming goes; "" if it is done, or if there was none."""

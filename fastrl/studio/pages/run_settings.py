@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from nicegui import run as off_loop  # pyright: ignore[reportMissingImports]
+import asyncio
+
 from nicegui import ui  # pyright: ignore[reportMissingImports]
 
 from fastrl.runs.run import Run
@@ -39,9 +40,7 @@ class Settings:
 
     async def show(self, run: Run) -> None:
         """Shows the settings, which change where a run is resumed with others."""
-        rows = await off_loop.io_bound(rows_of, run)
-        if rows is None:  # the server is ending
-            return
+        rows = await asyncio.to_thread(rows_of, run)
         if rows != self._rows or not self._words.text:
             self._rows = rows
             self._fill()

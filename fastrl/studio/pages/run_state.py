@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import math
 
-from nicegui import run as off_loop  # pyright: ignore[reportMissingImports]
 from nicegui import ui  # pyright: ignore[reportMissingImports]
 
 from fastrl.runs.run import Run
@@ -75,6 +75,6 @@ class Log:
 
     async def show(self, run: Run) -> None:
         """Shows the latest lines."""
-        text = await off_loop.io_bound(self._view.output) or ""
+        text = await asyncio.to_thread(self._view.output)
         words = "nothing yet" if run.state == "running" else "nothing is known"
         self._text.text = text or f"{words}: only processes that the studio started are heard here"

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import signal
 from pathlib import Path
 from typing import Any
 
-from nicegui import run as off_loop  # pyright: ignore[reportMissingImports]
 from nicegui import ui  # pyright: ignore[reportMissingImports]
 
 from fastrl.processes.errors import one_line
@@ -39,8 +39,8 @@ def register(desk: Desk) -> None:
     async def _show(address: str) -> None:
         with frame(f"Sweep {address.rpartition('/')[2]}", "/sweeps"):
             try:
-                folder = await off_loop.io_bound(desk.folder, address)
-                found = await off_loop.io_bound(read_sweep, folder)
+                folder = await asyncio.to_thread(desk.folder, address)
+                found = await asyncio.to_thread(read_sweep, folder)
             except (ValueError, OSError) as error:
                 ui.status_code(404)
                 ui.label(one_line(error)).classes("desk-wrong")
@@ -90,12 +90,11 @@ class _SweepPage:
     async def tick(self) -> None:
         """Reads the sweep again."""
         try:
-            found = await off_loop.io_bound(read_sweep, self._folder)
+            found = await asyncio.to_thread(read_sweep, self._folder)
         except (ValueError, OSError) as error:
             self._fault.text = one_line(error)
             return
-        if found is not None:  # else the server is ending
-            self.show(found)
+        self.show(found)
 
     def show(self, found: Sweep) -> None:
         """Shows a sweep as it is now; charts change with the trials alone."""
@@ -177,7 +176,7 @@ class _SweepPage:
                 title = f"best of {found.folder.name}, seed {seed}"
                 self._desk.submit(algo, (), title, settings={**settings, **own})
 
-        await told(lambda: off_loop.io_bound(submit), f"{len(_SEEDS)} runs are in the queue")
+        await told(lambda: asyncio.to_thread(submit), f"{len(_SEEDS)} runs are in the queue")
 
     async def _stop_sweep(self) -> None:
         def stop() -> None:
@@ -186,13 +185,13 @@ class _SweepPage:
                 raise ValueError("no process works on this sweep")
             os.kill(pid, signal.SIGINT)
 
-        await told(lambda: off_loop.io_bound(stop), "the sweep ends its runs")
+        await told(lambda: asyncio.to_thread(stop), "the sweep ends its runs")
 
     async def _go_on(self) -> None:
         words = ("--resume", str(self._folder))
         title = f"sweep {self._folder.name}, continued"
         work = self._desk.submit
-        await told(lambda: off_loop.io_bound(work, "sweep", words, title), "in the queue")
+        await told(lambda: asyncio.to_thread(work, "sweep", words, title), "in the queue")
 
 
 def last_line(desk: Desk, job: Job) -> str:
@@ -205,7 +204,6 @@ def _mean_in_words(result: dict[str, Any]) -> str:
     mean, interval = result.get("mean"), result.get("interval")
     if not isinstance(mean, int | float):
         return "not known yet"
-    has_interval = isinstance(interval, list | tuple) and len(interval) == 2
-    return f"mean {mean:.1f}" + (
-        f", 95 % interval {interval[0]:.1f} to {interval[1]:.1f}" if has_interval else ""
-    )
+    if not isinstance(interval, list | tuple) or len(interval) != 2:
+        return f"mean {mean:.1f}"
+    return f"mean {mean:.1f}, 95 % interval {interval[0]:.1f} to {interval[1]:.1f}"

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import Any
 from urllib.parse import quote
 
-from nicegui import run as off_loop  # pyright: ignore[reportMissingImports]
 from nicegui import ui  # pyright: ignore[reportMissingImports]
 
 from fastrl.studio.addresses import address_of
@@ -84,7 +84,7 @@ class _Form:
         async def submit() -> None:
             words = self._words()
             title = f"sweep {words[0]} on {words[2]}"
-            await off_loop.io_bound(self._desk.submit, "sweep", words, title)
+            await asyncio.to_thread(self._desk.submit, "sweep", words, title)
 
         await told(submit, "the sweep is in the queue")
 
@@ -101,10 +101,7 @@ class _List:
 
     async def show(self) -> None:
         """Shows the sweeps as they are now."""
-        seen = await off_loop.io_bound(self._look)
-        if seen is None:  # the server is ending
-            return
-        found, self._jobs.text = seen
+        found, self._jobs.text = await asyncio.to_thread(self._look)
         rows = [words_of(self._desk, one) for one in found[:_MOST_SHOWN]]
         if rows == self._shown:
             return
