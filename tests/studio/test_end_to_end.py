@@ -43,8 +43,10 @@ def whole_browser():
 
 
 @pytest.fixture
-def browser(whole_browser):
+def browser(whole_browser, request):
     yield whole_browser
+    if PICTURES:  # how it looked where a test ended
+        whole_browser.shoot(Path(PICTURES) / "ends" / f"{request.node.name}.png")
     assert not whole_browser.faults()
 
 
