@@ -8,7 +8,8 @@ import torch
 from gymnasium import spaces
 from torch import distributions
 
-from fastrl.models.distributions import CategoricalHead, GaussianHead, make_action_head
+from fastrl.models.distributions import CategoricalHead, GaussianHead
+from fastrl.models.heads import make_action_head
 
 NUM_ROWS = 40_000
 

@@ -15,8 +15,8 @@ from fastrl.envs.gym_env import GymEnv
 from fastrl.envs.make import make_env, wrap_vector_env
 from fastrl.envs.vector import EnvError
 from fastrl.models.critics import SquashedGaussianActor
-from fastrl.models.distributions import make_action_head
 from fastrl.models.encoders import Reader
+from fastrl.models.heads import make_action_head
 from fastrl.spaces.actions import check_action_space, float32_bounds, within_bounds
 from fastrl.spaces.layout import in_words
 from fastrl.spaces.observations import observation_rows, rows_of

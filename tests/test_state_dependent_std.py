@@ -15,7 +15,8 @@ from torch import distributions
 from toy_agents import make_a2c, make_agent, make_recurrent, run
 
 from fastrl import A2C, PPO, AgentTrainer, PPORecurrent
-from fastrl.models.distributions import StateDependentGaussianHead, make_action_head
+from fastrl.models.distributions import StateDependentGaussianHead
+from fastrl.models.heads import make_action_head
 
 WALK = "toy_agents:BoxWalk"
 SETTINGS: dict[str, Any] = {"state_dependent_std": True}

@@ -87,6 +87,8 @@ class OnPolicyAgent(BaseAgent):
         for name in (
             "critic_hidden_sizes",
             "state_dependent_std",
+            "state_dependent_exploration",
+            "exploration_resample_steps",
             "observation_clip",
             "observation_epsilon",
         ):

@@ -113,6 +113,8 @@ class OnPolicySettings(DecoupledSettings, total=False):
     ortho_init: bool
     log_std_init: float
     state_dependent_std: bool
+    state_dependent_exploration: bool
+    exploration_resample_steps: int
     squash_actions: bool
     observation_normalization: bool
     observation_clip: float

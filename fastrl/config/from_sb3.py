@@ -26,6 +26,7 @@ _NAMES = {
     "batch_size": "per_rank_batch_size",
     "n_epochs": "update_epochs",
     "normalize_advantage": "normalize_advantages",
+    "use_sde": "state_dependent_exploration",
     "n_envs": "num_envs",
     "device": "accelerator",
     "tensorboard_log": "log_dir",
@@ -35,8 +36,6 @@ _NAMES = {
 }
 # What has no counterpart: the value at which it changes nothing, and what to do otherwise.
 _LACKING: dict[str, tuple[Any, str]] = {
-    "use_sde": (False, "there is no state-dependent exploration"),
-    "sde_sample_freq": (-1, "there is no state-dependent exploration"),
     "rollout_buffer_class": (None, "the rollout is part of the algorithm"),
     "rollout_buffer_kwargs": (None, "the rollout is part of the algorithm"),
     "stats_window_size": (100, "means are over 100 episodes"),
@@ -47,9 +46,9 @@ _POLICY_LACKING: dict[str, tuple[Any, str]] = {
     "share_features_extractor": (True, "see shared_network"),
     "features_extractor_class": (None, "see network, which takes a function that makes a module"),
     "features_extractor_kwargs": (None, "see network_kwargs"),
-    "use_sde": (False, "there is no state-dependent exploration"),
-    "full_std": (True, "there is no state-dependent exploration"),
-    "use_expln": (False, "there is no state-dependent exploration"),
+    "use_sde": (False, "it is an argument of PPO itself"),
+    "full_std": (True, "each feature and dimension has a deviation of its own"),
+    "use_expln": (False, "deviations are exponentials"),
     "squash_output": (False, "see squash_actions"),
 }
 
@@ -95,13 +94,15 @@ def from_sb3(settings: Mapping[str, Any]) -> dict[str, Any]:
         ours |= {"clip_vloss": True, "vf_clip_coef": width, "vf_clip_rule": "clipped"}
     if (target_kl := given.pop("target_kl")) is not None:
         ours |= {"target_kl": target_kl, "kl_stop": "minibatch"}
+    if (sample_freq := given.pop("sde_sample_freq", None) or -1) > 0:
+        ours["exploration_resample_steps"] = sample_freq
     if "verbose" in given:  # 2 has messages for debugging, of which we have none
         ours["verbose"] = min(given.pop("verbose"), 1)
     for name, value in given.items():
         if name in _LACKING:
             _refuse_unless(name, value, *_LACKING[name])
         elif name not in _NAMES:
-            others = ("policy", "policy_kwargs", "verbose")
+            others = ("policy", "policy_kwargs", "sde_sample_freq", "verbose")
             known = ", ".join(
                 sorted({*_DEFAULTS, *_NAMES, *_LACKING, *others} - {"_init_setup_model"})
             )

@@ -14,10 +14,11 @@ GROUPS = {
 
 _NAMES = {
     "task": "env_id seed total_timesteps target_return mask_vel env_kwargs obs_keys obs_kind "
-    "gray_scale resize action_repeat frame_stack info_action_mask",
+    "scale_images gray_scale resize action_repeat frame_stack info_action_mask",
     "algorithm": "num_envs num_steps",
     "network": "network network_kwargs hidden_sizes critic_hidden_sizes activation_function "
-    "encoder shared_network ortho_init log_std_init state_dependent_std squash_actions rnn "
+    "encoder shared_network ortho_init log_std_init state_dependent_std "
+    "state_dependent_exploration exploration_resample_steps squash_actions rnn "
     "previous_action num_critics dropout_rate layer_norm",
     "devices": "backend num_pools num_env_threads vector num_workers accelerator devices num_nodes "
     "strategy rank_timeout precision num_threads engine torch_deterministic decoupled num_players "

@@ -78,6 +78,13 @@ class OnPolicyConfig(DecoupledConfig):
     state_dependent_std: bool = False
     """Box actions: the actor gives the standard deviation of each state; by default one is learned
     for all states."""
+    state_dependent_exploration: bool = False
+    """Box actions: explore by a random function of the state in place of noise at each step (gSDE,
+    arXiv 2005.05719). The function is linear in the features of the last hidden layer; its weights
+    are drawn for each rollout, with standard deviations that are learned."""
+    exploration_resample_steps: Annotated[int, Bounds(at_least=0)] = 0
+    """Steps after which state_dependent_exploration draws these weights anew within a rollout; 0:
+    only at its beginning."""
     squash_actions: bool = False
     """Box actions: squash into the bounds by tanh instead of clipping to them."""
     observation_normalization: Annotated[bool, Choices((False, True))] = False
@@ -98,6 +105,15 @@ class OnPolicyConfig(DecoupledConfig):
         check_layers(self)
         if self.critic_hidden_sizes and self.shared_network:
             raise ValueError("critic_hidden_sizes has no effect with shared_network")
+        if self.state_dependent_exploration and self.state_dependent_std:
+            raise ValueError(
+                "state_dependent_std has no effect with state_dependent_exploration, whose "
+                "deviations depend on the state by themselves"
+            )
+        if self.exploration_resample_steps and not self.state_dependent_exploration:
+            raise ValueError(
+                "exploration_resample_steps has no effect without state_dependent_exploration"
+            )
         check_schedules(self, has_kl=self.has_kl)
         for name in ("observation_clip", "observation_epsilon"):
             value = getattr(self, name)

@@ -23,6 +23,7 @@ from fastrl.kernels.networks import WIDEST, DenseNetwork, dense, dense_stack
 from fastrl.kernels.recurrence import gru, lstm
 from fastrl.models.actor_critic import ActorCritic
 from fastrl.models.critics import Critics, SquashedGaussianActor
+from fastrl.models.exploring import ExploringGaussianHead
 from fastrl.models.layers import ACTIVATIONS
 from fastrl.models.rnn import Memory
 
@@ -89,6 +90,8 @@ class NativeActorCritic:
         policy = self._policy
         if policy.reader.pixels_shape:
             return ["there are no kernels for pixels"]
+        if isinstance(policy.head, ExploringGaussianHead):
+            return ["there are no kernels for state-dependent exploration"]
         trunks = [trunk for trunk in (policy.actor, policy.critic) if trunk is not None]
         reasons = [reason for trunk in trunks for reason in _why_not_trunk(trunk)]
         for head in (policy.head.layer, policy.value_head):

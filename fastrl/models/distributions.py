@@ -11,13 +11,11 @@ from __future__ import annotations
 import math
 from typing import Protocol
 
-import gymnasium
 import numpy as np
 import torch
 from torch import Tensor, nn
 
 from fastrl.models.layers import linear
-from fastrl.spaces.actions import check_action_space, float32_bounds
 
 
 class ActionHead(Protocol):
@@ -227,7 +225,7 @@ class GaussianHead(nn.Module):
         # row is fast.
         means, log_std = self.mean_and_log_std(outputs)
         scaled = (means - actions) * (-log_std).exp()
-        constant = 0.5 * math.log(2 * math.pi) * self.noise_size
+        constant = 0.5 * math.log(2 * math.pi) * len(self.low)
         log_prob = (-0.5 * scaled * scaled - log_std).sum(1) - constant
         spread = (log_std + 0.5 * math.log(2 * math.pi * math.e)).sum(-1)
         entropy = torch.ones_like(log_prob) * spread
@@ -312,37 +310,3 @@ def _log_slope_of_tanh(u: Tensor) -> Tensor:
     """Sum of log(1 - tanh(u)^2) `[B]`, for `u` `[B, A]`."""
     # 2 (log 2 - u - softplus(-2u)) is the same without cancellation at large |u|.
     return 2 * (math.log(2) - u - nn.functional.softplus(-2 * u)).sum(1)
-
-
-def make_action_head(
-    space: gymnasium.Space,
-    num_features: int,
-    squash: bool,
-    log_std_init: float,
-    gain: float | None,
-    state_dependent_std: bool = False,
-) -> CategoricalHead | GaussianHead:
-    """Returns the head for an action space.
-
-    Raises:
-        ValueError: the space is not supported, or what is for Box was asked for elsewhere.
-    """
-    check_action_space(space)
-    for name, is_set in (
-        ("squash_actions", squash),
-        ("log_std_init", log_std_init),
-        ("state_dependent_std", state_dependent_std),
-    ):
-        if is_set and not isinstance(space, gymnasium.spaces.Box):
-            raise ValueError(f"{name} has no effect on {space}; it is for Box actions")
-    if isinstance(space, gymnasium.spaces.Discrete):
-        return CategoricalHead(num_features, [int(space.n)], [int(space.start)], True, gain)
-    if isinstance(space, gymnasium.spaces.MultiDiscrete):
-        starts = [int(start) for start in space.start]
-        return CategoricalHead(num_features, [int(n) for n in space.nvec], starts, False, gain)
-    if isinstance(space, gymnasium.spaces.MultiBinary):
-        (num_dims,) = space.shape
-        return CategoricalHead(num_features, [2] * num_dims, [0] * num_dims, False, gain)
-    assert isinstance(space, gymnasium.spaces.Box)
-    kind = StateDependentGaussianHead if state_dependent_std else GaussianHead
-    return kind(num_features, *float32_bounds(space), squash, log_std_init, gain)

@@ -14,8 +14,9 @@ import torch
 from torch import Tensor, nn
 
 from fastrl.models.actor_critic import full_precision
-from fastrl.models.distributions import CategoricalHead, make_action_head
+from fastrl.models.distributions import CategoricalHead
 from fastrl.models.encoders import Inputs, Reader, features_of, make_trunk
+from fastrl.models.heads import make_action_head
 from fastrl.models.layers import linear
 from fastrl.models.own import NetworksOf, make_own
 from fastrl.models.rnn import Memory
@@ -38,6 +39,8 @@ class RecurrentActorCritic(nn.Module):
         squash_actions: bool,
         log_std_init: float,
         state_dependent_std: bool = False,
+        state_dependent_exploration: bool = False,
+        exploration_resample_steps: int = 0,
         normalize_observations: bool,
         observation_clip: float = 10.0,
         observation_epsilon: float = 1e-8,
@@ -58,6 +61,8 @@ class RecurrentActorCritic(nn.Module):
             squash_actions: squash Box actions by tanh in place of clipping them.
             log_std_init: initial logarithm of the standard deviation of Box actions.
             state_dependent_std: the actor gives that of each state.
+            state_dependent_exploration: noise is a function of the last features.
+            exploration_resample_steps: steps after which it is another one; 0: a whole rollout.
             normalize_observations: put a running normaliser in front of vectors.
             observation_clip: normalised values are kept within plus and minus this.
             observation_epsilon: added to the variance of observations.
@@ -85,6 +90,8 @@ class RecurrentActorCritic(nn.Module):
             log_std_init,
             action_gain,
             state_dependent_std,
+            state_dependent_exploration,
+            exploration_resample_steps,
         )
         self.value_head = linear(num_features, 1, value_gain)
         self.previous_size = 0

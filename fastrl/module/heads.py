@@ -7,7 +7,8 @@ from typing import Any
 from gymnasium import Space
 from torch import nn
 
-from fastrl.models.distributions import CategoricalHead, make_action_head
+from fastrl.models.distributions import CategoricalHead
+from fastrl.models.heads import make_action_head
 
 
 def head_over(space: Space) -> Any:

@@ -111,6 +111,8 @@ def _about_actions(agent: Agent) -> list[str]:
     space, config = agent.envs[0].single_action_space, agent.config
     if not isinstance(space, spaces.Box) or getattr(config, "squash_actions", True):
         return []  # squashed actions fill the range
+    if getattr(config, "state_dependent_exploration", False):
+        return []  # the deviation is that of the features
     std = math.exp(config.log_std_init)
     low, high = space.low.astype(np.float64), space.high.astype(np.float64)
     half = high / 2 - low / 2
