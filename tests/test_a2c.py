@@ -203,6 +203,8 @@ CHANGES: dict[str, dict[str, Any]] = {
     "ortho_init": {"ortho_init": True},
     "log_std_init": {"log_std_init": -1.0},
     "state_dependent_std": {"state_dependent_std": True},
+    "state_dependent_exploration": {"state_dependent_exploration": True},
+    "exploration_resample_steps": {"exploration_resample_steps": 4},
     "squash_actions": {"squash_actions": True},
     "observation_normalization": {"observation_normalization": True},
     "observation_clip": {"observation_clip": 0.5},
@@ -216,6 +218,7 @@ CHANGES: dict[str, dict[str, Any]] = {
     "weight_decay": {"weight_decay": 0.3},
 }
 BASES: dict[str, dict[str, Any]] = {
+    "exploration_resample_steps": {"state_dependent_exploration": True},
     "adam_beta1": {"optimizer": "adam"},
     "adam_beta2": {"optimizer": "adam"},
     "anneal_ent_coef": {"ent_coef": 0.1},

@@ -26,20 +26,20 @@ from fastrl.runs.checkpoint import save_checkpoint
 
 # A flag is an interface: to add or rename one, say so in the changelog.
 PPO_FLAGS = """
-accelerator action_repeat activation_function adam_beta1 adam_beta2 adam_eps agent
-anneal_clip_coef anneal_ent_coef anneal_lr backend callback capture_video checkpoint_every
-clip_coef clip_schedule clip_vloss config critic_hidden_sizes cuda decoupled
-describe devices dry_run
-encoder engine ent_coef ent_schedule env_id env_kwargs eval_episodes eval_every exp_name
-frame_stack freeze_normalization gae_lambda gamma gray_scale hidden_sizes info_action_mask
-info_metrics keep_checkpoints kl_stop learning_rate log_dir log_std_init logger lr_schedule
-mask_vel max_grad_norm network network_kwargs normalize_advantages num_env_threads num_envs
-num_nodes num_players num_pools num_steps num_threads num_trainers num_workers obs_keys obs_kind
-observation_clip observation_epsilon observation_normalization ortho_init overlap
-per_rank_batch_size player_on_gpu precision preset quiet rank_timeout recompute_advantages
-resize resume reward_scaling scale_images seed share_data shared_network squash_actions
-state_dependent_std strategy target_kl target_return torch_deterministic total_timesteps trust
-update_epochs vector vf_clip_coef vf_clip_rule vf_coef weight_decay
+accelerator action_repeat activation_function adam_beta1 adam_beta2 adam_eps agent anneal_clip_coef
+anneal_ent_coef anneal_lr backend callback capture_video checkpoint_every clip_coef clip_schedule
+clip_vloss config critic_hidden_sizes cuda decoupled describe devices dry_run encoder engine
+ent_coef ent_schedule env_id env_kwargs eval_episodes eval_every exp_name
+exploration_resample_steps frame_stack freeze_normalization gae_lambda gamma gray_scale
+hidden_sizes info_action_mask info_metrics keep_checkpoints kl_stop learning_rate log_dir
+log_std_init logger lr_schedule mask_vel max_grad_norm network network_kwargs normalize_advantages
+num_env_threads num_envs num_nodes num_players num_pools num_steps num_threads num_trainers
+num_workers obs_keys obs_kind observation_clip observation_epsilon observation_normalization
+ortho_init overlap per_rank_batch_size player_on_gpu precision preset quiet rank_timeout
+recompute_advantages resize resume reward_scaling scale_images seed share_data shared_network
+squash_actions state_dependent_exploration state_dependent_std strategy target_kl target_return
+torch_deterministic total_timesteps trust update_epochs vector vf_clip_coef vf_clip_rule vf_coef
+weight_decay
 """
 
 # Settings that no preset has, for a task that has one.
@@ -310,7 +310,8 @@ def test_names_of_other_libraries_are_none_of_ours_and_mean_some() -> None:
         ("mini_epochs", "; did you mean update_epochs?"),
         ("e_clip", "; did you mean clip_coef?"),
         ("num_learning_epochs", "; did you mean update_epochs?"),
-        ("use_sde", "'use_sde'; there is no state-dependent exploration"),
+        ("use_sde", "; did you mean state_dependent_exploration?"),
+        ("sde_sample_freq", "; did you mean exploration_resample_steps?"),
         ("verbose", "'verbose'; --quiet prints the last line alone"),
     ],
 )

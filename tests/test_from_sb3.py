@@ -56,7 +56,6 @@ def test_functions_of_the_remaining_progress_become_factors_of_progress() -> Non
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"use_sde": True}, "use_sde=True has no counterpart: there is no state-dependent"),
         ({"rollout_buffer_class": object}, "rollout_buffer_class=.* has no counterpart"),
         ({"policy": "MlpLstmPolicy"}, "policy='MlpLstmPolicy' has no counterpart"),
         ({"n_step": 3}, "'n_step' is no argument of SB3's PPO"),

@@ -38,6 +38,8 @@ CHANGES: dict[str, dict[str, Any]] = {
     "ortho_init": {"ortho_init": True},
     "log_std_init": {"log_std_init": -0.5},
     "state_dependent_std": {"state_dependent_std": True},
+    "state_dependent_exploration": {"state_dependent_exploration": True},
+    "exploration_resample_steps": {"exploration_resample_steps": 4},
     "squash_actions": {"squash_actions": True},
     "observation_normalization": {"observation_normalization": True},
     "observation_clip": {"observation_clip": 0.5},
@@ -60,6 +62,7 @@ CHANGES: dict[str, dict[str, Any]] = {
 }
 # What a flag needs to be felt, in both runs: clipping at all, an entropy bonus, ...
 BASES: dict[str, dict[str, Any]] = {
+    "exploration_resample_steps": {"state_dependent_exploration": True},
     "anneal_clip_coef": {"clip_coef": 0.002, "clip_vloss": True},
     "anneal_ent_coef": {"ent_coef": 0.1},
     "clip_schedule": {"clip_coef": 0.002, "clip_vloss": True},
