@@ -27,5 +27,13 @@ def _age_of_process() -> float:
     return max(uptime - start_ticks / os.sysconf("SC_CLK_TCK"), 0.0)
 
 
-# Read once: this clock is too coarse to measure differences; the monotonic one measures those.
-_BEFORE_IMPORT, _IMPORTED = _age_of_process(), time.monotonic()
+def _begin() -> None:
+    """Notes how old this process is, and when that was."""
+    global _BEFORE_IMPORT, _IMPORTED
+    # Read once: this clock is too coarse to measure differences; the monotonic one measures those.
+    _BEFORE_IMPORT, _IMPORTED = _age_of_process(), time.monotonic()
+
+
+_BEFORE_IMPORT = _IMPORTED = 0.0
+_begin()
+os.register_at_fork(after_in_child=_begin)

@@ -12,7 +12,8 @@ from fastrl.sweep.pool import TICK_SECONDS, Job, Pool
 NUM_WHOLE_RUNS = 40
 """That would fit into the time of the search, if none were stopped."""
 _MOST_DOUBLINGS = 4
-_START_SECONDS = 3.0  # of imports
+START_SECONDS = 3.0
+"""That the imports of a run take, about."""
 _SHARE_OF_TIME, _LEAST_SECONDS = 0.02, 10.0  # that finding it out may take
 
 
@@ -25,7 +26,7 @@ def length_for(default: int, steps_per_second: float, seconds: float, num_slots:
         seconds: that the search may take.
         num_slots: runs at a time.
     """
-    room = seconds * num_slots / NUM_WHOLE_RUNS - _START_SECONDS
+    room = seconds * num_slots / NUM_WHOLE_RUNS - START_SECONDS
     length = default
     for _ in range(_MOST_DOUBLINGS):
         if 2 * length > room * steps_per_second:

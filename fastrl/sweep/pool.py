@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from fastrl.sweep.processes import RunProcess, cores_of_slots
+from fastrl.sweep.warm import Forge, is_possible
 
 TICK_SECONDS = 0.1
 
@@ -38,11 +40,30 @@ class Running:
 
 
 class Pool:
-    """Slots for runs; a context that ends all of them when it is left."""
+    """Slots for runs; a context that ends all of them when it is left.
+
+    Args:
+        num_slots: runs at a time.
+    """
 
     def __init__(self, num_slots: int) -> None:
         self._cores = cores_of_slots(num_slots)
+        self._forge: Forge | None = None
         self._running: dict[int, Running] = {}
+
+    @contextmanager
+    def warm(self, algo: str) -> Iterator[None]:
+        """Context in which runs are forked from a process that has done their imports.
+
+        Where the system does not offer that, they do their own.
+        """
+        self._forge = Forge(algo) if is_possible() else None
+        try:
+            yield
+        finally:
+            if self._forge is not None:
+                self._forge.close()
+            self._forge = None
 
     @property
     def num_slots(self) -> int:
@@ -64,7 +85,7 @@ class Pool:
         slot = next(slot for slot in range(self.num_slots) if slot not in self._running)
         log = job.folder / f"run_{job.seed}.log"
         cores = self._cores[slot]
-        process = RunProcess(job.algo, job.words, job.seed, job.folder, log, cores)
+        process = RunProcess(job.algo, job.words, job.seed, job.folder, log, cores, self._forge)
         running = self._running[slot] = Running(job, process, slot)
         return running
 

@@ -8,12 +8,13 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 
 from fastrl.processes.launch import ask_for_death_signal
 from fastrl.runs.folder import CONFIG_NAME
+from fastrl.sweep.warm import Forge
 
 _SECONDS_TO_SAVE = 3.0  # that a run has to end by itself, before it is killed
 _MOST_READ = 20_000  # bytes at the end of what a process printed
@@ -32,6 +33,7 @@ class RunProcess:
         log_dir: where the run makes its folder; given to it as --log-dir.
         log: file that gets what it prints.
         cores: those that it may use; None: all that this process may use.
+        forge: makes processes that have done their imports; None: this one does its own.
     """
 
     def __init__(
@@ -42,45 +44,56 @@ class RunProcess:
         log_dir: Path,
         log: Path,
         cores: Sequence[int] | None = None,
+        forge: Forge | None = None,
     ) -> None:
         self._algo, self._log_dir, self._log = algo, log_dir.absolute(), log
         self._seed = seed  # other seeds may be under way in the same folder
         self._before = set(self._folders())
         self._folder: Path | None = None
-        self.started = time.monotonic()
         self.seconds: float | None = None
         """Wall time of the process, once it is over."""
-        command = [*program_of(algo), *words]
-        environment = dict(os.environ)
-        if cores is not None and len(cores) == 1:
-            environment["OMP_NUM_THREADS"] = "1"
+        words = [*words, "--seed", str(seed), "--log-dir", str(self._log_dir)]
+        environment = {"OMP_NUM_THREADS": "1"} if cores is not None and len(cores) == 1 else {}
         log.parent.mkdir(parents=True, exist_ok=True)
+        self._popen: subprocess.Popen[bytes] | None = None
+        self._status: int | None = None
+        forged = forge.start(words, str(log.absolute()), environment, cores) if forge else None
+        self.pid = forged or self._start([*program_of(algo), *words], log, environment, cores)
+        self._started = time.monotonic()
+
+    def _start(
+        self,
+        command: Sequence[str],
+        log: Path,
+        environment: Mapping[str, str],
+        cores: Sequence[int] | None,
+    ) -> int:
         with open(log, "wb") as output:
-            self._process = subprocess.Popen(
-                [*command, "--seed", str(seed), "--log-dir", str(self._log_dir)],
+            self._popen = subprocess.Popen(
+                command,
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=subprocess.STDOUT,
-                env=environment,
+                env={**os.environ, **environment},
                 start_new_session=True,
-                preexec_fn=partial(_begin, cores, os.getpid()),
+                preexec_fn=partial(_begin, cores, os.getpid()),  # there is one thread here
             )
-        self.pid = self._process.pid
+        return self._popen.pid
 
     @property
     def elapsed(self) -> float:
         """Seconds since the process was started."""
-        return time.monotonic() - self.started if self.seconds is None else self.seconds
+        return time.monotonic() - self._started if self.seconds is None else self.seconds
 
     def poll(self) -> int | None:
         """Returns the exit status, negative for a signal; None while it runs."""
-        if self._process.returncode is None and self._is_over():
+        if self._status is None and self._is_over():
             self._finish()
-        return self._process.returncode
+        return self._status
 
     def stop(self) -> None:
         """Ends the process and all others of its group; waits until they are gone."""
-        if self._process.returncode is not None:
+        if self._status is not None:
             return
         deadline = time.monotonic() + _SECONDS_TO_SAVE
         with contextlib.suppress(ProcessLookupError):
@@ -92,7 +105,7 @@ class RunProcess:
     def _is_over(self) -> bool:
         """Returns whether the process ended; its id stays taken until `_finish`."""
         if not hasattr(os, "waitid"):  # macOS before Python 3.13
-            return self._process.poll() is not None
+            return self._popen is None or self._popen.poll() is not None
         options = os.WEXITED | os.WNOHANG | os.WNOWAIT
         return os.waitid(os.P_PID, self.pid, options) is not None
 
@@ -100,8 +113,14 @@ class RunProcess:
         """Kills what is left of the group, while no other process can have its id, and waits."""
         with contextlib.suppress(ProcessLookupError, PermissionError):
             os.killpg(self.pid, signal.SIGKILL)
-        self._process.wait()
-        self.seconds = time.monotonic() - self.started
+        if self._popen is not None:
+            self._status = self._popen.wait()
+        else:
+            self._status = os.waitstatus_to_exitcode(os.waitpid(self.pid, 0)[1])
+        with contextlib.suppress(ChildProcessError):  # those that became children of this process
+            while os.waitpid(-self.pid, os.WNOHANG)[0]:
+                pass
+        self.seconds = time.monotonic() - self._started
 
     def folder(self) -> Path | None:
         """Returns the run folder; None before there is one."""
@@ -123,7 +142,7 @@ class RunProcess:
             errors = [line for line in lines if line.startswith("error:")]
             if errors or lines:
                 return (errors or lines)[-1].removeprefix("error:").strip()
-        return f"it ended with status {self._process.returncode} and said nothing"
+        return f"it ended with status {self._status} and said nothing"
 
 
 def program_of(algo: str) -> list[str]:
