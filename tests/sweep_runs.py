@@ -7,6 +7,7 @@ over. What else happens is told by the task's id:
     endless       it never ends, and has a child in its group
     failing       it fails with a line
     diverging     it fails if learning_rate is above 1e-3
+    refusing      it takes no gamma but that of the defaults
 """
 
 from __future__ import annotations
@@ -56,6 +57,9 @@ def main(argv: list[str]) -> int:
     env_id, seed = words["env_id"][0], int(words["seed"][0])
     if env_id == "failing" or (env_id == "diverging" and settings["learning_rate"] > 1e-3):
         print("something else\nerror: the training diverged")
+        return 2
+    if env_id == "refusing" and settings["gamma"] != 0.99:
+        print(f"error: gamma={settings['gamma']} has no effect on this task")
         return 2
     time_name = str(time.time_ns())
     folder = Path(words["log_dir"][0]) / "ppo" / time_name / f"{env_id}_default_{seed}"

@@ -143,6 +143,16 @@ def test_a_search_whose_first_trials_fail_alike_ends_with_their_line(tmp_path, c
 
 
 @pytest.mark.usefixtures("has_optuna")
+def test_a_setting_that_the_task_refuses_stays_at_its_default(tmp_path, capsys):
+    words = small(*SEARCH, "--trials", "9", "--confirm", "0", env_id="refusing", log_dir=tmp_path)
+    assert main([*words, "--processes", "1"]) == 0
+    trials = sweep_of(tmp_path).trials
+    assert sum(trial.state == "failed" for trial in trials) == 1
+    assert {trial.settings["gamma"] for trial in trials if trial.state != "failed"} == {0.99}
+    assert "gamma stays at its default" in capsys.readouterr().out
+
+
+@pytest.mark.usefixtures("has_optuna")
 def test_seconds_to_a_return_can_be_what_counts(tmp_path):
     goal = ("--objective", "seconds", "--target-return", "50", "--trials", "12")
     assert main(small(*SEARCH, *goal, "--processes", "2", log_dir=tmp_path)) == 0

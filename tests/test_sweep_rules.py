@@ -28,8 +28,17 @@ def test_the_best_two_fifths_go_on():
     assert stopped == [1, 2, 3, 4, 5, 6]
 
 
-def test_equal_returns_are_never_told_apart():
+def test_where_hardly_any_has_found_anything_all_go_on():
     assert not pruning.is_behind(-200.0, [-200.0] * 50)
+    assert not pruning.is_behind(-200.0, [-200.0] * 48 + [-150.0] * 2)
+
+
+def test_once_three_have_found_something_the_others_are_stopped():
+    assert pruning.is_behind(-200.0, [-200.0] * 47 + [-150.0] * 3)
+
+
+def test_equals_of_the_best_go_on():
+    assert not pruning.is_behind(500.0, [500.0] * 50 + [20.0])
 
 
 def test_the_first_few_all_go_on():
@@ -89,6 +98,14 @@ def test_settings_are_cut_until_they_go_together(total):
     config.replace(**fitted)  # is accepted
     assert fitted["num_envs"] * fitted["num_steps"] <= total // 16
     assert fitted["per_rank_batch_size"] <= fitted["num_envs"] * fitted["num_steps"]
+
+
+def test_a_rollout_is_cut_to_the_length_that_a_trial_has_of_its_own():
+    config = PPOConfig(total_timesteps=1_000_000)
+    space = Space.of(config, frozenset(), listed={"total_timesteps": (2048, 4096)})
+    settings = {**defaults_of(PPOConfig, space.ranges), "total_timesteps": 2048}
+    fitted = space.fitted(settings, config)
+    assert fitted["num_envs"] * fitted["num_steps"] <= 128
 
 
 def test_settings_of_the_layers_are_not_searched_with_a_network_of_ones_own():
@@ -218,6 +235,7 @@ def test_seconds_are_measured_one_run_at_a_time():
         ("ppo --learning-rate 1 x", "--learning-rate takes a number, not 'x'"),
         ("ppo --learning-rte 1e-3", "unknown flag --learning-rte"),
         ("ppo --seed 1 1", "names a seed twice"),
+        ("ppo --minutes 1 --total-timesteps 1e5 2e5", "only --objective seconds"),
         ("ppo --minutes 1 --env-id A B", "a search is of one task"),
         ("pp0 --minutes 1", "expected one of a2c, droq"),
         ("--minutes 1", "say what to train"),

@@ -57,6 +57,11 @@ def _search(
         )
     if config.target_return is None and objective == "seconds":
         raise ValueError("--objective seconds needs --target-return: the return to reach")
+    if "total_timesteps" in listed and objective != "seconds":
+        raise ValueError(
+            "--total-timesteps has several values, and only --objective seconds compares runs of "
+            "different lengths"
+        )
     if not config.eval_episodes:
         raise ValueError("--eval-episodes 0: a search compares greedy returns")
     values = {name: tuple(map(_frozen, found)) for name, found in listed.items()}
@@ -67,7 +72,7 @@ def _search(
     minutes = options.minutes
     if minutes is None and options.trials is None:
         minutes = DEFAULT_MINUTES
-    has_length = {"total_timesteps"} & {*given, *command.preset_settings}
+    has_length = {"total_timesteps"} & {*given, *listed, *command.preset_settings}
     is_open = not has_length and minutes is not None
     return replace(
         asked,

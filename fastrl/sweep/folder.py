@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import signal
 import time
 from collections.abc import Iterator
 from datetime import datetime
@@ -12,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from fastrl.runs.folder import expanded, owned, replaced_file
+from fastrl.runs.owner import PROCESS_NAME, stop
 from fastrl.sweep.request import SWEEP_NAME, Asked
 
 STATUS_NAME = "status.json"
@@ -118,6 +120,14 @@ class Clock:
         write_json(self._path, {**status, "updated": round(time.time(), 2), "error": error})
 
 
+def end_orphans(folder: Path) -> None:
+    """Ends runs of a sweep that outlived it, where the system did not end them with it."""
+    for name in ("", "trials/", "confirmation/"):
+        for path in folder.glob(f"{name}*/*/*/*/{PROCESS_NAME}"):
+            with contextlib.suppress(ValueError, OSError):  # it is over
+                stop(path.parent, signal.SIGTERM)
+
+
 @contextlib.contextmanager
 def at_work(folder: Path, clock: Clock) -> Iterator[None]:
     """Context of work on a sweep, in which no other process may own its folder.
@@ -128,6 +138,7 @@ def at_work(folder: Path, clock: Clock) -> Iterator[None]:
         ValueError: another process works on the sweep.
     """
     with owned(folder):
+        end_orphans(folder)
         try:
             yield
         except (KeyboardInterrupt, SystemExit):

@@ -17,8 +17,8 @@ def measured(ended: Running) -> TrialRun:
     """Returns what came of a run: its greedy return and its seconds, or why it failed."""
     process, job = ended.process, ended.job
     folder, status = process.folder(), process.poll()
-    where = "" if folder is None else str(folder.relative_to(job.folder.absolute()))
-    run = TrialRun(job.seed, where, "failed", seconds=_rounded(process.seconds))
+    seconds = _rounded(process.seconds)
+    run = TrialRun(job.seed, relative_folder(ended), "failed", seconds=seconds)
     if status != 0 or folder is None:
         return replace(run, error=process.error())
     summary = summary_of(folder)
@@ -36,6 +36,12 @@ def measured(ended: Running) -> TrialRun:
         seconds_to_target=_rounded(summary.get("seconds_to_target")),
         steps=int(summary.get("total_env_steps", 0)),
     )
+
+
+def relative_folder(running: Running) -> str:
+    """Returns the run folder, relative to that of its trial; "" before there is one."""
+    folder = running.process.folder()
+    return "" if folder is None else str(folder.relative_to(running.job.folder.absolute()))
 
 
 def summary_of(folder: Path) -> dict[str, Any] | None:

@@ -1,9 +1,10 @@
 """Which trials are worth going on with: pure rules, no files and no processes.
 
 A trial is compared with the others where their first seeds had trained for an eighth, a quarter and
-a half of their steps. It is stopped there unless its greedy return is among the best two fifths;
-equal returns are never told apart. This is successive halving without waiting (ASHA, Li et al.
-2020, arXiv 1810.05934).
+a half of their steps. It is stopped there unless its greedy return is among the best two fifths. Of
+equal returns half count as better, but not before three others are: where none has found anything
+yet, as with a reward that comes at the goal alone, all go on. This is successive halving without
+waiting (ASHA, Li et al. 2020, arXiv 1810.05934).
 """
 
 from __future__ import annotations
@@ -35,7 +36,9 @@ def is_behind(value: float, others: Sequence[float]) -> bool:
     if len(others) < FEWEST:
         return False
     num_better = sum(other > value for other in others)
-    return num_better >= KEPT_SHARE * (len(others) + 1)
+    num_equal = sum(other == value for other in others)
+    place = num_better + (num_equal / 2 if num_better >= NUM_LEADERS else 0)
+    return place >= KEPT_SHARE * (len(others) + 1)
 
 
 def rung_of(num_tests: int) -> int | None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import statistics
+import re
 import time
 from collections.abc import Callable
 from dataclasses import replace
@@ -13,10 +13,10 @@ from fastrl.runs.folder import write_config
 from fastrl.runs.metrics_table import TEST_RETURN, MetricsTable
 from fastrl.sweep import pruning
 from fastrl.sweep.folder import Clock
-from fastrl.sweep.measuring import measured
+from fastrl.sweep.measuring import measured, relative_folder
 from fastrl.sweep.pool import TICK_SECONDS, Job, Pool, Running
 from fastrl.sweep.request import Asked
-from fastrl.sweep.space import Space
+from fastrl.sweep.space import Space, defaults_of
 from fastrl.sweep.study import Study
 from fastrl.sweep.trial import (
     SETTINGS_NAME,
@@ -29,6 +29,7 @@ from fastrl.sweep.trial import (
 
 FEWEST_FAILURES = 3
 """If so many trials fail alike before any does not, the search ends with their error."""
+_REFUSED = re.compile(r"(\w+)(?:=\S+)? (?:has no effect|is not offered)")
 _FEWEST_COMPLETE = 5  # trials, before leaders are told apart
 Say = Callable[[str], None]
 
@@ -66,6 +67,9 @@ class Search:
         for fault in faults:
             say(f"warning: {fault}")
         self.trials = {trial.number: trial for trial in trials}
+        self._idle: dict[str, Any] = {}  # settings that this task refuses, at their defaults
+        for trial in trials:
+            self._learn_what_is_refused(trial)
         self._on_best: Callable[[Trial], None] = lambda trial: None
 
     def on_best(self, call: Callable[[Trial], None]) -> None:
@@ -139,7 +143,7 @@ class Search:
         return self._made(*self._study.ask())
 
     def _made(self, number: int, name: str, settings: dict[str, Any]) -> Trial:
-        settings = self._space.fitted(settings, self._config)
+        settings = self._space.fitted({**settings, **self._idle}, self._config)
         folder = folder_of(self._folder, number)
         trial = Trial(number, settings, name, "running", started=time.time(), folder=folder)
         trial.save()
@@ -169,10 +173,18 @@ class Search:
         self._keep(trial)
         if run.state == "failed":
             self._end(trial.number, "failed", run.error)
+            self._learn_what_is_refused(self.trials[trial.number])
         elif self._gets_more_seeds(trial):
             self._go_on(pool, trial)
         else:
             self._end(trial.number, "complete", "")
+
+    def _learn_what_is_refused(self, trial: Trial) -> None:
+        """Leaves a setting at its default from now on if a trial failed because of it alone."""
+        name = _REFUSED.match(trial.note)[1] if _REFUSED.match(trial.note) else ""
+        if trial.state == "failed" and name in self._space.ranges and name not in self._idle:
+            self._idle |= defaults_of(type(self._config), [name])
+            self._say(f"{name} stays at its default, since this task refuses another value")
 
     def _gets_more_seeds(self, trial: Trial) -> bool:
         """Returns whether a trial leads, with seeds left to run."""
@@ -184,7 +196,7 @@ class Search:
 
     def _reason_to_stop(self, running: Running) -> str:
         """Returns why a run is not worth going on with; "" if it is."""
-        trial = self.trials[running.job.of_what]
+        trial = self._with_folder(running)
         if too_slow := self._too_slow(running, trial):
             return too_slow
         if trial.complete_runs:  # a leader, with its next seed
@@ -206,6 +218,15 @@ class Search:
                     share = count / pruning.NUM_TESTS
                     return f"return {tests[count - 1]:.1f} after {share:.0%} of the steps"
         return ""
+
+    def _with_folder(self, running: Running) -> Trial:
+        """Returns the trial of a run, with the run's folder once there is one."""
+        trial = self.trials[running.job.of_what]
+        run = next((run for run in trial.runs if run.seed == running.job.seed), None)
+        if run is not None and not run.folder and (folder := relative_folder(running)):
+            trial = trial.with_run(replace(run, folder=folder))
+            self._keep(trial)
+        return trial
 
     def _tests_of(self, running: Running) -> list[float]:
         """Returns the greedy returns of a run so far, before its last."""
@@ -238,7 +259,8 @@ class Search:
         """Ends a trial whose run was stopped; a leader keeps what its other seeds reached."""
         trial = self.trials[running.job.of_what]
         seconds = round(running.process.elapsed, 2)
-        run = TrialRun(running.job.seed, state="pruned", seconds=seconds, error=reason)
+        folder = relative_folder(running)
+        run = TrialRun(running.job.seed, folder, "pruned", seconds=seconds, error=reason)
         self._keep(trial.with_run(run))
         self._end(trial.number, "complete" if trial.complete_runs else "pruned", reason)
 
@@ -267,16 +289,6 @@ class Search:
         are_failures = all(trial.state == "failed" for trial in over)
         if len(over) >= FEWEST_FAILURES and len(notes) == 1 and are_failures:
             raise ValueError(f"the first {len(over)} trials failed alike: {notes.pop()}")
-
-    def seconds_of_a_run(self) -> float:
-        """Returns how long a run takes that is not stopped; of the slower half of the latest."""
-        seconds = [
-            run.seconds
-            for trial in self.complete
-            for run in trial.complete_runs
-            if run.seconds is not None
-        ]
-        return statistics.quantiles(seconds, n=4)[2] if len(seconds) > 1 else sum(seconds)
 
 
 def _line(trial: Trial) -> str:

@@ -261,7 +261,7 @@ class _Searching:
 
 def _with_steps(asked: Asked, given: Mapping[str, Any]) -> tuple[str, ...]:
     """Returns the flags in common, with the steps of a run."""
-    if "total_timesteps" in given:
+    if "total_timesteps" in given or "total_timesteps" in asked.search:
         return asked.flags
     return (*asked.flags, "--total-timesteps", str(asked.total_timesteps))
 

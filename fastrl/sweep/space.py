@@ -164,7 +164,8 @@ class Space:
         def may_change(name: str) -> bool:
             return name in fitted
 
-        most_rows = config.total_timesteps // _FEWEST_UPDATES
+        total = value("total_timesteps")
+        most_rows = total // _FEWEST_UPDATES
         for name, least in (("num_steps", 16), ("num_envs", 1)):
             while (
                 may_change(name)
@@ -179,7 +180,7 @@ class Space:
         if may_change("sequence_length"):
             fitted["sequence_length"] = min(value("sequence_length"), value("num_steps"))
         if may_change("learning_starts"):
-            starts = min(value("learning_starts"), config.total_timesteps // 4)
+            starts = min(value("learning_starts"), total // 4)
             fitted["learning_starts"] = starts
         return fitted
 

@@ -39,7 +39,8 @@ def train_trial(options: Options) -> int:
     flags, listed, seeds = sorted_out(algo, options.groups)
     if listed:
         raise ValueError(f"--trial trains one combination; --{min(listed)} has several values")
-    words = [*_without(sweep.asked, flags), *flags, *_settings_words(trial)]
+    common = _without(sweep.asked, flags, "total_timesteps" in trial.settings)
+    words = [*common, *flags, *_settings_words(trial)]
     if len(seeds) > 1:
         return _train_seeds(options, algo, words, seeds)
     if seeds:
@@ -66,7 +67,7 @@ def _trial_of(trials: tuple[Trial, ...], best: Trial | None, name: str, where: s
     return found[0]
 
 
-def _without(asked: Asked, flags: list[str]) -> list[str]:
+def _without(asked: Asked, flags: list[str], has_length: bool) -> list[str]:
     """Returns the flags of a sweep without those that are given anew; its length with them."""
     given = {word.partition("=")[0] for word in flags if word.startswith("--")}
     kept: list[str] = []
@@ -76,7 +77,7 @@ def _without(asked: Asked, flags: list[str]) -> list[str]:
             keep = word.partition("=")[0] not in given or word.startswith("--config")
         if keep:
             kept.append(word)
-    has_length = any("--total-timesteps" in words for words in (kept, flags))
+    has_length |= any("--total-timesteps" in words for words in (kept, flags))
     if asked.total_timesteps is not None and not has_length:
         kept += ["--total-timesteps", str(asked.total_timesteps)]
     return kept
