@@ -64,7 +64,9 @@ def main(argv: list[str]) -> int:
     time_name = str(time.time_ns())
     folder = Path(words["log_dir"][0]) / "ppo" / time_name / f"{env_id}_default_{seed}"
     folder.mkdir(parents=True)
-    (folder / "config.yaml").write_text(yaml.safe_dump({**settings, "env_id": env_id}))
+    (folder / "config.yaml").write_text(
+        yaml.safe_dump({**settings, "algo": "ppo", "env_id": env_id, "seed": seed})
+    )
     if env_id == "endless":
         subprocess.Popen([sys.executable, "-c", "import time; time.sleep(300)"])
     with open(folder / "metrics.csv", "w", newline="", buffering=1) as file:

@@ -63,9 +63,9 @@ def test_a_grid_trains_every_combination_with_every_seed(tmp_path, capsys):
     assert (sweep.trials[1].folder / run.folder / "metrics.csv").is_file()
     assert sweep.trials[0].value > sweep.trials[1].value
     table = (sweep.folder / "table.csv").read_text().splitlines()
-    assert table[0].startswith("learning_rate,return,IQM,low,high")
-    assert len(table) == 3
-    assert "95 % bootstrap" in capsys.readouterr().out
+    assert table[0].endswith(",learning_rate")
+    assert [row.split(",")[-1] for row in table[1:]] == ["0.001", "0.01"]
+    assert "--learning-rate=0.01" in capsys.readouterr().out.rpartition("group")[2]
 
 
 def test_a_grid_draws_its_curves(tmp_path):

@@ -5,7 +5,6 @@ logs/sweeps/<time>/learning_rate=0.001/ppo/<time>/CartPole-v1_default_1/
 
 from __future__ import annotations
 
-import csv
 import re
 import shlex
 import time
@@ -14,21 +13,22 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from fastrl.compare.figures import figures_of_group
+from fastrl.compare.groups import Group, measure
+from fastrl.compare.plotting import draw
+from fastrl.compare.tables import as_csv, as_text
 from fastrl.config.resume import spell
-from fastrl.runs.folder import write_config
+from fastrl.runs.folder import replaced_file, write_config
 from fastrl.sweep.confirmation import facts_of
 from fastrl.sweep.folder import SUMMARY_NAME, Clock, at_work, write_json
 from fastrl.sweep.measuring import measured
-from fastrl.sweep.plotting import draw_groups
 from fastrl.sweep.pool import Job, Pool, Running
-from fastrl.sweep.report import table
 from fastrl.sweep.request import Asked, combinations, flags_of
 from fastrl.sweep.trial import SETTINGS_NAME, Trial, TrialRun, load_trials
 
 TABLE_NAME = "table.csv"
 PLOT_NAME = "curves.png"
 _LONGEST_NAME = 120  # characters of a folder
-_COLUMNS = ("trial", "return", "IQM", "low", "high", "worst", "seeds", "seconds")
 Say = Callable[[str], None]
 
 
@@ -50,7 +50,7 @@ def run_grid(folder: Path, asked: Asked, say: Say) -> None:
         clock.enter("grid")
         trials = _trials_of(folder, asked)
         _train(pool, asked, trials, clock, say)
-        _conclude(folder, asked, list(trials.values()), clock, say)
+        _conclude(folder, list(trials.values()), clock, say)
 
 
 def _trials_of(folder: Path, asked: Asked) -> dict[int, Trial]:
@@ -113,59 +113,39 @@ def _train(pool: Pool, asked: Asked, trials: dict[int, Trial], clock: Clock, say
     pool.work_through(jobs, on_end, clock.tick, on_start)
 
 
-def _conclude(folder: Path, asked: Asked, trials: Sequence[Trial], clock: Clock, say: Say) -> None:
-    groups = [
+def _conclude(folder: Path, trials: Sequence[Trial], clock: Clock, say: Say) -> None:
+    """Writes the table, the plot and the summary.
+
+    Raises:
+        ValueError: every run failed.
+    """
+    groups = [_group_of(trial) for trial in trials if trial.complete_runs]
+    if not groups:
+        raise ValueError(f"every run failed: {trials[0].note}")
+    figures = [figures_of_group(group) for group in groups]
+    say("\n" + as_text(figures, None))
+    with replaced_file(folder / TABLE_NAME) as file:
+        file.write(as_csv(figures).encode())
+    facts = [
         {"number": trial.number, "settings": trial.settings, **facts_of(trial.runs)}
         for trial in trials
     ]
-    if all(not group["returns"] for group in groups):
-        raise ValueError(f"every run failed: {trials[0].note}")
-    rows = [_row(group) for group in groups if group["returns"]]
-    say("\n" + table([(*_COLUMNS, "settings"), *rows], len(_COLUMNS)))
-    say("return: mean over the seeds of the greedy return; low, high: its 95 % bootstrap interval")
-    _write_table(folder / TABLE_NAME, asked, groups)
-    write_json(
-        folder / SUMMARY_NAME,
-        {"algo": asked.algo, "groups": groups, "seconds": round(clock.seconds, 1)},
-    )
-    paths = {
-        shlex.join(flags_of(trial.settings)) or "all": [
-            trial.folder / run.folder for run in trial.complete_runs
-        ]
-        for trial in trials
-    }
-    plot = draw_groups(paths, folder / PLOT_NAME)
+    seconds = round(clock.seconds, 1)
+    write_json(folder / SUMMARY_NAME, {"groups": facts, "seconds": seconds})
     say(f"table: {folder / TABLE_NAME}")
-    say(f"plot: {plot}" if plot else 'no plot: pip install ".[sweep]" brings matplotlib')
+    try:
+        draw(groups, folder / PLOT_NAME)
+        say(f"plot: {folder / PLOT_NAME}")
+    except ValueError as error:  # matplotlib is missing
+        say(f"no plot: {error}")
     clock.enter("finished")
 
 
-def _row(group: Mapping[str, Any]) -> tuple[str, ...]:
-    low, high = group["interval"] or ("", "")
-    seconds = sum(group["seconds"]) / len(group["seconds"])
-    numbers = (group["mean"], group["iqm"], low, high, group["worst"])
-    words = " ".join(flags_of(group["settings"]))
-    return (
-        str(group["number"]),
-        *(f"{x:,.1f}" if x != "" else "" for x in numbers),
-        str(len(group["seeds"])),
-        f"{seconds:.1f}",
-        words,
-    )
-
-
-def _write_table(path: Path, asked: Asked, groups: Sequence[Mapping[str, Any]]) -> None:
-    """Writes one row per combination, its settings in columns of their own."""
-    with open(path, "w", newline="", encoding="utf-8") as file:
-        writer = csv.writer(file)
-        writer.writerow([*asked.grid, *_COLUMNS[1:]])
-        for group in groups:
-            settings = [spell(_frozen(group["settings"][name])) for name in asked.grid]
-            if group["returns"]:
-                low, high = group["interval"] or ("", "")
-                seconds = sum(group["seconds"]) / len(group["seconds"])
-                found = [group["mean"], group["iqm"], low, high, group["worst"]]
-                writer.writerow([*settings, *found, len(group["seeds"]), round(seconds, 2)])
+def _group_of(trial: Trial) -> Group:
+    """Returns the complete runs of a combination, as tables and plots take them."""
+    folders = [trial.folder / run.folder for run in trial.complete_runs]
+    label = shlex.join(flags_of(trial.settings)) or "all seeds"
+    return Group(label, tuple(measure(folder) for folder in folders), trial.settings)
 
 
 def _frozen(value: Any) -> Any:
