@@ -278,6 +278,28 @@ def test_a_sweep_that_is_ended_goes_on_and_no_trial_is_lost_or_counted_twice(tmp
 
 
 @pytest.mark.usefixtures("has_optuna")
+@pytest.mark.parametrize(
+    "place", ["fastrl.sweep.search.Search._end", "fastrl.sweep.study.Study.tell"]
+)
+def test_a_trial_that_was_complete_when_the_sweep_was_ended_is_not_made_again(
+    tmp_path, monkeypatch, place
+):
+    words = small(*SEARCH, "--trials", "3", "--confirm", "0", "--seed", "1", log_dir=tmp_path)
+
+    def interrupted(*arguments):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(place, interrupted)
+        assert main([*words, "--processes", "1"]) == 130
+    before = sweep_of(tmp_path).trials[0].complete_runs
+    assert main([*words, "--processes", "1"]) == 0
+    trials = sweep_of(tmp_path).trials
+    assert trials[0].complete_runs == before
+    assert [trial.state for trial in trials] == ["complete"] * 3
+
+
+@pytest.mark.usefixtures("has_optuna")
 def test_a_finished_sweep_goes_on_when_it_gets_more_trials(tmp_path):
     words = small(*SEARCH, "--trials", "3", "--confirm", "0", log_dir=tmp_path)
     assert main(words) == 0

@@ -107,7 +107,8 @@ class Search:
             time.sleep(TICK_SECONDS)
         for running in pool.running:
             pool.stop(running)
-            trial = self.trials[running.job.of_what]
+            waiting.append(self.trials[running.job.of_what])
+        for trial in waiting:
             self._keep(replace(trial, runs=tuple(trial.complete_runs)))
             is_done = bool(trial.complete_runs)
             note = "" if is_done else "the time of the search was over"
@@ -134,6 +135,8 @@ class Search:
             trial = self.trials.get(number) or self._made(number, name, settings)
             if trial.is_over:  # it ended, and then so did the sweep, before the study was told
                 self._tell(trial)
+            elif trial.complete_runs and not self._gets_more_seeds(trial):
+                self._end(number, "complete", "")
             else:
                 self._say(f"trial {number} was under way; it goes on")
                 waiting.append(trial)
@@ -146,9 +149,9 @@ class Search:
         settings = self._space.fitted({**settings, **self._idle}, self._config)
         folder = folder_of(self._folder, number)
         trial = Trial(number, settings, name, "running", started=time.time(), folder=folder)
-        trial.save()
+        folder.mkdir(parents=True, exist_ok=True)
         write_config(folder / SETTINGS_NAME, settings)
-        self.trials[number] = trial
+        self._keep(trial)
         return trial
 
     def _go_on(self, pool: Pool, trial: Trial) -> None:

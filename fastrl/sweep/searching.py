@@ -33,6 +33,11 @@ from fastrl.sweep.space import Space, defaults_of
 from fastrl.sweep.study import Study, check_package
 from fastrl.sweep.trial import SETTINGS_NAME, Trial, load_trials
 
+_VERDICTS = {
+    "better": "on fresh seeds the best settings beat the defaults: the intervals are apart",
+    "worse": "on fresh seeds the best settings are worse than the defaults: keep the defaults",
+    "not told apart": "fresh seeds do not tell the best settings from the defaults",
+}
 EPISODES = 30
 """Greedy episodes per test of a trial."""
 PROBE_SEED = 1
@@ -249,7 +254,7 @@ class _Searching:
         for line in confirmation_in_words(confirmation):
             self._say(line)
         if told:
-            self._say(f"on fresh seeds the best settings are {told}")
+            self._say(_VERDICTS[told])
         summary["seconds"] = round(self._clock.seconds, 1)
         write_json(self._folder / SUMMARY_NAME, summary)
         self._clock.enter("finished")
