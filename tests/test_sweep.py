@@ -30,9 +30,10 @@ def quick_runs(monkeypatch):
     runs = str(Path(__file__).with_name("sweep_runs.py"))
     monkeypatch.setattr("fastrl.sweep.processes.program_of", lambda algo: [sys.executable, runs])
     monkeypatch.setattr("fastrl.sweep.pool.is_possible", lambda: False)
-    before = signal.getsignal(signal.SIGTERM)
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
     yield
-    signal.signal(signal.SIGTERM, before)
+    for number, handler in before.items():
+        signal.signal(number, handler)
 
 
 def sweep_of(log_dir: Path):
