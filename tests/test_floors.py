@@ -33,6 +33,7 @@ IMPORTED_BY_NAME = {
     "kernels.extension": "the compiled part, which may be missing or too old",
     "runs.trackers": "the package of the experiment tracker that --logger names",
     "envs.make": "the environment that a user names as module:callable",
+    "sweep.warm": "the algorithm that runs are forked of, and what they all import",
 }
 FILES = {
     ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__"): path
