@@ -25,16 +25,18 @@ with leaving_at_once():  # Ctrl-C may already come during these imports
     from fastrl.config.command import Command, Settings, plan_of
     from fastrl.config.describing import config_class_of
     from fastrl.config.effects import check_effects
+    from fastrl.config.finding import check_named_code
     from fastrl.config.flags import flag_of, print_flags, read_flags
     from fastrl.config.resume import resumed
     from fastrl.config.run import RunConfig
     from fastrl.config.schedules import check_found, without_overridden
-    from fastrl.config.trust import check_given, check_named
+    from fastrl.config.trust import check_named
     from fastrl.presets import lack_of_preset, load_presets, merge, preset_for
+    from fastrl.presets.layers import Layers, is_file, naming_files, read_layers, read_preset
     from fastrl.processes.errors import exit_status
     from fastrl.processes.launch import launched_settings, spelled_out, start_ranks
     from fastrl.processes.memory import check_memory
-    from fastrl.runs.folder import CONFIG_NAME, LABELS, open_run_folder, read_config
+    from fastrl.runs.folder import CONFIG_NAME, LABELS, config_text, open_run_folder
 
 
 def main(algo: str, argv: Sequence[str] | None = None, file: str | None = None) -> int:
@@ -61,6 +63,11 @@ def main(algo: str, argv: Sequence[str] | None = None, file: str | None = None) 
             command = parse(algo, argv)  # reports user errors before torch is imported
             if command.is_dry:
                 print(plan_of(command))
+                return 0
+            if command.prints_config:
+                labels = {"algo": algo} | ({"agent": command.agent} if command.agent else {})
+                config = {**labels, **command.config.to_dict()}
+                print(config_text(config, is_ascii=True), end="")
                 return 0
             # OpenMP's threads spin while they wait for each other. By default they spin for so long
             # that an update on two threads takes ten times as long, or more, once another process
@@ -113,23 +120,27 @@ def parse(algo: str, argv: Sequence[str] | None = None) -> Command:
     if source.get("describe"):
         _print_description(algo, source, flags)
         raise SystemExit(0)
-    if source.get("trust") and not {"resume", "config"} & source.keys():
-        raise ValueError("--trust has no effect without --resume or --config")
+    preset_name = source.get("preset", "auto")
+    has_files = "config" in source or is_file(preset_name)
+    if source.get("trust") and not has_files and "resume" not in source:
+        raise ValueError("--trust has no effect without --resume, --config or --preset FILE.yaml")
     for name, value in launched_settings().items():
         if spelled_out(flags.setdefault(name, value)) != value:
             raise ValueError(f"{flag_of(name)} is {flags[name]}, but the launcher was told {value}")
     if "resume" in source:
         return _resume(algo, config_class, source, flags)
-    from_preset, from_file = _settings_under_flags(algo, config_class, source, flags)
-    from_file = without_overridden(from_file, flags)
+    preset, files = _settings_under_flags(algo, config_class, source, flags)
+    from_file = without_overridden(files.settings, flags)
     explicit = {**from_file, **flags, **_trainers({**from_file, **flags})}
-    from_preset = {name: value for name, value in from_preset.items() if name not in explicit}
+    from_preset = {name: x for name, x in preset.settings.items() if name not in explicit}
     from_preset = without_overridden(from_preset, explicit)
-    agent = source.get("agent") or source.get("agent_of_file", "")
-    command = merge(config_class, from_preset, explicit, "flags", "--preset none")
-    command = dataclasses.replace(command, agent=agent, preset=source.get("preset", "auto"))
-    check_found(command.config)
-    check_memory(command.config)
+    agent = source.get("agent", files.agent)
+    with naming_files(files, from_file.keys() - flags.keys()), naming_files(preset, from_preset):
+        command = merge(config_class, from_preset, explicit, "flags", "--preset none")
+        _check(command.config, agent, source)
+    origins = {name: preset.origins[name] for name in from_preset if name in preset.origins}
+    origins |= {name: files.origins[name] for name in from_file if name not in flags}
+    command = dataclasses.replace(command, agent=agent, preset=preset_name, origins=origins)
     command = _printing(command, source)
     if "preset" in source:
         return command
@@ -150,25 +161,17 @@ def _trainers(given: Settings) -> Settings:
 
 def _settings_under_flags(
     algo: str, config_class: type[RunConfig], source: Settings, flags: Settings
-) -> tuple[Settings, Settings]:
+) -> tuple[Layers, Layers]:
     """Returns the settings of the preset and those of the `--config` files."""
-    from_file: Settings = {}
-    for path in source.get("config", ()):
-        settings = read_config(path)
-        if settings.get("algo", algo) == algo:  # as in a run's own config.yaml
-            labels = {name: settings.pop(name) for name in LABELS & settings.keys()}
-        else:
-            labels = {}
-        settings = config_class.typed(settings, path)
-        named = {**settings, "agent": labels.get("agent", "")}
-        if not source.get("trust"):
-            again = {*flags, *source}
-            check_given({name: x for name, x in named.items() if name not in again}, path)
-        source["agent_of_file"] = named["agent"] or source.get("agent_of_file", "")
-        from_file = without_overridden(from_file, settings) | settings
-    env_id = flags.get("env_id", from_file.get("env_id", config_class.env_id))
+    trust, again = source.get("trust", False), {*flags, *source}
+    files = read_layers(source.get("config", ()), algo, trust=trust, named_again=again)
+    env_id = flags.get("env_id", files.settings.get("env_id", config_class.env_id))
+    preset = source.get("preset", "auto")
+    if is_file(preset):
+        again |= files.settings.keys()
+        return read_preset(preset, algo, trust=trust, named_again=again), files
     try:
-        return preset_for(algo, env_id, source.get("preset", "auto")), from_file
+        return Layers(preset_for(algo, env_id, preset)), files
     except ValueError as error:
         raise ValueError(f"--{error}") from error
 
@@ -195,17 +198,30 @@ def _resume(algo: str, config_class: type[RunConfig], source: Settings, flags: S
     check_named(named, labels.get("signature"), run, source.get("trust", False), again)
     config = resumed(saved, flags, run)
     check_effects(config, flags)
+    _check(config, agent, source)
+    return _printing(Command(config=config, resume=run, explicit=flags, agent=agent), source)
+
+
+def _check(config: RunConfig, agent: str, source: Settings) -> None:
+    """Raises ValueError for settings that can be seen not to work before anything is imported."""
     check_found(config)
     check_memory(config)
-    return _printing(Command(config=config, resume=run, explicit=flags, agent=agent), source)
+    if source.get("dry_run"):
+        check_named_code({**config.to_dict(), "agent": agent})
 
 
 def _printing(command: Command, source: Settings) -> Command:
     """Returns a command that prints what was asked for: all settings, or as little as can be."""
     is_dry, is_quiet = source.get("dry_run", False), source.get("quiet", False)
-    if is_dry and is_quiet:
-        raise ValueError("--quiet has no effect with --dry-run, which prints the settings")
-    return dataclasses.replace(command, is_dry=is_dry, is_quiet=is_quiet)
+    prints_config = source.get("print_config", False)
+    for is_asked, flag in ((is_dry, "--dry-run"), (prints_config, "--print-config")):
+        if is_asked and is_quiet:
+            raise ValueError(f"--quiet has no effect with {flag}, which prints the settings")
+    if is_dry and prints_config:
+        raise ValueError("--dry-run has no effect with --print-config, which trains nothing")
+    return dataclasses.replace(
+        command, is_dry=is_dry, is_quiet=is_quiet, prints_config=prints_config
+    )
 
 
 def _saved_config(algo: str, config_class: type[RunConfig], run: str) -> tuple[RunConfig, Settings]:
@@ -254,12 +270,12 @@ def _print_help(algo: str, config_class: type[RunConfig], argv: Sequence[str]) -
             shown, _ = _saved_config(algo, config_class, source["resume"])
             note = f"The defaults below are those of {source['resume']}."
         elif source or "env_id" in flags:
-            preset, file = _settings_under_flags(algo, config_class, source, flags)
+            preset, files = _settings_under_flags(algo, config_class, source, flags)
             task = {"env_id": flags["env_id"]} if "env_id" in flags else {}
-            shown = config_class.from_dict({**preset, **file, **task})
+            shown = config_class.from_dict({**preset.settings, **files.settings, **task})
             name = source.get("preset", "auto")
             name = f"of {shown.env_id}" if name == "auto" else name
-            origins = [f"the preset {name}"] if preset else []
+            origins = [f"the preset {name}"] if preset.settings else []
             origins += source.get("config", ())
             note = f"The defaults below include {' and '.join(origins) or 'no preset'}."
     values = {entry.name: getattr(shown, entry.name) for entry in dataclasses.fields(config_class)}

@@ -35,11 +35,11 @@ hidden_sizes info_action_mask info_metrics keep_checkpoints kl_stop learning_rat
 log_std_init logger lr_schedule mask_vel max_grad_norm network network_kwargs normalize_advantages
 num_env_threads num_envs num_nodes num_players num_pools num_steps num_threads num_trainers
 num_workers obs_keys obs_kind observation_clip observation_epsilon observation_normalization
-ortho_init overlap per_rank_batch_size player_on_gpu precision preset quiet rank_timeout
-recompute_advantages resize resume reward_scaling scale_images seed share_data shared_network
-squash_actions state_dependent_exploration state_dependent_std strategy target_kl target_return
-torch_deterministic total_timesteps trust update_epochs vector vf_clip_coef vf_clip_rule vf_coef
-weight_decay
+ortho_init overlap per_rank_batch_size player_on_gpu precision preset print_config quiet
+rank_timeout recompute_advantages resize resume reward_scaling scale_images seed share_data
+shared_network squash_actions state_dependent_exploration state_dependent_std strategy target_kl
+target_return torch_deterministic total_timesteps trust update_epochs vector vf_clip_coef
+vf_clip_rule vf_coef weight_decay
 """
 
 # Settings that no preset has, for a task that has one.
@@ -228,7 +228,10 @@ def test_batch_size_of_the_preset_is_cut_for_environments_that_were_handed_over(
         ("--gamma x --seed 1", "--gamma takes a number, not 'x'"),
         ("--target-kl x", "--target-kl takes a number or None, not 'x'"),
         ("--backend a", "--backend takes one of auto, envpool, gymnasium, not 'a'"),
-        ("--preset a", "--preset takes one of auto, none, source-003, source-004, not 'a'"),
+        (
+            "--preset a",
+            "--preset takes one of auto, none, source-003, source-004, or a FILE.yaml, not 'a'",
+        ),
         ("--anneal-lr maybe", "--anneal-lr takes true, false or nothing, not 'maybe'"),
         ("--no-anneal-lr 3", "--no-anneal-lr takes no value, not '3'"),
         ("--hidden-sizes x", "--hidden-sizes takes whole numbers separated by spaces, not 'x'"),
@@ -353,7 +356,7 @@ def test_unreadable_file_is_one_line(monkeypatch, commands, capsys) -> None:
     def refuse(path: str) -> dict:
         raise PermissionError(13, "Permission denied", path)
 
-    monkeypatch.setattr(cli, "read_config", refuse)
+    monkeypatch.setattr("fastrl.presets.layers.read_config", refuse)
     assert cli.main("ppo", ["--config", "secret.yaml"]) == 2
     assert capsys.readouterr().err == "error: [Errno 13] Permission denied: 'secret.yaml'\n"
 

@@ -174,7 +174,7 @@ def test_shared_settings_have_a_group_and_the_table_names_no_others():
 
 
 def test_help_shows_the_groups_in_order(capsys, monkeypatch):
-    monkeypatch.setenv("COLUMNS", "200")
+    monkeypatch.setenv("COLUMNS", "100")  # wider ones have groups side by side
     with pytest.raises(SystemExit):
         cli.parse("ppo", ["--help"])
     text = capsys.readouterr().out

@@ -100,13 +100,13 @@ def test_model_from_python_trains_with_a_named_preset(tmp_path, capfd) -> None:
 
 
 def test_unknown_preset_is_answered_with_those_of_the_algorithm(capsys) -> None:
-    with pytest.raises(ValueError, match="auto, none, source-003, source-004, not 'source-005'"):
+    with pytest.raises(ValueError, match=r"none, source-003, source-004, or a FILE\.yaml, not 'so"):
         PPO("CartPole-v1", preset="source-005")
-    with pytest.raises(ValueError, match="one of auto, none, not 'source-003'"):
+    with pytest.raises(ValueError, match=r"one of auto, none, or a FILE\.yaml, not 'source-003'"):
         A2C("CartPole-v1", preset="source-003")
     assert cli.main("a2c", ["--preset", "source-003"]) == 2
     assert capsys.readouterr().err == (
-        "error: --preset takes one of auto, none, not 'source-003'\n"
+        "error: --preset takes one of auto, none, or a FILE.yaml, not 'source-003'\n"
     )
     with pytest.raises(ValueError, match="a config or a preset, not both: 'source-004'"):
         PPORecurrent("CartPole-v1", PPORecurrent.config_class(), preset="source-004")

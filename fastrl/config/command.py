@@ -33,6 +33,10 @@ class Command:
     """Line on the file that the agent was loaded from, in place of that on the preset."""
     is_dry: bool = False
     """Whether the settings are printed, and nothing else is done."""
+    prints_config: bool = False
+    """Whether the settings are printed as YAML, and nothing else is done."""
+    origins: dict[str, str] = field(default_factory=dict)
+    """Where settings in files are from, by name: "optimizer/adam.yaml, named in base.yaml"."""
     is_quiet: bool = False
     """Whether only the last line of a run is printed, which names its folder."""
     cut_of_preset: str = ""
@@ -91,9 +95,9 @@ def plan_of(command: Command) -> str:
     for name, value in vars(command.config).items():
         origin = "default"
         if name in command.preset_settings:
-            origin = "preset"
+            origin = " ".join(filter(None, ("preset", command.origins.get(name))))
         elif name in command.explicit:
-            origin = "yours"
+            origin = command.origins.get(name, "yours")
         elif command.resume is not None:
             origin = "the resumed run"
         lines.append(f"  {name}={spell(value)}  ({origin})")

@@ -15,6 +15,8 @@ from fastrl.config.run import RunConfig, documentation
 from fastrl.config.search import ranges_of
 from fastrl.config.trust import ARGUMENTS, NAMING_CODE
 
+ALGORITHMS = ("ppo", "a2c", "ppo_recurrent", "sac", "droq")
+
 _KINDS = {bool: "boolean", int: "integer", float: "number"}
 _LISTS = {tuple[int, ...]: "list of integers"}
 

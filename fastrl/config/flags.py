@@ -26,16 +26,19 @@ class SourceFlags:
     preset: str = "auto"
     """auto: start from the tuned settings of the task, if it has any. none: from the defaults.
     source-003 (PPO), source-004 (PPO, recurrent PPO, SAC): for any task, the defaults of Lightning
-    Fabric's PPO example and of fabricrl."""
+    Fabric's PPO example and of fabricrl. FILE.yaml: from the settings in a file, such as a sweep
+    writes."""
     config: tuple[str, ...] = ()
     """YAML files of settings, also given one by one; each overrides those before it and the preset,
-    and flags override all."""
+    and flags override all. A file may name others in a list defaults, and overrides these."""
     resume: str = ""
     """Run folder to resume, with the settings it was started with."""
     trust: bool = False
     """Import code that the resumed run or the files of settings name, whoever wrote them."""
     dry_run: bool = False
     """Print all settings and where each is from, check them, and write and train nothing."""
+    print_config: bool = False
+    """Print all settings as YAML that --config takes, and nothing else; train nothing."""
     describe: bool = False
     """Print all settings as JSON: types, choices, ranges, help, defaults, and what the preset of
     --env-id, or the one that --preset names, sets."""

@@ -8,6 +8,7 @@ that go for any task: the defaults of other projects.
 from __future__ import annotations
 
 import re
+from collections.abc import Collection
 from dataclasses import fields, replace
 from importlib import resources
 from typing import Any
@@ -18,6 +19,7 @@ from fastrl.config.effects import check_effects
 from fastrl.config.on_policy import LargeBatchError
 from fastrl.config.run import RunConfig
 from fastrl.config.schedules import without_overridden
+from fastrl.presets.layers import is_file, read_preset
 
 RESULTS_NAME = "results.yaml"
 NAMED_NAME = "named.yaml"
@@ -54,18 +56,30 @@ def load_presets(algo: str) -> dict[str, dict[str, Any]]:
     return _read(f"{algo}.yaml")
 
 
-def preset_for(algo: str, env_id: str, preset: str = "auto") -> dict[str, Any]:
+def preset_for(
+    algo: str,
+    env_id: str,
+    preset: str = "auto",
+    *,
+    trust: bool = False,
+    named_again: Collection[str] = (),
+) -> dict[str, Any]:
     """Returns the settings of a preset.
 
     Args:
         algo: module name of the algorithm.
         env_id: a task.
         preset: "auto" for the task's tuned settings, {} if it has none; "none" for {}; or a name in
-            `named_presets`, whatever the task.
+            `named_presets` or a YAML file, whatever the task.
+        trust: as of `read_layers`, for a file.
+        named_again: as of `read_layers`, for a file.
 
     Raises:
-        ValueError: an unknown preset.
+        ValueError: an unknown preset, or a file that cannot be used.
+        OSError: a file cannot be read.
     """
+    if is_file(preset):
+        return read_preset(preset, algo, trust=trust, named_again=named_again).settings
     if preset == "auto":
         return load_presets(algo).get(env_id, {})
     if preset == "none":
@@ -73,7 +87,7 @@ def preset_for(algo: str, env_id: str, preset: str = "auto") -> dict[str, Any]:
     named = named_presets(algo)
     if preset not in named:
         allowed = ", ".join(("auto", "none", *named))
-        raise ValueError(f"preset takes one of {allowed}, not {preset!r}")
+        raise ValueError(f"preset takes one of {allowed}, or a FILE.yaml, not {preset!r}")
     return named[preset]
 
 
@@ -110,7 +124,7 @@ def resolve(
         ValueError: an unknown setting or a value out of range.
     """
     env_id = id_of(env)
-    tuned = preset_for(algo, env_id, preset)
+    tuned = preset_for(algo, env_id, preset, named_again={"env_id", *settings})
     given: dict[str, Any] = {"env_id": env_id or type(env).__name__}
     if not isinstance(env, str):
         given = facts_of(env)

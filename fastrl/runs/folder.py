@@ -152,10 +152,14 @@ def owned(folder: Path) -> Iterator[None]:
 
 def write_config(path: str | Path, config: dict[str, Any]) -> None:
     """Writes a plain dict as YAML, in the order of the dict; tuples become lists."""
-    plain = _without_tuples(config)
-    text = yaml.dump(plain, Dumper=ConfigDumper, sort_keys=False, allow_unicode=True)
     with replaced_file(path) as file:
-        file.write(text.encode())
+        file.write(config_text(config).encode())
+
+
+def config_text(config: dict[str, Any], *, is_ascii: bool = False) -> str:
+    """Returns a plain dict as YAML, in the order of the dict; tuples become lists."""
+    plain = _without_tuples(config)
+    return yaml.dump(plain, Dumper=ConfigDumper, sort_keys=False, allow_unicode=not is_ascii)
 
 
 def read_config(path: str | Path) -> dict[str, Any]:
