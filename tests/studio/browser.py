@@ -22,7 +22,7 @@ from selenium.webdriver.common.keys import Keys
 from selenium.webdriver.remote.webelement import WebElement
 
 CHROMIUM, DRIVER = shutil.which("chromium"), shutil.which("chromedriver")
-WAIT_SECONDS = 60.0
+WAIT_SECONDS = float(os.environ.get("FASTRL_WAIT_SECONDS", "60"))
 _ADDRESS = re.compile(r"studio: (http://\S+)")
 
 
