@@ -14,6 +14,7 @@ N environments, B rows, O observation and A action dimensions, K numbers that a 
 
 from __future__ import annotations
 
+import traceback
 from pathlib import Path
 from typing import Any, ClassVar, Literal, Self
 
@@ -34,6 +35,7 @@ from fastrl.module.observations import Observations, rows_space
 from fastrl.module.replay import ReplayAgent
 from fastrl.module.restoring import restore
 from fastrl.module.rollouts import RolloutAgent
+from fastrl.processes.errors import one_line
 
 _SOURCES: dict[str, tuple[Any, type[ModuleConfig]]] = {
     "rollouts": (RolloutAgent, RolloutConfig),
@@ -207,6 +209,23 @@ class LightningAgentModule(lightning.LightningModule):
         restore(self, run, env, checkpoint, trust, **settings)
         return self
 
+    @property
+    def global_step(self) -> int:
+        """Gradient steps so far, as in `lightning.Trainer`, over all fits of its own."""
+        return self.agent.learner.num_steps if self._is_by_agent else super().global_step
+
+    @property
+    def current_epoch(self) -> int:
+        """Updates so far; in `lightning.Trainer`, its epochs."""
+        if not self._is_by_agent:
+            return super().current_epoch
+        return self.step // self.agent.config.steps_per_update
+
+    @property
+    def _is_by_agent(self) -> bool:
+        """Whether `AgentTrainer` trains the module, or did so last."""
+        return self.agent is not None and not getattr(self._trainer, "training", False)
+
     @torch.no_grad()
     def predict(self, obs: Any, deterministic: bool = True) -> np.ndarray:
         """Returns the environments' actions, as `PPO.predict`; after `fit`."""
@@ -255,7 +274,13 @@ class LightningAgentModule(lightning.LightningModule):
         example = example.to(dtype)
         with torch.no_grad():
             version = example._version
-            outputs, _ = self.outputs_and_values(example)
+            try:
+                outputs, _ = self.outputs_and_values(example)
+            except (RuntimeError, LookupError, TypeError, AttributeError) as error:
+                *_, last = traceback.extract_tb(error.__traceback__)
+                words = f"{type(error).__name__}: {one_line(error)} ({last.filename}:{last.lineno})"
+                words = f"of two observations of zeros, the network raised {words}"
+                raise ValueError(f"{type(self).__name__}: {words}") from error
         if example._version != version:
             raise ValueError(f"{type(self).__name__}: {CHANGES_INPUT}")
         if tuple(outputs.shape) != (2, head.noise_size):

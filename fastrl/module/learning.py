@@ -85,7 +85,8 @@ class ModuleLearner:
         self.samples_itself = is_overridden(module, "sample")
         self.plays_itself = any(is_overridden(module, x) for x in ("rollout", "initial_rollout"))
         self.hooks_after_step = is_overridden(module, "on_train_batch_end")
-        self._num_steps = 0
+        self.num_steps = 0
+        """Gradient steps so far."""
         self._optimizer: FlatOptimizer = agent.optimizer
         self._step: GradientStep | None = None
         self._logs: tuple[str, ...] = ()  # names that `training_step` logs
@@ -129,8 +130,8 @@ class ModuleLearner:
             assert self._step is not None
             self._step(batch)
         if self.hooks_after_step:
-            self._module.on_train_batch_end(None, self.seen(batch), self._num_steps)
-        self._num_steps += 1
+            self._module.on_train_batch_end(None, self.seen(batch), self.num_steps)
+        self.num_steps += 1
 
     def _unbuilt_step(self, batch: Any) -> GradientStep:
         names, engine = self._names_of_metrics(batch), self._agent.engine
@@ -231,7 +232,7 @@ class ModuleLearner:
         return {
             "module_class": class_name(type(self._module)),
             "schedule": schedule.state_dict(),
-            "num_module_steps": [self._num_steps, self._module.step],
+            "num_module_steps": [self.num_steps, self._module.step],
             "metric_sums": [] if self._step is None else self._step.sums.tolist(),
             "num_summed": 0 if self._step is None else self._step.num_steps,
         }
@@ -247,7 +248,7 @@ class ModuleLearner:
     ) -> None:
         """Takes back what `state_dict` returned."""
         schedule.load_state_dict(state["schedule"], optimizer)
-        self._num_steps, num_env_steps = state["num_module_steps"]
+        self.num_steps, num_env_steps = state["num_module_steps"]
         self.count_steps(num_env_steps)
         if self._step is not None:
             self._step.sums.copy_(torch.tensor(state["metric_sums"]))

@@ -61,7 +61,8 @@ def idle_weights(agent: Any) -> str | None:
         if not parameters.steps:
             return None
         for name, size in parameters.unreached():
-            names.append(f"{networks.get(id(module), '')}.{name}".lstrip("."))
+            whole = f"{networks.get(id(module), '')}.{name}".lstrip(".")
+            names.append(whole.removeprefix("agent_module."))  # a module's own names
             count += size
     more = f" and {len(names) - 3} more" if len(names) > 3 else ""
     words = f"{', '.join(names[:3])}{more} ({count:,} weights): they do not learn"
