@@ -34,7 +34,7 @@ LOSS = "Loss/loss"
 GRADIENT_NORM = "Gradients/grad_norm"
 _LOGGED_ALREADY = {
     *(LOSS, GRADIENT_NORM, "Rewards/rew_avg", "Rewards/rew_avg_100", "Game/ep_len_avg"),
-    *("Info/learning_rate", "Info/gradient_steps", "Info/valid_env_steps"),
+    *("Info/learning_rate", "Info/gradient_steps", "Info/valid_env_steps", "env_steps"),
 }
 _HOOKS_NOT_CALLED = (
     "setup",
