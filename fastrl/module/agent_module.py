@@ -29,6 +29,7 @@ from fastrl.engine.logged import take_metric
 from fastrl.models.actor_critic import ActorCritic
 from fastrl.models.distributions import ActionHead
 from fastrl.models.encoders import Inputs, Reader
+from fastrl.models.layers import evaluating
 from fastrl.models.own import CHANGES_INPUT
 from fastrl.module.heads import head_over
 from fastrl.module.observations import Observations, rows_space
@@ -272,7 +273,7 @@ class LightningAgentModule(lightning.LightningModule):
         example = torch.zeros(2, *(observation_space.shape or ()), device=self.device)
         dtype = torch.from_numpy(np.empty(0, observation_space.dtype)).dtype
         example = example.to(dtype)
-        with torch.no_grad():
+        with torch.no_grad(), evaluating(self):  # batch norm has no mean of these rows to take
             version = example._version
             try:
                 outputs, _ = self.outputs_and_values(example)

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
+
+from fastrl.models.layers import evaluating
 
 
 class ModulePolicy(nn.Module):
@@ -58,10 +61,10 @@ class ModulePolicy(nn.Module):
     @property
     def has_values(self) -> bool:
         """Whether the network has a value function."""
-        space = self.reader.space
-        example = torch.as_tensor(space.sample()).unsqueeze(0).to(self.agent_module.device)
-        with torch.no_grad():
-            return self.agent_module.outputs_and_values(example)[1] is not None
+        space, module = self.reader.space, self.agent_module
+        blank = torch.from_numpy(np.zeros((2, *(space.shape or ())), space.dtype))
+        with torch.no_grad(), evaluating(module):
+            return module.outputs_and_values(blank.to(module.device))[1] is not None
 
     def state_dict(self, *arguments: Any, **how: Any) -> Any:
         """Returns the module's state, under its own names."""
