@@ -287,15 +287,13 @@ def test_a_decoupled_run_has_own_networks_and_info_metrics(algo, tmp_path):
 def test_every_launcher_trains_an_own_network_to_the_same_weights(tmp_path):
     words = f"--env-id CartPole-v1 --network {RESIDUAL} --total-timesteps 2048 --num-envs 4 "
     words += "--preset none --num-steps 128 --per-rank-batch-size 256 --eval-episodes 0 "
-    words += "--lr-schedule adaptive,kl=0.01 --callback own_callbacks:Diary --cpu"
-    own = start(
-        tmp_path / "own", sys.executable, "-m", "fastrl.ppo", "--devices", "2", *words.split()
-    )
-    launch = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2"]
-    launch += [f"--master-port={free_port()}", "-m", "fastrl.ppo", "--devices", "2"]
-    assert_equal(start(tmp_path / "torchrun", *launch, *words.split()), own)
+    words += "--lr-schedule adaptive,kl=0.01 --callback own_callbacks:Diary"
+    on_cpu = ["-m", "fastrl.ppo", "--devices", "2", "--accelerator", "cpu", *words.split()]
+    own = start(tmp_path / "own", sys.executable, *on_cpu)
+    launch = ["-m", "torch.distributed.run", "--nproc-per-node=2", f"--master-port={free_port()}"]
+    assert_equal(start(tmp_path / "torchrun", sys.executable, *launch, *on_cpu), own)
     by_fabric = fabric("--accelerator=cpu", "--devices=2")
-    assert_equal(start(tmp_path / "fabric", *by_fabric, *words.replace("--cpu", "").split()), own)
+    assert_equal(start(tmp_path / "fabric", *by_fabric, *words.split()), own)
 
 
 SCRIPT = """
