@@ -275,12 +275,20 @@ def test_only_damaged_runs_are_one_line_and_status_two(tmp_path, capsys):
     assert captured.err.count("\n") == 1 and "damaged" in captured.err and "1 more" in captured.err
 
 
-@pytest.mark.parametrize("value", ["x", None, True, [1], 1e999, {"a": 1}])
+@pytest.mark.parametrize("value", ["x", None, True, [1], 1e999, -(10**400), {"a": 1}])
 @pytest.mark.parametrize(
     "name", ["eval_return_mean", "wall_seconds", "machine", "eval_episodes", "total_env_steps"]
 )
 def test_a_foreign_summary_ends_nothing(tmp_path, capsys, name, value):
     make_run(tmp_path, 1, summary={name: value})
+    assert main([str(tmp_path), "--list-runs", "--target-return", "5"]) == 0
+
+
+@pytest.mark.parametrize("value", ["x", None, True, [1], 1e300, -(10**400), 10**400, {"a": 1}])
+@pytest.mark.parametrize("name", ["total_timesteps", "num_envs", "seed", "env_id", "algo"])
+def test_foreign_settings_end_nothing(tmp_path, capsys, name, value):
+    make_run(tmp_path, 1)
+    make_run(tmp_path, 2, settings={name: value}, summary={"killed": True})
     assert main([str(tmp_path), "--list-runs", "--target-return", "5"]) == 0
 
 

@@ -104,6 +104,12 @@ def test_a_run_that_is_written_is_running(tmp_path):
     assert only_run(tmp_path).state == "failed"
 
 
+def test_a_reason_to_stop_cannot_command_a_terminal(tmp_path):
+    make_run(tmp_path, stop_reason="done\x1b[2J" + "x" * 1000)
+    detail = only_run(tmp_path).detail
+    assert detail.startswith("done\\x1b[2J") and len(detail) < 300
+
+
 def test_a_run_that_has_only_begun_is_running(tmp_path):
     folder = tmp_path / "run"
     (folder / "checkpoints").mkdir(parents=True)

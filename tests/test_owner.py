@@ -90,6 +90,7 @@ def test_asking_never_keeps_a_writer_from_its_folder(tmp_path):
         ({"host": "elsewhere"}, "on elsewhere, not here"),
         ({"boot": "an earlier start"}, "not here"),
         ({"pid": -1}, "cannot be reached|no longer writes"),
+        ({"pid": 10**30}, "cannot be reached"),
         ({"pid": "1"}, "damaged"),
         ({"more": 1}, "damaged"),
     ],

@@ -13,6 +13,7 @@ import numpy as np
 from fastrl.compare.groups import Group, Measured
 from fastrl.ops.intervals import bootstrap_interval, interquartile_mean
 from fastrl.runs.metrics_table import TRAIN_RETURN
+from fastrl.runs.run import number_in
 
 Kind = Literal["greedy", "training"]
 
@@ -99,8 +100,8 @@ def figures_of(measured: Measured, target: float | None = None) -> RunFigures:
         if reached is not None:
             steps_to = along[reached]
             seconds_to = table.curve(TRAIN_RETURN, "seconds")[0][reached]
-    greedy = _number(run.summary, "eval_return_mean")
-    training = _number(run.summary, "train_return_mean")
+    greedy = number_in(run.summary, "eval_return_mean")
+    training = number_in(run.summary, "train_return_mean")
     return RunFigures(
         measured=measured,
         greedy_return=run.test_return if greedy is None else greedy,
@@ -225,13 +226,6 @@ def _median_reached(values: Sequence[float | None]) -> float | None:
     if all(value is None for value in values):
         return None
     return median(math.inf if value is None else value for value in values)
-
-
-def _number(values: dict[str, Any] | None, name: str) -> float | None:
-    value = (values or {}).get(name)
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        return None
-    return float(value) if math.isfinite(value) else None
 
 
 def _finite(value: float | None) -> float | None:

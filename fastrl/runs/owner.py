@@ -167,8 +167,8 @@ def _reached(process: Process) -> Iterator[Any]:
         return
     try:
         handle = os.pidfd_open(process.pid)
-    except OSError as error:
-        raise ValueError(f"process {process.pid} cannot be reached: {error.strerror}") from error
+    except (OSError, OverflowError, ValueError) as error:
+        raise ValueError(f"process {process.pid} cannot be reached: {error}") from error
     try:
         yield lambda number: signal.pidfd_send_signal(handle, number)
     finally:

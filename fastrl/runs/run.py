@@ -31,6 +31,8 @@ State = Literal["running", "finished", "stopped", "failed", "damaged"]
 LISTED_METRICS = (TRAIN_RETURN, TEST_RETURN, STEPS_PER_SECOND, WALL_SECONDS)
 _MOST_SUMMARY = 2**20  # bytes
 _MOST_FILES = 10_000  # in checkpoints/ or videos/
+_LARGEST = 10**300  # number that a foreign file may say
+_MOST_TOLD = 200  # characters
 _SILENT_SECONDS = 300.0  # after which a run that cannot be asked counts as ended
 _ROWS_OF_RATE = 20
 _TIME = re.compile(r"\d{4}-\d\d-\d\d_\d\d-\d\d-\d\d")
@@ -159,8 +161,8 @@ def read_run(path: Path, table: MetricsTable) -> Run:
     is_running = state == "running"
     checkpoints = reader.saved(CHECKPOINTS_NAME, ".pt")
     ended = None if is_running else _ended(path, summary, updated, checkpoints)
-    rate = _number(summary, "steps_per_second") or _finite(table.last(STEPS_PER_SECOND))
-    wall = _number(summary, "wall_seconds")
+    rate = number_in(summary, "steps_per_second") or _finite(table.last(STEPS_PER_SECOND))
+    wall = number_in(summary, "wall_seconds")
     if wall is None and table.num_rows:  # else it is not worked out, row by row
         wall = table.seconds()[-1]
     env_steps = max(env_steps, summary_steps or 0) if summary else env_steps
@@ -258,7 +260,8 @@ def _state(
         return "failed", "killed" if process else "ended by an error, or killed"
     if summary.get("interrupted"):
         return "stopped", "by a signal, after saving"
-    return "finished", str(summary.get("stop_reason") or "")
+    reason = str(summary.get("stop_reason") or "")[:_MOST_TOLD]
+    return "finished", one_line(ValueError(reason)) if reason.strip() else ""
 
 
 def _is_heard_of(path: Path, process: Process, updated: float | None) -> tuple[bool, str]:
@@ -280,7 +283,7 @@ def _read_summary(path: Path) -> dict[str, Any]:
 def _total_env_steps(settings: dict[str, Any]) -> int | None:
     """Returns the steps at which a run ends: `total_timesteps` in whole rollouts."""
     total = settings.get("total_timesteps")
-    if not isinstance(total, int) or total < 1:
+    if not isinstance(total, int) or not 1 <= total <= _LARGEST:
         return None
     is_decoupled = settings.get("decoupled") is True
     names = ["num_players"] if is_decoupled else ["devices", "num_nodes"]
@@ -335,13 +338,16 @@ def _mtime(path: Path) -> float | None:
         return None
 
 
-def _number(values: dict[str, Any] | None, name: str) -> float | None:
+def number_in(values: dict[str, Any] | None, name: str) -> float | None:
+    """Returns a finite number of a summary; None if it has none of this name."""
     value = (values or {}).get(name)
-    return _finite(value) if isinstance(value, int | float) else None
+    if isinstance(value, bool) or not isinstance(value, int | float) or abs(value) > _LARGEST:
+        return None
+    return _finite(float(value))
 
 
 def _whole(values: dict[str, Any] | None, name: str) -> int | None:
-    value = _number(values, name)
+    value = number_in(values, name)
     return None if value is None else int(value)
 
 
