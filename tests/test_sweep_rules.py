@@ -15,6 +15,7 @@ from fastrl.sweep.objective import Objective
 from fastrl.sweep.report import verdict
 from fastrl.sweep.request import Asked, combinations, expanded_ranges, flags_of
 from fastrl.sweep.space import Numbers, Space, Words, defaults_of
+from fastrl.sweep.starting import first_trials, middle_of_presets
 from fastrl.sweep.trial import Trial, TrialRun, next_seed
 
 # Who is stopped.
@@ -113,6 +114,27 @@ def test_settings_of_the_layers_are_not_searched_with_a_network_of_ones_own():
     assert not {"hidden_sizes", "activation_function"} & space.ranges.keys()
 
 
+def test_a_search_begins_with_what_presets_of_other_tasks_have_in_common():
+    presets = {
+        "A-v1": {"gamma": 0.9, "anneal_lr": True},
+        "B-v1": {"gamma": 0.999, "anneal_lr": True},
+        "C-v1": {"anneal_lr": True},
+        "C-v2": {"anneal_lr": True},
+        "D-v0": {"gamma": 0.5},
+    }
+    defaults = {"gamma": 0.99, "anneal_lr": False, "hidden_sizes": [64, 64]}
+    middle = middle_of_presets(presets, defaults, "D-v3")  # what is tuned for the task is left out
+    assert middle == {"gamma": 0.99, "anneal_lr": True, "hidden_sizes": [64, 64]}
+    assert middle_of_presets({"A-v1": presets["A-v1"]}, defaults, "D-v3") == {}
+
+
+def test_the_first_trials_keep_to_the_values_that_the_user_lists():
+    base = PPOConfig(env_id="Acrobot-v1")
+    space = Space.of(base, frozenset(), ("gamma",), {"gamma": (0.5, 0.6)})
+    trials = first_trials("ppo", base, {}, space, False)
+    assert trials == [("defaults", {"gamma": 0.5}), ("middle of presets", {"gamma": 0.5})]
+
+
 # Who is best.
 
 
@@ -159,8 +181,8 @@ def test_the_next_seed_is_the_first_without_a_complete_run():
 
 
 def test_runs_are_as_long_as_the_time_allows():
-    assert length_for(65_536, 40_000, 600, 2) == 16 * 65_536
-    assert length_for(65_536, 5_000, 600, 2) == 2 * 65_536
+    assert length_for(65_536, 40_000, 600, 2) == 8 * 65_536
+    assert length_for(65_536, 10_000, 600, 2) == 2 * 65_536
     assert length_for(65_536, 0, 600, 2) == 65_536
 
 

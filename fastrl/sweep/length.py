@@ -9,7 +9,7 @@ from pathlib import Path
 from fastrl.runs.metrics_table import MetricsTable
 from fastrl.sweep.pool import TICK_SECONDS, Job, Pool
 
-NUM_WHOLE_RUNS = 40
+NUM_WHOLE_RUNS = 60
 """That would fit into the time of the search, if none were stopped."""
 _MOST_DOUBLINGS = 4
 START_SECONDS = 3.0

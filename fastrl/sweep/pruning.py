@@ -19,7 +19,7 @@ KEPT_SHARE = 0.4
 FEWEST = 4
 """Others that must have come as far before any is stopped."""
 SLOWEST = 4.0
-"""A run that takes this many times as long as the defaults is stopped."""
+"""A run that takes this many times as long as the defaults, or another first trial, is stopped."""
 SLOWEST_TO_TARGET = 1.5
 """If seconds count: one that takes this many times as long as the best."""
 NUM_LEADERS = 3

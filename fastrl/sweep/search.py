@@ -251,11 +251,10 @@ class Search:
             slowest = patience * pruning.SLOWEST_TO_TARGET
             if best and best.seconds and elapsed > slowest * best.seconds:
                 return f"the target was not reached in {elapsed:.1f} s"
-        defaults = next((x for x in self.complete if x.name), None)
-        if defaults and trial.name != "defaults" and defaults.complete_runs:
-            seconds = defaults.complete_runs[0].seconds
-            if seconds and elapsed > pruning.SLOWEST * seconds:
-                return f"too slow: not over after {elapsed:.1f} s"
+        named = [x.complete_runs[0] for x in self.complete if x.name and x.complete_runs]
+        slowest = pruning.SLOWEST * max((run.seconds or 0.0 for run in named), default=0.0)
+        if not trial.name and 0 < slowest < elapsed:
+            return f"too slow: not over after {elapsed:.1f} s"
         return ""
 
     def _cut(self, running: Running, reason: str) -> None:

@@ -10,7 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from fastrl.config.search import Choices, range_from_dict, ranges_of
+from fastrl.config.search import range_from_dict
 from fastrl.sweep import pruning
 from fastrl.sweep.confirmation import (
     BEST,
@@ -30,6 +30,7 @@ from fastrl.sweep.report import confirmation_in_words, table_of_trials, verdict
 from fastrl.sweep.request import Asked, base_command
 from fastrl.sweep.search import Search
 from fastrl.sweep.space import Space, defaults_of
+from fastrl.sweep.starting import first_trials
 from fastrl.sweep.study import Study, check_package
 from fastrl.sweep.trial import SETTINGS_NAME, Trial, load_trials
 
@@ -91,7 +92,12 @@ class _Searching:
         ranges = {name: range_from_dict(found) for name, found in asked.search.items()}
         self._space = Space.of_ranges(type(in_common.config), ranges)
         self._study = Study(folder, self._space, self._goal.directions, PROBE_SEED)
-        self._suggest_first()
+        preset_first = self._goal.name == "seconds"  # what is slower than it is soon stopped
+        base = self._base
+        for name, settings in first_trials(
+            asked.algo, base.config, base.preset_settings, self._space, preset_first
+        ):
+            self._study.suggest_first(name, settings)
         words = (*self._words, *self._trial_words())
         self._search = Search(
             folder, asked, words, in_common.config, self._space, self._study, clock, say
@@ -111,30 +117,6 @@ class _Searching:
         if "logger" not in given:
             words += ["--logger", "csv"]
         return (*words, *_without_checkpoints(given))
-
-    def _suggest_first(self) -> None:
-        """Puts the defaults in line, and the preset of the task if there is one."""
-        config_class = type(self._base.config)
-        defaults = defaults_of(config_class, self._space.ranges)
-        named = [(DEFAULTS, defaults)]
-        if self._base.preset_settings:
-            known = self._base.config.to_dict()
-            named.append(("preset", {name: known[name] for name in self._space.ranges}))
-            if self._goal.name == "seconds":  # what is slower than it is soon stopped
-                named.reverse()
-        for name, settings in named:
-            self._study.suggest_first(name, self._within_lists(config_class, settings))
-
-    def _within_lists(self, config_class: type, settings: Mapping[str, Any]) -> dict[str, Any]:
-        """Returns settings with those that the user listed as one of the list."""
-        own = ranges_of(config_class)
-        within = dict(settings)
-        for name, found in self._space.ranges.items():
-            if isinstance(found, Choices) and found != own.get(name):
-                value = within[name]
-                value = found.nearest(tuple(value) if isinstance(value, list) else value)
-                within[name] = list(value) if isinstance(value, tuple) else value
-        return within
 
     def run(self) -> dict[str, Any]:
         with self._warm():
