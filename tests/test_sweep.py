@@ -376,7 +376,7 @@ def test_trial_trains_with_what_a_trial_found(tmp_path, capfd):
     assert main(words) == 0
     said = capfd.readouterr().out
     rate = sweep.trials[1].settings["learning_rate"]
-    assert f"learning_rate={rate}  (yours)" in said
+    assert f"learning_rate={rate}  ({sweep.trials[1].folder}/settings.yaml)" in said
     assert "gamma=0.5  (yours)" in said
     assert main(["--trial", "7", "--log-dir", str(tmp_path)]) == 2
     assert "has the trials 0 to 2, or best" in capfd.readouterr().err

@@ -27,6 +27,7 @@ _SET_BY_SWEEP = {
     "resume": "--resume of a sweep names its folder",
     "eval_every": "a sweep tests each run eight times, to compare the trials",
     "describe": "it is of an algorithm",
+    "print_config": "it is for single runs",
     "dry_run": "it is for single runs",
     "quiet": "the runs of a sweep write into files",
 }

@@ -242,7 +242,7 @@ class _Searching:
         self._clock.enter("finished")
         file = self._folder / BEST_NAME
         self._say(f"preset file: {file}")
-        self._say(f"train with it: python -m fastrl.{self._asked.algo} --config {file}")
+        self._say(f"train with it: python -m fastrl.{self._asked.algo} --preset {file}")
         return summary
 
 
