@@ -54,13 +54,15 @@ class _Page:
         self._algorithm = algorithm
         settings.build()
         self._panel = ui.column().classes("desk-body-part")
-        self._help = ui.label().classes("desk-help").props("aria-live=polite").mark("help")
-        self._wrong = ui.label().classes("desk-wrong").props("role=alert").mark("wrong")
-        with ui.element("div").classes("desk-row"):
-            self._starter = ui.button("Start", on_click=self._start).mark("Start")
-            self._starter.props("no-caps icon=play_arrow")
-            ui.button("Check", on_click=self._check).props("outline no-caps").mark("Check")
-            self._imports = ui.label().classes("desk-note").mark("imports")
+        with ui.element("div").classes("desk-bar"):
+            self._help = ui.label().classes("desk-help").props("aria-live=polite").mark("help")
+            self._wrong = ui.label().classes("desk-wrong").props("role=alert").mark("wrong")
+            with ui.element("div").classes("desk-row"):
+                self._starter = ui.button("Start", on_click=self._start).mark("Start")
+                self._starter.props("no-caps icon=play_arrow")
+                check = ui.button("Check", on_click=self._check).mark("Check")
+                check.props("outline no-caps")
+                self._imports = ui.label().classes("desk-note").mark("imports")
         with ui.element("div").classes("desk-panels"):
             self._command = _copied("Command line", "command")
             self._yaml = _copied("Settings as YAML", "yaml")
