@@ -33,6 +33,7 @@ PAGES = (
     "own_losses.md",
     "own_networks.md",
     "schedules.md",
+    "settings.md",
     "sweeps.md",
     "trajectories.md",
 )
