@@ -50,10 +50,15 @@ def blocks(text: str) -> list[tuple[str, str, int]]:
     ]
 
 
+_PAGE_MODULES: set[str] = set()
+"""Names of the modules that pages were run as."""
+
+
 def run_page(text: str, name: str, folder: Path) -> None:
     """Runs a page's blocks in `folder`, the current one, as the module `name`."""
     module = types.ModuleType(name)
     sys.modules[name] = module
+    _PAGE_MODULES.add(name)
     for number, (words, code, line) in enumerate(blocks(text)):
         kind, _, rest = (part.strip() for part in words.partition(":"))
         if kind == "no-run":
@@ -80,7 +85,8 @@ def page_folder(tmp_path, monkeypatch):
     yield tmp_path
     for name in set(sys.modules) - before:
         path = getattr(sys.modules[name], "__file__", None)
-        if path is None or Path(path).is_relative_to(tmp_path):
+        # Parts of torch that are imported late have no file either, and must stay.
+        if name in _PAGE_MODULES or (path is not None and Path(path).is_relative_to(tmp_path)):
             with contextlib.suppress(KeyError):
                 del sys.modules[name]
 

@@ -18,6 +18,7 @@ from fastrl.config.ppo import PPOConfig
 from fastrl.models.exploring import ExploringGaussianHead
 from fastrl.models.heads import make_action_head
 from fastrl.ops.exploration import exploration_log_std, exploration_noise
+from fastrl.processes.memory import check_memory
 
 WALK = "toy_agents:BoxWalk"
 SETTINGS: dict[str, Any] = {"state_dependent_exploration": True}
@@ -184,6 +185,14 @@ def test_reward_is_learned() -> None:
 def test_what_has_no_effect_is_refused(settings: Any, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         PPOConfig(**settings)
+
+
+def test_weights_that_cannot_fit_into_memory_are_refused() -> None:
+    sizes: dict[str, Any] = {"num_envs": 4096, "num_steps": 4096, "hidden_sizes": (4096,)}
+    sizes |= {"total_timesteps": 2**24}
+    check_memory(PPOConfig(**sizes))
+    with pytest.raises(ValueError, match=r"num_steps=4096.* cannot fit"):
+        check_memory(PPOConfig(**sizes, **SETTINGS))
 
 
 def test_other_actions_refuse_it() -> None:

@@ -141,7 +141,10 @@ def test_every_engine_learns_from_them_what_eager_learns(space: Any) -> None:
 def test_runs_on_them_are_saved_loaded_tested_and_exported(tmp_path: Path) -> None:
     agent = PPO(
         "picture_envs:PictureEnv",
-        **{"num_envs": 2, "num_steps": 8, "per_rank_batch_size": 16, "total_timesteps": 32},
+        num_envs=2,
+        num_steps=8,
+        per_rank_batch_size=16,
+        total_timesteps=32,
         obs_kind="pixels",
         scale_images=False,
         eval_episodes=2,

@@ -153,7 +153,7 @@ def test_processes_that_cannot_begin_are_done_without(two_workers, monkeypatch) 
 
 
 def test_the_first_lines_of_a_run_say_it_and_tests_play_alike(two_workers) -> None:
-    agent = make_agent("clocked_envs:Slow", vector="auto", num_workers=2)
+    agent: Any = make_agent("clocked_envs:Slow", vector="auto", num_workers=2)
     two_workers += agent.envs
     buffer = agent.make_buffer()
     assert lines_about(agent, buffer.obs[0])[0] == line_of(agent.envs[0])

@@ -24,7 +24,7 @@ from fastrl.models.layers import evaluating
 from fastrl.processes.errors import one_line
 from fastrl.spaces.observations import MASK_KEY, PackedRow
 from fastrl.spaces.parts import one_hot_columns, width_of
-from fastrl.spaces.pixels import channel_axis, is_pixels, with_channels
+from fastrl.spaces.pixels import ImageBox, channel_axis, is_pixels, with_channels
 
 CHANGES_INPUT = (
     "a network must not change its input in place (x.mul_(2), x += 1, a first layer with "
@@ -194,9 +194,9 @@ def _box_seen(part: gymnasium.Space) -> spaces.Box:
         first, second, third = with_channels(part.shape or ())
         is_last = channel_axis((first, second, third)) == 2
         shape = (third, first, second) if is_last else (first, second, third)
-        is_scaled = getattr(part, "is_scaled", True)
-        bounds = (0, 1) if is_scaled else (float(part.low.min()), float(part.high.max()))
-        return spaces.Box(*bounds, shape)
+        if isinstance(part, ImageBox) and not part.is_scaled:
+            return spaces.Box(float(part.low.min()), float(part.high.max()), shape)
+        return spaces.Box(0, 1, shape)
     if not isinstance(part, spaces.Box):
         return spaces.Box(0, 1, _shape_of(part))
     with np.errstate(over="ignore"):  # a bound beyond float32 becomes infinite

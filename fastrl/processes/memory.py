@@ -35,6 +35,8 @@ def _least_bytes(config: Any) -> dict[str, int]:
     """Returns what one process needs at least, by the words for what needs it."""
     num_envs, num_steps = config.num_envs, getattr(config, "num_steps", 1)
     row = _NUMBER * (_NUMBERS_OF_A_ROW + config.frame_stack - 1)
+    if getattr(config, "state_dependent_exploration", False) and not config.network:
+        row += _NUMBER * config.hidden_sizes[-1]  # the weights that exploration is made by
     rows = f"num_envs={num_envs}, num_steps={num_steps}, frame_stack={config.frame_stack}"
     parts = {"a process": _PROCESS, rows: num_envs * (_ENVIRONMENT + num_steps * row)}
     if hidden := getattr(config, "hidden_sizes", ()):
