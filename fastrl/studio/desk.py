@@ -8,7 +8,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from fastrl.config.describing import config_class_of
+from fastrl.config.describing import ALGORITHMS, config_class_of
 from fastrl.config.trust import check_named
 from fastrl.runs import owner
 from fastrl.runs.folder import CONFIG_NAME, LABELS, RunFolder
@@ -238,9 +238,6 @@ class Desk:
                 f"its {CONFIG_NAME} names no algorithm of {', '.join(ALGORITHMS)}, but {algo!r}"
             )
         return algo
-
-
-ALGORITHMS = ("ppo", "a2c", "ppo_recurrent", "sac", "droq")
 
 
 def _trusting(trust: bool) -> tuple[str, ...]:

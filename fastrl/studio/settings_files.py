@@ -10,8 +10,9 @@ import re
 from pathlib import Path
 from typing import Any
 
-from fastrl.config.describing import config_class_of
+from fastrl.config.describing import ALGORITHMS, config_class_of
 from fastrl.config.values import read_yaml
+from fastrl.presets.layers import read_layers
 from fastrl.processes.errors import one_line
 from fastrl.runs.folder import LABELS, replaced_file
 from fastrl.runs.plain_files import read_plain
@@ -48,6 +49,25 @@ def read_saved(log_dir: Path, name: str) -> str:
     """
     path = path_of(log_dir, f"{SETTINGS_FOLDER}/{name}{_SUFFIX}")
     return read_plain(path, _MOST_BYTES).decode()
+
+
+def read_layered(log_dir: Path, name: str, algo: str) -> dict[str, Any]:
+    """Returns what a settings file and those in its `defaults` set, and its `algo`.
+
+    Args:
+        log_dir: the log folder.
+        name: of the file, without suffix.
+        algo: of files that do not say theirs.
+
+    Raises:
+        ValueError: it is no such file, or one of them cannot be used.
+        OSError: one cannot be read.
+    """
+    algo = settings_in(read_saved(log_dir, name)).get("algo", algo)
+    if algo not in ALGORITHMS:
+        raise ValueError(f"{name}: algo must be one of {', '.join(ALGORITHMS)}, not {algo!r}")
+    path = path_of(log_dir, f"{SETTINGS_FOLDER}/{name}{_SUFFIX}")
+    return {**read_layers([str(path)], algo).settings, "algo": algo}
 
 
 def save(log_dir: Path, name: str, text: str, replace: bool = False) -> Path:
@@ -99,6 +119,8 @@ def typed_settings(algo: str, settings: dict[str, Any]) -> dict[str, Any]:
     Raises:
         ValueError: an unknown name, or a value of the wrong type.
     """
+    if "defaults" in settings:
+        raise ValueError("a text with `defaults` must be saved first; then press Use")
     left_out = {*LABELS, "log_dir"}
     own = {name: value for name, value in settings.items() if name not in left_out}
     return config_class_of(algo).typed(own, "settings")

@@ -13,7 +13,7 @@ from fastrl.cli import parse
 from fastrl.studio import jobs as jobs_module
 from fastrl.studio.drafts import Draft, faults_of, flag_words, read_seeds, shown, typed
 from fastrl.studio.pages.fields import described
-from fastrl.studio.settings_files import read_saved, save, saved_names
+from fastrl.studio.settings_files import read_layered, read_saved, save, saved_names
 from studio.playing import ask, element, make_run, play, until
 
 
@@ -178,6 +178,16 @@ def test_a_saved_file_is_replaced_only_if_the_user_says_so(desk):
     assert read_saved(desk.log_dir, "mine") == "seed: 2\n"
     with pytest.raises(ValueError, match="YAML"):
         save(desk.log_dir, "other", "a: [\n")
+
+
+def test_files_that_a_settings_file_names_come_with_it(desk):
+    save(desk.log_dir, "network/wide", "hidden_sizes: [512]\nseed: 1\n")
+    save(desk.log_dir, "base", "algo: sac\ndefaults: [network/wide.yaml]\nseed: 2\n")
+    found = read_layered(desk.log_dir, "base", "ppo")
+    assert found == {"algo": "sac", "hidden_sizes": (512,), "seed": 2}
+    save(desk.log_dir, "escape", "defaults: [../../x.yaml]\n")
+    with pytest.raises(ValueError, match="alone"):
+        read_layered(desk.log_dir, "escape", "ppo")
 
 
 def test_links_among_settings_files_are_not_followed(desk, tmp_path):

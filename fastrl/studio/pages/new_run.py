@@ -9,15 +9,16 @@ from typing import Any
 
 from nicegui import ui  # pyright: ignore[reportMissingImports]
 
+from fastrl.config.describing import ALGORITHMS
 from fastrl.config.trust import code_named_in
 from fastrl.presets import named_presets
 from fastrl.processes.errors import is_expected, one_line
-from fastrl.studio.desk import ALGORITHMS, Desk
+from fastrl.studio.desk import Desk
 from fastrl.studio.drafts import Draft, Faults, faults_of, read_seeds, typed
 from fastrl.studio.frame import SECONDS_TO_BUILD, frame
 from fastrl.studio.pages.fields import Fields, described
 from fastrl.studio.pages.settings_panel import SettingsPanel
-from fastrl.studio.settings_files import settings_in, typed_settings, unlike_defaults
+from fastrl.studio.settings_files import read_layered, settings_in, typed_settings, unlike_defaults
 
 _SETTLED_SECONDS = 0.4  # after the last key, before all settings are checked
 
@@ -42,7 +43,7 @@ class _Page:
         self._checks: ui.timer | None = None
 
     async def build(self) -> None:
-        settings = SettingsPanel(self._desk, self.text, self.take_text)
+        settings = SettingsPanel(self._desk, self.text, self.take_text, self.take_file)
         with ui.element("div").classes("desk-fields"):
             algorithm = ui.select(list(ALGORITHMS), value=self._algo, label="algorithm")
             algorithm.on_value_change(self._other_algorithm).mark("algorithm")
@@ -103,17 +104,23 @@ class _Page:
             raise ValueError("first correct what is marked in the form")
         return draft.yaml()
 
-    async def take_text(self, text: str, keeps: bool = False) -> None:
-        """Fills the form from a file of settings.
-
-        Args:
-            text: the file.
-            keeps: whether what the form has and the file does not say stays.
+    async def take_text(self, text: str) -> None:
+        """Fills the form from the text of a file of settings.
 
         Raises:
-            ValueError: it is no such file, or is of another algorithm.
+            ValueError: it is no such text.
         """
-        await self._take(settings_in(text), keeps)
+        await self._take(settings_in(text), keeps=False)
+
+    async def take_file(self, name: str) -> None:
+        """Fills the form from a settings file; what the file does not say stays.
+
+        Raises:
+            ValueError: it is no such file.
+            OSError: it cannot be read.
+        """
+        read = asyncio.to_thread(read_layered, self._desk.log_dir, name, self._algo)
+        await self._take(await read, keeps=True)
 
     async def start_from_run(self, address: str) -> None:
         """Fills the form with what a run set that is not the default."""

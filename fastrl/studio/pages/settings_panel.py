@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
-from typing import Protocol
 
 from nicegui import ui  # pyright: ignore[reportMissingImports]
 
@@ -12,9 +11,7 @@ from fastrl.processes.errors import is_expected, one_line
 from fastrl.studio.desk import Desk
 from fastrl.studio.settings_files import read_saved, save, saved_names
 
-
-class _Take(Protocol):
-    def __call__(self, text: str, keeps: bool = False) -> Awaitable[None]: ...
+Take = Callable[[str], Awaitable[None]]
 
 
 class SettingsPanel:
@@ -24,10 +21,11 @@ class SettingsPanel:
         desk: whose files.
         text: returns the form as YAML; raises ValueError if something in it is wrong.
         take: fills the form from YAML.
+        take_file: fills the form from a settings file, by its name.
     """
 
-    def __init__(self, desk: Desk, text: Callable[[], str], take: _Take) -> None:
-        self._desk, self._text, self._take = desk, text, take
+    def __init__(self, desk: Desk, text: Callable[[], str], take: Take, take_file: Take) -> None:
+        self._desk, self._text, self._take, self._take_file = desk, text, take, take_file
 
     def build(self) -> None:
         """Adds the panel, closed."""
@@ -72,8 +70,7 @@ class SettingsPanel:
 
     async def _use(self) -> None:
         for name in self._names.value or []:
-            text = await asyncio.to_thread(read_saved, self._desk.log_dir, name)
-            await self._take(text, keeps=True)
+            await self._take_file(name)
 
     async def _edit(self) -> None:
         if not self._names.value:
