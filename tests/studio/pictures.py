@@ -26,6 +26,7 @@ def shoot(browser: Browser, folder: Path, name: str) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     before = browser.driver.get_window_size()
     browser.driver.set_window_size(WIDTH, HEIGHT)
+    browser.script("window.scrollTo(0, 0)")
     for theme in ("light", "dark"):
         browser.script("Quasar.Dark.set(arguments[0])", theme == "dark")
         time.sleep(_DRAWN_SECONDS)
