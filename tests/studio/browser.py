@@ -122,6 +122,11 @@ class Browser:
         """Waits until the page shows some words."""
         self.until(lambda: words in self.text(), f"the words {words!r}", seconds)
 
+    def click(self, element: WebElement) -> None:
+        """Clicks an element in the middle of the window, where nothing lies over it."""
+        self.script("arguments[0].scrollIntoView({block: 'center'})", element)
+        element.click()
+
     def press(self, words: str, seconds: float = WAIT_SECONDS, within: str = "") -> None:
         """Presses the last button, tab or link with these words, which a dialog's are."""
 
@@ -132,7 +137,7 @@ class Browser:
                 label = (element.get_attribute("aria-label") or "").lower()
                 is_it = words.lower() in (*lines, label)
                 if is_it and element.is_enabled() and not element.get_attribute("disabled"):
-                    element.click()
+                    self.click(element)
                     return True
             return False
 
@@ -145,7 +150,7 @@ class Browser:
             for panel in self.all(".q-expansion-item"):
                 if panel.text.lower().startswith(words.lower()):
                     if "q-expansion-item--expanded" not in (panel.get_attribute("class") or ""):
-                        panel.find_element(By.CSS_SELECTOR, ".q-item").click()
+                        self.click(panel.find_element(By.CSS_SELECTOR, ".q-item"))
                     return True
             return False
 
@@ -167,7 +172,7 @@ class Browser:
 
         def typed() -> bool:
             element = self.field(label)
-            element.click()
+            self.click(element)
             element.send_keys(Keys.CONTROL, "a")
             element.send_keys(Keys.DELETE)
             element.send_keys(text)
