@@ -46,7 +46,7 @@ def whole_browser():
 def browser(whole_browser, request):
     yield whole_browser
     if PICTURES:  # how it looked where a test ended
-        whole_browser.shoot(Path(PICTURES) / "ends" / f"{request.node.name}.png")
+        whole_browser.shoot(Path(PICTURES).with_name("ends") / f"{request.node.name}.png")
     assert not whole_browser.faults()
 
 
@@ -58,7 +58,7 @@ def start_run(browser: Browser, url: str, **settings: str) -> None:
     for name, text in settings.items():
         browser.type(name, text)
     browser.press("Start")
-    browser.see("in the queue")
+    browser.until(lambda: browser.driver.current_url == f"{url}/", "the page of runs")
 
 
 def open_run(browser: Browser, url: str, log_dir: Path, label: str) -> str:
