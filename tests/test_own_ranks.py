@@ -24,6 +24,8 @@ from test_fabric_run import train as start
 from test_info_metrics import rows_of
 from test_ranks import NUM_ENVS, SameNoise, SamePPO, arrays, learn
 from test_resume import assert_equal, last_state
+from test_sac import make_agent as make_sac
+from test_sac_ranks import learners
 from toy_agents import Loop, tensors_of
 
 from fastrl import PPO, SAC, AgentTrainer
@@ -83,6 +85,20 @@ def test_ranks_learn_with_own_networks_and_losses_what_one_rank_learns(kind, way
     for name, expected in one["metrics"].items():
         for rank in (first, second):
             np.testing.assert_allclose(rank["metrics"][name], expected, 5e-3, 1e-4, err_msg=name)
+
+
+def sac_on_rank() -> dict[str, np.ndarray]:
+    settings = {"network": RESIDUAL, "devices": 2, "replay_ratio": 0.5, "policy_frequency": 1}
+    agent = make_sac(kind=SAC, **settings)
+    Loop(agent).run(12)
+    assert agent.num_gradient_steps > 0
+    return learners(agent)
+
+
+def test_ranks_of_sac_stay_equal_with_an_own_network():
+    first, second = run_ranks(2, sac_on_rank)
+    for part, values in first.items():
+        assert np.array_equal(second[part], values), part
 
 
 # Modules
