@@ -266,6 +266,16 @@ def test_the_same_network_learns_from_data_by_key(parts, tmp_path, monkeypatch):
     assert (chosen == (batch["own"][:, 0] > 0)).float().mean() > 0.9
 
 
+def test_float_images_that_are_not_scaled_come_with_the_channels_first(tmp_path):
+    space = spaces.Dict(view=spaces.Box(0, 9, (12, 10, 3)), own=spaces.Box(-1, 1, (3,)))
+    module = module_of(Policy, "images", obs_kind="pixels", scale_images=False)
+    fit(module, partial(Task, space, False), tmp_path)
+    shown = space.sample()
+    raw = {name: torch.from_numpy(x[None]) for name, x in shown.items()}
+    with torch.no_grad():
+        assert module(raw)[0].argmax(1).item() == module.predict(shown)
+
+
 def test_what_is_not_bound_is_said(tmp_path: Path):
     with pytest.raises(ValueError, match="before fit or bind_spaces"):
         Policy(ByKey({"own": (3,)})).outputs_and_values({"own": torch.zeros(1, 3)})

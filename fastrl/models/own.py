@@ -90,7 +90,10 @@ class SeenParts:
 
     def _completed(self, name: str, values: Tensor) -> Tensor:
         part = self._parts.get(name)
-        if part is None or values.is_floating_point():
+        is_seen = values.is_floating_point()
+        if name in self._images:  # floats as they are shown may have the channels last
+            is_seen &= tuple(values.shape[-3:]) == self._images[name]
+        if part is None or is_seen:
             return values
         if name in self._images:
             shape = with_channels(part.shape or ())
@@ -191,6 +194,7 @@ def _shape_of(part: gymnasium.Space) -> tuple[int, ...]:
 
 def _box_seen(part: gymnasium.Space) -> spaces.Box:
     if is_pixels(part):
+        assert isinstance(part, spaces.Box)
         first, second, third = with_channels(part.shape or ())
         is_last = channel_axis((first, second, third)) == 2
         shape = (third, first, second) if is_last else (first, second, third)
