@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 from fastrl.config.values import as_kind, read_value
 from fastrl.presets import algorithms
@@ -145,7 +146,7 @@ def _single(name: str, words: tuple[str, ...]) -> str:
 
 def _number(
     values: dict[str, tuple[str, ...]], name: str, kind: type, low: float, high: float
-) -> float | int | None:
+) -> Any:
     if name not in values:
         return None
     word = _single(name, values[name])

@@ -83,7 +83,7 @@ class Asked:
         names = {entry.name for entry in fields(cls)}
         kinds = get_type_hints(cls)
         try:
-            own = {
+            own: dict[str, Any] = {
                 name: tuple(x) if is_list(kinds[name]) else x
                 for name, x in values.items()
                 if name in names

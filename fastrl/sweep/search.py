@@ -184,7 +184,8 @@ class Search:
 
     def _learn_what_is_refused(self, trial: Trial) -> None:
         """Leaves a setting at its default from now on if a trial failed because of it alone."""
-        name = _REFUSED.match(trial.note)[1] if _REFUSED.match(trial.note) else ""
+        found = _REFUSED.match(trial.note)
+        name = found[1] if found else ""
         if trial.state == "failed" and name in self._space.ranges and name not in self._idle:
             self._idle |= defaults_of(type(self._config), [name])
             self._say(f"{name} stays at its default, since this task refuses another value")

@@ -53,12 +53,8 @@ class Study:
         _remove_cut_line(path)
         lock: Any = _NoLock()
         storage = JournalStorage(JournalFileBackend(str(path), lock_obj=lock))
-        self._study: Any = optuna.create_study(
-            study_name="fastrl",
-            storage=storage,
-            directions=list(directions),
-            load_if_exists=True,
-        )
+        settings: dict[str, Any] = {"directions": list(directions), "load_if_exists": True}
+        self._study: Any = optuna.create_study(study_name="fastrl", storage=storage, **settings)
         num_trials = len(self._study.trials)
         self._study.sampler = optuna.samplers.TPESampler(
             n_startup_trials=_NUM_RANDOM, seed=seed + num_trials
