@@ -3,7 +3,7 @@
 The return of a run is a function of its settings, its seed and the share of its steps that are
 over. What else happens is told by the task's id:
     fast          the run ends at once
-    slow          it takes a second and a half
+    slow          it takes about a second
     endless       it never ends, and has a child in its group
     failing       it fails with a line
     diverging     it fails if learning_rate is above 1e-3
@@ -75,7 +75,7 @@ def main(argv: list[str]) -> int:
         for test in range(1, NUM_TESTS + 1):
             value = return_of(settings, seed, test / NUM_TESTS)
             rows.writerow([test * 125, value, value])
-            time.sleep({"slow": 0.2, "endless": 300.0 if test == 1 else 0.0}.get(env_id, 0.01))
+            time.sleep({"slow": 0.1, "endless": 300.0 if test == 1 else 0.0}.get(env_id, 0.01))
     summary = {
         "eval_return_mean": return_of(settings, seed, 1.0),
         "total_env_steps": 1000,

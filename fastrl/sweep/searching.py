@@ -39,7 +39,7 @@ _VERDICTS = {
     "worse": "on fresh seeds the best settings are worse than the defaults: keep the defaults",
     "not told apart": "fresh seeds do not tell the best settings from the defaults",
 }
-EPISODES = 30
+EPISODES = 50
 """Greedy episodes per test of a trial."""
 PROBE_SEED = 1
 Say = Callable[[str], None]
