@@ -60,7 +60,6 @@ class OneOf:
         return f"one of {', '.join(map(str, self.values))}"
 
 
-@functools.cache
 def notes_at(config_class: type, kind: type[Note]) -> dict[str, Note]:
     """Returns what `Annotated[...]` says at the fields of a config, by name of the setting.
 
@@ -71,7 +70,12 @@ def notes_at(config_class: type, kind: type[Note]) -> dict[str, Note]:
         config_class: a dataclass.
         kind: class of the notes to return.
     """
-    found: dict[str, Note] = {}
+    return _notes_at(config_class, kind)
+
+
+@functools.cache  # apart from `notes_at`, as the type of its result does not outlive a cache
+def _notes_at(config_class: type, kind: type) -> dict[str, Any]:
+    found: dict[str, Any] = {}
     for base in reversed(config_class.__mro__[:-1]):
         for name, hint in inspect.get_annotations(base, eval_str=True).items():
             for note in getattr(hint, "__metadata__", ()):
