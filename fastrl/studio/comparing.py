@@ -26,7 +26,9 @@ def comparison(
     for number, curve in enumerate(curves):
         color = colors[number % len(colors)]
         if with_seeds or curve.num_runs == 1:
-            series += [line(curve.label, thinned(list(run[0]), list(run[1])), color) for run in curve.runs]
+            series += [
+                line(curve.label, thinned(list(run[0]), list(run[1])), color) for run in curve.runs
+            ]
             continue
         name = f"{curve.label} ({curve.num_runs} seeds)" if curve.num_runs else curve.label
         series.append(line(name, _points(curve.x, curve.middle), color))
