@@ -116,6 +116,7 @@ def test_a_search_finds_what_beats_the_defaults_and_confirms_it(tmp_path, capsys
     assert "fresh seeds" in said
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("has_optuna")
 def test_leading_trials_get_all_seeds(tmp_path):
     main(small(*SEARCH, "--trials", "15", "--seed", "1..2", log_dir=tmp_path))
@@ -125,6 +126,7 @@ def test_leading_trials_get_all_seeds(tmp_path):
     assert set(num_seeds[5:]) <= {1}
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("has_optuna")
 def test_a_trial_that_fails_does_not_end_the_search(tmp_path):
     words = small(*SEARCH, "--trials", "12", "--confirm", "0", env_id="diverging", log_dir=tmp_path)
@@ -163,6 +165,7 @@ def test_seconds_to_a_return_can_be_what_counts(tmp_path):
     assert sweep.confirmation["best"]["seconds_interval"] is not None
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("has_optuna")
 def test_return_and_seconds_can_be_optimised_together(tmp_path):
     goal = ("--objective", "return-and-seconds", "--trials", "14", "--confirm", "0")
@@ -309,6 +312,7 @@ def test_a_finished_sweep_goes_on_when_it_gets_more_trials(tmp_path):
     assert len(sweep_of(tmp_path).trials) == 5
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("has_optuna")
 def test_the_same_command_begins_anew_after_the_end_and_where_it_is_told_to(tmp_path):
     words = small(*SEARCH, "--trials", "2", "--confirm", "0", log_dir=tmp_path)
@@ -318,6 +322,7 @@ def test_the_same_command_begins_anew_after_the_end_and_where_it_is_told_to(tmp_
     assert len(list_sweeps(tmp_path)) == 3
 
 
+@pytest.mark.slow
 def test_a_grid_that_was_killed_makes_only_the_runs_that_are_left(tmp_path):
     words = small(*GRID, "--processes", "1", env_id="slow", log_dir=tmp_path)
     process = begin(words, tmp_path)
