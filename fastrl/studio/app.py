@@ -29,6 +29,7 @@ def build(desk: Desk, host: str = "127.0.0.1", token: str = "") -> None:
         token: what the browser must know; empty if nothing is asked for.
     """
     ui.add_css(frame.STYLE, shared=True)
+    app.colors(primary=frame.BLUE)
     for page in PAGES:
         page.register(desk)
     files.register(app, desk.log_dir)

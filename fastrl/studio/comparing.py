@@ -42,7 +42,7 @@ def comparison(
         entry["data"] = tuple(entry["data"])  # not a list, each of whose values NiceGUI would watch
     options = chart(series, axis, legend=True)
     names = list(dict.fromkeys(x["name"] for x in series if x["name"]))
-    options["legend"] |= {"top": 0, "data": names}
+    options["legend"] |= {"data": names, "icon": "roundRect", "itemHeight": 4}
     return options
 
 

@@ -146,13 +146,13 @@ def chart(series: list[dict[str, Any]], axis: Axis, legend: bool = False) -> dic
         "axisLine": {"lineStyle": {"color": _GRAY}},
         "splitLine": {"lineStyle": {"color": _FAINT}},
     }
-    names = {"name": AXES[axis], "nameLocation": "middle", "nameGap": 26}
+    names = {"name": AXES[axis], "nameLocation": "middle", "nameGap": 26, "splitNumber": 4}
     return {
         "animation": False,
         "backgroundColor": "transparent",
         "grid": {"left": 8, "right": 28, "top": 30 if legend else 12, "bottom": 30}
         | {"containLabel": True},
-        "legend": {"show": legend, "type": "scroll", "textStyle": {"color": _GRAY}},
+        "legend": {"show": legend, "type": "scroll", "top": 0, "textStyle": {"color": _GRAY}},
         "tooltip": {
             "trigger": "axis",
             "renderMode": "richText",  # names are text: nothing of them becomes HTML

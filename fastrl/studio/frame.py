@@ -13,6 +13,8 @@ from fastrl.processes.errors import is_expected, one_line
 SECONDS_TO_BUILD = 60.0
 """After which NiceGUI gives up on a page; while runs train, its 3 seconds are not enough."""
 STYLE = Path(__file__).with_name("style.css").read_text(encoding="utf-8")
+BLUE = "#2b6cb0"
+"""Of buttons, on which white is easily read; style.css has a lighter one for the dark."""
 _LINKS = (("Runs", "/"), ("New run", "/new"), ("Sweeps", "/sweeps"))
 _THEMES = ("auto", "light", "dark")
 _THEME_COOKIE = "fastrl_theme"
@@ -63,7 +65,7 @@ def _theme_button() -> None:
         )
 
     button = ui.button(icon=_THEME_ICONS[shown], on_click=turn)
-    button.props('flat round dense aria-label="light or dark"').classes("desk-theme").mark("theme")
+    button.props('flat round dense color=white aria-label="light or dark"').mark("theme")
     with button:
         hint = ui.tooltip(f"theme: {shown}")
 

@@ -40,7 +40,6 @@ def progress_chart(trials: Sequence[Trial], ranked: Sequence[Trial]) -> dict[str
     ]
     options = chart(series, "steps", legend=True)
     options["xAxis"] |= {"name": "trial", "minInterval": 1}
-    options["yAxis"] |= {"name": "return", "nameTextStyle": {"color": _GRAY}}
     return options
 
 
@@ -69,6 +68,10 @@ def importance_chart(shares: Mapping[str, float]) -> dict[str, Any]:
     Args:
         shares: in [0, 1] by setting, the largest first.
     """
+    if not shares:
+        style = {"color": _GRAY, "fontSize": 13, "fontWeight": "normal"}
+        place = {"left": "center", "top": "middle", "textStyle": style}
+        return {"title": {"text": "not known before eight trials", **place}, "series": []}
     names = list(shares)[:_MOST_SETTINGS]
     options = chart([], "steps")
     category = {"type": "category", "data": names, "inverse": True, "axisLabel": {"color": _GRAY}}

@@ -22,7 +22,7 @@ from selenium.webdriver.common.keys import Keys
 from selenium.webdriver.remote.webelement import WebElement
 
 CHROMIUM, DRIVER = shutil.which("chromium"), shutil.which("chromedriver")
-WAIT_SECONDS = float(os.environ.get("FASTRL_WAIT_SECONDS", "60"))
+WAIT_SECONDS = float(os.environ.get("FASTRL_WAIT_SECONDS", "90"))
 _ADDRESS = re.compile(r"studio: (http://\S+)")
 
 
@@ -148,7 +148,8 @@ class Browser:
 
         def opened() -> bool:
             for panel in self.all(".q-expansion-item"):
-                if panel.text.lower().startswith(words.lower()):
+                titles = panel.text.lower().splitlines()[:2]  # an icon comes first
+                if any(title.startswith(words.lower()) for title in titles):
                     if "q-expansion-item--expanded" not in (panel.get_attribute("class") or ""):
                         self.click(panel.find_element(By.CSS_SELECTOR, ".q-item"))
                     return True
@@ -176,7 +177,7 @@ class Browser:
             element.send_keys(Keys.CONTROL, "a")
             element.send_keys(Keys.DELETE)
             element.send_keys(text)
-            return True
+            return element.get_attribute("value") == text
 
         self.until(typed, f"typing into {label!r}")
 

@@ -10,7 +10,7 @@ from PIL import Image
 
 from studio.browser import Browser
 
-WIDTH, HEIGHT = 1100, 760
+WIDTH, HEIGHT = 1100, 920
 _COLORS = 96
 _DRAWN_SECONDS = 1.5  # until a page that was made anew is drawn
 
@@ -27,6 +27,7 @@ def shoot(browser: Browser, folder: Path, name: str) -> None:
     before = browser.driver.get_window_size()
     browser.driver.set_window_size(WIDTH, HEIGHT)
     browser.script("window.scrollTo(0, 0)")
+    browser.until(lambda: not browser.all(".q-notification"), "the end of all messages", 30)
     for theme in ("light", "dark"):
         browser.script("Quasar.Dark.set(arguments[0])", theme == "dark")
         time.sleep(_DRAWN_SECONDS)

@@ -7,6 +7,8 @@ they leave a picture of every page, light and dark, there.
 from __future__ import annotations
 
 import os
+import re
+import signal
 from pathlib import Path
 
 import pytest
@@ -14,6 +16,8 @@ import pytest
 pytest.importorskip("selenium", reason='needs the extra "browser"')
 pytest.importorskip("optuna", reason='needs the extra "sweep"')
 
+from fastrl.runs.owner import signal_to
+from fastrl.studio.jobs import JobFolder
 from studio.browser import CHROMIUM, DRIVER, Browser, chromium, studio
 
 pytestmark = [
@@ -32,8 +36,13 @@ def log_dir(tmp_path_factory) -> Path:
 @pytest.fixture(scope="module")
 def url(log_dir):
     log_dir.mkdir()
-    with studio(log_dir) as address:
-        yield address.rstrip("/")
+    try:
+        with studio(log_dir) as address:
+            yield address.rstrip("/")
+    finally:  # runs outlive the studio
+        for progress in JobFolder(log_dir).all():
+            if progress.process is not None:
+                signal_to(progress.process, signal.SIGINT)
 
 
 @pytest.fixture(scope="module")
@@ -43,10 +52,9 @@ def whole_browser():
 
 
 @pytest.fixture
-def browser(whole_browser, request):
+def browser(whole_browser, tmp_path):
     yield whole_browser
-    if PICTURES:  # how it looked where a test ended
-        whole_browser.shoot(Path(PICTURES).with_name("ends") / f"{request.node.name}.png")
+    whole_browser.shoot(tmp_path / "end.png")  # how it looked where the test ended
     assert not whole_browser.faults()
 
 
@@ -103,15 +111,17 @@ def test_the_curve_moves_while_the_run_learns(browser, url, log_dir):
         browser,
         url,
         env_id="CartPole-v1",
-        total_timesteps="300000",
+        total_timesteps="120000",
         exp_name="first",
-        eval_every="50000",
+        eval_every="40000",
     )
     open_run(browser, url, log_dir, "first")
     name = "Rewards/rew_avg_100"
     early = browser.until(lambda: browser.curve_points(name), "the first points of the curve")
     browser.until(lambda: browser.curve_points(name) > early, "further points of the curve")
-    browser.see("finished")
+    browser.see("finished", 240)
+    match = re.search(r"test return ([\d.]+)", browser.text())
+    assert match and float(match[1]) > LEARNED
     browser.see("mean return of the last 100 training episodes")
     picture(browser, "run")
 
@@ -129,9 +139,10 @@ def test_the_trained_agent_is_filmed_and_its_bars_follow_the_film(browser, url, 
     step = "return Number(document.querySelector('.desk-film-box').dataset.step)"
     first = browser.script(step)
     browser.until(lambda: browser.script(step) != first, "bars that follow the film")
+    browser.until(lambda: "filming" not in browser.text(), "the end of the filming")
     picture(browser, "films")
     browser.press("Settings")
-    browser.see("total_timesteps=300000")
+    browser.see("total_timesteps=120000")
     picture(browser, "settings")
     browser.press("Files")
     browser.see("last.pt")
@@ -151,9 +162,9 @@ def test_another_run_is_stopped_and_resumed(browser, url, log_dir):
         .read_text()
         .splitlines()[1:]
     )
-    browser.type("up to steps", str(steps + 50_000))
+    browser.type("up to steps", str(steps + 20_000))
     browser.press("Resume")
-    browser.see("finished", 120)
+    browser.see("finished", 240)
 
 
 def test_both_are_compared(browser, url, log_dir):
@@ -188,10 +199,11 @@ def test_a_small_sweep_is_run_and_its_best_is_trained(browser, url, log_dir):
     browser.until(lambda: "finished" in browser.text(), "the end of the sweep", 600)
     picture(browser, "sweep")
     browser.press("Train the best with 5 seeds")
-    pattern = "ppo/*/CartPole-v1_best_*/config.yaml"
-    browser.until(lambda: len(list(log_dir.glob(pattern))) == 5, "five runs", 300)
+    pattern = "ppo/*/CartPole-v1_best_*/summary.json"
+    browser.until(lambda: len(list(log_dir.glob(pattern))) == 5, "five trained agents", 300)
     browser.open(f"{url}/sweeps")
     browser.see("ppo on CartPole-v1")
+    browser.unfold("New sweep")
     picture(browser, "sweeps")
 
 

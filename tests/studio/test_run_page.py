@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 
 from nicegui import ui
@@ -96,5 +97,22 @@ def test_what_differs_from_the_preset_is_told(desk):
         await user.open(f"/run/{address}")
         user.find(kind=ui.tab, content="Settings").click()
         await user.should_see("differs: num_steps=64", retries=80)
+
+    play(desk, story)
+
+
+def test_the_steps_to_resume_to_are_filled_in_once(desk):
+    address = make_run(desk.log_dir)
+    text = "algo: ppo\nenv_id: CartPole-v1\ntotal_timesteps: 4096\nnum_envs: 8\nnum_steps: 64\n"
+    (desk.log_dir / address / "config.yaml").write_text(text)
+
+    async def story(user):
+        await user.open(f"/run/{address}")
+        await user.should_see("0/4,096 steps", retries=80)
+        (field,) = (x for x in user.find(ui.number).elements if x.label == "up to steps")
+        assert field.value == 4096
+        field.value = None
+        await asyncio.sleep(2.5)  # the page is kept up to date once a second
+        assert field.value is None
 
     play(desk, story)

@@ -55,7 +55,7 @@ def test_trials_are_drawn_and_the_best_is_named(desk):
         await user.should_see("best: trial 1, return 90.0", retries=80)
         await user.should_see("learning_rate=0.001")
         charts = {chart.props["aria-label"]: chart for chart in user.find(ui.echart).elements}
-        series = {x["name"]: x["data"] for x in charts["Trials"].options["series"]}
+        series = {x["name"]: x["data"] for x in charts["Returns of the trials"].options["series"]}
         assert series["complete"] == ([0, 20.0], [1, 90.0])
 
     play(desk, story)

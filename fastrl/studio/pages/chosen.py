@@ -42,7 +42,8 @@ def buttons(desk: Desk, chosen: Chosen, then: Then, only: Collection[str] = ALL)
             else:
                 ui.notify("mark one or more runs first")
 
-        ui.button(words, on_click=press).props(f"outline dense no-caps icon={icon}").mark(words)
+        look = f"outline dense no-caps icon={icon} padding='0.2rem 0.6rem'"
+        ui.button(words, on_click=press).props(look).mark(words)
 
     async def stop(addresses: list[str]) -> None:
         await _each(addresses, desk.stop, "asked to save and end", then)

@@ -17,6 +17,7 @@ class Actions:
 
     def __init__(self, view: RunView) -> None:
         self._view = view
+        self._has_steps = False  # filled in once: then it is the user's
         with ui.element("div").classes("desk-row"):
             self._stop = ui.button("Stop", icon="stop", on_click=self._stop_run)
             self._resume = ui.button("Resume", icon="play_arrow", on_click=self._resume_run)
@@ -32,7 +33,8 @@ class Actions:
         self._stop.set_enabled(is_running)
         self._resume.set_enabled(not is_running and has_checkpoint)
         self._test.set_enabled(has_checkpoint)
-        if self._steps.value is None and run.total_env_steps:
+        if not self._has_steps and run.total_env_steps:
+            self._has_steps = True
             self._steps.value = run.settings.get("total_timesteps", run.total_env_steps)
 
     async def _stop_run(self) -> None:

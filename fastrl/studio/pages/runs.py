@@ -106,6 +106,8 @@ def _options(rows: list[Row]) -> dict[str, Any]:
 
     columns = [
         {"field": "task", "headerName": "task", ":cellRenderer": _LINK, "minWidth": 170, "flex": 1},
+        {"field": "label", "headerName": "label", "width": 110},
+        number("seed", "seed", width=90),
         {
             "field": "state",
             "headerName": "state",
@@ -121,8 +123,6 @@ def _options(rows: list[Row]) -> dict[str, Any]:
         number("rate", "steps/s", width=105),
         number("seconds", "time", width=90) | {":valueFormatter": _SPAN},
         {"field": "algo", "headerName": "algorithm", "width": 125},
-        number("seed", "seed", width=90),
-        {"field": "label", "headerName": "label", "width": 110},
         number("started", "started", width=150) | {":valueFormatter": _DATE},
     ]
     return {

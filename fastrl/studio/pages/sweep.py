@@ -54,6 +54,7 @@ class _SweepPage:
     def __init__(self, desk: Desk, folder: Path) -> None:
         self._desk, self._folder = desk, folder
         self._shown: Any = None
+        self._axes: list[str] = []
         self._found: Sweep | None = None
         with ui.element("div").classes("desk-row"):
             self._state = ui.label().classes("desk-badge").props("role=status")
@@ -66,12 +67,12 @@ class _SweepPage:
             self._stop = ui.button("Stop", icon="stop", on_click=self._stop_sweep)
             self._resume = ui.button("Go on", icon="play_arrow", on_click=self._go_on)
             for button in (self._train, self._stop, self._resume):
-                button.props("outline dense no-caps")
+                button.props("outline dense no-caps padding='0.2rem 0.6rem'")
         self._best = ui.label().classes("desk-text")
         self._confirmed = ui.label().classes("desk-text")
         self._charts: list[Any] = []
         with ui.element("div").classes("desk-panels"):
-            for title in ("Trials", "Importance of the settings"):
+            for title in ("Returns of the trials", "Importance of the settings"):
                 with ui.column().classes("desk-metric"):
                     ui.label(title).classes("desk-heading")
                     self._charts.append(ui.echart({"series": []}).classes("desk-curve"))
@@ -133,6 +134,10 @@ class _SweepPage:
             importance_chart(shares),
             parallel_chart(found.trials, ranges, list(shares)),
         ]
+        axes = [axis["name"] for axis in options[2]["parallelAxis"]]
+        if self._axes and axes != self._axes:  # else the browser would keep their earlier places
+            self._charts[2].run_chart_method("clear")
+        self._axes = axes
         for place, new in zip(self._charts, options, strict=True):
             with place.props.suspend_updates():
                 place.options.clear()
