@@ -378,6 +378,6 @@ def test_checkpoint_of_another_agent_is_told_in_one_line(agent, tmp_path, capsys
 def test_video_lies_in_the_run_folder(run_folder, capsys):
     assert main([str(run_folder), "--episodes", "1", "--checkpoint", "best", "--video"]) == 0
     names = sorted(path.name for path in (run_folder / "videos").iterdir())
-    assert names == ["evaluate_best.gif", "evaluate_best.mp4"]
+    assert names == ["evaluate_best.gif", "evaluate_best.json", "evaluate_best.mp4"]
     told = capsys.readouterr().out.splitlines()  # with lines on progress, where that takes long
     assert len([line for line in told if line.endswith((".mp4", ".gif"))]) == 2

@@ -28,6 +28,7 @@ TASKS = {"sac": "Pendulum-v1", "droq": "Pendulum-v1"}
 SAME_NUMBERS = {
     *("num_threads", "num_env_threads", "num_pools", "engine", "torch_deterministic"),
     *("vector", "num_workers", "matmul_precision", "target_return", "precision", "log_every"),
+    *("logger", "info_metrics"),
 }
 OTHERS: dict[str, list[str]] = {
     "env_id": ["Acrobot-v1"],
@@ -59,6 +60,10 @@ OTHERS: dict[str, list[str]] = {
     "buffer_size": ["40"],
     "policy_frequency": ["3"],
     "replay_ratio": ["0.25"],
+    "network": ["own_networks:plain"],
+    "network_kwargs": ["width=4"],
+    "callback": ["own_callbacks:Stops"],
+    "vf_clip_coef": ["0.1"],
 }
 
 

@@ -19,7 +19,7 @@ from fastrl.studio import jobs as jobs_module
 from fastrl.studio.jobs import JobFolder
 from fastrl.studio.queue import Queue
 
-SECONDS = 10  # after which a test has hung
+SECONDS = 60  # after which a test has hung
 
 
 @pytest.fixture
