@@ -230,7 +230,10 @@ def test_the_gradient_of_a_step_that_is_not_taken_counts_in_the_mean_norm() -> N
         ({"vf_clip_coef": 0.1}, "vf_clip_coef has no effect without clip_vloss"),
         ({"vf_clip_rule": "clipped"}, "vf_clip_rule has no effect without clip_vloss"),
         ({"kl_stop": "minibatch"}, "kl_stop has no effect without target_kl"),
-        ({"clip_vloss": True, "vf_clip_coef": 0.0}, "vf_clip_coef must be above 0 or None, not 0.0"),
+        (
+            {"clip_vloss": True, "vf_clip_coef": 0.0},
+            "vf_clip_coef must be above 0 or None, not 0.0",
+        ),
         ({"adam_beta1": 1.0}, "adam_beta1 must be from 0 to below 1, not 1.0"),
         ({"weight_decay": -1.0}, "weight_decay must be at least 0, not -1.0"),
         ({"critic_hidden_sizes": (0,)}, r"critic_hidden_sizes must each be at least 1, not \[0\]"),

@@ -262,7 +262,9 @@ def test_config_of_a_run_is_a_file_of_settings(run):
 
 
 def test_trust_that_nothing_asks_for_is_refused():
-    with pytest.raises(ValueError, match="--trust has no effect without --resume, --config or --preset FILE"):
+    with pytest.raises(
+        ValueError, match="--trust has no effect without --resume, --config or --preset FILE"
+    ):
         cli.parse("ppo", ["--trust"])
 
 
