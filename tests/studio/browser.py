@@ -123,9 +123,9 @@ class Browser:
         self.until(lambda: words in self.text(), f"the words {words!r}", seconds)
 
     def click(self, element: WebElement) -> None:
-        """Clicks an element in the middle of the window, where nothing lies over it."""
+        """Clicks an element, even while the page moves: where the mouse was would be another."""
         self.script("arguments[0].scrollIntoView({block: 'center'})", element)
-        element.click()
+        self.script("arguments[0].click()", element)
 
     def press(self, words: str, seconds: float = WAIT_SECONDS, within: str = "") -> None:
         """Presses the last button, tab or link with these words, which a dialog's are."""

@@ -171,8 +171,13 @@ def test_both_are_compared(browser, url, log_dir):
     browser.open(f"{url}/")
     browser.until(lambda: len(browser.all(".ag-row .ag-checkbox-input-wrapper")) >= 2, "two runs")
     picture(browser, "runs")
-    for box in browser.all(".ag-row .ag-checkbox-input-wrapper")[:2]:
-        box.click()
+
+    def marked() -> bool:
+        for box in browser.all(".ag-row:not(.ag-row-selected) .ag-checkbox-input-wrapper"):
+            box.click()
+        return len(browser.all(".ag-row-selected")) >= 2
+
+    browser.until(marked, "two marked runs")
     browser.press("Compare")
     browser.see("first")
     browser.see("second")
@@ -193,8 +198,13 @@ def test_a_small_sweep_is_run_and_its_best_is_trained(browser, url, log_dir):
     browser.type("total_timesteps of a run", "8192")
     browser.press("Start sweep")
     browser.until(lambda: list(log_dir.glob("sweeps/*/sweep.yaml")), "the folder of the sweep")
-    browser.until(lambda: browser.all('a[href^="/sweep/"]'), "the sweep in the list")
-    browser.all('a[href^="/sweep/"]')[0].click()
+
+    def opened() -> bool:
+        for link in browser.all('a[href^="/sweep/"]')[:1]:
+            browser.click(link)
+        return "/sweep/" in browser.driver.current_url
+
+    browser.until(opened, "the page of the sweep")
     browser.see("best: trial", 300)
     browser.until(lambda: "finished" in browser.text(), "the end of the sweep", 600)
     picture(browser, "sweep")
