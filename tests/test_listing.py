@@ -141,7 +141,7 @@ def test_a_killed_run_says_so(tmp_path):
 
 
 def test_a_run_on_a_file_system_without_locks_is_judged_by_its_process(tmp_path, monkeypatch):
-    monkeypatch.setattr("fastrl.runs.run.is_owned", lambda folder: None)
+    monkeypatch.setattr("fastrl.runs.reading.is_owned", lambda folder: None)
     monkeypatch.setattr("fastrl.runs.listing.is_owned", lambda folder: None)
     folder = make_run(tmp_path)
     with owned_by_this_process(folder):

@@ -13,7 +13,7 @@ import numpy as np
 from fastrl.compare.groups import Group, Measured
 from fastrl.ops.intervals import bootstrap_interval, interquartile_mean
 from fastrl.runs.metrics_table import TRAIN_RETURN
-from fastrl.runs.run import number_in
+from fastrl.runs.reading import number_in
 
 Kind = Literal["greedy", "training"]
 

@@ -18,7 +18,8 @@ from fastrl.runs.metrics_table import (
     WALL_SECONDS,
     MetricsTable,
 )
-from fastrl.runs.run import Run, read_run
+from fastrl.runs.reading import read_run
+from fastrl.runs.run import Run
 
 WRITTEN = frozenset(
     {"log_dir", "exp_name", "logger", "checkpoint_every", "keep_checkpoints", "capture_video"}
@@ -63,7 +64,7 @@ class Group:
 
 
 def measure(folder: Path, metrics: Collection[str] = ()) -> Measured:
-    """Reads a run folder, as `runs.run.read_run` does.
+    """Reads a run folder, as `runs.reading.read_run` does.
 
     Args:
         folder: of the run.

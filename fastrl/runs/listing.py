@@ -19,7 +19,8 @@ from fastrl.runs.folder import CHECKPOINTS_NAME, CONFIG_NAME, VIDEOS_NAME, expan
 from fastrl.runs.logger import METRICS_NAME, SUMMARY_NAME
 from fastrl.runs.metrics_table import MetricsTable
 from fastrl.runs.owner import PROCESS_NAME, is_owned
-from fastrl.runs.run import LISTED_METRICS, Run, read_run
+from fastrl.runs.reading import LISTED_METRICS, read_run
+from fastrl.runs.run import Run
 
 _FILES = (CONFIG_NAME, METRICS_NAME, SUMMARY_NAME, PROCESS_NAME)
 _FOLDERS = (CHECKPOINTS_NAME, VIDEOS_NAME)

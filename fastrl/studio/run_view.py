@@ -6,7 +6,8 @@ import os
 from pathlib import Path
 
 from fastrl.runs.metrics_table import MetricsTable
-from fastrl.runs.run import Run, read_run
+from fastrl.runs.reading import read_run
+from fastrl.runs.run import Run
 from fastrl.studio.desk import Desk
 
 _MOST_OUTPUT = 65_536  # bytes of the end of what a process printed

@@ -5,7 +5,7 @@ import json
 import pytest
 
 from fastrl.runs.metrics_table import MetricsTable
-from fastrl.runs.run import read_run
+from fastrl.runs.reading import read_run
 from fastrl.studio.films import Film, films_of, read_actions
 
 FACTS = {

@@ -12,7 +12,7 @@ from fastrl.compare.curves import Curve, curve_of
 from fastrl.compare.groups import Group, Measured, groups_of
 from fastrl.runs.logger import METRICS_NAME
 from fastrl.runs.metrics_table import TEST_RETURN, TRAIN_RETURN, MetricsTable
-from fastrl.runs.run import read_run
+from fastrl.runs.reading import read_run
 from fastrl.studio.addresses import address_of, page_of_run
 from fastrl.studio.comparing import comparison
 from fastrl.studio.curves import COLORS
