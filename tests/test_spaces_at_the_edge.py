@@ -300,6 +300,18 @@ BLACK = np.zeros((8, 8), np.uint8)
         (PICTURE, BLACK, BLACK.astype(str), "dtype <U"),
         (PICTURE, BLACK, BLACK[:7], r"shape \(7, 8\)"),
         (spaces.Discrete(3), 0, 7, "7, but its space is Discrete"),
+        (
+            spaces.Box(-128, 127, (2,), np.int8),
+            np.zeros(2, np.int8),
+            np.array([200, 0]),
+            "200, which the int8",
+        ),
+        (
+            spaces.MultiBinary(3),
+            np.zeros(3, np.int8),
+            np.array([0, 1, 2]),
+            "2, but its space is Mu",
+        ),
         (spaces.Discrete(3, start=1), 1, 0, "0, but its space is Discrete"),
         (spaces.Discrete(3), 0, 0.5, r"0\.5, which the int64"),
         (spaces.MultiDiscrete([2, 2]), [0, 0], [0, 2], "2, but its space is MultiDiscrete"),

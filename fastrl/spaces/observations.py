@@ -173,6 +173,20 @@ class PackedRow(spaces.Box):
             raise UnfitValueError(f"{name!r} of shape {array.shape[1:]}, expected {expected}")
 
 
+class ConvertedRow(spaces.Box):
+    """Observations of a space of other numbers as rows of float32 `[n, ...]`."""
+
+    def __init__(self, source: Space) -> None:
+        """Takes the bounds of a Box or MultiBinary space."""
+        low, high = np.zeros(source.shape or ()), np.ones(source.shape or ())
+        if isinstance(source, spaces.Box):
+            low, high = source.low, source.high
+        # A float64 bound beyond float32 becomes infinite, as intended.
+        with np.errstate(over="ignore"):
+            super().__init__(low.astype(np.float32), high.astype(np.float32), dtype=np.float32)
+        self.source = source
+
+
 def observation_rows(
     env_id: str,
     space: Space,
@@ -287,9 +301,10 @@ def plain_row(row: Space, observation: Any) -> np.ndarray:
     Raises:
         UnfitValueError: a value does not fit the space.
     """
-    array = as_dtype(observation, row.dtype)
-    check_choices(array, row)
-    return array
+    space = row.source if isinstance(row, ConvertedRow) else row
+    array = as_dtype(observation, space.dtype)
+    check_choices(array, space)
+    return as_dtype(array, row.dtype)
 
 
 def rows_of(row: Space, observation: Any) -> tuple[np.ndarray, bool]:
@@ -322,12 +337,6 @@ def rows_of(row: Space, observation: Any) -> tuple[np.ndarray, bool]:
 def _plain_rows(space: Space) -> Space:
     if isinstance(space, spaces.Discrete | spaces.MultiDiscrete):
         return space
-    if isinstance(space, spaces.MultiBinary):
-        return spaces.Box(0, 1, space.shape, np.float32)
-    assert isinstance(space, spaces.Box)
-    if space.dtype == np.float32 or space.dtype in _KEPT_DTYPES:
+    if isinstance(space, spaces.Box) and (space.dtype == np.float32 or space.dtype in _KEPT_DTYPES):
         return space
-    # A float64 bound beyond float32 becomes infinite, as intended.
-    with np.errstate(over="ignore"):
-        low, high = space.low.astype(np.float32), space.high.astype(np.float32)
-    return spaces.Box(low, high, dtype=np.float32)
+    return ConvertedRow(space)
