@@ -65,7 +65,7 @@ def idle_weights(agent: Any) -> str | None:
             names.append(whole.removeprefix("agent_module."))  # a module's own names
             count += size
     more = f" and {len(names) - 3} more" if len(names) > 3 else ""
-    words = f"{', '.join(names[:3])}{more} ({count:,} weights): they do not learn"
+    words = f"{', '.join(names[:3])}{more} ({count:,} weights) so far"
     return f"no gradient has reached {words}" if names else ""
 
 

@@ -7,8 +7,8 @@ from collections.abc import Awaitable, Callable
 
 from nicegui import ui  # pyright: ignore[reportMissingImports]
 
-from fastrl.processes.errors import is_expected, one_line
 from fastrl.studio.desk import Desk
+from fastrl.studio.frame import told
 from fastrl.studio.settings_files import read_saved, save, saved_names
 
 Take = Callable[[str], Awaitable[None]]
@@ -50,15 +50,9 @@ class SettingsPanel:
         panel.on_value_change(self._list)
 
     def _button(self, words: str, work: Callable[[], Awaitable[None]], hint: str = "") -> None:
-        async def press() -> None:
-            try:
-                await work()
-            except Exception as error:
-                if not is_expected(error):
-                    raise
-                ui.notify(one_line(error), type="negative", multi_line=True, close_button="close")
-
-        button = ui.button(words, on_click=press).props("outline dense no-caps").mark(words)
+        button = (
+            ui.button(words, on_click=lambda: told(work)).props("outline dense no-caps").mark(words)
+        )
         if hint:
             with button:
                 ui.tooltip(hint)
