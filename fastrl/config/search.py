@@ -7,24 +7,25 @@ field as a plain `float`.
 from __future__ import annotations
 
 import math
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import Any, get_type_hints
 
 
-class SearchRange:
+class SearchRange(ABC):
     """The values that a sweep tries of a setting."""
 
+    @abstractmethod
     def contains(self, value: Any) -> bool:
         """Returns whether a value is one of them."""
-        raise NotImplementedError
 
+    @abstractmethod
     def nearest(self, value: Any) -> Any:
         """Returns a value of the range in place of one that may lie outside."""
-        raise NotImplementedError
 
+    @abstractmethod
     def to_dict(self) -> dict[str, Any]:
         """Returns plain values for files and pages: `kind`, and `values` or `low` and `high`."""
-        raise NotImplementedError
 
 
 @dataclass(frozen=True)
