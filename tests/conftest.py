@@ -6,14 +6,17 @@ import os
 
 import pytest
 
+from fastrl.processes.machine import available_cores
+
 
 def pytest_xdist_auto_num_workers(config: pytest.Config) -> int | None:
-    """Tests run on all cores, but those that are named and the slow ones do not.
+    """All tests run on all cores, and one more at a time, as many wait; named ones do not.
 
     Starting processes takes longer than a few tests, and slow ones use all cores themselves.
     """
     is_whole = config.args_source is pytest.Config.ArgsSource.TESTPATHS
-    return None if is_whole and config.option.markexpr.startswith("not ") else 0
+    is_plain = is_whole and config.option.markexpr.startswith("not ")
+    return available_cores() + 1 if is_plain else 0
 
 
 @pytest.fixture(scope="session", autouse=True)

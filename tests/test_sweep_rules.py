@@ -2,15 +2,27 @@
 
 from __future__ import annotations
 
+import math
+from collections import Counter
+from types import SimpleNamespace
+
 import pytest
 
 from fastrl.config.ppo import PPOConfig
 from fastrl.config.search import Choices
-from fastrl.sweep import pruning
+from fastrl.sweep import confirmation, pruning
 from fastrl.sweep.arguments import read
 from fastrl.sweep.asking import asked_by
-from fastrl.sweep.confirmation import facts_of, num_seeds_that_fit, reserve
-from fastrl.sweep.length import length_for
+from fastrl.sweep.confirmation import (
+    HALVED_AFTER,
+    MOST_FINALISTS,
+    NUM_FINALISTS,
+    facts_of,
+    num_seeds_that_fit,
+    reserve,
+    run_final,
+)
+from fastrl.sweep.length import length_for, shortened
 from fastrl.sweep.objective import Objective
 from fastrl.sweep.report import verdict
 from fastrl.sweep.request import Asked, combinations, expanded_ranges, flags_of
@@ -184,6 +196,87 @@ def test_runs_are_as_long_as_the_time_allows():
     assert length_for(65_536, 40_000, 600, 2) == 8 * 65_536
     assert length_for(65_536, 10_000, 600, 2) == 2 * 65_536
     assert length_for(65_536, 0, 600, 2) == 65_536
+
+
+def test_runs_are_as_long_as_the_defaults_learn():
+    rising = [10.0, 20.0, 30.0, 40.0, 50.0, 60.0, 70.0, 80.0]
+    assert shortened(8000, 0.0, rising) == 8000
+    assert shortened(8000, -500.0, [-80.0] * 8) == 1000
+    assert shortened(8000, 0.0, [50.0, 96.0, 100.0, 97.0, 99.0, 100.0, 96.0, 100.0]) == 2000
+
+
+def test_runs_are_not_shortened_where_the_defaults_fall_back_or_learn_nothing():
+    assert shortened(8000, 0.0, [50.0, 96.0, 100.0, 97.0, 60.0, 100.0, 96.0, 100.0]) == 8000
+    assert shortened(8000, -200.0, [-200.0] * 8) == 8000
+    assert shortened(8000, 20.0, [30.0, 25.0, 20.0, 20.0, 15.0, 10.0, 10.0, 10.0]) == 8000
+
+
+# Who wins.
+
+
+class OneAfterTheOther:
+    """In place of a pool: its runs return at once what a function says."""
+
+    num_slots = 2
+
+    def __init__(self, monkeypatch, return_of):
+        self.made = []
+        self._return_of = return_of
+        monkeypatch.setattr(confirmation, "measured", self._measured)
+
+    def _measured(self, ended):
+        number, seed = ended.job.of_what, ended.job.seed
+        value = self._return_of(number, seed)
+        if value is None:
+            return TrialRun(seed, state="failed", error="it diverged")
+        return TrialRun(seed, state="complete", mean_return=value, seconds=1.0)
+
+    def work_through(self, jobs, on_end, on_tick):
+        for job in jobs:
+            self.made.append((job.of_what, job.seed))
+            on_end(SimpleNamespace(job=job))
+
+
+def final_of(pool, folder, returns, end=math.inf):
+    """Runs the end of a search in which each trial had these returns with its first seeds."""
+    asked = Asked("search", "ppo", (), minutes=10.0, final_seeds=tuple(range(1, 11)))
+    trials = []
+    for number, values in enumerate(returns):
+        trial = Trial(number, {}, state="complete", folder=folder / str(number))
+        for seed, value in enumerate(values, 1):
+            trial = trial.with_run(TrialRun(seed, state="complete", mean_return=value, seconds=1.0))
+        trials.append(trial)
+    clock = SimpleNamespace(enter=str, tick=None, seconds=0.0)
+    ranked = asked.goal.ranked(trials)
+    found = run_final(pool, asked, lambda trial: (), ranked, clock, end, str)
+    return asked.goal.ranked(found)
+
+
+def test_a_trial_that_was_lucky_with_its_first_seeds_does_not_win(monkeypatch, tmp_path):
+    pool = OneAfterTheOther(monkeypatch, lambda number, seed: 100.0 if number == 3 else 50.0)
+    returns = [[110.0] * 3] * 3 + [[100.0] * 3] + [[90.0] * 3] * 6
+    found = final_of(pool, tmp_path, returns)
+    assert found[0].number == 3
+    assert len(found) == NUM_FINALISTS
+    assert {len(trial.complete_runs) for trial in found} == {10}
+    made = Counter(number for number, _ in pool.made)
+    assert (
+        sorted(made.values())
+        == [HALVED_AFTER - 3] * (MOST_FINALISTS - NUM_FINALISTS) + [7] * NUM_FINALISTS
+    )
+
+
+def test_without_time_the_best_of_those_with_the_most_seeds_wins(monkeypatch, tmp_path):
+    pool = OneAfterTheOther(monkeypatch, lambda number, seed: 0.0)
+    found = final_of(pool, tmp_path, [[10.0], [9.0, 9.0, 9.0], [8.0, 8.0, 8.0]], end=0.0)
+    assert ([trial.number for trial in found], pool.made) == ([1, 2], [])
+
+
+def test_a_finalist_that_fails_with_another_seed_is_out(monkeypatch, tmp_path):
+    pool = OneAfterTheOther(monkeypatch, lambda number, seed: None if number == 0 else 1.0)
+    found = final_of(pool, tmp_path, [[10.0] * 3, [1.0] * 3])
+    assert [trial.number for trial in found] == [1]
+    assert Trial.load(tmp_path / "0").state == "failed"
 
 
 def test_the_confirmation_has_fewer_seeds_where_it_would_take_half_of_the_time():

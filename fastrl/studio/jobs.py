@@ -40,7 +40,8 @@ STUDIO_NAME = ".studio"
 SETTINGS_NAME = "settings.yaml"
 OUTPUT_NAME = "output.txt"
 _FOLDER_LINE = re.compile(rb"^run folder: (.+)$", re.MULTILINE)
-_MOST_READ = 65_536  # bytes of an output's start, where the run folder is named
+_CUT_LINE = re.compile(rb"\A[^\r\n]*[\r\n]")
+_MOST_READ = 65_536  # bytes of an output: of its end, and of its start, where the run is named
 _MOST_FACTS = 100_000  # bytes of a file of facts
 
 State = Literal["waiting", "refused", "running", "done", "stopped", "failed", "cancelled", "gone"]
@@ -183,15 +184,18 @@ class JobFolder:
         """Returns the file of what a job printed; it may not exist yet."""
         return self.path / job.id / OUTPUT_NAME
 
-    def printed(self, job: Job, most_bytes: int = 20_000) -> str:
-        """Returns the end of what a job printed; "" if it printed nothing yet."""
+    def printed(self, job: Job, most_bytes: int = _MOST_READ) -> str:
+        """Returns the end of what a job printed, without a line that is cut; "" if nothing yet."""
         try:
             descriptor, status = open_plain(self.output_of(job))
         except (OSError, ValueError):
             return ""
         with open(descriptor, "rb") as file:
             file.seek(max(0, status.st_size - most_bytes))
-            lines = file.read(most_bytes).decode("utf-8", "replace").split("\n")
+            data = file.read(most_bytes)
+        if status.st_size > most_bytes:
+            data = _CUT_LINE.sub(b"", data, 1)
+        lines = data.decode("utf-8", "replace").split("\n")
         # A live line overwrites itself: its last words are what a terminal shows.
         return "\n".join(line.rstrip("\r").rpartition("\r")[2] for line in lines)
 

@@ -12,6 +12,7 @@ from fastrl.sweep.arguments import Options
 from fastrl.sweep.request import (
     CONFIRMATION_SEEDS,
     DEFAULT_MINUTES,
+    FINAL_SEEDS,
     TRIAL_SEEDS,
     Asked,
     base_command,
@@ -83,6 +84,7 @@ def _search(
         target_return=config.target_return,
         processes=options.processes or (1 if is_timed else available_cores()),
         seeds=tuple(seeds) or TRIAL_SEEDS,
+        final_seeds=tuple(seeds) or (TRIAL_SEEDS if minutes is None else FINAL_SEEDS),
         confirmation_seeds=tuple(range(first, first + num_confirmed)),
         total_timesteps=None if is_open else config.total_timesteps,
         search={name: found.to_dict() for name, found in space.ranges.items()},

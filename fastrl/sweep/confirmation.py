@@ -1,4 +1,4 @@
-"""The end of a search: all seeds for the finalists, and the best against the defaults afresh."""
+"""The end of a search: more seeds for the finalists, and the best against the defaults afresh."""
 
 from __future__ import annotations
 
@@ -16,13 +16,14 @@ from fastrl.sweep.folder import Clock
 from fastrl.sweep.measuring import measured
 from fastrl.sweep.pool import Job, Pool, Running
 from fastrl.sweep.request import Asked
-from fastrl.sweep.trial import Trial, TrialRun, next_seed
+from fastrl.sweep.trial import Trial, TrialRun
 
-NUM_FINALISTS = 4
+NUM_FINALISTS, MOST_FINALISTS = 4, 8
+HALVED_AFTER = 5  # seeds
 _FEWEST_SEEDS = 2
 _MOST_OF_TIME = 0.5  # that the confirmation may take, at most
 _SLACK = 1.15  # runs of good settings may take longer than those so far
-DEFAULTS, BEST = "defaults", "best"
+BEST = "best"
 Say = Callable[[str], None]
 
 
@@ -54,6 +55,7 @@ def reserve(asked: Asked, seconds_of_a_run: float, num_slots: int) -> float:
     """Returns the seconds that a search leaves to its finalists and the confirmation."""
     count = num_seeds_that_fit(asked, seconds_of_a_run, num_slots)
     num_more = NUM_FINALISTS * (len(asked.seeds) - 1) // 2  # some have all their seeds already
+    num_more += MOST_FINALISTS * max(0, len(asked.final_seeds) - len(asked.seeds))
     final = seconds_of(num_more, seconds_of_a_run, num_slots)
     if asked.minutes is not None:
         final = min(final, 0.15 * 60 * asked.minutes)
@@ -69,7 +71,10 @@ def run_final(
     end: float,
     say: Say,
 ) -> list[Trial]:
-    """Gives the best trials the seeds that they lack, in the order of their rank.
+    """Gives the best trials further seeds, one after the other; the worse half gets only a few.
+
+    The best of many trials with a few seeds each owes much to luck, and the more so the shorter the
+    runs are, of which there are then more.
 
     Args:
         pool: of the slots.
@@ -77,46 +82,58 @@ def run_final(
         words_of: returns the command line of a trial.
         ranked: the complete trials, the best first.
         clock: of the sweep.
-        end: seconds of the clock after which no further seed begins.
+        end: seconds of the clock at which the last seed is to have ended.
         say: prints a line.
 
     Returns:
-        The trials to choose from: those that have all seeds, or all if none has.
+        The trials to choose from: those with the most seeds.
     """
     clock.enter("final")
     trials = {trial.number: trial for trial in ranked}
-    finalists = list(ranked[:NUM_FINALISTS])
-
-    def job_of(trial: Trial) -> list[Job]:
-        seed = next_seed(trial, asked.seeds)
-        if seed is None or clock.seconds >= end:
-            return []
-        return [Job(asked.algo, words_of(trial), trial.folder, seed, trial.number)]
+    seeds = asked.final_seeds or asked.seeds
 
     def on_end(ended: Running) -> list[Job]:
-        trial, run = trials[ended.job.of_what], measured(ended)
+        number, run = ended.job.of_what, measured(ended)
         if run.state == "failed":  # another seed did not
-            say(f"trial {trial.number}, seed {run.seed}: failed: {run.error}")
-            trials[trial.number] = replace(trial, state="failed", note=run.error)
-            trials[trial.number].save()
-            return []
-        trial = trials[trial.number] = trial.with_run(run)
-        trial.save()
-        say(
-            f"trial {trial.number}, seed {run.seed}: return {run.mean_return:.1f}; "
-            f"mean {trial.value:.1f}"
-        )
-        return job_of(trial)
+            say(f"trial {number}, seed {run.seed}: failed: {run.error}")
+            trials[number] = replace(trials[number], state="failed", note=run.error)
+        else:
+            trial = trials[number] = trials[number].with_run(run)
+            mean = f"mean {trial.value:.1f} over {len(trial.complete_runs)} seeds"
+            say(f"trial {number}, seed {run.seed}: return {run.mean_return:.1f}; {mean}")
+        trials[number].save()
+        return []
 
-    jobs = [job for trial in finalists for job in job_of(trial)]
-    pool.work_through(jobs, on_end, clock.tick)
-    finalists = [trials[trial.number] for trial in finalists]
-    whole = [
-        trial
-        for trial in finalists
-        if trial.state == "complete" and next_seed(trial, asked.seeds) is None
-    ]
-    return whole or [trial for trial in trials.values() if trial.state == "complete"]
+    def lacking(numbers: Sequence[int], some: Sequence[int]) -> list[Job]:
+        """Returns the runs that trials lack of some seeds."""
+        return [
+            Job(asked.algo, words_of(trials[number]), trials[number].folder, seed, number)
+            for seed in some
+            for number in numbers
+            if seed not in {run.seed for run in trials[number].complete_runs}
+        ]
+
+    def have_room(jobs: Sequence[Job]) -> bool:
+        known = [run.seconds for job in jobs for run in trials[job.of_what].complete_runs]
+        seconds = [x for x in known if x is not None]
+        mean = sum(seconds) / max(1, len(seconds))
+        return clock.seconds + seconds_of(len(jobs), mean, pool.num_slots) <= end
+
+    numbers = [trial.number for trial in ranked]
+    finalists = numbers[:NUM_FINALISTS]
+    if len(seeds) > len(asked.seeds) and have_room(lacking(numbers[:MOST_FINALISTS], asked.seeds)):
+        finalists = numbers[:MOST_FINALISTS]
+    for count, seed in enumerate(seeds):
+        if count == HALVED_AFTER:
+            best = asked.goal.ranked([trials[number] for number in finalists])
+            finalists = [trial.number for trial in best[:NUM_FINALISTS]]
+        if not have_room(jobs := lacking(finalists, [seed])):
+            break
+        pool.work_through(jobs, on_end, clock.tick)
+        finalists = [number for number in finalists if trials[number].state == "complete"]
+    whole = [trial for trial in trials.values() if trial.state == "complete"]
+    most = max((len(trial.complete_runs) for trial in whole), default=0)
+    return [trial for trial in whole if len(trial.complete_runs) == most]
 
 
 def run_confirmation(
@@ -128,7 +145,7 @@ def run_confirmation(
     clock: Clock,
     say: Say,
 ) -> dict[str, Trial]:
-    """Trains the best settings and the defaults with seeds that no trial had.
+    """Trains the best settings, and the preset or the defaults, with seeds that no trial had.
 
     Runs of an earlier start of the sweep that came to their end are not made again.
 
@@ -136,7 +153,7 @@ def run_confirmation(
         pool: of the slots.
         asked: what was asked.
         folders: of each side.
-        words: the command lines, by name: "best" and "defaults".
+        words: the command lines, by name: "best" and "preset" or "defaults".
         num_seeds: of each.
         clock: of the sweep.
         say: prints a line.

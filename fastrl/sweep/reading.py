@@ -46,7 +46,7 @@ class Sweep:
     """The process that works on it; None if none does."""
     trials: tuple[Trial, ...]
     confirmation: dict[str, dict[str, Any]]
-    """"best" and "defaults", once they were trained with fresh seeds; as in `summary.json`."""
+    """"best" and "preset" or "defaults", once trained with fresh seeds; as in `summary.json`."""
     summary: dict[str, Any]
     """`summary.json`; {} before the end."""
     faults: tuple[str, ...]

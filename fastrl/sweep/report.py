@@ -78,14 +78,14 @@ def verdict(confirmation: Mapping[str, Mapping[str, Any]], goal: Objective) -> s
     """Returns "better" or "worse" if the intervals of both sides are apart, or "not told apart".
 
     Args:
-        confirmation: "best" and "defaults", as of `facts_of`.
+        confirmation: "best", then "preset" or "defaults", as of `facts_of`.
         goal: what was optimised; if it is seconds, those to the target are compared.
     """
     name = "seconds_interval" if goal.name == "seconds" else "interval"
-    best, defaults = (confirmation[side].get(name) for side in ("best", "defaults"))
-    if not best or not defaults:
+    best, other = (facts.get(name) for facts in confirmation.values())
+    if not best or not other:
         return "not told apart"
-    is_above, is_below = best[0] > defaults[1], best[1] < defaults[0]
+    is_above, is_below = best[0] > other[1], best[1] < other[0]
     if not (is_above or is_below):
         return "not told apart"
     return "better" if is_above != (goal.name == "seconds") else "worse"

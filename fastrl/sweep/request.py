@@ -22,6 +22,7 @@ from fastrl.sweep.words import Group, value_of
 SWEEP_NAME = "sweep.yaml"
 DEFAULT_MINUTES = 10.0
 TRIAL_SEEDS = (1, 2, 3)
+FINAL_SEEDS = (*TRIAL_SEEDS, 4, 5, 6, 7, 8, 9, 10)
 CONFIRMATION_SEEDS = (1001, 1002, 1003, 1004, 1005)
 _SET_BY_SWEEP = {
     "resume": "--resume of a sweep names its folder",
@@ -50,6 +51,9 @@ class Asked:
     target_return: float | None = None
     processes: int = 1
     seeds: tuple[int, ...] = TRIAL_SEEDS
+    """Of a trial; leaders alone get all of them."""
+    final_seeds: tuple[int, ...] = ()
+    """Of the finalists of a search, as far as the time allows; empty: those of the trials."""
     confirmation_seeds: tuple[int, ...] = CONFIRMATION_SEEDS
     total_timesteps: int | None = None
     """Steps of a run; None until a search has chosen it."""

@@ -162,8 +162,9 @@ def test_another_run_is_stopped_and_resumed(browser, url, log_dir):
         .read_text()
         .splitlines()[1:]
     )
-    browser.type("up to steps", str(steps + 20_000))
     browser.press("Resume")
+    browser.type("environment steps in all; empty: as they were", str(steps + 20_000))
+    browser.press("Resume", within=".desk-dialog")
     browser.see("finished", 240)
 
 

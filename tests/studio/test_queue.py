@@ -240,3 +240,12 @@ def test_the_end_of_an_output_is_what_a_terminal_shows(folder):
     job = folder.add("ppo", ("",), "mine")
     folder.output_of(job).write_bytes(b"first\nstep 1\rstep 2\r\nlast \xff\n")
     assert folder.printed(job) == "first\nstep 2\nlast \ufffd\n"
+
+
+def test_the_end_of_a_long_output_begins_with_a_whole_line(folder):
+    job = folder.add("ppo", ("",), "mine")
+    folder.output_of(job).write_text("first\nsecond\nthird\n")
+    assert folder.printed(job) == "first\nsecond\nthird\n"
+    assert folder.printed(job, 8) == "third\n"
+    folder.output_of(job).write_bytes(b"step 1\rstep 2\rstep 3")
+    assert folder.printed(job, 10) == "step 3"

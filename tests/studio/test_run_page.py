@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 
 from nicegui import ui
 
-from studio.playing import make_run, play
+from fastrl.studio.run_view import RunView
+from studio.playing import make_run, play, until
 
 METRICS = "env_steps,Rewards/rew_avg_100,Mine/x\n64,10.5,1\n128,20.5,2\n"
 
@@ -101,18 +101,29 @@ def test_what_differs_from_the_preset_is_told(desk):
     play(desk, story)
 
 
-def test_the_steps_to_resume_to_are_filled_in_once(desk):
+def test_a_run_is_resumed_to_the_steps_that_were_asked_for(desk):
     address = make_run(desk.log_dir)
-    text = "algo: ppo\nenv_id: CartPole-v1\ntotal_timesteps: 4096\nnum_envs: 8\nnum_steps: 64\n"
-    (desk.log_dir / address / "config.yaml").write_text(text)
+    checkpoints = desk.log_dir / address / "checkpoints"
+    checkpoints.mkdir(exist_ok=True)
+    (checkpoints / "last.pt").write_bytes(b"")
 
     async def story(user):
         await user.open(f"/run/{address}")
-        await user.should_see("0/4,096 steps", retries=80)
-        (field,) = (x for x in user.find(ui.number).elements if x.label == "up to steps")
-        assert field.value == 4096
-        field.value = None
-        await asyncio.sleep(2.5)  # the page is kept up to date once a second
-        assert field.value is None
+        user.find(marker="Resume").click()
+        await user.should_see("Resume 1 run", retries=30)
+        user.find(kind=ui.input).type("8192")
+        user.find(marker="sure").click()
+        await until(lambda: desk.jobs.all())
 
     play(desk, story)
+    job = desk.jobs.all()[0].job
+    assert (job.run, job.words[-2:]) == (address, ("--total-timesteps", "8192"))
+
+
+def test_a_run_page_does_not_follow_a_link_for_its_output(desk):
+    address = make_run(desk.log_dir)
+    secret = desk.log_dir.parent / "secret.txt"
+    secret.write_text("secret")
+    job = desk.jobs.add("ppo", ("",), "mine", address)
+    desk.jobs.output_of(job).symlink_to(secret)
+    assert RunView(desk, address).output() == ""

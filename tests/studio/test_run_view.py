@@ -1,23 +1,8 @@
-"""What a run's process printed, and the words of a run's head."""
+"""The words of a run's head, and the sizes of its files."""
 
 from fastrl.runs.run import Run
 from fastrl.studio.pages.run_files import size_in_words
 from fastrl.studio.pages.run_state import clock, facts_of
-from fastrl.studio.run_view import tail
-
-
-def test_the_end_of_a_text_begins_with_a_whole_line(tmp_path):
-    path = tmp_path / "output.txt"
-    path.write_text("first\nsecond\nthird\n")
-    assert tail(path) == "first\nsecond\nthird\n"
-    assert tail(path, 8) == "third\n"
-    assert tail(tmp_path / "none") == ""
-
-
-def test_a_line_that_overwrote_itself_is_shown_as_a_terminal_shows_it(tmp_path):
-    path = tmp_path / "output.txt"
-    path.write_bytes(b"1 %\r2 %\r100 %\r\ndone\xff\n")
-    assert tail(path) == "100 %\ndone\ufffd\n"
 
 
 def test_facts_are_those_that_are_known(tmp_path):

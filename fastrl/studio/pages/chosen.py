@@ -1,4 +1,4 @@
-"""What can be done with chosen runs: buttons, and the dialogs that ask for what is missing."""
+"""What can be done with runs: buttons, and the dialogs that ask for what is missing."""
 
 from __future__ import annotations
 
@@ -21,8 +21,10 @@ _MOST_TRASHED = 200
 _FORMATS = ("torchscript", "pt2", "onnx")
 
 
-def buttons(desk: Desk, chosen: Chosen, then: Then, only: Collection[str] = ALL) -> None:
-    """Adds a button for each action on runs.
+def buttons(
+    desk: Desk, chosen: Chosen, then: Then, only: Collection[str] = ALL
+) -> dict[str, ui.button]:
+    """Adds a button for each action on runs; returns them by their words.
 
     Args:
         desk: whose runs.
@@ -30,6 +32,7 @@ def buttons(desk: Desk, chosen: Chosen, then: Then, only: Collection[str] = ALL)
         then: awaited after an action, to show its effect.
         only: the actions that there are buttons for.
     """
+    added: dict[str, ui.button] = {}
 
     def button(words: str, icon: str, work: Callable[[list[str]], Awaitable[None]]) -> None:
         if words not in only:
@@ -43,7 +46,7 @@ def buttons(desk: Desk, chosen: Chosen, then: Then, only: Collection[str] = ALL)
                 ui.notify("mark one or more runs first")
 
         look = f"outline dense no-caps icon={icon} padding='0.2rem 0.6rem'"
-        ui.button(words, on_click=press).props(look).mark(words)
+        added[words] = ui.button(words, on_click=press).props(look).mark(words)
 
     async def stop(addresses: list[str]) -> None:
         await _each(addresses, desk.stop, "asked to save and end", then)
@@ -55,6 +58,7 @@ def buttons(desk: Desk, chosen: Chosen, then: Then, only: Collection[str] = ALL)
     button("Export", "ios_share", partial(_export, desk, then))
     button("New like this", "content_copy", _like)
     button("Delete", "delete", partial(_delete, desk, then))
+    return added
 
 
 async def trash_dialog(desk: Desk, then: Then) -> None:

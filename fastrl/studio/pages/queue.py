@@ -91,5 +91,5 @@ def _words(desk: Desk, progress: Progress) -> str:
 
 def last_line(desk: Desk, job: Job) -> str:
     """Returns the last line that a job printed."""
-    lines = desk.jobs.printed(job, 1000).strip().splitlines()
+    lines = desk.jobs.printed(job, 4000).strip().splitlines()
     return lines[-1] if lines else ""

@@ -7,9 +7,10 @@ from pathlib import Path
 
 from nicegui import ui  # pyright: ignore[reportMissingImports]
 
+from fastrl.runs.run import Run
 from fastrl.studio.desk import Desk
 from fastrl.studio.frame import frame
-from fastrl.studio.pages.run_actions import Actions
+from fastrl.studio.pages.chosen import buttons
 from fastrl.studio.pages.run_curves import Curves
 from fastrl.studio.pages.run_files import Files
 from fastrl.studio.pages.run_films import Films
@@ -18,6 +19,7 @@ from fastrl.studio.pages.run_state import Log, State
 from fastrl.studio.run_view import RunView
 
 _SECONDS = 1.0  # between two looks at the folder
+_ACTIONS = ("Stop", "Resume", "Evaluate", "New like this")
 _SCRIPT = Path(__file__).parents[1].joinpath("run.js").read_text(encoding="utf-8")
 
 
@@ -48,7 +50,8 @@ class _RunPage:
         view = self._view
         self._run = await asyncio.to_thread(view.read)
         self._state = State()
-        self._actions = Actions(view)
+        with ui.element("div").classes("desk-row"):
+            self._buttons = buttons(view.desk, self._this, self._tick, _ACTIONS)
         parts = {
             "Curves": Curves(view),
             "Films": Films(view),
@@ -65,10 +68,20 @@ class _RunPage:
                     part.build()
         self._parts, self._tabs = parts, tabs
         tabs.on_value_change(self._turn)
-        self._state.show(self._run)
-        self._actions.show(self._run)
+        self._show_head(self._run)
         await self._turn()
         ui.timer(_SECONDS, self._tick)
+
+    async def _this(self) -> list[str]:
+        return [self._view.address]
+
+    def _show_head(self, run: Run) -> None:
+        """Shows how far the run is; buttons that make no sense now are off."""
+        self._state.show(run)
+        is_running, has_checkpoint = run.state == "running", bool(run.checkpoints)
+        self._buttons["Stop"].set_enabled(is_running)
+        self._buttons["Resume"].set_enabled(not is_running and has_checkpoint)
+        self._buttons["Evaluate"].set_enabled(has_checkpoint)
 
     async def _turn(self) -> None:
         """Shows the tab that was chosen as it is now: while unseen it was left alone."""
@@ -80,8 +93,7 @@ class _RunPage:
         self._is_busy = True
         try:
             self._run = await asyncio.to_thread(self._view.read)
-            self._state.show(self._run)
-            self._actions.show(self._run)
+            self._show_head(self._run)
             await self._parts[str(self._tabs.value)].show(self._run)
         finally:
             self._is_busy = False

@@ -14,7 +14,7 @@ from fastrl.studio.asking import ask_for_trust
 from fastrl.studio.films import Film, films_of, read_actions
 from fastrl.studio.frame import told
 from fastrl.studio.jobs import Progress
-from fastrl.studio.run_view import RunView, tail
+from fastrl.studio.run_view import RunView
 
 _MOST_SHOWN = 60  # of the newest
 
@@ -146,5 +146,5 @@ def words_on(progress: Progress, view: RunView, what: str) -> str:
         return f"{what} ..."
     if progress.state != "failed":
         return ""
-    lines = tail(view.desk.jobs.output_of(progress.job)).strip().splitlines()
+    lines = view.desk.jobs.printed(progress.job).strip().splitlines()
     return f"{what} failed: {lines[-1] if lines else f'status {progress.status}'}"

@@ -18,7 +18,6 @@ from fastrl.studio.differences import in_words
 from fastrl.studio.frame import frame, told
 from fastrl.studio.jobs import Job
 from fastrl.studio.pages.run_state import clock
-from fastrl.studio.run_view import tail
 from fastrl.studio.sweep_charts import (
     importance_chart,
     parallel_chart,
@@ -201,7 +200,7 @@ class _SweepPage:
 
 def last_line(desk: Desk, job: Job) -> str:
     """Returns the last line that a job printed."""
-    lines = tail(desk.jobs.output_of(job)).strip().splitlines()
+    lines = desk.jobs.printed(job).strip().splitlines()
     return lines[-1] if lines else ""
 
 
