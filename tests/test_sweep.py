@@ -174,7 +174,7 @@ def test_return_and_seconds_can_be_optimised_together(tmp_path):
 
 
 @pytest.mark.usefixtures("has_optuna")
-@pytest.mark.parametrize(("env_id", "length"), [("fast", 65_536), ("early", 16_384)])
+@pytest.mark.parametrize(("env_id", "length"), [("fast", 65_536), ("early", 8_192)])
 def test_runs_end_where_the_defaults_have_learned_what_they_learn(tmp_path, env_id, length, capsys):
     words = ("ppo", "--search", "learning-rate", "--preset", "none", "--trials", "2")
     more = ("--minutes", "5", "--confirm", "0")

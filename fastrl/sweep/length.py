@@ -24,6 +24,7 @@ from fastrl.sweep.request import Asked, base_command
 NUM_WHOLE_RUNS = 60
 """That would fit into the time of the search, if none were stopped."""
 _MOST_DOUBLINGS = 4
+_MOST_SHORTER = 8  # than the default length
 START_SECONDS = 3.0
 """That the imports of a run take, about."""
 _SHARE_OF_TIME, _LEAST_SECONDS = 0.02, 10.0  # that finding out the speed may take
@@ -53,24 +54,29 @@ def chosen_length(
     words = (*asked.flags, "--eval-episodes", "1", "--eval-every", "0", "--checkpoint-every", "0")
     job = Job(asked.algo, words, folder / "speed", _FIRST_SEED)
     rate = steps_per_second(pool, job, seconds, on_tick)
-    length = length_for(base.config.total_timesteps, rate, seconds, pool.num_slots)
+    default = base.config.total_timesteps
+    length = length_for(default, rate, seconds, pool.num_slots)
     if asked.objective != "return":
         say(f"{rate:,.0f} steps/s: runs of {length:,} steps")
         return length
     say(f"{rate:,.0f} steps/s: at most {length:,} steps; how far the defaults come with them:")
-    asked = replace(asked, total_timesteps=length)
-    words = (*with_steps(asked, base.explicit), *of_trials(asked, base.explicit))
     seeds = range(_FIRST_SEED, _FIRST_SEED + max(_FEWEST_SEEDS, pool.num_slots))
-    jobs = [Job(asked.algo, words, folder / "length", seed) for seed in seeds]
     with warm(pool, asked, base.config):
-        curve = curve_of(pool, jobs, on_tick)
-    if curve is None:
-        say(f"they cannot be told: runs of {length:,} steps")
-        return length
-    start, tests = curve
-    length = shortened(length, start, tests)
-    say(f"from {start:.1f} to {tests[-1]:.1f}: runs of {length:,} steps")
-    return length
+        while True:
+            asked = replace(asked, total_timesteps=length)
+            words = (*with_steps(asked, base.explicit), *of_trials(asked, base.explicit))
+            where = folder / "length" / str(length)
+            curve = curve_of(pool, [Job(asked.algo, words, where, x) for x in seeds], on_tick)
+            if curve is None:
+                say(f"it cannot be told: runs of {length:,} steps")
+                return length
+            start, tests = curve
+            say(f"{length:,} steps: from {start:.1f} to {tests[-1]:.1f}")
+            shorter = max(shortened(length, start, tests), default // _MOST_SHORTER)
+            if shorter >= length:
+                say(f"runs of {length:,} steps")
+                return length
+            length = shorter  # where tests lie closer together
 
 
 def length_for(default: int, steps_per_second: float, seconds: float, num_slots: int) -> int:
