@@ -174,19 +174,6 @@ def test_return_and_seconds_can_be_optimised_together(tmp_path):
 
 
 @pytest.mark.usefixtures("has_optuna")
-@pytest.mark.parametrize(("env_id", "length"), [("fast", 65_536), ("early", 8_192)])
-def test_runs_end_where_the_defaults_have_learned_what_they_learn(tmp_path, env_id, length, capsys):
-    words = ("ppo", "--search", "learning-rate", "--preset", "none", "--trials", "2")
-    more = ("--minutes", "5", "--confirm", "0")
-    assert main(small(*words, *more, env_id=env_id, log_dir=tmp_path)) == 0
-    sweep = sweep_of(tmp_path)
-    assert sweep.asked.total_timesteps == length
-    assert f"runs of {length:,} steps" in capsys.readouterr().out
-    best = yaml.safe_load((sweep.folder / "best.yaml").read_text())
-    assert best["total_timesteps"] == length
-
-
-@pytest.mark.usefixtures("has_optuna")
 def test_a_search_ends_in_its_time_with_its_confirmation(tmp_path):
     words = small(*SEARCH, "--minutes", "0.1", "--processes", "2", env_id="slow", log_dir=tmp_path)
     began = time.monotonic()

@@ -22,7 +22,7 @@ from fastrl.sweep.confirmation import (
     reserve,
     run_final,
 )
-from fastrl.sweep.length import length_for, shortened
+from fastrl.sweep.length import length_for
 from fastrl.sweep.objective import Objective
 from fastrl.sweep.report import verdict
 from fastrl.sweep.request import Asked, combinations, expanded_ranges, flags_of
@@ -196,19 +196,6 @@ def test_runs_are_as_long_as_the_time_allows():
     assert length_for(65_536, 40_000, 600, 2) == 8 * 65_536
     assert length_for(65_536, 10_000, 600, 2) == 2 * 65_536
     assert length_for(65_536, 0, 600, 2) == 65_536
-
-
-def test_runs_are_as_long_as_the_defaults_learn():
-    rising = [10.0, 20.0, 30.0, 40.0, 50.0, 60.0, 70.0, 80.0]
-    assert shortened(8000, 0.0, rising) == 8000
-    assert shortened(8000, -500.0, [-80.0] * 8) == 1000
-    assert shortened(8000, 0.0, [50.0, 96.0, 100.0, 97.0, 99.0, 100.0, 96.0, 100.0]) == 2000
-
-
-def test_runs_are_not_shortened_where_the_defaults_fall_back_or_learn_nothing():
-    assert shortened(8000, 0.0, [50.0, 96.0, 100.0, 97.0, 60.0, 100.0, 96.0, 100.0]) == 8000
-    assert shortened(8000, -200.0, [-200.0] * 8) == 8000
-    assert shortened(8000, 20.0, [30.0, 25.0, 20.0, 20.0, 15.0, 10.0, 10.0, 10.0]) == 8000
 
 
 # Who wins.

@@ -122,7 +122,7 @@ class Clock:
 
 def end_orphans(folder: Path) -> None:
     """Ends runs of a sweep that outlived it, where the system did not end them with it."""
-    for name in ("", "trials/", "length/", "confirmation/"):
+    for name in ("", "trials/", "confirmation/"):
         for path in folder.glob(f"{name}*/*/*/*/{PROCESS_NAME}"):
             with contextlib.suppress(ValueError, OSError):  # it is over
                 stop(path.parent, signal.SIGTERM)

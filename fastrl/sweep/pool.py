@@ -5,13 +5,12 @@ from __future__ import annotations
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from fastrl.sweep.processes import RunProcess, cores_of_slots
-from fastrl.sweep.request import Asked
 from fastrl.sweep.warm import Forge, is_possible
 
 TICK_SECONDS = 0.1
@@ -133,17 +132,3 @@ class Pool:
     def __exit__(self, *exception: object) -> None:
         for running in self.running:
             self.stop(running)
-
-
-def warm(pool: Pool, asked: Asked, config: Any) -> AbstractContextManager[None]:
-    """Context in which runs are spared their imports, if that changes nothing that counts.
-
-    Args:
-        pool: of the slots.
-        asked: what was asked.
-        config: the settings that all runs have in common.
-    """
-    is_one = config.devices * config.num_nodes == 1 and config.vector == "sync"
-    if asked.goal.counts_seconds or not is_one:
-        return nullcontext()
-    return pool.warm(asked.algo)

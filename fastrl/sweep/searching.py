@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from fastrl.config.search import range_from_dict
+from fastrl.sweep import pruning
 from fastrl.sweep.confirmation import (
     BEST,
     facts_of,
@@ -18,10 +20,9 @@ from fastrl.sweep.confirmation import (
     run_confirmation,
     run_final,
 )
-from fastrl.sweep.flags import of_confirmation, of_trials, with_steps
 from fastrl.sweep.folder import BEST_NAME, SUMMARY_NAME, Clock, at_work, write_json
-from fastrl.sweep.length import START_SECONDS, chosen_length
-from fastrl.sweep.pool import Pool, warm
+from fastrl.sweep.length import START_SECONDS, length_for, steps_per_second
+from fastrl.sweep.pool import Job, Pool
 from fastrl.sweep.preset import preset_of, write_preset
 from fastrl.sweep.reading import importance
 from fastrl.sweep.report import confirmation_in_words, table_of_trials, verdict
@@ -37,7 +38,9 @@ _VERDICTS = {
     "worse": "on fresh seeds the best settings are worse than the {0}: keep the {0}",
     "not told apart": "fresh seeds do not tell the best settings from the {0}",
 }
-_SAMPLER_SEED = 1
+EPISODES = 50
+"""Greedy episodes per test of a trial."""
+PROBE_SEED = 1
 Say = Callable[[str], None]
 
 
@@ -56,11 +59,26 @@ def run_search(folder: Path, asked: Asked, say: Say) -> dict[str, Any]:
     clock = Clock(folder)
     with at_work(folder, clock), Pool(asked.processes) as pool:
         clock.enter("search")
-        if asked.total_timesteps is None:
-            length = chosen_length(folder, asked, pool, clock.tick, say)
-            asked = replace(asked, total_timesteps=length)
-            asked.save(folder)
+        asked = _with_length(folder, asked, pool, clock, say)
         return _Searching(folder, asked, pool, clock, say).run()
+
+
+def _with_length(folder: Path, asked: Asked, pool: Pool, clock: Clock, say: Say) -> Asked:
+    """Returns what was asked, with the steps of a run."""
+    if asked.total_timesteps is not None:
+        return asked
+    assert asked.minutes is not None
+    default = base_command(asked.algo, asked.flags).config.total_timesteps
+    seconds = 60 * asked.minutes
+    say("training with the defaults for some seconds, to see how fast that is")
+    words = (*asked.flags, "--eval-episodes", "1", "--eval-every", "0", "--checkpoint-every", "0")
+    job = Job(asked.algo, words, folder / "speed", PROBE_SEED)
+    rate = steps_per_second(pool, job, seconds, clock.tick)
+    length = length_for(default, rate, seconds, pool.num_slots)
+    say(f"{rate:,.0f} steps/s: runs of {length:,} steps")
+    asked = replace(asked, total_timesteps=length)
+    asked.save(folder)
+    return asked
 
 
 class _Searching:
@@ -69,26 +87,39 @@ class _Searching:
         self._clock, self._say, self._goal = clock, say, asked.goal
         self._base = base_command(asked.algo, asked.flags)
         self._otherwise = "preset" if self._base.preset_settings else "defaults"
-        self._words = with_steps(asked, self._base.explicit)
+        self._words = _with_steps(asked, self._base.explicit)
         in_common = base_command(asked.algo, self._words)
-        self._trial_words = of_trials(asked, self._base.explicit)
         ranges = {name: range_from_dict(found) for name, found in asked.search.items()}
         self._space = Space.of_ranges(type(in_common.config), ranges)
-        self._study = Study(folder, self._space, self._goal.directions, _SAMPLER_SEED)
+        self._study = Study(folder, self._space, self._goal.directions, PROBE_SEED)
         preset_first = self._goal.name == "seconds"  # what is slower than it is soon stopped
         base = self._base
         for name, settings in first_trials(
             asked.algo, base.config, base.preset_settings, self._space, preset_first
         ):
             self._study.suggest_first(name, settings)
-        words = (*self._words, *self._trial_words)
+        words = (*self._words, *self._trial_words())
         self._search = Search(
             folder, asked, words, in_common.config, self._space, self._study, clock, say
         )
         self._search.on_best(self._write_best)
 
+    def _trial_words(self) -> tuple[str, ...]:
+        """Returns the flags of trials that say what is tested and written."""
+        given, words = self._base.explicit, []
+        every = 0
+        if self._goal.name != "seconds":  # whose tests would take of them
+            assert self._asked.total_timesteps is not None
+            every = max(1, self._asked.total_timesteps // pruning.NUM_TESTS)
+        words += ["--eval-every", str(every)]
+        if "eval_episodes" not in given:
+            words += ["--eval-episodes", str(EPISODES)]
+        if "logger" not in given:
+            words += ["--logger", "csv"]
+        return (*words, *_without_checkpoints(given))
+
     def run(self) -> dict[str, Any]:
-        with warm(self._pool, self._asked, self._base.config):
+        with self._warm():
             self._search.run(self._pool, self._end_of_search)
         ranked = self._search.complete
         if not ranked:
@@ -97,7 +128,7 @@ class _Searching:
                 "--total-timesteps"
             )
         end = self._end_of_confirmation() - self._seconds_of_confirmation()
-        with warm(self._pool, self._asked, self._base.config):
+        with self._warm():
             candidates = run_final(
                 self._pool, self._asked, self._words_of, ranked, self._clock, end, self._say
             )
@@ -107,6 +138,14 @@ class _Searching:
         self._search.trials |= {trial.number: trial for trial in candidates}
         self._write_best(best)
         return self._conclude(best, self._confirmation(best))
+
+    def _warm(self) -> contextlib.AbstractContextManager[None]:
+        """Context in which runs are spared their imports, if that changes nothing that counts."""
+        config = self._base.config
+        is_one = config.devices * config.num_nodes == 1 and config.vector == "sync"
+        if self._goal.counts_seconds or not is_one:
+            return contextlib.nullcontext()
+        return self._pool.warm(self._asked.algo)
 
     def _seconds_of_a_run(self) -> float:
         """Returns how long a run of the confirmation takes: of the best, or of the defaults."""
@@ -130,7 +169,7 @@ class _Searching:
 
     def _words_of(self, trial: Trial) -> tuple[str, ...]:
         file = str(trial.folder / SETTINGS_NAME)
-        return (*self._words, *self._trial_words, "--config", file)
+        return (*self._words, *self._trial_words(), "--config", file)
 
     def _write_best(self, best: Trial) -> None:
         """Writes the preset file of the best trial so far."""
@@ -153,7 +192,8 @@ class _Searching:
             return {}
         if num_seeds < (wanted := len(self._asked.confirmation_seeds)):
             self._say(f"confirmation with {num_seeds} seeds: {wanted} would take half of the time")
-        quiet = of_confirmation(self._base.explicit)
+        given = self._base.explicit
+        quiet = ("--eval-every", "0", *_without_checkpoints(given))
         words = {
             BEST: (*self._words, *quiet, "--config", str(self._folder / BEST_NAME)),
             self._otherwise: (*self._words, *quiet),
@@ -205,3 +245,16 @@ class _Searching:
         self._say(f"preset file: {file}")
         self._say(f"train with it: python -m fastrl.{self._asked.algo} --preset {file}")
         return summary
+
+
+def _with_steps(asked: Asked, given: Mapping[str, Any]) -> tuple[str, ...]:
+    """Returns the flags in common, with the steps of a run."""
+    if "total_timesteps" in given or "total_timesteps" in asked.search:
+        return asked.flags
+    return (*asked.flags, "--total-timesteps", str(asked.total_timesteps))
+
+
+def _without_checkpoints(given: Mapping[str, Any]) -> tuple[str, ...]:
+    """Returns the flag that saves no periodic checkpoints, unless the user wants some."""
+    wants = {"checkpoint_every", "keep_checkpoints"} & {*given}
+    return () if wants else ("--checkpoint-every", "0")
