@@ -62,9 +62,10 @@ class Desk:
         """Returns all runs, newest first; those of the last look if that was just now."""
         with self._looking:
             if time.monotonic() >= self._look_again:
-                start = time.monotonic()
+                start, is_first = time.monotonic(), not self._runs
                 self._runs = find_runs(self.log_dir)
-                seconds = time.monotonic() - start
+                # The first look reads all, later ones what is new.
+                seconds = 0.0 if is_first else time.monotonic() - start
                 pause = max(_LEAST_PAUSE, _LOOKS_PER_PAUSE * seconds)
                 self._look_again = time.monotonic() + pause
             return self._runs

@@ -1,17 +1,39 @@
 // What the page of a run does in the browser: curves take new points, bars follow a film.
 // Texts of runs go into the page by textContent alone.
 
+// Points that a curve has not drawn yet, by the id of its chart: one out of view is left alone,
+// since drawing takes of the cores that train.
+const heldPoints = new Map();
+const inView = new IntersectionObserver((entries) => {
+  for (const { target, isIntersecting } of entries) {
+    target.fastrlInView = isIntersecting;
+    drawCurve(Number(target.id.slice(1)));
+  }
+});
+
+const drawCurve = (id) => {
+  const chart = getElement(id)?.chart;
+  const points = heldPoints.get(id);
+  if (!chart || !points || !document.getElementById(`c${id}`)?.fastrlInView) return;
+  heldPoints.delete(id);
+  const drawn = chart.getOption().series[0].data;
+  const last = drawn.length ? drawn[drawn.length - 1][0] : -Infinity; // it may be drawn anew meanwhile
+  const data = drawn.concat(points.filter((point) => point[0] > last));
+  chart.setOption({ series: [{ data: data, showSymbol: data.length < 2 }] });
+};
+
 window.fastrlCurves = (changes, attempt = 0) => {
   const late = [];
   for (const change of changes) {
     const [id, points] = change;
-    const chart = getElement(id)?.chart;
-    if (!chart) {
+    const element = document.getElementById(`c${id}`);
+    if (!element || !getElement(id)?.chart) {
       late.push(change); // not drawn yet
       continue;
     }
-    const data = chart.getOption().series[0].data.concat(points);
-    chart.setOption({ series: [{ data: data, showSymbol: data.length < 2 }] });
+    heldPoints.set(id, (heldPoints.get(id) ?? []).concat(points));
+    if (element.fastrlInView === undefined) inView.observe(element); // tells at once where it is
+    else drawCurve(id);
   }
   if (late.length && attempt < 20) setTimeout(() => window.fastrlCurves(late, attempt + 1), 100);
 };

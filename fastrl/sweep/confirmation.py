@@ -22,6 +22,7 @@ NUM_FINALISTS, MOST_FINALISTS = 4, 8
 HALVED_AFTER = 5  # seeds
 _FEWEST_SEEDS = 2
 _MOST_OF_TIME = 0.5  # that the confirmation may take, at most
+_FINAL_SHARE = 0.25  # of the time, for the finalists
 _SLACK = 1.15  # runs of good settings may take longer than those so far
 BEST = "best"
 Say = Callable[[str], None]
@@ -58,7 +59,7 @@ def reserve(asked: Asked, seconds_of_a_run: float, num_slots: int) -> float:
     num_more += MOST_FINALISTS * max(0, len(asked.final_seeds) - len(asked.seeds))
     final = seconds_of(num_more, seconds_of_a_run, num_slots)
     if asked.minutes is not None:
-        final = min(final, 0.15 * 60 * asked.minutes)
+        final = min(final, _FINAL_SHARE * 60 * asked.minutes)
     return seconds_of(2 * count, seconds_of_a_run, num_slots) + final
 
 

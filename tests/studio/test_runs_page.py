@@ -252,3 +252,16 @@ def test_the_queue_says_what_failed_and_why(desk):
         await user.should_see("loading", retries=30)
 
     play(desk, story)
+
+
+def test_the_first_look_at_many_runs_does_not_put_off_the_next(desk, monkeypatch):
+    def slow_at_first(log_dir):
+        time.sleep(0.2)
+        return [object()]
+
+    monkeypatch.setattr("fastrl.studio.desk.find_runs", slow_at_first)
+    monkeypatch.setattr("fastrl.studio.desk._LEAST_PAUSE", 0.0)
+    desk.runs()
+    assert desk._look_again <= time.monotonic()
+    desk.runs()
+    assert desk._look_again > time.monotonic() + 5

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from typing import Any
 
 from nicegui import ui  # pyright: ignore[reportMissingImports]
@@ -13,6 +14,7 @@ from fastrl.studio.curves import AXES, COLORS, Axis, Curve, chart, line
 from fastrl.studio.run_view import RunView
 
 _MOST_CURVES = 200  # on one page
+_SECONDS = 3.0  # between two drawings at least, which take of the cores that train
 
 
 class _Drawn:
@@ -47,6 +49,7 @@ class Curves:
     def __init__(self, view: RunView) -> None:
         self._table = view.table
         self._axis: Axis = "steps"
+        self._next = 0.0
         self._drawn: dict[str, _Drawn] = {}
         self._panels: dict[str, Any] = {}
 
@@ -71,7 +74,10 @@ class Curves:
             drawn.redraw()
 
     async def show(self, run: Run) -> None:
-        """Draws what is new."""
+        """Draws what is new, every three seconds while the run goes on."""
+        if run.state == "running" and time.monotonic() < self._next:
+            return
+        self._next = time.monotonic() + _SECONDS
         new, whole = self._take()
         for drawn in whole:
             drawn.redraw()
