@@ -18,7 +18,7 @@ from fastrl.studio.pages.run_settings import Settings
 from fastrl.studio.pages.run_state import Log, State
 from fastrl.studio.run_view import RunView
 
-_SECONDS = 1.0  # between two looks at the folder
+_SECONDS = 2.0  # between two looks at the folder
 _ACTIONS = ("Stop", "Resume", "Evaluate", "New like this")
 _SCRIPT = Path(__file__).parents[1].joinpath("run.js").read_text(encoding="utf-8")
 

@@ -14,7 +14,7 @@ from fastrl.studio.curves import AXES, COLORS, Axis, Curve, chart, line
 from fastrl.studio.run_view import RunView
 
 _MOST_CURVES = 200  # on one page
-_SECONDS = 3.0  # between two drawings at least, which take of the cores that train
+_SECONDS = 3.5  # between two drawings, which take of the cores that train; the page looks every two
 
 
 class _Drawn:
@@ -74,7 +74,7 @@ class Curves:
             drawn.redraw()
 
     async def show(self, run: Run) -> None:
-        """Draws what is new, every three seconds while the run goes on."""
+        """Draws what is new, every four seconds while the run goes on."""
         if run.state == "running" and time.monotonic() < self._next:
             return
         self._next = time.monotonic() + _SECONDS
