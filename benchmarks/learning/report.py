@@ -110,7 +110,7 @@ def markdown(results: Results, anchors: Mapping[str, Mapping[str, list[list[Any]
         anchors: as `read_anchors` returns them.
     """
     titles = ("task", "algorithm", "steps", "mean", "IQM (95 %)", "worst")
-    titles += ("seeds", "wall, CPU s", "measured", "published")
+    titles += ("seeds", "wall / CPU s", "measured", "published")
     lines = [f"| {' | '.join(titles)} |", "|---|---|---:|---:|---:|---:|---|---:|---|---|"]
     for env_id in tasks_of(results):
         for algo in sorted(results):
@@ -131,7 +131,7 @@ def markdown(results: Results, anchors: Mapping[str, Mapping[str, list[list[Any]
                 _with_interval(result),
                 _figure(result["return_worst"]),
                 seeds_in_words(result["seeds"]),
-                f"{_seconds(result['wall_seconds'])}, {_seconds(result['cpu_seconds'])}",
+                f"{_seconds(result['wall_seconds'])} / {_seconds(result['cpu_seconds'])}",
                 f"{result['machine']}, {result['commit'] or '?'}",
                 published,
             ]
