@@ -259,6 +259,18 @@ def test_without_time_the_best_of_those_with_the_most_seeds_wins(monkeypatch, tm
     assert ([trial.number for trial in found], pool.made) == ([1, 2], [])
 
 
+def test_a_finalist_is_not_best_because_it_has_one_seed_more(monkeypatch, tmp_path):
+    pool = OneAfterTheOther(monkeypatch, lambda number, seed: 0.0)
+    found = final_of(pool, tmp_path, [[7.0] * 6, [9.0] * 5, [8.0] * 5], end=0.0)
+    assert found[0].number == 1
+
+
+def test_of_some_trials_seconds_decide_as_they_do_of_all():
+    trials = [trial(0, 20.0, 9.0), trial(1, 100.0, 10.0), trial(2, 98.0, 4.0), trial(3, 99.0, 5.0)]
+    goal = Objective("return-and-seconds")
+    assert goal.ranked(trials)[0].number == goal.ranked(trials[1:], trials[0])[0].number == 2
+
+
 def test_a_finalist_that_fails_with_another_seed_is_out(monkeypatch, tmp_path):
     pool = OneAfterTheOther(monkeypatch, lambda number, seed: None if number == 0 else 1.0)
     found = final_of(pool, tmp_path, [[10.0] * 3, [1.0] * 3])
@@ -272,6 +284,13 @@ def test_the_confirmation_has_fewer_seeds_where_it_would_take_half_of_the_time()
     assert num_seeds_that_fit(asked, 8.0, 2) == 3
     assert num_seeds_that_fit(asked, 600.0, 2) == 2
     assert reserve(asked, 4.0, 2) < 60 - 20
+
+
+def test_the_time_of_the_finalists_is_that_of_the_runs_they_may_make():
+    asked = Asked("search", "ppo", (), minutes=100.0, final_seeds=tuple(range(1, 11)))
+    without = Asked("search", "ppo", (), minutes=100.0)
+    more = MOST_FINALISTS * 2 + NUM_FINALISTS * 5
+    assert reserve(asked, 1.0, 1) - reserve(without, 1.0, 1) == pytest.approx(1.15 * more)
 
 
 # What the words mean.

@@ -46,6 +46,7 @@ class Desk:
         self._runs: list[Run] = []
         self._rows: dict[str, tuple[Run, Row]] = {}
         self._look_again = 0.0
+        self._has_looked = False
         self.tensorboard = TensorBoard(self.log_dir)
 
     def open(self) -> None:
@@ -62,10 +63,11 @@ class Desk:
         """Returns all runs, newest first; those of the last look if that was just now."""
         with self._looking:
             if time.monotonic() >= self._look_again:
-                start, is_first = time.monotonic(), not self._runs
+                start = time.monotonic()
                 self._runs = find_runs(self.log_dir)
                 # The first look reads all, later ones what is new.
-                seconds = 0.0 if is_first else time.monotonic() - start
+                seconds = time.monotonic() - start if self._has_looked else 0.0
+                self._has_looked = True
                 pause = max(_LEAST_PAUSE, _LOOKS_PER_PAUSE * seconds)
                 self._look_again = time.monotonic() + pause
             return self._runs

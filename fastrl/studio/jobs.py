@@ -185,7 +185,7 @@ class JobFolder:
         return self.path / job.id / OUTPUT_NAME
 
     def printed(self, job: Job, most_bytes: int = _MOST_READ) -> str:
-        """Returns the end of what a job printed, without a line that is cut; "" if nothing yet."""
+        """Returns the end of what a job printed, in whole lines if it has several; "" if nothing."""
         try:
             descriptor, status = open_plain(self.output_of(job))
         except (OSError, ValueError):
@@ -198,6 +198,11 @@ class JobFolder:
         lines = data.decode("utf-8", "replace").split("\n")
         # A live line overwrites itself: its last words are what a terminal shows.
         return "\n".join(line.rstrip("\r").rpartition("\r")[2] for line in lines)
+
+    def last_line(self, job: Job) -> str:
+        """Returns the last line that a job printed; "" if it printed none."""
+        lines = self.printed(job, 4000).strip().splitlines()
+        return lines[-1] if lines else ""
 
     def _read(self, name: str) -> Progress | None:
         folder = self.path / name

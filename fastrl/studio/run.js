@@ -4,6 +4,7 @@
 // Points that a curve has not drawn yet, by the id of its chart: one out of view is left alone,
 // since drawing takes of the cores that train.
 const heldPoints = new Map();
+let redraws = 0; // since the page was opened
 const inView = new IntersectionObserver((entries) => {
   for (const { target, isIntersecting } of entries) {
     target.fastrlInView = isIntersecting;
@@ -16,13 +17,18 @@ const drawCurve = (id) => {
   const points = heldPoints.get(id);
   if (!chart || !points || !document.getElementById(`c${id}`)?.fastrlInView) return;
   heldPoints.delete(id);
-  const drawn = chart.getOption().series[0].data;
-  const last = drawn.length ? drawn[drawn.length - 1][0] : -Infinity; // it may be drawn anew meanwhile
-  const data = drawn.concat(points.filter((point) => point[0] > last));
+  const data = chart.getOption().series[0].data.concat(points);
   chart.setOption({ series: [{ data: data, showSymbol: data.length < 2 }] });
 };
 
-window.fastrlCurves = (changes, attempt = 0) => {
+// Called when charts are drawn anew with all points, along another axis maybe.
+window.fastrlForget = (ids) => {
+  redraws += 1;
+  for (const id of ids) heldPoints.delete(id);
+};
+
+window.fastrlCurves = (changes, attempt = 0, before = redraws) => {
+  if (before !== redraws) return; // charts that were not there yet have been drawn since, with these
   const late = [];
   for (const change of changes) {
     const [id, points] = change;
@@ -35,7 +41,7 @@ window.fastrlCurves = (changes, attempt = 0) => {
     if (element.fastrlInView === undefined) inView.observe(element); // tells at once where it is
     else drawCurve(id);
   }
-  if (late.length && attempt < 20) setTimeout(() => window.fastrlCurves(late, attempt + 1), 100);
+  if (late.length && attempt < 20) setTimeout(() => window.fastrlCurves(late, attempt + 1, before), 100);
 };
 
 window.fastrlFilm = (videoId, boxId, facts, attempt = 0) => {

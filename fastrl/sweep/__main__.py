@@ -22,7 +22,7 @@ with leaving_at_once():
     from fastrl.sweep.arguments import HELP, Options, read
     from fastrl.sweep.asking import asked_by, description_of
     from fastrl.sweep.folder import create, read_status, unfinished
-    from fastrl.sweep.request import Asked
+    from fastrl.sweep.request import FINAL_SEEDS, TRIAL_SEEDS, Asked
     from fastrl.sweep.training import train_trial
 
 
@@ -61,6 +61,8 @@ def _changed(folder: Path, asked: Asked, options: Options) -> Asked:
         raise ValueError(f"{folder} is a grid, which has neither --minutes nor --trials")
     if options.minutes is not None:
         used = read_status(folder).get("seconds", 0.0)
+        if asked.minutes is None and asked.seeds == TRIAL_SEEDS:
+            asked = replace(asked, final_seeds=FINAL_SEEDS)
         asked = replace(asked, minutes=used / 60 + options.minutes)
     if options.trials is not None:
         asked = replace(asked, trials=options.trials)

@@ -28,9 +28,9 @@ a search (without lists, or with --minutes, --trials or --search):
   --objective WHAT      return: the greedy return at the end of a run (default)
                         seconds: fewest seconds to --target-return
                         return-and-seconds: both, and of the best returns the fastest
-  --total-timesteps N   steps of a run (default: the preset's, or as many as the time allows)
-  --seed 1..3           seeds of a trial, of which the leading ones get all
-  --confirm N           fresh seeds for the best settings and for the defaults (default: 5)
+  --total-timesteps N   steps of a run (default: the preset's, or by the time there is)
+  --seed 1..3           seeds of a trial, all of which only leading trials get
+  --confirm N           fresh seeds for the best settings and for preset or defaults (default: 5)
   --FLAG VALUE          a setting that is not searched;  --FLAG A B C: try only these values
 
 a grid (values after a flag of ALGO; 1..5 are the numbers from 1 to 5):

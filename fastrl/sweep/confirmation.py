@@ -1,4 +1,4 @@
-"""The end of a search: more seeds for the finalists, and the best against the defaults afresh."""
+"""The end of a search: more seeds for finalists, and the best against preset or defaults."""
 
 from __future__ import annotations
 
@@ -56,7 +56,9 @@ def reserve(asked: Asked, seconds_of_a_run: float, num_slots: int) -> float:
     """Returns the seconds that a search leaves to its finalists and the confirmation."""
     count = num_seeds_that_fit(asked, seconds_of_a_run, num_slots)
     num_more = NUM_FINALISTS * (len(asked.seeds) - 1) // 2  # some have all their seeds already
-    num_more += MOST_FINALISTS * max(0, len(asked.final_seeds) - len(asked.seeds))
+    most, few = len(asked.final_seeds), len(asked.seeds)
+    num_more += MOST_FINALISTS * max(0, min(most, HALVED_AFTER) - few)
+    num_more += NUM_FINALISTS * max(0, most - max(few, HALVED_AFTER))
     final = seconds_of(num_more, seconds_of_a_run, num_slots)
     if asked.minutes is not None:
         final = min(final, _FINAL_SHARE * 60 * asked.minutes)
@@ -72,10 +74,9 @@ def run_final(
     end: float,
     say: Say,
 ) -> list[Trial]:
-    """Gives the best trials further seeds, one after the other; the worse half gets only a few.
+    """Gives the best trials further seeds, one after the other; four of eight only get a few.
 
-    The best of many trials with a few seeds each owes much to luck, and the more so the shorter the
-    runs are, of which there are then more.
+    The best of many trials with a few seeds each owes much to luck.
 
     Args:
         pool: of the slots.
@@ -87,7 +88,7 @@ def run_final(
         say: prints a line.
 
     Returns:
-        The trials to choose from: those with the most seeds.
+        The trials to choose from: those with as many seeds as the finalists have.
     """
     clock.enter("final")
     trials = {trial.number: trial for trial in ranked}
@@ -124,17 +125,22 @@ def run_final(
     finalists = numbers[:NUM_FINALISTS]
     if len(seeds) > len(asked.seeds) and have_room(lacking(numbers[:MOST_FINALISTS], asked.seeds)):
         finalists = numbers[:MOST_FINALISTS]
+    num_known = max(len(trials[number].complete_runs) for number in finalists)
+    enough = min(len(asked.seeds), num_known)
+    first = min(ranked, key=lambda trial: trial.number)
     for count, seed in enumerate(seeds):
         if count == HALVED_AFTER:
-            best = asked.goal.ranked([trials[number] for number in finalists])
+            best = asked.goal.ranked([trials[number] for number in finalists], first)
             finalists = [trial.number for trial in best[:NUM_FINALISTS]]
         if not have_room(jobs := lacking(finalists, [seed])):
             break
         pool.work_through(jobs, on_end, clock.tick)
         finalists = [number for number in finalists if trials[number].state == "complete"]
+        reaching = [number for number in finalists if not asked.goal.misses(trials[number])]
+        finalists = reaching or finalists  # a run that misses its target trains on to its end
+        enough = max(enough, count + 1)
     whole = [trial for trial in trials.values() if trial.state == "complete"]
-    most = max((len(trial.complete_runs) for trial in whole), default=0)
-    return [trial for trial in whole if len(trial.complete_runs) == most]
+    return [trial for trial in whole if len(trial.complete_runs) >= enough] or whole
 
 
 def run_confirmation(

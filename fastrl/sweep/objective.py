@@ -56,13 +56,18 @@ class Objective:
         assert self.target_return is not None
         return _MISSED + max(0.0, self.target_return - value)
 
-    def ranked(self, trials: Sequence[Trial]) -> list[Trial]:
-        """Returns the complete trials, the best first."""
+    def ranked(self, trials: Sequence[Trial], first: Trial | None = None) -> list[Trial]:
+        """Returns the complete trials, the best first.
+
+        Args:
+            trials: of a sweep.
+            first: the sweep's first trial, where `trials` are only some.
+        """
         complete = [trial for trial in trials if trial.state == "complete"]
         complete = [trial for trial in complete if None not in (trial.value, trial.seconds)]
         if self.name != "return-and-seconds" or not complete:
             return sorted(complete, key=self._key)
-        least = _least_return(complete)
+        least = _least_return(complete, first or min(complete, key=lambda trial: trial.number))
         return sorted(complete, key=lambda trial: self._key_of_both(trial, least))
 
     def _key(self, trial: Trial) -> Any:
@@ -77,10 +82,9 @@ class Objective:
         return (0, seconds, trial.number) if is_good else (1, -value, trial.number)
 
 
-def _least_return(complete: Sequence[Trial]) -> float:
+def _least_return(complete: Sequence[Trial], first: Trial) -> float:
     """Returns the return from which seconds decide."""
     values = [trial.value for trial in complete if trial.value is not None]
-    first = min(complete, key=lambda trial: trial.number).value
     best = max(values)
-    assert first is not None
-    return best - TOLERANCE * abs(best - first)
+    assert first.value is not None
+    return best - TOLERANCE * abs(best - first.value)

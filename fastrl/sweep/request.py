@@ -51,7 +51,7 @@ class Asked:
     target_return: float | None = None
     processes: int = 1
     seeds: tuple[int, ...] = TRIAL_SEEDS
-    """Of a trial; leaders alone get all of them."""
+    """Of a trial; leaders and finalists alone get all of them."""
     final_seeds: tuple[int, ...] = ()
     """Of the finalists of a search, as far as the time allows; empty: those of the trials."""
     confirmation_seeds: tuple[int, ...] = CONFIRMATION_SEEDS

@@ -134,8 +134,8 @@ class _Searching:
             )
         if not candidates:
             raise ValueError("the best trials failed with other seeds")
-        best = self._goal.ranked(candidates)[0]
-        self._search.trials |= {trial.number: trial for trial in candidates}
+        best = self._goal.ranked(candidates, min(ranked, key=lambda trial: trial.number))[0]
+        self._search.trials = {trial.number: trial for trial in load_trials(self._folder)[0]}
         self._write_best(best)
         return self._conclude(best, self._confirmation(best))
 

@@ -86,10 +86,4 @@ async def _show_output(desk: Desk, job: Job) -> None:
 def _words(desk: Desk, progress: Progress) -> str:
     if progress.state == "refused":
         return "not started, because it is not signed as yours: it came with the folder"
-    return "" if progress.state == "waiting" else last_line(desk, progress.job)
-
-
-def last_line(desk: Desk, job: Job) -> str:
-    """Returns the last line that a job printed."""
-    lines = desk.jobs.printed(job, 4000).strip().splitlines()
-    return lines[-1] if lines else ""
+    return "" if progress.state == "waiting" else desk.jobs.last_line(progress.job)

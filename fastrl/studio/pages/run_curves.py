@@ -44,7 +44,7 @@ class _Drawn:
 
 
 class Curves:
-    """All curves of a run; the browser gets new points alone."""
+    """All curves of a run; while it trains, the browser gets new points alone."""
 
     def __init__(self, view: RunView) -> None:
         self._table = view.table
@@ -70,8 +70,7 @@ class Curves:
     async def turn_to(self, run: Run) -> None:
         """Draws all curves when their tab is opened."""
         self._take()
-        for drawn in self._drawn.values():
-            drawn.redraw()
+        _redraw(list(self._drawn.values()))
 
     async def show(self, run: Run) -> None:
         """Draws what is new, every four seconds while the run goes on."""
@@ -79,8 +78,7 @@ class Curves:
             return
         self._next = time.monotonic() + _SECONDS
         new, whole = self._take()
-        for drawn in whole:
-            drawn.redraw()
+        _redraw(whole)
         if new:
             ui.run_javascript(f"fastrlCurves({json.dumps(new)})")
 
@@ -114,5 +112,12 @@ class Curves:
         for drawn in self._drawn.values():
             drawn.turn_to(axis)
         self._take()
-        for drawn in self._drawn.values():
-            drawn.redraw()
+        _redraw(list(self._drawn.values()))
+
+
+def _redraw(some: list[_Drawn]) -> None:
+    """Has the browser draw all points of some curves."""
+    for drawn in some:
+        drawn.redraw()
+    if some:
+        ui.run_javascript(f"fastrlForget({[drawn.chart.id for drawn in some]})")

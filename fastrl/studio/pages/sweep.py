@@ -16,7 +16,6 @@ from fastrl.studio.addresses import address_of, page_of_run
 from fastrl.studio.desk import ALGORITHMS, Desk
 from fastrl.studio.differences import in_words
 from fastrl.studio.frame import frame, told
-from fastrl.studio.jobs import Job
 from fastrl.studio.pages.run_state import clock
 from fastrl.studio.sweep_charts import (
     importance_chart,
@@ -196,12 +195,6 @@ class _SweepPage:
         title = f"sweep {self._folder.name}, continued"
         work = self._desk.submit
         await told(lambda: asyncio.to_thread(work, "sweep", words, title), "in the queue")
-
-
-def last_line(desk: Desk, job: Job) -> str:
-    """Returns the last line that a job printed."""
-    lines = desk.jobs.printed(job).strip().splitlines()
-    return lines[-1] if lines else ""
 
 
 def _mean_in_words(result: dict[str, Any]) -> str:

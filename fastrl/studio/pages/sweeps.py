@@ -119,7 +119,7 @@ class _List:
         jobs = [x for x in self._desk.jobs.all() if x.job.command == "sweep"]
         waiting = [f"{x.job.title}: waits" for x in jobs if x.state == "waiting"]
         failed = [
-            f"{x.job.title} failed: {sweep.last_line(self._desk, x.job)}"
+            f"{x.job.title} failed: {self._desk.jobs.last_line(x.job)}"
             for x in jobs[-3:]
             if x.state == "failed"
         ]
