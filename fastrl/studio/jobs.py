@@ -185,7 +185,7 @@ class JobFolder:
         return self.path / job.id / OUTPUT_NAME
 
     def printed(self, job: Job, most_bytes: int = _MOST_READ) -> str:
-        """Returns the end of what a job printed, in whole lines if it has several; "" if nothing."""
+        """Returns the end of what a job printed, in whole lines if it can; "" if nothing."""
         try:
             descriptor, status = open_plain(self.output_of(job))
         except (OSError, ValueError):
