@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+from fastrl.runs.owner import read_process, stop
 from fastrl.sweep.__main__ import main
 from fastrl.sweep.folder import create
 from fastrl.sweep.reading import importance, list_sweeps, read_sweep
@@ -368,6 +369,19 @@ def test_a_sweep_that_runs_is_left_alone(tmp_path, capsys):
     with owned(folder):
         assert main(["--resume", str(folder)]) == 2
     assert "is being written by another process" in capsys.readouterr().err
+
+
+def test_a_sweep_names_its_process_by_which_it_is_stopped(tmp_path):
+    words = small(*GRID, "--processes", "1", env_id="endless", log_dir=tmp_path)
+    process = begin(words, tmp_path)
+    wait_for(lambda: list(tmp_path.glob("sweeps/*/*/ppo")))
+    folder = sweep_of(tmp_path).folder
+    assert stop(folder).pid == process.pid
+    process.communicate(timeout=30)
+    assert process.returncode == 130
+    assert sweep_of(tmp_path).state == "stopped"
+    assert read_process(folder) is None
+    assert processes_that_name(str(tmp_path)) == []
 
 
 # What was found.

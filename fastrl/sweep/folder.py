@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import os
 import signal
 import time
 from collections.abc import Iterator
@@ -13,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from fastrl.runs.folder import expanded, owned, replaced_file
-from fastrl.runs.owner import PROCESS_NAME, stop
+from fastrl.runs.owner import PROCESS_NAME, owned_by_this_process, stop
 from fastrl.sweep.request import SWEEP_NAME, Asked
 
 STATUS_NAME = "status.json"
@@ -116,7 +115,7 @@ class Clock:
     def write(self, error: str = "") -> None:
         """Writes `status.json`."""
         self._written = time.monotonic()
-        status = {"pid": os.getpid(), "phase": self.phase, "seconds": round(self.seconds, 2)}
+        status = {"phase": self.phase, "seconds": round(self.seconds, 2)}
         write_json(self._path, {**status, "updated": round(time.time(), 2), "error": error})
 
 
@@ -137,7 +136,7 @@ def at_work(folder: Path, clock: Clock) -> Iterator[None]:
     Raises:
         ValueError: another process works on the sweep.
     """
-    with owned(folder):
+    with owned_by_this_process(folder):
         end_orphans(folder)
         try:
             yield

@@ -42,8 +42,6 @@ class Sweep:
     """That it has worked, over all its starts."""
     error: str
     """Why it failed."""
-    pid: int | None
-    """The process that works on it; None if none does."""
     trials: tuple[Trial, ...]
     confirmation: dict[str, dict[str, Any]]
     """"best" and "preset" or "defaults", once trained with fresh seeds; as in `summary.json`."""
@@ -104,7 +102,7 @@ def read_sweep(folder: str | Path) -> Sweep:
         state = "finished" if phase == "finished" else "failed"
     trials, faults = load_trials(folder)
     summary = _read_json(folder / SUMMARY_NAME)
-    seconds, pid = status.get("seconds"), status.get("pid")
+    seconds = status.get("seconds")
     return Sweep(
         folder=folder,
         asked=asked,
@@ -112,7 +110,6 @@ def read_sweep(folder: str | Path) -> Sweep:
         phase=phase,
         seconds=float(seconds) if isinstance(seconds, int | float) else 0.0,
         error=str(status.get("error", "")),
-        pid=pid if is_running and isinstance(pid, int) else None,
         trials=tuple(trials),
         confirmation=summary.get("confirmation") or {},
         summary=summary,

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import os
-import signal
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +10,7 @@ from nicegui import ui  # pyright: ignore[reportMissingImports]
 
 from fastrl.processes.errors import one_line
 from fastrl.runs.folder import read_config
+from fastrl.runs.owner import stop
 from fastrl.studio.addresses import address_of, page_of_run
 from fastrl.studio.desk import ALGORITHMS, Desk
 from fastrl.studio.differences import in_words
@@ -182,13 +181,7 @@ class _SweepPage:
         await told(lambda: asyncio.to_thread(submit), f"{len(_SEEDS)} runs are in the queue")
 
     async def _stop_sweep(self) -> None:
-        def stop() -> None:
-            pid = read_sweep(self._folder).pid
-            if pid is None:
-                raise ValueError("no process works on this sweep")
-            os.kill(pid, signal.SIGINT)
-
-        await told(lambda: asyncio.to_thread(stop), "the sweep ends its runs")
+        await told(lambda: asyncio.to_thread(stop, self._folder), "the sweep ends its runs")
 
     async def _go_on(self) -> None:
         words = ("--resume", str(self._folder))
