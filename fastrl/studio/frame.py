@@ -21,6 +21,12 @@ _THEME_COOKIE = "fastrl_theme"
 _THEME_ICONS = {"auto": "brightness_auto", "light": "light_mode", "dark": "dark_mode"}
 
 
+def progress_bar() -> ui.linear_progress:
+    """Adds a bar that moves at once: one that glides has the browser draw 60 times a second."""
+    bar = ui.linear_progress(0, show_value=False)
+    return bar.props('instant-feedback aria-label="progress"')
+
+
 @contextlib.contextmanager
 def frame(title: str, current: str = "") -> Iterator[None]:
     """Builds the frame of a page; the context's elements go into its body.

@@ -8,6 +8,7 @@ import math
 from nicegui import ui  # pyright: ignore[reportMissingImports]
 
 from fastrl.runs.run import Run
+from fastrl.studio.frame import progress_bar
 from fastrl.studio.run_view import RunView
 
 
@@ -18,7 +19,7 @@ class State:
         with ui.element("div").classes("desk-row").mark("state"):
             self._state = ui.label().classes("desk-badge").props("role=status")
             self._facts = ui.label()
-        self._bar = ui.linear_progress(0, show_value=False).props('aria-label="progress"')
+        self._bar = progress_bar()
         self._detail = ui.label().classes("desk-note")
         self._problems = ui.label().classes("desk-wrong")
 

@@ -14,7 +14,7 @@ from fastrl.runs.owner import stop
 from fastrl.studio.addresses import address_of, page_of_run
 from fastrl.studio.desk import ALGORITHMS, Desk
 from fastrl.studio.differences import in_words
-from fastrl.studio.frame import frame, told
+from fastrl.studio.frame import frame, progress_bar, told
 from fastrl.studio.pages.run_state import clock
 from fastrl.studio.sweep_charts import (
     importance_chart,
@@ -56,7 +56,7 @@ class _SweepPage:
         with ui.element("div").classes("desk-row"):
             self._state = ui.label().classes("desk-badge").props("role=status")
             self._words = ui.label()
-        self._bar = ui.linear_progress(0, show_value=False).props('aria-label="progress"')
+        self._bar = progress_bar()
         self._fault = ui.label().classes("desk-wrong")
         with ui.element("div").classes("desk-row"):
             words = f"Train the best with {len(_SEEDS)} seeds"
