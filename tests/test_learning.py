@@ -121,7 +121,7 @@ def test_seconds_of_a_machine_with_other_work_are_unknown(learning, make_record)
     summary = learning.records.summarise([make_record(1, **unknown), make_record(2, **unknown)])
     assert summary["wall_seconds"] is None and summary["cpu_seconds"] is None
     row = learning.report.markdown({"ppo": {"CartPole-v1": summary}}, {}).splitlines()[-1]
-    assert "| ?, ? |" in row
+    assert "| ? / ? |" in row
 
 
 @pytest.mark.parametrize("change", [{"steps": 5}, {"settings": {}}, {"eval_episodes": 3}])
@@ -162,7 +162,7 @@ def test_table_shows_the_spread_over_seeds_beside_what_others_publish(learning, 
     cells = [cell.strip() for cell in row.strip("|").split("|")]
     assert cells == [
         *("HalfCheetah-v4", "ppo", "0.1M", "5,500", "5,500 (5,000 to 6,000)", "5,000"),
-        *("2: 1-2", "15, 20", "a machine, 2 cores, abc1234", "X 1,443; Y 9.0 at 3.0M"),
+        *("2: 1-2", "15 / 20", "a machine, 2 cores, abc1234", "X 1,443; Y 9.0 at 3.0M"),
     ]
 
 

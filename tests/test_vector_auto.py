@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 import threading
+import time
 from collections.abc import Iterator
 from typing import Any
 
@@ -107,10 +108,23 @@ def test_one_environment_more_is_made_stepped_a_little_and_closed(two_workers) -
     assert 2 <= Counting.steps <= 101
 
 
-def test_a_slow_one_is_stepped_twice_where_that_says_enough(two_workers, monkeypatch) -> None:
+def test_a_slow_one_is_stepped_four_times_where_that_says_enough(two_workers, monkeypatch) -> None:
     monkeypatch.setattr(Slow, "seconds", 0.02)
     made(Slow, two_workers)
-    assert Counting.steps == 2
+    assert Counting.steps == 4
+
+
+def test_a_step_that_other_work_holds_up_does_not_count(two_workers, monkeypatch) -> None:
+    late = iter([0.0, 0.0, 0.0, 5.0])  # seconds by which the clock is ahead
+    ahead = 0.0
+
+    def clock() -> float:
+        nonlocal ahead
+        ahead += next(late, 0.0)
+        return time.monotonic() + ahead
+
+    monkeypatch.setattr(choosing.time, "perf_counter", clock)
+    assert vector_of(made(Counting, two_workers)) == "sync"
 
 
 @pytest.mark.parametrize(
