@@ -12,8 +12,8 @@ from fastrl.processes.machine import available_cores
 def pytest_xdist_auto_num_workers(config: pytest.Config) -> int | None:
     """A whole run of the fast tests has one process more than cores, since many tests wait.
 
-    Named tests run in one process, which a few of them are over before; slow ones do unless `-n`
-    says otherwise, since many use all cores themselves.
+    Named tests run in one process, since starting more takes longer than a few tests. So do slow
+    ones unless `-n` says otherwise, since many use all cores themselves.
     """
     is_whole = config.args_source is pytest.Config.ArgsSource.TESTPATHS
     is_plain = is_whole and config.option.markexpr.startswith("not ")

@@ -1,10 +1,26 @@
 // What the page of a run does in the browser: curves take new points, bars follow a film.
 // Texts of runs go into the page by textContent alone.
 
-// Points that a curve has not drawn yet, by the id of its chart: one out of view is left alone,
-// since drawing takes of the cores that train.
+// Points that a curve has not drawn yet, by the id of its chart. A curve out of view waits until it
+// is seen, since drawing takes CPU time from training.
 const heldPoints = new Map();
-let redraws = 0; // since the page was opened
+
+const drawCurve = (id, attempt = 0) => {
+  const points = heldPoints.get(id);
+  const element = document.getElementById(`c${id}`);
+  if (!points || element?.fastrlInView === false) return;
+  const chart = getElement(id)?.chart;
+  if (!chart) {
+    if (attempt < 20) setTimeout(() => drawCurve(id, attempt + 1), 100); // it is being made
+  } else if (element.fastrlInView === undefined) {
+    inView.observe(element); // which says at once whether it is seen
+  } else {
+    heldPoints.delete(id);
+    const data = chart.getOption().series[0].data.concat(points);
+    chart.setOption({ series: [{ data: data, showSymbol: data.length < 2 }] });
+  }
+};
+
 const inView = new IntersectionObserver((entries) => {
   for (const { target, isIntersecting } of entries) {
     target.fastrlInView = isIntersecting;
@@ -12,36 +28,16 @@ const inView = new IntersectionObserver((entries) => {
   }
 });
 
-const drawCurve = (id) => {
-  const chart = getElement(id)?.chart;
-  const points = heldPoints.get(id);
-  if (!chart || !points || !document.getElementById(`c${id}`)?.fastrlInView) return;
-  heldPoints.delete(id);
-  const data = chart.getOption().series[0].data.concat(points);
-  chart.setOption({ series: [{ data: data, showSymbol: data.length < 2 }] });
-};
-
-// Called when charts are drawn anew with all points, along another axis maybe.
-window.fastrlForget = (ids) => {
-  redraws += 1;
-  for (const id of ids) heldPoints.delete(id);
-};
-
-window.fastrlCurves = (changes, attempt = 0, before = redraws) => {
-  if (before !== redraws) return; // charts that were not there yet have been drawn since, with these
-  const late = [];
-  for (const change of changes) {
-    const [id, points] = change;
-    const element = document.getElementById(`c${id}`);
-    if (!element || !getElement(id)?.chart) {
-      late.push(change); // not drawn yet
-      continue;
-    }
+window.fastrlCurves = (changes) => {
+  for (const [id, points] of changes) {
     heldPoints.set(id, (heldPoints.get(id) ?? []).concat(points));
-    if (element.fastrlInView === undefined) inView.observe(element); // tells at once where it is
-    else drawCurve(id);
+    drawCurve(id);
   }
-  if (late.length && attempt < 20) setTimeout(() => window.fastrlCurves(late, attempt + 1, before), 100);
+};
+
+// Called when charts are drawn anew with all of their points, maybe along another axis.
+window.fastrlForget = (ids) => {
+  for (const id of ids) heldPoints.delete(id);
 };
 
 window.fastrlFilm = (videoId, boxId, facts, attempt = 0) => {

@@ -255,11 +255,11 @@ def test_the_queue_says_what_failed_and_why(desk):
 
 
 def test_the_first_look_at_many_runs_does_not_put_off_the_next(desk, monkeypatch):
-    def slow_at_first(log_dir):
+    def slow_look(log_dir):
         time.sleep(0.2)
         return [object()]
 
-    monkeypatch.setattr("fastrl.studio.desk.find_runs", slow_at_first)
+    monkeypatch.setattr("fastrl.studio.desk.find_runs", slow_look)
     monkeypatch.setattr("fastrl.studio.desk._LEAST_PAUSE", 0.0)
     desk.runs()
     assert desk._look_again <= time.monotonic()

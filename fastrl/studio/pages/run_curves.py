@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import time
+from collections.abc import Collection
 from typing import Any
 
 from nicegui import ui  # pyright: ignore[reportMissingImports]
@@ -14,7 +15,7 @@ from fastrl.studio.curves import AXES, COLORS, Axis, Curve, chart, line
 from fastrl.studio.run_view import RunView
 
 _MOST_CURVES = 200  # on one page
-_SECONDS = 3.5  # between two drawings, which take of the cores that train; the page looks every two
+_SECONDS = 3.5  # at least, between two drawings: they take CPU time from training
 
 
 class _Drawn:
@@ -70,7 +71,7 @@ class Curves:
     async def turn_to(self, run: Run) -> None:
         """Draws all curves when their tab is opened."""
         self._take()
-        _redraw(list(self._drawn.values()))
+        _redraw(self._drawn.values())
 
     async def show(self, run: Run) -> None:
         """Draws what is new, every four seconds while the run goes on."""
@@ -112,10 +113,10 @@ class Curves:
         for drawn in self._drawn.values():
             drawn.turn_to(axis)
         self._take()
-        _redraw(list(self._drawn.values()))
+        _redraw(self._drawn.values())
 
 
-def _redraw(some: list[_Drawn]) -> None:
+def _redraw(some: Collection[_Drawn]) -> None:
     """Has the browser draw all points of some curves."""
     for drawn in some:
         drawn.redraw()
