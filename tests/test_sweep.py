@@ -10,6 +10,7 @@ import sys
 import time
 from collections import Counter
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
@@ -186,7 +187,7 @@ def test_a_search_ends_in_its_time_with_its_confirmation(tmp_path):
 # What is cut short.
 
 
-def begin(words: list[str], tmp_path: Path) -> subprocess.Popen[str]:
+def begin(words: list[str], tmp_path: Path, sigint: Any = signal.SIG_DFL) -> subprocess.Popen[str]:
     environment = {**os.environ, "PYTHONPATH": f"{ROOT}", "PYTHONUNBUFFERED": "1"}
     return subprocess.Popen(
         [sys.executable, PROGRAM, *words],
@@ -195,6 +196,7 @@ def begin(words: list[str], tmp_path: Path) -> subprocess.Popen[str]:
         stderr=subprocess.STDOUT,
         text=True,
         cwd=tmp_path,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, sigint),  # whatever started the tests
     )
 
 
@@ -371,9 +373,10 @@ def test_a_sweep_that_runs_is_left_alone(tmp_path, capsys):
     assert "is being written by another process" in capsys.readouterr().err
 
 
-def test_a_sweep_names_its_process_by_which_it_is_stopped(tmp_path):
+@pytest.mark.parametrize("handler", [signal.SIG_DFL, signal.SIG_IGN], ids=["shell", "background"])
+def test_a_sweep_names_its_process_by_which_it_is_stopped(tmp_path, handler):
     words = small(*GRID, "--processes", "1", env_id="endless", log_dir=tmp_path)
-    process = begin(words, tmp_path)
+    process = begin(words, tmp_path, handler)
     wait_for(lambda: list(tmp_path.glob("sweeps/*/*/ppo")))
     folder = sweep_of(tmp_path).folder
     assert stop(folder).pid == process.pid

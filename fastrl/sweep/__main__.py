@@ -73,6 +73,8 @@ def _changed(folder: Path, asked: Asked, options: Options) -> Asked:
 
 def _go(folder: Path, asked: Asked) -> int:
     signal.signal(signal.SIGTERM, _end)
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # as a script's `&` has it
+        signal.signal(signal.SIGINT, signal.default_int_handler)  # `runs.owner.stop` sends it
     asked.save(folder)
     _say(description_of(asked))
     _say(f"sweep folder: {folder}")
