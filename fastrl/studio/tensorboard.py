@@ -1,4 +1,7 @@
-"""TensorBoard beside the studio: started when it is asked for, ended with the studio."""
+"""TensorBoard beside the studio: started when it is asked for, ended with the studio.
+
+It reads a pipe that the studio alone holds, so it also ends when the studio is killed.
+"""
 
 from __future__ import annotations
 
@@ -12,6 +15,16 @@ from pathlib import Path
 
 _HOST = "127.0.0.1"
 _START_SECONDS = 60.0
+_PROGRAM = """
+import os, runpy, sys, threading
+
+def end_with_the_studio():
+    os.read(0, 1)
+    os._exit(0)
+
+threading.Thread(target=end_with_the_studio, daemon=True).start()
+runpy.run_module("tensorboard.main", run_name="__main__")
+"""
 
 
 class TensorBoard:
@@ -35,20 +48,25 @@ class TensorBoard:
         """
         with self._lock:
             if self._process is None or self._process.poll() is not None:
+                self._end()
                 self._start()
             return self._url
 
     def close(self) -> None:
         """Ends the process, if there is one."""
         with self._lock:
-            if self._process is not None and self._process.poll() is None:
-                self._process.terminate()
-                try:
-                    self._process.wait(5)
-                except subprocess.TimeoutExpired:
-                    self._process.kill()
-                    self._process.wait()
-            self._process = None
+            self._end()
+
+    def _end(self) -> None:
+        if self._process is None:
+            return
+        self._process.terminate()
+        try:
+            self._process.communicate(timeout=5)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.communicate()
+        self._process = None
 
     def _start(self) -> None:
         with socket.socket() as probe:
@@ -56,8 +74,8 @@ class TensorBoard:
             port = probe.getsockname()[1]
         words = ["--logdir", str(self._log_dir), "--host", _HOST, "--port", str(port)]
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "tensorboard.main", *words],
-            stdin=subprocess.DEVNULL,
+            [sys.executable, "-c", _PROGRAM, *words],
+            stdin=subprocess.PIPE,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
         )
@@ -72,5 +90,5 @@ class TensorBoard:
                 self._url = f"http://{_HOST}:{port}/"
                 return
             time.sleep(0.2)
-        self._process.kill()
+        self._end()
         raise ValueError(f"TensorBoard did not answer within {_START_SECONDS:.0f} s")

@@ -238,6 +238,8 @@ class _Searching:
             self._say(line)
         if told:
             self._say(_VERDICTS[told].format(self._otherwise))
+        if told == "not told apart" and self._goal.name == "return":
+            self._say("settings that get there sooner: --objective seconds --target-return R")
         summary["seconds"] = round(self._clock.seconds, 1)
         write_json(self._folder / SUMMARY_NAME, summary)
         self._clock.enter("finished")

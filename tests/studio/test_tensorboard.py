@@ -2,34 +2,43 @@
 
 from __future__ import annotations
 
+import os
 import socket
+import subprocess
 import sys
-import types
+import time
 
 import pytest
 
-from fastrl.studio import tensorboard
 from fastrl.studio.tensorboard import TensorBoard
 
-SERVER = """#!{python}
+SERVER = """
 import socket, sys, time
-assert sys.argv[1:3] == ["-m", "tensorboard.main"]
 port = int(sys.argv[sys.argv.index("--port") + 1])
 assert sys.argv[sys.argv.index("--host") + 1] == "127.0.0.1"
 server = socket.create_server(("127.0.0.1", port))
 time.sleep(60)
 """
+STUDIO = """
+import os, signal, sys
+from pathlib import Path
+from fastrl.studio.tensorboard import TensorBoard
+
+print(TensorBoard(Path(sys.argv[1])).url(), flush=True)
+os.kill(os.getpid(), signal.SIGKILL)
+"""
 
 
 @pytest.fixture
 def use(tmp_path, monkeypatch):
-    """Returns a function that makes a program TensorBoard's interpreter."""
+    """Returns a function that puts a program in the place of TensorBoard."""
 
     def put(code: str) -> None:
-        program = tmp_path / "program"
-        program.write_text(code.format(python=sys.executable))
-        program.chmod(0o700)
-        monkeypatch.setattr(tensorboard, "sys", types.SimpleNamespace(executable=str(program)))
+        package = tmp_path / "modules" / "tensorboard"
+        package.mkdir(parents=True)
+        (package / "__init__.py").touch()
+        (package / "main.py").write_text(code)
+        monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(package.parent), *sys.path]))
 
     return put
 
@@ -51,6 +60,17 @@ def test_it_answers_once_and_ends_with_the_studio(tmp_path, use):
 
 
 def test_one_that_does_not_start_is_told(tmp_path, use):
-    use("#!{python}\nraise SystemExit(3)\n")
+    use("raise SystemExit(3)")
     with pytest.raises(ValueError, match="TensorBoard ended with status 3"):
         TensorBoard(tmp_path).url()
+
+
+def test_it_ends_when_the_studio_is_killed(tmp_path, use):
+    use(SERVER)
+    words = [sys.executable, "-c", STUDIO, str(tmp_path)]
+    url = subprocess.run(words, capture_output=True, text=True).stdout
+    assert url.startswith("http://127.0.0.1:")
+    end = time.monotonic() + 20
+    while answers(url.strip()) and time.monotonic() < end:
+        time.sleep(0.05)
+    assert not answers(url.strip())
