@@ -3,8 +3,9 @@
     python -m fastrl.droq --env-id Hopper-v4
 
 The critics have dropout and layer norm, which keeps them from overestimating, so that they can
-take many gradient steps per environment step, each on fresh transitions. After as many of them, the
-actor takes one, on a batch of its own, towards the mean of the critics.
+take many gradient steps per environment step, each on fresh transitions. After every
+`policy_frequency` of them the actor takes one, on a batch of its own, towards the mean of the
+critics.
 """
 
 from __future__ import annotations
@@ -51,29 +52,23 @@ class DroQ(SAC):
         self._masks = torch.ones(2 * num_values, device=self.device)
         masks = self._target_masks, self._online_masks = self._masks.split(num_values)
         example = (*minibatch, self._noise[0], self._noise[0], *masks)
-        self._critic_step = self.engine.build(self.learn_critics, example)
-        self._actor_step = self.engine.build(self.learn_actor, example)
+        self._learn_critics_fast = self.engine.build(self.learn_critics, example)
+        self._learn_actor_fast = self.engine.build(self.learn_actor, example)
 
     def _learn(self, num_steps: int) -> None:
         """Takes gradient steps, each on transitions of its own, those of the actor too."""
         assert self.replay is not None
         batch_size, rate = self.config.per_rank_batch_size, self.config.dropout_rate
-        generator = self._step_generator
-        while num_steps > 0:
-            count = min(num_steps, MOST_DRAWN)
-            num_steps -= count
-            indices = self._draw_rows(count)
-            self._noise[:count].normal_(generator=generator)
-            for rows, noise in zip(indices, self._noise[:count], strict=True):
-                draw_dropout(self._masks, rate, generator)
-                has_actor_step = self._begin_step()
-                masks = self._target_masks, self._online_masks
-                self._critic_step(*self.replay.gather(rows), noise, noise, *masks)
-                if has_actor_step:
-                    (own_rows,) = self.replay.draw(1, batch_size, self._row_generator)
-                    draw_dropout(self._online_masks, rate, generator)
-                    noise.normal_(generator=generator)
-                    self._actor_step(*self.replay.gather(own_rows), noise, noise, *masks)
+        generator, masks = self._step_generator, (self._target_masks, self._online_masks)
+        for rows, noise in self._rows_and_noise(num_steps):
+            draw_dropout(self._masks, rate, generator)
+            has_actor_step = self._begin_step()
+            self._learn_critics_fast(*self.replay.gather(rows), noise, noise, *masks)
+            if has_actor_step:
+                (own_rows,) = self.replay.draw(1, batch_size, self._row_generator)
+                draw_dropout(self._online_masks, rate, generator)
+                noise.normal_(generator=generator)
+                self._learn_actor_fast(*self.replay.gather(own_rows), noise, noise, *masks)
 
     def _combine(self, values: Tensor) -> Tensor:
         """Returns the mean over the critics, `[B]` (algorithm 2, line 9)."""

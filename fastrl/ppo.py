@@ -72,7 +72,7 @@ class PPO(OnPolicyAgent):
         return FlatAdam(self.policy, *step, betas=betas, weight_decay=config.weight_decay)
 
     def build(self, rollout: RolloutBuffer) -> None:
-        """Makes of `loss` a gradient step, and what deals minibatches."""
+        """Builds the gradient step of `loss`, and the dealer of minibatches."""
         config = self.config
         self.clip_coef = self.vf_clip_coef = self.scheduled["clip_coef"]
         if config.vf_clip_coef is not None:
@@ -84,7 +84,7 @@ class PPO(OnPolicyAgent):
             self.metrics,
             rollout.first_minibatch,
             twin=ClippedObjective(self.policy, *coefs),
-            most=config.kl_of_steps,
+            metric_limits=config.step_metric_limits,
         )
         self.dealer = self.make_dealer(rollout, share_data=config.share_data)
 
@@ -141,14 +141,15 @@ class PPO(OnPolicyAgent):
                 kl_before, count_before = 0.0, 0
                 for epoch in range(config.update_epochs):
                     if recompute := epoch > 0 and config.recompute_advantages:
-                        self.compute_advantages(rollout, again=True)
+                        self.recompute_advantages(rollout)
                     minibatches = self.dealer.deal(update_index, epoch, epoch == 0 or recompute)
-                    # Where the policy has moved too far, a step is not taken, and is the last.
+                    # Ends at the first step refused for its minibatch's KL (kl_stop=minibatch).
                     took_all = all(self.step(minibatch) for minibatch in minibatches)
                     if config.follows_kl:
                         kl, count = self.step.sum_of("Info/approx_kl"), self.step.num_steps
                         kl_of_epoch = (kl - kl_before) / (count - count_before)
-                        if self.follow_kl(kl_of_epoch) or not took_all:
+                        has_moved = count > 1  # the KL is measured before the step: the first is 0
+                        if has_moved and (self.follow_kl(kl_of_epoch) or not took_all):
                             break
                         kl_before, count_before = kl, count
                 self.update_obs_normalizer(rollout)
@@ -162,7 +163,10 @@ class PPO(OnPolicyAgent):
         }
 
     def follow_kl(self, kl: float) -> bool:
-        """Adapts the learning rate, if it does, to an epoch's mean KL from the acting policy.
+        """Adapts the learning rate, if it is adaptive, to an epoch's mean KL.
+
+        That is the divergence from the policy that acted. In the first epoch the first minibatch
+        counts with 0, since no step comes before it.
 
         Returns:
             Whether the update ends here, because the policy moved further than `target_kl`.
@@ -170,7 +174,7 @@ class PPO(OnPolicyAgent):
         if (rule := adaptive_of(self.config)) is not None:
             rate = self.optimizer.learning_rate
             rate.fill_(adapted_to_kl(float(rate), kl, *rule))
-        return kl > self.config.kl_of_epochs
+        return kl > self.config.max_epoch_kl
 
 
 # What `python -m fastrl.ppo`, and what `evaluate` and `export` call.

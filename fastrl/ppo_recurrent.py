@@ -124,6 +124,12 @@ class PPORecurrent(PPO):
             state: `[n, S]` from `new_state`, changed in place: what was seen before. Set the rows
                 to zero whose environments begin an episode. None: all begin one here.
             action_mask: none: with a memory there are no masks.
+
+        Returns:
+            As `BaseAgent.predict`.
+
+        Raises:
+            ValueError: the state has another shape, or the observation does not fit.
         """
         arrays, single = self._rows_of(obs, action_mask)
         rows = torch.as_tensor(arrays).to(self.device)

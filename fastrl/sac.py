@@ -18,7 +18,7 @@ if __name__ == "__main__":  # before torch is imported, so that --help and mista
 
     raise SystemExit(command_line("sac", file=__file__))
 
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
 from typing import Any, NamedTuple, Unpack
 
 import torch
@@ -151,12 +151,14 @@ class SAC(OffPolicyAgent):
 
     def trained(self) -> list[tuple[FlatParameters, nn.Module]]:
         """Returns the networks, each with the vector that its parameters are part of."""
-        return [
+        pairs: list[tuple[FlatParameters, nn.Module]] = [
             (self.actor_optimizer, self.policy),
             (self.critic_optimizer, self.critics),
             (self.target, self.target_critics),
-            (self.alpha_optimizer, self.temperature),
         ]
+        if self.config.tune_alpha:  # else it stays, and its logarithm may be that of 0
+            pairs.append((self.alpha_optimizer, self.temperature))
+        return pairs
 
     def anneal(self, update_index: int) -> None:
         """Sets the learning rates to where their schedule is."""
@@ -174,22 +176,25 @@ class SAC(OffPolicyAgent):
         noise_shape = (MOST_DRAWN, 2, config.per_rank_batch_size, self.policy.num_actions)
         self._noise = torch.zeros(noise_shape, device=self.device)
         example = (*minibatch, *self._noise[0])
-        self._full_step = self.engine.build(self.learn_all, example)
+        self._learn_all_fast = self.engine.build(self.learn_all, example)
         if config.policy_frequency > 1:
-            self._critic_step = self.engine.build(self.learn_critics, example)
+            self._learn_critics_fast = self.engine.build(self.learn_critics, example)
 
     def _learn(self, num_steps: int) -> None:
         """Takes gradient steps, each on transitions of its own."""
         assert self.replay is not None
-        while num_steps > 0:
-            count = min(num_steps, MOST_DRAWN)
-            num_steps -= count
+        for rows, noise in self._rows_and_noise(num_steps):
+            minibatch = self.replay.gather(rows)
+            step = self._learn_all_fast if self._begin_step() else self._learn_critics_fast
+            step(*minibatch, *noise)
+
+    def _rows_and_noise(self, num_steps: int) -> Iterator[tuple[Tensor, Tensor]]:
+        """Yields the row numbers and the noise of each gradient step, drawn for many at once."""
+        for first in range(0, num_steps, MOST_DRAWN):
+            count = min(num_steps - first, MOST_DRAWN)
             indices = self._draw_rows(count)
             self._noise[:count].normal_(generator=self._step_generator)
-            for rows, noise in zip(indices, self._noise[:count], strict=True):
-                minibatch = self.replay.gather(rows)
-                step = self._full_step if self._begin_step() else self._critic_step
-                step(*minibatch, *noise)
+            yield from zip(indices, self._noise[:count], strict=True)
 
     def _begin_step(self) -> bool:
         """Counts a gradient step of the critics; returns whether the actor has one too."""

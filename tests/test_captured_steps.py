@@ -20,11 +20,11 @@ STEPS: dict[str, Any] = {
     "ppo_recurrent": (make_recurrent, lambda agent: [agent.step._run]),
     "sac": (
         lambda **s: make_agent_of(SAC, "box", **OFF_POLICY, **s),
-        lambda agent: [agent._full_step],
+        lambda agent: [agent._learn_all_fast],
     ),
     "droq": (
         lambda **s: make_agent_of(DroQ, "box", **OFF_POLICY, **s),
-        lambda agent: [agent._critic_step, agent._actor_step],
+        lambda agent: [agent._learn_critics_fast, agent._learn_actor_fast],
     ),
 }
 

@@ -116,7 +116,6 @@ def test_sizes_follow_from_the_settings() -> None:
     )
     assert config.steps_per_update == 120
     assert config.num_updates == 4
-    assert config.num_minibatches == 4
 
 
 def test_config_survives_dict_and_yaml() -> None:

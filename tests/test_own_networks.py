@@ -493,6 +493,12 @@ def test_weights_that_no_gradient_reaches_are_told(kind, tmp_path, caplog):
     assert any(f"no gradient has reached {expected}" in text for text in caplog.messages)
 
 
+def test_weights_that_no_gradient_reaches_are_told_beside_a_fixed_temperature(tmp_path, caplog):
+    odd = {"network": own_networks.Odd, "network_kwargs": {"how": "detached"}}
+    small(SAC, log_dir=str(tmp_path), tune_alpha=False, **odd).learn()
+    assert any("no gradient has reached policy." in text for text in caplog.messages)
+
+
 def test_an_agent_of_which_nothing_learns_is_refused(tmp_path):
     agent = small(PPO, log_dir=str(tmp_path))
     agent.policy.requires_grad_(False)

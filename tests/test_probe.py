@@ -22,7 +22,7 @@ def compared(edit: Any, seed: int = 0, width: int = 8) -> list[str]:
     """Returns the differences between a small network and an edited one."""
     torch.manual_seed(seed)
     module = nn.Sequential(nn.Linear(SIZE, width), nn.Tanh(), nn.Linear(width, 3))
-    run = partial(outputs_and_gradients, module=module, weigh=torch.Generator().manual_seed(1))
+    run = partial(outputs_and_gradients, module=module)
     state = list(module.parameters())
     return differences(run(module), run(lambda x: edit(module, x)), draw, state, ("outputs",))
 

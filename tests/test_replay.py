@@ -262,12 +262,18 @@ def test_state_of_another_number_of_environments_is_refused():
         ring(40).load_state_dict(one.state_dict())
 
 
+@pytest.mark.parametrize("is_resumed", [False, True])
 @pytest.mark.parametrize("num_return_steps", [1, 3])
-def test_no_transition_leads_from_before_a_restart_to_after_it(num_return_steps):
+def test_no_transition_leads_from_before_a_restart_to_after_it(num_return_steps, is_resumed):
     before, after = World(seed=1), World(seed=2, start=100)
     replay = ring(1000, num_return_steps)
     for _ in range(9):
         replay.append(before.collect())
+    if is_resumed:  # from a checkpoint that was saved before the first of the new steps
+        saved = after.steps.state_dict()
+        after.steps = World(start=100).steps
+        after.steps.is_restarted.fill_(False)
+        after.steps.load_state_dict(saved)
     for _ in range(9):
         replay.append(after.collect())
     wanted = before.plain(9, num_return_steps) | after.plain(9, num_return_steps)

@@ -102,7 +102,7 @@ def test_gradient_step_equals_a_plain_twin():
     for seed, rows in enumerate(agent.replay.draw(5, 16, torch.Generator().manual_seed(0))):
         noise = torch.randn(2, 16, 2, generator=torch.Generator().manual_seed(seed))
         batch = agent.replay.gather(rows)
-        agent._full_step(*batch, *noise)
+        agent._learn_all_fast(*batch, *noise)
         twin.step(batch, *noise)
     close: dict[str, Any] = {"rtol": 2e-3, "atol": 2e-5}
     torch.testing.assert_close(agent.policy.head.weight, twin.actor[-1].weight, **close)
@@ -340,6 +340,15 @@ def test_ten_resumes_keep_counters_replay_and_ratio(tmp_path, kind):
         # A restart takes one row: the observation that no action followed.
         assert len(state["agent"]["replay"]["valid"]) == min(10 * part + part - 1, 30) + 1
     assert agent.critic_optimizer.steps == agent.num_gradient_steps
+
+
+def test_temperature_of_zero_is_trained_with_saved_and_resumed(tmp_path):
+    settings = {"log_dir": str(tmp_path), "alpha": 0.0, "tune_alpha": False}
+    folder = AgentTrainer().fit(make_agent(**settings)).folder
+    result = AgentTrainer(resume=folder).fit(make_agent(total_timesteps=480, **settings))
+    assert result.summary["total_env_steps"] == 480
+    assert SAC.load(folder).alpha == 0
+    assert {row["Info/alpha"] for row in metrics_of(folder) if row["Info/alpha"]} == {"0.0"}
 
 
 def test_replay_is_in_the_checkpoints_of_a_run_and_not_in_a_saved_agent(tmp_path):

@@ -51,10 +51,10 @@ def steps_on_given_rows(name: str, num_ranks: int) -> dict[str, np.ndarray]:
         mine = [x[share] for x in (*batch, *noise)]
         if isinstance(agent, DroQ):
             agent._masks.fill_(1)
-            agent._critic_step(*mine, agent._target_masks, agent._online_masks)
-            agent._actor_step(*mine, agent._target_masks, agent._online_masks)
+            agent._learn_critics_fast(*mine, agent._target_masks, agent._online_masks)
+            agent._learn_actor_fast(*mine, agent._target_masks, agent._online_masks)
         else:
-            agent._full_step(*mine)
+            agent._learn_all_fast(*mine)
     return learners(agent)
 
 

@@ -324,6 +324,16 @@ def test_adaptive_learning_rate_moves_with_the_mean_divergence_of_each_epoch() -
     assert kls == pytest.approx([x["Info/approx_kl"] for x in metrics], rel=1e-3)
 
 
+def test_minibatch_before_any_step_of_an_update_does_not_raise_the_adaptive_rate() -> None:
+    small: dict[str, Any] = {"num_envs": 4, "num_steps": 16, "per_rank_batch_size": 64}
+    small |= {"hidden_sizes": (8, 8), "accelerator": "cpu", "eval_episodes": 0, "preset": "none"}
+    small |= {"update_epochs": 3, "total_timesteps": 640}
+    agent = Observed("toy_agents:BoxWalk", lr_schedule="adaptive,kl=0.004,high=0.1", **small)
+    run(agent, 10)
+    seen = agent.__dict__["seen"]
+    assert len(seen) == 20 and all(kl > 0 for _, kl, _ in seen)
+
+
 @pytest.mark.parametrize("engine", ["eager", "auto"])
 def test_adaptive_learning_rate_is_resumed_to_the_bit(tmp_path: Path, engine: str) -> None:
     settings = {"lr_schedule": "adaptive,kl=0.001", "anneal_lr": False, "engine": engine}

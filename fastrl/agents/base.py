@@ -50,7 +50,7 @@ AnyEnv = str | VectorEnv | gymnasium.Env | gymnasium.vector.VectorEnv | Callable
 
 
 class BaseAgent:
-    """Base of the agents; the algorithm itself is in the subclass, which follows `agent.Agent`."""
+    """Base of the agents. The algorithm is in the subclass, as `training.agent.Agent` has it."""
 
     algo: str
     config_class: ClassVar[type[DecoupledConfig]]

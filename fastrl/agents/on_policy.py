@@ -226,36 +226,41 @@ class OnPolicyAgent(BaseAgent):
 
     # Values and advantages
 
-    def compute_advantages(self, rollout: RolloutBuffer, again: bool = False) -> Tensor:
+    def compute_advantages(self, rollout: RolloutBuffer) -> Tensor:
         """Evaluates all rows, then GAE: fills log-probabilities, values, advantages and returns.
 
         Args:
             rollout: full.
-            again: with the critic as it has become since. Log-probabilities stay: they are those of
-                the policy that acted. Andrychowicz et al. 2021 (arXiv 2006.05990) find that old
-                advantages slow learning down.
 
         Returns:
             The explained variance of the values, a scalar.
         """
         if self.rows_are_evaluated:
             return torch.full((), torch.nan)
-        rewards, valid = rollout.rewards, rollout.valid
-        terminated, truncated = rollout.terminated, rollout.truncated
+        valid, merge = rollout.valid, self.devices.merge
         if self.reward_scale is not None:
             is_frozen = self.config.freeze_normalization or not self.reward_scale.training
-            if not (again or is_frozen):
-                running = rollout.discounted_returns
-                done, merge = terminated | truncated, self.devices.merge
-                self.reward_scale.update(rewards, done, valid, running, merge)
+            if not is_frozen:
+                done, running = rollout.terminated | rollout.truncated, rollout.discounted_returns
+                self.reward_scale.update(rollout.rewards, done, valid, running, merge)
+        self._evaluate_rows()
+        self._fill_advantages(rollout)
+        return explained_variance(rollout.values[:-1], rollout.returns, valid, merge)
+
+    def recompute_advantages(self, rollout: RolloutBuffer) -> None:
+        """Fills values, advantages and returns anew, with the critic as it has become since.
+
+        Andrychowicz et al. 2021 (arXiv 2006.05990) find that old advantages slow learning down.
+        Log-probabilities stay: they are those of the policy that acted.
+        """
+        self._value_rows()
+        self._fill_advantages(rollout)
+
+    def _fill_advantages(self, rollout: RolloutBuffer) -> None:
+        rewards = rollout.rewards
+        if self.reward_scale is not None:
             rewards = self.reward_scale(rewards)
-        if again:
-            self._value_rows()
-        else:
-            self._evaluate_rows()
-        self._advantages(rewards, terminated, truncated)
-        values = rollout.values[:-1]
-        return explained_variance(values, rollout.returns, valid, self.devices.merge)
+        self._advantages(rewards, rollout.terminated, rollout.truncated)
 
     def rows_to_evaluate(self, rollout: Any) -> tuple[Tensor, Tensor]:
         """Returns the arguments of `evaluate_rows`: views of rows and of the actions in them."""
@@ -287,8 +292,9 @@ class OnPolicyAgent(BaseAgent):
         return self.policy.value(rollout.obs[-1])
 
     def update_obs_normalizer(self, rollout: RolloutBuffer) -> None:
-        """Takes the observations in: after learning, whose first ratios are 1.
+        """Updates the observation normaliser with this rollout, after learning from it.
 
+        The statistics of acting must be those of the update, so that its first ratios are 1.
         With `freeze_normalization`, or in evaluation mode (`policy.normalizer.eval()`), a
         normaliser stays as it is.
         """

@@ -25,7 +25,7 @@ class Rows(Protocol):
     """What deals a rollout's rows into minibatches, weighted as if there were no other rank."""
 
     varies: bool
-    """Whether the number of minibatches is another one for each rollout."""
+    """Whether the number of minibatches differs between rollouts."""
 
     def refresh(self) -> int:
         """Takes a new rollout in; returns how many minibatches its rows fill."""

@@ -29,7 +29,12 @@ from fastrl.processes.machine import total_memory
 
 
 class Transitions(NamedTuple):
-    """B transitions; a target is `rewards + discounts * V(next_obs)`."""
+    """B transitions; a target is `rewards + discounts * V(next_obs)`.
+
+    `obs` and `next_obs` `[B, *O]`, `actions` `[B, A]`, `rewards` `[B]`, sums of n rewards with
+    n-step returns; `discounts` `[B]`: gamma to the number of rewards, 0 where the episode
+    terminated.
+    """
 
     obs: Tensor
     actions: Tensor
@@ -55,6 +60,15 @@ class StepsBuffer(RolloutBuffer):
         """Makes the row after the last one the first row of the next steps."""
         super().carry_over()
         self.is_restarted.fill_(False)
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """Returns what the next steps start from, and whether the replay knows of it."""
+        return {**super().state_dict(), "is_restarted": self.is_restarted}
+
+    def load_state_dict(self, state: dict[str, Tensor]) -> None:
+        """Takes it back."""
+        super().load_state_dict(state)
+        self.is_restarted.copy_(state.get("is_restarted", self.is_restarted))
 
 
 def columns_of(states: list[dict[str, Tensor]], columns: slice) -> dict[str, Tensor]:

@@ -30,9 +30,10 @@ from fastrl.kernels.indexing import Recorder, RowGather, shuffled_minibatches
 
 
 class Minibatch(NamedTuple):
-    """B rows of a rollout.
+    """B rows of a rollout: `obs` `[B, *O]`, `actions` `[B, *A]`, the rest float `[B]`.
 
-    `weights` are 1/count on the rows that count and 0 on padding, so that they sum to 1.
+    `log_probs` and `values` are those of before the update. `weights` are 0 on padding and alike on
+    the rows that count; they sum to 1 over the minibatches of all ranks.
     """
 
     obs: Tensor
@@ -65,7 +66,7 @@ class RolloutBuffer:
     """Storage for one rollout on the training device, and the recorder that fills it."""
 
     varies: ClassVar[bool] = False
-    """Whether the number of minibatches is another one for each rollout."""
+    """Whether the number of minibatches differs between rollouts."""
 
     def __init__(
         self,
@@ -155,8 +156,8 @@ class RolloutBuffer:
 
     def sources(self) -> list[Tensor]:
         """What a minibatch's fields are taken from, but for its weights: views `[T, N, *]`."""
-        judged = [self.log_probs, self.values[:-1], self.advantages, self.returns]
-        return [self.obs[:-1], self.actions, *judged]
+        evaluated = [self.log_probs, self.values[:-1], self.advantages, self.returns]
+        return [self.obs[:-1], self.actions, *evaluated]
 
     @property
     def first_minibatch(self) -> Minibatch:

@@ -84,13 +84,13 @@ class PPOConfig(OnPolicyConfig):
         return self.target_kl is not None or adaptive_of(self) is not None
 
     @property
-    def kl_of_epochs(self) -> float:
+    def max_epoch_kl(self) -> float:
         """The mean KL of an epoch beyond which it is the last of an update."""
         stops = self.target_kl is not None and self.kl_stop == "epoch"
         return self.target_kl if stops else math.inf  # pyright: ignore[reportReturnType]
 
     @property
-    def kl_of_steps(self) -> dict[str, float]:
+    def step_metric_limits(self) -> dict[str, float]:
         """The most that a minibatch's KL may be for a step to be taken; {} if there is no bound."""
         stops = self.target_kl is not None and self.kl_stop == "minibatch"
         return {"Info/approx_kl": 1.5 * self.target_kl} if stops else {}  # pyright: ignore
@@ -99,8 +99,3 @@ class PPOConfig(OnPolicyConfig):
     def has_kl(self) -> bool:
         """Whether the policy moves between the gradient steps of an update."""
         return self.update_epochs > 1 or self.num_envs * self.num_steps > self.per_rank_batch_size
-
-    @property
-    def num_minibatches(self) -> int:
-        """Number of minibatches per epoch."""
-        return -(-self.num_envs * self.num_steps // self.per_rank_batch_size)

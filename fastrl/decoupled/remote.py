@@ -96,7 +96,8 @@ class RemoteLearner:
 
     def not_finite(self) -> str:
         """Returns where the first number is that is not finite, here or in the latest report."""
-        skipped = ("replay", "metric_sums")
+        fixed = () if getattr(self.agent.config, "tune_alpha", True) else ("temperature",)
+        skipped = ("replay", "metric_sums", *fixed)  # the logarithm of a fixed 0 is infinite
         reported = {name: x for name, x in self._reported.items() if name not in skipped}
         return self.agent.not_finite() or first_not_finite(reported)
 

@@ -297,7 +297,7 @@ class Engine:
             yield
 
     def check(self) -> None:
-        """Takes back what was built from Python that has changed since.
+        """Goes back to the Python functions whose values have changed since they were built.
 
         Raises:
             ValueError: layers or weights were replaced in the middle of a run.

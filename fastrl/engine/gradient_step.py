@@ -33,7 +33,7 @@ class GradientStep:
         ranks: Ranks,
         autocast: Callable[[], AbstractContextManager[Any]],
         over_ranks: Literal["sum", "mean"] = "sum",
-        most: Mapping[str, float] | None = None,
+        metric_limits: Mapping[str, float] | None = None,
     ) -> None:
         """Puts the parts together.
 
@@ -45,9 +45,10 @@ class GradientStep:
             autocast: makes the context that forward passes run in.
             over_ranks: "sum" for losses weighted by the rows of all ranks, "mean" for means over as
                 many rows on every rank.
-            most: a step on a minibatch is not taken if one of these metrics is larger.
+            metric_limits: a step is not taken if one of these metrics of its minibatch is larger.
         """
-        self._most = {list(metrics).index(name): x for name, x in (most or {}).items()}
+        limits = metric_limits or {}
+        self._limits = {list(metrics).index(name): x for name, x in limits.items()}
         self._loss, self.optimizer, self.names = loss, optimizer, tuple(metrics)
         self._ranks, self._autocast, self._over_ranks = ranks, autocast, over_ranks
         self.sums = torch.zeros(len(metrics), device=optimizer.flat.device)
@@ -145,7 +146,7 @@ class GradientStep:
         if accumulates:
             self._add = build(lambda *fields: self.add(kind(*fields)), tuple(example))
             self._apply = build(self.apply, parts)
-        elif self._ranks.is_alone and self.optimizer.is_static and not self._most:
+        elif self._ranks.is_alone and self.optimizer.is_static and not self._limits:
             self._run = build(lambda *fields: self.take(kind(*fields)), tuple(example))
         else:
             first = build(gradient, tuple(example))
@@ -153,7 +154,7 @@ class GradientStep:
 
             def run(*fields: Tensor) -> bool:
                 reduced, metrics = self.exchange(*first(*fields))
-                if any(float(metrics[index]) > most for index, most in self._most.items()):
+                if any(float(metrics[index]) > limit for index, limit in self._limits.items()):
                     self.sums.add_(torch.cat([metrics, reduced.norm().unsqueeze(0)]))
                     return False
                 last(reduced, metrics)

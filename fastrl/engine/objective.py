@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from fastrl.engine.optimizer import FlatOptimizer
-from fastrl.engine.probe import FAR_SCALE, NUM_ROWS, random_rows
+from fastrl.engine.probe import NUM_ROWS, random_rows
 from fastrl.kernels.objective import clipped_gradient
 from fastrl.models.actor_critic import ActorCritic
 from fastrl.models.distributions import CategoricalHead, GaussianHead
@@ -60,8 +60,11 @@ class ClippedObjective:
         return optimizer.gradient_through(reached, gradients), by.metrics
 
     @torch.no_grad()
-    def draw(self, example: Any, generator: torch.Generator) -> tuple[Tensor, ...]:
-        """Returns a minibatch of random rows, on both sides of every clip, some of them padding."""
+    def draw(self, example: Any, generator: torch.Generator, is_far: bool) -> tuple[Tensor, ...]:
+        """Returns a minibatch of random rows, on both sides of every clip, some of them padding.
+
+        `is_far` makes ratios and advantages that training hardly meets.
+        """
         policy, num_rows = self._policy, NUM_ROWS
         obs = random_rows(example.obs, num_rows, generator)
         noise = torch.empty(num_rows, policy.head.noise_size)
@@ -77,7 +80,6 @@ class ClippedObjective:
                 return normal()
             return normal() * 10 ** (4 * torch.rand(num_rows, generator=generator) - 2)
 
-        is_far = generator.initial_seed() == int(FAR_SCALE * 1000)
         old_values = values + normal(0.3)
         weights = (torch.rand(num_rows, generator=generator) > 0.1).float()
         log_ratios = normal(3.0 if is_far else 0.3)

@@ -131,7 +131,10 @@ class FlatOptimizer(FlatParameters):
         self.reset()
 
     def adopt(self, module: nn.Module) -> bool:
-        """As `FlatParameters.adopt`; the state begins anew, unless some were frozen and no more."""
+        """As `FlatParameters.adopt`.
+
+        If parameters were only frozen, the others keep their state; otherwise it begins anew.
+        """
         before, fits = self._places(), super().adopt(module)
         if not fits and hasattr(self, "eps"):
             kept, now = self.state_dict(), self._places()

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from fastrl.models.layers import linear
+from fastrl.ops.squashed_normal import log_slope_of_tanh
 
 
 class ActionHead(Protocol):
@@ -231,8 +232,8 @@ class GaussianHead(nn.Module):
         entropy = torch.ones_like(log_prob) * spread
         if self.squash:
             redrawn = torch.addcmul(means, log_std.exp(), scaled.detach(), value=-1)
-            log_prob = log_prob - _log_slope_of_tanh(actions)
-            entropy = entropy + _log_slope_of_tanh(redrawn)
+            log_prob = log_prob - log_slope_of_tanh(actions).sum(1)
+            entropy = entropy + log_slope_of_tanh(redrawn).sum(1)
         return log_prob, entropy
 
     def to_env(self, actions: Tensor) -> Tensor:
@@ -304,9 +305,3 @@ class Bounds(nn.Module):
         """Returns numbers within the bounds, for `numbers` `[B, A]`."""
         scaled = 2 * (self.half_low + self.quarter_width * (numbers + 1))
         return torch.clamp(scaled, self.low, self.high)  # rounding may go beyond
-
-
-def _log_slope_of_tanh(u: Tensor) -> Tensor:
-    """Sum of log(1 - tanh(u)^2) `[B]`, for `u` `[B, A]`."""
-    # 2 (log 2 - u - softplus(-2u)) is the same without cancellation at large |u|.
-    return 2 * (math.log(2) - u - nn.functional.softplus(-2 * u)).sum(1)

@@ -94,7 +94,7 @@ class evaluating:  # noqa: N801
 def evaluated(function: Callable[..., Any], networks: Sequence[nn.Module]) -> Callable[..., Any]:
     """Returns a function that runs with networks in evaluation mode, as `predict` does.
 
-    So act, and so are judged, the rows of a rollout: the loss alone sees dropout.
+    Acting, and evaluating the rows of a rollout, run like this; only the loss sees dropout.
     """
 
     @wraps(function)

@@ -30,7 +30,7 @@ class RunningNorm(nn.Module):
     scale: Tensor
 
     def __init__(self, shape: tuple[int, ...], clip: float = 10.0, eps: float = 1e-8) -> None:
-        """Starts as the identity.
+        """Starts with mean 0 and variance 1, so that at first it only clips.
 
         Args:
             shape: shape of one observation.
@@ -57,11 +57,7 @@ class RunningNorm(nn.Module):
 
         `over_ranks` makes the moments of all ranks' rows of those of one rank's.
         """
-        new = over_ranks(moments_of(observations, valid))
-        seen = merge(Moments(self.count, self.mean, self.variance), new)
-        self.count.copy_(seen.count)
-        self.mean.copy_(seen.mean)
-        self.variance.copy_(seen.variance)
+        _take_in(self, over_ranks(moments_of(observations, valid)))
         self.rescale()
 
     @torch.no_grad()
@@ -79,7 +75,7 @@ class RewardScale(nn.Module):
     variance: Tensor
 
     def __init__(self, gamma: float, clip: float = 10.0, eps: float = 1e-8) -> None:
-        """Starts as the identity.
+        """Starts with variance 1, so that at first it only clips.
 
         Args:
             gamma: discount per step.
@@ -123,8 +119,11 @@ class RewardScale(nn.Module):
         decay = torch.cat([torch.zeros_like(goes_on[:1]), self.gamma * goes_on[:-1]])
         returns = backward_recurrence(rewards.flip(0), decay.flip(0)).flip(0)
         running.copy_(returns[-1] * goes_on[-1])
-        new = over_ranks(moments_of(returns.flatten(), valid.flatten()))
-        seen = merge(Moments(self.count, self.mean, self.variance), new)
-        self.count.copy_(seen.count)
-        self.mean.copy_(seen.mean)
-        self.variance.copy_(seen.variance)
+        _take_in(self, over_ranks(moments_of(returns.flatten(), valid.flatten())))
+
+
+def _take_in(normalizer: RunningNorm | RewardScale, new: Moments) -> None:
+    """Merges the moments of new rows into those of a normaliser."""
+    moments = Moments(normalizer.count, normalizer.mean, normalizer.variance)
+    for before, after in zip(moments, merge(moments, new), strict=True):
+        before.copy_(after)

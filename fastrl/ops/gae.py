@@ -71,12 +71,10 @@ def gae(
 def backward_recurrence(delta: Tensor, decay: Tensor) -> Tensor:
     """Solves `x[t] = delta[t] + decay[t] x[t+1]`, `x[T] = 0`, by blocks of sqrt(T) side by side.
 
-        steps    0 1 2 | 3 4 5 | 6 7 8      a block is solved as if nothing followed it, and keeps
-        by how much what
-                 <---- | <---- | <----      follows would count at each of its steps (the running
-                 product of decay);
-                     <-+-----<-+            then what follows is carried from block to block, last
-                     one first.
+        steps     0 1 2 | 3 4 5 | 6 7 8
+        within    <---- | <---- | <----   1. each block as if nothing followed it, and the running
+                                             product of decay: how much what follows counts in it
+        between   <-----+-<-----+-<----   2. what follows each block, the last one first
 
     Args:
         delta: float `[T, N]`.

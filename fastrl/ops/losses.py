@@ -1,6 +1,6 @@
-"""Losses of the on-policy algorithms.
+"""Losses and targets of the algorithms.
 
-Means are weighted: `weights` `[B]` sum to 1 and are 0 on padding rows.
+Means of the on-policy ones are weighted: `weights` `[B]` sum to 1 and are 0 on padding rows.
 """
 
 from __future__ import annotations
@@ -58,7 +58,8 @@ def clipped_value_loss(
 
     Args:
         values: float `[B]`.
-        old_values: what they were when the rows were played, float `[B]`.
+        old_values: what advantages and returns were computed from, float `[B]`: the values before
+            the update or, with `recompute_advantages`, before this epoch.
         returns: float `[B]`.
         weights: float `[B]`.
         clip_coef: half width of the interval that the change is clipped to, a scalar.

@@ -31,10 +31,13 @@ def squashed_normal_plainly(outputs: Tensor, noise: Tensor) -> tuple[Tensor, Ten
     mean, log_std = outputs.chunk(2, 1)
     log_std = log_std.clamp(LOG_STD_MIN, LOG_STD_MAX)
     u = mean + log_std.exp() * noise
-    # 2 (log 2 - u - softplus(-2u)) is log(1 - tanh(u)^2) without cancellation at large |u|.
-    log_slope = 2 * (math.log(2) - u - nn.functional.softplus(-2 * u))
     log_normal = -0.5 * noise * noise - log_std - 0.5 * math.log(2 * math.pi)
-    return torch.tanh(u), (log_normal - log_slope).sum(1)
+    return torch.tanh(u), (log_normal - log_slope_of_tanh(u)).sum(1)
+
+
+def log_slope_of_tanh(u: Tensor) -> Tensor:
+    """log(1 - tanh(u)^2), without cancellation at large |u|; any shape."""
+    return 2 * (math.log(2) - u - nn.functional.softplus(-2 * u))
 
 
 class _SquashedNormal(torch.autograd.Function):

@@ -50,7 +50,7 @@ def check_learns(agent: Agent) -> None:
 def idle_weights(agent: Any) -> str | None:
     """Returns a hint about weights that no gradient has reached, "" if there are none.
 
-    It is known once Adam has taken a step, and None before and with other optimisers.
+    None until every Adam has taken a step. Other optimisers are not looked at.
     """
     names: list[str] = []
     count = 0

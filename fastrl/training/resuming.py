@@ -189,7 +189,8 @@ def restore_envs(envs: list[VectorEnv], buffer: RolloutBuffer, restored: dict[st
             envs[0].env_id,
         )
         return False
-    check_fits(restored["rollout"], buffer.state_dict(), "rollout")
+    # Files of before it was saved lack `is_restarted`.
+    check_fits(restored["rollout"], buffer.state_dict(), "rollout", free=("is_restarted",))
     for env, state in zip(able, restored["envs"], strict=True):
         try:
             call(f"{env.env_id}: load_state_dict", env.load_state_dict, _tensors_to_arrays(state))

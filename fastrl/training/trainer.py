@@ -37,7 +37,7 @@ from fastrl.training.agent import TRAINER_SETTINGS, Agent
 from fastrl.training.counters import Counters
 from fastrl.training.hints import check_learns, lines_about
 from fastrl.training.loop import Loop
-from fastrl.training.player import player_of
+from fastrl.training.player import Player, player_of
 from fastrl.training.records import Records, TrainResult
 from fastrl.training.resuming import (
     check_frozen_statistics,
@@ -152,6 +152,48 @@ class AgentTrainer:
     def _fit(
         self, agent: Agent, env: AnyEnvs | None, signals: StopSignals, speaks: bool
     ) -> TrainResult:
+        callbacks, lead = self._prepared(agent, env), agent.devices.is_global_zero
+        with rare_collections(), ExitStack() as ownership:
+            before = self._before(agent, speaks, ownership)
+            check_learns(agent)
+            if agent.task.note and speaks:
+                print(agent.task.note, flush=True)
+            buffer, timer = _built(agent, speaks), StageTimer()
+            # What environments draw from the global generators follows from the seed, too.
+            own_seed = agent.devices.stream_seed(agent.config.seed, -1, before.counters.restarts)
+            ownership.enter_context(generators_seeded(own_seed))
+            player = _started(agent, buffer, timer, before, speaks)
+            check_frozen_statistics(agent)
+            signals.hold()
+            if speaks:
+                print(*lines_about(agent, buffer.obs[0]), sep="\n", flush=True)
+            folder = before.folder
+            if folder is None and lead:  # late, so that it gets its first checkpoint soon
+                folder = _new_folder(agent)
+                ownership.enter_context(owned_by_this_process(folder))
+            is_resumed, counters = before.state is not None, before.counters
+            trainer = Trainer(agent, buffer, counters, folder if lead else None, is_resumed)
+            hooks = Hooks(callbacks, trainer)
+            lines: list[str] = []
+            if before.state is not None:
+                with naming(before.checkpoint):
+                    lines = hooks.load_state_dict(before.state.get("callbacks", []))
+            called = hooks if callbacks else None
+            run = Loop(agent, counters, buffer, player, timer, signals, called)
+            if not lead or folder is None:
+                return run.play(None, is_resumed)
+            if lines and speaks:
+                print(*lines, sep="\n", flush=True)
+            shown = shown_folder(agent, folder, self._resume)
+            # First, since it refuses damaged metrics while nothing is changed yet.
+            parts = agent, folder, shown, counters, signals, is_resumed
+            records = Records(*parts, called, self._loggers, speaks)
+            write_config(folder / CONFIG_NAME, {**agent.labels(), **agent.config.to_dict()})
+            with records:
+                return run.play(records, is_resumed)
+
+    def _prepared(self, agent: Agent, env: AnyEnvs | None) -> list[Callback]:
+        """Gives an agent the trainer's settings and environments; returns the run's callbacks."""
         if self._config is not None:
             _take_settings(agent, self._config)
         if agent.devices.is_global_zero:
@@ -161,77 +203,38 @@ class AgentTrainer:
         if env is not None:
             rank = agent.devices.global_rank
             agent.envs, agent.task = fitting_envs(env, agent.config, rank, agent.envs, agent.task)
-        with rare_collections(), ExitStack() as ownership:
-            counters, restored, folder, checkpoint = Counters(), None, None, Path()
-            if self._resume is not None:
-                folder = open_run_folder(_absolute(self._resume, agent)).path
-                if agent.devices.is_global_zero:  # no other process may write from here on
-                    ownership.enter_context(owned_by_this_process(folder))
-                    check_run_files(folder)
-                checkpoint = Checkpoints(folder / "checkpoints").newest()
-                restored = load_checkpoint(checkpoint)
-                with naming(checkpoint):
-                    counters = restored_counters(restored)
-                    check_same_run(restored, agent)
-                if not is_whole(restored, agent.devices):
-                    restored.pop("envs", None)  # they belong to another number of ranks
-                check_unfinished(agent, folder, counters)
-                check_task(agent, folder, restored)
-                agent.match(restored["agent"])
-                counters.restarts += 1
-                if "envs" not in restored:
-                    again = counters.restarts, agent.devices.global_rank, speaks
-                    agent.envs = reopened(agent.envs, agent.config, *again)
-            check_learns(agent)
-            if agent.task.note and speaks:
-                print(agent.task.note, flush=True)
-            buffer = _built(agent, speaks)
-            timer = StageTimer()
-            # What environments draw from the global generators follows from the seed, too.
-            own_seed = agent.devices.stream_seed(agent.config.seed, -1, counters.restarts)
-            ownership.enter_context(generators_seeded(own_seed))
-            if restored is not None:
-                with naming(checkpoint):
-                    restored = share_of_rank(restored, agent, counters.restarts)
-                    agent.load_state_dict(restored["agent"])
-                    if place := agent.not_finite():
-                        raise ValueError(f"its {place} is not finite: the training diverged")
-            with PULSE.slow(_SLOWNESS_OF_RESETS):
-                with naming(checkpoint):
-                    goes_on = _restored_envs(agent, buffer, restored, counters.restarts, speaks)
-                player = player_of(agent, buffer, timer)
-                if not goes_on:
-                    player.reset()
-            if restored is not None and "torch_random" in restored:
-                with naming(checkpoint):  # last: resets may draw from the generators
-                    restore_generators(restored)
-            check_frozen_statistics(agent)
-            signals.hold()
-            if speaks:
-                print(*lines_about(agent, buffer.obs[0]), sep="\n", flush=True)
-            lead, is_resumed = agent.devices.is_global_zero, restored is not None
-            if folder is None and lead:  # late, so that it gets its first checkpoint soon
-                folder = _new_folder(agent)
-                ownership.enter_context(owned_by_this_process(folder))
-            trainer = Trainer(agent, buffer, counters, folder if lead else None, is_resumed)
-            hooks = Hooks(callbacks, trainer) if callbacks else None
-            lines: list[str] = []
-            if restored is not None:
-                with naming(checkpoint):
-                    saved = restored.get("callbacks", [])
-                    lines = Hooks(callbacks, trainer).load_state_dict(saved)
-            run = Loop(agent, counters, buffer, player, timer, signals, hooks)
-            if not lead or folder is None:
-                return run.play(None, is_resumed)
-            if lines and speaks:
-                print(*lines, sep="\n", flush=True)
-            shown = shown_folder(agent, folder, self._resume)
-            # First, since it refuses damaged metrics while nothing is changed yet.
-            parts = agent, folder, shown, counters, signals, is_resumed
-            records = Records(*parts, hooks, self._loggers, speaks)
-            write_config(folder / CONFIG_NAME, {**agent.labels(), **agent.config.to_dict()})
-            with records:
-                return run.play(records, is_resumed)
+        return callbacks
+
+    def _before(self, agent: Agent, speaks: bool, ownership: ExitStack) -> _Before:
+        """Returns what there is of the run: what its newest checkpoint holds, or nothing.
+
+        Raises:
+            ValueError: the checkpoint is damaged, or is not of such a run; or another process
+                writes the run.
+        """
+        if self._resume is None:
+            return _Before(Counters())
+        folder = open_run_folder(_absolute(self._resume, agent)).path
+        if agent.devices.is_global_zero:  # no other process may write from here on
+            ownership.enter_context(owned_by_this_process(folder))
+            check_run_files(folder)
+        checkpoint = Checkpoints(folder / "checkpoints").newest()
+        state = load_checkpoint(checkpoint)
+        with naming(checkpoint):
+            counters = restored_counters(state)
+            check_same_run(state, agent)
+        if not is_whole(state, agent.devices):
+            state.pop("envs", None)  # they belong to another number of ranks
+        check_unfinished(agent, folder, counters)
+        check_task(agent, folder, state)
+        agent.match(state["agent"])
+        counters.restarts += 1
+        if "envs" not in state:
+            again = counters.restarts, agent.devices.global_rank, speaks
+            agent.envs = reopened(agent.envs, agent.config, *again)
+        with naming(checkpoint):
+            state = share_of_rank(state, agent, counters.restarts)
+        return _Before(counters, folder, checkpoint, state)
 
 
 def shown_folder(agent: Agent, folder: Path, resume: str | Path | None) -> Path:
@@ -248,6 +251,38 @@ def _take_settings(agent: Agent, config: RunConfig) -> None:
             raise ValueError(f"{name}={value} has no effect: the agent was built without it")
     settings = {name: getattr(config, name) for name in TRAINER_SETTINGS}
     agent.config = agent.config.replace(**settings)
+
+
+@dataclasses.dataclass
+class _Before:
+    """What there is of a run when it begins; all of it but the counters if it is resumed."""
+
+    counters: Counters
+    folder: Path | None = None
+    checkpoint: Path = Path()
+    state: dict[str, Any] | None = None
+
+
+def _started(
+    agent: Agent, buffer: RolloutBuffer, timer: StageTimer, before: _Before, speaks: bool
+) -> Player:
+    """Gives agent and environments the state that was saved, if any; returns what steps them."""
+    state = before.state
+    if state is not None:
+        with naming(before.checkpoint):
+            agent.load_state_dict(state["agent"])
+            if place := agent.not_finite():
+                raise ValueError(f"its {place} is not finite: the training diverged")
+    with PULSE.slow(_SLOWNESS_OF_RESETS):
+        with naming(before.checkpoint):
+            goes_on = _restored_envs(agent, buffer, state, before.counters.restarts, speaks)
+        player = player_of(agent, buffer, timer)
+        if not goes_on:
+            player.reset()
+    if state is not None and "torch_random" in state:
+        with naming(before.checkpoint):  # last: resets may draw from the generators
+            restore_generators(state)
+    return player
 
 
 def _restored_envs(
