@@ -122,6 +122,26 @@ def test_error_that_a_second_ctrl_c_caused_is_an_interrupt(capsys):
     assert capsys.readouterr().err == "interrupted\n"
 
 
+def test_ctrl_c_in_a_hook_around_a_fork_is_held_until_it_can_be_handled():
+    came = False
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+
+    def hook() -> None:
+        if came:
+            signal.raise_signal(signal.SIGINT)
+
+    os.register_at_fork(after_in_parent=hook)
+    try:
+        came = True
+        with pytest.raises(KeyboardInterrupt), signals.signals_held():
+            process = subprocess.Popen([sys.executable, "-c", ""], preexec_fn=lambda: None)
+        assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+        assert process.wait() == 0
+    finally:
+        came = False
+        signal.signal(signal.SIGINT, before)
+
+
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_signal_before_the_first_step_has_its_own_status(number, capsys):
     def begin() -> int:

@@ -226,6 +226,27 @@ def _end(status: int) -> None:
 
 
 @contextlib.contextmanager
+def signals_held() -> Iterator[None]:
+    """Context at whose end SIGINT and SIGTERM are handled that came in it. For the main thread.
+
+    For starting a process: Python drops what a handler raises in its hooks around a fork.
+    """
+    came: list[int] = []
+
+    def note(number: int, frame: FrameType | None) -> None:
+        came.append(number)
+
+    before = {number: signal.signal(number, note) for number in _SIGNALS}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+        if came:
+            signal.raise_signal(came[0])
+
+
+@contextlib.contextmanager
 def leaving_at_once() -> Iterator[None]:
     """Context in which Ctrl-C ends the process at once, with one line and status 130.
 

@@ -166,7 +166,7 @@ class Desk:
 
     def _stop_job(self, progress: Progress) -> bool:
         process = progress.process
-        return process is not None and owner.signal_to(process, signal.SIGINT)
+        return process is not None and owner.signal_to(process, signal.SIGTERM)
 
     def trash(self, address: str) -> None:
         """Moves a run to the trash, from where `restore` brings it back.

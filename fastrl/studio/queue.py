@@ -73,7 +73,7 @@ class Queue:
                 if progress.state in ("waiting", "refused"):
                     return self._jobs.end(job, None)
                 if progress.process is not None:
-                    signal_to(progress.process, signal.SIGINT)
+                    signal_to(progress.process, signal.SIGTERM)  # SIGINT may be ignored
                     return None
         raise ValueError(f"{job.title} has ended already")
 

@@ -13,6 +13,7 @@ from functools import partial
 from pathlib import Path
 
 from fastrl.processes.launch import ask_for_death_signal
+from fastrl.processes.signals import signals_held
 from fastrl.runs.folder import CONFIG_NAME
 from fastrl.sweep.warm import Forge
 
@@ -68,7 +69,7 @@ class RunProcess:
         environment: Mapping[str, str],
         cores: Sequence[int] | None,
     ) -> int:
-        with open(log, "wb") as output:
+        with open(log, "wb") as output, signals_held():
             self._popen = subprocess.Popen(
                 command,
                 stdin=subprocess.DEVNULL,

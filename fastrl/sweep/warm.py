@@ -20,6 +20,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from fastrl.processes.launch import ask_for_death_signal
+from fastrl.processes.signals import signals_held
 
 _SET_CHILD_SUBREAPER = 36
 _SECONDS_TO_IMPORT = 120.0
@@ -40,13 +41,14 @@ class Forge:
 
     def __init__(self, algo: str) -> None:
         self._set_subreaper(True)
-        self._server = subprocess.Popen(
-            [sys.executable, "-m", "fastrl.sweep.warm", algo],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-            start_new_session=True,
-        )
+        with signals_held():
+            self._server = subprocess.Popen(
+                [sys.executable, "-m", "fastrl.sweep.warm", algo],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                text=True,
+                start_new_session=True,
+            )
 
     @staticmethod
     def _set_subreaper(is_on: bool) -> None:
