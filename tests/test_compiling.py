@@ -129,14 +129,8 @@ def compiled_graphs(monkeypatch):
     return graphs
 
 
-@pytest.mark.parametrize(
-    "env",
-    [
-        "discrete",
-        pytest.param("multidiscrete", marks=pytest.mark.slow),
-        pytest.param("box", marks=pytest.mark.slow),
-    ],
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("env", ["discrete", "multidiscrete", "box"])
 def test_compiled_training_equals_eager_and_compiles_once(env, compiled_graphs):
     settings = {"learning_rate": 1e-3, "update_epochs": 1, **HARD}
     eager = make_agent(env, engine="eager", **settings)

@@ -24,7 +24,7 @@ def parsed(algo: str, words: list[str]) -> str:
     return outcome.fault or "".join(silent)
 
 
-@pytest.mark.parametrize("count", [200, pytest.param(4000, marks=pytest.mark.hostile)])
+@pytest.mark.parametrize("count", [100, pytest.param(4000, marks=pytest.mark.hostile)])
 def test_every_line_is_understood_or_refused(count: int) -> None:
     chance, faults = random.Random(SEED), {}
     for _ in range(count):
@@ -35,7 +35,7 @@ def test_every_line_is_understood_or_refused(count: int) -> None:
     check(faults)
 
 
-@pytest.mark.parametrize("count", [15, pytest.param(400, marks=pytest.mark.hostile)])
+@pytest.mark.parametrize("count", [8, pytest.param(400, marks=pytest.mark.hostile)])
 def test_every_line_runs_or_is_refused(count: int, tmp_path: Path) -> None:
     chance, faults = random.Random(SEED), {}
     for index in range(count):
