@@ -178,6 +178,7 @@ class AgentTrainer:
             if before.state is not None:
                 with naming(before.checkpoint):
                     lines = hooks.load_state_dict(before.state.get("callbacks", []))
+                before.state = None  # the replay buffer in it may be large
             called = hooks if callbacks else None
             run = Loop(agent, counters, buffer, player, timer, signals, called)
             if not lead or folder is None:
