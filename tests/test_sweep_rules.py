@@ -168,6 +168,13 @@ def test_fewest_seconds_are_best_and_who_misses_the_target_comes_last():
     assert goal.values_of(trials[0])[0] > 1e3
 
 
+def test_a_miss_is_worse_than_any_time_to_the_target():
+    slow, miss = trial(0, 200.0, 1e6, to_target=1e6), trial(1, 199.9, 1.0)
+    goal = Objective("seconds", 200.0)
+    assert [x.number for x in goal.ranked([miss, slow])] == [0, 1]
+    assert goal.values_of(miss) > goal.values_of(slow)
+
+
 def test_of_the_trials_near_the_best_return_the_fastest_is_best():
     trials = [trial(0, 0.0, 1.0), trial(1, 100.0, 9.0), trial(2, 96.0, 2.0), trial(3, 90.0, 1.0)]
     goal = Objective("return-and-seconds")
