@@ -334,6 +334,21 @@ def test_widths_that_are_not_quoted_are_one_value():
     assert grid.flags == ("--hidden-sizes", "64", "64")
 
 
+def test_arguments_in_quotes_are_values_of_a_grid():
+    words = ("--env-kwargs", "gravity=-5 ", "gravity=-10 wind=1", "--preset", "none")
+    grid = asked("ppo", *words)
+    assert grid.grid == {"env_kwargs": [["gravity=-5"], ["gravity=-10", "wind=1"]]}
+
+
+@pytest.mark.parametrize("word", ["None", "none", "null"])
+def test_none_is_a_value_of_what_may_be_none(word):
+    grid = asked("ppo", "--target-kl", word, "0.01", "--preset", "none")
+    assert grid.grid == {"target_kl": [None, 0.01]}
+    assert flags_of(combinations(grid.grid)[0]) == ["--target-kl=None"]
+    search = asked("ppo", "--target-kl", word, "0.01", "--minutes", "1", "--preset", "none")
+    assert search.search["target_kl"]["values"] == [None, 0.01]
+
+
 def test_without_lists_it_is_a_search_of_ten_minutes():
     search = asked("ppo", "--env-id", "Acrobot-v1", "--preset", "none")
     assert (search.kind, search.minutes, search.total_timesteps) == ("search", 10.0, None)
@@ -372,6 +387,11 @@ def test_seconds_are_measured_one_run_at_a_time():
         ("ppo --resume x --gamma 0.9", "--gamma cannot change"),
         ("ppo --trial 3 --minutes 1", "--minutes has no effect with --trial"),
         ("ppo --per-rank-batch-size 8192 64 --preset none", "larger than a rollout"),
+        (
+            "ppo --env-kwargs gravity=-5 gravity=-10 --seed 1..3",
+            'name each argument once; .*: --env-kwargs "gravity=-5 " "gravity=-10 "$',
+        ),
+        ("ppo --learning-rate None 1e-3", "--learning-rate takes a number, not 'None'"),
     ],
 )
 def test_mistakes_are_named(words, message):

@@ -14,6 +14,7 @@ from fastrl.cli import parse
 from fastrl.config.command import Command
 from fastrl.config.describing import config_class_of
 from fastrl.config.flags import flag_of
+from fastrl.config.trust import ARGUMENTS
 from fastrl.runs.folder import read_config, write_config
 from fastrl.sweep.objective import Objective
 from fastrl.sweep.space import is_list
@@ -147,6 +148,13 @@ def sorted_out(
                 raise ValueError(f"--seed names a seed twice: {' '.join(words)}")
             continue
         is_one_list = is_list(kinds.get(name)) and not any(" " in word for word in words)
+        arguments = {word.partition("=")[0] for word in words}
+        if is_one_list and name in ARGUMENTS and len(arguments) < len(words):
+            tried = " ".join(f'"{word} "' for word in words)
+            raise ValueError(
+                f"{group.flag} must name each argument once; lists of arguments to try are quoted, "
+                f"with a space in each: {group.flag} {tried}"
+            )
         if (len(words) <= 1 and not (words and " " in words[0])) or is_one_list:
             flags += [group.flag, *words]
         elif name not in kinds:
