@@ -368,9 +368,17 @@ def test_a_sweep_that_runs_is_left_alone(tmp_path, capsys):
 
     main(small(*GRID, log_dir=tmp_path))
     folder = sweep_of(tmp_path).folder
+    before = {path: path.read_bytes() for path in folder.iterdir() if path.is_file()}
     with owned(folder):
-        assert main(["--resume", str(folder)]) == 2
+        assert main(["--resume", str(folder), "--processes", "7"]) == 2
     assert "is being written by another process" in capsys.readouterr().err
+    assert {path: path.read_bytes() for path in folder.iterdir() if path.is_file()} == before
+
+
+def test_a_folder_that_is_no_sweep_is_left_as_it_is(tmp_path, capsys):
+    assert main(["--resume", str(tmp_path)]) == 2
+    assert "it has no sweep.yaml" in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize("handler", [signal.SIG_DFL, signal.SIG_IGN], ids=["shell", "background"])

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from fastrl.runs.folder import expanded, owned, replaced_file
-from fastrl.runs.owner import PROCESS_NAME, owned_by_this_process, stop
+from fastrl.runs.owner import PROCESS_NAME, stop
 from fastrl.sweep.request import SWEEP_NAME, Asked
 
 STATUS_NAME = "status.json"
@@ -129,22 +129,18 @@ def end_orphans(folder: Path) -> None:
 
 @contextlib.contextmanager
 def at_work(folder: Path, clock: Clock) -> Iterator[None]:
-    """Context of work on a sweep, in which no other process may own its folder.
+    """Context of work on a sweep, whose folder this process owns.
 
     What ends it early is noted in `status.json`.
-
-    Raises:
-        ValueError: another process works on the sweep.
     """
-    with owned_by_this_process(folder):
-        end_orphans(folder)
-        try:
-            yield
-        except (KeyboardInterrupt, SystemExit):
-            clock.phase = "stopped"
-            clock.write()
-            raise
-        except BaseException as error:
-            clock.phase = "failed"
-            clock.write(str(error)[:1000])
-            raise
+    end_orphans(folder)
+    try:
+        yield
+    except (KeyboardInterrupt, SystemExit):
+        clock.phase = "stopped"
+        clock.write()
+        raise
+    except BaseException as error:
+        clock.phase = "failed"
+        clock.write(str(error)[:1000])
+        raise

@@ -38,7 +38,7 @@ def run_grid(folder: Path, asked: Asked, say: Say) -> None:
     A run that fails does not end the others.
 
     Args:
-        folder: of the sweep; it has `sweep.yaml`.
+        folder: of the sweep, which this process owns; it has `sweep.yaml`.
         asked: what that says.
         say: prints a line.
 

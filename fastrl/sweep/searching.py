@@ -48,7 +48,7 @@ def run_search(folder: Path, asked: Asked, say: Say) -> dict[str, Any]:
     """Searches, or goes on with a search, to its end; returns its `summary.json`.
 
     Args:
-        folder: of the sweep; it has `sweep.yaml`.
+        folder: of the sweep, which this process owns; it has `sweep.yaml`.
         asked: what that says.
         say: prints a line.
 

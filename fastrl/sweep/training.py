@@ -8,6 +8,7 @@ from fastrl.cli import main as run_algorithm
 from fastrl.cli import parse
 from fastrl.config.command import plan_of
 from fastrl.runs.folder import expanded
+from fastrl.runs.owner import owned_by_this_process
 from fastrl.sweep.arguments import Options
 from fastrl.sweep.folder import newest
 from fastrl.sweep.reading import read_sweep
@@ -105,5 +106,6 @@ def _train_seeds(options: Options, algo: str, words: list[str], seeds: list[int]
     folder = create(options.log_dir)
     asked.save(folder)
     print(f"sweep folder: {folder}", flush=True)
-    run_grid(folder, asked, lambda line: print(line, flush=True))
+    with owned_by_this_process(folder):
+        run_grid(folder, asked, lambda line: print(line, flush=True))
     return 0
