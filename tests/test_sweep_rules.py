@@ -7,9 +7,11 @@ from collections import Counter
 from types import SimpleNamespace
 
 import pytest
+import yaml
 
 from fastrl.config.ppo import PPOConfig
 from fastrl.config.search import Choices
+from fastrl.runs.folder import write_config
 from fastrl.sweep import confirmation, pruning
 from fastrl.sweep.arguments import read
 from fastrl.sweep.asking import asked_by
@@ -29,6 +31,7 @@ from fastrl.sweep.request import Asked, combinations, expanded_ranges, flags_of
 from fastrl.sweep.space import Numbers, Space, Words, defaults_of
 from fastrl.sweep.starting import first_trials, middle_of_presets
 from fastrl.sweep.trial import Trial, TrialRun, next_seed
+from fastrl.sweep.trust import check_asked, settings_flag
 
 # Who is stopped.
 
@@ -397,6 +400,112 @@ def test_seconds_are_measured_one_run_at_a_time():
 def test_mistakes_are_named(words, message):
     with pytest.raises(ValueError, match=message):
         asked(*words.split())
+
+
+# Whose words they are.
+
+
+@pytest.mark.parametrize(
+    ("more", "wanted"),
+    [
+        ({"flags": ("--env-id", "evil:make")}, "evil:make()"),
+        ({"flags": ("--env_id=evil:make",)}, "evil:make()"),
+        ({"flags": ("--env-kwargs", "maker=evil:make")}, "(maker=evil:make)"),
+        ({"flags": ("--agent", "evil:Agent")}, "evil:Agent()"),
+        ({"flags": ("--network", "actor=evil:a", "critic=evil:b")}, "evil:a evil:b()"),
+        ({"flags": ("--callback", "a:A", "--callback", "b:B")}, "a:A b:B()"),
+        ({"flags": ("--lr-schedule", "evil:rate")}, "evil:rate()"),
+        ({"flags": ("--config", "a\n.yaml")}, r"what 'a\n.yaml' names"),
+        ({"flags": ("--preset", "a.yml", "--agent=a:A")}, "a:A() and what 'a.yml' names"),
+        ({"flags": ("--resume", "run")}, "what 'run' names"),
+        ({"grid": {"env_id": ["CartPole-v1", "evil:make"]}}, "CartPole-v1 evil:make()"),
+        ({"grid": {"callback": [["evil:A"], ["evil:B"]]}}, "evil:A evil:B()"),
+        ({"grid": {"obs_keys": [["x"], ["--callback=evil:A"]]}}, "evil:A()"),
+        ({"grid": {"gamma": [0.9], "callback=evil:A": [1]}}, "evil:A=1()"),
+        ({"search": {"network": Choices((("evil:a",),)).to_dict()}}, "evil:a()"),
+    ],
+    ids=str,
+)
+def test_code_that_a_sweep_of_another_user_names_is_told_and_must_be_trusted(
+    tmp_path, more, wanted
+):
+    kind = "search" if "search" in more else "grid"
+    theirs = Asked(**{"kind": kind, "algo": "ppo", "flags": (), **more})
+    with pytest.raises(ValueError) as told:
+        check_asked(tmp_path, theirs)
+    assert str(told.value) == (
+        f"{tmp_path} wants to run {wanted}, but is not signed as a sweep of yours; to allow it, "
+        "pass --trust"
+    )
+    check_asked(tmp_path, theirs, trust=True)
+    theirs.save(tmp_path)  # now it is this user's
+    check_asked(tmp_path, Asked.load(tmp_path))
+
+
+def test_a_sweep_of_another_user_that_names_no_code_needs_no_trust(tmp_path):
+    flags = ("--env-id", "CartPole-v1", "--preset", "none", "--env-kwargs", "gravity=5")
+    check_asked(tmp_path, Asked("grid", "ppo", flags, grid={"hidden_sizes": [[64, 64], [8]]}))
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"flags": ["--env-id", "evil:make"]},
+        {"command": "python -m fastrl.sweep ppo"},
+        {"grid": {"gamma": [0.9]}},
+        {"signature": ""},
+        {"signature": "é"},
+    ],
+    ids=str,
+)
+def test_a_sweep_is_this_users_only_as_and_where_it_was_written(tmp_path, change):
+    here, there = tmp_path / "here", tmp_path / "there"
+    here.mkdir(), there.mkdir()
+    words = ("ppo", "--gamma", "0.9", "0.99", "--target-kl", "None", "1e-5", "--seed", "1..3")
+    asked(*words).save(here)
+    assert Asked.load(here).is_own(here)
+    assert not Asked.load(here).is_own(there)
+    file = here / "sweep.yaml"
+    file.write_text(yaml.safe_dump({**yaml.safe_load(file.read_text()), **change}))
+    assert not Asked.load(here).is_own(here)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [{"algo": "evil"}, {"flags": "x"}, {"seeds": ["1"]}, {"grid": {"a": 1}}, {"grid": {1: []}}],
+    ids=str,
+)
+def test_a_sweep_with_values_of_other_kinds_is_damaged(tmp_path, change):
+    asked("ppo", "--seed", "1..3").save(tmp_path)
+    file = tmp_path / "sweep.yaml"
+    file.write_text(yaml.safe_dump({**yaml.safe_load(file.read_text()), **change}))
+    with pytest.raises(ValueError, match="is damaged"):
+        Asked.load(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"callback": ["evil:A"]},
+        {"agent": "evil:Agent"},
+        {"defaults": ["other.yaml"]},
+        {"env_id": "evil:make"},
+        {"env_kwargs": ["path=/"]},
+        {"learning_rate": 0.1},
+    ],
+    ids=str,
+)
+def test_the_file_of_a_trial_sets_only_what_the_sweep_tries(tmp_path, settings):
+    env_ids = Choices(("CartPole-v1", "my:make")).to_dict()
+    of_search = {"env_id": env_ids, "env_kwargs": Choices((("a=1",),)).to_dict()}
+    gamma = Space.of(PPOConfig(), frozenset(), ("gamma",)).ranges["gamma"].to_dict()
+    search = Asked("search", "ppo", (), search={**of_search, "gamma": gamma, "agent": env_ids})
+    one, file = Trial(0, {}, folder=tmp_path), tmp_path / "settings.yaml"
+    write_config(file, {"env_id": "my:make", "env_kwargs": ["a=1"], "gamma": 0.5})
+    assert settings_flag(search, one) == ("--config", str(file))
+    write_config(file, {"env_id": "my:make", "env_kwargs": [], **settings})
+    with pytest.raises(ValueError, match=f"sets {min(settings)}=.* this sweep does not try"):
+        settings_flag(search, one)
 
 
 def test_facts_of_several_seeds_have_an_interval():

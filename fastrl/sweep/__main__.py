@@ -25,6 +25,7 @@ with leaving_at_once():
     from fastrl.sweep.folder import create, read_status, unfinished
     from fastrl.sweep.request import FINAL_SEEDS, TRIAL_SEEDS, Asked
     from fastrl.sweep.training import train_trial
+    from fastrl.sweep.trust import check_asked
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -47,7 +48,7 @@ def _run(words: list[str]) -> int:
     if options.dry_run:
         print(description_of(asked))
         return 0
-    folder = None if options.anew else unfinished(options.log_dir, asked.command)
+    folder = None if options.anew else unfinished(options.log_dir, asked.command, _say)
     if folder is None:
         folder = create(options.log_dir)
         asked.save(folder)
@@ -78,8 +79,10 @@ def _go(folder: Path, changes: Options) -> int:
         signal.signal(signal.SIGINT, signal.default_int_handler)  # `runs.owner.stop` sends it
     try:
         with owned_by_this_process(folder):
-            asked = _changed(folder, Asked.load(folder), changes)
-            asked.save(folder)
+            asked = Asked.load(folder)
+            check_asked(folder, asked, changes.trust)
+            asked = _changed(folder, asked, changes)
+            asked.save(folder)  # as this user's from now on
             _say(description_of(asked))
             _say(f"sweep folder: {folder}")
             if asked.kind == "search":

@@ -6,7 +6,7 @@ import contextlib
 import json
 import signal
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -40,16 +40,27 @@ def create(log_dir: str | Path) -> Path:
         attempt += 1
 
 
-def unfinished(log_dir: str | Path, command: str) -> Path | None:
-    """Returns the newest sweep of the same command line that was cut short and is not running."""
+def unfinished(log_dir: str | Path, command: str, say: Callable[[str], None]) -> Path | None:
+    """Returns this user's newest sweep of a command line that was cut short and is not running.
+
+    Args:
+        log_dir: as of `--log-dir`.
+        command: the command line.
+        say: prints a line: for each newer one that is not signed as this user's.
+    """
     found = sorted(sweeps_folder(log_dir).glob(f"*/{SWEEP_NAME}"), reverse=True)
     for path in found:
         with contextlib.suppress(ValueError, OSError):
-            status = read_status(path.parent)
-            is_over = status.get("phase") in ("finished", "failed")
-            if not is_over and Asked.load(path.parent).command == command:
-                with owned(path.parent):  # ValueError: it is running
+            asked, status = Asked.load(path.parent), read_status(path.parent)
+            if asked.command != command or status.get("phase") in ("finished", "failed"):
+                continue
+            with owned(path.parent):  # ValueError: it is running
+                if asked.is_own(path.parent):
                     return path.parent
+            say(
+                f"{path.parent}, of the same command, was cut short, but is not signed as yours; "
+                f"go on with it by --resume {path.parent}"
+            )
     return None
 
 
