@@ -131,6 +131,13 @@ def test_a_class_of_ones_own_makes_a_group(tmp_path):
     assert list(labels_of(folders)) == ["agent=mine:A", "agent=mine:B"]
 
 
+def test_who_signed_a_run_makes_no_group(tmp_path):
+    make_run(tmp_path, 1, settings={"signature": "aa"}, env_id="my:make", name="1")
+    make_run(tmp_path, 2, settings={"signature": "bb"}, env_id="my:make", name="2")
+    make_run(tmp_path, 3, env_id="my:make", name="3")  # whose user has no key
+    assert list(labels_of([tmp_path / x for x in "123"]).values()) == [(1, 2, 3)]
+
+
 def test_values_that_look_alike_get_a_number(tmp_path):
     long = "x" * 100
     folders = [make_run(tmp_path / x, settings={"network": [long + x]}) for x in "ab"]

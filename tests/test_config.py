@@ -60,6 +60,11 @@ CYCLE.append(CYCLE)
         ),
         ({"hidden_sizes": ()}, "each at least 1, not []"),
         ({"hidden_sizes": (64, 0)}, "hidden_sizes must each be at least 1, not [64, 0]"),
+        ({"env_kwargs": ("a=1", "b=1", "a=2")}, "env_kwargs must name a once, not 'a=1 b=1 a=2'"),
+        (
+            {"network": ("my:make",), "network_kwargs": ("a=1", "a=1")},
+            "network_kwargs must name a once, not 'a=1 a=1'",
+        ),
     ],
 )
 def test_range_error_names_the_wrong_value_and_the_allowed_ones(

@@ -15,6 +15,8 @@ from typing import Any
 import pytest
 import yaml
 
+from fastrl.cli import parse
+from fastrl.config.trust import check_named
 from fastrl.runs.owner import read_process, stop
 from fastrl.sweep.__main__ import main
 from fastrl.sweep.folder import create
@@ -368,9 +370,17 @@ def test_a_sweep_that_runs_is_left_alone(tmp_path, capsys):
 
     main(small(*GRID, log_dir=tmp_path))
     folder = sweep_of(tmp_path).folder
+    before = {path: path.read_bytes() for path in folder.iterdir() if path.is_file()}
     with owned(folder):
-        assert main(["--resume", str(folder)]) == 2
+        assert main(["--resume", str(folder), "--processes", "7"]) == 2
     assert "is being written by another process" in capsys.readouterr().err
+    assert {path: path.read_bytes() for path in folder.iterdir() if path.is_file()} == before
+
+
+def test_a_folder_that_is_no_sweep_is_left_as_it_is(tmp_path, capsys):
+    assert main(["--resume", str(tmp_path)]) == 2
+    assert "it has no sweep.yaml" in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize("handler", [signal.SIG_DFL, signal.SIG_IGN], ids=["shell", "background"])
@@ -385,6 +395,88 @@ def test_a_sweep_names_its_process_by_which_it_is_stopped(tmp_path, handler):
     assert sweep_of(tmp_path).state == "stopped"
     assert read_process(folder) is None
     assert processes_that_name(str(tmp_path)) == []
+
+
+# Sweeps from elsewhere.
+
+
+@pytest.fixture
+def theirs(tmp_path, monkeypatch) -> Path:
+    """Returns the folder of another user's grid on code of theirs, which was cut short."""
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "theirs"))
+    with monkeypatch.context() as patch:
+        patch.setattr("fastrl.sweep.grid._train", lambda *arguments: os.kill(os.getpid(), 2))
+        assert main(small(*GRID, env_id="evil:make", log_dir=tmp_path)) == 130
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "home"))
+    return sweep_of(tmp_path).folder
+
+
+def contents(folder: Path) -> dict[Path, bytes]:
+    return {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+@pytest.mark.parametrize(
+    "words",
+    [(), ("--trial", "0"), ("--trial", "0", "--seed", "1..2"), ("--trial", "0", "--dry-run")],
+    ids=" ".join,
+)
+def test_a_sweep_of_another_user_runs_no_code_unless_it_is_trusted(theirs, words, tmp_path, capsys):
+    before = contents(theirs)
+    assert main(["--resume", str(theirs), *words]) == 2
+    told = capsys.readouterr().err
+    assert told.count("\n") == 1
+    assert told.startswith(f"error: {theirs} wants to run evil:make(), but is not signed")
+    assert contents(theirs) == before
+
+
+def test_a_sweep_that_was_trusted_is_gone_on_with(theirs, tmp_path):
+    assert main(["--resume", str(theirs), "--trust"]) == 0
+    assert sweep_of(tmp_path).state == "finished"
+    assert main(["--resume", str(theirs)]) == 0
+
+
+def test_a_sweep_of_another_user_is_not_what_the_same_command_goes_on_with(
+    theirs, tmp_path, capsys
+):
+    before = contents(theirs)
+    assert main(small(*GRID, env_id="evil:make", log_dir=tmp_path)) == 0
+    told = capsys.readouterr().out
+    assert f"{theirs}, of the same command, was cut short, but is not signed as yours" in told
+    assert "going on with" not in told
+    assert contents(theirs) == before
+    assert len(list_sweeps(tmp_path)) == 2
+
+
+def test_a_grid_trains_what_was_asked_for_whatever_its_trials_say(tmp_path):
+    words = small(*GRID, log_dir=tmp_path)
+    main(words)
+    trial = sweep_of(tmp_path).trials[0]
+    changed = {**vars(trial), "settings": {"callback": ["evil:A"]}, "runs": (), "state": "waiting"}
+    Trial(**changed).save()
+    assert main(["--resume", str(sweep_of(tmp_path).folder)]) == 0
+    assert sweep_of(tmp_path).trials[0].settings == trial.settings
+
+
+@pytest.mark.usefixtures("has_optuna")
+def test_a_search_does_not_train_with_what_it_did_not_try(tmp_path, capsys):
+    main(small(*SEARCH, "--trials", "2", "--confirm", "0", log_dir=tmp_path))
+    sweep = sweep_of(tmp_path)
+    for trial in sweep.trials:
+        with open(trial.folder / "settings.yaml", "a") as file:
+            file.write("callback: [evil:A]\n")
+    for words in (("--trial", "best"), ("--trials", "4")):
+        assert main(["--resume", str(sweep.folder), *words]) == 2
+        assert "sets callback=['evil:A'], which this sweep does not try" in capsys.readouterr().err
+
+
+@pytest.mark.usefixtures("has_optuna")
+def test_the_preset_file_of_a_search_on_own_code_is_signed(tmp_path):
+    words = small(*SEARCH, "--trials", "2", "--confirm", "0", env_id="my:make", log_dir=tmp_path)
+    assert main(words) == 0
+    file = sweep_of(tmp_path).folder / "best.yaml"
+    settings = yaml.safe_load(file.read_text())
+    check_named(settings, settings["signature"], file)
+    assert parse("ppo", ["--preset", str(file)]).config.env_id == "my:make"
 
 
 # What was found.

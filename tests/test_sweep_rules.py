@@ -7,9 +7,11 @@ from collections import Counter
 from types import SimpleNamespace
 
 import pytest
+import yaml
 
 from fastrl.config.ppo import PPOConfig
 from fastrl.config.search import Choices
+from fastrl.runs.folder import write_config
 from fastrl.sweep import confirmation, pruning
 from fastrl.sweep.arguments import read
 from fastrl.sweep.asking import asked_by
@@ -29,6 +31,7 @@ from fastrl.sweep.request import Asked, combinations, expanded_ranges, flags_of
 from fastrl.sweep.space import Numbers, Space, Words, defaults_of
 from fastrl.sweep.starting import first_trials, middle_of_presets
 from fastrl.sweep.trial import Trial, TrialRun, next_seed
+from fastrl.sweep.trust import check_asked, settings_flag
 
 # Who is stopped.
 
@@ -166,6 +169,13 @@ def test_fewest_seconds_are_best_and_who_misses_the_target_comes_last():
     goal = Objective("seconds", 200.0)
     assert [x.number for x in goal.ranked(trials)] == [2, 1, 0]
     assert goal.values_of(trials[0])[0] > 1e3
+
+
+def test_a_miss_is_worse_than_any_time_to_the_target():
+    slow, miss = trial(0, 200.0, 1e6, to_target=1e6), trial(1, 199.9, 1.0)
+    goal = Objective("seconds", 200.0)
+    assert [x.number for x in goal.ranked([miss, slow])] == [0, 1]
+    assert goal.values_of(miss) > goal.values_of(slow)
 
 
 def test_of_the_trials_near_the_best_return_the_fastest_is_best():
@@ -327,6 +337,21 @@ def test_widths_that_are_not_quoted_are_one_value():
     assert grid.flags == ("--hidden-sizes", "64", "64")
 
 
+def test_arguments_in_quotes_are_values_of_a_grid():
+    words = ("--env-kwargs", "gravity=-5 ", "gravity=-10 wind=1", "--preset", "none")
+    grid = asked("ppo", *words)
+    assert grid.grid == {"env_kwargs": [["gravity=-5"], ["gravity=-10", "wind=1"]]}
+
+
+@pytest.mark.parametrize("word", ["None", "none", "null"])
+def test_none_is_a_value_of_what_may_be_none(word):
+    grid = asked("ppo", "--target-kl", word, "0.01", "--preset", "none")
+    assert grid.grid == {"target_kl": [None, 0.01]}
+    assert flags_of(combinations(grid.grid)[0]) == ["--target-kl=None"]
+    search = asked("ppo", "--target-kl", word, "0.01", "--minutes", "1", "--preset", "none")
+    assert search.search["target_kl"]["values"] == [None, 0.01]
+
+
 def test_without_lists_it_is_a_search_of_ten_minutes():
     search = asked("ppo", "--env-id", "Acrobot-v1", "--preset", "none")
     assert (search.kind, search.minutes, search.total_timesteps) == ("search", 10.0, None)
@@ -365,11 +390,122 @@ def test_seconds_are_measured_one_run_at_a_time():
         ("ppo --resume x --gamma 0.9", "--gamma cannot change"),
         ("ppo --trial 3 --minutes 1", "--minutes has no effect with --trial"),
         ("ppo --per-rank-batch-size 8192 64 --preset none", "larger than a rollout"),
+        (
+            "ppo --env-kwargs gravity=-5 gravity=-10 --seed 1..3",
+            'name each argument once; .*: --env-kwargs "gravity=-5 " "gravity=-10 "$',
+        ),
+        ("ppo --learning-rate None 1e-3", "--learning-rate takes a number, not 'None'"),
     ],
 )
 def test_mistakes_are_named(words, message):
     with pytest.raises(ValueError, match=message):
         asked(*words.split())
+
+
+# Whose words they are.
+
+
+@pytest.mark.parametrize(
+    ("more", "wanted"),
+    [
+        ({"flags": ("--env-id", "evil:make")}, "evil:make()"),
+        ({"flags": ("--env_id=evil:make",)}, "evil:make()"),
+        ({"flags": ("--env-kwargs", "maker=evil:make")}, "(maker=evil:make)"),
+        ({"flags": ("--agent", "evil:Agent")}, "evil:Agent()"),
+        ({"flags": ("--network", "actor=evil:a", "critic=evil:b")}, "evil:a evil:b()"),
+        ({"flags": ("--callback", "a:A", "--callback", "b:B")}, "a:A b:B()"),
+        ({"flags": ("--lr-schedule", "evil:rate")}, "evil:rate()"),
+        ({"flags": ("--config", "a\n.yaml")}, r"what 'a\n.yaml' names"),
+        ({"flags": ("--preset", "a.yml", "--agent=a:A")}, "a:A() and what 'a.yml' names"),
+        ({"flags": ("--resume", "run")}, "what 'run' names"),
+        ({"grid": {"env_id": ["CartPole-v1", "evil:make"]}}, "CartPole-v1 evil:make()"),
+        ({"grid": {"callback": [["evil:A"], ["evil:B"]]}}, "evil:A evil:B()"),
+        ({"grid": {"obs_keys": [["x"], ["--callback=evil:A"]]}}, "evil:A()"),
+        ({"grid": {"gamma": [0.9], "callback=evil:A": [1]}}, "evil:A=1()"),
+        ({"search": {"network": Choices((("evil:a",),)).to_dict()}}, "evil:a()"),
+    ],
+    ids=str,
+)
+def test_code_that_a_sweep_of_another_user_names_is_told_and_must_be_trusted(
+    tmp_path, more, wanted
+):
+    kind = "search" if "search" in more else "grid"
+    theirs = Asked(**{"kind": kind, "algo": "ppo", "flags": (), **more})
+    with pytest.raises(ValueError) as told:
+        check_asked(tmp_path, theirs)
+    assert str(told.value) == (
+        f"{tmp_path} wants to run {wanted}, but is not signed as a sweep of yours; to allow it, "
+        "pass --trust"
+    )
+    check_asked(tmp_path, theirs, trust=True)
+    theirs.save(tmp_path)  # now it is this user's
+    check_asked(tmp_path, Asked.load(tmp_path))
+
+
+def test_a_sweep_of_another_user_that_names_no_code_needs_no_trust(tmp_path):
+    flags = ("--env-id", "CartPole-v1", "--preset", "none", "--env-kwargs", "gravity=5")
+    check_asked(tmp_path, Asked("grid", "ppo", flags, grid={"hidden_sizes": [[64, 64], [8]]}))
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"flags": ["--env-id", "evil:make"]},
+        {"command": "python -m fastrl.sweep ppo"},
+        {"grid": {"gamma": [0.9]}},
+        {"signature": ""},
+        {"signature": "é"},
+    ],
+    ids=str,
+)
+def test_a_sweep_is_this_users_only_as_and_where_it_was_written(tmp_path, change):
+    here, there = tmp_path / "here", tmp_path / "there"
+    here.mkdir(), there.mkdir()
+    words = ("ppo", "--gamma", "0.9", "0.99", "--target-kl", "None", "1e-5", "--seed", "1..3")
+    asked(*words).save(here)
+    assert Asked.load(here).is_own(here)
+    assert not Asked.load(here).is_own(there)
+    file = here / "sweep.yaml"
+    file.write_text(yaml.safe_dump({**yaml.safe_load(file.read_text()), **change}))
+    assert not Asked.load(here).is_own(here)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [{"algo": "evil"}, {"flags": "x"}, {"seeds": ["1"]}, {"grid": {"a": 1}}, {"grid": {1: []}}],
+    ids=str,
+)
+def test_a_sweep_with_values_of_other_kinds_is_damaged(tmp_path, change):
+    asked("ppo", "--seed", "1..3").save(tmp_path)
+    file = tmp_path / "sweep.yaml"
+    file.write_text(yaml.safe_dump({**yaml.safe_load(file.read_text()), **change}))
+    with pytest.raises(ValueError, match="is damaged"):
+        Asked.load(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"callback": ["evil:A"]},
+        {"agent": "evil:Agent"},
+        {"defaults": ["other.yaml"]},
+        {"env_id": "evil:make"},
+        {"env_kwargs": ["path=/"]},
+        {"learning_rate": 0.1},
+    ],
+    ids=str,
+)
+def test_the_file_of_a_trial_sets_only_what_the_sweep_tries(tmp_path, settings):
+    env_ids = Choices(("CartPole-v1", "my:make")).to_dict()
+    of_search = {"env_id": env_ids, "env_kwargs": Choices((("a=1",),)).to_dict()}
+    gamma = Space.of(PPOConfig(), frozenset(), ("gamma",)).ranges["gamma"].to_dict()
+    search = Asked("search", "ppo", (), search={**of_search, "gamma": gamma, "agent": env_ids})
+    one, file = Trial(0, {}, folder=tmp_path), tmp_path / "settings.yaml"
+    write_config(file, {"env_id": "my:make", "env_kwargs": ["a=1"], "gamma": 0.5})
+    assert settings_flag(search, one) == ("--config", str(file))
+    write_config(file, {"env_id": "my:make", "env_kwargs": [], **settings})
+    with pytest.raises(ValueError, match=f"sets {min(settings)}=.* this sweep does not try"):
+        settings_flag(search, one)
 
 
 def test_facts_of_several_seeds_have_an_interval():

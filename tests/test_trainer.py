@@ -181,6 +181,11 @@ def test_periodic_tests_come_as_often_as_asked_and_one_at_the_end(tmp_path):
     assert steps_of_tests(result.folder) == [128, 256]
 
 
+def test_periodic_tests_of_long_rollouts_do_not_fall_behind(tmp_path):
+    result = train("toy_envs:EndlessEnv", tmp_path, eval_every=96, eval_episodes=2)
+    assert steps_of_tests(result.folder) == [128, 192, 256]  # after 96 and 192 steps; the end
+
+
 def test_eval_every_0_leaves_the_final_test(tmp_path):
     result = train("toy_envs:EndlessEnv", tmp_path, eval_every=0, eval_episodes=2)
     assert steps_of_tests(result.folder) == [256]

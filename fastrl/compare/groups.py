@@ -115,10 +115,10 @@ def named_group(name: str, folders: Iterable[Path], metrics: Collection[str] = (
 
 def _facts(run: Run, by: Collection[str]) -> dict[str, Any]:
     """Returns what must be equal within a group."""
-    left_out = (WRITTEN | {"seed"}) - set(by)
-    settings = {**_defaults(run.algo), **run.settings}
+    left_out = (WRITTEN | {"seed", "signature"}) - set(by)  # one signs on each machine anew
+    settings = {**_defaults(run.algo), **run.settings, **run.labels}
     facts = {name: value for name, value in settings.items() if name not in left_out}
-    return {**facts, **run.labels, "algo": run.algo, "env_id": run.env_id}
+    return {**facts, "algo": run.algo, "env_id": run.env_id}
 
 
 @cache

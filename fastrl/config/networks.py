@@ -62,11 +62,15 @@ def check_network(config: Any) -> None:
 
 
 def check_arguments(setting: str, arguments: tuple[str, ...]) -> None:
-    """Raises ValueError unless all arguments are written name=value."""
+    """Raises ValueError unless all arguments are written name=value, each name once."""
+    names: set[str] = set()
     for argument in arguments:
         name, equals, value = argument.partition("=")
         if not name.isidentifier() or not equals:
             raise ValueError(f"{setting} must be written name=value, not {argument!r}")
+        if name in names:
+            raise ValueError(f"{setting} must name {name} once, not {' '.join(arguments)!r}")
+        names.add(name)
         try:
             read_value(value)
         except ValueError as error:

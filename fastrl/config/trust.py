@@ -76,7 +76,7 @@ def signature_of(settings: Mapping[str, Any]) -> dict[str, str]:
     try:
         key = _read_key() or _make_key()
     except (OSError, ValueError) as error:
-        _tell_unsigned(" ".join(str(error).split()), _shown(named))
+        _tell_unsigned(" ".join(str(error).split()), shown(named))
         return {}
     return {"signature": _signature(key, named)}
 
@@ -134,7 +134,7 @@ def check_named(
         again = "; ".join(ways.get(name, f"{name}=") for name in NAMING_CODE if name in rest)
         again = f"name it again ({again}) or " if again else ""
         raise ValueError(
-            f"{source} wants to run {_shown(rest)}, but {fault}; to allow it, {again}pass --trust "
+            f"{source} wants to run {shown(rest)}, but {fault}; to allow it, {again}pass --trust "
             "(trust=True in Python)"
         )
 
@@ -149,7 +149,7 @@ def check_given(settings: Mapping[str, Any], source: object) -> None:
     for text in (*_code_in(named), *_texts_of(arguments)):
         if _CODE.fullmatch(text) and is_part_of_python(text.partition(":")[0]):
             raise ValueError(
-                f"{source} wants to run {_shown(named)}, a part of Python itself; a file of "
+                f"{source} wants to run {shown(named)}, a part of Python itself; a file of "
                 "settings may only name modules of the working folder and of installed packages"
             )
 
@@ -169,8 +169,8 @@ def is_part_of_python(module: str) -> bool:
     return origin.is_relative_to(paths["stdlib"]) and not is_installed
 
 
-def _shown(named: Mapping[str, Any]) -> str:
-    """Returns code and arguments as a call on one line, shortened if it is long."""
+def shown(named: Mapping[str, Any]) -> str:
+    """Returns what `code_named_in` did as a call on one line, shortened if it is long."""
     code = " ".join(filter(None, _code_in(named)))
     arguments = [str(text) for name in ARGUMENTS for text in named.get(name, ())]
     text = f"{code}({', '.join(arguments)})"

@@ -19,11 +19,13 @@ with leaving_at_once():
     from fastrl.presets import algorithms
     from fastrl.processes.errors import exit_status
     from fastrl.runs.folder import expanded
+    from fastrl.runs.owner import owned_by_this_process
     from fastrl.sweep.arguments import HELP, Options, read
     from fastrl.sweep.asking import asked_by, description_of
     from fastrl.sweep.folder import create, read_status, unfinished
     from fastrl.sweep.request import FINAL_SEEDS, TRIAL_SEEDS, Asked
     from fastrl.sweep.training import train_trial
+    from fastrl.sweep.trust import check_asked
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -40,19 +42,19 @@ def _run(words: list[str]) -> int:
         return train_trial(options)
     if options.resume is not None:
         folder = expanded(options.resume)
-        return _go(folder, _changed(folder, Asked.load(folder), options))
+        Asked.load(folder)  # ValueError: it is no sweep's, and nothing is written there
+        return _go(folder, options)
     asked = asked_by(options, words)
     if options.dry_run:
         print(description_of(asked))
         return 0
-    folder = None if options.anew else unfinished(options.log_dir, asked.command)
+    folder = None if options.anew else unfinished(options.log_dir, asked.command, _say)
     if folder is None:
         folder = create(options.log_dir)
         asked.save(folder)
     else:
         _say(f"going on with {folder}, which was cut short; --anew begins another")
-        asked = Asked.load(folder)
-    return _go(folder, asked)
+    return _go(folder, Options())
 
 
 def _changed(folder: Path, asked: Asked, options: Options) -> Asked:
@@ -71,22 +73,26 @@ def _changed(folder: Path, asked: Asked, options: Options) -> Asked:
     return asked
 
 
-def _go(folder: Path, asked: Asked) -> int:
+def _go(folder: Path, changes: Options) -> int:
     signal.signal(signal.SIGTERM, _end)
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # as a script's `&` has it
         signal.signal(signal.SIGINT, signal.default_int_handler)  # `runs.owner.stop` sends it
-    asked.save(folder)
-    _say(description_of(asked))
-    _say(f"sweep folder: {folder}")
     try:
-        if asked.kind == "search":
-            from fastrl.sweep.searching import run_search
+        with owned_by_this_process(folder):
+            asked = Asked.load(folder)
+            check_asked(folder, asked, changes.trust)
+            asked = _changed(folder, asked, changes)
+            asked.save(folder)  # as this user's from now on
+            _say(description_of(asked))
+            _say(f"sweep folder: {folder}")
+            if asked.kind == "search":
+                from fastrl.sweep.searching import run_search
 
-            run_search(folder, asked, _say)
-        else:
-            from fastrl.sweep.grid import run_grid
+                run_search(folder, asked, _say)
+            else:
+                from fastrl.sweep.grid import run_grid
 
-            run_grid(folder, asked, _say)
+                run_grid(folder, asked, _say)
     except (KeyboardInterrupt, SystemExit):
         _say(f"stopped; go on with: python -m fastrl.sweep --resume {folder}")
         raise

@@ -43,6 +43,7 @@ both:
   --resume FOLDER       go on with a sweep; the command that began it does so as well
   --anew                begin another one, although one of this command can go on
   --trial N             train with the settings of a trial (best: of the best one)
+  --trust               with --resume or --trial: run the code that a sweep names, whoever began it
   --dry-run             print what would be tried, and do nothing
 """
 OWN = (
@@ -67,6 +68,7 @@ class Options:
     trial: str | None = None
     log_dir: str = "logs"
     anew: bool = False
+    trust: bool = False
     dry_run: bool = False
     help: bool = False
     groups: tuple[Group, ...] = field(default=())
@@ -86,7 +88,8 @@ def read(words: Sequence[str]) -> Options:
         ValueError: a mistake of the user.
     """
     before, groups = grouped(words)
-    own, others = split(groups, OWN)
+    goes_on = any(group.flag in ("--resume", "--trial") for group in groups)
+    own, others = split(groups, (*OWN, "--trust") if goes_on else OWN)  # else it is the algorithm's
     values = {group.name: group.words for group in own}
     if "help" in values:
         return Options(help=True)
@@ -95,7 +98,7 @@ def read(words: Sequence[str]) -> Options:
             f"expected one of {', '.join(algorithms())} before the flags, not {' '.join(before)!r}"
         )
     found = {name: _single(name, values[name]) for name in ("resume", "trial") if name in values}
-    for name in ("anew", "dry_run"):
+    for name in ("anew", "trust", "dry_run"):
         if values.get(name):
             raise ValueError(f"--{name.replace('_', '-')} takes no value")
     options = Options(
@@ -110,6 +113,7 @@ def read(words: Sequence[str]) -> Options:
         trial=found.get("trial"),
         log_dir=_single("log-dir", values["log_dir"]) if "log_dir" in values else "logs",
         anew="anew" in values,
+        trust="trust" in values,
         dry_run="dry_run" in values,
         groups=tuple(others),
     )
@@ -121,12 +125,12 @@ def _check(options: Options, values: dict[str, tuple[str, ...]]) -> None:
     if "search" in values and not options.search:
         raise ValueError("--search takes names of settings, and got nothing")
     if options.trial is not None:
-        idle = {*values} - {"trial", "resume", "log_dir", "processes", "dry_run"}
+        idle = {*values} - {"trial", "resume", "log_dir", "processes", "trust", "dry_run"}
         if idle:
             raise ValueError(f"--{min(idle).replace('_', '-')} has no effect with --trial")
         return
     if options.resume is not None:
-        idle = {*values} - {"resume", "minutes", "trials", "processes"}
+        idle = {*values} - {"resume", "minutes", "trials", "processes", "trust"}
         if idle or options.groups:
             flag = min([f"--{name}" for name in idle] + [x.flag for x in options.groups])
             raise ValueError(

@@ -6,13 +6,13 @@ import contextlib
 import json
 import signal
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 from fastrl.runs.folder import expanded, owned, replaced_file
-from fastrl.runs.owner import PROCESS_NAME, owned_by_this_process, stop
+from fastrl.runs.owner import PROCESS_NAME, stop
 from fastrl.sweep.request import SWEEP_NAME, Asked
 
 STATUS_NAME = "status.json"
@@ -40,16 +40,27 @@ def create(log_dir: str | Path) -> Path:
         attempt += 1
 
 
-def unfinished(log_dir: str | Path, command: str) -> Path | None:
-    """Returns the newest sweep of the same command line that was cut short and is not running."""
+def unfinished(log_dir: str | Path, command: str, say: Callable[[str], None]) -> Path | None:
+    """Returns this user's newest sweep of a command line that was cut short and is not running.
+
+    Args:
+        log_dir: as of `--log-dir`.
+        command: the command line.
+        say: prints a line: for each newer one that is not signed as this user's.
+    """
     found = sorted(sweeps_folder(log_dir).glob(f"*/{SWEEP_NAME}"), reverse=True)
     for path in found:
         with contextlib.suppress(ValueError, OSError):
-            status = read_status(path.parent)
-            is_over = status.get("phase") in ("finished", "failed")
-            if not is_over and Asked.load(path.parent).command == command:
-                with owned(path.parent):  # ValueError: it is running
+            asked, status = Asked.load(path.parent), read_status(path.parent)
+            if asked.command != command or status.get("phase") in ("finished", "failed"):
+                continue
+            with owned(path.parent):  # ValueError: it is running
+                if asked.is_own(path.parent):
                     return path.parent
+            say(
+                f"{path.parent}, of the same command, was cut short, but is not signed as yours; "
+                f"go on with it by --resume {path.parent}"
+            )
     return None
 
 
@@ -129,22 +140,18 @@ def end_orphans(folder: Path) -> None:
 
 @contextlib.contextmanager
 def at_work(folder: Path, clock: Clock) -> Iterator[None]:
-    """Context of work on a sweep, in which no other process may own its folder.
+    """Context of work on a sweep, whose folder this process owns.
 
     What ends it early is noted in `status.json`.
-
-    Raises:
-        ValueError: another process works on the sweep.
     """
-    with owned_by_this_process(folder):
-        end_orphans(folder)
-        try:
-            yield
-        except (KeyboardInterrupt, SystemExit):
-            clock.phase = "stopped"
-            clock.write()
-            raise
-        except BaseException as error:
-            clock.phase = "failed"
-            clock.write(str(error)[:1000])
-            raise
+    end_orphans(folder)
+    try:
+        yield
+    except (KeyboardInterrupt, SystemExit):
+        clock.phase = "stopped"
+        clock.write()
+        raise
+    except BaseException as error:
+        clock.phase = "failed"
+        clock.write(str(error)[:1000])
+        raise

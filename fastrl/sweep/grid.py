@@ -38,7 +38,7 @@ def run_grid(folder: Path, asked: Asked, say: Say) -> None:
     A run that fails does not end the others.
 
     Args:
-        folder: of the sweep; it has `sweep.yaml`.
+        folder: of the sweep, which this process owns; it has `sweep.yaml`.
         asked: what that says.
         say: prints a line.
 
@@ -63,7 +63,7 @@ def _trials_of(folder: Path, asked: Asked) -> dict[int, Trial]:
         name = f"{number}_{name}" if name in names else name
         names.append(name)
         trial = known.get(number) or Trial(number, settings, folder=folder / name)
-        trials[number] = trial
+        trial = trials[number] = replace(trial, settings=settings)  # whatever its file says
         trial.save()
         write_config(trial.folder / SETTINGS_NAME, settings)
     return trials

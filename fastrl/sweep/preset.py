@@ -9,6 +9,7 @@ from typing import Any
 import yaml
 
 from fastrl.cli import parse
+from fastrl.config.trust import signature_of
 from fastrl.config.values import ConfigDumper
 from fastrl.presets import load_presets
 from fastrl.runs.folder import replaced_file
@@ -47,14 +48,15 @@ def preset_of(algo: str, words: Sequence[str]) -> dict[str, Any]:
 
 
 def write_preset(path: Path, settings: Mapping[str, Any], remarks: Sequence[str]) -> None:
-    """Writes a preset file, atomically.
+    """Writes a preset file, atomically; signed, as a run's `config.yaml`, if it names code.
 
     Args:
         path: the file.
         settings: as of `preset_of`.
         remarks: lines about them, which become comments.
     """
-    text = yaml.dump(dict(settings), Dumper=ConfigDumper, sort_keys=False, allow_unicode=True)
+    signed = {**settings, **signature_of(settings)}
+    text = yaml.dump(signed, Dumper=ConfigDumper, sort_keys=False, allow_unicode=True)
     comments = "".join(f"# {' '.join(remark.split())}\n" for remark in remarks)
     with replaced_file(path) as file:
         file.write((comments + text).encode())

@@ -4,17 +4,21 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
+import os
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, get_type_hints
+from typing import Any, get_args, get_origin, get_type_hints
 
 from fastrl.cli import parse
 from fastrl.config.command import Command
 from fastrl.config.describing import config_class_of
 from fastrl.config.flags import flag_of
-from fastrl.runs.folder import read_config, write_config
+from fastrl.config.trust import ARGUMENTS, is_signed, sign_text
+from fastrl.config.values import as_kind
+from fastrl.presets import algorithms
+from fastrl.runs.folder import config_text, read_config, write_config
 from fastrl.sweep.objective import Objective
 from fastrl.sweep.space import is_list
 from fastrl.sweep.words import Group, value_of
@@ -63,6 +67,8 @@ class Asked:
     """The values of a grid, by setting; without the seeds."""
     command: str = ""
     """The command line."""
+    signature: str = ""
+    """This user's, if the user has a key and `sweep.yaml` is as the user's sweep wrote it."""
 
     @property
     def goal(self) -> Objective:
@@ -70,12 +76,21 @@ class Asked:
         return Objective(self.objective, self.target_return)
 
     def save(self, folder: Path) -> None:
-        """Writes `sweep.yaml`."""
-        write_config(folder / SWEEP_NAME, dataclasses.asdict(self))
+        """Writes `sweep.yaml`, signed as this user's."""
+        signature = sign_text(self._signed_text(folder))
+        write_config(folder / SWEEP_NAME, {**dataclasses.asdict(self), "signature": signature})
+
+    def is_own(self, folder: Path) -> bool:
+        """Returns whether this user's sweep wrote this, for this folder."""
+        return is_signed(self._signed_text(folder), self.signature)
+
+    def _signed_text(self, folder: Path) -> str:
+        values = {**dataclasses.asdict(self), "signature": ""}
+        return config_text({"sweep": os.path.realpath(folder), **values})
 
     @classmethod
     def load(cls, folder: Path) -> Asked:
-        """Reads `sweep.yaml`.
+        """Reads `sweep.yaml`, whoever wrote it (`sweep.trust`).
 
         Raises:
             ValueError: the folder is not that of a sweep, or the file is damaged.
@@ -84,20 +99,30 @@ class Asked:
         if not path.is_file():
             raise ValueError(f"{folder} is not the folder of a sweep: it has no {SWEEP_NAME}")
         values = read_config(path)
-        names = {entry.name for entry in fields(cls)}
         kinds = get_type_hints(cls)
         try:
-            own: dict[str, Any] = {
-                name: tuple(x) if is_list(kinds[name]) else x
-                for name, x in values.items()
-                if name in names
-            }
+            own = {name: _typed(kinds[name], x) for name, x in values.items() if name in kinds}
             asked = cls(**own)
-            assert asked.kind in ("search", "grid")
-            assert all(isinstance(word, str) for word in (asked.algo, *asked.flags))
-        except (TypeError, AssertionError) as error:
+            if asked.kind not in ("search", "grid") or asked.algo not in algorithms():
+                raise ValueError(f"kind {asked.kind}, algo {asked.algo}")
+        except (TypeError, ValueError) as error:
             raise ValueError(f"{path} is damaged") from error
         return asked
+
+
+def _typed(kind: Any, value: Any) -> Any:
+    """Returns a value of `sweep.yaml` as the type of its field.
+
+    Raises:
+        ValueError: it is of another type.
+    """
+    if get_origin(kind) is not dict:
+        return as_kind(kind, value)
+    inner = get_origin(get_args(kind)[1])
+    fits = isinstance(value, dict)
+    if not fits or not all(isinstance(x, str) and isinstance(y, inner) for x, y in value.items()):
+        raise ValueError(f"not a mapping of names to {inner}: {value!r}")
+    return value
 
 
 def base_command(algo: str, flags: Sequence[str]) -> Command:
@@ -147,6 +172,13 @@ def sorted_out(
                 raise ValueError(f"--seed names a seed twice: {' '.join(words)}")
             continue
         is_one_list = is_list(kinds.get(name)) and not any(" " in word for word in words)
+        arguments = {word.partition("=")[0] for word in words}
+        if is_one_list and name in ARGUMENTS and len(arguments) < len(words):
+            tried = " ".join(f'"{word} "' for word in words)
+            raise ValueError(
+                f"{group.flag} must name each argument once; lists of arguments to try are quoted, "
+                f"with a space in each: {group.flag} {tried}"
+            )
         if (len(words) <= 1 and not (words and " " in words[0])) or is_one_list:
             flags += [group.flag, *words]
         elif name not in kinds:

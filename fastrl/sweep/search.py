@@ -26,6 +26,7 @@ from fastrl.sweep.trial import (
     load_trials,
     next_seed,
 )
+from fastrl.sweep.trust import settings_flag
 
 FEWEST_FAILURES = 3
 """If so many trials fail alike before any does not, the search ends with their error."""
@@ -158,7 +159,7 @@ class Search:
         """Starts the next seed of a trial."""
         seed = next_seed(trial, self._asked.seeds)
         assert seed is not None
-        words = (*self._words, "--config", str(trial.folder / SETTINGS_NAME))
+        words = (*self._words, *settings_flag(self._asked, trial))
         job = Job(self._asked.algo, words, trial.folder, seed, trial.number)
         pool.start(job)
         if not trial.complete_runs:

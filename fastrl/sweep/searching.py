@@ -31,7 +31,8 @@ from fastrl.sweep.search import Search
 from fastrl.sweep.space import Space, defaults_of
 from fastrl.sweep.starting import first_trials
 from fastrl.sweep.study import Study, check_package
-from fastrl.sweep.trial import SETTINGS_NAME, Trial, load_trials
+from fastrl.sweep.trial import Trial, load_trials
+from fastrl.sweep.trust import settings_flag
 
 _VERDICTS = {
     "better": "on fresh seeds the best settings beat the {0}: the intervals are apart",
@@ -48,7 +49,7 @@ def run_search(folder: Path, asked: Asked, say: Say) -> dict[str, Any]:
     """Searches, or goes on with a search, to its end; returns its `summary.json`.
 
     Args:
-        folder: of the sweep; it has `sweep.yaml`.
+        folder: of the sweep, which this process owns; it has `sweep.yaml`.
         asked: what that says.
         say: prints a line.
 
@@ -168,8 +169,7 @@ class _Searching:
         return reserve(alone, seconds, slots)
 
     def _words_of(self, trial: Trial) -> tuple[str, ...]:
-        file = str(trial.folder / SETTINGS_NAME)
-        return (*self._words, *self._trial_words(), "--config", file)
+        return (*self._words, *self._trial_words(), *settings_flag(self._asked, trial))
 
     def _write_best(self, best: Trial) -> None:
         """Writes the preset file of the best trial so far."""
@@ -181,7 +181,7 @@ class _Searching:
         write_preset(self._folder / BEST_NAME, self._preset_of(best), remarks)
 
     def _preset_of(self, best: Trial) -> dict[str, Any]:
-        words = (*self._words, "--config", str(best.folder / SETTINGS_NAME))
+        words = (*self._words, *settings_flag(self._asked, best))
         return preset_of(self._asked.algo, words)
 
     def _confirmation(self, best: Trial) -> dict[str, dict[str, Any]]:

@@ -8,11 +8,13 @@ from fastrl.cli import main as run_algorithm
 from fastrl.cli import parse
 from fastrl.config.command import plan_of
 from fastrl.runs.folder import expanded
+from fastrl.runs.owner import owned_by_this_process
 from fastrl.sweep.arguments import Options
 from fastrl.sweep.folder import newest
 from fastrl.sweep.reading import read_sweep
 from fastrl.sweep.request import Asked, sorted_out
-from fastrl.sweep.trial import SETTINGS_NAME, Trial
+from fastrl.sweep.trial import Trial
+from fastrl.sweep.trust import check_asked, settings_flag
 
 
 def train_trial(options: Options) -> int:
@@ -26,12 +28,13 @@ def train_trial(options: Options) -> int:
             taken, of the algorithm and the task if they are given.
 
     Raises:
-        ValueError: there is no such sweep or trial.
+        ValueError: there is no such sweep or trial, or it names code of somebody else's.
     """
     env_ids = [group.words for group in options.groups if group.flag == "--env-id"]
     env_id = env_ids[0][0] if env_ids and env_ids[0] else None
     folder = expanded(options.resume) if options.resume is not None else None
     sweep = read_sweep(folder or newest(options.log_dir, options.algo, env_id))
+    check_asked(sweep.folder, sweep.asked, options.trust)
     trial = _trial_of(sweep.trials, sweep.best, options.trial or "", str(sweep.folder))
     algo = sweep.asked.algo
     if options.algo not in (None, algo):
@@ -39,8 +42,9 @@ def train_trial(options: Options) -> int:
     flags, listed, seeds = sorted_out(algo, options.groups)
     if listed:
         raise ValueError(f"--trial trains one combination; --{min(listed)} has several values")
+    flags += ["--trust"] if options.trust else []
     common = _without(sweep.asked, flags, "total_timesteps" in trial.settings)
-    words = [*common, *flags, *_settings_words(trial)]
+    words = [*common, *flags, *settings_flag(sweep.asked, trial)]
     if len(seeds) > 1:
         return _train_seeds(options, algo, words, seeds)
     if seeds:
@@ -51,10 +55,6 @@ def train_trial(options: Options) -> int:
         print(plan_of(parse(algo, words)))
         return 0
     return run_algorithm(algo, words)
-
-
-def _settings_words(trial: Trial) -> list[str]:
-    return ["--config", str(trial.folder / SETTINGS_NAME)]
 
 
 def _trial_of(trials: tuple[Trial, ...], best: Trial | None, name: str, where: str) -> Trial:
@@ -105,5 +105,6 @@ def _train_seeds(options: Options, algo: str, words: list[str], seeds: list[int]
     folder = create(options.log_dir)
     asked.save(folder)
     print(f"sweep folder: {folder}", flush=True)
-    run_grid(folder, asked, lambda line: print(line, flush=True))
+    with owned_by_this_process(folder):
+        run_grid(folder, asked, lambda line: print(line, flush=True))
     return 0

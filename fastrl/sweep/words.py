@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
-from typing import Any, NamedTuple
+from types import NoneType
+from typing import Any, NamedTuple, get_args
 
 from fastrl.config.flags import flag_of
 from fastrl.config.values import as_kind, in_words, read_value
@@ -64,6 +65,8 @@ def value_of(name: str, word: str, kind: Any) -> Any:
         ValueError: it is not of the kind.
     """
     is_tuple = getattr(kind, "__origin__", None) is tuple
+    if word.lower() == "none" and NoneType in get_args(kind):
+        return None
     try:
         if is_tuple:
             items = [read_value(item) for item in word.split()]

@@ -249,9 +249,12 @@ class Loop:
         return counters.mean_return >= target
 
     def _test_if_due(self, records: Records | None) -> None:
-        config, counters = self.config, self.counters
-        steps_since = counters.env_steps - counters.last_eval
-        if not self.has_tests or steps_since < config.eval_every:
+        """Tests at the end of the rollout in which the steps pass a multiple of `eval_every`.
+
+        Counted from the last test, long rollouts would be tested later and later.
+        """
+        counters, every = self.counters, self.config.eval_every
+        if not self.has_tests or counters.env_steps // every == counters.last_eval // every:
             return
         before, counters.last_eval = counters.last_eval, counters.env_steps
         self._gather_ranks()  # so that the best policy's checkpoint is complete, too

@@ -80,6 +80,39 @@ def test_the_best_is_queued_with_five_seeds(desk):
     assert seeds == [f"seed: {seed}" for seed in (1, 2, 3, 4, 5)]
 
 
+@pytest.mark.parametrize("place", ["sweep.yaml", "best.yaml"])
+@pytest.mark.parametrize("answer", ["Trust it", "Cancel"])
+@pytest.mark.parametrize("button", ["Go on", "Train the best with 5 seeds"])
+def test_code_that_the_sweep_of_another_user_names_is_asked_about(
+    desk, monkeypatch, tmp_path, button, answer, place
+):
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "theirs"))
+    flags = ("--env-id", "evil:make") if place == "sweep.yaml" else ()
+    address = make_sweep(desk, flags=flags)
+    if place == "best.yaml":
+        (desk.log_dir / address / place).write_text("algo: ppo\nenv_id: evil:make\n")
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "home"))
+    desk.queue.at_once = 0
+    num_jobs = 1 if button == "Go on" else 5
+
+    async def story(user):
+        await user.open(f"/sweep/{address}")
+        await user.should_see("best: trial 1", retries=80)
+        user.find(button).click()
+        if (button, place) != ("Go on", "best.yaml"):  # which that does not read
+            await user.should_see("wants to run evil:make()", retries=80)
+            user.find(answer).click()
+            if answer == "Cancel":
+                await user.should_not_see("wants to run evil:make()", retries=80)
+                return
+        await until(lambda: len(desk.jobs.all()) == num_jobs)
+
+    play(desk, story)
+    jobs = [progress.job for progress in desk.jobs.all()]
+    if (button, place) == ("Go on", "sweep.yaml"):
+        assert [job.words[2:] for job in jobs] == ([("--trust",)] if answer == "Trust it" else [])
+
+
 def test_a_sweep_is_started_from_the_form(desk):
     desk.queue.at_once = 0
 

@@ -8,10 +8,12 @@ from typing import Any
 
 from nicegui import ui  # pyright: ignore[reportMissingImports]
 
+from fastrl.config.trust import check_named
 from fastrl.processes.errors import one_line
 from fastrl.runs.folder import read_config
 from fastrl.runs.owner import stop
 from fastrl.studio.addresses import address_of, page_of_run
+from fastrl.studio.asking import ask
 from fastrl.studio.desk import ALGORITHMS, Desk
 from fastrl.studio.differences import in_words
 from fastrl.studio.frame import frame, progress_bar, told
@@ -22,6 +24,7 @@ from fastrl.studio.sweep_charts import (
     progress_chart,
 )
 from fastrl.sweep.reading import Sweep, importance, read_sweep
+from fastrl.sweep.trust import check_asked
 
 _SECONDS = 1.5
 _SEEDS = (1, 2, 3, 4, 5)
@@ -166,6 +169,8 @@ class _SweepPage:
 
     async def _train_best(self) -> None:
         found = self._found
+        if await self._asks_for_trust(found.preset_file if found else None) is None:
+            return
 
         def submit() -> None:
             assert found is not None
@@ -184,10 +189,34 @@ class _SweepPage:
         await told(lambda: asyncio.to_thread(stop, self._folder), "the sweep ends its runs")
 
     async def _go_on(self) -> None:
-        words = ("--resume", str(self._folder))
+        trust = await self._asks_for_trust()
+        if trust is None:
+            return
+        words = ("--resume", str(self._folder), *(("--trust",) if trust else ()))
         title = f"sweep {self._folder.name}, continued"
         work = self._desk.submit
         await told(lambda: asyncio.to_thread(work, "sweep", words, title), "in the queue")
+
+    async def _asks_for_trust(self, file: Path | None = None) -> bool | None:
+        """Asks about code that another user's sweep, or its preset file, names.
+
+        Returns:
+            As `asking.ask_for_trust`.
+        """
+
+        def check() -> None:
+            assert self._found is not None
+            check_asked(self._folder, self._found.asked)
+            if file is not None:
+                settings = read_config(file)
+                check_named(settings, settings.get("signature"), file)
+
+        try:
+            await asyncio.to_thread(check)
+        except (ValueError, OSError) as error:
+            agrees = await ask("Import the code of this sweep?", one_line(error), "Trust it")
+            return True if agrees else None
+        return False
 
 
 def _mean_in_words(result: dict[str, Any]) -> str:
