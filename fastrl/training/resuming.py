@@ -14,6 +14,7 @@ import torch
 
 from fastrl.buffers.replay import columns_of
 from fastrl.buffers.rollout import RolloutBuffer
+from fastrl.config.checks import check_length
 from fastrl.config.resume import check_beginnings
 from fastrl.envs.foreign import call
 from fastrl.envs.vector import EnvError, HasState, VectorEnv
@@ -268,6 +269,18 @@ def check_frozen_statistics(agent: Agent) -> None:
                 f"freeze_normalization: there are no statistics of {of_what} yet; "
                 "load an agent that has them, or resume a run"
             )
+
+
+def check_warm_up(agent: Agent, counters: Counters) -> None:
+    """Raises ValueError if a run would end before the first gradient step.
+
+    Args:
+        agent: in the state in which it plays on; it may have learned before this run.
+        counters: progress of the run.
+    """
+    learner: Any = getattr(agent, "agent", agent)  # of a player with trainers
+    taken = getattr(learner, "num_env_steps", counters.env_steps) - counters.env_steps
+    check_length(agent.config, taken)
 
 
 def _has_ended(summary: Path) -> bool:

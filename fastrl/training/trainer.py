@@ -44,6 +44,7 @@ from fastrl.training.resuming import (
     check_same_run,
     check_task,
     check_unfinished,
+    check_warm_up,
     is_whole,
     restore_envs,
     restored_counters,
@@ -164,6 +165,7 @@ class AgentTrainer:
             ownership.enter_context(generators_seeded(own_seed))
             player = _started(agent, buffer, timer, before, speaks)
             check_frozen_statistics(agent)
+            check_warm_up(agent, before.counters)
             signals.hold()
             if speaks:
                 print(*lines_about(agent, buffer.obs[0]), sep="\n", flush=True)
