@@ -160,11 +160,11 @@ class OffPolicyAgent(BaseAgent):
         """
         if not self.is_warming_up:
             return self._act[pool](t)
-        _, noise, stored = self._rows[pool][t]
-        return self.policy.to_env(stored.copy_(self.random_actions(noise))).cpu().numpy()
+        obs, noise, stored = self._rows[pool][t]
+        return self.policy.to_env(stored.copy_(self.random_actions(obs, noise))).cpu().numpy()
 
-    def random_actions(self, noise: Tensor) -> Tensor:
-        """Returns the actions `[n, *A]` of the warm-up, made of its noise `[n, K]`."""
+    def random_actions(self, obs: Tensor, noise: Tensor) -> Tensor:
+        """Returns the actions `[n, *A]` of the warm-up, for `obs` `[n, *O]`, of noise `[n, K]`."""
         return noise
 
     def draw_noise(self, noise: Tensor, generator: torch.Generator) -> None:
