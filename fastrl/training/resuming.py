@@ -248,7 +248,7 @@ def _tensors_to_arrays(value: Any) -> Any:
 
 def check_unfinished(agent: Agent, folder: Path, counters: Counters) -> None:
     """Raises ValueError if a resumed run has nothing left to do, its evaluation included."""
-    if counters.updates >= agent.num_updates and _has_ended(folder / SUMMARY_NAME):
+    if counters.updates >= agent.num_updates and _has_ended(folder / SUMMARY_NAME, counters):
         raise ValueError(
             f"{folder} is complete at {counters.env_steps} of {agent.config.total_timesteps} "
             "steps; to continue, give a larger --total-timesteps"
@@ -283,10 +283,12 @@ def check_warm_up(agent: Agent, counters: Counters) -> None:
     check_length(agent.config, taken)
 
 
-def _has_ended(summary: Path) -> bool:
-    """Returns whether a run wrote its summary, and not because a signal ended its last test."""
-    with contextlib.suppress(OSError, ValueError):
-        return json.loads(summary.read_text()).get("interrupted") is not True
+def _has_ended(summary: Path, counters: Counters) -> bool:
+    """Returns whether a run wrote its summary here, and not because a signal ended its test."""
+    with contextlib.suppress(OSError, ValueError, AttributeError):
+        told = json.loads(summary.read_text())
+        is_of_here = told.get("total_env_steps", counters.env_steps) == counters.env_steps
+        return is_of_here and told.get("interrupted") is not True
     return summary.exists()
 
 
