@@ -43,6 +43,7 @@ with leaving_at_once():  # Ctrl-C may already come during these imports
     from fastrl.processes.errors import exit_status
     from fastrl.processes.launch import launched_settings, spelled_out, start_ranks
     from fastrl.processes.memory import check_memory
+    from fastrl.processes.start import seconds_since_process_start
     from fastrl.runs.folder import CONFIG_NAME, LABELS, config_text, open_run_folder
 
 
@@ -60,6 +61,7 @@ def main(algo: str, argv: Sequence[str] | None = None, file: str | None = None) 
     Returns:
         Exit status: that of the algorithm, 2 after a user error, 130 after Ctrl-C.
     """
+    began_at = 0.0 if argv is None else seconds_since_process_start()
 
     def work() -> int:
         # A script finds its neighbours first: our `config`, say, and not yours. `fabric run`
@@ -87,7 +89,7 @@ def main(algo: str, argv: Sequence[str] | None = None, file: str | None = None) 
             gc.set_threshold(100_000)
             atexit.register(gc.freeze)
             algorithm = _algorithm(algo, file)
-        return algorithm.main(command)
+        return algorithm.main(dataclasses.replace(command, began_at=began_at))
 
     return exit_status(work)
 

@@ -247,7 +247,9 @@ def test_summary_and_last_checkpoint_agree_on_wall_seconds_however_slow_the_disk
         seconds[0] += 100
         sync(descriptor)
 
-    monkeypatch.setattr("fastrl.training.records.seconds_since_process_start", lambda: seconds[0])
+    for place in ("records", "trainer"):
+        name = f"fastrl.training.{place}.seconds_since_process_start"
+        monkeypatch.setattr(name, lambda: seconds[0])
     monkeypatch.setattr(os, "fsync", slow_sync)
     result = AgentTrainer().fit(agent_for("CartPole-v1", tmp_path))
     saved = load_checkpoint(result.folder / "checkpoints" / "last.pt")
