@@ -232,7 +232,13 @@ def test_a_replay_buffer_is_kept_for_the_same_task_alone(tmp_path, capsys):
     assert kept.saved_replay is not None and kept.num_env_steps > 0
     kept.learn()
     assert "kept weights, optimiser, replay buffer" in line_of(capsys)
-    for changes in ({"env": "Pendulum-v1"}, {"num_envs": 4}, {"keep_replay": False}):
+    other = (
+        {"env": "Pendulum-v1"},
+        {"num_envs": 4},
+        {"mask_vel": True},
+        {"env_kwargs": {"max_episode_steps": 9}},
+    )
+    for changes in (*other, {"keep_replay": False}):
         agent = SAC.load(folder, **changes, policy_lr=1e-5, log_dir=str(tmp_path))
         assert agent.saved_replay is None and agent.num_env_steps == 0
         agent.learn(32)
@@ -240,8 +246,9 @@ def test_a_replay_buffer_is_kept_for_the_same_task_alone(tmp_path, capsys):
         assert "kept weights, optimiser; new: replay buffer" in told
         assert "policy_lr=1e-05 (was 0.0003)" in told
         assert float(agent.actor_optimizer.learning_rate) == pytest.approx(1e-5)
-    kept = SAC.load(folder, env="Pendulum-v1", keep_replay=True)
-    assert kept.saved_replay is not None
+    kept_all_the_same = {"env": "Pendulum-v1", "keep_replay": True}, {"vector": "auto"}
+    for changes in kept_all_the_same:
+        assert SAC.load(folder, **changes).saved_replay is not None
 
 
 @pytest.fixture(scope="module")
@@ -264,7 +271,6 @@ def gradient_steps(folder: Path, before: int) -> list[int]:
         ({}, [1] * 20),
         ({"replay_ratio": 4.0}, [4] * 20),
         ({"replay_ratio": 0.5}, [0, 1] * 10),
-        ({"learning_starts": 4}, [1] * 20),
         ({"learning_starts": 170}, [0] * 10 + [1] * 10),
         ({"learning_starts": 165, "replay_ratio": 2.0}, [0] * 5 + [2] * 15),
     ],
@@ -275,7 +281,7 @@ def test_a_new_ratio_applies_to_the_steps_from_load_on(settings, wanted, run_of_
     assert gradient_steps(folder, before=152) == wanted
     again = SAC.load(folder, log_dir=str(tmp_path)).learn(2).result.folder
     assert gradient_steps(again, before=152 + sum(wanted)) == wanted[-2:]
-    back = SAC.load(folder, log_dir=str(tmp_path), learning_starts=8, replay_ratio=1.0)
+    back = SAC.load(folder, log_dir=str(tmp_path), replay_ratio=1.0)
     assert gradient_steps(back.learn(2).result.folder, before=152 + sum(wanted)) == [1, 1]
 
 
@@ -292,6 +298,15 @@ def test_a_file_that_does_not_say_from_where_gradient_steps_count_is_taken(run_o
     agent = small(SAC, num_envs=1, learning_starts=8)
     agent.load_state_dict(older)
     assert (agent.num_env_steps, agent.num_gradient_steps, agent.num_due) == (160, 152, 0)
+
+
+def test_a_warm_up_that_is_over_cannot_be_changed(run_of_sac, tmp_path):
+    for starts in (4, 160):
+        told = refusal(lambda x=starts: SAC.load(run_of_sac, learning_starts=x))
+        assert f"learning_starts={starts} has no effect" in told and "160 steps" in told
+    assert SAC.load(run_of_sac, learning_starts=8).num_env_steps == 160  # as it was
+    anew = SAC.load(run_of_sac, learning_starts=4, keep_replay=False, log_dir=str(tmp_path))
+    assert anew.learn(20).num_gradient_steps == 16
 
 
 @pytest.mark.parametrize("is_resumed", [False, True])
