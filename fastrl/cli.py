@@ -22,6 +22,7 @@ with leaving_at_once():  # Ctrl-C may already come during these imports
     from importlib.util import find_spec, module_from_spec, spec_from_file_location
     from typing import Any
 
+    from fastrl.config.checks import check_length
     from fastrl.config.command import Command, Settings, plan_of
     from fastrl.config.describing import config_class_of
     from fastrl.config.effects import check_effects
@@ -31,11 +32,18 @@ with leaving_at_once():  # Ctrl-C may already come during these imports
     from fastrl.config.run import RunConfig
     from fastrl.config.schedules import check_found, without_overridden
     from fastrl.config.trust import check_named
-    from fastrl.presets import lack_of_preset, load_presets, merge, preset_for
+    from fastrl.presets import (
+        lack_of_preset,
+        load_presets,
+        merge,
+        naming_preset,
+        preset_for,
+    )
     from fastrl.presets.layers import Layers, is_file, naming_files, read_layers, read_preset
     from fastrl.processes.errors import exit_status
     from fastrl.processes.launch import launched_settings, spelled_out, start_ranks
     from fastrl.processes.memory import check_memory
+    from fastrl.processes.start import seconds_since_process_start
     from fastrl.runs.folder import CONFIG_NAME, LABELS, config_text, open_run_folder
 
 
@@ -53,6 +61,7 @@ def main(algo: str, argv: Sequence[str] | None = None, file: str | None = None) 
     Returns:
         Exit status: that of the algorithm, 2 after a user error, 130 after Ctrl-C.
     """
+    began_at = 0.0 if argv is None else seconds_since_process_start()
 
     def work() -> int:
         # A script finds its neighbours first: our `config`, say, and not yours. `fabric run`
@@ -80,7 +89,7 @@ def main(algo: str, argv: Sequence[str] | None = None, file: str | None = None) 
             gc.set_threshold(100_000)
             atexit.register(gc.freeze)
             algorithm = _algorithm(algo, file)
-        return algorithm.main(command)
+        return algorithm.main(dataclasses.replace(command, began_at=began_at))
 
     return exit_status(work)
 
@@ -137,6 +146,8 @@ def parse(algo: str, argv: Sequence[str] | None = None) -> Command:
     agent = source.get("agent", files.agent)
     with naming_files(files, from_file.keys() - flags.keys()), naming_files(preset, from_preset):
         command = merge(config_class, from_preset, explicit, "flags", "--preset none")
+        with naming_preset(from_preset, "--preset none"):
+            check_length(command.config)
         _check(command.config, agent, source)
     origins = {name: preset.origins[name] for name in from_preset if name in preset.origins}
     origins |= {name: files.origins[name] for name in from_file if name not in flags}

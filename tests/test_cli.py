@@ -570,6 +570,16 @@ def test_ranks_that_cannot_share_evenly_are_refused(run_folder: Path) -> None:
 def test_resumed_run_may_be_told_what_it_is(run_folder: Path) -> None:
     command = cli.parse("ppo", ["--resume", str(run_folder), "--seed", "7", "--num-envs", "6"])
     assert command.config.seed == 7
+    command = cli.parse("ppo", ["--resume", str(run_folder), "--no-share-data"])
+    assert command.config == SAVED
+
+
+@pytest.mark.parametrize("name", ["num_envs", "per_rank_batch_size"])
+def test_a_size_that_other_ranks_share_cannot_stay_as_it_was(name: str, run_folder: Path) -> None:
+    flag, size = f"--{name.replace('_', '-')}", getattr(SAVED, name)
+    told = f"{flag} {size} has no effect: 2 ranks share what the run has, {size // 2} each"
+    with pytest.raises(ValueError, match=told):
+        cli.parse("ppo", ["--resume", str(run_folder), "--devices", "2", flag, str(size)])
 
 
 @pytest.mark.parametrize("words", [["--config", "x.yaml"], ["--preset", "auto"]])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from torch import nn
 
 from fastrl import A2C, PPO, SAC, AgentTrainer
 from fastrl.agents.networks import frozen_names
+from fastrl.runs.checkpoint import Checkpoints, load_checkpoint
 
 
 def small(kind: Any = PPO, env: Any = None, **settings: Any) -> Any:
@@ -230,7 +232,13 @@ def test_a_replay_buffer_is_kept_for_the_same_task_alone(tmp_path, capsys):
     assert kept.saved_replay is not None and kept.num_env_steps > 0
     kept.learn()
     assert "kept weights, optimiser, replay buffer" in line_of(capsys)
-    for changes in ({"env": "Pendulum-v1"}, {"num_envs": 4}, {"keep_replay": False}):
+    other = (
+        {"env": "Pendulum-v1"},
+        {"num_envs": 4},
+        {"mask_vel": True},
+        {"env_kwargs": {"max_episode_steps": 9}},
+    )
+    for changes in (*other, {"keep_replay": False}):
         agent = SAC.load(folder, **changes, policy_lr=1e-5, log_dir=str(tmp_path))
         assert agent.saved_replay is None and agent.num_env_steps == 0
         agent.learn(32)
@@ -238,8 +246,81 @@ def test_a_replay_buffer_is_kept_for_the_same_task_alone(tmp_path, capsys):
         assert "kept weights, optimiser; new: replay buffer" in told
         assert "policy_lr=1e-05 (was 0.0003)" in told
         assert float(agent.actor_optimizer.learning_rate) == pytest.approx(1e-5)
-    kept = SAC.load(folder, env="Pendulum-v1", keep_replay=True)
-    assert kept.saved_replay is not None
+    kept_all_the_same = {"env": "Pendulum-v1", "keep_replay": True}, {"vector": "auto"}
+    for changes in kept_all_the_same:
+        assert SAC.load(folder, **changes).saved_replay is not None
+
+
+@pytest.fixture(scope="module")
+def run_of_sac(tmp_path_factory) -> Path:
+    """A run of 160 steps: 8 warm up, each of the others is followed by a gradient step."""
+    folder = str(tmp_path_factory.mktemp("runs"))
+    sizes = {"num_envs": 1, "learning_starts": 8, "log_every": 0, "total_timesteps": 160}
+    return small(SAC, log_dir=folder, buffer_size=1_000, **sizes).learn().result.folder
+
+
+def gradient_steps(folder: Path, before: int) -> list[int]:
+    """Returns how many gradient steps each update of a run took, which had so many before."""
+    rows = csv.DictReader((folder / "metrics.csv").open())
+    return np.diff([before, *(float(row["Info/gradient_steps"]) for row in rows)]).tolist()
+
+
+@pytest.mark.parametrize(
+    ("settings", "wanted"),
+    [
+        ({}, [1] * 20),
+        ({"replay_ratio": 4.0}, [4] * 20),
+        ({"replay_ratio": 0.5}, [0, 1] * 10),
+        ({"learning_starts": 170}, [0] * 10 + [1] * 10),
+        ({"learning_starts": 165, "replay_ratio": 2.0}, [0] * 5 + [2] * 15),
+    ],
+)
+def test_a_new_ratio_applies_to_the_steps_from_load_on(settings, wanted, run_of_sac, tmp_path):
+    agent = SAC.load(run_of_sac, log_dir=str(tmp_path), **settings)
+    folder = agent.learn(20).result.folder
+    assert gradient_steps(folder, before=152) == wanted
+    again = SAC.load(folder, log_dir=str(tmp_path)).learn(2).result.folder
+    assert gradient_steps(again, before=152 + sum(wanted)) == wanted[-2:]
+    back = SAC.load(folder, log_dir=str(tmp_path), replay_ratio=1.0)
+    assert gradient_steps(back.learn(2).result.folder, before=152 + sum(wanted)) == [1, 1]
+
+
+def test_a_new_ratio_applies_from_where_a_run_is_resumed_on(run_of_sac, tmp_path):
+    folder = SAC.load(run_of_sac, log_dir=str(tmp_path)).learn(20).result.folder
+    agent = SAC.load(folder, replay_ratio=3.0, total_timesteps=24)
+    AgentTrainer(resume=folder).fit(agent)
+    assert gradient_steps(folder, before=152) == [1] * 20 + [3] * 4
+
+
+def test_a_file_that_does_not_say_from_where_gradient_steps_count_is_taken(run_of_sac):
+    state = load_checkpoint(Checkpoints(run_of_sac / "checkpoints").newest())["agent"]
+    older = {x: y for x, y in state.items() if x not in ("steps_before_run", "changed_at")}
+    agent = small(SAC, num_envs=1, learning_starts=8)
+    agent.load_state_dict(older)
+    assert (agent.num_env_steps, agent.num_gradient_steps, agent.num_due) == (160, 152, 0)
+
+
+def test_a_warm_up_that_is_over_cannot_be_changed(run_of_sac, tmp_path):
+    for starts in (4, 160):
+        told = refusal(lambda x=starts: SAC.load(run_of_sac, learning_starts=x))
+        assert f"learning_starts={starts} has no effect" in told and "160 steps" in told
+    assert SAC.load(run_of_sac, learning_starts=8).num_env_steps == 160  # as it was
+    anew = SAC.load(run_of_sac, learning_starts=4, keep_replay=False, log_dir=str(tmp_path))
+    assert anew.learn(20).num_gradient_steps == 16
+
+
+@pytest.mark.parametrize("is_resumed", [False, True])
+def test_a_kept_replay_forgets_nothing_before_it_is_full(is_resumed, run_of_sac, tmp_path):
+    agent = SAC.load(run_of_sac, log_dir=str(tmp_path)).learn(200)
+    if is_resumed:
+        longer = SAC.load(agent.result.folder, total_timesteps=400)
+        AgentTrainer(resume=agent.result.folder).fit(longer)
+        agent = longer
+    first = load_checkpoint(Checkpoints(run_of_sac / "checkpoints").newest())["agent"]["replay"]
+    now = agent.replay.state_dict()
+    # A seam takes a row: the observation that no action followed.
+    assert len(now["obs"]) == 161 + (401 + 1 if is_resumed else 201)
+    assert torch.equal(now["obs"][:161], first["obs"])
 
 
 @pytest.mark.parametrize(

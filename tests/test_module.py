@@ -289,6 +289,19 @@ def test_what_the_trainer_is_asked_for_goes_for_modules_and_is_refused_for_built
     assert module.settings.precision == "bf16-mixed" and module.settings.total_timesteps == 64
 
 
+def test_a_run_that_ends_during_its_warm_up_is_refused():
+    with pytest.raises(ValueError, match="total_timesteps=32 ends before the first gradient step"):
+        AgentTrainer(max_steps=32).fit(module_for("replay"), "CartPole-v1")
+
+
+def test_a_module_that_has_warmed_up_may_learn_for_less_and_be_restored(tmp_path):
+    module = module_for("replay")
+    fit(module, "CartPole-v1", tmp_path)
+    folder = module.agent.learn(16).result.folder
+    again = module_for("replay").restore(folder)
+    assert_equal(weights_of(again), weights_of(module))
+
+
 @pytest.mark.parametrize("returned", [None, torch.ones(3), 1.0])
 def test_a_training_step_that_returns_no_loss_is_named(returned):
     module = module_for("rollouts")

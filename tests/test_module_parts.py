@@ -206,6 +206,22 @@ def test_a_mask_is_obeyed_and_not_shown_to_the_network(tmp_path):
     assert module.predict(shown) == 2
 
 
+@pytest.mark.parametrize("rolls_out", [False, True])
+def test_a_mask_is_obeyed_while_a_replay_warms_up(rolls_out, tmp_path):
+    class Chooses(Values):
+        def act(self, obs: Any, noise: Tensor) -> Tensor:
+            return LightningAgentModule.act(self, obs, noise)
+
+    class RollsOut(Chooses):
+        def rollout(self, total_steps: int) -> None:
+            super().rollout(total_steps)
+
+    network = ByKey({"own": (2,), "x": (2,)}, 3)
+    module = (RollsOut if rolls_out else Chooses)(network, **{**SMALL, **REPLAY})
+    fit(module, partial(Masked, ("own", "x")), tmp_path)  # which refuses what is forbidden
+    assert module.agent.num_gradient_steps > 0
+
+
 class BoxWithMask(Masked):
     """Has the mask in its info."""
 
@@ -238,8 +254,11 @@ def test_an_array_beside_a_mask_is_an_array_to_the_network(tmp_path):
 
     module = Array(**{**SMALL, "backend": "gymnasium"}, info_action_mask=True)
     fit(module, BoxWithMask, tmp_path)
-    actions = module.agent.predict(np.zeros(2, np.float32), action_mask=np.array([0, 1, 0]))
-    assert actions == 1
+    shown, mask = np.zeros(2, np.float32), np.array([0, 1, 0])
+    for deterministic in (True, False):
+        assert module.predict(shown, deterministic, action_mask=mask) == 1
+    with pytest.raises(ValueError, match=r"needs an action mask: predict\(obs, action_mask=mask\)"):
+        module.predict(shown)
 
 
 class Clones(Policy):

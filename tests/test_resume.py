@@ -209,6 +209,25 @@ def test_finished_run_may_be_made_longer(tmp_path):
     assert len(metrics_of(folder)) == 10
 
 
+def test_longer_run_that_was_killed_in_its_last_test_makes_up_for_it(tmp_path, monkeypatch):
+    tests = {"eval_episodes": 2, "eval_every": 0}
+    folder = AgentTrainer().fit(agent_for("CartPole-v1", tmp_path, **tests)).folder
+    longer = {**tests, "total_timesteps": 10 * UPDATE}
+
+    def killed(*_: Any) -> Any:
+        raise MemoryError("killed")
+
+    with monkeypatch.context() as patch, pytest.raises(MemoryError):
+        patch.setattr("fastrl.training.records.evaluate_agent", killed)
+        AgentTrainer(resume=folder).fit(agent_for("CartPole-v1", tmp_path, **longer))
+    result = AgentTrainer(resume=folder).fit(agent_for("CartPole-v1", tmp_path, **longer))
+    assert result.summary["total_env_steps"] == 10 * UPDATE
+    assert result.summary["eval_episodes"] == 2
+    told = f"{folder} is complete at {10 * UPDATE} of {10 * UPDATE} steps"
+    with pytest.raises(ValueError, match=re.escape(told)):
+        AgentTrainer(resume=folder).fit(agent_for("CartPole-v1", tmp_path, **longer))
+
+
 def test_seconds_of_all_parts_count(tmp_path):
     first = AgentTrainer().fit(agent_for("CartPole-v1", tmp_path)).summary
     (folder,) = tmp_path.glob("ppo/*/*")
@@ -228,7 +247,9 @@ def test_summary_and_last_checkpoint_agree_on_wall_seconds_however_slow_the_disk
         seconds[0] += 100
         sync(descriptor)
 
-    monkeypatch.setattr("fastrl.training.records.seconds_since_process_start", lambda: seconds[0])
+    for place in ("records", "trainer"):
+        name = f"fastrl.training.{place}.seconds_since_process_start"
+        monkeypatch.setattr(name, lambda: seconds[0])
     monkeypatch.setattr(os, "fsync", slow_sync)
     result = AgentTrainer().fit(agent_for("CartPole-v1", tmp_path))
     saved = load_checkpoint(result.folder / "checkpoints" / "last.pt")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import signal
 from pathlib import Path
 from typing import Any
@@ -259,13 +260,48 @@ def test_log_density_is_that_of_the_squashed_normal():
         ({"tune_alpha": False, "target_entropy": -1.0}, "target_entropy has no effect"),
         ({"alpha": 0.0}, "alpha must be above 0 to be tuned"),
         ({"hidden_sizes": ()}, "hidden_sizes must hold at least one width"),
-        ({"total_timesteps": 20}, "total_timesteps=20 ends before the first gradient step"),
         ({"total_timesteps": 3, "learning_starts": 0}, "less than the 4 steps between two updates"),
     ],
 )
 def test_settings_that_cannot_work_are_refused(settings, reason):
     with pytest.raises(ValueError, match=reason):
         make_agent(**settings)
+
+
+def test_run_that_ends_during_its_warm_up_is_refused(tmp_path, capsys):
+    told = "total_timesteps=20 ends before the first gradient step: learning_starts=20"
+    agent = make_agent(total_timesteps=20, log_dir=str(tmp_path))
+    with pytest.raises(ValueError, match=told):
+        agent.learn()
+    words = "--env-id HalfCheetah-v4 --total-timesteps 20 --learning-starts 20 --dry-run"
+    assert main("sac", words.split()) == 2
+    assert capsys.readouterr().err == f"error: {told}\n"
+    assert main("sac", words.replace("--learning-starts 20", "").split()) == 2
+    told = r"learning_starts=10000 \(the preset set learning_starts; --preset none goes without\)"
+    assert re.search(told, capsys.readouterr().err)
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("is_loaded", [False, True])
+def test_run_may_be_shorter_than_a_warm_up_that_is_over(is_loaded, tmp_path):
+    agent = make_agent(log_dir=str(tmp_path), learning_starts=300, replay_ratio=1.0).learn()
+    assert agent.num_gradient_steps == 100 and agent.result is not None
+    if is_loaded:
+        agent = SAC.load(agent.result.folder, total_timesteps=40, log_dir=str(tmp_path))
+    agent.learn(40)
+    assert agent.num_gradient_steps == 140 and agent.result is not None
+    words = ["--resume", str(agent.result.folder), "--total-timesteps", "60"]
+    assert main("sac", words) == 0
+    counted = load_checkpoint(agent.result.folder / "checkpoints" / "last.pt")["agent"]
+    assert counted["num_gradient_steps"] == 160
+
+
+def test_resumed_run_that_would_end_during_its_warm_up_is_refused(tmp_path):
+    agent = make_agent(kind=StopAfter, log_dir=str(tmp_path), learning_starts=300)
+    stopped = AgentTrainer(on_interrupt="return").fit(agent)
+    shorter = make_agent(learning_starts=300, total_timesteps=200)
+    with pytest.raises(ValueError, match="total_timesteps=200 ends before the first"):
+        AgentTrainer(resume=stopped.folder).fit(shorter)
 
 
 def test_discrete_actions_are_refused():

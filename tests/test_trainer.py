@@ -16,7 +16,7 @@ import pytest
 import torch
 
 from fastrl import PPO, SAC, AgentTrainer, DroQ, make_env
-from fastrl.cli import parse
+from fastrl.cli import main, parse
 from fastrl.config.command import describe
 from fastrl.config.ppo import PPOConfig
 from fastrl.config.run import RunConfig
@@ -166,11 +166,23 @@ def test_stage_seconds_are_within_those_of_the_loop(cartpole):
     assert cartpole.summary["loop_seconds"] < cartpole.summary["wall_seconds"]
 
 
-def test_wall_seconds_of_a_later_run_of_the_process_are_its_own(tmp_path):
-    train("toy_envs:EndlessEnv", tmp_path, total_timesteps=64)
+def test_wall_seconds_are_those_since_the_run_was_asked_for(tmp_path, monkeypatch):
+    """By a command line: since the process began; else that may have been long before."""
+    monkeypatch.setattr("fastrl.processes.start._BEFORE_IMPORT", 1000.0)
+    agent = agent_for("toy_envs:EndlessEnv", tmp_path, total_timesteps=64)
     start = perf_counter()
-    summary = train("toy_envs:EndlessEnv", tmp_path, total_timesteps=64).summary
-    assert 0 < summary["wall_seconds"] <= perf_counter() - start
+    for _ in range(2):
+        assert 0 < agent.learn().result.summary["wall_seconds"] <= perf_counter() - start
+    words = "--env-id CartPole-v1 --preset none --num-envs 4 --num-steps 64 --eval-episodes 0"
+    words += f" --accelerator cpu --total-timesteps 256 --log-dir {tmp_path} --exp-name"
+    monkeypatch.setattr("sys.argv", ["ppo", *words.split(), "shell"])
+    assert main("ppo", [*words.split(), "words"]) == main("ppo") == 0
+    seconds = {
+        name: json.loads(next(tmp_path.glob(f"ppo/*/*_{name}_*/summary.json")).read_text())
+        for name in ("words", "shell")
+    }
+    assert 0 < seconds["words"]["wall_seconds"] <= perf_counter() - start
+    assert seconds["shell"]["wall_seconds"] > 1000
 
 
 # Tests during training

@@ -69,10 +69,12 @@ def begin_parts_anew(
     elif "keep_normalizer" in keeps:
         raise ValueError("keep_normalizer has no effect: observations and rewards have none")
     if getattr(agent, "saved_replay", None) is not None:
-        has_replay = keeps.get("keep_replay", env is None and "num_envs" not in given)
+        is_same = env is None and "num_envs" not in given and _task(agent.config) == _task(saved)
+        has_replay = keeps.get("keep_replay", is_same)
         (kept if has_replay else new).append("replay buffer")
         if not has_replay:
             agent.forget_replay()
+        _check_warm_up(agent, path, saved)
     elif keeps.get("keep_replay"):
         raise ValueError(f"keep_replay has no effect: {path} holds no replay buffer")
     config = agent.config
@@ -89,6 +91,22 @@ def begin_parts_anew(
     explicit = {name: getattr(config, name) for name in given if hasattr(config, name)}
     line = f"{words}; new: {', '.join(new)}" if new else words
     agent._command = Command(config=config, explicit=explicit, origin=line)
+
+
+def _task(config: Any) -> dict[str, Any]:
+    """Returns the settings of the environments that say what is played, not how it is stepped."""
+    settings = config.env_settings
+    return {x: settings[x] for x in settings.keys() - {"vector", "num_workers"}}
+
+
+def _check_warm_up(agent: Any, path: Path, saved: Any) -> None:
+    """Raises ValueError for another warm-up than that of the file if both are over."""
+    now, before = agent.config.learning_starts, saved.learning_starts
+    if now != before and max(now, before) <= agent.num_env_steps:
+        raise ValueError(
+            f"learning_starts={now} has no effect: {path} has a replay buffer of "
+            f"{agent.num_env_steps} steps; keep_replay=False begins with an empty one"
+        )
 
 
 def _normalizer(agent: Any) -> Any:

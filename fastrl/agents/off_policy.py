@@ -20,14 +20,14 @@ from torch import Tensor
 from fastrl.agents.base import BaseAgent
 from fastrl.agents.networks import describe_networks
 from fastrl.agents.states import check_state, load_noise
-from fastrl.buffers.replay import ReplayBuffer, StepsBuffer, Transitions
+from fastrl.buffers.replay import MOST_RESTARTS, ReplayBuffer, StepsBuffer, Transitions
 from fastrl.config.sac import SACConfig
 from fastrl.decoupled.channels import ReplayChannel
 from fastrl.models.critics import SquashedGaussianActor
 from fastrl.runs.fitting import check_fits
 from fastrl.runs.timer import StageTimer
 
-MOST_RESTARTS = 100  # each takes a row of the replay buffer; with more, the oldest ones make way
+_DUE_BY = ("replay_ratio", "learning_starts")  # settings that say which gradient steps are due
 
 
 class OffPolicyAgent(BaseAgent):
@@ -48,6 +48,10 @@ class OffPolicyAgent(BaseAgent):
         self._step_generator = torch.Generator(self.device)
         self.num_env_steps = 0
         self.num_gradient_steps = 0
+        self._steps_before_run = 0  # environment steps that the agent knew when its run began
+        # Environment and gradient steps when ratio and warm-up changed last, from where on what is
+        # due is counted.
+        self._changed_at = [0, 0]
         self._replay_ratio = Fraction(self.config.replay_ratio).limit_denominator(1_000_000)
         self.replay: ReplayBuffer | None = None
         self.saved_replay: dict[str, Any] | None = None
@@ -103,11 +107,13 @@ class OffPolicyAgent(BaseAgent):
     def make_learning(self, buffer: StepsBuffer) -> None:
         """Allocates the replay buffer, and has the engine build the gradient steps."""
         config, num_envs = self.config, self.config.num_envs
-        num_steps = self.num_updates * config.num_steps * num_envs  # of the rows of this process
-        num_expected = num_steps + MOST_RESTARTS * num_envs
+        self._steps_before_run = self.num_env_steps
+        num_expected = self._rows_to_come()
         if self.replay is not None:
             self.replay.reserve(self.replay.num_transitions + num_expected)
         else:
+            if self.saved_replay is not None:
+                num_expected += self.saved_replay["valid"].numel()
             shape, dtype, _ = self.action_layout()
             self.replay = ReplayBuffer(
                 config.buffer_size,
@@ -118,7 +124,7 @@ class OffPolicyAgent(BaseAgent):
                 config.gamma,
                 config.num_return_steps,
                 self.device,
-                num_expected,
+                num_expected + MOST_RESTARTS * num_envs,
                 None if dtype.is_floating_point else shape,
             )
         if self.saved_replay is not None:
@@ -126,6 +132,12 @@ class OffPolicyAgent(BaseAgent):
             self.saved_replay = None
         self.anneal(0)  # a mistake in the schedule is told before the run begins
         self.build(self.replay.minibatch)
+
+    def _rows_to_come(self) -> int:
+        """Returns how many rows of the replay buffer the rest of the run fills in this process."""
+        config = self.config
+        updates = (self.num_env_steps - self._steps_before_run) // config.steps_per_update
+        return (self.num_updates - updates) * config.num_steps * config.num_envs
 
     @property
     def is_warming_up(self) -> bool:
@@ -148,11 +160,11 @@ class OffPolicyAgent(BaseAgent):
         """
         if not self.is_warming_up:
             return self._act[pool](t)
-        _, noise, stored = self._rows[pool][t]
-        return self.policy.to_env(stored.copy_(self.random_actions(noise))).cpu().numpy()
+        obs, noise, stored = self._rows[pool][t]
+        return self.policy.to_env(stored.copy_(self.random_actions(obs, noise))).cpu().numpy()
 
-    def random_actions(self, noise: Tensor) -> Tensor:
-        """Returns the actions `[n, *A]` of the warm-up, made of its noise `[n, K]`."""
+    def random_actions(self, obs: Tensor, noise: Tensor) -> Tensor:
+        """Returns the actions `[n, *A]` of the warm-up, for `obs` `[n, *O]`, of noise `[n, K]`."""
         return noise
 
     def draw_noise(self, noise: Tensor, generator: torch.Generator) -> None:
@@ -209,10 +221,11 @@ class OffPolicyAgent(BaseAgent):
         """Gradient steps that the replay ratio allows by now and that are not taken yet.
 
         Counted from `learning_starts` on, in whole numbers: a stopped run goes on with what was
-        left over.
+        left over. A ratio or warm-up that changed goes for the steps since then.
         """
-        learned_steps = max(0, self.num_env_steps - self.config.learning_starts)
-        return int(learned_steps * self._replay_ratio) - self.num_gradient_steps
+        env_steps, gradient_steps = self._changed_at
+        learned_steps = max(0, self.num_env_steps - max(self.config.learning_starts, env_steps))
+        return int(learned_steps * self._replay_ratio) + gradient_steps - self.num_gradient_steps
 
     def _draw_rows(self, num_steps: int) -> Tensor:
         """Draws row numbers `[G, B]` for G gradient steps, and seeds the rest of what they draw."""
@@ -239,6 +252,8 @@ class OffPolicyAgent(BaseAgent):
             **describe_networks(self.networks()),
             "num_env_steps": self.num_env_steps,
             "num_gradient_steps": self.num_gradient_steps,
+            "steps_before_run": self._steps_before_run,
+            "changed_at": list(self._changed_at),
             "noise_generator": self.noise_generator.get_state(),
             "noise_device": self.device.type,
             "replay": None if self.replay is None else self.replay.state_dict(),
@@ -246,6 +261,8 @@ class OffPolicyAgent(BaseAgent):
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Takes a state back; raises ValueError, before it takes any, if it is another agent's."""
+        if isinstance(state, dict):  # older files lack these
+            state = {"steps_before_run": 0, "changed_at": [0, 0], **state}
         self.match(state)
         check_state(self, state, "replay")
         if (replay := state.get("replay")) is not None:
@@ -253,13 +270,18 @@ class OffPolicyAgent(BaseAgent):
         self._load_networks(state)
         self.num_env_steps = state["num_env_steps"]
         self.num_gradient_steps = state["num_gradient_steps"]
-        if replay is None:  # a file of `save`: rows to learn from are collected anew
-            self.num_env_steps = self.num_gradient_steps = 0
+        self._steps_before_run = state["steps_before_run"]
+        self._changed_at = list(state["changed_at"])
+        saved = config if isinstance(config := state.get("config"), dict) else {}
+        if any(saved.get(x, y := getattr(self.config, x)) != y for x in _DUE_BY):
+            self._changed_at = [self.num_env_steps, self.num_gradient_steps]
         load_noise(self, state)
-        if self.replay is None:
+        if replay is None:  # a file of `save`: rows to learn from are collected anew
+            self.forget_replay()
+        elif self.replay is None:
             self.saved_replay = replay
-        elif replay is not None:
-            self.replay.load_state_dict(replay)
+        else:
+            self.replay.load_state_dict(replay, self._rows_to_come())
 
     def forget_replay(self) -> None:
         """Begins with an empty replay buffer, in place of that of a loaded checkpoint.
@@ -268,6 +290,7 @@ class OffPolicyAgent(BaseAgent):
         """
         self.saved_replay = None
         self.num_env_steps = self.num_gradient_steps = 0
+        self._steps_before_run, self._changed_at = 0, [0, 0]
 
     def _check_replay(self, state: Any) -> None:
         """Raises ValueError unless this is a ring of rows of the spaces that are played here."""

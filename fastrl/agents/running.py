@@ -83,6 +83,7 @@ def _fit(agent: Any, command: Command) -> int:
     """Trains an agent as the command line says; returns the exit status."""
     verbose = 0 if command.is_quiet else 1
     trainer = AgentTrainer(resume=command.resume, on_interrupt="return", verbose=verbose)
+    trainer.began_at = command.began_at
     result = trainer.fit(agent)
     if command.is_quiet and agent.devices.is_global_zero:
         print(f"run folder: {shown_folder(agent, result.folder, command.resume)}", flush=True)

@@ -27,6 +27,8 @@ from fastrl.buffers.rollout import RolloutBuffer
 from fastrl.kernels.indexing import RowGather
 from fastrl.processes.machine import total_memory
 
+MOST_RESTARTS = 100  # each takes a row of the ring; with more, the oldest ones make way
+
 
 class Transitions(NamedTuple):
     """B transitions; a target is `rewards + discounts * V(next_obs)`.
@@ -179,9 +181,10 @@ class ReplayBuffer:
 
     def reserve(self, num_transitions: int) -> None:
         """Makes room for so many transitions, those that are stored among them, up to capacity."""
-        if self.num_rows < min(self.most_rows, -(-num_transitions // self.num_envs) + 1):
+        num_rows = -(-num_transitions // self.num_envs) + 2  # that at head, and one of a restart
+        if self.num_rows < min(self.most_rows, num_rows):
             state = self.state_dict()
-            self._allocate(num_transitions)
+            self._allocate(num_transitions + MOST_RESTARTS * self.num_envs)
             self._fill(state)
 
     @property
@@ -313,8 +316,8 @@ class ReplayBuffer:
             state[name][-1] = 0
         return state
 
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Takes it back, into a ring of any capacity: the newest rows that fit.
+    def load_state_dict(self, state: dict[str, Any], num_expected: int = 0) -> None:
+        """Takes it back, the newest rows that fit, with room for so many more up to capacity.
 
         Raises:
             ValueError: it is of another number of environments.
@@ -322,8 +325,7 @@ class ReplayBuffer:
         saved_envs = state["valid"].shape[1]
         if saved_envs != self.num_envs:
             raise ValueError(f"the saved replay has {saved_envs} environments, not {self.num_envs}")
-        if len(state["valid"]) > self.num_rows:
-            self._allocate(len(state["valid"]) * self.num_envs)
+        self.reserve(state["valid"].numel() - self.num_envs + num_expected)
         self._fill(state)
 
     def _fill(self, state: dict[str, Any]) -> None:

@@ -34,3 +34,19 @@ def check_magnitude(name: str, value: object) -> None:
     bits = 63 if name in ("seed", *_STEPS) else 31
     if isinstance(value, int) and value >= 2**bits:
         raise ValueError(f"{name} must be below 2**{bits}, not {value}")
+
+
+def check_length(config: Any, num_taken: int = 0) -> None:
+    """Raises ValueError if a run would end during its warm-up, before the first gradient step.
+
+    Args:
+        config: all settings of the run.
+        num_taken: environment steps that the agent took before the run.
+    """
+    starts = getattr(config, "learning_starts", 0)
+    if num_taken + config.total_timesteps <= starts:
+        taken = f", of which {num_taken} are taken" if num_taken else ""
+        raise ValueError(
+            f"total_timesteps={config.total_timesteps} ends before the first gradient step: "
+            f"learning_starts={starts}{taken}"
+        )

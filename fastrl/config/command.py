@@ -41,6 +41,8 @@ class Command:
     """Whether only the last line of a run is printed, which names its folder."""
     cut_of_preset: str = ""
     """Line to print if a preset was adjusted to fit the other settings."""
+    began_at: float | None = field(default=None, compare=False)
+    """Seconds from the start of the process to that of the run: 0 of its own command line."""
 
     def with_config(self, config: Any) -> Self:
         """Returns a copy for a config in which the user changed some settings."""

@@ -101,8 +101,3 @@ class ReplayConfig(ModuleConfig):
                 f"buffer_size={self.buffer_size} holds fewer than {steps} steps of "
                 f"{self.num_envs} environments"
             )
-        if self.total_timesteps <= self.learning_starts:
-            raise ValueError(
-                f"max_steps={self.total_timesteps} ends before the first gradient step: "
-                f"learning_starts={self.learning_starts}"
-            )

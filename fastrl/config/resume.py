@@ -57,7 +57,13 @@ def resumed(saved: Config, changes: dict[str, Any], run: str) -> Config:
         shares[name] = total // now
     if now != before and isinstance(saved, SACConfig):
         shares["buffer_size"] = saved.buffer_size * before // now
-    return saved.replace(**changes, **shares)
+    for name in shares.keys() & changes.keys() - {"share_data"}:  # which the config refuses itself
+        if changes[name] != shares[name]:
+            raise ValueError(
+                f"--{name.replace('_', '-')} {changes[name]} has no effect: {now} ranks share what "
+                f"the run has, {shares[name]} each"
+            )
+    return saved.replace(**{**shares, **changes})
 
 
 def check_beginnings(config: RunConfig, saved: Any, source: object, *allowed: str) -> None:

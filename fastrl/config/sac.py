@@ -107,11 +107,6 @@ class SACConfig(DecoupledConfig):
                 f"buffer_size={self.buffer_size} holds fewer than {steps} steps of "
                 f"{num_envs} environments"
             )
-        if self.total_timesteps <= self.learning_starts:
-            raise ValueError(
-                f"total_timesteps={self.total_timesteps} ends before the first gradient step: "
-                f"learning_starts={self.learning_starts}"
-            )
         if self.total_timesteps < self.steps_per_update:
             raise ValueError(
                 f"total_timesteps={self.total_timesteps} is less than the {self.steps_per_update} "

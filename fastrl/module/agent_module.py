@@ -168,9 +168,9 @@ class LightningAgentModule(lightning.LightningModule):
         This is the player's loop as a few lines of Python, and gives the same rows.
         """
         for _ in range(total_steps):
-            obs, noise = self.env.obs, self.env.noise
             is_random = getattr(self.agent, "is_warming_up", False)
-            self.env.step(self.agent.random_actions(noise) if is_random else self.act(obs, noise))
+            act = self.agent.random_actions if is_random else self.act
+            self.env.step(act(self.env.obs, self.env.noise))
 
     def sample(self) -> Any:
         """Returns the batch of the next gradient step, by default the one that the agent dealt.
@@ -228,11 +228,11 @@ class LightningAgentModule(lightning.LightningModule):
         return self.agent is not None and not getattr(self._trainer, "training", False)
 
     @torch.no_grad()
-    def predict(self, obs: Any, deterministic: bool = True) -> np.ndarray:
+    def predict(self, obs: Any, deterministic: bool = True, action_mask: Any = None) -> np.ndarray:
         """Returns the environments' actions, as `PPO.predict`; after `fit`."""
         if self.agent is None:
             raise ValueError("predict needs an environment's spaces: call fit or restore first")
-        return self.agent.predict(obs, deterministic)
+        return self.agent.predict(obs, deterministic, action_mask)
 
     def log(self, name: str, value: Any, *arguments: Any, **how: Any) -> None:
         """Logs a number: to metrics.csv and loggers of the run, or as Lightning's trainer does."""

@@ -15,7 +15,9 @@ from fastrl.agents.off_policy import OffPolicyAgent
 from fastrl.buffers.replay import StepsBuffer, Transitions
 from fastrl.config.module import ReplayConfig
 from fastrl.engine.optimizer import FlatOptimizer
+from fastrl.models.actor_critic import ActorCritic
 from fastrl.models.distributions import Bounds, CategoricalHead
+from fastrl.models.encoders import Inputs
 from fastrl.module.learning import (
     ModuleLearner,
     learning_environment,
@@ -76,11 +78,12 @@ class ReplayAgent(OffPolicyAgent):
         """Fills noise `[n, K]` to draw the policy's actions with."""
         self.policy.head.draw_noise(noise, generator)
 
-    def random_actions(self, noise: Tensor) -> Tensor:
-        """Returns actions `[n, *A]`, uniform over choices and over the interior of bounds."""
-        head = self.policy.head
+    def random_actions(self, obs: Any, noise: Tensor) -> Tensor:
+        """Returns actions `[n, *A]`, uniform over allowed choices and the interior of bounds."""
+        head, observations = self.policy.head, self.module._observations
         if isinstance(head, CategoricalHead):
-            return head.mode(noise)
+            mask = observations.mask_of(observations.seen(obs))
+            return head.mode(ActorCritic.allowed(noise, Inputs(None, None, mask)))
         bounded = torch.isfinite(head.low) & torch.isfinite(head.high)
         uniform = Bounds(head.low, head.high)(torch.erf(noise / math.sqrt(2)))
         return torch.where(bounded, uniform, noise)

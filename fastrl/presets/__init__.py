@@ -8,7 +8,8 @@ that go for any task: the defaults of other projects.
 from __future__ import annotations
 
 import re
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager
 from dataclasses import fields, replace
 from importlib import resources
 from typing import Any
@@ -189,7 +190,7 @@ def merge(
     """
     check_names(given, [entry.name for entry in fields(config_class)], source)
     name, cut, told = "per_rank_batch_size", {}, ""
-    try:
+    with naming_preset(tuned, way_out):
         try:
             config = config_class.from_dict({**tuned, **given}, source)
         except LargeBatchError as error:
@@ -198,10 +199,6 @@ def merge(
             cut, more = {name: error.num_rows}, tuned[name]
             told = f"{name}={error.num_rows}, the size of a rollout, instead of the preset's {more}"
             config = config_class.from_dict({**tuned, **cut, **given}, source)
-    except ValueError as error:
-        guilty = [name for name in tuned if re.search(rf"\b{name}\b", str(error))]
-        hint = f" (the preset set {', '.join(guilty)}; {way_out} goes without)" if guilty else ""
-        raise ValueError(f"{error}{hint}") from error
     check_effects(config, given)
     return Command(
         config=config,
@@ -209,6 +206,22 @@ def merge(
         explicit={name: getattr(config, name) for name in given},
         cut_of_preset=told,
     )
+
+
+@contextmanager
+def naming_preset(tuned: dict[str, Any], way_out: str) -> Iterator[None]:
+    """Context in which an error about settings says which of them the preset set.
+
+    Args:
+        tuned: settings of the preset.
+        way_out: how to switch the preset off.
+    """
+    try:
+        yield
+    except ValueError as error:
+        guilty = [name for name in tuned if re.search(rf"\b{name}\b", str(error))]
+        hint = f" (the preset set {', '.join(guilty)}; {way_out} goes without)" if guilty else ""
+        raise ValueError(f"{error}{hint}") from error
 
 
 def _read(name: str) -> dict[str, Any]:

@@ -82,8 +82,9 @@ _TEXTS: dict[str, dict[tuple[str, ...], str]] = {
             "left out"
         ),
         ("Time/wall_seconds",): (
-            "seconds since the run began, start-up, tests and saving included; a resumed run "
-            "counts on"
+            "seconds since the run began, on the command line with its process and from Python "
+            "with `learn` or `fit`; start-up, tests and saving are included; a resumed run counts "
+            "on"
         ),
         (
             "Time/env_seconds",

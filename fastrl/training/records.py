@@ -5,7 +5,6 @@ Only rank 0 writes any of it.
 
 from __future__ import annotations
 
-import itertools
 import shlex
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -29,7 +28,6 @@ from fastrl.training.film import record_agent
 from fastrl.training.greedy import Evaluation, can_be_tested, evaluate_agent
 
 State = dict[str, Any]
-_runs_of_this_process = itertools.count()
 
 
 @dataclass(frozen=True)
@@ -55,6 +53,7 @@ class Records:
         counters: Counters,
         signals: StopSignals,
         is_resumed: bool,
+        began_at: float,
         hooks: Hooks | None = None,
         loggers: Sequence[Any] = (),
         speaks: bool = True,
@@ -68,6 +67,7 @@ class Records:
             counters: progress of the run, updated by the trainer.
             signals: stop requests, which end an evaluation early.
             is_resumed: whether to append to existing files.
+            began_at: seconds from the start of this process to that of the run.
             hooks: the callbacks, if there are any.
             loggers: objects of the caller's that metrics go to, besides those of the settings.
             speaks: whether lines are printed.
@@ -77,9 +77,7 @@ class Records:
         self._shown, self._can_be_tested = shown, can_be_tested(agent)
         self.checkpoints = Checkpoints(folder / "checkpoints", self.config.keep_checkpoints)
         self._signals, self._stopped, self._is_resumed = signals, signals.came, is_resumed
-        self._seconds_before = counters.wall_seconds
-        # The first run of a process starts with the process, imports included; a later one here.
-        self._began_at = seconds_since_process_start() if next(_runs_of_this_process) else 0.0
+        self._seconds_before, self._began_at = counters.wall_seconds, began_at
         self.seconds_to_target: float | None = None
         self._latest_test: Evaluation | None = None
         self._tested_at = -1  # environment steps

@@ -14,6 +14,7 @@ import torch
 
 from fastrl.buffers.replay import columns_of
 from fastrl.buffers.rollout import RolloutBuffer
+from fastrl.config.checks import check_length
 from fastrl.config.resume import check_beginnings
 from fastrl.envs.foreign import call
 from fastrl.envs.vector import EnvError, HasState, VectorEnv
@@ -247,7 +248,7 @@ def _tensors_to_arrays(value: Any) -> Any:
 
 def check_unfinished(agent: Agent, folder: Path, counters: Counters) -> None:
     """Raises ValueError if a resumed run has nothing left to do, its evaluation included."""
-    if counters.updates >= agent.num_updates and _has_ended(folder / SUMMARY_NAME):
+    if counters.updates >= agent.num_updates and _has_ended(folder / SUMMARY_NAME, counters):
         raise ValueError(
             f"{folder} is complete at {counters.env_steps} of {agent.config.total_timesteps} "
             "steps; to continue, give a larger --total-timesteps"
@@ -270,10 +271,24 @@ def check_frozen_statistics(agent: Agent) -> None:
             )
 
 
-def _has_ended(summary: Path) -> bool:
-    """Returns whether a run wrote its summary, and not because a signal ended its last test."""
-    with contextlib.suppress(OSError, ValueError):
-        return json.loads(summary.read_text()).get("interrupted") is not True
+def check_warm_up(agent: Agent, counters: Counters) -> None:
+    """Raises ValueError if a run would end before the first gradient step.
+
+    Args:
+        agent: in the state in which it plays on; it may have learned before this run.
+        counters: progress of the run.
+    """
+    learner: Any = getattr(agent, "agent", agent)  # of a player with trainers
+    taken = getattr(learner, "num_env_steps", counters.env_steps) - counters.env_steps
+    check_length(agent.config, taken)
+
+
+def _has_ended(summary: Path, counters: Counters) -> bool:
+    """Returns whether a run wrote its summary here, and not because a signal ended its test."""
+    with contextlib.suppress(OSError, ValueError, AttributeError):
+        told = json.loads(summary.read_text())
+        is_of_here = told.get("total_env_steps", counters.env_steps) == counters.env_steps
+        return is_of_here and told.get("interrupted") is not True
     return summary.exists()
 
 

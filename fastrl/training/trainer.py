@@ -19,6 +19,7 @@ from fastrl.envs.pools import AnyEnvs, fitting_envs, reopened
 from fastrl.processes.generators import generators_seeded, restore_generators
 from fastrl.processes.pulse import PULSE
 from fastrl.processes.signals import StopSignals, pass_on
+from fastrl.processes.start import seconds_since_process_start
 from fastrl.runs.checkpoint import Checkpoints, load_checkpoint
 from fastrl.runs.fitting import naming
 from fastrl.runs.folder import (
@@ -44,6 +45,7 @@ from fastrl.training.resuming import (
     check_same_run,
     check_task,
     check_unfinished,
+    check_warm_up,
     is_whole,
     restore_envs,
     restored_counters,
@@ -60,6 +62,8 @@ class AgentTrainer:
 
     result: TrainResult | None = None
     """What came of the latest `fit`, also if that raised after a signal."""
+    began_at: float | None = None
+    """Seconds from the start of the process to that of the run; None: it begins with `fit`."""
 
     def __init__(
         self,
@@ -127,6 +131,7 @@ class AgentTrainer:
                 checkpoints stay.
             KeyboardInterrupt: Ctrl-C ended the run, which is saved; see `on_interrupt`.
         """
+        began_at = seconds_since_process_start() if self.began_at is None else self.began_at
         target = only_target(target, env, dataset)
         if is_data(model, target):
             given = self._config, self._resume, self._verbose, *self._callbacks
@@ -141,7 +146,7 @@ class AgentTrainer:
         speaks = lead and verbose == 1
         signals, self.result = StopSignals(speaks=speaks, is_alone=is_alone), None
         with signals:
-            result = self._fit(agent, env, signals, speaks)
+            result = self._fit(agent, env, signals, speaks, began_at)
         if signals.came():  # maybe only once everything was written
             result = dataclasses.replace(result, exit_status=128 + signals.number)
         self.result = result
@@ -150,7 +155,12 @@ class AgentTrainer:
         return result
 
     def _fit(
-        self, agent: Agent, env: AnyEnvs | None, signals: StopSignals, speaks: bool
+        self,
+        agent: Agent,
+        env: AnyEnvs | None,
+        signals: StopSignals,
+        speaks: bool,
+        began_at: float,
     ) -> TrainResult:
         callbacks, lead = self._prepared(agent, env), agent.devices.is_global_zero
         with rare_collections(), ExitStack() as ownership:
@@ -164,6 +174,7 @@ class AgentTrainer:
             ownership.enter_context(generators_seeded(own_seed))
             player = _started(agent, buffer, timer, before, speaks)
             check_frozen_statistics(agent)
+            check_warm_up(agent, before.counters)
             signals.hold()
             if speaks:
                 print(*lines_about(agent, buffer.obs[0]), sep="\n", flush=True)
@@ -187,7 +198,7 @@ class AgentTrainer:
                 print(*lines, sep="\n", flush=True)
             shown = shown_folder(agent, folder, self._resume)
             # First, since it refuses damaged metrics while nothing is changed yet.
-            parts = agent, folder, shown, counters, signals, is_resumed
+            parts = agent, folder, shown, counters, signals, is_resumed, began_at
             records = Records(*parts, called, self._loggers, speaks)
             write_config(folder / CONFIG_NAME, {**agent.labels(), **agent.config.to_dict()})
             with records:

@@ -12,8 +12,11 @@ from typing import Any, Literal, get_args, get_origin, get_type_hints
 import pytest
 import torch
 
+from fastrl import SAC, DroQ
 from fastrl.cli import main
 from fastrl.config.describing import config_class_of
+from fastrl.config.flags import read_flags
+from fastrl.runs.checkpoint import load_checkpoint
 from hostile.command_lines import ALGORITHMS, OF_OTHER_PROCESSES, flag
 from hostile.rule import SEED, check, play
 
@@ -22,6 +25,7 @@ BASE |= {"total_timesteps": "96", "eval_every": "32", "eval_episodes": "1"}
 BASE |= {"checkpoint_every": "32", "keep_checkpoints": "2", "per_rank_batch_size": "16"}
 ON_POLICY = {"num_steps": "16", "ent_coef": "0.01"}
 OFF_POLICY = {"learning_starts": "16", "replay_ratio": "0.5", "buffer_size": "200"}
+KINDS: dict[str, type[SAC]] = {"sac": SAC, "droq": DroQ}
 TASKS = {"sac": "Pendulum-v1", "droq": "Pendulum-v1"}
 
 # How the same is done, not what; and what a run of 96 steps does not get to.
@@ -94,13 +98,16 @@ def seen(algo: str, log_dir: Path, changes: dict[str, list[str]]) -> Any:
     line = [part for name, values in words.items() for part in (flag(name), *values)]
     outcome = play(lambda: main(algo, line), seconds=20)
     assert not outcome.fault, outcome.fault
-    if outcome.status == 2:
-        return None
+    return None if outcome.status == 2 else traces(log_dir, outcome.out)
+
+
+def traces(log_dir: Path, out: str) -> Any:
+    """Returns all that can be seen of the one run in a folder but how long it took."""
     (folder,) = log_dir.glob("*/*/*")
     told = [
         re.sub(r"(in )?[\d,.]+ (s|steps/s)\b", "", line).replace(str(folder), "")
-        for line in outcome.out.splitlines()
-        if not line.startswith(("you set", "    ", "run folder"))
+        for line in out.splitlines()
+        if not line.startswith(("you set", "    ", "run folder", "from "))
     ]
     rows = [
         {name: cell for name, cell in row.items() if not name.startswith("Time/")}
@@ -146,3 +153,46 @@ def silent_settings(algo: str, tmp_path: Path, every: int) -> dict[str, str]:
 )
 def test_each_setting_has_an_effect_or_is_refused(algo: str, every: int, tmp_path: Path) -> None:
     check(silent_settings(algo, tmp_path, every))
+
+
+def seen_after_load(algo: str, run: Path, log_dir: Path, words: dict[str, list[str]]) -> Any:
+    """As `seen`, of a run of an agent that `load` made of another, its replay kept."""
+    line = [part for name, values in words.items() for part in (flag(name), *values)]
+    _, settings = read_flags(config_class_of(algo), line)
+
+    def work() -> int:
+        agent = KINDS[algo].load(run, **{"log_dir": str(log_dir), "keep_replay": True, **settings})
+        agent.learn(settings.get("total_timesteps"))
+        return 0
+
+    outcome = play(work, seconds=20)
+    assert not outcome.fault, outcome.fault
+    return None if outcome.status == 2 else traces(log_dir, outcome.out)
+
+
+@pytest.mark.parametrize(
+    ("algo", "every"),
+    [("sac", 7), *(pytest.param(algo, 1, marks=pytest.mark.hostile) for algo in TASKS)],
+)
+def test_each_setting_of_load_goes_for_what_follows_or_is_refused(
+    algo: str, every: int, tmp_path: Path
+) -> None:
+    """With the replay that the run before had filled."""
+    assert seen(algo, tmp_path / "before", {}) is not None
+    (run,) = (tmp_path / "before").glob("*/*/*")
+    config_class = config_class_of(algo)
+    kinds, saved = get_type_hints(config_class), load_checkpoint(run / "checkpoints" / "last.pt")
+    usual = seen_after_load(algo, run, tmp_path / "usual", {})
+    assert seen_after_load(algo, run, tmp_path / "again", {}) == usual
+    silent = {}
+    for entry in dataclasses.fields(config_class)[SEED % every :: every]:
+        name = entry.name
+        if name in OF_OTHER_PROCESSES | SAME_NUMBERS:
+            continue
+        words = OTHERS.get(name) or other_value(kinds[name], saved["agent"]["config"][name])
+        try:
+            if seen_after_load(algo, run, tmp_path / name, {name: words}) == usual:
+                silent[f"{algo}, load({name}={words})"] = f"{name} changes nothing"
+        except AssertionError as error:
+            silent[f"{algo}, load({name}={words})"] = str(error)
+    check(silent)
