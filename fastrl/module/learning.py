@@ -96,6 +96,8 @@ class ModuleLearner:
         """The batch that the agent dealt last."""
         module.agent, module.settings = agent, agent.config
         self.count_steps(0)  # an earlier `fit` has left its own
+        self.is_named = agent.task.is_named
+        """Whether id and settings of the run say all about the environments that are played."""
         agent.task = agent.task._replace(is_named=False)  # the command line cannot make a module
         if hooks := [name for name in _HOOKS_NOT_CALLED if is_overridden(module, name)]:
             kind = type(module).__name__
@@ -225,12 +227,15 @@ class ModuleLearner:
         own = {"agent": class_name(type(self._module))}
         labels = {**labels, **own}
         labels.pop("signature", None)
+        if self.is_named:
+            labels.pop("handed_over", None)
         return {**labels, **signature_of({**self._agent.config.to_dict(), **own})}
 
     def state_dict(self, schedule: Schedule) -> dict[str, Any]:
         """Returns what a module has beside what all agents save."""
         return {
             "module_class": class_name(type(self._module)),
+            "handed_over": not self.is_named,
             "schedule": schedule.state_dict(),
             "num_module_steps": [self.num_steps, self._module.step],
             "metric_sums": [] if self._step is None else self._step.sums.tolist(),
@@ -238,10 +243,16 @@ class ModuleLearner:
         }
 
     def check(self, state: Any) -> None:
-        """Raises ValueError if a state is of another class of modules."""
-        saved = state.get("module_class") if isinstance(state, dict) else None
+        """Raises ValueError if a state is of another class of modules, or of another task."""
+        state = state if isinstance(state, dict) else {}
+        saved = state.get("module_class")
         if saved != (own := class_name(type(self._module))):
             raise ValueError(f"it is of the module {saved}, not of {own}")
+        if state.get("handed_over") and self.is_named:
+            raise ValueError(
+                f"the run played environments of {state.get('config', {}).get('env_id')} that were "
+                "handed over; give fit such environments to go on"
+            )
 
     def load_state_dict(
         self, state: dict[str, Any], schedule: Schedule, optimizer: FlatOptimizer
