@@ -265,6 +265,69 @@ def test_settings_that_have_no_effect_on_environments_that_are_made_are_refused(
     assert (hidden[:, [1, 3]] == 0).all()
 
 
+SETTINGS_OF_MAKE_ENV: dict[str, Any] = {
+    "info_action_mask": True,
+    "frame_stack": 4,
+    "mask_vel": True,
+    "env_kwargs": {"max_episode_steps": 20},
+    "obs_keys": ("image",),
+    "obs_kind": "vector",
+    "scale_images": False,
+    "backend": "gymnasium",
+    "vector": "async",
+}
+
+
+@pytest.mark.parametrize("name", SETTINGS_OF_MAKE_ENV)
+@pytest.mark.parametrize("is_known", [True, False])
+def test_settings_beside_what_make_env_made_are_refused_where_it_made_something_else(
+    name, is_known, tmp_path
+):
+    env = make_env(CARTPOLE, 2)
+    if not is_known:
+        env = Foreign(env)
+    value = SETTINGS_OF_MAKE_ENV[name]
+    with pytest.raises(ValueError, match=rf"CartPole-v1: {name}=.* has no effect on environments"):
+        agent_for(env, tmp_path, **{name: value})
+
+
+class Foreign:
+    """A `VectorEnv` of somebody's own."""
+
+    def __init__(self, env: Any) -> None:
+        self.__dict__.update({name: getattr(env, name) for name in dir(env) if name[0] != "_"})
+
+
+def test_settings_that_say_what_make_env_made_already_are_taken(tmp_path):
+    settings: dict[str, Any] = {"frame_stack": 2, "mask_vel": True, "backend": "gymnasium"}
+    settings["env_kwargs"] = {"max_episode_steps": LIMIT}
+    agent = agent_for(make_env(CARTPOLE, 2, **settings), tmp_path, **settings)
+    assert result_of(agent) == (LIMIT, LIMIT)
+    assert agent.task.is_named
+    assert agent.result is not None
+    folder = agent.result.folder
+    assert command_line("ppo", ["--resume", str(folder), "--total-timesteps", "64"]) == 0
+    loaded = PPO.load(folder, make_env(CARTPOLE, 2, **settings))
+    assert loaded.evaluate(3).lengths.max() == LIMIT
+
+
+def test_the_backend_of_what_make_env_made_is_that_of_the_resumed_run(tmp_path):
+    agent = agent_for(make_env(CARTPOLE, 2, backend="gymnasium"), tmp_path).learn()
+    assert agent.result is not None
+    assert read_config(agent.result.folder / "config.yaml")["backend"] == "gymnasium"
+    assert PPO.load(agent.result.folder).envs[0].backend == "gymnasium"
+
+
+def test_of_what_is_handed_over_no_halves_or_threads_are_made_and_a_line_says_so(tmp_path, caplog):
+    agent_for(limited, tmp_path, num_pools=2)
+    agent_for(make_env(CARTPOLE, 2), tmp_path, num_env_threads=2)
+    told = [message.partition(":")[0] for message in caplog.messages]
+    assert told == [
+        "num_pools=2 gains nothing on limited",
+        "num_env_threads=2 gains nothing on CartPole-v1",
+    ]
+
+
 # Going on
 
 
