@@ -160,6 +160,34 @@ def test_eval_env_is_what_is_tested_as_often_as_asked(eval_env, tmp_path):
     assert result_of(agent) == (LIMIT, LIMIT)
 
 
+@pytest.mark.parametrize("settings", [{"vector": "async"}, {"vector": "auto", "num_workers": 2}])
+def test_processes_are_of_the_environments_that_are_trained_on(settings, tmp_path):
+    for eval_env in (limited(), vectorised(), CARTPOLE):
+        agent = agent_for(limited, tmp_path, eval_env=eval_env, **settings)
+        assert agent.task.make is not None
+        length = result_of(agent)[1]
+        assert length > LIMIT if eval_env == CARTPOLE else length == LIMIT
+        assert agent.evaluate(2, limited()).lengths.tolist() == [LIMIT, LIMIT]
+        assert agent.evaluate(2, CARTPOLE).lengths.min() > LIMIT
+        agent.envs[0].close()
+
+
+def test_an_id_that_is_played_in_threads_is_tested_beside_processes(tmp_path):
+    agent = agent_for("test_rebuild:limited", tmp_path, eval_env=CARTPOLE, vector="async")
+    assert result_of(agent)[1] > LIMIT
+    assert agent.evaluate(2, CARTPOLE).lengths.min() > LIMIT
+    agent.envs[0].close()
+    assert agent.result is not None
+    folder = agent.result.folder
+    for env in (CARTPOLE, vectorised(), make_env(CARTPOLE, 2)):
+        assert PPO.load(folder, env).config.vector == "sync"
+    loaded = PPO.load(folder, limited)
+    assert loaded.config.vector == "async"
+    loaded.envs[0].close()
+    with pytest.raises(ValueError, match="vector=async has no effect"):
+        PPO.load(folder, CARTPOLE, vector="async")
+
+
 def test_eval_env_none_means_no_tests_and_that_is_said(tmp_path, capsys):
     assert result_of(agent_for(CARTPOLE, tmp_path, eval_env=None)) == (None, None)
     assert "no evaluation: eval_env=None; afterwards: python -m" in capsys.readouterr().out

@@ -27,6 +27,7 @@ from fastrl.envs.make import (
     check_vector,
     make_env,
     settings_of_made,
+    uses_envpool,
     vector_env_of,
     wrap_vector_env,
 )
@@ -35,6 +36,9 @@ from fastrl.envs.vector import VectorEnv
 Maker = Callable[..., VectorEnv]
 """Called with the number of environments, `seed`, `render` and `num_threads`; `env_kwargs` are
 keyword arguments of the environment to change."""
+
+
+_NO_PROCESSES: dict[str, Any] = {"vector": "sync", "num_workers": 0}
 
 
 class Task(NamedTuple):
@@ -109,6 +113,20 @@ def plain_id(env: gymnasium.Env) -> str:
     return spec.id
 
 
+def without_processes(env: Any, config: RunConfig) -> dict[str, Any]:
+    """Returns settings without processes if a run's config asks for some and none can play `env`.
+
+    Args:
+        env: an id, environments, or a function that makes one.
+        config: of a run on other environments.
+    """
+    if isinstance(env, str):
+        is_apart = not uses_envpool(env, config.backend, config.info_action_mask)
+    else:
+        is_apart = callable(env)
+    return {} if is_apart else _NO_PROCESSES
+
+
 def _trained(env: Any, envs: Sequence[VectorEnv], config: RunConfig) -> Task:
     if isinstance(env, str):
         backend = cast(Backend, envs[0].backend)
@@ -163,6 +181,8 @@ def _from_id(
     env_id: str, settings: dict[str, Any], num_envs: int, *, env_kwargs: Any = None, **how: Any
 ) -> VectorEnv:
     """Makes environments by `make_env`, with these settings but for some keyword arguments."""
+    if uses_envpool(env_id, settings["backend"], settings["info_mask"]):
+        settings = {**settings, **_NO_PROCESSES}  # those of what is trained on, maybe another id
     kwargs = {**settings["env_kwargs"], **(env_kwargs or {})}
     return make_env(env_id, num_envs, **{**settings, "env_kwargs": kwargs}, **how)
 
@@ -271,7 +291,7 @@ def _tested(eval_env: Any, config: RunConfig, called: str = "eval_env") -> Maker
         settings = {"backend": config.backend, "testing": True, **config.env_settings}
         return partial(_from_id, eval_env, settings)
     if isinstance(eval_env, gymnasium.vector.VectorEnv | gymnasium.Env):
-        return partial(_as_it_is, eval_env, config.replace(env_kwargs=()))
+        return partial(_as_it_is, eval_env, config.replace(env_kwargs=(), **_NO_PROCESSES))
     if settings_of_made(eval_env) is not None:
         raise ValueError(f"{called} takes the id that make_env takes, in place of what it returns")
     if not callable(eval_env):

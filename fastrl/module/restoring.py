@@ -8,6 +8,7 @@ from typing import Any
 from fastrl.agents.load import find_saved
 from fastrl.config.trust import check_named
 from fastrl.envs.make import is_known_id
+from fastrl.envs.rebuild import without_processes
 from fastrl.presets import facts_of
 from fastrl.processes.errors import one_line
 from fastrl.runs.checkpoint import load_checkpoint
@@ -48,7 +49,9 @@ def restore(
         if is_known_id(config.env_id):
             fault = f"environments of {config.env_id} that were handed over"
         raise ValueError(f"{path} was trained on {fault}; give env=, or --env-id to commands")
-    decided = {} if env is None or isinstance(env, str) else {**facts_of(env), "env_kwargs": ()}
+    decided = {} if env is None else without_processes(env, config)
+    if env is not None and not isinstance(env, str):
+        decided = {**decided, **facts_of(env), "env_kwargs": ()}
     of_run = {"accelerator": "auto", **config.unlike_defaults(), "callback": ()}
     given = {**of_run, **decided, **settings}
     given.pop("env_id", None)
