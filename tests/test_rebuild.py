@@ -250,6 +250,50 @@ def test_what_was_played_before_is_tested_all_the_same(tmp_path):
     assert result_of(agent_for(env, tmp_path)) == (LIMIT, LIMIT)
 
 
+class Remembering(gymnasium.Env):
+    """Changes its flags and numbers when an episode ends, or the next one begins, alone."""
+
+    observation_space = gymnasium.spaces.Box(-1, 1, (2,), np.float32)
+    action_space = gymnasium.spaces.Discrete(3)
+
+    def __init__(self, size: int = 1) -> None:
+        self.done, self.best, self.num_episodes, self.num_steps = False, 0.0, 0, 0
+        self.word, self.size = "new", size
+
+    def reset(self, *, seed: int | None = None, options: Any = None) -> Any:
+        super().reset(seed=seed)
+        self.word = "again" if self.num_episodes else "first"
+        self.done, self.num_steps = False, 0
+        return np.zeros(2, np.float32), self._info()
+
+    def step(self, action: Any) -> Any:
+        if action != self.num_steps % 3:
+            raise RuntimeError("a forbidden action")
+        self.num_steps += 1
+        if self.num_steps == 30:
+            self.done, self.best, self.num_episodes = True, 30.0, self.num_episodes + 1
+        return np.zeros(2, np.float32), 1.0, self.done, False, self._info()
+
+    def _info(self) -> Any:
+        return {"action_mask": np.arange(3) == self.num_steps % 3}
+
+
+@pytest.mark.parametrize("num_resets", [1, 2])
+def test_what_playing_changes_at_an_episodes_end_is_no_change(num_resets, tmp_path):
+    gymnasium.register("Remembering-v0", Remembering)
+    env: Any = gymnasium.make("Remembering-v0")
+    for _ in range(num_resets):
+        env.reset()
+        for step in range(30):
+            env.step(step % 3)
+    agent = agent_for(env, tmp_path, info_action_mask=True)
+    assert result_of(agent) == (30, 30)
+    env.unwrapped.size = 2
+    with pytest.raises(ValueError, match="size of the Remembering that was given is 2, of a new"):
+        agent_for(env, tmp_path, info_action_mask=True)
+    del gymnasium.registry["Remembering-v0"]
+
+
 def test_a_run_on_another_task_than_its_config_names_is_not_resumed_by_it(tmp_path):
     entry = "gymnasium.envs.classic_control:CartPoleEnv"
     gymnasium.register("OtherCart-v0", entry, max_episode_steps=LIMIT)

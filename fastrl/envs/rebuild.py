@@ -20,7 +20,7 @@ from gymnasium.wrappers.vector import RecordEpisodeStatistics
 
 from fastrl.config.run import RunConfig
 from fastrl.envs.choosing import choose, vector_of
-from fastrl.envs.edited import edited, is_plain
+from fastrl.envs.edited import edited, is_plain, maker_of, whole_spec
 from fastrl.envs.foreign import call
 from fastrl.envs.make import (
     Backend,
@@ -91,28 +91,6 @@ def task_of(env: Any, envs: Sequence[VectorEnv], config: RunConfig, eval_env: An
     return own._replace(make=_tested(eval_env, config), why_not="")
 
 
-def whole_spec(env: gymnasium.Env) -> Any:
-    """Returns the spec that describes an environment with all its wrappers; None if there is none.
-
-    A wrapper that does not record its arguments (`RecordConstructorArgs`) is described by no spec.
-    """
-    spec = env.spec
-    if spec is None or any(wrapper.kwargs is None for wrapper in spec.additional_wrappers):
-        return None
-    return spec
-
-
-def plain_id(env: gymnasium.Env) -> str:
-    """Returns the id that says all about an environment.
-
-    "" if it has wrappers or arguments of its own, or was changed after it was made.
-    """
-    spec = whole_spec(env)
-    if spec is None or not is_plain(spec) or edited(env, _maker_of(spec))():
-        return ""
-    return spec.id
-
-
 def without_processes(env: Any, config: RunConfig) -> dict[str, Any]:
     """Returns settings without processes if a run's config asks for some and none can play `env`.
 
@@ -142,7 +120,7 @@ def _trained(env: Any, envs: Sequence[VectorEnv], config: RunConfig) -> Task:
             return Task(env_id, None, f"no spec describes the {kind} that was given", False)
         count = config.num_envs
         note = f"{env_id}: {count} environments, made from the spec of the one that was given"
-        make, told = _maker_of(spec), note if count > 1 else ""
+        make, told = maker_of(spec), note if count > 1 else ""
         maker, check = _from_functions(env_id, make, config), edited(env, make)
         return Task(env_id, maker, "", is_plain(spec), note=told, check=check)
     made = settings_of_made(env)
@@ -339,7 +317,7 @@ def opened(env: Any, seeds: Sequence[int], config: RunConfig) -> VectorEnv:
                 "was given: no spec describes it with its wrappers; set num_envs=1, or give a "
                 "function that makes one, or gymnasium.vector.SyncVectorEnv([make, make])"
             )
-        makers = [_maker_of(spec)] * len(seeds)
+        makers = [maker_of(spec)] * len(seeds)
         if why_not := edited(env, makers[0])():
             raise ValueError(f"cannot make {len(seeds)} environments of one: {why_not}")
     return vector_env_of(name_of(env), makers, seeds, **config.env_settings)
@@ -353,13 +331,6 @@ def name_of(env: Any) -> str:
     if isinstance(env, gymnasium.Env | gymnasium.vector.VectorEnv):
         return env.spec.id if env.spec is not None else type(env.unwrapped).__name__
     return getattr(env, "__name__", type(env).__name__)
-
-
-def _maker_of(spec: Any) -> Callable[..., gymnasium.Env]:
-    if spec.kwargs.get("render_mode") == "human":  # a window is enough
-        spec = copy.deepcopy(spec)
-        del spec.kwargs["render_mode"]
-    return partial(gymnasium.make, spec, disable_env_checker=True)
 
 
 def _kept_open(env: Any) -> VectorEnv:

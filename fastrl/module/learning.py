@@ -20,8 +20,8 @@ from fastrl.config.trust import signature_of
 from fastrl.engine.gradient_step import GradientStep
 from fastrl.engine.logged import logged_metrics
 from fastrl.engine.optimizer import FlatOptimizer
+from fastrl.envs.edited import plain_id
 from fastrl.envs.envpool_env import list_envpool_ids
-from fastrl.envs.rebuild import plain_id
 from fastrl.module.batches import Rollout
 from fastrl.module.optimizers import Schedule, flat_optimizer, read_configured
 from fastrl.module.playing import ModulePlayer
@@ -65,9 +65,8 @@ def learning_environment(env: Any) -> Any:
     So it is where the id says all about the environment: no wrappers, no arguments, and nothing
     was changed since.
     """
-    if isinstance(env, gymnasium.Env) and plain_id(env) in list_envpool_ids():
-        return plain_id(env)
-    return env
+    env_id = plain_id(env) if isinstance(env, gymnasium.Env) else ""
+    return env_id if env_id in list_envpool_ids() else env
 
 
 class ModuleLearner:
