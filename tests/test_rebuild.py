@@ -209,6 +209,52 @@ def test_a_function_that_returns_the_training_environment_is_not_tested(tmp_path
     assert "returns an environment that is in use already" in caplog.messages[0]
 
 
+@pytest.mark.parametrize("episodes", [1, 3])
+def test_no_function_leads_a_test_to_the_training_environment(episodes, tmp_path, caplog):
+    env = limited()
+
+    def given() -> gymnasium.Env:
+        return env
+
+    for trained, tested in (
+        (given, "auto"),
+        (env, given),
+        (env, lambda: Halved(env)),
+        (Halved(env), given),
+    ):
+        agent = agent_for(
+            trained, tmp_path, num_envs=1, eval_env=tested, eval_episodes=episodes, verbose=0
+        )
+        assert result_of(agent) == (None, None)
+    assert len(caplog.messages) == 4
+    assert all("an environment that is in use already" in x for x in caplog.messages)
+
+
+def test_no_test_resets_an_environment_below_or_above_the_one_that_is_trained_on(tmp_path):
+    env = limited()
+    vector = SyncVectorEnv([lambda: env])
+    for trained, tested in ((env, Halved(env)), (Halved(env), env), (vector, env), (env, vector)):
+        with pytest.raises(ValueError, match="that is trained on, which a test would reset"):
+            agent_for(trained, tmp_path, num_envs=1, eval_env=tested)
+        agent = agent_for(trained, tmp_path, num_envs=1)
+        with pytest.raises(ValueError, match="that is trained on, which an evaluation would reset"):
+            agent.evaluate(1, tested)
+
+
+@pytest.mark.parametrize("env", [CARTPOLE, limited], ids=["id", "function"])
+def test_what_is_trained_on_may_be_named_as_what_is_tested(env, tmp_path):
+    assert result_of(agent_for(env, tmp_path, eval_env=env))[1] >= LIMIT
+
+
+def test_attributes_of_an_environment_are_its_own(tmp_path):
+    class Holding(toy_envs.CountingEnv):
+        def __init__(self) -> None:
+            super().__init__()
+            self.env, self.envs = CARTPOLE, 3
+
+    assert agent_for(Holding, tmp_path).evaluate(2, Holding()).lengths.min() > 1
+
+
 def test_fit_tests_the_environments_it_is_given(tmp_path):
     result = AgentTrainer().fit(agent_for(CARTPOLE, tmp_path), vectorised())
     assert result.summary["eval_length_mean"] == LIMIT
@@ -236,6 +282,68 @@ def test_what_was_changed_after_it_was_made_is_not_tested_without_the_change(
     assert result_of(agent_for(make(), tmp_path, **settings)) == (None, None)
     told = "no evaluation: gravity of the CartPoleEnv that was given is 30.0, of a new one 9.8;"
     assert told in capsys.readouterr().out
+
+
+def plain_and_changed() -> gymnasium.Env:
+    env: Any = gymnasium.make(CARTPOLE)
+    env.unwrapped.gravity = 30.0
+    return env
+
+
+def custom_and_changed() -> gymnasium.vector.VectorEnv:
+    env: Any = gymnasium.make_vec(CARTPOLE, 2)
+    env.unwrapped.gravity = 30.0
+    return env
+
+
+def one_of_two_changed() -> gymnasium.vector.VectorEnv:
+    env: Any = gymnasium.make_vec(CARTPOLE, 2, vectorization_mode="sync")
+    env.envs[1].unwrapped.gravity = 30.0
+    return env
+
+
+@pytest.mark.parametrize("make", [plain_and_changed, custom_and_changed, one_of_two_changed])
+@pytest.mark.parametrize("episodes", [0, 3])
+def test_what_was_changed_after_it_was_made_is_no_task_that_its_id_names(make, episodes, tmp_path):
+    count = 1 if make is plain_and_changed else 2
+    agent = agent_for(make(), tmp_path, num_envs=count, eval_episodes=episodes)
+    assert result_of(agent) == (None, None) and "gravity" in agent.task.checked().why_not
+    assert agent.result is not None
+    folder = agent.result.folder
+    with pytest.raises(ValueError, match="environments of CartPole-v1 that were handed over"):
+        PPO.load(folder)
+    longer: dict[str, Any] = {"num_envs": count, "eval_episodes": 0, "total_timesteps": 64}
+    with pytest.raises(ValueError, match="give the agent such environments to go on"):
+        AgentTrainer(resume=folder).fit(agent_for(CARTPOLE, tmp_path, **longer))
+    again = agent_for(make(), tmp_path, **longer)
+    assert AgentTrainer(resume=folder).fit(again).summary["total_env_steps"] == 64
+
+
+@pytest.mark.parametrize("make", [plain_and_changed, custom_and_changed, one_of_two_changed])
+def test_what_is_played_is_told_from_what_was_changed(make, tmp_path):
+    env: Any = {
+        plain_and_changed: lambda: gymnasium.make(CARTPOLE),
+        custom_and_changed: lambda: gymnasium.make_vec(CARTPOLE, 2),
+        one_of_two_changed: lambda: gymnasium.make_vec(CARTPOLE, 2, vectorization_mode="sync"),
+    }[make]()
+    count = 1 if make is plain_and_changed else 2
+    agent = agent_for(env, tmp_path, num_envs=count, total_timesteps=640)
+    assert result_of(agent)[1] > LIMIT and result_of(agent)[1] > LIMIT
+    assert agent.task.is_named
+    assert agent_for(env, tmp_path, num_envs=count).task.is_named
+
+
+def test_the_backend_that_the_config_would_choose_is_part_of_the_task(tmp_path):
+    agent = agent_for(CARTPOLE, tmp_path)
+    result = AgentTrainer().fit(agent, gymnasium.make_vec(CARTPOLE, 2))
+    assert result.summary["backend"] == "gymnasium"
+    with pytest.raises(ValueError, match="environments of CartPole-v1 that were handed over"):
+        PPO.load(result.folder)
+
+
+def test_atari_as_it_is_tested_is_another_task_than_as_it_is_trained_on(tmp_path):
+    assert agent_for(make_env(CARTPOLE, 2), tmp_path).task.is_named
+    assert not agent_for(make_env(CARTPOLE, 2, testing=True), tmp_path).task.is_named
 
 
 def test_what_was_changed_after_it_was_made_is_not_made_anew_to_be_trained_on(tmp_path):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import dataclasses
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from functools import partial
 from typing import Any
@@ -17,6 +17,8 @@ from fastrl.envs.foreign import ForeignCode
 from fastrl.envs.vector import EnvError
 from fastrl.processes.generators import generators_seeded
 from fastrl.spaces.observations import MASK_KEY
+
+AnyEnv = gymnasium.Env | gymnasium.vector.VectorEnv
 
 _FEWEST_STEPS, _MOST_STEPS, _SECONDS = 3, 1000, 0.1
 
@@ -56,7 +58,7 @@ def plain_id(env: gymnasium.Env) -> str:
     "" if it has wrappers or arguments of its own, or was changed after it was made.
     """
     spec = whole_spec(env)
-    if spec is None or not is_plain(spec) or edited(env, maker_of(spec))():
+    if spec is None or not is_plain(spec) or edited([env], [maker_of(spec)])():
         return ""
     return spec.id
 
@@ -69,56 +71,71 @@ def maker_of(spec: Any) -> Callable[..., gymnasium.Env]:
     return partial(gymnasium.make, spec, disable_env_checker=True)
 
 
-def edited(given: gymnasium.Env, make: Callable[[], Any]) -> Callable[[], str]:
-    """Returns what tells whether somebody changed an environment after it was made.
+def edited(given: Sequence[AnyEnv], makers: Sequence[Callable[..., Any]]) -> Callable[[], str]:
+    """Returns what tells whether somebody changed environments after they were made.
 
     It compares numbers and words among the attributes, but for those that playing an episode
     changes.
+
+    Args:
+        given: single environments, or vectors of them.
+        makers: what made each.
     """
 
     def check() -> str:
+        fresh: dict[int, dict[str, Any]] = {}  # by what made them
+        moving: dict[type, set[str]] = {}
         try:
             # How many steps are played is by the clock, so what they draw must not count.
             with generators_seeded(0), ForeignCode("trying a new one"):
-                made = make()
-                if made is given:
-                    return ""  # its maker says so, with better words
-                fresh, mine = _numbers_of(made), _numbers_of(given)
-                with suppress(Exception):  # what it did until then counts
-                    for numbers in _played(made):
-                        fresh = {name: x for name, x in fresh.items() if numbers.get(name) == x}
-                made.close()
+                for env, make in zip(given, makers, strict=True):
+                    if id(make) not in fresh:
+                        made = make()
+                        if made is env:
+                            return ""  # its maker says so, with better words
+                        kind, fresh[id(make)] = type(made.unwrapped), _numbers_of(made)
+                        if kind not in moving:
+                            moving[kind] = _moved_by_playing(made)
+                        made.close()
+                    kind, new, mine = type(env.unwrapped), fresh[id(make)], _numbers_of(env)
+                    for name in (new.keys() & mine.keys()) - moving.get(kind, set()):
+                        if new[name] != mine[name]:
+                            return (
+                                f"{name} of the {kind.__name__} that was given is "
+                                f"{mine[name]!r}, of a new one {new[name]!r}"
+                            )
         except EnvError as error:
             return str(error)
-        for name in fresh.keys() & mine.keys():
-            if fresh[name] != mine[name]:
-                return (
-                    f"{name} of the {type(given.unwrapped).__name__} that was given is "
-                    f"{mine[name]!r}, of a new one {fresh[name]!r}"
-                )
         return ""
 
     return check
 
 
-def _played(env: gymnasium.Env) -> Iterator[dict[str, Any]]:
-    """Plays an episode with random actions, and begins another; yields the numbers in between.
+def _moved_by_playing(env: AnyEnv) -> set[str]:
+    """Returns the names of numbers that random actions change until the next episode begins.
 
-    It is given up after `_MOST_STEPS`, or some time.
+    It is given up after `_MOST_STEPS`, or some time, or at an error.
     """
-    space, begun = copy.deepcopy(env.action_space), time.perf_counter()
+    before, moved, begun = _numbers_of(env), set[str](), time.perf_counter()
+
+    def look() -> None:
+        moved.update(x for x, value in _numbers_of(env).items() if before.get(x) != value)
+
+    space: Any = copy.deepcopy(env.action_space)
     space.seed(0)
-    obs, info = env.reset(seed=0)
-    for step in range(_MOST_STEPS):
-        yield _numbers_of(env)
-        if step >= _FEWEST_STEPS and time.perf_counter() - begun > _SECONDS:
-            break
-        obs, _, terminated, truncated, info = env.step(_drawn(space, obs, info))
-        if terminated or truncated:
-            break
-    yield _numbers_of(env)
-    env.reset()
-    yield _numbers_of(env)
+    with suppress(Exception):  # what it did until then counts
+        obs, info = env.reset(seed=0)
+        for step in range(_MOST_STEPS):
+            look()
+            if step >= _FEWEST_STEPS and time.perf_counter() - begun > _SECONDS:
+                break
+            obs, _, terminated, truncated, info = env.step(_drawn(space, obs, info))
+            if np.any(terminated) or np.any(truncated):
+                break
+        look()
+        env.reset()
+    look()
+    return moved
 
 
 def _drawn(space: Any, *shown: Any) -> Any:
@@ -129,7 +146,7 @@ def _drawn(space: Any, *shown: Any) -> Any:
     return space.sample((np.ravel(masks[0]) > 0.5).astype(np.int8))
 
 
-def _numbers_of(env: gymnasium.Env) -> dict[str, Any]:
+def _numbers_of(env: AnyEnv) -> dict[str, Any]:
     """Returns the attributes of the innermost environment that are numbers or words."""
     kinds = bool, int, float, str
     return {name: x for name, x in vars(env.unwrapped).items() if isinstance(x, kinds)}

@@ -153,7 +153,7 @@ def make_env(
         drawn = partial(make_one, render_mode="rgb_array") if render else make_one
         functions = [drawn] + [make_one] * (num_envs - 1)
         env = vector_env_of(env_id, functions, seeds, **{**settings, "env_kwargs": None})
-    _MADE[env] = env_id, settings
+    _MADE[env] = env_id, {**settings, "testing": testing}
     return env
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import copy
 import inspect
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, NamedTuple, cast
 from weakref import WeakSet
@@ -31,6 +31,7 @@ from fastrl.envs.make import (
     vector_env_of,
     wrap_vector_env,
 )
+from fastrl.envs.sharing import all_of, share
 from fastrl.envs.vector import VectorEnv
 
 Maker = Callable[..., VectorEnv]
@@ -61,8 +62,9 @@ class Task(NamedTuple):
         """Returns the task, whose environments cannot be made if they would be others."""
         if self.make is None or self.check is None:
             return self
-        why_not = self.check()
-        return self._replace(check=None, make=None if why_not else self.make, why_not=why_not)
+        if not (why_not := self.check()):
+            return self._replace(check=None)
+        return self._replace(check=None, make=None, why_not=why_not, is_named=False)
 
 
 def task_of(env: Any, envs: Sequence[VectorEnv], config: RunConfig, eval_env: Any = "auto") -> Task:
@@ -79,16 +81,27 @@ def task_of(env: Any, envs: Sequence[VectorEnv], config: RunConfig, eval_env: An
         ValueError: `eval_env` is none of these.
     """
     trained = _trained(env, envs, config)
-    if trained.env_id != config.env_id:
-        trained = trained._replace(is_named=False)
+    if not isinstance(env, str) and trained.is_named:
+        trained = trained._replace(is_named=_is_named(trained, envs, config))
     if isinstance(eval_env, str) and eval_env == "auto":
         return trained
     own = trained._replace(is_own=True, make=None, check=None)
-    if eval_env is env:
+    if share(eval_env, envs):
         raise ValueError("eval_env is the environment that is trained on, which a test would reset")
     if eval_env is None:
         return own._replace(why_not="eval_env=None")
-    return own._replace(make=_tested(eval_env, config), why_not="")
+    return own._replace(make=_tested(eval_env, config, envs), why_not="")
+
+
+def _is_named(trained: Task, envs: Sequence[VectorEnv], config: RunConfig) -> bool:
+    """Returns whether what the caller built is what id and settings of the run stand for."""
+    if trained.env_id != config.env_id or (trained.check is not None and trained.check()):
+        return False
+    backend = config.backend
+    if backend == "auto":
+        is_envpool = uses_envpool(config.env_id, backend, config.info_action_mask)
+        backend = "envpool" if is_envpool else "gymnasium"
+    return backend == envs[0].backend
 
 
 def without_processes(env: Any, config: RunConfig) -> dict[str, Any]:
@@ -113,7 +126,7 @@ def _trained(env: Any, envs: Sequence[VectorEnv], config: RunConfig) -> Task:
         return Task(env, partial(_from_id, env, settings))
     env_id, kind = envs[0].env_id, type(env).__name__
     if isinstance(env, gymnasium.vector.VectorEnv):
-        return _trained_vector(env, env_id, config)
+        return _trained_vector(env, envs, config)
     if isinstance(env, gymnasium.Env):
         spec = whole_spec(env)
         if spec is None:
@@ -121,36 +134,38 @@ def _trained(env: Any, envs: Sequence[VectorEnv], config: RunConfig) -> Task:
         count = config.num_envs
         note = f"{env_id}: {count} environments, made from the spec of the one that was given"
         make, told = maker_of(spec), note if count > 1 else ""
-        maker, check = _from_functions(env_id, make, config), edited(env, make)
+        maker = _from_functions(env_id, make, config)
+        check = None if count > 1 else edited([env], [make])  # of several, `opened` made sure
         return Task(env_id, maker, "", is_plain(spec), note=told, check=check)
     made = settings_of_made(env)
     if made is None and callable(env):
-        return Task(env_id, _from_functions(env_id, env, config), "", False)
+        return Task(env_id, _from_functions(env_id, env, config, envs), "", False)
     if made is None:
         return Task(env_id, None, f"nothing says how the {kind} that was given was made", False)
     name, settings = made
-    is_named = settings == {**settings, **config.env_settings}
+    is_named = settings == {**settings, **config.env_settings, "testing": False}
     settings = {**settings, "backend": envs[0].backend, "testing": True}
     return Task(env_id, partial(_from_id, name, settings), "", is_named)
 
 
-def _trained_vector(env: Any, env_id: str, config: RunConfig) -> Task:
-    kind = type(env).__name__
+def _trained_vector(env: Any, envs: Sequence[VectorEnv], config: RunConfig) -> Task:
+    env_id, kind = envs[0].env_id, type(env).__name__
     while type(env) is RecordEpisodeStatistics:  # it changes nothing
         env = env.env
     if isinstance(env, gymnasium.vector.VectorWrapper):
         return Task(env_id, None, f"no spec describes the wrapper {type(env).__name__}", False)
-    spec = env.spec
+    spec, check = env.spec, None
+    is_of_singles = type(env) in (SyncVectorEnv, AsyncVectorEnv)
+    is_of_singles &= isinstance(getattr(env, "env_fns", None), Sequence)
+    if is_of_singles and type(env) is SyncVectorEnv:  # of processes, nothing can be looked at
+        check = edited(env.envs, env.env_fns)
     if spec is not None and "vectorization_mode" in spec.kwargs:  # `gymnasium.make_vec` was here
-        maker, check = partial(_from_vector_spec, spec, config), None
-        if type(env) is SyncVectorEnv and isinstance(env.env_fns, Sequence):
-            check = edited(env.envs[0], env.env_fns[0])
+        if not is_of_singles:
+            check = edited([env], [partial(gymnasium.make_vec, copy.deepcopy(spec))])
+        maker = partial(_from_vector_spec, spec, config)
         return Task(env_id, maker, "", is_plain(spec), check=check)
-    if type(env) in (SyncVectorEnv, AsyncVectorEnv) and isinstance(env.env_fns, Sequence):
-        played = getattr(env, "envs", ())
-        maker, check = _from_functions(env_id, env.env_fns, config, played), None
-        if played:  # of processes, nothing can be looked at
-            check = edited(played[0], env.env_fns[0])
+    if is_of_singles:
+        maker = _from_functions(env_id, env.env_fns, config, envs)
         return Task(env_id, maker, "", False, check=check)
     return Task(env_id, None, f"nothing says how the {kind} that was given was made", False)
 
@@ -195,12 +210,12 @@ def _from_functions(
         played: environments that are trained on, which no function may return again.
     """
     makers = [functions] if callable(functions) else list(functions)
-    seen = WeakSet(played)
+    seen = WeakSet(x for x in all_of(played) if isinstance(x, gymnasium.Env))
 
     def make_new(make: Callable[..., Any], **more: Any) -> Any:
         env = make(**more)
         if isinstance(env, gymnasium.Env):
-            if env in seen:
+            if any(part in seen for part in all_of([env])):
                 raise ValueError(
                     f"{env_id}: its function returns an environment that is in use already; it "
                     "must make a new one at every call"
@@ -247,23 +262,19 @@ def task_to_play(env: Any, trained_on: Sequence[VectorEnv], config: RunConfig) -
     Raises:
         ValueError: it is none of these, or trained on.
     """
-    if any(env is used for used in _in_use(trained_on)):
+    if share(env, trained_on):
         raise ValueError(
             "env is an environment that is trained on, which an evaluation would reset"
         )
     name = env if isinstance(env, str) else name_of(env)
-    return Task(name, _tested(env, config, "env"), is_named=isinstance(env, str), is_own=True)
+    return Task(
+        name, _tested(env, config, trained_on, "env"), is_named=isinstance(env, str), is_own=True
+    )
 
 
-def _in_use(envs: Sequence[Any]) -> Iterator[Any]:
-    """Yields environments and all that they consist of."""
-    for env in envs:
-        yield env
-        inner = [vars(env)["env"]] if "env" in vars(env) else []
-        yield from _in_use([*inner, *getattr(env, "envs", ())])
-
-
-def _tested(eval_env: Any, config: RunConfig, called: str = "eval_env") -> Maker:
+def _tested(
+    eval_env: Any, config: RunConfig, trained_on: Sequence[VectorEnv], called: str = "eval_env"
+) -> Maker:
     """Returns a maker of what the caller wants to be tested, by an argument that is `called` so."""
     if isinstance(eval_env, str):
         settings = {"backend": config.backend, "testing": True, **config.env_settings}
@@ -278,7 +289,7 @@ def _tested(eval_env: Any, config: RunConfig, called: str = "eval_env") -> Maker
             f"None, not {eval_env!r}"
         )
     # The run's env_kwargs belong to the id that is trained on.
-    return _from_functions(name_of(eval_env), eval_env, config.replace(env_kwargs=()))
+    return _from_functions(name_of(eval_env), eval_env, config.replace(env_kwargs=()), trained_on)
 
 
 def _as_it_is(
@@ -318,7 +329,7 @@ def opened(env: Any, seeds: Sequence[int], config: RunConfig) -> VectorEnv:
                 "function that makes one, or gymnasium.vector.SyncVectorEnv([make, make])"
             )
         makers = [maker_of(spec)] * len(seeds)
-        if why_not := edited(env, makers[0])():
+        if why_not := edited([env], makers[:1])():
             raise ValueError(f"cannot make {len(seeds)} environments of one: {why_not}")
     return vector_env_of(name_of(env), makers, seeds, **config.env_settings)
 
