@@ -1,6 +1,7 @@
 """Seeds, arrays, masks, rendering, saving and threads of the environments."""
 
 import os
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -9,16 +10,20 @@ import numpy as np
 import pytest
 import toy_envs
 from gymnasium import spaces
+from gymnasium.wrappers import FlattenObservation
 
 from fastrl.config.ppo import PPOConfig
 from fastrl.envs import envpool_env, pools
-from fastrl.envs.make import Backend, base_seed, make_env
+from fastrl.envs.make import Backend, base_seed, make_env, vector_env_of
 from fastrl.envs.masking import VELOCITY_INDICES
 from fastrl.envs.pools import open_envs
 from fastrl.envs.vector import HasState, TimeStep, VectorEnv
 from fastrl.processes import machine
 
 BACKENDS: list[Backend] = ["envpool", "gymnasium"]
+
+
+TWO_PARTS = {"a": spaces.Box(-9, 9, (4,)), "b": spaces.Box(-9, 9, (1,))}
 
 
 def toy(name: str) -> str:
@@ -201,6 +206,35 @@ def test_mask_vel_fits_every_env_it_names():
 def test_mask_vel_refuses_other_envs():
     with pytest.raises(ValueError, match=r"Acrobot-v1.*CartPole-v1"):
         make_env("Acrobot-v1", 1, mask_vel=True)
+
+
+@pytest.mark.parametrize(
+    "wrapped",
+    [
+        lambda env: gymnasium.wrappers.FrameStackObservation(env, 4),
+        lambda env: FlattenObservation(gymnasium.wrappers.FrameStackObservation(env, 4)),
+        gymnasium.wrappers.TimeAwareObservation,
+        lambda env: gymnasium.wrappers.TransformObservation(
+            env, lambda obs: {"a": obs, "b": obs[:1]}, gymnasium.spaces.Dict(TWO_PARTS)
+        ),
+    ],
+)
+def test_mask_vel_refuses_observations_that_wrappers_made_others(wrapped):
+    make = partial(wrapped, gymnasium.make("CartPole-v1"))
+    with pytest.raises(ValueError, match="mask_vel knows CartPole-v1 with 4 numbers, not as"):
+        vector_env_of("CartPole-v1", [make], [0], mask_vel=True)
+
+
+def test_mask_vel_leaves_an_action_mask_alone():
+    class Masked(gymnasium.Wrapper):
+        def reset(self, **how: Any) -> Any:
+            obs, info = self.env.reset(**how)
+            return obs, {**info, "action_mask": np.array([1, 1])}
+
+    make = partial(Masked, gymnasium.make("CartPole-v1"))
+    env = vector_env_of("CartPole-v1", [make], [0], mask_vel=True, info_mask=True)
+    row = env.reset()[0]
+    assert (row[[1, 3]] == 0).all() and (row[[0, 2]] != 0).all() and (row[4:] == 1).all()
 
 
 def test_threads_below_wrappers_are_known():

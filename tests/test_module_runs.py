@@ -7,6 +7,7 @@ import signal
 from pathlib import Path
 from typing import Any
 
+import gymnasium
 import numpy as np
 import own_modules
 import pytest
@@ -21,6 +22,7 @@ from fastrl import AgentTrainer
 from fastrl.collect.__main__ import main as collect
 from fastrl.evaluate import main as evaluate
 from fastrl.export import main as export
+from fastrl.runs.folder import read_config
 
 MAKERS = {
     "rollouts": "own_modules:make_reinforce",
@@ -129,6 +131,33 @@ def test_a_restored_module_trains_as_a_new_one(run, tmp_path):
     restored = module_for(kind).restore(folder)
     result = fit(restored, "CartPole-v1", tmp_path / "more")
     assert result.summary["total_env_steps"] == 256
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_module_is_not_restored_or_resumed_on_another_task_than_it_learned(kind, tmp_path):
+    folder = fit(module_for(kind), limited(), tmp_path).folder
+    assert read_config(folder / "config.yaml")["handed_over"] is True
+    with pytest.raises(ValueError, match=r"environments of CartPole-v1 that were handed over; giv"):
+        module_for(kind).restore(folder)
+    assert module_for(kind).restore(folder, limited()).agent.evaluate(5).lengths.tolist() == 5 * [7]
+    assert module_for(kind).restore(folder, "CartPole-v1").agent.evaluate(5).lengths.max() > 7
+    with pytest.raises(ValueError, match=r"environments of CartPole-v1 that were handed over; giv"):
+        fit(module_for(kind), "CartPole-v1", tmp_path, resume=folder, max_steps=512)
+    more = fit(module_for(kind), limited(), tmp_path, resume=folder, max_steps=512)
+    assert more.summary["total_env_steps"] == 512
+
+
+def test_a_module_plays_environments_that_are_handed_over_without_the_settings_of_its_id(tmp_path):
+    settings = {"env_kwargs": {"max_episode_steps": 6}}
+    folder = fit(module_for("rollouts", **settings), "CartPole-v1", tmp_path).folder
+    assert "handed_over" not in read_config(folder / "config.yaml")
+    for env, length in ((None, 6), (limited(), 7)):
+        restored = module_for("rollouts").restore(folder, env)
+        assert restored.agent.evaluate(5).lengths.tolist() == 5 * [length]
+
+
+def limited() -> Any:
+    return gymnasium.make_vec("CartPole-v1", 4, max_episode_steps=7)
 
 
 REFUSED = [

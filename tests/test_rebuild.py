@@ -160,6 +160,34 @@ def test_eval_env_is_what_is_tested_as_often_as_asked(eval_env, tmp_path):
     assert result_of(agent) == (LIMIT, LIMIT)
 
 
+@pytest.mark.parametrize("settings", [{"vector": "async"}, {"vector": "auto", "num_workers": 2}])
+def test_processes_are_of_the_environments_that_are_trained_on(settings, tmp_path):
+    for eval_env in (limited(), vectorised(), CARTPOLE):
+        agent = agent_for(limited, tmp_path, eval_env=eval_env, **settings)
+        assert agent.task.make is not None
+        length = result_of(agent)[1]
+        assert length > LIMIT if eval_env == CARTPOLE else length == LIMIT
+        assert agent.evaluate(2, limited()).lengths.tolist() == [LIMIT, LIMIT]
+        assert agent.evaluate(2, CARTPOLE).lengths.min() > LIMIT
+        agent.envs[0].close()
+
+
+def test_an_id_that_is_played_in_threads_is_tested_beside_processes(tmp_path):
+    agent = agent_for("test_rebuild:limited", tmp_path, eval_env=CARTPOLE, vector="async")
+    assert result_of(agent)[1] > LIMIT
+    assert agent.evaluate(2, CARTPOLE).lengths.min() > LIMIT
+    agent.envs[0].close()
+    assert agent.result is not None
+    folder = agent.result.folder
+    for env in (CARTPOLE, vectorised(), make_env(CARTPOLE, 2)):
+        assert PPO.load(folder, env).config.vector == "sync"
+    loaded = PPO.load(folder, limited)
+    assert loaded.config.vector == "async"
+    loaded.envs[0].close()
+    with pytest.raises(ValueError, match="vector=async has no effect"):
+        PPO.load(folder, CARTPOLE, vector="async")
+
+
 def test_eval_env_none_means_no_tests_and_that_is_said(tmp_path, capsys):
     assert result_of(agent_for(CARTPOLE, tmp_path, eval_env=None)) == (None, None)
     assert "no evaluation: eval_env=None; afterwards: python -m" in capsys.readouterr().out
@@ -179,6 +207,52 @@ def test_a_function_that_returns_the_training_environment_is_not_tested(tmp_path
     agent = agent_for(SyncVectorEnv([lambda: env]), tmp_path, num_envs=1)
     assert result_of(agent) == (None, None)
     assert "returns an environment that is in use already" in caplog.messages[0]
+
+
+@pytest.mark.parametrize("episodes", [1, 3])
+def test_no_function_leads_a_test_to_the_training_environment(episodes, tmp_path, caplog):
+    env = limited()
+
+    def given() -> gymnasium.Env:
+        return env
+
+    for trained, tested in (
+        (given, "auto"),
+        (env, given),
+        (env, lambda: Halved(env)),
+        (Halved(env), given),
+    ):
+        agent = agent_for(
+            trained, tmp_path, num_envs=1, eval_env=tested, eval_episodes=episodes, verbose=0
+        )
+        assert result_of(agent) == (None, None)
+    assert len(caplog.messages) == 4
+    assert all("an environment that is in use already" in x for x in caplog.messages)
+
+
+def test_no_test_resets_an_environment_below_or_above_the_one_that_is_trained_on(tmp_path):
+    env = limited()
+    vector = SyncVectorEnv([lambda: env])
+    for trained, tested in ((env, Halved(env)), (Halved(env), env), (vector, env), (env, vector)):
+        with pytest.raises(ValueError, match="that is trained on, which a test would reset"):
+            agent_for(trained, tmp_path, num_envs=1, eval_env=tested)
+        agent = agent_for(trained, tmp_path, num_envs=1)
+        with pytest.raises(ValueError, match="that is trained on, which an evaluation would reset"):
+            agent.evaluate(1, tested)
+
+
+@pytest.mark.parametrize("env", [CARTPOLE, limited], ids=["id", "function"])
+def test_what_is_trained_on_may_be_named_as_what_is_tested(env, tmp_path):
+    assert result_of(agent_for(env, tmp_path, eval_env=env))[1] >= LIMIT
+
+
+def test_attributes_of_an_environment_are_its_own(tmp_path):
+    class Holding(toy_envs.CountingEnv):
+        def __init__(self) -> None:
+            super().__init__()
+            self.env, self.envs = CARTPOLE, 3
+
+    assert agent_for(Holding, tmp_path).evaluate(2, Holding()).lengths.min() > 1
 
 
 def test_fit_tests_the_environments_it_is_given(tmp_path):
@@ -210,6 +284,68 @@ def test_what_was_changed_after_it_was_made_is_not_tested_without_the_change(
     assert told in capsys.readouterr().out
 
 
+def plain_and_changed() -> gymnasium.Env:
+    env: Any = gymnasium.make(CARTPOLE)
+    env.unwrapped.gravity = 30.0
+    return env
+
+
+def custom_and_changed() -> gymnasium.vector.VectorEnv:
+    env: Any = gymnasium.make_vec(CARTPOLE, 2)
+    env.unwrapped.gravity = 30.0
+    return env
+
+
+def one_of_two_changed() -> gymnasium.vector.VectorEnv:
+    env: Any = gymnasium.make_vec(CARTPOLE, 2, vectorization_mode="sync")
+    env.envs[1].unwrapped.gravity = 30.0
+    return env
+
+
+@pytest.mark.parametrize("make", [plain_and_changed, custom_and_changed, one_of_two_changed])
+@pytest.mark.parametrize("episodes", [0, 3])
+def test_what_was_changed_after_it_was_made_is_no_task_that_its_id_names(make, episodes, tmp_path):
+    count = 1 if make is plain_and_changed else 2
+    agent = agent_for(make(), tmp_path, num_envs=count, eval_episodes=episodes)
+    assert result_of(agent) == (None, None) and "gravity" in agent.task.checked().why_not
+    assert agent.result is not None
+    folder = agent.result.folder
+    with pytest.raises(ValueError, match="environments of CartPole-v1 that were handed over"):
+        PPO.load(folder)
+    longer: dict[str, Any] = {"num_envs": count, "eval_episodes": 0, "total_timesteps": 64}
+    with pytest.raises(ValueError, match="give the agent such environments to go on"):
+        AgentTrainer(resume=folder).fit(agent_for(CARTPOLE, tmp_path, **longer))
+    again = agent_for(make(), tmp_path, **longer)
+    assert AgentTrainer(resume=folder).fit(again).summary["total_env_steps"] == 64
+
+
+@pytest.mark.parametrize("make", [plain_and_changed, custom_and_changed, one_of_two_changed])
+def test_what_is_played_is_told_from_what_was_changed(make, tmp_path):
+    env: Any = {
+        plain_and_changed: lambda: gymnasium.make(CARTPOLE),
+        custom_and_changed: lambda: gymnasium.make_vec(CARTPOLE, 2),
+        one_of_two_changed: lambda: gymnasium.make_vec(CARTPOLE, 2, vectorization_mode="sync"),
+    }[make]()
+    count = 1 if make is plain_and_changed else 2
+    agent = agent_for(env, tmp_path, num_envs=count, total_timesteps=640)
+    assert result_of(agent)[1] > LIMIT and result_of(agent)[1] > LIMIT
+    assert agent.task.is_named
+    assert agent_for(env, tmp_path, num_envs=count).task.is_named
+
+
+def test_the_backend_that_the_config_would_choose_is_part_of_the_task(tmp_path):
+    agent = agent_for(CARTPOLE, tmp_path)
+    result = AgentTrainer().fit(agent, gymnasium.make_vec(CARTPOLE, 2))
+    assert result.summary["backend"] == "gymnasium"
+    with pytest.raises(ValueError, match="environments of CartPole-v1 that were handed over"):
+        PPO.load(result.folder)
+
+
+def test_atari_as_it_is_tested_is_another_task_than_as_it_is_trained_on(tmp_path):
+    assert agent_for(make_env(CARTPOLE, 2), tmp_path).task.is_named
+    assert not agent_for(make_env(CARTPOLE, 2, testing=True), tmp_path).task.is_named
+
+
 def test_what_was_changed_after_it_was_made_is_not_made_anew_to_be_trained_on(tmp_path):
     with pytest.raises(ValueError, match=r"gravity of the CartPoleEnv that was given is 30\.0"):
         agent_for(changed_after_it_was_made(), tmp_path)
@@ -220,6 +356,50 @@ def test_what_was_played_before_is_tested_all_the_same(tmp_path):
     env.reset(seed=3)
     env.step(0)
     assert result_of(agent_for(env, tmp_path)) == (LIMIT, LIMIT)
+
+
+class Remembering(gymnasium.Env):
+    """Changes its flags and numbers when an episode ends, or the next one begins, alone."""
+
+    observation_space = gymnasium.spaces.Box(-1, 1, (2,), np.float32)
+    action_space = gymnasium.spaces.Discrete(3)
+
+    def __init__(self, size: int = 1) -> None:
+        self.done, self.best, self.num_episodes, self.num_steps = False, 0.0, 0, 0
+        self.word, self.size = "new", size
+
+    def reset(self, *, seed: int | None = None, options: Any = None) -> Any:
+        super().reset(seed=seed)
+        self.word = "again" if self.num_episodes else "first"
+        self.done, self.num_steps = False, 0
+        return np.zeros(2, np.float32), self._info()
+
+    def step(self, action: Any) -> Any:
+        if action != self.num_steps % 3:
+            raise RuntimeError("a forbidden action")
+        self.num_steps += 1
+        if self.num_steps == 30:
+            self.done, self.best, self.num_episodes = True, 30.0, self.num_episodes + 1
+        return np.zeros(2, np.float32), 1.0, self.done, False, self._info()
+
+    def _info(self) -> Any:
+        return {"action_mask": np.arange(3) == self.num_steps % 3}
+
+
+@pytest.mark.parametrize("num_resets", [1, 2])
+def test_what_playing_changes_at_an_episodes_end_is_no_change(num_resets, tmp_path):
+    gymnasium.register("Remembering-v0", Remembering)
+    env: Any = gymnasium.make("Remembering-v0")
+    for _ in range(num_resets):
+        env.reset()
+        for step in range(30):
+            env.step(step % 3)
+    agent = agent_for(env, tmp_path, info_action_mask=True)
+    assert result_of(agent) == (30, 30)
+    env.unwrapped.size = 2
+    with pytest.raises(ValueError, match="size of the Remembering that was given is 2, of a new"):
+        agent_for(env, tmp_path, info_action_mask=True)
+    del gymnasium.registry["Remembering-v0"]
 
 
 def test_a_run_on_another_task_than_its_config_names_is_not_resumed_by_it(tmp_path):
@@ -263,6 +443,69 @@ def test_settings_that_have_no_effect_on_environments_that_are_made_are_refused(
         agent_for(vectorised(), tmp_path, info_action_mask=True)
     hidden = agent_for(vectorised(), tmp_path, mask_vel=True).envs[0].reset()
     assert (hidden[:, [1, 3]] == 0).all()
+
+
+SETTINGS_OF_MAKE_ENV: dict[str, Any] = {
+    "info_action_mask": True,
+    "frame_stack": 4,
+    "mask_vel": True,
+    "env_kwargs": {"max_episode_steps": 20},
+    "obs_keys": ("image",),
+    "obs_kind": "vector",
+    "scale_images": False,
+    "backend": "gymnasium",
+    "vector": "async",
+}
+
+
+@pytest.mark.parametrize("name", SETTINGS_OF_MAKE_ENV)
+@pytest.mark.parametrize("is_known", [True, False])
+def test_settings_beside_what_make_env_made_are_refused_where_it_made_something_else(
+    name, is_known, tmp_path
+):
+    env = make_env(CARTPOLE, 2)
+    if not is_known:
+        env = Foreign(env)
+    value = SETTINGS_OF_MAKE_ENV[name]
+    with pytest.raises(ValueError, match=rf"CartPole-v1: {name}=.* has no effect on environments"):
+        agent_for(env, tmp_path, **{name: value})
+
+
+class Foreign:
+    """A `VectorEnv` of somebody's own."""
+
+    def __init__(self, env: Any) -> None:
+        self.__dict__.update({name: getattr(env, name) for name in dir(env) if name[0] != "_"})
+
+
+def test_settings_that_say_what_make_env_made_already_are_taken(tmp_path):
+    settings: dict[str, Any] = {"frame_stack": 2, "mask_vel": True, "backend": "gymnasium"}
+    settings["env_kwargs"] = {"max_episode_steps": LIMIT}
+    agent = agent_for(make_env(CARTPOLE, 2, **settings), tmp_path, **settings)
+    assert result_of(agent) == (LIMIT, LIMIT)
+    assert agent.task.is_named
+    assert agent.result is not None
+    folder = agent.result.folder
+    assert command_line("ppo", ["--resume", str(folder), "--total-timesteps", "64"]) == 0
+    loaded = PPO.load(folder, make_env(CARTPOLE, 2, **settings))
+    assert loaded.evaluate(3).lengths.max() == LIMIT
+
+
+def test_the_backend_of_what_make_env_made_is_that_of_the_resumed_run(tmp_path):
+    agent = agent_for(make_env(CARTPOLE, 2, backend="gymnasium"), tmp_path).learn()
+    assert agent.result is not None
+    assert read_config(agent.result.folder / "config.yaml")["backend"] == "gymnasium"
+    assert PPO.load(agent.result.folder).envs[0].backend == "gymnasium"
+
+
+def test_of_what_is_handed_over_no_halves_or_threads_are_made_and_a_line_says_so(tmp_path, caplog):
+    agent_for(limited, tmp_path, num_pools=2)
+    agent_for(make_env(CARTPOLE, 2), tmp_path, num_env_threads=2)
+    told = [message.partition(":")[0] for message in caplog.messages]
+    assert told == [
+        "num_pools=2 gains nothing on limited",
+        "num_env_threads=2 gains nothing on CartPole-v1",
+    ]
 
 
 # Going on

@@ -1,18 +1,26 @@
 """Rows: what is packed is what is read, and stacking shows the last observations."""
 
+import pickle
+from copy import deepcopy
+from functools import partial
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
 import toy_envs
 from gymnasium import spaces
 from gymnasium.vector import AutoresetMode, SyncVectorEnv
+from picture_envs import PictureEnv
 
-from fastrl.envs.make import make_env, wrap_vector_env
+from fastrl import PPO
+from fastrl.envs.make import make_env, vector_env_of, wrap_vector_env
 from fastrl.envs.vector import HasState
 from fastrl.models.encoders import Reader
 from fastrl.spaces.actions import action_space_of
 from fastrl.spaces.observations import PackedRow, observation_rows, pack_observation
 from fastrl.spaces.parts import leaf_values
+from fastrl.training.greedy import fresh_env
 
 TOY = f"{toy_envs.__name__}:"
 ACTIONS = spaces.MultiDiscrete([2, 3])
@@ -146,6 +154,76 @@ def test_images_are_stacked_along_their_channels(shown, shape):
         whole = [frame[:, None] if shown == "grey" else frame for frame in frames]
         np.testing.assert_array_equal(seen, np.concatenate(whole, axis))
         frames = [*frames[1:], plain.step(np.ones(2, int)).obs]
+
+
+@pytest.mark.parametrize(
+    ("shape", "depth", "channels_last"),
+    [
+        ((7, 9, 3), 3, True),
+        ((7, 9, 3), 4, True),
+        ((10, 12, 3), 4, True),
+        ((3, 9, 7), 4, False),
+        ((9, 10), 9, False),
+    ],
+)
+@pytest.mark.parametrize("how", [{}, {"scale_images": False}])
+def test_stacked_images_lie_as_the_single_ones(shape, depth, channels_last, how):
+    make = partial(PictureEnv, spaces.Box(0, 255, shape, np.uint8))
+    agent = PPO(
+        make,
+        num_envs=2,
+        num_steps=8,
+        per_rank_batch_size=16,
+        frame_stack=depth,
+        accelerator="cpu",
+        network=SeenShape,
+        **how,
+    )
+    last = (*shape, 1) if len(shape) == 2 else shape if channels_last else (*shape[1:], shape[0])
+    height, width, channels = last
+    assert SeenShape.found == (depth * channels, height, width)
+    plain: Any = vector_env_of("plain", [make] * 2, [7, 8])
+    stacked = vector_env_of("stacked", [make] * 2, [7, 8], frame_stack=depth, **how)
+    frames = [plain.reset()] * depth
+    actions = np.zeros(2, np.int64)
+    for rows in (stacked.reset(), stacked.step(actions).obs):
+        images = [Reader(plain.single_observation_space).read(torch.tensor(x)) for x in frames]
+        expected = torch.cat([image.pixels for image in images], 1)
+        for space in (stacked.single_observation_space, agent.observation_space):
+            for known in (space, pickle.loads(pickle.dumps(space)), deepcopy(space)):
+                assert torch.equal(Reader(known).read(torch.tensor(rows)).pixels, expected)
+        frames = [*frames[1:], plain.step(actions).obs]
+    fresh = fresh_env(agent, 2, "eval", 1)
+    assert Reader(fresh.single_observation_space).channel_axis == (2 if channels_last else 0)
+
+
+class SeenShape(torch.nn.Module):
+    """A network that notes the shape of its images."""
+
+    found: Any = None
+
+    def __init__(self, space: Any) -> None:
+        super().__init__()
+        SeenShape.found = space.shape
+        self.layer = torch.nn.Linear(int(np.prod(space.shape)), 4)
+
+    def forward(self, pixels: torch.Tensor) -> torch.Tensor:
+        return self.layer(pixels.flatten(1))
+
+
+@pytest.mark.parametrize(("shape", "stacked"), [((7, 9, 3), (12, 7, 9)), ((3, 9, 7), (12, 9, 7))])
+def test_a_policy_of_stacked_images_is_loaded_and_exported_as_it_learned(shape, stacked, tmp_path):
+    make = partial(PictureEnv, spaces.Box(0, 255, shape, np.uint8))
+    small = {"num_envs": 2, "num_steps": 8, "per_rank_batch_size": 16, "eval_episodes": 2}
+    agent = PPO(make, frame_stack=4, total_timesteps=16, log_dir=str(tmp_path), **small).learn()
+    assert agent.result.summary["eval_length_mean"] == 10
+    rows = np.stack([agent.observation_space.sample() for _ in range(9)])
+    loaded = PPO.load(agent.result.folder, make)
+    assert (loaded.predict(rows) == agent.predict(rows)).all()
+    agent.export(tmp_path / "policy.pt")
+    exported = torch.jit.load(str(tmp_path / "policy.pt"))(torch.from_numpy(rows))
+    assert (exported.numpy() == agent.predict(rows)).all()
+    assert loaded.policy.reader.channels_height_width() == stacked
 
 
 def test_stack_is_part_of_the_state():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import gymnasium
@@ -13,6 +14,7 @@ from gymnasium.wrappers import GrayscaleObservation
 from fastrl import PPO, cli
 from fastrl.envs.make import make_env, vector_env_of, wrap_vector_env
 from fastrl.envs.vector import HasState
+from fastrl.spaces.pixels import channel_axis
 
 COLOUR = spaces.Box(0, 255, (12, 10, 3), np.uint8)
 
@@ -85,6 +87,13 @@ def test_pixel_of_a_resized_image_is_the_mean_of_its_area(shape, size):
     obs = shown(space, resize=size)
     assert obs.dtype == np.uint8 and obs.shape == small.shape
     np.testing.assert_allclose(obs, small, atol=0.51)
+
+
+def test_a_resized_image_has_its_channels_where_they_were():
+    for shape, axis in (((12, 10, 8), 2), ((8, 12, 10), 0)):
+        make = partial(PictureEnv, spaces.Box(0, 255, shape, np.uint8))
+        space = vector_env_of("Picture", [make], [7], resize=8).single_observation_space
+        assert space.shape == (8, 8, 8) and channel_axis(space) == axis
 
 
 def test_all_pictures_of_a_dict_and_nothing_else_are_changed():

@@ -13,6 +13,7 @@ from fastrl.config.effects import check_effects
 from fastrl.config.resume import check_beginnings
 from fastrl.config.trust import check_named
 from fastrl.envs.make import is_known_id
+from fastrl.envs.rebuild import without_processes
 from fastrl.presets import facts_of
 from fastrl.processes.errors import one_line
 from fastrl.runs.checkpoint import Checkpoints, load_checkpoint
@@ -65,7 +66,8 @@ def read_agent(kind: Any, path: str | Path, env: Any, trust: bool, settings: dic
         )
     # However many processes trained it, one is enough to play.
     change = config.replace if "devices" in settings else config.for_one_process
-    config = change(**settings)
+    played = {} if env is None else without_processes(env, config)
+    config = change(**{**played, **settings})
     check_effects(config, given)
     check_beginnings(config, saved, path, "seed", "alpha")
     agent = make(config.env_id if env is None else env, config, network=network, **said)

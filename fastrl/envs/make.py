@@ -125,7 +125,7 @@ def make_env(
         "info_mask": info_mask,
         "env_kwargs": dict(env_kwargs or {}),
     }
-    if _use_envpool(env_id, backend, info_mask):
+    if uses_envpool(env_id, backend, info_mask):
         if vector == "async" or (vector == "auto" and num_workers):
             setting = "vector=async" if vector == "async" else f"num_workers={num_workers}"
             raise ValueError(
@@ -153,7 +153,7 @@ def make_env(
         drawn = partial(make_one, render_mode="rgb_array") if render else make_one
         functions = [drawn] + [make_one] * (num_envs - 1)
         env = vector_env_of(env_id, functions, seeds, **{**settings, "env_kwargs": None})
-    _MADE[env] = env_id, settings
+    _MADE[env] = env_id, {**settings, "testing": testing}
     return env
 
 
@@ -264,7 +264,8 @@ def wrap_vector_env(
     return _dressed(wrapper, mask_vel, frame_stack)
 
 
-def _use_envpool(env_id: str, backend: Backend, info_mask: bool) -> bool:
+def uses_envpool(env_id: str, backend: Backend, info_mask: bool) -> bool:
+    """Returns whether `make_env` has EnvPool run an id; ValueError if nothing can."""
     if backend == "gymnasium" or (":" in env_id and backend == "auto"):
         return False
     if env_id not in list_envpool_ids():

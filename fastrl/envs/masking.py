@@ -3,6 +3,7 @@
 import numpy as np
 
 from fastrl.envs.vector import HasInfos, HasState, TimeStep, VectorEnv
+from fastrl.spaces.observations import PackedRow
 
 _LUNAR_LANDER = (2, 3, 5)
 VELOCITY_INDICES: dict[str, tuple[int, ...]] = {
@@ -16,6 +17,7 @@ VELOCITY_INDICES: dict[str, tuple[int, ...]] = {
     "LunarLanderContinuous-v3": _LUNAR_LANDER,
 }
 """Indices of the velocities in the observation, by env id."""
+_SIZES = {(1, 3): 4, (1,): 2, (2,): 3, _LUNAR_LANDER: 8}  # numbers in these observations
 
 
 def check_mask_vel(env_id: str) -> None:
@@ -30,15 +32,22 @@ class MaskVelocity:
     """A `VectorEnv` that sets the velocities in the wrapped env's observations to zero."""
 
     def __init__(self, env: VectorEnv) -> None:
-        """Wraps `env`, whose id must be in `VELOCITY_INDICES`."""
+        """Wraps `env`; ValueError if its id is not in `VELOCITY_INDICES`, or it shows others."""
         check_mask_vel(env.env_id)
+        indices, space = VELOCITY_INDICES[env.env_id], env.single_observation_space
+        seen = space.parts.get("") if isinstance(space, PackedRow) else space  # beside a mask
+        if getattr(seen, "shape", None) != (size := (_SIZES[indices],)):
+            raise ValueError(
+                f"mask_vel knows {env.env_id} with {size[0]} numbers, not as wrappers show it: "
+                f"{seen or space}"
+            )
         self.env = env
         self.env_id, self.backend, self.num_envs = env.env_id, env.backend, env.num_envs
         self.worker_threads: frozenset[int] = getattr(env, "worker_threads", frozenset())
         self.single_observation_space = env.single_observation_space
         self.single_action_space = env.single_action_space
         self._mask = np.ones(env.single_observation_space.shape or (), np.float32)
-        self._mask[list(VELOCITY_INDICES[env.env_id])] = 0
+        self._mask[list(indices)] = 0
         if hasattr(env, "reseed"):
             self.reseed = env.reseed  # pyright: ignore[reportAttributeAccessIssue]
         if isinstance(env, HasInfos):

@@ -12,10 +12,9 @@ import gymnasium
 from fastrl.config.run import RunConfig
 from fastrl.envs.choosing import vector_of
 from fastrl.envs.envpool_env import default_num_threads, family_of
-from fastrl.envs.make import base_seed, check_vector, make_env
+from fastrl.envs.make import base_seed, make_env, settings_of_made
 from fastrl.envs.rebuild import Task, opened, task_of
 from fastrl.envs.vector import Spaces, VectorEnv
-from fastrl.envs.wrappers import check_no_wrappers
 from fastrl.processes.devices import uses_gpu
 from fastrl.processes.machine import available_cores
 
@@ -23,6 +22,8 @@ _log = logging.getLogger("fastrl")
 
 _FEWEST_ENVS_TO_HALVE = 32  # a step of fewer ends before the policy has acted on the other half
 _SLOW_FAMILIES = "envpool.mujoco", "envpool.box2d"  # physics: at least 10 us per step
+
+_LEAST_ASKED = {"num_env_threads": 1, "num_pools": 2}  # what asks for more than the default
 
 AnyEnvs = VectorEnv | gymnasium.Env | gymnasium.vector.VectorEnv | list[VectorEnv]
 
@@ -54,8 +55,10 @@ def open_envs(
     """
     if not isinstance(env, str):
         if not isinstance(env, gymnasium.Env | gymnasium.vector.VectorEnv) and hasattr(env, "recv"):
-            check_made(env.env_id, config)
+            check_made(env, config)
+            _tell_of_idle(config, "make_env or the caller chose its threads", "num_env_threads")
             return [env]
+        _tell_of_idle(config, "environments that are handed over step together", "num_pools")
         first = base_seed(config.seed, "train", restart) + rank * config.num_envs
         return [opened(env, [(first + i) % 2**31 for i in range(config.num_envs)], config)]
     num_pools = config.num_pools or _default_num_pools(env, config)
@@ -83,25 +86,33 @@ def open_envs(
             pools[0].close()
             return open_envs(env, config.replace(num_pools=1), rank, restart)
     if pools[0].backend != "envpool":
-        _tell_of_idle(config, settings["vector"])
+        idle = ["num_env_threads"] + ["num_pools"] * (settings["vector"] == "sync")
+        _tell_of_idle(config, "gymnasium steps one environment after the other", *idle)
     return _PoolsOfId(pools, partial(open_envs, env, rank=rank))
 
 
-def check_made(env_id: str, config: RunConfig) -> None:
-    """Raises ValueError for settings that have no effect on what `make_env` or the caller made."""
-    check_vector(env_id, config.vector, config.num_workers)
-    names = "gray_scale", "resize", "action_repeat"
-    why = "on environments that are made already"
-    check_no_wrappers(env_id, why, **{name: getattr(config, name) for name in names})
+def check_made(env: VectorEnv, config: RunConfig) -> None:
+    """Raises ValueError for settings that say otherwise of what `make_env` or the caller made."""
+    made = settings_of_made(env)
+    known = {**(made[1] if made else {}), "backend": env.backend}
+    default = {**RunConfig().env_settings, "backend": "auto"}
+    for name, value in {**config.env_settings, "backend": config.backend}.items():
+        is_free = name == "vector" and value == "auto"
+        if is_free or value == default[name] or value == known.get(name, default[name]):
+            continue
+        setting = "info_action_mask" if name == "info_mask" else name
+        hint = f"; make_env takes {name}" if made else ""
+        raise ValueError(
+            f"{env.env_id}: {setting}={value} has no effect on environments that are made "
+            f"already{hint}"
+        )
 
 
-def _tell_of_idle(config: RunConfig, vector: str) -> None:
-    """Writes a line to the log for each setting that only EnvPool's environments make use of."""
-    idle = [("num_env_threads", 1)] + [("num_pools", 2)] * (vector == "sync")
-    for name, least in idle:
-        if (value := getattr(config, name)) >= least:
-            what = "gymnasium steps one environment after the other"
-            _log.warning("%s=%d gains nothing on %s: %s", name, value, config.env_id, what)
+def _tell_of_idle(config: RunConfig, why: str, *names: str) -> None:
+    """Writes a line to the log for each of these settings that is of no use here."""
+    for name in names:
+        if (value := getattr(config, name)) >= _LEAST_ASKED[name]:
+            _log.warning("%s=%d gains nothing on %s: %s", name, value, config.env_id, why)
 
 
 def can_be_reopened(pools: list[VectorEnv]) -> bool:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import copy
 import inspect
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, NamedTuple, cast
 from weakref import WeakSet
@@ -20,21 +20,26 @@ from gymnasium.wrappers.vector import RecordEpisodeStatistics
 
 from fastrl.config.run import RunConfig
 from fastrl.envs.choosing import choose, vector_of
-from fastrl.envs.edited import edited, is_plain
+from fastrl.envs.edited import edited, is_plain, maker_of, whole_spec
 from fastrl.envs.foreign import call
 from fastrl.envs.make import (
     Backend,
     check_vector,
     make_env,
     settings_of_made,
+    uses_envpool,
     vector_env_of,
     wrap_vector_env,
 )
+from fastrl.envs.sharing import all_of, share
 from fastrl.envs.vector import VectorEnv
 
 Maker = Callable[..., VectorEnv]
 """Called with the number of environments, `seed`, `render` and `num_threads`; `env_kwargs` are
 keyword arguments of the environment to change."""
+
+
+_NO_PROCESSES: dict[str, Any] = {"vector": "sync", "num_workers": 0}
 
 
 class Task(NamedTuple):
@@ -57,8 +62,9 @@ class Task(NamedTuple):
         """Returns the task, whose environments cannot be made if they would be others."""
         if self.make is None or self.check is None:
             return self
-        why_not = self.check()
-        return self._replace(check=None, make=None if why_not else self.make, why_not=why_not)
+        if not (why_not := self.check()):
+            return self._replace(check=None)
+        return self._replace(check=None, make=None, why_not=why_not, is_named=False)
 
 
 def task_of(env: Any, envs: Sequence[VectorEnv], config: RunConfig, eval_env: Any = "auto") -> Task:
@@ -75,38 +81,41 @@ def task_of(env: Any, envs: Sequence[VectorEnv], config: RunConfig, eval_env: An
         ValueError: `eval_env` is none of these.
     """
     trained = _trained(env, envs, config)
-    if trained.env_id != config.env_id:
-        trained = trained._replace(is_named=False)
+    if not isinstance(env, str) and trained.is_named:
+        trained = trained._replace(is_named=_is_named(trained, envs, config))
     if isinstance(eval_env, str) and eval_env == "auto":
         return trained
     own = trained._replace(is_own=True, make=None, check=None)
-    if eval_env is env:
+    if share(eval_env, envs):
         raise ValueError("eval_env is the environment that is trained on, which a test would reset")
     if eval_env is None:
         return own._replace(why_not="eval_env=None")
-    return own._replace(make=_tested(eval_env, config), why_not="")
+    return own._replace(make=_tested(eval_env, config, envs), why_not="")
 
 
-def whole_spec(env: gymnasium.Env) -> Any:
-    """Returns the spec that describes an environment with all its wrappers; None if there is none.
+def _is_named(trained: Task, envs: Sequence[VectorEnv], config: RunConfig) -> bool:
+    """Returns whether what the caller built is what id and settings of the run stand for."""
+    if trained.env_id != config.env_id or (trained.check is not None and trained.check()):
+        return False
+    backend = config.backend
+    if backend == "auto":
+        is_envpool = uses_envpool(config.env_id, backend, config.info_action_mask)
+        backend = "envpool" if is_envpool else "gymnasium"
+    return backend == envs[0].backend
 
-    A wrapper that does not record its arguments (`RecordConstructorArgs`) is described by no spec.
+
+def without_processes(env: Any, config: RunConfig) -> dict[str, Any]:
+    """Returns settings without processes if a run's config asks for some and none can play `env`.
+
+    Args:
+        env: an id, environments, or a function that makes one.
+        config: of a run on other environments.
     """
-    spec = env.spec
-    if spec is None or any(wrapper.kwargs is None for wrapper in spec.additional_wrappers):
-        return None
-    return spec
-
-
-def plain_id(env: gymnasium.Env) -> str:
-    """Returns the id that says all about an environment.
-
-    "" if it has wrappers or arguments of its own, or was changed after it was made.
-    """
-    spec = whole_spec(env)
-    if spec is None or not is_plain(spec) or edited(env, _maker_of(spec))():
-        return ""
-    return spec.id
+    if isinstance(env, str):
+        is_apart = not uses_envpool(env, config.backend, config.info_action_mask)
+    else:
+        is_apart = callable(env)
+    return {} if is_apart else _NO_PROCESSES
 
 
 def _trained(env: Any, envs: Sequence[VectorEnv], config: RunConfig) -> Task:
@@ -117,44 +126,46 @@ def _trained(env: Any, envs: Sequence[VectorEnv], config: RunConfig) -> Task:
         return Task(env, partial(_from_id, env, settings))
     env_id, kind = envs[0].env_id, type(env).__name__
     if isinstance(env, gymnasium.vector.VectorEnv):
-        return _trained_vector(env, env_id, config)
+        return _trained_vector(env, envs, config)
     if isinstance(env, gymnasium.Env):
         spec = whole_spec(env)
         if spec is None:
             return Task(env_id, None, f"no spec describes the {kind} that was given", False)
         count = config.num_envs
         note = f"{env_id}: {count} environments, made from the spec of the one that was given"
-        make, told = _maker_of(spec), note if count > 1 else ""
-        maker, check = _from_functions(env_id, make, config), edited(env, make)
+        make, told = maker_of(spec), note if count > 1 else ""
+        maker = _from_functions(env_id, make, config)
+        check = None if count > 1 else edited([env], [make])  # of several, `opened` made sure
         return Task(env_id, maker, "", is_plain(spec), note=told, check=check)
     made = settings_of_made(env)
     if made is None and callable(env):
-        return Task(env_id, _from_functions(env_id, env, config), "", False)
+        return Task(env_id, _from_functions(env_id, env, config, envs), "", False)
     if made is None:
         return Task(env_id, None, f"nothing says how the {kind} that was given was made", False)
     name, settings = made
-    is_named = settings == {**settings, **config.env_settings}
+    is_named = settings == {**settings, **config.env_settings, "testing": False}
     settings = {**settings, "backend": envs[0].backend, "testing": True}
     return Task(env_id, partial(_from_id, name, settings), "", is_named)
 
 
-def _trained_vector(env: Any, env_id: str, config: RunConfig) -> Task:
-    kind = type(env).__name__
+def _trained_vector(env: Any, envs: Sequence[VectorEnv], config: RunConfig) -> Task:
+    env_id, kind = envs[0].env_id, type(env).__name__
     while type(env) is RecordEpisodeStatistics:  # it changes nothing
         env = env.env
     if isinstance(env, gymnasium.vector.VectorWrapper):
         return Task(env_id, None, f"no spec describes the wrapper {type(env).__name__}", False)
-    spec = env.spec
+    spec, check = env.spec, None
+    is_of_singles = type(env) in (SyncVectorEnv, AsyncVectorEnv)
+    is_of_singles &= isinstance(getattr(env, "env_fns", None), Sequence)
+    if is_of_singles and type(env) is SyncVectorEnv:  # of processes, nothing can be looked at
+        check = edited(env.envs, env.env_fns)
     if spec is not None and "vectorization_mode" in spec.kwargs:  # `gymnasium.make_vec` was here
-        maker, check = partial(_from_vector_spec, spec, config), None
-        if type(env) is SyncVectorEnv and isinstance(env.env_fns, Sequence):
-            check = edited(env.envs[0], env.env_fns[0])
+        if not is_of_singles:
+            check = edited([env], [partial(gymnasium.make_vec, copy.deepcopy(spec))])
+        maker = partial(_from_vector_spec, spec, config)
         return Task(env_id, maker, "", is_plain(spec), check=check)
-    if type(env) in (SyncVectorEnv, AsyncVectorEnv) and isinstance(env.env_fns, Sequence):
-        played = getattr(env, "envs", ())
-        maker, check = _from_functions(env_id, env.env_fns, config, played), None
-        if played:  # of processes, nothing can be looked at
-            check = edited(played[0], env.env_fns[0])
+    if is_of_singles:
+        maker = _from_functions(env_id, env.env_fns, config, envs)
         return Task(env_id, maker, "", False, check=check)
     return Task(env_id, None, f"nothing says how the {kind} that was given was made", False)
 
@@ -163,6 +174,8 @@ def _from_id(
     env_id: str, settings: dict[str, Any], num_envs: int, *, env_kwargs: Any = None, **how: Any
 ) -> VectorEnv:
     """Makes environments by `make_env`, with these settings but for some keyword arguments."""
+    if uses_envpool(env_id, settings["backend"], settings["info_mask"]):
+        settings = {**settings, **_NO_PROCESSES}  # those of what is trained on, maybe another id
     kwargs = {**settings["env_kwargs"], **(env_kwargs or {})}
     return make_env(env_id, num_envs, **{**settings, "env_kwargs": kwargs}, **how)
 
@@ -197,12 +210,12 @@ def _from_functions(
         played: environments that are trained on, which no function may return again.
     """
     makers = [functions] if callable(functions) else list(functions)
-    seen = WeakSet(played)
+    seen = WeakSet(x for x in all_of(played) if isinstance(x, gymnasium.Env))
 
     def make_new(make: Callable[..., Any], **more: Any) -> Any:
         env = make(**more)
         if isinstance(env, gymnasium.Env):
-            if env in seen:
+            if any(part in seen for part in all_of([env])):
                 raise ValueError(
                     f"{env_id}: its function returns an environment that is in use already; it "
                     "must make a new one at every call"
@@ -249,29 +262,25 @@ def task_to_play(env: Any, trained_on: Sequence[VectorEnv], config: RunConfig) -
     Raises:
         ValueError: it is none of these, or trained on.
     """
-    if any(env is used for used in _in_use(trained_on)):
+    if share(env, trained_on):
         raise ValueError(
             "env is an environment that is trained on, which an evaluation would reset"
         )
     name = env if isinstance(env, str) else name_of(env)
-    return Task(name, _tested(env, config, "env"), is_named=isinstance(env, str), is_own=True)
+    return Task(
+        name, _tested(env, config, trained_on, "env"), is_named=isinstance(env, str), is_own=True
+    )
 
 
-def _in_use(envs: Sequence[Any]) -> Iterator[Any]:
-    """Yields environments and all that they consist of."""
-    for env in envs:
-        yield env
-        inner = [vars(env)["env"]] if "env" in vars(env) else []
-        yield from _in_use([*inner, *getattr(env, "envs", ())])
-
-
-def _tested(eval_env: Any, config: RunConfig, called: str = "eval_env") -> Maker:
+def _tested(
+    eval_env: Any, config: RunConfig, trained_on: Sequence[VectorEnv], called: str = "eval_env"
+) -> Maker:
     """Returns a maker of what the caller wants to be tested, by an argument that is `called` so."""
     if isinstance(eval_env, str):
         settings = {"backend": config.backend, "testing": True, **config.env_settings}
         return partial(_from_id, eval_env, settings)
     if isinstance(eval_env, gymnasium.vector.VectorEnv | gymnasium.Env):
-        return partial(_as_it_is, eval_env, config.replace(env_kwargs=()))
+        return partial(_as_it_is, eval_env, config.replace(env_kwargs=(), **_NO_PROCESSES))
     if settings_of_made(eval_env) is not None:
         raise ValueError(f"{called} takes the id that make_env takes, in place of what it returns")
     if not callable(eval_env):
@@ -280,7 +289,7 @@ def _tested(eval_env: Any, config: RunConfig, called: str = "eval_env") -> Maker
             f"None, not {eval_env!r}"
         )
     # The run's env_kwargs belong to the id that is trained on.
-    return _from_functions(name_of(eval_env), eval_env, config.replace(env_kwargs=()))
+    return _from_functions(name_of(eval_env), eval_env, config.replace(env_kwargs=()), trained_on)
 
 
 def _as_it_is(
@@ -319,8 +328,8 @@ def opened(env: Any, seeds: Sequence[int], config: RunConfig) -> VectorEnv:
                 "was given: no spec describes it with its wrappers; set num_envs=1, or give a "
                 "function that makes one, or gymnasium.vector.SyncVectorEnv([make, make])"
             )
-        makers = [_maker_of(spec)] * len(seeds)
-        if why_not := edited(env, makers[0])():
+        makers = [maker_of(spec)] * len(seeds)
+        if why_not := edited([env], makers[:1])():
             raise ValueError(f"cannot make {len(seeds)} environments of one: {why_not}")
     return vector_env_of(name_of(env), makers, seeds, **config.env_settings)
 
@@ -333,13 +342,6 @@ def name_of(env: Any) -> str:
     if isinstance(env, gymnasium.Env | gymnasium.vector.VectorEnv):
         return env.spec.id if env.spec is not None else type(env.unwrapped).__name__
     return getattr(env, "__name__", type(env).__name__)
-
-
-def _maker_of(spec: Any) -> Callable[..., gymnasium.Env]:
-    if spec.kwargs.get("render_mode") == "human":  # a window is enough
-        spec = copy.deepcopy(spec)
-        del spec.kwargs["render_mode"]
-    return partial(gymnasium.make, spec, disable_env_checker=True)
 
 
 def _kept_open(env: Any) -> VectorEnv:

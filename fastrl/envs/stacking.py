@@ -33,11 +33,14 @@ class FrameStack:
             self._with_channels(space.low[None])[0],
             self._with_channels(space.high[None])[0],
         )
-        axis = channel_axis(low.shape) if is_pixels(space) and low.ndim == 3 else 0
+        # A grey image has its channels first now.
+        has_axis = is_pixels(space) and not self._lacks_channels
+        axis = channel_axis(space) if has_axis else 0
         low, high = (np.concatenate([bound] * depth, axis) for bound in (low, high))
         kind: Any = spaces.Box
-        if isinstance(space, ImageBox):
-            kind = partial(ImageBox, is_scaled=space.is_scaled)
+        if is_pixels(space):  # the stacked shape no longer tells which axis holds the channels
+            is_scaled = getattr(space, "is_scaled", True)
+            kind = partial(ImageBox, is_scaled=is_scaled, channel_axis=axis)
         self.single_observation_space = kind(low, high, dtype=space.dtype or np.float32)
         self._axis = 1 + axis
         self._stacked = np.zeros((env.num_envs, *low.shape), space.dtype)

@@ -45,21 +45,22 @@ class PixelObservation(TransformObservation):
         for key, part in images.items():
             assert isinstance(part, spaces.Box)
             shape, steps = part.shape, list[Callable[..., Any]]()
+            axis = channel_axis(part) if len(shape) == 3 else None
             if gray_scale:
-                axis = channel_axis(shape) if len(shape) == 3 else -1
-                if axis < 0 or shape[axis] != 3:
+                if axis is None or shape[axis] != 3:
                     raise EnvError(f"{name}: gray_scale takes images of 3 channels, not {shape}")
                 shape = shape[:2] if axis == 2 else shape[1:]
                 steps.append(_Gray(axis))
+                axis = None
             if size:
-                axis = channel_axis(shape) if len(shape) == 3 else 2
                 sides: Any = shape[1:] if axis == 0 else shape[:2]
                 if sides == (size, size):
                     raise EnvError(f"{name}: resize={size} has no effect on images of that size")
                 shape = (shape[0], size, size) if axis == 0 else (size, size, *shape[2:])
                 steps.append(_Resize(axis, sides[0], sides[-1], size))
-            # They stay images, however small.
-            new[key] = ImageBox(part.low.min(), part.high.max(), shape, np.uint8)
+            # They stay images, however small, and their channels are where they were.
+            bounds = part.low.min(), part.high.max()
+            new[key] = ImageBox(*bounds, shape, np.uint8, channel_axis=axis)
             self._functions[key] = _Chain(steps)
         super().__init__(env, self._changed, _replaced(space, new))
 
@@ -149,7 +150,7 @@ class _Gray:
 class _Resize:
     """Each pixel is the mean of the area that it covers, as OpenCV's INTER_AREA shrinks."""
 
-    def __init__(self, channel_axis: int, height: int, width: int, size: int) -> None:
+    def __init__(self, channel_axis: int | None, height: int, width: int, size: int) -> None:
         self._axis = channel_axis
         self._rows, self._columns = _area_weights(height, size), _area_weights(width, size)
 

@@ -59,7 +59,7 @@ class Reader(nn.Module):
             self.vector_size, self.mask_size = self.packed.vector_size, self.packed.mask_size
         elif is_pixels(space):
             self.pixels_shape = with_channels(space.shape or ())
-            self.channel_axis = channel_axis(self.pixels_shape)
+            self.channel_axis = channel_axis(space)
             self.brightest = brightest(space)
         elif isinstance(space, spaces.Discrete | spaces.MultiDiscrete):
             self.is_one_hot = True

@@ -99,7 +99,7 @@ class SeenParts:
             shape = with_channels(part.shape or ())
             lead = values.shape[: values.dim() - len(part.shape or ())]
             images = values.reshape(*lead, *shape)
-            images = images.movedim(-1, -3) if channel_axis(shape) == 2 else images
+            images = images.movedim(-1, -3) if channel_axis(part) == 2 else images
             return images.float().contiguous() / self._brightest
         if isinstance(part, spaces.Discrete | spaces.MultiDiscrete):
             columns, wanted = (torch.tensor(x, device=values.device) for x in one_hot_columns(part))
@@ -196,7 +196,7 @@ def _box_seen(part: gymnasium.Space) -> spaces.Box:
     if is_pixels(part):
         assert isinstance(part, spaces.Box)
         first, second, third = with_channels(part.shape or ())
-        is_last = channel_axis((first, second, third)) == 2
+        is_last = channel_axis(part) == 2
         shape = (third, first, second) if is_last else (first, second, third)
         if isinstance(part, ImageBox) and not part.is_scaled:
             return spaces.Box(float(part.low.min()), float(part.high.max()), shape)

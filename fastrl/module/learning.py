@@ -20,8 +20,8 @@ from fastrl.config.trust import signature_of
 from fastrl.engine.gradient_step import GradientStep
 from fastrl.engine.logged import logged_metrics
 from fastrl.engine.optimizer import FlatOptimizer
+from fastrl.envs.edited import plain_id
 from fastrl.envs.envpool_env import list_envpool_ids
-from fastrl.envs.rebuild import plain_id
 from fastrl.module.batches import Rollout
 from fastrl.module.optimizers import Schedule, flat_optimizer, read_configured
 from fastrl.module.playing import ModulePlayer
@@ -65,9 +65,8 @@ def learning_environment(env: Any) -> Any:
     So it is where the id says all about the environment: no wrappers, no arguments, and nothing
     was changed since.
     """
-    if isinstance(env, gymnasium.Env) and plain_id(env) in list_envpool_ids():
-        return plain_id(env)
-    return env
+    env_id = plain_id(env) if isinstance(env, gymnasium.Env) else ""
+    return env_id if env_id in list_envpool_ids() else env
 
 
 class ModuleLearner:
@@ -96,6 +95,8 @@ class ModuleLearner:
         """The batch that the agent dealt last."""
         module.agent, module.settings = agent, agent.config
         self.count_steps(0)  # an earlier `fit` has left its own
+        self.is_named = agent.task.is_named
+        """Whether id and settings of the run say all about the environments that are played."""
         agent.task = agent.task._replace(is_named=False)  # the command line cannot make a module
         if hooks := [name for name in _HOOKS_NOT_CALLED if is_overridden(module, name)]:
             kind = type(module).__name__
@@ -225,12 +226,15 @@ class ModuleLearner:
         own = {"agent": class_name(type(self._module))}
         labels = {**labels, **own}
         labels.pop("signature", None)
+        if self.is_named:
+            labels.pop("handed_over", None)
         return {**labels, **signature_of({**self._agent.config.to_dict(), **own})}
 
     def state_dict(self, schedule: Schedule) -> dict[str, Any]:
         """Returns what a module has beside what all agents save."""
         return {
             "module_class": class_name(type(self._module)),
+            "handed_over": not self.is_named,
             "schedule": schedule.state_dict(),
             "num_module_steps": [self.num_steps, self._module.step],
             "metric_sums": [] if self._step is None else self._step.sums.tolist(),
@@ -238,10 +242,16 @@ class ModuleLearner:
         }
 
     def check(self, state: Any) -> None:
-        """Raises ValueError if a state is of another class of modules."""
-        saved = state.get("module_class") if isinstance(state, dict) else None
+        """Raises ValueError if a state is of another class of modules, or of another task."""
+        state = state if isinstance(state, dict) else {}
+        saved = state.get("module_class")
         if saved != (own := class_name(type(self._module))):
             raise ValueError(f"it is of the module {saved}, not of {own}")
+        if state.get("handed_over") and self.is_named:
+            raise ValueError(
+                f"the run played environments of {state.get('config', {}).get('env_id')} that were "
+                "handed over; give fit such environments to go on"
+            )
 
     def load_state_dict(
         self, state: dict[str, Any], schedule: Schedule, optimizer: FlatOptimizer

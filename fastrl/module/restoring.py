@@ -8,6 +8,8 @@ from typing import Any
 from fastrl.agents.load import find_saved
 from fastrl.config.trust import check_named
 from fastrl.envs.make import is_known_id
+from fastrl.envs.rebuild import without_processes
+from fastrl.presets import facts_of
 from fastrl.processes.errors import one_line
 from fastrl.runs.checkpoint import load_checkpoint
 from fastrl.runs.fitting import naming
@@ -42,12 +44,16 @@ def restore(
     named_again = {"agent", *settings, *(["env_id"] if env is not None else [])}
     named = {**config.to_dict(), "agent": state.get("class") or ""}
     check_named(named, state.get("signature"), path, trust=trust, named_again=named_again)
-    if env is None and not is_known_id(config.env_id):
-        raise ValueError(
-            f"{path} was trained on {config.env_id}, which is not the id of an environment; give "
-            "env="
-        )
-    given = {"accelerator": "auto", **config.unlike_defaults(), "callback": (), **settings}
+    if env is None and (learner.get("handed_over") or not is_known_id(config.env_id)):
+        fault = f"{config.env_id}, which is not the id of an environment"
+        if is_known_id(config.env_id):
+            fault = f"environments of {config.env_id} that were handed over"
+        raise ValueError(f"{path} was trained on {fault}; give env=, or --env-id to commands")
+    decided = {} if env is None else without_processes(env, config)
+    if env is not None and not isinstance(env, str):
+        decided = {**decided, **facts_of(env), "env_kwargs": ()}
+    of_run = {"accelerator": "auto", **config.unlike_defaults(), "callback": ()}
+    given = {**of_run, **decided, **settings}
     given.pop("env_id", None)
     own, module.given = module.given, {}  # those of the run go
     try:
@@ -55,7 +61,9 @@ def restore(
     finally:
         module.given = own
     with naming(path):
-        agent.load_state_dict({**learner, "metric_sums": [], "num_summed": 0})
+        # Any task may be played by what was trained on another.
+        anew = {"metric_sums": [], "num_summed": 0, "handed_over": False}
+        agent.load_state_dict({**learner, **anew})
         if place := agent.not_finite():
             raise ValueError(f"its {place} is not finite: the training diverged")
     agent.saved_replay = None  # rows are for learning

@@ -141,12 +141,15 @@ def facts_of(env: Any) -> dict[str, Any]:
     """Returns the settings that environments which the caller built decide."""
     import gymnasium
 
-    from fastrl.envs.rebuild import name_of, whole_spec
+    from fastrl.envs.edited import whole_spec
+    from fastrl.envs.rebuild import name_of
 
     of_gymnasium = isinstance(env, gymnasium.Env | gymnasium.vector.VectorEnv)
     facts: dict[str, Any] = {"env_id": id_of(env) or name_of(env)}
     if of_gymnasium or callable(env):
         facts["backend"] = "gymnasium"
+    elif (backend := getattr(env, "backend", "")) in ("envpool", "gymnasium"):
+        facts["backend"] = backend
     if (num_envs := getattr(env, "num_envs", None)) is not None:
         return {**facts, "num_envs": num_envs}
     if isinstance(env, gymnasium.Env):  # without a spec there can be no second one

@@ -75,7 +75,7 @@ class PackedRow(spaces.Box):
         self.pixels_shape: tuple[int, ...] = ()
         self.channel_axis = 0
         for shape in map(list, shapes):
-            self.channel_axis = channel_axis(shape)
+            self.channel_axis = channel_axis(parts[self._images[0]])
             shape[self.channel_axis] *= len(self._images)
             self.pixels_shape = tuple(shape)
         self.values_at = math.prod(self.pixels_shape) if self._images else 0

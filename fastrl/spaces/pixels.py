@@ -24,10 +24,20 @@ class ImageBox(spaces.Box):
         shape: Sequence[int] | None = None,
         dtype: Any = np.uint8,
         is_scaled: bool = True,
+        channel_axis: int | None = None,
     ) -> None:
-        """Takes the arguments of a Box, and whether networks get images divided by `brightest`."""
+        """Takes the arguments of a Box, and more.
+
+        Args:
+            low: as of a Box.
+            high: as of a Box.
+            shape: as of a Box.
+            dtype: as of a Box.
+            is_scaled: whether networks get images divided by `brightest`.
+            channel_axis: 0 or 2, if it is known; None: as the shape suggests.
+        """
         super().__init__(low, high, shape, dtype)
-        self.is_scaled = is_scaled
+        self.is_scaled, self.channel_axis = is_scaled, channel_axis
 
 
 def is_pixels(space: Space) -> bool:
@@ -40,7 +50,7 @@ def is_pixels(space: Space) -> bool:
     if not _may_be_pixels(space):
         return False
     assert isinstance(space, spaces.Box)
-    height, width = _height_and_width(space.shape)
+    height, width = _height_and_width(space)
     is_large = min(height, width) >= _SMALLEST_SIDE
     return is_large and bool((space.low == 0).all() and (space.high == 255).all())
 
@@ -63,22 +73,26 @@ def of_kind(space: Space, kind: ObsKind, is_scaled: bool = True) -> Space:
     is_image |= kind == "auto" and is_pixels(space)
     if not is_bytes and not is_image:
         return space
+    axis = getattr(space, "channel_axis", None)
     if is_bytes and is_image:
         is_so = kind == "auto" and is_scaled
-        return space if is_so else ImageBox(space.low, space.high, is_scaled=is_scaled)
+        return space if is_so else ImageBox(space.low, space.high, None, np.uint8, is_scaled, axis)
     with np.errstate(over="ignore"):  # a bound beyond float32 becomes infinite
         low, high = space.low.astype(np.float32), space.high.astype(np.float32)
     if is_image:
-        return ImageBox(low, high, dtype=np.float32, is_scaled=False)
+        return ImageBox(low, high, None, np.float32, False, axis)
     return spaces.Box(low, high, dtype=np.float32)
 
 
-def channel_axis(shape: Sequence[int]) -> int:
-    """Returns the dimension of an image that holds its channels: 0 or 2.
+def channel_axis(space: Space) -> int:
+    """Returns the dimension of images that holds their channels: 0 or 2.
 
-    Two equal neighbouring dimensions are height and width; else the smallest one is the channels.
+    Where an `ImageBox` does not know it, two equal neighbouring dimensions are height and width;
+    else the smallest one is the channels.
     """
-    first, second, third = shape
+    if (known := getattr(space, "channel_axis", None)) is not None:
+        return known
+    first, second, third = with_channels(space.shape or ())
     if first == second or second == third:
         return 2 if first == second != third else 0
     return 2 if third < min(first, second) else 0
@@ -102,6 +116,6 @@ def _may_be_pixels(space: Space) -> bool:
     return is_bytes and len(space.shape or ()) in (2, 3)
 
 
-def _height_and_width(shape: Sequence[int]) -> tuple[int, int]:
-    first, second, third = with_channels(shape)
-    return (first, second) if channel_axis((first, second, third)) == 2 else (second, third)
+def _height_and_width(space: Space) -> tuple[int, int]:
+    first, second, third = with_channels(space.shape or ())
+    return (first, second) if channel_axis(space) == 2 else (second, third)

@@ -1,0 +1,28 @@
+"""Tells environments apart from those that are trained on, which no test may reset."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import gymnasium
+
+from fastrl.envs.vector import VectorEnv
+
+
+def share(env: Any, trained_on: Sequence[VectorEnv]) -> bool:
+    """Returns whether an environment, or a part of it, is trained on."""
+    kinds = gymnasium.Env | gymnasium.vector.VectorEnv
+    used = {id(part) for part in all_of(trained_on)}
+    return any(id(part) in used for part in all_of([env]) if isinstance(part, kinds))
+
+
+def all_of(envs: Sequence[Any]) -> Iterator[Any]:
+    """Yields environments and those that they consist of; what a single one holds is its own."""
+    for env in envs:
+        yield env
+        if not isinstance(env, gymnasium.Env) or isinstance(env, gymnasium.Wrapper):
+            own = getattr(env, "__dict__", {})
+            inner, several = own.get("env"), own.get("envs")
+            yield from all_of([inner] if inner is not None else [])
+            yield from all_of(several if isinstance(several, list | tuple) else [])
