@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import shutil
 
 import pytest
 
@@ -94,6 +96,21 @@ def test_a_sweep_is_started_from_the_form(desk):
     assert progress.job.command == "sweep"
     assert progress.job.words[:3] == ("ppo", "--env-id", "CartPole-v1")
     assert progress.job.words[-2:] == ("--minutes", "5")
+
+
+def test_a_sweep_without_an_address_is_counted_and_hides_no_others(desk):
+    make_sweep(desk, command="\ud800", env_id="\ud800")
+    named = desk.log_dir / "sweeps" / os.fsdecode(b"latin\xe9")
+    shutil.copytree(desk.log_dir / "sweeps" / NAME, named)
+
+    async def story(user):
+        await user.open("/sweeps")
+        await user.should_see(f"ppo on \ud800, {NAME}", retries=80)
+        await user.should_see("1 sweep is left out")
+        await user.should_see("sweeps/latin\\udce9")
+        assert (await user.http_client.get(f"/sweep/sweeps/{NAME}")).status_code == 200
+
+    play(desk, story)
 
 
 def test_words_of_a_sweep_are_text_and_damaged_ones_are_told(desk):
