@@ -155,8 +155,8 @@ class Desk:
         for settings in draft.settings_of_runs():
             seed = f", seed {settings['seed']}" if "seed" in settings else ""
             title = f"{draft.algo} on {settings.get('env_id', task)}{seed}"
-            words = () if draft.preset == "auto" else ("--preset", draft.preset)
             settings = {**settings, "log_dir": str(self.log_dir)}
+            words = tuple(draft.source_words())
             jobs.append(self.submit(draft.algo, words, title, settings=settings))
         return jobs
 

@@ -82,6 +82,25 @@ def test_the_best_is_queued_with_five_seeds(desk):
     assert seeds == [f"seed: {seed}" for seed in (1, 2, 3, 4, 5)]
 
 
+@pytest.mark.parametrize("in_file", [False, True])
+def test_the_best_of_a_class_of_ones_own_is_queued_as_that_class(desk, tmp_path, in_file):
+    file = tmp_path / "own.yaml"
+    file.write_text("agent: my_ppo:PenaltyPPO\n")
+    flags = ("--config", str(file)) if in_file else ("--agent", "my_ppo:PenaltyPPO")
+    address = make_sweep(desk, flags=flags)
+    desk.queue.at_once = 0
+
+    async def story(user):
+        await user.open(f"/sweep/{address}")
+        await user.should_see("best: trial 1", retries=80)
+        user.find("Train the best with 5 seeds").click()
+        await until(lambda: len(desk.jobs.all()) == 5)
+
+    play(desk, story)
+    for progress in desk.jobs.all():
+        assert progress.job.words[-2:] == ("--agent", "my_ppo:PenaltyPPO")
+
+
 def test_a_sweep_is_started_from_the_form(desk):
     desk.queue.at_once = 0
 

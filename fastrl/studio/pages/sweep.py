@@ -14,6 +14,7 @@ from fastrl.runs.owner import stop
 from fastrl.studio.addresses import address_of, page_of_run
 from fastrl.studio.desk import ALGORITHMS, Desk
 from fastrl.studio.differences import in_words
+from fastrl.studio.drafts import agent_in
 from fastrl.studio.frame import frame, progress_bar, told
 from fastrl.studio.pages.run_state import clock
 from fastrl.studio.sweep_charts import (
@@ -173,10 +174,12 @@ class _SweepPage:
                 raise ValueError("no trial is complete yet")
             settings = read_config(found.preset_file)
             algo = settings.pop("algo", found.asked.algo)
+            agent = agent_in(algo, found.asked.flags)
+            words = ("--agent", agent) if agent else ()
             for seed in _SEEDS:
                 own = {"seed": seed, "log_dir": str(self._desk.log_dir), "exp_name": "best"}
                 title = f"best of {found.folder.name}, seed {seed}"
-                self._desk.submit(algo, (), title, settings={**settings, **own})
+                self._desk.submit(algo, words, title, settings={**settings, **own})
 
         await told(lambda: asyncio.to_thread(submit), f"{len(_SEEDS)} runs are in the queue")
 
