@@ -91,7 +91,7 @@ def read_process(folder: Path) -> Process | None:
         values = json.loads(read_plain(folder / PROCESS_NAME, _MOST_BYTES))
     except FileNotFoundError:
         return None
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise ValueError(f"{PROCESS_NAME} is damaged: {error}") from error
     kinds = {"pid": int, "host": str, "boot": str, "start_ticks": int, "started": float}
     if not isinstance(values, dict) or {x: type(y) for x, y in values.items()} != kinds:
