@@ -33,7 +33,7 @@ from typing import Any, Literal
 from fastrl.config.trust import is_signed, sign_text
 from fastrl.runs.folder import check_replaceable, replaced_file, write_config
 from fastrl.runs.owner import PROCESS_NAME, Process, process_of, read_process
-from fastrl.runs.plain_files import open_plain, read_plain
+from fastrl.runs.plain_files import open_plain, read_facts, read_plain
 from fastrl.studio.addresses import plain_folder
 
 STUDIO_NAME = ".studio"
@@ -300,16 +300,11 @@ def _write(path: Path, facts: dict[str, Any]) -> None:
 def _load(path: Path) -> Any:
     """Returns what a file of facts holds; None if it is one that is written later."""
     try:
-        facts = json.loads(read_plain(path, _MOST_FACTS))
+        return read_facts(path, _MOST_FACTS)
     except FileNotFoundError:
         if path.name == "job.json":
             raise
         return None
-    except RecursionError as error:
-        raise ValueError(f"{path.name} is nested too deeply") from error
-    if not isinstance(facts, dict):
-        raise ValueError(f"{path.name} is not a mapping")
-    return facts
 
 
 def _is_text(value: Any) -> bool:

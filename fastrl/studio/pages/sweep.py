@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import os
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +13,7 @@ from nicegui import ui  # pyright: ignore[reportMissingImports]
 from fastrl.processes.errors import one_line
 from fastrl.runs.folder import read_config
 from fastrl.runs.owner import stop
-from fastrl.studio.addresses import address_of, page_of_run
+from fastrl.studio.addresses import address_of, is_address, page_of_run
 from fastrl.studio.desk import ALGORITHMS, Desk
 from fastrl.studio.differences import in_words
 from fastrl.studio.drafts import agent_in
@@ -158,12 +160,15 @@ class _SweepPage:
         """Links the runs of the best trial."""
         self._links.clear()
         best = found.best
+        if best is None:
+            return
         with self._links:
-            for one in best.runs if best else ():
-                folder = best.folder / one.folder if best and one.folder else None
-                if folder is not None and folder.resolve().is_relative_to(self._desk.log_dir):
-                    address = address_of(self._desk.log_dir, folder.resolve())
-                    ui.link(f"run of the best, seed {one.seed}", page_of_run(address))
+            for one in best.runs:
+                with contextlib.suppress(ValueError, OSError):  # it leads out of the log folder
+                    folder = Path(os.path.realpath(best.folder / one.folder))
+                    address = address_of(self._desk.log_dir, folder)
+                    if one.folder and is_address(address):
+                        ui.link(f"run of the best, seed {one.seed}", page_of_run(address))
 
     async def _train_best(self) -> None:
         found = self._found
@@ -198,5 +203,7 @@ def _mean_in_words(result: dict[str, Any]) -> str:
     if not isinstance(mean, int | float):
         return "not known yet"
     if not isinstance(interval, list | tuple) or len(interval) != 2:
+        return f"mean {mean:.1f}"
+    if not all(isinstance(x, int | float) for x in interval):
         return f"mean {mean:.1f}"
     return f"mean {mean:.1f}, 95 % interval {interval[0]:.1f} to {interval[1]:.1f}"
