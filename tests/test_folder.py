@@ -146,6 +146,7 @@ def test_a_number_written_with_an_exponent_is_a_number(tmp_path, text):
         ("a: &x [1]\nb: [*x, *x]", "may not have aliases such as [*]x"),
         ("a: &x {y: 1}\nb: {<<: [*x, *x]}", "may not have aliases such as [*]x"),
         ("&x [*x]", "may not have aliases such as [*]x"),
+        (f"seed: 0x{'f' * 5000}", "a value is wrong: .*4300 digits"),
         ("a: 1\n'a': 2", "'a' is set twice"),
         ("a: {b: 1, b: 2}", "'b' is set twice"),
         ("a: !!bool x", "a value is wrong"),

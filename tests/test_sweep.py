@@ -120,6 +120,16 @@ def test_a_search_finds_what_beats_the_defaults_and_confirms_it(tmp_path, capsys
     assert "fresh seeds" in said
 
 
+@pytest.mark.usefixtures("has_optuna")
+def test_a_search_with_a_class_of_ones_own_says_how_to_train_that_class(tmp_path, capsys):
+    flags = ("--trials", "3", "--confirm", "0", "--agent", "my_ppo:PenaltyPPO")
+    assert main(small(*SEARCH, *flags, log_dir=tmp_path)) == 0
+    file = sweep_of(tmp_path).folder / "best.yaml"
+    assert "--agent my_ppo:PenaltyPPO" in file.read_text()
+    line = f"train with it: python -m fastrl.ppo --agent my_ppo:PenaltyPPO --preset {file}"
+    assert line in capsys.readouterr().out.splitlines()
+
+
 @pytest.mark.slow
 @pytest.mark.usefixtures("has_optuna")
 def test_leading_trials_get_all_seeds(tmp_path):

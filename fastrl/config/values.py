@@ -69,6 +69,16 @@ ConfigLoader.add_constructor(
 ConfigDumper.add_representer(tuple, lambda dumper, value: dumper.represent_sequence(_TUPLE, value))
 
 
+def _whole_number(loader: ConfigLoader, node: Any) -> int:
+    """Returns a whole number; raises ValueError if Python would refuse to write it in decimals."""
+    number = loader.construct_yaml_int(node)
+    str(number)  # 0xfff... may have thousands of digits: no message could show it
+    return number
+
+
+ConfigLoader.add_constructor("tag:yaml.org,2002:int", _whole_number)
+
+
 def read_yaml(text: str) -> Any:
     """Parses a text as YAML of plain values: `1e-3` is a number, `[1, a]` a list.
 

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from fastrl.runs.folder import owned, replaced_file
-from fastrl.runs.plain_files import read_plain
+from fastrl.runs.plain_files import read_facts
 
 PROCESS_NAME = "process.json"
 
@@ -88,13 +88,13 @@ def read_process(folder: Path) -> Process | None:
         OSError: it cannot be read.
     """
     try:
-        values = json.loads(read_plain(folder / PROCESS_NAME, _MOST_BYTES))
+        values = read_facts(folder / PROCESS_NAME, _MOST_BYTES)
     except FileNotFoundError:
         return None
     except ValueError as error:
         raise ValueError(f"{PROCESS_NAME} is damaged: {error}") from error
     kinds = {"pid": int, "host": str, "boot": str, "start_ticks": int, "started": float}
-    if not isinstance(values, dict) or {x: type(y) for x, y in values.items()} != kinds:
+    if {x: type(y) for x, y in values.items()} != kinds:
         raise ValueError(f"{PROCESS_NAME} is damaged: it does not name a process")
     return Process(**values)
 

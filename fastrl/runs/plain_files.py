@@ -5,6 +5,7 @@ Imports no torch.
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import stat
@@ -15,6 +16,7 @@ from typing import Any
 from fastrl.config.values import read_yaml
 
 _MOST_CONFIG = 100_000  # bytes
+_MOST_DIGITS = 300  # of a whole number: a float goes up to 1e308
 _SETTING = re.compile(r"([A-Za-z_]\w*):(?: |$)")
 _OPEN = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC  # a pipe would wait for ever
 
@@ -51,6 +53,28 @@ def read_plain(path: Path, most_bytes: int) -> bytes:
         if status.st_size > most_bytes:
             raise ValueError(f"{path.name} has {status.st_size:,} bytes, more than {most_bytes:,}")
         return file.read(most_bytes)
+
+
+def read_facts(path: Path, most_bytes: int) -> dict[str, Any]:
+    """Returns the mapping that a JSON file holds.
+
+    Whole numbers of more than 300 digits are infinite floats; all others fit into a float.
+
+    Raises:
+        ValueError: as `read_plain`; it is no mapping in JSON, or cannot be read as one.
+        OSError: as `open_plain`.
+    """
+    try:
+        facts = json.loads(read_plain(path, most_bytes), parse_int=_whole)
+    except RecursionError as error:
+        raise ValueError(f"{path.name} is nested too deeply") from error
+    if not isinstance(facts, dict):
+        raise ValueError(f"{path.name} is not a mapping")
+    return facts
+
+
+def _whole(digits: str) -> int | float:
+    return int(digits) if len(digits) <= _MOST_DIGITS else float(digits)
 
 
 def read_settings(path: Path) -> dict[str, Any]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import math
 import re
 import stat
@@ -23,7 +22,7 @@ from fastrl.runs.metrics_table import (
     MetricsTable,
 )
 from fastrl.runs.owner import PROCESS_NAME, Process, is_owned, read_process
-from fastrl.runs.plain_files import read_plain, read_settings
+from fastrl.runs.plain_files import read_facts, read_settings
 from fastrl.runs.run import Run, SavedFile, State
 
 LISTED_METRICS = (TRAIN_RETURN, TEST_RETURN, STEPS_PER_SECOND, WALL_SECONDS)
@@ -49,7 +48,9 @@ def read_run(path: Path, table: MetricsTable) -> Run:
     """
     reader = _Reader(path)
     config = reader.read(lambda: read_settings(path / CONFIG_NAME), CONFIG_NAME) or {}
-    summary = reader.read(lambda: _read_summary(path), SUMMARY_NAME, may_lack=True)
+    summary = reader.read(
+        lambda: read_facts(path / SUMMARY_NAME, _MOST_SUMMARY), SUMMARY_NAME, may_lack=True
+    )
     process = reader.read(lambda: read_process(path), PROCESS_NAME, may_lack=True)
     reader.read(table.update, METRICS_NAME, may_lack=True)
     if table.num_damaged:
@@ -182,13 +183,6 @@ def _is_heard_of(path: Path, process: Process, updated: float | None) -> tuple[b
     heard = max(process.started, updated or 0.0, _mtime(path / CHECKPOINTS_NAME) or 0.0)
     silent = time.time() - heard
     return silent < _SILENT_SECONDS, f"on {process.host}, last heard of {max(0, silent):.0f} s ago"
-
-
-def _read_summary(path: Path) -> dict[str, Any]:
-    summary = json.loads(read_plain(path / SUMMARY_NAME, _MOST_SUMMARY))
-    if not isinstance(summary, dict):
-        raise ValueError("it is not a mapping")
-    return summary
 
 
 def _total_env_steps(settings: dict[str, Any]) -> int | None:

@@ -6,9 +6,13 @@ only if it stays below the log folder: no `..`, no absolute path, no hidden name
 
 from __future__ import annotations
 
+import os
 import stat
+from collections.abc import Sequence
 from pathlib import Path
 from urllib.parse import quote
+
+from fastrl.processes.errors import one_line
 
 _MOST_CHARACTERS = 1000
 
@@ -16,6 +20,22 @@ _MOST_CHARACTERS = 1000
 def address_of(log_dir: Path, path: Path) -> str:
     """Returns the address of a file or folder below the log folder, with `/` between its parts."""
     return path.relative_to(log_dir).as_posix()
+
+
+def is_address(address: str) -> bool:
+    """Returns whether a text may be an address; the name of a folder may be bytes of any kind."""
+    parts = address.split("/")
+    is_plain = all(part and part[0] != "." and "\\" not in part for part in parts)
+    return is_plain and address.isprintable() and len(address) <= _MOST_CHARACTERS
+
+
+def left_out(what: str, addresses: Sequence[str]) -> str:
+    """Returns a line on what is not shown, since it can have no address; "" if there is none."""
+    if not addresses:
+        return ""
+    count = f"1 {what} is" if len(addresses) == 1 else f"{len(addresses):,} {what}s are"
+    first = one_line(ValueError(addresses[0]))  # which writes what cannot be printed as escapes
+    return f"{count} left out, as a page cannot have such a name in its address: {first}"
 
 
 def path_of(log_dir: Path, address: str) -> Path:
@@ -28,12 +48,10 @@ def path_of(log_dir: Path, address: str) -> Path:
     Raises:
         ValueError: the address leaves the log folder, goes through a link, or leads nowhere.
     """
-    parts = address.split("/")
-    is_plain = all(part and part[0] != "." and "\\" not in part for part in parts)
-    if not is_plain or not address.isprintable() or len(address) > _MOST_CHARACTERS:
+    if not is_address(address):
         raise ValueError("this is not the address of anything in the log folder")
     path = log_dir
-    for part in parts:
+    for part in address.split("/"):
         path = path / part
         try:
             mode = path.lstat().st_mode
@@ -67,4 +85,4 @@ def page_of_run(address: str) -> str:
 
 def url_of_file(address: str) -> str:
     """Returns the URL of a file below the log folder, to show or to download."""
-    return f"/files/{quote(address)}"
+    return f"/files/{quote(os.fsencode(address))}"  # its last part is any file name

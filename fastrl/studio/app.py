@@ -8,16 +8,19 @@ import os
 import secrets
 import socket
 import sys
+from typing import Any
 
-from nicegui import app, ui  # pyright: ignore[reportMissingImports]
+from nicegui import app, json, ui  # pyright: ignore[reportMissingImports]
 
 from fastrl.runs.folder import expanded
 from fastrl.studio import files, frame
 from fastrl.studio.desk import Desk
+from fastrl.studio.encoding import encodable
 from fastrl.studio.guard import Guard, is_loopback
 from fastrl.studio.pages import compare, new_run, run, runs, sweeps
 
 PAGES = (runs, new_run, run, sweeps, compare)
+_strict_dumps = json.dumps
 
 
 def build(desk: Desk, host: str = "127.0.0.1", token: str = "") -> None:
@@ -28,6 +31,7 @@ def build(desk: Desk, host: str = "127.0.0.1", token: str = "") -> None:
         host: address that the application will be served at.
         token: what the browser must know; empty if nothing is asked for.
     """
+    json.dumps = _dumps
     ui.add_css(frame.STYLE, shared=True)
     app.colors(primary=frame.BLUE)
     for page in PAGES:
@@ -36,6 +40,18 @@ def build(desk: Desk, host: str = "127.0.0.1", token: str = "") -> None:
     app.on_startup(desk.open)
     app.on_shutdown(desk.close)
     app.add_middleware(Guard, host=host, token=token)
+
+
+def _dumps(value: Any, *args: Any, **more: Any) -> str:
+    """Returns what NiceGUI's `json.dumps` does, and refuses no text and no number.
+
+    All that is handed to a browser goes through it, so nothing that a folder says takes down the
+    page on which it is shown.
+    """
+    try:
+        return _strict_dumps(value, *args, **more)
+    except TypeError:
+        return _strict_dumps(encodable(value), *args, **more)
 
 
 def serve(arguments: argparse.Namespace) -> int:

@@ -78,19 +78,20 @@ class Curve:
     def _clear(self) -> None:
         self.points: list[Point] = []
         self._num_rows, self._stride = 0, 1
-        self._sum, self._count = 0.0, 0  # of the rows that wait to become a point
+        self._part, self._count = 0.0, 0  # of the point that the rows which wait will become
 
     def _add(self, x: float, y: float) -> bool:
         """Adds a row; returns whether earlier points changed."""
-        self._sum, self._count = self._sum + y, self._count + 1
+        # Divided first: a sum of numbers such as 1e308 is infinite, their mean is not.
+        self._part, self._count = self._part + y / self._stride, self._count + 1
         if self._count < self._stride:
             return False
-        self.points.append([x, self._sum / self._count])
-        self._sum, self._count = 0.0, 0
+        self.points.append([x, self._part])
+        self._part, self._count = 0.0, 0
         if len(self.points) <= self._most:
             return False
         if len(self.points) % 2:  # the last one has no other to join
-            self._sum, self._count = self.points.pop()[1] * self._stride, self._stride
+            self._part, self._count = self.points.pop()[1] / 2, self._stride
         self._stride *= 2
         pairs = zip(self.points[::2], self.points[1::2], strict=True)
         self.points = [_mean([a, b]) for a, b in pairs]
@@ -99,7 +100,7 @@ class Curve:
 
 def _mean(points: list[Point]) -> Point:
     """Returns the point at the last x, with the mean of y: curves end where the run is."""
-    return [points[-1][0], math.fsum(y for _, y in points) / len(points)]
+    return [points[-1][0], math.fsum(y / len(points) for _, y in points)]
 
 
 def thinned(xs: Sequence[float], ys: Sequence[float], most: int = MOST_POINTS) -> list[Point]:

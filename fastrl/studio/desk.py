@@ -15,7 +15,7 @@ from fastrl.runs.folder import CONFIG_NAME, LABELS, RunFolder
 from fastrl.runs.listing import find_runs
 from fastrl.runs.plain_files import read_settings
 from fastrl.runs.run import Run
-from fastrl.studio.addresses import path_of
+from fastrl.studio.addresses import address_of, is_address, path_of
 from fastrl.studio.drafts import Draft
 from fastrl.studio.jobs import Job, JobFolder, Progress
 from fastrl.studio.queue import Queue
@@ -45,6 +45,8 @@ class Desk:
         self._looking = threading.Lock()
         self._runs: list[Run] = []
         self._rows: dict[str, tuple[Run, Row]] = {}
+        self.left_out: list[str] = []
+        """What would be the addresses of the runs that have none."""
         self._look_again = 0.0
         self._has_looked = False
         self.tensorboard = TensorBoard(self.log_dir)
@@ -73,15 +75,23 @@ class Desk:
             return self._runs
 
     def rows(self) -> list[Row]:
-        """Returns the rows of all runs, newest first; a run that is as it was has the same row."""
+        """Returns the rows of all runs, newest first; a run that is as it was has the same row.
+
+        Those without an address (see `addresses.is_address`) are in `left_out` instead.
+        """
         runs, known = self.runs(), self._rows
         rows: dict[str, tuple[Run, Row]] = {}
+        left_out: list[str] = []
         for run in runs:
+            address = address_of(self.log_dir, run.path)
+            if not is_address(address):
+                left_out.append(address)
+                continue
             before = known.get(str(run.path))
             if before is None or before[0] is not run:
                 before = (run, row_of(run, self.log_dir))
             rows[str(run.path)] = before
-        self._rows = rows
+        self._rows, self.left_out = rows, left_out
         return [row for _, row in rows.values()]
 
     @property
@@ -145,8 +155,8 @@ class Desk:
         for settings in draft.settings_of_runs():
             seed = f", seed {settings['seed']}" if "seed" in settings else ""
             title = f"{draft.algo} on {settings.get('env_id', task)}{seed}"
-            words = () if draft.preset == "auto" else ("--preset", draft.preset)
             settings = {**settings, "log_dir": str(self.log_dir)}
+            words = tuple(draft.source_words())
             jobs.append(self.submit(draft.algo, words, title, settings=settings))
         return jobs
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import shlex
 import threading
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -13,8 +13,9 @@ import yaml
 
 from fastrl.cli import parse
 from fastrl.config.describing import config_class_of
-from fastrl.config.flags import flag_of
+from fastrl.config.flags import flag_of, read_flags
 from fastrl.config.values import ConfigDumper, read_value
+from fastrl.presets.layers import read_layers
 from fastrl.processes.errors import one_line
 
 _MOST_SEEDS = 100
@@ -36,17 +37,24 @@ class Draft:
     """A run for each; empty: one run, with the seed of the settings."""
     log_dir: str = ""
     """Log folder, for the command line; empty for the default one."""
+    agent: str = ""
+    """Class that trains in place of the algorithm's own, as module:Class."""
 
     def settings_of_runs(self) -> list[dict[str, Any]]:
         """Returns the settings of each run that it stands for."""
         return [{**self.settings, "seed": seed} for seed in self.seeds] or [dict(self.settings)]
+
+    def source_words(self) -> list[str]:
+        """Returns the flags that are not settings."""
+        words = [] if self.preset == "auto" else ["--preset", self.preset]
+        return [*words, *(flag_words("agent", self.agent) if self.agent else [])]
 
     def words(self) -> list[str]:
         """Returns the flags that it stands for, without those of seeds if there are several."""
         settings = self.settings_of_runs()[0]
         if len(self.seeds) > 1:
             del settings["seed"]
-        words = [] if self.preset == "auto" else ["--preset", self.preset]
+        words = self.source_words()
         for name, value in settings.items():
             words += flag_words(name, value)
         return words
@@ -65,7 +73,8 @@ class Draft:
         settings = self.settings_of_runs()[0]
         if len(self.seeds) > 1:
             del settings["seed"]
-        plain = {"algo": self.algo, **_plain(settings)}
+        agent = {"agent": self.agent} if self.agent else {}
+        plain = {"algo": self.algo, **agent, **_plain(settings)}
         return yaml.dump(plain, Dumper=ConfigDumper, sort_keys=False, allow_unicode=True)
 
 
@@ -152,6 +161,18 @@ def flag_words(name: str, value: Any) -> list[str]:
         return [flag_of(name), *map(str, value)]
     text = str(value)
     return [f"{flag_of(name)}={text}"] if text.startswith("-") else [flag_of(name), text]
+
+
+def agent_in(algo: str, words: Sequence[str]) -> str:
+    """Returns the class that a command line trains, as module:Class; "" for the algorithm's own.
+
+    Raises:
+        ValueError: a mistake in the words, or in a file of settings that they name.
+        OSError: such a file cannot be read.
+    """
+    with _parsing:
+        source, _ = read_flags(config_class_of(algo), words)
+    return source.get("agent") or read_layers(source.get("config", ()), algo, trust=True).agent
 
 
 def faults_of(draft: Draft) -> Faults:

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from fastrl.runs.plain_files import read_plain
+from fastrl.runs.plain_files import read_facts
 from fastrl.runs.run import Run
 
 _MOST_BYTES = 4 * 2**20  # of the file beside a film
@@ -57,9 +56,8 @@ def read_actions(film: Film) -> dict[str, Any] | None:
         texts alone.
     """
     try:
-        facts = json.loads(read_plain(film.path.with_suffix(".json"), _MOST_BYTES))
-        return _checked(facts)
-    except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError):
+        return _checked(read_facts(film.path.with_suffix(".json"), _MOST_BYTES))
+    except (OSError, ValueError, TypeError, KeyError, AttributeError):
         return None
 
 
@@ -89,7 +87,7 @@ def _dimension(facts: Any) -> dict[str, Any]:
     name = str(facts["name"])[:_MOST_CHARACTERS]
     if "choices" in facts:
         choices = [str(choice)[:_MOST_CHARACTERS] for choice in facts["choices"]]
-        return {"name": name, "first": int(facts["first"]), "choices": choices}
+        return {"name": name, "first": int(_number(facts["first"])), "choices": choices}
     bounds = {x: None if facts[x] is None else _number(facts[x]) for x in ("low", "high")}
     return {"name": name, **bounds}
 

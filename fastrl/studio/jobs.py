@@ -31,9 +31,9 @@ from pathlib import Path
 from typing import Any, Literal
 
 from fastrl.config.trust import is_signed, sign_text
-from fastrl.runs.folder import replaced_file, write_config
+from fastrl.runs.folder import check_replaceable, replaced_file, write_config
 from fastrl.runs.owner import PROCESS_NAME, Process, process_of, read_process
-from fastrl.runs.plain_files import open_plain, read_plain
+from fastrl.runs.plain_files import open_plain, read_facts, read_plain
 from fastrl.studio.addresses import plain_folder
 
 STUDIO_NAME = ".studio"
@@ -98,7 +98,7 @@ class JobFolder:
     log_dir: Path
     _ended: dict[str, Progress] = field(default_factory=dict)  # these change no more
     _run_of: dict[str, str] = field(default_factory=dict)
-    _own: dict[str, bool] = field(default_factory=dict)  # by the id of a job: is it this user's
+    _own: set[str] = field(default_factory=set)  # what was signed, or given to this process
 
     @property
     def path(self) -> Path:
@@ -128,9 +128,9 @@ class JobFolder:
             write_config(folder / SETTINGS_NAME, settings)
             words = ("--config", str(folder / SETTINGS_NAME), *words)
         job = Job(name, command, words, title, run)
-        signature = sign_text(self._signed_text(job))
-        _write(folder / "job.json", {**dataclasses.asdict(job), "signature": signature})
-        self._own[name] = True
+        text = self._signed_text(job)
+        _write(folder / "job.json", {**dataclasses.asdict(job), "signature": sign_text(text)})
+        self._own.add(text)
         return job
 
     def start(self, job: Job) -> subprocess.Popen[bytes]:
@@ -143,6 +143,7 @@ class JobFolder:
         folder = self.path / job.id
         if not self._is_own(job, _load(folder / "job.json").get("signature")):
             raise ValueError("this job is not signed as yours")
+        check_replaceable(folder / OUTPUT_NAME)  # to open a pipe would wait for its other end
         # Whatever happens next, no later studio starts it again.
         _write(folder / "started.json", {})
         environment = {x: y for x, y in os.environ.items() if not x.startswith("NICEGUI_")}
@@ -155,8 +156,13 @@ class JobFolder:
                 start_new_session=True,
                 env={**environment, "PYTHONUNBUFFERED": "1"},
             )
-        if (known := process_of(process.pid)) is not None:
-            _write(folder / PROCESS_NAME, dataclasses.asdict(known))
+        try:
+            if (known := process_of(process.pid)) is not None:
+                _write(folder / PROCESS_NAME, dataclasses.asdict(known))
+        except BaseException:  # nobody could stop it
+            process.kill()
+            process.wait()
+            raise
         return process
 
     def end(self, job: Job, status: int | None) -> None:
@@ -170,12 +176,15 @@ class JobFolder:
         self.end(job, 2)
 
     def all(self) -> list[Progress]:
-        """Returns all jobs in the order in which they were given; damaged folders are left out."""
+        """Returns all jobs in the order in which they were given; damaged folders are left out.
+
+        There are none where their folder is none, or cannot be read.
+        """
         if any(folder.is_symlink() for folder in (self.path, self.path.parent)):
             return []
         try:
             names = sorted(os.listdir(self.path))
-        except FileNotFoundError:
+        except OSError:
             return []
         found = (self._ended.get(name) or self._read(name) for name in names)
         return [progress for progress in found if progress is not None]
@@ -214,11 +223,13 @@ class JobFolder:
                 return None
             ended, started = _load(folder / "ended.json"), _load(folder / "started.json")
             process = read_process(folder)
+            status = None if ended is None else ended.get("status")
+            if not isinstance(status, int | None):
+                return None
         except (OSError, ValueError, TypeError, KeyError):
             return None
         run = job.run or self._run_named_in(name)
         if ended is not None:
-            status = ended.get("status")
             progress = Progress(job, _state_of(status), status=status, run=run)
             self._ended[name] = progress
         elif started is not None:
@@ -227,19 +238,30 @@ class JobFolder:
             else:
                 progress = Progress(job, "gone", run=run)
         else:
-            if name not in self._own:
-                self._own[name] = self._is_own(job, signature)
-            progress = Progress(job, "waiting" if self._own[name] else "refused", run=run)
+            is_own = self._is_own(job, signature)
+            progress = Progress(job, "waiting" if is_own else "refused", run=run)
         return progress
 
     def _is_own(self, job: Job, signature: Any) -> bool:
-        return self._own.get(job.id, False) or is_signed(self._signed_text(job), signature)
+        """Returns whether a job is this user's, by what its folder says now."""
+        try:
+            text = self._signed_text(job)
+        except (OSError, ValueError):
+            return False
+        if text not in self._own and is_signed(text, signature):
+            self._own.add(text)
+        return text in self._own
 
     def _signed_text(self, job: Job) -> str:
-        """Returns all that a job says, with its settings and the folder that it is for."""
+        """Returns all that a job says, with its settings and the folder that it is for.
+
+        Raises:
+            ValueError: there is something else than a file of settings, or one that is too long.
+            OSError: it cannot be read.
+        """
         try:
             settings = read_plain(self.path / job.id / SETTINGS_NAME, _MOST_FACTS)
-        except (OSError, ValueError):
+        except FileNotFoundError:
             settings = b""
         digest = hashlib.sha256(settings).hexdigest()
         return json.dumps([str(self.log_dir), dataclasses.asdict(job), digest], sort_keys=True)
@@ -278,14 +300,11 @@ def _write(path: Path, facts: dict[str, Any]) -> None:
 def _load(path: Path) -> Any:
     """Returns what a file of facts holds; None if it is one that is written later."""
     try:
-        facts = json.loads(read_plain(path, _MOST_FACTS))
+        return read_facts(path, _MOST_FACTS)
     except FileNotFoundError:
         if path.name == "job.json":
             raise
         return None
-    if not isinstance(facts, dict):
-        raise ValueError(f"{path.name} is not a mapping")
-    return facts
 
 
 def _is_text(value: Any) -> bool:

@@ -84,9 +84,15 @@ class Queue:
 
     def _tick(self) -> None:
         for job, process in list(self._mine.values()):
-            if (status := process.poll()) is not None:
+            if (status := process.poll()) is None:
+                continue
+            try:
                 self._jobs.end(job, status)
-                del self._mine[job.id]
+            except (FileNotFoundError, NotADirectoryError):  # its folder is gone, and it with it
+                pass
+            except (OSError, ValueError):  # the disk is full, say: again later
+                continue
+            del self._mine[job.id]
         if not self._owns():
             return
         progresses = self._jobs.all()
@@ -96,15 +102,20 @@ class Queue:
             if waiting:
                 num_running = sum(x.state == "running" for x in lane)
                 free = self.at_once - num_running - (0 if is_short else self._num_others())
-                for progress in waiting[: max(0, free)]:
-                    self._start(progress)
+                for progress in waiting:
+                    if free > 0:
+                        free -= self._start(progress)
 
-    def _start(self, progress: Progress) -> None:
+    def _start(self, progress: Progress) -> bool:
+        """Starts a job; returns whether it was. It holds up no other, whatever its folder is."""
         job = progress.job
         try:
             self._mine[job.id] = (job, self._jobs.start(job))
+            return True
         except (OSError, ValueError) as error:
-            self._jobs.fail(job, f"error: it could not be started: {error}")
+            with contextlib.suppress(OSError, ValueError):  # the disk is full, say: again later
+                self._jobs.fail(job, f"error: it could not be started: {error}")
+        return False
 
     def _owns(self) -> bool:
         """Returns whether this studio is the one that starts the jobs of the log folder."""
@@ -125,7 +136,7 @@ class Queue:
 
     def _work(self) -> None:
         while not self._is_closed:
-            with contextlib.suppress(OSError, ValueError):  # the disk is full, say: again later
+            with contextlib.suppress(OSError, ValueError):  # the log folder is away, say
                 self.tick()
             self._wake.wait(_TICK_SECONDS)
             self._wake.clear()

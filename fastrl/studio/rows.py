@@ -9,6 +9,7 @@ from typing import Any
 
 from fastrl.runs.run import Run
 from fastrl.studio.addresses import address_of
+from fastrl.studio.encoding import encodable
 
 Row = dict[str, Any]
 
@@ -33,7 +34,7 @@ class Changes:
 def row_of(run: Run, log_dir: Path) -> Row:
     """Returns the row of a run. Its keys are fixed; names that anybody may choose are values."""
     shown_return = run.train_return if run.state == "running" else run.test_return
-    return {
+    row = {
         "address": address_of(log_dir, run.path),
         "state": run.state,
         "detail": run.detail,
@@ -50,6 +51,7 @@ def row_of(run: Run, log_dir: Path) -> Row:
         "left": run.seconds_left,
         "started": run.started,
     }
+    return encodable(row)
 
 
 def is_trial(row: Row) -> bool:

@@ -52,7 +52,7 @@ def read_saved(log_dir: Path, name: str) -> str:
 
 
 def read_layered(log_dir: Path, name: str, algo: str) -> dict[str, Any]:
-    """Returns what a settings file and those in its `defaults` set, and its `algo`.
+    """Returns what a settings file and those in its `defaults` set, its `algo`, and its `agent`.
 
     Args:
         log_dir: the log folder.
@@ -67,7 +67,8 @@ def read_layered(log_dir: Path, name: str, algo: str) -> dict[str, Any]:
     if algo not in ALGORITHMS:
         raise ValueError(f"{name}: algo must be one of {', '.join(ALGORITHMS)}, not {algo!r}")
     path = path_of(log_dir, f"{SETTINGS_FOLDER}/{name}{_SUFFIX}")
-    return {**read_layers([str(path)], algo).settings, "algo": algo}
+    layers = read_layers([str(path)], algo)
+    return {**layers.settings, "algo": algo} | ({"agent": layers.agent} if layers.agent else {})
 
 
 def save(log_dir: Path, name: str, text: str, replace: bool = False) -> Path:

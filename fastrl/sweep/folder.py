@@ -13,6 +13,7 @@ from typing import Any
 
 from fastrl.runs.folder import expanded, owned, replaced_file
 from fastrl.runs.owner import PROCESS_NAME, stop
+from fastrl.runs.plain_files import read_facts
 from fastrl.sweep.request import SWEEP_NAME, Asked
 
 STATUS_NAME = "status.json"
@@ -20,6 +21,7 @@ SUMMARY_NAME = "summary.json"
 BEST_NAME = "best.yaml"
 PHASES = ("search", "final", "confirmation", "grid", "finished", "stopped", "failed")
 _WRITE_SECONDS = 2.0
+_MOST_STATUS = 100_000  # bytes
 
 
 def sweeps_folder(log_dir: str | Path) -> Path:
@@ -82,8 +84,7 @@ def newest(log_dir: str | Path, algo: str | None, env_id: str | None) -> Path:
 def read_status(folder: Path) -> dict[str, Any]:
     """Returns `status.json`; {} if there is none yet, or it is damaged."""
     with contextlib.suppress(OSError, ValueError):
-        status = json.loads((folder / STATUS_NAME).read_text(encoding="utf-8"))
-        return status if isinstance(status, dict) else {}
+        return read_facts(folder / STATUS_NAME, _MOST_STATUS)
     return {}
 
 

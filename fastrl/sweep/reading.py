@@ -18,6 +18,7 @@ from typing import Any, Literal
 import numpy as np
 
 from fastrl.runs.owner import is_owned
+from fastrl.runs.plain_files import read_facts
 from fastrl.sweep.folder import BEST_NAME, SUMMARY_NAME, read_status, sweeps_folder
 from fastrl.sweep.request import SWEEP_NAME, Asked
 from fastrl.sweep.trial import Trial, load_trials
@@ -58,7 +59,8 @@ class Sweep:
     @property
     def best(self) -> Trial | None:
         """The best trial so far: the one that was chosen, once that is known."""
-        chosen = self.summary.get("best", {}).get("number")
+        best = self.summary.get("best")
+        chosen = best.get("number") if isinstance(best, dict) else None
         found = [trial for trial in self.trials if trial.number == chosen]
         return next(iter([*found, *self.ranked]), None)
 
@@ -101,7 +103,10 @@ def read_sweep(folder: str | Path) -> Sweep:
     elif phase in ("finished", "failed"):
         state = "finished" if phase == "finished" else "failed"
     trials, faults = load_trials(folder)
-    summary = _read_json(folder / SUMMARY_NAME)
+    summary: dict[str, Any] = {}
+    with contextlib.suppress(OSError, ValueError):
+        summary = read_facts(folder / SUMMARY_NAME, _MOST_BYTES)
+    confirmation = summary.get("confirmation")
     seconds = status.get("seconds")
     return Sweep(
         folder=folder,
@@ -111,7 +116,7 @@ def read_sweep(folder: str | Path) -> Sweep:
         seconds=float(seconds) if isinstance(seconds, int | float) else 0.0,
         error=str(status.get("error", "")),
         trials=tuple(trials),
-        confirmation=summary.get("confirmation") or {},
+        confirmation=confirmation if isinstance(confirmation, dict) else {},
         summary=summary,
         faults=tuple(faults),
     )
@@ -176,11 +181,3 @@ def _ranks(values: np.ndarray) -> np.ndarray:
     _, inverse, counts = np.unique(values, return_inverse=True, return_counts=True)
     ends = np.cumsum(counts)
     return (ends - (counts - 1) / 2)[inverse]
-
-
-def _read_json(path: Path) -> dict[str, Any]:
-    with contextlib.suppress(OSError, ValueError):
-        if not path.is_symlink() and path.stat().st_size <= _MOST_BYTES:
-            values = json.loads(path.read_text(encoding="utf-8"))
-            return values if isinstance(values, dict) else {}
-    return {}

@@ -245,7 +245,8 @@ class _Searching:
         self._clock.enter("finished")
         file = self._folder / BEST_NAME
         self._say(f"preset file: {file}")
-        self._say(f"train with it: python -m fastrl.{self._asked.algo} --preset {file}")
+        agent = f" --agent {self._base.agent}" if self._base.agent else ""
+        self._say(f"train with it: python -m fastrl.{self._asked.algo}{agent} --preset {file}")
         return summary
 
 

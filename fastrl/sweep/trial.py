@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field, fields, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from statistics import fmean
-from typing import Any, Literal, Self
+from typing import Any, Literal, Self, get_type_hints
 
+from fastrl.config.values import as_kind
 from fastrl.runs.folder import replaced_file
+from fastrl.runs.plain_files import read_facts
 
 TRIAL_NAME = "trial.json"
 SETTINGS_NAME = "settings.yaml"
@@ -108,28 +110,32 @@ class Trial:
         """
         path = folder / TRIAL_NAME
         try:
-            if path.is_symlink() or path.stat().st_size > _MOST_BYTES:
-                raise ValueError("a link or too long")
-            values = json.loads(path.read_text(encoding="utf-8"))
-            return cls._from_dict(values, folder)
+            return cls._from_dict(read_facts(path, _MOST_BYTES), folder)
         except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
             raise ValueError(f"{path} cannot be read: {error}") from error
 
     @classmethod
     def _from_dict(cls, values: Mapping[str, Any], folder: Path) -> Self:
-        known = {entry.name for entry in fields(cls)} - {"folder", "runs", "tests"}
-        run_names = {entry.name for entry in fields(TrialRun)}
-        runs = tuple(
-            TrialRun(**{name: x for name, x in run.items() if name in run_names})
-            for run in values.get("runs", ())
-        )
-        own = {name: x for name, x in values.items() if name in known}
-        trial = cls(**own, runs=runs, tests=tuple(values.get("tests", ())), folder=folder)
-        if trial.state not in STATES or not isinstance(trial.settings, dict):
-            raise ValueError(f"state {trial.state!r}, settings {trial.settings!r}")
-        if type(trial.number) is not int:
-            raise ValueError(f"number {trial.number!r}")
+        runs = tuple(TrialRun(**_typed(_KINDS_OF_RUN, run)) for run in values.get("runs", ()))
+        tests = tuple(as_kind(float, x) for x in values.get("tests", ()))
+        own = _typed(_KINDS, values)
+        trial = cls(**own, settings=values["settings"], runs=runs, tests=tests, folder=folder)
+        if not isinstance(trial.settings, dict):
+            raise ValueError(f"settings {trial.settings!r}")
+        if {trial.state, *(run.state for run in runs)} - {*STATES}:
+            raise ValueError(f"state {trial.state!r}, or that of a run")
         return trial
+
+
+_KINDS_OF_RUN = get_type_hints(TrialRun)
+_KINDS = get_type_hints(Trial)
+for _name in ("settings", "runs", "tests", "folder"):  # which are read one by one
+    del _KINDS[_name]
+
+
+def _typed(kinds: Mapping[str, Any], values: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns the values that are known, as the types of their fields."""
+    return {name: as_kind(kinds[name], x) for name, x in values.items() if name in kinds}
 
 
 def folder_of(sweep: Path, number: int) -> Path:

@@ -56,6 +56,14 @@ def test_numbers_that_are_none_are_left_out(table):
     assert thinned([1, 2, math.inf], [math.nan, 2.0, 3.0]) == [[2, 2.0]]
 
 
+def test_means_of_the_largest_numbers_are_finite(table):
+    curve = Curve("x", most=2)
+    grow(table, [(step, 1e308) for step in range(1, 8)])
+    change = curve.take(table, table.steps)
+    assert change is not None and change.points == [[4, 1e308]]
+    assert thinned([1, 2, 3, 4], [1e308] * 4, most=2) == [[2, 1e308], [4, 1e308]]
+
+
 def test_a_resumed_run_is_drawn_anew(table):
     curve = Curve("x")
     grow(table, [(1, 1.0), (2, 2.0), (3, 3.0)])

@@ -152,6 +152,67 @@ def test_a_run_can_be_the_start_of_another(desk):
     play(desk, story)
 
 
+def test_a_run_of_a_class_of_ones_own_starts_another_of_that_class(desk):
+    desk.queue.close()
+    address = make_run(desk.log_dir)
+    config = desk.log_dir / address / "config.yaml"
+    config.write_text("algo: ppo\nagent: my_ppo:PenaltyPPO\nenv_id: CartPole-v1\nseed: 1\n")
+
+    async def story(user):
+        await user.open(f"/new?like={address}")
+        await until(lambda: element(user, "agent").value == "my_ppo:PenaltyPPO")
+        await until(lambda: "--agent my_ppo:PenaltyPPO" in element(user, "command").text)
+        assert "agent: my_ppo:PenaltyPPO" in element(user, "yaml").text
+        await until(lambda: "my_ppo:PenaltyPPO" in element(user, "imports").text)
+        user.find(marker="Start").click()
+        await until(lambda: desk.jobs.all())
+
+    play(desk, story)
+    words = list(desk.jobs.all()[0].job.words)
+    assert parse("ppo", words).agent == "my_ppo:PenaltyPPO" and "--agent" in words
+
+
+def test_a_class_in_a_file_of_settings_goes_into_the_form(desk):
+    save(desk.log_dir, "mine", "agent: my_ppo:PenaltyPPO\ngamma: 0.9\n")
+    save(desk.log_dir, "other", "gamma: 0.8\n")
+
+    async def use(user, name):
+        element(user, "chosen-files").set_options([name], value=[name])
+        user.find(marker="Use").click()
+
+    async def story(user):
+        await user.open("/new")
+        await use(user, "mine")
+        await until(lambda: element(user, "agent").value == "my_ppo:PenaltyPPO")
+        await use(user, "other")  # which says nothing of it
+        await until(lambda: element(user, "gamma").value == "0.8")
+        assert element(user, "agent").value == "my_ppo:PenaltyPPO"
+        element(user, "YAML").value = "agent: x:Y\ngamma: 0.7\n"
+        user.find(marker="Text to form").click()
+        await until(lambda: element(user, "agent").value == "x:Y")
+        element(user, "YAML").value = "gamma: 0.6\n"
+        user.find(marker="Text to form").click()
+        await until(lambda: element(user, "gamma").value == "0.6")
+        assert element(user, "agent").value == ""
+        element(user, "YAML").value = "agent: [x]\n"
+        user.find(marker="Text to form").click()
+        await user.should_see("agent must be text", retries=30)
+
+    play(desk, story)
+
+
+def test_a_run_whose_environments_were_handed_over_starts_no_other(desk):
+    address = make_run(desk.log_dir)
+    config = desk.log_dir / address / "config.yaml"
+    config.write_text("algo: ppo\nenv_id: CartPole-v1\nhanded_over: true\nseed: 1\n")
+
+    async def story(user):
+        await user.open(f"/new?like={address}")
+        await until(lambda: "handed over" in element(user, "wrong").text)
+
+    play(desk, story)
+
+
 def test_the_first_page_has_all_fields(desk):
     async def story(client):
         page = (await client.get("/new")).text

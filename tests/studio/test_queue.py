@@ -19,7 +19,7 @@ from fastrl.studio import jobs as jobs_module
 from fastrl.studio.jobs import JobFolder
 from fastrl.studio.queue import Queue
 
-SECONDS = 60  # after which a test has hung
+SECONDS = 6  # after which a test has hung
 
 
 @pytest.fixture
@@ -173,6 +173,114 @@ def test_damaged_jobs_stop_nothing(folder):
     (folder.path / strange.id / "process.json").write_text('{"pid": "x", "a": 1}')
     assert [x.job for x in folder.all()] == [job]
     assert wait_for(Queue(folder, 1), folder, job, "done") == "done"
+
+
+def damage(kind, path):
+    """Damages a job's folder in one of many ways."""
+    if kind == "removed":
+        shutil.rmtree(path)
+    elif kind in ("a file", "a link"):
+        shutil.rmtree(path)
+        path.write_text("") if kind == "a file" else path.symlink_to(path.parent)
+    elif kind.startswith("a folder: "):
+        (path / kind.removeprefix("a folder: ")).unlink(missing_ok=True)
+        (path / kind.removeprefix("a folder: ")).mkdir()
+    elif kind.startswith("a pipe: "):
+        (path / kind.removeprefix("a pipe: ")).unlink(missing_ok=True)
+        os.mkfifo(path / kind.removeprefix("a pipe: "))
+    else:
+        name, _, text = kind.partition(": ")
+        (path / name).write_text(text)
+
+
+DEEP = "[" * 5000 + "]" * 5000
+KINDS = [
+    *("removed", "a file", "a link", "a pipe: output.txt", "a pipe: job.json"),
+    *(f"a folder: {x}.json" for x in ("job", "started", "ended", "process")),
+    *("a folder: output.txt", "a folder: settings.yaml"),
+    *(f"{x}.json: {DEEP}" for x in ("job", "started", "ended", "process")),
+    *(f'ended.json: {{"status": {x}}}' for x in ("[]", "{}", '"x"', "NaN", "1e999", "true")),
+    *("job.json: {}", "job.json: null", "started.json: []", "process.json: {}"),
+]
+
+
+@pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind[:40])
+@pytest.mark.parametrize("when", ["it waits", "it runs", "it was seen"])
+def test_a_job_whose_folder_is_damaged_holds_up_no_other(folder, kind, when):
+    queue = Queue(folder, at_once=1)
+    wait_for(queue, folder, folder.add("ppo", ("",), "before"), "done")
+    code = "import time; time.sleep(0.2)" if when == "it runs" else ""
+    job = folder.add("ppo", (code,), "damaged", settings={"seed": 1})
+    if when == "it runs":
+        queue.tick()
+    elif when == "it was seen":
+        folder.all()
+    damage(kind, folder.path / job.id)
+    later = folder.add("ppo", ("",), "later")
+    assert wait_for(queue, folder, later, "done") == "done"
+    assert "before" in [progress.job.title for progress in folder.all()]
+    assert all(isinstance(folder.last_line(progress.job), str) for progress in folder.all())
+
+
+def test_a_job_that_cannot_even_be_noted_as_failed_holds_up_no_other(folder, monkeypatch):
+    written = jobs_module._write
+
+    def write(path, facts):
+        if path.parent.name == job.id:
+            raise OSError("read-only")
+        written(path, facts)
+
+    job = folder.add("ppo", ("",), "bad")
+    later = folder.add("ppo", ("",), "later")
+    monkeypatch.setattr(jobs_module, "_write", write)
+    queue = Queue(folder, at_once=1)
+    assert wait_for(queue, folder, later, "done") == "done"
+    assert state_of(folder, job) == "waiting"
+    monkeypatch.undo()  # the disk is whole again
+    monkeypatch.setattr(jobs_module, "command_line", lambda job: ["true"])
+    assert wait_for(queue, folder, job, "done") == "done"
+
+
+def test_a_process_that_cannot_be_noted_is_ended(folder, monkeypatch):
+    written, pids = jobs_module._write, []
+
+    def write(path, facts):
+        if path.name == "process.json":
+            pids.append(facts["pid"])
+            raise OSError("the disk is full")
+        written(path, facts)
+
+    monkeypatch.setattr(jobs_module, "_write", write)
+    job = folder.add("ppo", (SLEEP,), "lost")
+    queue = Queue(folder, at_once=1)
+    assert wait_for(queue, folder, job, "failed") == "failed"
+    assert "the disk is full" in folder.printed(job)
+    assert process_of(pids[0]) is None
+
+
+def test_a_folder_of_jobs_that_is_none_has_no_jobs(tmp_path):
+    (tmp_path / ".studio").mkdir()
+    (tmp_path / ".studio" / "jobs").write_text("")
+    folder = JobFolder(tmp_path)
+    Queue(folder, at_once=1).tick()
+    assert folder.all() == []
+    with pytest.raises((ValueError, OSError)):
+        folder.add("ppo", ("",), "mine")
+
+
+@pytest.mark.parametrize("given_here", [True, False])
+@pytest.mark.parametrize("name", ["job.json", "settings.yaml"])
+def test_a_job_that_is_changed_while_it_waits_is_not_started(folder, tmp_path, name, given_here):
+    job = folder.add("ppo", ("print('ran')",), "mine", settings={"env_id": "a:make"})
+    seen = folder if given_here else JobFolder(tmp_path)
+    assert [x.state for x in seen.all()] == ["waiting"]
+    path = folder.path / job.id / name
+    path.write_text(path.read_text().replace("print('ran')", "evil").replace("a:make", "evil:make"))
+    assert [x.state for x in seen.all()] == ["refused"]
+    with pytest.raises(ValueError, match="not signed"):
+        seen.start(seen.all()[0].job)
+    Queue(seen, at_once=1).tick()
+    assert [x.state for x in seen.all()] == ["refused"]
 
 
 def test_the_run_of_a_job_is_the_one_that_its_output_names(folder, tmp_path):

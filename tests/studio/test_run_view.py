@@ -1,5 +1,7 @@
 """The words of a run's head, and the sizes of its files."""
 
+import math
+
 from fastrl.runs.run import Run
 from fastrl.studio.pages.run_files import size_in_words
 from fastrl.studio.pages.run_state import clock, facts_of
@@ -13,6 +15,7 @@ def test_facts_are_those_that_are_known(tmp_path):
 
 
 def test_numbers_in_words():
-    assert [clock(x) for x in (0, 59.2, 3725)] == ["0:00", "1:00", "1:02:05"]
+    times = [0, 59.2, 3725, math.inf, math.nan]
+    assert [clock(x) for x in times] == ["0:00", "1:00", "1:02:05", "?", "?"]
     sizes = [size_in_words(x) for x in (12, 3400, 1_200_000, 2_500_000_000)]
     assert sizes == ["12 bytes", "3.4 kB", "1.2 MB", "2.5 GB"]

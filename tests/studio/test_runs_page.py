@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import time
 
 import pytest
@@ -115,6 +116,63 @@ def test_damaged_runs_start_nothing(desk):
             with pytest.raises(ValueError):
                 work(address)
     assert desk.jobs.all() == []
+
+
+def unsendable(desk):
+    """Makes runs that say what neither JSON nor a browser can hold; returns their addresses."""
+    addresses = []
+    for number, (name, text) in enumerate(
+        [
+            ("summary.json", '{"total_env_steps": 1e30, "wall_seconds": 1e300}'),
+            ("summary.json", '{"algo": "\\ud800", "env_id": "\\ud800", "stop_reason": "\\udfff"}'),
+            ("config.yaml", 'algo: ppo\nexp_name: "\\ud800"\nenv_id: "a\\udfff"\nseed: 1\n'),
+            ("config.yaml", f"algo: ppo\nenv_id: x\nseed: {2**60}\nexp_name: {2**70}\n"),
+            ("config.yaml", f"algo: ppo\nenv_id: x\nseed: 0x{'f' * 5000}\nnum_envs: .nan\n"),
+            ("config.yaml", f"algo: ppo\nenv_id: 0x{'f' * 5000}\nexp_name: 0x{'f' * 5000}\n"),
+            ("config.yaml", f'"\\udcff": 1\nalgo: {{x: "\\udcff"}}\nenv_id: [0x{"f" * 5000}]\n'),
+            ("metrics.csv", f"env_steps,{TRAIN_RETURN}\n{10**300},1e308\n{10**300},1e308\n"),
+            ("metrics.csv", "env_steps,Time/step_per_second\n" + "9" * 300 + ",1e-300\n" * 2),
+        ]
+    ):
+        address = make_run(desk.log_dir, f"odd_{number}", f"o{number}")
+        (desk.log_dir / address / name).write_text(text)
+        (desk.log_dir / address / "checkpoints" / os.fsdecode(b"latin\xe9.pt")).write_bytes(b"")
+        addresses.append(address)
+    return addresses
+
+
+def test_what_a_browser_cannot_hold_hides_no_runs(desk):
+    odd, good = unsendable(desk), make_run(desk.log_dir)
+    make_run(desk.log_dir, os.fsdecode(b"latin\xe9_1"), "o99")
+    rows = {row["address"]: row for row in desk.rows()}
+    assert rows.keys() == {*odd, good}
+    assert rows[odd[2]]["label"] == "\\ud800" and rows[odd[3]]["seed"] is None
+    for row in rows.values():
+        assert json.loads(json.dumps(row, allow_nan=False).encode()) == row
+        assert all(abs(x) <= 2**53 for x in row.values() if isinstance(x, int))
+    compared = "&".join(f"run={address}" for address in odd)
+    desk.jobs.add("ppo", ("\ud800",), "\ud800", odd[0])
+
+    async def story(user):
+        await user.open("/")
+        await user.should_see("1 run is left out", retries=80)
+        await user.should_see("latin\\udce9_1")
+        for path in ("/", f"/compare?{compared}", *(f"/run/{address}" for address in odd)):
+            assert (await user.http_client.get(path)).status_code == 200, path
+
+    play(desk, story)
+
+
+def test_all_tabs_show_what_a_browser_cannot_hold(desk, caplog):
+    async def story(user):
+        for address in unsendable(desk):
+            await user.open(f"/run/{address}")
+            for tab in ("Films", "Log", "Settings", "Files"):
+                user.find(kind=ui.tab, content=tab).click()
+                await asyncio.sleep(0.05)
+
+    play(desk, story, 60)
+    assert not [record for record in caplog.records if record.levelname == "ERROR"]
 
 
 def test_script_in_names_stays_text(desk):

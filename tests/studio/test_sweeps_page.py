@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
+import os
+import shutil
 
 import pytest
 
@@ -11,6 +14,7 @@ pytest.importorskip("nicegui")
 from nicegui import ui
 
 from fastrl.studio.desk import Desk
+from fastrl.sweep.reading import list_sweeps
 from fastrl.sweep.request import Asked
 from fastrl.sweep.trial import Trial, TrialRun, folder_of
 from studio.playing import play, until
@@ -113,6 +117,25 @@ def test_code_that_the_sweep_of_another_user_names_is_asked_about(
         assert [job.words[2:] for job in jobs] == ([("--trust",)] if answer == "Trust it" else [])
 
 
+@pytest.mark.parametrize("in_file", [False, True])
+def test_the_best_of_a_class_of_ones_own_is_queued_as_that_class(desk, tmp_path, in_file):
+    file = tmp_path / "own.yaml"
+    file.write_text("agent: my_ppo:PenaltyPPO\n")
+    flags = ("--config", str(file)) if in_file else ("--agent", "my_ppo:PenaltyPPO")
+    address = make_sweep(desk, flags=flags)
+    desk.queue.at_once = 0
+
+    async def story(user):
+        await user.open(f"/sweep/{address}")
+        await user.should_see("best: trial 1", retries=80)
+        user.find("Train the best with 5 seeds").click()
+        await until(lambda: len(desk.jobs.all()) == 5)
+
+    play(desk, story)
+    for progress in desk.jobs.all():
+        assert progress.job.words[-2:] == ("--agent", "my_ppo:PenaltyPPO")
+
+
 def test_a_sweep_is_started_from_the_form(desk):
     desk.queue.at_once = 0
 
@@ -127,6 +150,92 @@ def test_a_sweep_is_started_from_the_form(desk):
     assert progress.job.command == "sweep"
     assert progress.job.words[:3] == ("ppo", "--env-id", "CartPole-v1")
     assert progress.job.words[-2:] == ("--minutes", "5")
+
+
+def test_a_sweep_without_an_address_is_counted_and_hides_no_others(desk):
+    make_sweep(desk, command="\ud800", env_id="\ud800")
+    named = desk.log_dir / "sweeps" / os.fsdecode(b"latin\xe9")
+    shutil.copytree(desk.log_dir / "sweeps" / NAME, named)
+
+    async def story(user):
+        await user.open("/sweeps")
+        await user.should_see(f"ppo on \ud800, {NAME}", retries=80)
+        await user.should_see("1 sweep is left out")
+        await user.should_see("sweeps/latin\\udce9")
+        assert (await user.http_client.get(f"/sweep/sweeps/{NAME}")).status_code == 200
+
+    play(desk, story)
+
+
+DEEP = "[" * 5000 + "]" * 5000
+HUGE = "9" * 400
+DAMAGES = [
+    *(("trials/0001/trial.json", "value", x) for x in ('"x"', "[1]", "{}", "NaN", "1e999", HUGE)),
+    *(("trials/0001/trial.json", "seconds", x) for x in ('"x"', "[]", "NaN", "null")),
+    *(("trials/0001/trial.json", "note", x) for x in ("[]", "5", '"\\ud800"')),
+    *(("trials/0001/trial.json", "name", x) for x in ("{}", '"\\ud800"')),
+    *(("trials/0001/trial.json", "number", x) for x in (HUGE, "1e30", "-1", "0", "true")),
+    *(("trials/0001/trial.json", "tests", x) for x in ("5", '["x"]')),
+    *(
+        ("trials/0001/trial.json", "settings", x)
+        for x in ('{"learning_rate": "x"}', '{":a": {"b": [NaN]}}', '{"\\ud800": 1}', "[]", DEEP)
+    ),
+    *(
+        ("trials/0001/trial.json", "runs", f'[{{"seed": 1, "state": "complete", {x}}}]')
+        for x in (
+            *('"folder": 5', '"folder": "\\u0000"', '"folder": "\\ud800"', '"folder": "loop"'),
+            *('"folder": "../../../../.."', '"mean_return": "x"', '"steps": []', '"seed": {}'),
+        )
+    ),
+    *(("status.json", "seconds", x) for x in ("NaN", "1e999", HUGE, '"x"', "-5", DEEP)),
+    *(("status.json", "error", x) for x in ('["\\ud800"]', "{}")),
+    *(("summary.json", "best", x) for x in ("[]", "null", '{"number": []}', DEEP)),
+    *(("summary.json", "confirmation", x) for x in ("[]", "5", '{"best": 5}')),
+    *(
+        ("summary.json", "confirmation", f'{{"best": {x}}}')
+        for x in (
+            *('{"mean": NaN}', '{"mean": 1, "interval": ["a", null]}', '{"mean": []}'),
+            f'{{"mean": {HUGE}}}',
+        )
+    ),
+]
+
+
+@pytest.mark.parametrize(("file", "name", "text"), DAMAGES, ids=lambda text: text[:30])
+def test_a_damaged_sweep_hides_no_others_and_has_a_page(desk, caplog, file, name, text):
+    make_sweep(desk)
+    damaged = desk.log_dir / "sweeps" / "damaged"
+    shutil.copytree(desk.log_dir / "sweeps" / NAME, damaged)
+    for number in range(3, 12):  # with fewer, no importance is worked out
+        run = (TrialRun(1, "", "complete", number, 2.0),)
+        own = {"state": "complete", "runs": run, "value": float(number), "seconds": 2.0}
+        Trial(
+            number, {"learning_rate": 0.1**number}, **own, folder=folder_of(damaged, number)
+        ).save()
+    (damaged / "trials" / "0001" / "loop").symlink_to("loop")
+    path = damaged / file
+    facts = json.loads(path.read_text()) if path.exists() else {}
+    facts[name] = "PLACE"
+    path.write_text(json.dumps(facts).replace('"PLACE"', text))
+
+    async def story(user):
+        await user.open("/sweeps")
+        await user.should_see("ppo on CartPole-v1, damaged", retries=80)
+        await user.should_see("2 trials · 0:00 · best 90.0")
+        await user.open("/sweep/sweeps/damaged")
+        await user.should_see("Settings and returns", retries=80)
+        await asyncio.sleep(0.1)
+
+    play(desk, story)
+    assert not [record for record in caplog.records if record.levelname == "ERROR"]
+
+
+@pytest.mark.parametrize("name", ["status.json", "summary.json", "trials/0001/trial.json"])
+def test_a_pipe_in_a_sweep_holds_up_nothing(desk, name):
+    path = desk.log_dir / make_sweep(desk) / name
+    path.unlink(missing_ok=True)
+    os.mkfifo(path)
+    assert len(list_sweeps(desk.log_dir)) == 1
 
 
 def test_words_of_a_sweep_are_text_and_damaged_ones_are_told(desk):

@@ -51,6 +51,8 @@ class _Page:
             self._preset.on_value_change(self._other_preset).mark("preset")
             self._seeds = ui.input("seeds", placeholder="42; or 1 2 3; or 1..5: a run for each")
             self._seeds.props("stack-label").mark("seeds").on_value_change(self._typed)
+            self._agent = ui.input("agent", placeholder="the algorithm's own; or module:Class")
+            self._agent.props("stack-label").mark("agent").on_value_change(self._typed)
             search = ui.input("search settings").props("clearable debounce=150").mark("search")
         self._algorithm = algorithm
         settings.build()
@@ -90,7 +92,9 @@ class _Page:
             wrong["seeds"] = str(error)
         log_dir = self._desk.log_dir
         shown_dir = "" if log_dir == Path("logs").resolve() else str(log_dir)
-        return Draft(self._algo, self._preset.value, settings, seeds, shown_dir), Faults(wrong)
+        agent = (self._agent.value or "").strip()
+        draft = Draft(self._algo, self._preset.value, settings, seeds, shown_dir, agent)
+        return draft, Faults(wrong)
 
     def text(self) -> str:
         """Returns the form as a file of settings.
@@ -129,9 +133,12 @@ class _Page:
             algo = str(found.config.get("algo"))
             if algo not in ALGORITHMS:
                 raise ValueError(f"{address} names no algorithm of {', '.join(ALGORITHMS)}")
+            if found.config.get("handed_over"):
+                raise ValueError("its environments were handed over, which only Python can do")
             settings = await asyncio.to_thread(unlike_defaults, algo, dict(found.config))
             self._preset.value = "none"
-            await self._take({**settings, "algo": algo}, keeps=False)
+            labels = {"algo": algo, "agent": found.config.get("agent", "")}
+            await self._take({**settings, **labels}, keeps=False)
         except Exception as error:
             if not is_expected(error):
                 raise
@@ -141,9 +148,12 @@ class _Page:
         algo = settings.get("algo", self._algo)
         if algo not in ALGORITHMS:
             raise ValueError(f"algo must be one of {', '.join(ALGORITHMS)}, not {algo!r}")
+        agent = settings.get("agent", self._agent.value if keeps else "")
+        if not isinstance(agent, str):
+            raise ValueError(f"agent must be text such as my_ppo:MyPPO, not {agent!r}")
         values = await asyncio.to_thread(typed_settings, algo, settings)
         seed = values.pop("seed", None)
-        self._algo = algo
+        self._algo, self._agent.value = algo, agent
         self._algorithm.value = algo
         if seed is not None:
             self._seeds.value = str(seed)
@@ -209,7 +219,7 @@ class _Page:
         while self.draft() != (draft, wrong):  # something was typed meanwhile
             draft, wrong = self.draft()
             faults = wrong or await asyncio.to_thread(faults_of, draft)
-        named = code_named_in(dict(draft.settings))
+        named = code_named_in({**draft.settings, "agent": draft.agent})
         self._imports.text = f"will import: {named}" if named else ""
         self._tell(faults or Faults())
         return None if faults else draft

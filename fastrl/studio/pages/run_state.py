@@ -54,7 +54,9 @@ def facts_of(run: Run) -> str:
 
 
 def clock(seconds: float) -> str:
-    """Returns 0:07, 12:34 or 1:02:03."""
+    """Returns 0:07, 12:34 or 1:02:03; "?" for what is no number, as a damaged file may say."""
+    if not math.isfinite(seconds):
+        return "?"
     minutes, rest = divmod(math.ceil(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"

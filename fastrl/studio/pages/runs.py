@@ -7,6 +7,7 @@ from typing import Any
 
 from nicegui import ui  # pyright: ignore[reportMissingImports]
 
+from fastrl.studio.addresses import left_out
 from fastrl.studio.desk import Desk
 from fastrl.studio.frame import SECONDS_TO_BUILD, frame
 from fastrl.studio.pages.chosen import buttons, trash_dialog
@@ -69,6 +70,7 @@ class _Page:
             ui.button("Trash", on_click=lambda: trash_dialog(self._desk, self._refresh)).props(
                 "flat dense no-caps icon=restore_from_trash"
             )
+        self._left_out = ui.label().classes("desk-wrong")
         self._grid = ui.aggrid(_options(rows)).classes("desk-grid").mark("runs")
         queue_panel(self._desk)
         ui.timer(_SECONDS, self._refresh)
@@ -82,6 +84,7 @@ class _Page:
         rows = self._wanted(await asyncio.to_thread(self._desk.rows))
         changed = changes(self._shown, rows)
         self._shown = {row["address"]: row for row in rows}
+        self._left_out.text = left_out("run", self._desk.left_out)
         if changed:
             self._grid.run_grid_method("applyTransaction", changed.transaction())
             self._count.text = counted(rows)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import os
 from pathlib import Path
 from typing import Any
 
@@ -12,10 +14,11 @@ from fastrl.config.trust import check_named
 from fastrl.processes.errors import one_line
 from fastrl.runs.folder import read_config
 from fastrl.runs.owner import stop
-from fastrl.studio.addresses import address_of, page_of_run
+from fastrl.studio.addresses import address_of, is_address, page_of_run
 from fastrl.studio.asking import ask
 from fastrl.studio.desk import ALGORITHMS, Desk
 from fastrl.studio.differences import in_words
+from fastrl.studio.drafts import agent_in
 from fastrl.studio.frame import frame, progress_bar, told
 from fastrl.studio.pages.run_state import clock
 from fastrl.studio.sweep_charts import (
@@ -160,12 +163,15 @@ class _SweepPage:
         """Links the runs of the best trial."""
         self._links.clear()
         best = found.best
+        if best is None:
+            return
         with self._links:
-            for one in best.runs if best else ():
-                folder = best.folder / one.folder if best and one.folder else None
-                if folder is not None and folder.resolve().is_relative_to(self._desk.log_dir):
-                    address = address_of(self._desk.log_dir, folder.resolve())
-                    ui.link(f"run of the best, seed {one.seed}", page_of_run(address))
+            for one in best.runs:
+                with contextlib.suppress(ValueError, OSError):  # it leads out of the log folder
+                    folder = Path(os.path.realpath(best.folder / one.folder))
+                    address = address_of(self._desk.log_dir, folder)
+                    if one.folder and is_address(address):
+                        ui.link(f"run of the best, seed {one.seed}", page_of_run(address))
 
     async def _train_best(self) -> None:
         found = self._found
@@ -178,10 +184,12 @@ class _SweepPage:
                 raise ValueError("no trial is complete yet")
             settings = read_config(found.preset_file)
             algo = settings.pop("algo", found.asked.algo)
+            agent = agent_in(algo, found.asked.flags)
+            words = ("--agent", agent) if agent else ()
             for seed in _SEEDS:
                 own = {"seed": seed, "log_dir": str(self._desk.log_dir), "exp_name": "best"}
                 title = f"best of {found.folder.name}, seed {seed}"
-                self._desk.submit(algo, (), title, settings={**settings, **own})
+                self._desk.submit(algo, words, title, settings={**settings, **own})
 
         await told(lambda: asyncio.to_thread(submit), f"{len(_SEEDS)} runs are in the queue")
 
@@ -224,5 +232,7 @@ def _mean_in_words(result: dict[str, Any]) -> str:
     if not isinstance(mean, int | float):
         return "not known yet"
     if not isinstance(interval, list | tuple) or len(interval) != 2:
+        return f"mean {mean:.1f}"
+    if not all(isinstance(x, int | float) for x in interval):
         return f"mean {mean:.1f}"
     return f"mean {mean:.1f}, 95 % interval {interval[0]:.1f} to {interval[1]:.1f}"

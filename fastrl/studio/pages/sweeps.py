@@ -8,7 +8,7 @@ from urllib.parse import quote
 
 from nicegui import ui  # pyright: ignore[reportMissingImports]
 
-from fastrl.studio.addresses import address_of
+from fastrl.studio.addresses import address_of, is_address, left_out
 from fastrl.studio.desk import ALGORITHMS, Desk
 from fastrl.studio.frame import frame, told
 from fastrl.studio.pages import sweep
@@ -96,13 +96,17 @@ class _List:
         self._desk = desk
         self._shown: list[tuple[str, ...]] | None = None
         self._jobs = ui.label().classes("desk-note").style("white-space: pre-wrap")
+        self._left_out = ui.label().classes("desk-wrong")
         self._none = ui.label(f"No sweep in {desk.log_dir} yet.")
         self._list = ui.column().classes("desk-files")
 
     async def show(self) -> None:
         """Shows the sweeps as they are now."""
         found, self._jobs.text = await asyncio.to_thread(self._look)
-        rows = [words_of(self._desk, one) for one in found[:_MOST_SHOWN]]
+        named = {address_of(self._desk.log_dir, one.folder): one for one in found}
+        self._left_out.text = left_out("sweep", [x for x in named if not is_address(x)])
+        shown = [one for address, one in named.items() if is_address(address)]
+        rows = [words_of(self._desk, one) for one in shown[:_MOST_SHOWN]]
         if rows == self._shown:
             return
         self._shown = rows
