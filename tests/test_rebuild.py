@@ -262,6 +262,22 @@ def test_fit_tests_the_environments_it_is_given(tmp_path):
     assert AgentTrainer().fit(own, vectorised()).summary["eval_length_mean"] > LIMIT
 
 
+def test_pools_that_are_made_alike_are_tested_and_others_are_not(tmp_path, capsys):
+    agent = agent_for(CARTPOLE, tmp_path, num_envs=4, total_timesteps=64)
+    short = {"max_episode_steps": LIMIT}
+    for first, second, is_tested, is_named in (
+        ({}, {}, True, True),
+        ({"env_kwargs": short}, {"env_kwargs": short}, True, False),
+        ({}, {"env_kwargs": short}, False, False),
+        ({}, {"backend": "gymnasium"}, False, False),
+    ):
+        pools: Any = [make_env(CARTPOLE, 2, seed=i, **x) for i, x in enumerate((first, second))]
+        result = AgentTrainer().fit(agent, pools)
+        assert (result.summary["eval_return_mean"] is not None) == is_tested
+        assert agent.task.is_named == is_named
+    assert capsys.readouterr().out.count("no evaluation: the pools that were given are not") == 2
+
+
 def changed_after_it_was_made() -> gymnasium.Env:
     env: Any = limited()
     env.unwrapped.gravity = 30.0

@@ -15,6 +15,7 @@ from fastrl import PPO, cli
 from fastrl.envs.make import make_env, vector_env_of, wrap_vector_env
 from fastrl.envs.vector import HasState
 from fastrl.spaces.pixels import channel_axis
+from fastrl.spaces.random_actions import RandomActions
 
 COLOUR = spaces.Box(0, 255, (12, 10, 3), np.uint8)
 
@@ -115,6 +116,73 @@ def test_actions_are_repeated_until_the_episode_ends():
     steps = [env.step(np.array([0])) for _ in range(3)]
     assert [step.rewards[0] for step in steps] == [1 + 2 + 3, 4 + 5, 0]
     assert [bool(step.truncated[0]) for step in steps] == [False, True, False]
+
+
+class TurnEnv(gymnasium.Env):
+    """Allows one choice of each dimension at a time, the next one at the next step."""
+
+    def __init__(self, action_space: Any, place: str, as_tuple: bool = False) -> None:
+        self.action_space, self.place, self.as_tuple = action_space, place, as_tuple
+        number = spaces.Box(0, 9, (1,), np.float32)
+        mask = spaces.MultiBinary(sum(self._sizes()))
+        whole = spaces.Dict({"n": number, "action_mask": mask})
+        self.observation_space = whole if place == "obs" else number
+
+    def _sizes(self) -> list[int]:
+        return np.ravel(
+            getattr(self.action_space, "nvec", getattr(self.action_space, "n", 0))
+        ).tolist()
+
+    def _seen(self) -> Any:
+        parts = [np.arange(n) == self.num_steps // 3 % n for n in self._sizes()]
+        mask: Any = np.concatenate(parts).astype(np.int8)
+        number, info = np.float32([self.num_steps]), {"action_mask": mask}
+        if self.place == "obs":
+            return {"n": number, "action_mask": mask}, {}
+        return number, info
+
+    def reset(self, *, seed: int | None = None, options: Any = None) -> Any:
+        super().reset(seed=seed)
+        self.num_steps = 0
+        return self._seen()
+
+    def step(self, action: Any) -> Any:
+        chosen = np.ravel(action) - np.ravel(self.action_space.start)
+        is_right = all(
+            a == self.num_steps // 3 % n for a, n in zip(chosen, self._sizes(), strict=True)
+        )
+        self.num_steps += 1
+        obs, info = self._seen()
+        return obs, 1.0 if is_right else -100.0, False, self.num_steps == 12, info
+
+
+@pytest.mark.parametrize("place", ["obs", "info"])
+@pytest.mark.parametrize(
+    "action_space",
+    [
+        spaces.Discrete(3),
+        spaces.Discrete(3, start=-1),
+        spaces.MultiDiscrete([3, 2]),
+        spaces.MultiDiscrete([2, 2], start=[1, 0]),
+    ],
+)
+def test_no_action_is_repeated_that_a_mask_forbids_by_then(place, action_space):
+    make, masked = partial(TurnEnv, action_space, place), {"info_mask": place == "info"}
+    env = vector_env_of("Turn", [make], [0], action_repeat=2, **masked)
+    draw = RandomActions(env.single_observation_space, env.single_action_space, 0)
+    obs, rewards = env.reset(), []
+    for _ in range(9):
+        step = env.step(draw(obs))
+        obs = step.obs
+        rewards.append(step.rewards[0])
+    assert rewards == [2, 1, 2, 1, 2, 1, 2, 1, 0]  # each choice is allowed for three steps
+
+
+def test_a_mask_that_is_not_in_use_stops_no_repetition():
+    make = partial(TurnEnv, spaces.Discrete(3), "info")
+    env = vector_env_of("Turn", [make], [0], action_repeat=4)
+    env.reset()
+    assert env.step(np.array([0])).rewards[0] == 1 + 1 + 1 - 100
 
 
 def test_state_is_saved_below_them():

@@ -186,7 +186,7 @@ def vector_env_of(
     """Makes a vector env of the envs that functions return; arguments as of `make_env`."""
     _check_no_kwargs(env_id, env_kwargs)
     if gray_scale or resize or action_repeat > 1:
-        how = gray_scale, resize, action_repeat, obs_kind
+        how = gray_scale, resize, action_repeat, obs_kind, info_mask
         functions = [partial(wrapped, make, *how) for make in functions]
     reading: Any = {
         "obs_keys": obs_keys,

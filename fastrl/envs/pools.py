@@ -180,9 +180,18 @@ def fitting_envs(
             f"the agent was built for {facts(built_for)}"
         )
     task = task_of(given[0], envs, config)
+    if not _are_alike(envs):
+        why_not = "the pools that were given are not made alike by make_env"
+        task = Task(task.env_id, None, why_not, is_named=False)
     if before.is_own:  # the caller said before what is tested
         task = task._replace(make=before.make, why_not=before.why_not, is_own=True)
     return envs, task
+
+
+def _are_alike(pools: list[VectorEnv]) -> bool:
+    """Returns whether there is one pool, or `make_env` made all with the same settings."""
+    first, *others = [(settings_of_made(pool), pool.backend) for pool in pools]
+    return not others or (first[0] is not None and all(pool == first for pool in others))
 
 
 def spaces_of(config: RunConfig) -> Spaces:

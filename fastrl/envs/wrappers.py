@@ -14,6 +14,8 @@ from gymnasium import Space, spaces
 from gymnasium.wrappers import TransformObservation
 
 from fastrl.envs.vector import EnvError
+from fastrl.spaces.actions import action_space_of, choices_of
+from fastrl.spaces.observations import MASK_KEY
 from fastrl.spaces.parts import leaf_spaces
 from fastrl.spaces.pixels import ImageBox, ObsKind, channel_axis, is_pixels, of_kind
 from fastrl.spaces.values import as_dtype, as_number
@@ -82,20 +84,34 @@ class PixelObservation(TransformObservation):
 class ActionRepeat(gymnasium.Wrapper):
     """Takes each action several times; the reward is the sum, the observation the last one."""
 
-    def __init__(self, env: gymnasium.Env, times: int) -> None:
-        """Wraps `env`."""
+    def __init__(self, env: gymnasium.Env, times: int, info_mask: bool = False) -> None:
+        """Wraps `env`; `info_mask` says whether an action mask in the info counts."""
         super().__init__(env)
-        self._times = times
+        self._times, self._info_mask = times, info_mask
 
     def step(self, action: Any) -> Any:
-        """Steps `times` times, or until the episode ends."""
+        """Steps `times` times, or until the episode ends or an action mask forbids the action."""
         total = 0.0
         for _ in range(self._times):
             obs, reward, terminated, truncated, info = self.env.step(action)
             total += as_number(reward, "the reward")
-            if terminated or truncated:
+            if terminated or truncated or self._is_forbidden(action, obs, info):
                 break
         return obs, total, terminated, truncated, info
+
+    def _is_forbidden(self, action: Any, obs: Any, info: Any) -> bool:
+        shown = info if self._info_mask else obs
+        if not isinstance(shown, Mapping) or MASK_KEY not in shown:
+            return False
+        space: Any = action_space_of(self.action_space)
+        if isinstance(space, spaces.Box):
+            return False
+        mask, sizes = np.ravel(shown[MASK_KEY]), choices_of(space)
+        if len(mask) != sum(sizes):  # which is told where it becomes part of a row
+            return False
+        firsts = np.cumsum([0, *sizes[:-1]])
+        chosen = firsts + np.ravel(action) - np.ravel(getattr(space, "start", 0))
+        return not (mask[chosen] > 0.5).all()
 
 
 def wrapped(
@@ -104,6 +120,7 @@ def wrapped(
     resize: int,
     action_repeat: int,
     obs_kind: ObsKind,
+    info_mask: bool = False,
     **how: Any,
 ) -> Any:
     """Makes an environment and wraps it.
@@ -114,13 +131,14 @@ def wrapped(
         resize: width and height of images; 0: as they are.
         action_repeat: how often each action is taken.
         obs_kind: what arrays of bytes are (see `observation_rows`).
+        info_mask: whether to use the action mask in the info.
         **how: arguments of `make`.
     """
     env = make(**how)
     if not isinstance(env, gymnasium.Env):
         return env  # `GymEnv` says so
     if action_repeat > 1:
-        env = ActionRepeat(env, action_repeat)
+        env = ActionRepeat(env, action_repeat, info_mask)
     return PixelObservation(env, gray_scale, resize, obs_kind) if gray_scale or resize else env
 
 
