@@ -278,6 +278,19 @@ def test_pools_that_are_made_alike_are_tested_and_others_are_not(tmp_path, capsy
     assert capsys.readouterr().out.count("no evaluation: the pools that were given are not") == 2
 
 
+def normalised() -> gymnasium.Env:
+    return gymnasium.wrappers.NormalizeObservation(limited())
+
+
+@pytest.mark.parametrize("env", [normalised, normalised(), "test_rebuild:normalised"])
+def test_statistics_of_observations_that_tests_begin_anew_are_told(env, tmp_path, capsys):
+    agent_for(env, tmp_path).learn()
+    told = "NormalizeObservation begins anew in each environment, in tests and in resumed runs"
+    assert capsys.readouterr().out.count(told) == 1
+    agent_for(limited, tmp_path).learn()
+    assert told not in capsys.readouterr().out
+
+
 def changed_after_it_was_made() -> gymnasium.Env:
     env: Any = limited()
     env.unwrapped.gravity = 30.0

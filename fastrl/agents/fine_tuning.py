@@ -9,7 +9,7 @@ from typing import Any
 from fastrl.config.command import Command
 from fastrl.config.resume import spell
 from fastrl.engine.optimizer import FlatOptimizer
-from fastrl.envs.rebuild import name_of
+from fastrl.envs.edited import name_of
 from fastrl.models.normalization import RewardScale, RunningNorm
 
 # Where a run writes and what it runs on, which the lines about settings show.

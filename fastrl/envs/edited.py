@@ -63,6 +63,16 @@ def plain_id(env: gymnasium.Env) -> str:
     return spec.id
 
 
+def name_of(env: Any) -> str:
+    """Returns the id of an environment that a caller built; the name of its class if it has none.
+
+    Of a function, its name.
+    """
+    if isinstance(env, gymnasium.Env | gymnasium.vector.VectorEnv):
+        return env.spec.id if env.spec is not None else type(env.unwrapped).__name__
+    return getattr(env, "__name__", type(env).__name__)
+
+
 def maker_of(spec: Any) -> Callable[..., gymnasium.Env]:
     """Returns what makes environments of a spec."""
     if spec.kwargs.get("render_mode") == "human":  # a window is enough

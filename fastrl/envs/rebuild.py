@@ -20,7 +20,7 @@ from gymnasium.wrappers.vector import RecordEpisodeStatistics
 
 from fastrl.config.run import RunConfig
 from fastrl.envs.choosing import choose, vector_of
-from fastrl.envs.edited import edited, is_plain, maker_of, whole_spec
+from fastrl.envs.edited import edited, is_plain, maker_of, name_of, whole_spec
 from fastrl.envs.foreign import call
 from fastrl.envs.make import (
     Backend,
@@ -31,7 +31,7 @@ from fastrl.envs.make import (
     vector_env_of,
     wrap_vector_env,
 )
-from fastrl.envs.sharing import all_of, share
+from fastrl.envs.sharing import all_of, note_on_statistics, share
 from fastrl.envs.vector import VectorEnv
 
 Maker = Callable[..., VectorEnv]
@@ -81,6 +81,8 @@ def task_of(env: Any, envs: Sequence[VectorEnv], config: RunConfig, eval_env: An
         ValueError: `eval_env` is none of these.
     """
     trained = _trained(env, envs, config)
+    notes = [note for note in (trained.note, note_on_statistics(envs)) if note]
+    trained = trained._replace(note="\n".join(notes))
     if not isinstance(env, str) and trained.is_named:
         trained = trained._replace(is_named=_is_named(trained, envs, config))
     if isinstance(eval_env, str) and eval_env == "auto":
@@ -332,16 +334,6 @@ def opened(env: Any, seeds: Sequence[int], config: RunConfig) -> VectorEnv:
         if why_not := edited([env], makers[:1])():
             raise ValueError(f"cannot make {len(seeds)} environments of one: {why_not}")
     return vector_env_of(name_of(env), makers, seeds, **config.env_settings)
-
-
-def name_of(env: Any) -> str:
-    """Returns the id of an environment that a caller built; the name of its class if it has none.
-
-    Of a function, its name.
-    """
-    if isinstance(env, gymnasium.Env | gymnasium.vector.VectorEnv):
-        return env.spec.id if env.spec is not None else type(env.unwrapped).__name__
-    return getattr(env, "__name__", type(env).__name__)
 
 
 def _kept_open(env: Any) -> VectorEnv:

@@ -1,4 +1,4 @@
-"""Tells environments apart from those that are trained on, which no test may reset."""
+"""What environments consist of, and whether a test would reset or lack a part of them."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 import gymnasium
+from gymnasium.wrappers import NormalizeObservation
 
 from fastrl.envs.vector import VectorEnv
 
@@ -26,3 +27,13 @@ def all_of(envs: Sequence[Any]) -> Iterator[Any]:
             inner, several = own.get("env"), own.get("envs")
             yield from all_of([inner] if inner is not None else [])
             yield from all_of(several if isinstance(several, list | tuple) else [])
+
+
+def note_on_statistics(envs: Sequence[VectorEnv]) -> str:
+    """Returns what the user should know of statistics that each environment keeps; or ""."""
+    if not any(isinstance(part, NormalizeObservation) for part in all_of(envs)):
+        return ""
+    return (
+        f"{envs[0].env_id}: NormalizeObservation begins anew in each environment, in tests and in "
+        "resumed runs; observation_normalization=True is part of the policy and saved with it"
+    )

@@ -141,8 +141,7 @@ def facts_of(env: Any) -> dict[str, Any]:
     """Returns the settings that environments which the caller built decide."""
     import gymnasium
 
-    from fastrl.envs.edited import whole_spec
-    from fastrl.envs.rebuild import name_of
+    from fastrl.envs.edited import name_of, whole_spec
 
     of_gymnasium = isinstance(env, gymnasium.Env | gymnasium.vector.VectorEnv)
     facts: dict[str, Any] = {"env_id": id_of(env) or name_of(env)}
