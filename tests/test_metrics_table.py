@@ -116,6 +116,17 @@ def test_a_removed_file_takes_its_rows_along(tmp_path):
     assert table.update() and table.num_rows == 0 and table.generation == 1
 
 
+def test_a_cell_of_any_length_is_a_damaged_row(tmp_path):
+    path, long = tmp_path / "metrics.csv", "x" * 200_000
+    path.write_text(f'env_steps,a\n1,1.0\n2,"{long}"\n3,2.0\n')
+    table = MetricsTable(path)
+    table.update()
+    assert list(table.steps) == [1, 3] and table.num_damaged == 1
+    path.write_text(f'env_steps,"{long}"\n1,1.0\n')
+    with pytest.raises(ValueError, match="no first column"):
+        MetricsTable(path).update()
+
+
 def test_damaged_rows_are_counted_and_left_out(tmp_path):
     text = "env_steps,a\n10,1.0\n11\nx,2.0\n12,word\n1e400,2\n\x00\n13,inf\n14,\n"
     (tmp_path / "metrics.csv").write_text(text)

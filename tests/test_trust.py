@@ -156,6 +156,13 @@ def test_signature_is_of_the_code_and_of_its_arguments(run, module, command, cha
     assert not (module / "imported").exists()
 
 
+@pytest.mark.parametrize("arguments", [5, [1], "x"])
+def test_arguments_that_are_none_are_refused_by_name(arguments):
+    with pytest.raises(ValueError, match="env_kwargs must be a list of texts"):
+        code_named_in({"env_kwargs": arguments})
+    assert code_named_in({"env_kwargs": {"a": "evil:make"}}) == {"env_kwargs": ["a=evil:make"]}
+
+
 def test_link_in_the_folder_of_a_run_is_not_written_through(run, tmp_path, capsys):
     (tmp_path / "mine").write_text("as it was")
     (run / "metrics.csv").unlink()

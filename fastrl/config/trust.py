@@ -25,7 +25,7 @@ from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from fastrl.config.values import read_value
+from fastrl.config.values import as_kind, read_value
 
 # Settings whose value may be `module:callable`, which is then imported.
 NAMING_CODE = (
@@ -47,12 +47,18 @@ def code_named_in(settings: Mapping[str, Any]) -> dict[str, Any]:
 
     Args:
         settings: plain values by name, as of `RunConfig.to_dict`.
+
+    Raises:
+        ValueError: what should be arguments are none.
     """
     named = {name: settings[name] for name in NAMING_CODE if ":" in str(settings.get(name) or "")}
     named = {x: list(y) if isinstance(y, tuple) else y for x, y in named.items()}
     has_names = bool(named)
     for name in ARGUMENTS:
-        arguments = list(settings.get(name) or ())
+        try:
+            arguments = list(as_kind(tuple[str, ...], settings.get(name) or ()))
+        except ValueError as error:
+            raise ValueError(f"{name} {error}") from error
         if arguments and (has_names or any(map(_CODE.fullmatch, _texts_of(arguments)))):
             named[name] = arguments
     return named

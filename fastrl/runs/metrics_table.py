@@ -244,4 +244,7 @@ class MetricsTable:
 def _cells(line: str) -> list[str]:
     if '"' not in line:
         return line.split(",")
-    return next(csv.reader([line]), [])
+    try:
+        return next(csv.reader([line]), [])
+    except csv.Error:  # a cell is longer than any number or name
+        return []

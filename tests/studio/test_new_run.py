@@ -92,6 +92,20 @@ def test_a_mistake_is_shown_beside_its_field_and_nothing_starts(desk):
     play(desk, story)
 
 
+@pytest.mark.parametrize("value", ["nan", "inf", "-inf"])
+def test_a_number_that_is_none_is_told_and_the_form_goes_on(desk, value):
+    async def story(user):
+        await user.open("/new")
+        await fill(user, learning_rate=value)
+        user.find(marker="Check").click()
+        await until(lambda: element(user, "learning_rate").error)
+        await fill(user, learning_rate="1e-3")
+        user.find(marker="Check").click()
+        await until(lambda: not element(user, "learning_rate").error)
+
+    play(desk, story)
+
+
 def test_start_queues_a_run_for_each_seed(desk):
     desk.queue.close()
 

@@ -216,7 +216,8 @@ class _Page:
             self._checks.active = False
         draft, wrong = self.draft()
         faults = wrong or await asyncio.to_thread(faults_of, draft)
-        while self.draft() != (draft, wrong):  # something was typed meanwhile
+        # As text: a draft with NaN in it does not equal itself.
+        while repr(self.draft()) != repr((draft, wrong)):  # something was typed meanwhile
             draft, wrong = self.draft()
             faults = wrong or await asyncio.to_thread(faults_of, draft)
         named = code_named_in({**draft.settings, "agent": draft.agent})
