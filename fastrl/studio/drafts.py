@@ -117,9 +117,13 @@ def typed(algo: str, setting: Mapping[str, Any], text: str) -> Any:
     elif kind != "text":
         value = read_value(text)
     try:
-        return config_class_of(algo).typed({name: value}, "")[name]
+        value = config_class_of(algo).typed({name: value}, "")[name]
     except ValueError as error:
         raise ValueError(str(error).removeprefix(f": {name} ")) from error
+    words = value if isinstance(value, tuple) else ()
+    if wrong := [word for word in words if isinstance(word, str) and word.startswith("-")]:
+        raise ValueError(f"{wrong[0]} would be a flag: no word of a list may begin with -")
+    return value
 
 
 def shown(value: Any) -> str:

@@ -18,6 +18,7 @@ from nicegui.functions.notify import notify
 from nicegui.testing.general import nicegui_reset_globals, prepare_simulation
 from nicegui.testing.user import User
 
+from fastrl.runs.metrics_table import TRAIN_RETURN
 from fastrl.studio.app import build
 from fastrl.studio.desk import Desk
 
@@ -99,3 +100,29 @@ def make_run(log_dir: Path, name: str = "CartPole-v1_default_1", start: str = "t
     (folder / "videos").mkdir()
     (folder / "config.yaml").write_text("algo: ppo\nenv_id: CartPole-v1\nseed: 1\n")
     return f"ppo/{start}/{name}"
+
+
+def make_unsendable(log_dir: Path) -> list[str]:
+    """Makes runs that say what neither JSON nor a browser can hold; returns their addresses."""
+    addresses = []
+    for number, (name, text) in enumerate(
+        [
+            ("summary.json", '{"total_env_steps": 1e30, "wall_seconds": 1e300}'),
+            ("summary.json", '{"algo": "\\ud800", "env_id": "\\ud800", "stop_reason": "\\udfff"}'),
+            ("config.yaml", 'algo: ppo\nexp_name: "\\ud800"\nenv_id: "a\\udfff"\nseed: 1\n'),
+            ("config.yaml", f"algo: ppo\nenv_id: x\nseed: {2**60}\nexp_name: {2**70}\n"),
+            ("config.yaml", f"algo: ppo\nenv_id: x\nseed: 0x{'f' * 5000}\nnum_envs: .nan\n"),
+            ("config.yaml", f"algo: ppo\nenv_id: 0x{'f' * 5000}\nexp_name: 0x{'f' * 5000}\n"),
+            ("config.yaml", f'"\\udcff": 1\nalgo: {{x: "\\udcff"}}\nenv_id: [0x{"f" * 5000}]\n'),
+            ("config.yaml", "algo: ppo\nenv_id: x\nseed: 1\nenv_kwargs: 5\nnetwork_kwargs: [1]\n"),
+            ("metrics.csv", f'env_steps,{TRAIN_RETURN}\n1,2\n2,"{"x" * 200_000}"\n'),
+            ("metrics.csv", f'env_steps,"{"x" * 200_000}"\n1,2\n'),
+            ("metrics.csv", f"env_steps,{TRAIN_RETURN}\n{10**300},1e308\n{10**300},1e308\n"),
+            ("metrics.csv", "env_steps,Time/step_per_second\n" + "9" * 300 + ",1e-300\n" * 2),
+        ]
+    ):
+        address = make_run(log_dir, f"odd_{number}", f"o{number}")
+        (log_dir / address / name).write_text(text)
+        (log_dir / address / "checkpoints" / os.fsdecode(b"latin\xe9.pt")).write_bytes(b"")
+        addresses.append(address)
+    return addresses

@@ -10,6 +10,7 @@ import os
 import re
 import signal
 from pathlib import Path
+from urllib.parse import urlencode
 
 import pytest
 
@@ -17,8 +18,10 @@ pytest.importorskip("selenium", reason='needs the extra "browser"')
 pytest.importorskip("optuna", reason='needs the extra "sweep"')
 
 from fastrl.runs.owner import signal_to
+from fastrl.studio.addresses import page_of_run
 from fastrl.studio.jobs import JobFolder
 from studio.browser import CHROMIUM, DRIVER, Browser, chromium, studio
+from studio.playing import make_run, make_unsendable
 
 pytestmark = [
     pytest.mark.slow,
@@ -235,3 +238,26 @@ def test_a_narrow_window_shows_everything_without_scrolling_sideways(browser, ur
 def check_width(browser: Browser, what: str) -> None:
     code = "return document.documentElement.scrollWidth <= window.innerWidth + 1"
     browser.until(lambda: browser.script(code), f"{what or 'runs'} within a narrow window", 10)
+
+
+NAMES = ("a'b\"c", "%2f", "a#b?c=d&e", "<b>x<_b>", "{{1}}", "a b", "\u65e5\u672c", "x" * 255)
+
+
+def test_folders_of_any_name_and_contents_are_shown(browser, tmp_path):
+    """It has a studio of its own, apart from the story."""
+    log_dir = tmp_path / "logs"
+    odd = make_unsendable(log_dir)
+    named = [make_run(log_dir, name, f"n{number}") for number, name in enumerate(NAMES)]
+    make_run(log_dir, os.fsdecode(b"latin\xe9_1"), "n99")
+    with studio(log_dir) as address:
+        browser.open(address)
+        browser.see("1 run is left out")
+        browser.until(lambda: len(browser.all(".ag-row a")) > 5, "rows")
+        for run in (*odd, *named):
+            browser.open(address.rstrip("/") + page_of_run(run))
+            browser.see("no metrics yet" if run in named else "Curves")
+            for tab in ("Films", "Settings", "Files"):
+                browser.press(tab)
+        browser.open(f"{address}compare?{urlencode([('run', run) for run in odd])}")
+        browser.see("interquartile mean")
+        browser.driver.get("about:blank")  # before its server ends

@@ -92,6 +92,20 @@ def test_a_mistake_is_shown_beside_its_field_and_nothing_starts(desk):
     play(desk, story)
 
 
+@pytest.mark.parametrize("word", ["-h", "--help", "a=1 --seed=5", "--describe"])
+def test_a_word_that_would_be_a_flag_is_refused_beside_its_field(desk, word):
+    address = make_run(desk.log_dir)
+    config = desk.log_dir / address / "config.yaml"
+    config.write_text(f"algo: ppo\nenv_kwargs: {word.split()}\nseed: 1\n")
+
+    async def story(user):
+        await user.open(f"/new?like={address}")
+        await until(lambda: "would be a flag" in (element(user, "env_kwargs").error or ""))
+        assert element(user, "seeds").value == "1"
+
+    play(desk, story)
+
+
 @pytest.mark.parametrize("value", ["nan", "inf", "-inf"])
 def test_a_number_that_is_none_is_told_and_the_form_goes_on(desk, value):
     async def story(user):
@@ -102,6 +116,18 @@ def test_a_number_that_is_none_is_told_and_the_form_goes_on(desk, value):
         await fill(user, learning_rate="1e-3")
         user.find(marker="Check").click()
         await until(lambda: not element(user, "learning_rate").error)
+
+    play(desk, story)
+
+
+def test_a_run_that_cannot_be_queued_says_why_and_start_can_be_pressed_again(desk):
+    (desk.log_dir / ".studio").write_text("")
+
+    async def story(user):
+        await user.open("/new")
+        user.find(marker="Start").click()
+        await user.should_see("File exists", retries=80)
+        assert element(user, "Start").enabled
 
     play(desk, story)
 

@@ -17,7 +17,7 @@ from nicegui import ui
 from fastrl.runs.metrics_table import TRAIN_RETURN
 from fastrl.studio import jobs as jobs_module
 from fastrl.studio.rows import changes, counted
-from studio.playing import ask, element, make_run, play, until
+from studio.playing import ask, element, make_run, make_unsendable, play, until
 
 SCRIPT = "<script>alert(1)</script><img src=x onerror=alert(2)>"
 
@@ -119,34 +119,8 @@ def test_damaged_runs_start_nothing(desk):
     assert desk.jobs.all() == []
 
 
-def unsendable(desk):
-    """Makes runs that say what neither JSON nor a browser can hold; returns their addresses."""
-    addresses = []
-    for number, (name, text) in enumerate(
-        [
-            ("summary.json", '{"total_env_steps": 1e30, "wall_seconds": 1e300}'),
-            ("summary.json", '{"algo": "\\ud800", "env_id": "\\ud800", "stop_reason": "\\udfff"}'),
-            ("config.yaml", 'algo: ppo\nexp_name: "\\ud800"\nenv_id: "a\\udfff"\nseed: 1\n'),
-            ("config.yaml", f"algo: ppo\nenv_id: x\nseed: {2**60}\nexp_name: {2**70}\n"),
-            ("config.yaml", f"algo: ppo\nenv_id: x\nseed: 0x{'f' * 5000}\nnum_envs: .nan\n"),
-            ("config.yaml", f"algo: ppo\nenv_id: 0x{'f' * 5000}\nexp_name: 0x{'f' * 5000}\n"),
-            ("config.yaml", f'"\\udcff": 1\nalgo: {{x: "\\udcff"}}\nenv_id: [0x{"f" * 5000}]\n'),
-            ("config.yaml", "algo: ppo\nenv_id: x\nseed: 1\nenv_kwargs: 5\nnetwork_kwargs: [1]\n"),
-            ("metrics.csv", f'env_steps,{TRAIN_RETURN}\n1,2\n2,"{"x" * 200_000}"\n'),
-            ("metrics.csv", f'env_steps,"{"x" * 200_000}"\n1,2\n'),
-            ("metrics.csv", f"env_steps,{TRAIN_RETURN}\n{10**300},1e308\n{10**300},1e308\n"),
-            ("metrics.csv", "env_steps,Time/step_per_second\n" + "9" * 300 + ",1e-300\n" * 2),
-        ]
-    ):
-        address = make_run(desk.log_dir, f"odd_{number}", f"o{number}")
-        (desk.log_dir / address / name).write_text(text)
-        (desk.log_dir / address / "checkpoints" / os.fsdecode(b"latin\xe9.pt")).write_bytes(b"")
-        addresses.append(address)
-    return addresses
-
-
 def test_what_a_browser_cannot_hold_hides_no_runs(desk):
-    odd, good = unsendable(desk), make_run(desk.log_dir)
+    odd, good = make_unsendable(desk.log_dir), make_run(desk.log_dir)
     make_run(desk.log_dir, os.fsdecode(b"latin\xe9_1"), "o99")
     rows = {row["address"]: row for row in desk.rows()}
     assert rows.keys() == {*odd, good}
@@ -172,7 +146,7 @@ def test_what_a_browser_cannot_hold_hides_no_runs(desk):
 
 def test_all_tabs_show_what_a_browser_cannot_hold(desk, caplog):
     async def story(user):
-        for address in unsendable(desk):
+        for address in make_unsendable(desk.log_dir):
             await user.open(f"/run/{address}")
             for tab in ("Films", "Log", "Settings", "Files"):
                 user.find(kind=ui.tab, content=tab).click()
@@ -301,6 +275,17 @@ def test_a_run_that_names_code_of_others_is_played_only_if_trusted(desk):
     assert "evil:make" in desk.code_to_trust(address)
     assert "--trust" not in desk.resume(address).words
     assert "--trust" in desk.resume(address, trust=True).words
+
+
+def test_a_trash_that_is_no_folder_is_told(desk):
+    (desk.log_dir / ".trash").write_text("")
+
+    async def story(user):
+        await user.open("/")
+        user.find("Trash").click()
+        await user.should_see("is not a folder", retries=30)
+
+    play(desk, story)
 
 
 def test_the_queue_says_what_failed_and_why(desk):

@@ -15,7 +15,7 @@ from fastrl.presets import named_presets
 from fastrl.processes.errors import is_expected, one_line
 from fastrl.studio.desk import Desk
 from fastrl.studio.drafts import Draft, Faults, faults_of, read_seeds, typed
-from fastrl.studio.frame import SECONDS_TO_BUILD, frame
+from fastrl.studio.frame import SECONDS_TO_BUILD, frame, told
 from fastrl.studio.pages.fields import Fields, described
 from fastrl.studio.pages.settings_panel import SettingsPanel
 from fastrl.studio.settings_files import read_layered, settings_in, typed_settings, unlike_defaults
@@ -240,10 +240,13 @@ class _Page:
             self._starter.enable()
             ui.notify("something is wrong: see the marked settings", type="negative")
             return
-        jobs = await asyncio.to_thread(self._desk.start_runs, draft)
-        words = "1 run is" if len(jobs) == 1 else f"{len(jobs)} runs are"
-        ui.notify(f"{words} in the queue", type="positive")
-        ui.navigate.to("/")
+        num_runs = len(draft.settings_of_runs())
+        words = "1 run is" if num_runs == 1 else f"{num_runs} runs are"
+        start = partial(self._desk.start_runs, draft)
+        if await told(lambda: asyncio.to_thread(start), f"{words} in the queue"):
+            ui.navigate.to("/")
+        else:
+            self._starter.enable()
 
 
 def _copied(title: str, mark: str) -> Any:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+from functools import partial
 from typing import Any
 
 from nicegui import ui  # pyright: ignore[reportMissingImports]
 
 from fastrl.studio.addresses import left_out
 from fastrl.studio.desk import Desk
-from fastrl.studio.frame import SECONDS_TO_BUILD, frame
+from fastrl.studio.frame import SECONDS_TO_BUILD, frame, told
 from fastrl.studio.pages.chosen import buttons, trash_dialog
 from fastrl.studio.pages.queue import queue_panel
 from fastrl.studio.rows import Row, changes, counted, is_trial
@@ -67,9 +68,9 @@ class _Page:
             self._count = ui.label(counted(rows)).classes("desk-note").mark("count")
         with ui.element("div").classes("desk-row"):
             buttons(self._desk, self.chosen, self._refresh)
-            ui.button("Trash", on_click=lambda: trash_dialog(self._desk, self._refresh)).props(
-                "flat dense no-caps icon=restore_from_trash"
-            )
+            show = partial(trash_dialog, self._desk, self._refresh)
+            trash = ui.button("Trash", on_click=partial(told, show))
+            trash.props("flat dense no-caps icon=restore_from_trash")
         self._left_out = ui.label().classes("desk-wrong")
         self._grid = ui.aggrid(_options(rows)).classes("desk-grid").mark("runs")
         queue_panel(self._desk)
