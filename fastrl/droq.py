@@ -52,8 +52,8 @@ class DroQ(SAC):
         self._masks = torch.ones(2 * num_values, device=self.device)
         masks = self._target_masks, self._online_masks = self._masks.split(num_values)
         example = (*minibatch, self._noise[0], self._noise[0], *masks)
-        self._learn_critics_fast = self.engine.build(self.learn_critics, example)
-        self._learn_actor_fast = self.engine.build(self.learn_actor, example)
+        self._take_critic_step = self.engine.build(self.learn_critics, example)
+        self._take_actor_step = self.engine.build(self.learn_actor, example)
 
     def _learn(self, num_steps: int) -> None:
         """Takes gradient steps, each on transitions of its own, those of the actor too."""
@@ -63,12 +63,12 @@ class DroQ(SAC):
         for rows, noise in self._rows_and_noise(num_steps):
             draw_dropout(self._masks, rate, generator)
             has_actor_step = self._begin_step()
-            self._learn_critics_fast(*self.replay.gather(rows), noise, noise, *masks)
+            self._take_critic_step(*self.replay.gather(rows), noise, noise, *masks)
             if has_actor_step:
                 (own_rows,) = self.replay.draw(1, batch_size, self._row_generator)
                 draw_dropout(self._online_masks, rate, generator)
                 noise.normal_(generator=generator)
-                self._learn_actor_fast(*self.replay.gather(own_rows), noise, noise, *masks)
+                self._take_actor_step(*self.replay.gather(own_rows), noise, noise, *masks)
 
     def _combine(self, values: Tensor) -> Tensor:
         """Returns the mean over the critics, `[B]` (algorithm 2, line 9)."""

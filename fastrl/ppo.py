@@ -148,8 +148,9 @@ class PPO(OnPolicyAgent):
                     if config.follows_kl:
                         kl, count = self.step.sum_of("Info/approx_kl"), self.step.num_steps
                         kl_of_epoch = (kl - kl_before) / (count - count_before)
-                        has_moved = count > 1  # the KL is measured before the step: the first is 0
-                        if has_moved and (self.follow_kl(kl_of_epoch) or not took_all):
+                        # The KL is measured before each step: of an update's first one it is 0.
+                        goes_far = count > 1 and self.follow_kl(kl_of_epoch)
+                        if goes_far or not took_all:
                             break
                         kl_before, count_before = kl, count
                 self.update_obs_normalizer(rollout)

@@ -176,16 +176,16 @@ class SAC(OffPolicyAgent):
         noise_shape = (MOST_DRAWN, 2, config.per_rank_batch_size, self.policy.num_actions)
         self._noise = torch.zeros(noise_shape, device=self.device)
         example = (*minibatch, *self._noise[0])
-        self._learn_all_fast = self.engine.build(self.learn_all, example)
+        self._take_full_step = self.engine.build(self.learn_all, example)
         if config.policy_frequency > 1:
-            self._learn_critics_fast = self.engine.build(self.learn_critics, example)
+            self._take_critic_step = self.engine.build(self.learn_critics, example)
 
     def _learn(self, num_steps: int) -> None:
         """Takes gradient steps, each on transitions of its own."""
         assert self.replay is not None
         for rows, noise in self._rows_and_noise(num_steps):
             minibatch = self.replay.gather(rows)
-            step = self._learn_all_fast if self._begin_step() else self._learn_critics_fast
+            step = self._take_full_step if self._begin_step() else self._take_critic_step
             step(*minibatch, *noise)
 
     def _rows_and_noise(self, num_steps: int) -> Iterator[tuple[Tensor, Tensor]]:

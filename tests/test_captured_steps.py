@@ -20,11 +20,11 @@ STEPS: dict[str, Any] = {
     "ppo_recurrent": (make_recurrent, lambda agent: [agent.step._run]),
     "sac": (
         lambda **s: make_agent_of(SAC, "box", **OFF_POLICY, **s),
-        lambda agent: [agent._learn_all_fast],
+        lambda agent: [agent._take_full_step],
     ),
     "droq": (
         lambda **s: make_agent_of(DroQ, "box", **OFF_POLICY, **s),
-        lambda agent: [agent._learn_critics_fast, agent._learn_actor_fast],
+        lambda agent: [agent._take_critic_step, agent._take_actor_step],
     ),
 }
 

@@ -95,7 +95,7 @@ def test_each_pass_has_masks_of_its_own():
     agent = make_agent(kind=DroQ, dropout_rate=0.5, replay_ratio=2.0)
     seen: list[bytes] = []
     loop = Loop(agent)
-    critic_step, actor_step = agent._learn_critics_fast, agent._learn_actor_fast  # type: ignore[attr-defined]
+    critic_step, actor_step = agent._take_critic_step, agent._take_actor_step  # type: ignore[attr-defined]
 
     def noted_critic(*fields):
         seen.extend(x.numpy().tobytes() for x in fields[-2:])
@@ -105,7 +105,7 @@ def test_each_pass_has_masks_of_its_own():
         seen.append(fields[-1].numpy().tobytes())
         return actor_step(*fields)
 
-    agent._learn_critics_fast, agent._learn_actor_fast = noted_critic, noted_actor  # type: ignore
+    agent._take_critic_step, agent._take_actor_step = noted_critic, noted_actor  # type: ignore
     loop.run(20)
     assert len(seen) == 2 * 120 + 6 == len(set(seen))
 
@@ -124,7 +124,7 @@ def test_actor_learns_from_a_full_batch_of_its_own():
         return gather(rows)
 
     agent.replay.gather = noted_gather  # type: ignore[method-assign]
-    for name in ("_learn_critics_fast", "_learn_actor_fast"):
+    for name in ("_take_critic_step", "_take_actor_step"):
         step = getattr(agent, name)
 
         def noted(*fields, name=name, step=step):
@@ -133,9 +133,9 @@ def test_actor_learns_from_a_full_batch_of_its_own():
 
         setattr(agent, name, noted)
     loop.run(10)
-    assert [name for name, _ in calls[:7]] == ["_learn_critics_fast"] * 5 + [
-        "_learn_actor_fast",
-        "_learn_critics_fast",
+    assert [name for name, _ in calls[:7]] == ["_take_critic_step"] * 5 + [
+        "_take_actor_step",
+        "_take_critic_step",
     ]
     assert len({tuple(rows.tolist()) for _, rows in calls}) == len(calls)
     assert all(len(rows) == 16 for _, rows in calls)

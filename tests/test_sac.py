@@ -103,7 +103,7 @@ def test_gradient_step_equals_a_plain_twin():
     for seed, rows in enumerate(agent.replay.draw(5, 16, torch.Generator().manual_seed(0))):
         noise = torch.randn(2, 16, 2, generator=torch.Generator().manual_seed(seed))
         batch = agent.replay.gather(rows)
-        agent._learn_all_fast(*batch, *noise)
+        agent._take_full_step(*batch, *noise)
         twin.step(batch, *noise)
     close: dict[str, Any] = {"rtol": 2e-3, "atol": 2e-5}
     torch.testing.assert_close(agent.policy.head.weight, twin.actor[-1].weight, **close)

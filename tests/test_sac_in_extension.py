@@ -31,10 +31,10 @@ def take_steps(agent: SAC, num_steps: int) -> torch.Tensor:
         for _ in range(num_steps):
             if isinstance(agent, DroQ):
                 masks = agent._target_masks, agent._online_masks
-                agent._learn_critics_fast(*fields, *noise, *masks)
-                agent._learn_actor_fast(*fields, *noise, *masks)
+                agent._take_critic_step(*fields, *noise, *masks)
+                agent._take_actor_step(*fields, *noise, *masks)
             else:
-                agent._learn_all_fast(*fields, *noise)
+                agent._take_full_step(*fields, *noise)
     return torch.cat([agent.actor_optimizer.flat, agent.critic_optimizer.flat])
 
 

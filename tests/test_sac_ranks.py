@@ -51,10 +51,10 @@ def steps_on_given_rows(name: str, num_ranks: int) -> dict[str, np.ndarray]:
         mine = [x[share] for x in (*batch, *noise)]
         if isinstance(agent, DroQ):
             agent._masks.fill_(1)
-            agent._learn_critics_fast(*mine, agent._target_masks, agent._online_masks)
-            agent._learn_actor_fast(*mine, agent._target_masks, agent._online_masks)
+            agent._take_critic_step(*mine, agent._target_masks, agent._online_masks)
+            agent._take_actor_step(*mine, agent._target_masks, agent._online_masks)
         else:
-            agent._learn_all_fast(*mine)
+            agent._take_full_step(*mine)
     return learners(agent)
 
 

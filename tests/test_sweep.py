@@ -353,6 +353,13 @@ def test_a_grid_that_was_killed_makes_only_the_runs_that_are_left(tmp_path):
     assert len(list((trial.folder / "ppo").glob(f"*/slow_default_{before.seed}"))) == 1
 
 
+def test_a_user_without_a_key_sweeps_a_task_of_his_own(tmp_path, monkeypatch, capsys):
+    blocked = tmp_path / "config"
+    blocked.write_text("")  # the folder of the key can neither be read nor made
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(blocked))
+    assert main(small(*GRID, "--agent", "my:Own", log_dir=tmp_path)) == 0, capsys.readouterr().err
+
+
 def test_the_processes_of_a_stopped_run_are_gone(tmp_path):
     from fastrl.sweep.pool import Job, Pool
 

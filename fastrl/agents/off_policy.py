@@ -273,7 +273,7 @@ class OffPolicyAgent(BaseAgent):
         self._steps_before_run = state["steps_before_run"]
         self._changed_at = list(state["changed_at"])
         saved = config if isinstance(config := state.get("config"), dict) else {}
-        if any(saved.get(x, y := getattr(self.config, x)) != y for x in _DUE_BY):
+        if any(x in saved and saved[x] != getattr(self.config, x) for x in _DUE_BY):
             self._changed_at = [self.num_env_steps, self.num_gradient_steps]
         load_noise(self, state)
         if replay is None:  # a file of `save`: rows to learn from are collected anew

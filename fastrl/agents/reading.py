@@ -66,7 +66,7 @@ def read_agent(kind: Any, path: str | Path, env: Any, trust: bool, settings: dic
         )
     # However many processes trained it, one is enough to play.
     change = config.replace if "devices" in settings else config.for_one_process
-    played = {} if env is None else without_processes(env, config)
+    played = {} if env is None else without_processes(env, config, settings)
     config = change(**{**played, **settings})
     check_effects(config, given)
     check_beginnings(config, saved, path, "seed", "alpha")

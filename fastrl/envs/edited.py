@@ -157,6 +157,11 @@ def _drawn(space: Any, *shown: Any) -> Any:
 
 
 def _numbers_of(env: AnyEnv) -> dict[str, Any]:
-    """Returns the attributes of the innermost environment that are numbers or words."""
+    """Returns the attributes of the innermost environment that are numbers or words.
+
+    But for the size of a vector.
+    """
     kinds = bool, int, float, str
-    return {name: x for name, x in vars(env.unwrapped).items() if isinstance(x, kinds)}
+    found = {name: x for name, x in vars(env.unwrapped).items() if isinstance(x, kinds)}
+    found.pop("num_envs", None)
+    return found

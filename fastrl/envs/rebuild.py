@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import copy
 import inspect
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any, NamedTuple, cast
 from weakref import WeakSet
@@ -85,6 +85,8 @@ def task_of(env: Any, envs: Sequence[VectorEnv], config: RunConfig, eval_env: An
     trained = trained._replace(note="\n".join(notes))
     if not isinstance(env, str) and trained.is_named:
         trained = trained._replace(is_named=_is_named(trained, envs, config))
+        if trained.is_named:  # the check makes and plays one: where nothing cheaper says no
+            trained = trained.checked()
     if isinstance(eval_env, str) and eval_env == "auto":
         return trained
     own = trained._replace(is_own=True, make=None, check=None)
@@ -97,7 +99,7 @@ def task_of(env: Any, envs: Sequence[VectorEnv], config: RunConfig, eval_env: An
 
 def _is_named(trained: Task, envs: Sequence[VectorEnv], config: RunConfig) -> bool:
     """Returns whether what the caller built is what id and settings of the run stand for."""
-    if trained.env_id != config.env_id or (trained.check is not None and trained.check()):
+    if trained.env_id != config.env_id:
         return False
     backend = config.backend
     if backend == "auto":
@@ -106,17 +108,21 @@ def _is_named(trained: Task, envs: Sequence[VectorEnv], config: RunConfig) -> bo
     return backend == envs[0].backend
 
 
-def without_processes(env: Any, config: RunConfig) -> dict[str, Any]:
+def without_processes(env: Any, config: RunConfig, settings: Mapping[str, Any]) -> dict[str, Any]:
     """Returns settings without processes if a run's config asks for some and none can play `env`.
 
     Args:
         env: an id, environments, or a function that makes one.
         config: of a run on other environments.
+        settings: what the caller sets otherwise.
     """
+    names = "backend", "info_action_mask", "num_envs"
+    config = config.replace(**{name: settings[name] for name in names if name in settings})
     if isinstance(env, str):
         is_apart = not uses_envpool(env, config.backend, config.info_action_mask)
     else:
-        is_apart = callable(env)
+        is_copied = isinstance(env, gymnasium.Env) and config.num_envs > 1
+        is_apart = callable(env) or is_copied
     return {} if is_apart else _NO_PROCESSES
 
 
@@ -163,7 +169,9 @@ def _trained_vector(env: Any, envs: Sequence[VectorEnv], config: RunConfig) -> T
         check = edited(env.envs, env.env_fns)
     if spec is not None and "vectorization_mode" in spec.kwargs:  # `gymnasium.make_vec` was here
         if not is_of_singles:
-            check = edited([env], [partial(gymnasium.make_vec, copy.deepcopy(spec))])
+            one = copy.deepcopy(spec)
+            one.kwargs["num_envs"] = 1  # is enough to look at
+            check = edited([env], [partial(gymnasium.make_vec, one)])
         maker = partial(_from_vector_spec, spec, config)
         return Task(env_id, maker, "", is_plain(spec), check=check)
     if is_of_singles:

@@ -92,10 +92,10 @@ class ActionRepeat(gymnasium.Wrapper):
     def step(self, action: Any) -> Any:
         """Steps `times` times, or until the episode ends or an action mask forbids the action."""
         total = 0.0
-        for _ in range(self._times):
+        for left in reversed(range(self._times)):
             obs, reward, terminated, truncated, info = self.env.step(action)
             total += as_number(reward, "the reward")
-            if terminated or truncated or self._is_forbidden(action, obs, info):
+            if terminated or truncated or (left and self._is_forbidden(action, obs, info)):
                 break
         return obs, total, terminated, truncated, info
 

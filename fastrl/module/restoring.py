@@ -49,7 +49,7 @@ def restore(
         if is_known_id(config.env_id):
             fault = f"environments of {config.env_id} that were handed over"
         raise ValueError(f"{path} was trained on {fault}; give env=, or --env-id to commands")
-    decided = {} if env is None else without_processes(env, config)
+    decided = {} if env is None else without_processes(env, config, settings)
     if env is not None and not isinstance(env, str):
         decided = {**decided, **facts_of(env), "env_kwargs": ()}
     of_run = {"accelerator": "auto", **config.unlike_defaults(), "callback": ()}

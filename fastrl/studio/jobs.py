@@ -160,7 +160,7 @@ class JobFolder:
             if (known := process_of(process.pid)) is not None:
                 _write(folder / PROCESS_NAME, dataclasses.asdict(known))
         except BaseException:  # nobody could stop it
-            process.kill()
+            os.killpg(process.pid, signal.SIGKILL)
             process.wait()
             raise
         return process

@@ -49,12 +49,13 @@ def _run(words: list[str]) -> int:
         print(description_of(asked))
         return 0
     folder = None if options.anew else unfinished(options.log_dir, asked.command, _say)
+    is_new = folder is None
     if folder is None:
         folder = create(options.log_dir)
         asked.save(folder)
     else:
         _say(f"going on with {folder}, which was cut short; --anew begins another")
-    return _go(folder, Options())
+    return _go(folder, Options(trust=is_new))  # one just asked for needs no signature
 
 
 def _changed(folder: Path, asked: Asked, options: Options) -> Asked:

@@ -164,32 +164,32 @@ class AgentTrainer:
     ) -> TrainResult:
         callbacks, lead = self._prepared(agent, env), agent.devices.is_global_zero
         with rare_collections(), ExitStack() as ownership:
-            before = self._before(agent, speaks, ownership)
+            origin = self._origin(agent, speaks, ownership)
             check_learns(agent)
             if agent.task.note and speaks:
                 print(agent.task.note, flush=True)
             buffer, timer = _built(agent, speaks), StageTimer()
             # What environments draw from the global generators follows from the seed, too.
-            own_seed = agent.devices.stream_seed(agent.config.seed, -1, before.counters.restarts)
+            own_seed = agent.devices.stream_seed(agent.config.seed, -1, origin.counters.restarts)
             ownership.enter_context(generators_seeded(own_seed))
-            player = _started(agent, buffer, timer, before, speaks)
+            player = _started(agent, buffer, timer, origin, speaks)
             check_frozen_statistics(agent)
-            check_warm_up(agent, before.counters)
+            check_warm_up(agent, origin.counters)
             signals.hold()
             if speaks:
                 print(*lines_about(agent, buffer.obs[0]), sep="\n", flush=True)
-            folder = before.folder
+            folder = origin.folder
             if folder is None and lead:  # late, so that it gets its first checkpoint soon
                 folder = _new_folder(agent)
                 ownership.enter_context(owned_by_this_process(folder))
-            is_resumed, counters = before.state is not None, before.counters
+            is_resumed, counters = origin.state is not None, origin.counters
             trainer = Trainer(agent, buffer, counters, folder if lead else None, is_resumed)
             hooks = Hooks(callbacks, trainer)
             lines: list[str] = []
-            if before.state is not None:
-                with naming(before.checkpoint):
-                    lines = hooks.load_state_dict(before.state.get("callbacks", []))
-                before.state = None  # the replay buffer in it may be large
+            if origin.state is not None:
+                with naming(origin.checkpoint):
+                    lines = hooks.load_state_dict(origin.state.get("callbacks", []))
+                origin.state = None  # the replay buffer in it may be large
             called = hooks if callbacks else None
             run = Loop(agent, counters, buffer, player, timer, signals, called)
             if not lead or folder is None:
@@ -217,15 +217,15 @@ class AgentTrainer:
             agent.envs, agent.task = fitting_envs(env, agent.config, rank, agent.envs, agent.task)
         return callbacks
 
-    def _before(self, agent: Agent, speaks: bool, ownership: ExitStack) -> _Before:
-        """Returns what there is of the run: what its newest checkpoint holds, or nothing.
+    def _origin(self, agent: Agent, speaks: bool, ownership: ExitStack) -> _Origin:
+        """Returns where the run starts from.
 
         Raises:
             ValueError: the checkpoint is damaged, or is not of such a run; or another process
                 writes the run.
         """
         if self._resume is None:
-            return _Before(Counters())
+            return _Origin(Counters())
         folder = open_run_folder(_absolute(self._resume, agent)).path
         if agent.devices.is_global_zero:  # no other process may write from here on
             ownership.enter_context(owned_by_this_process(folder))
@@ -246,7 +246,7 @@ class AgentTrainer:
             agent.envs = reopened(agent.envs, agent.config, *again)
         with naming(checkpoint):
             state = share_of_rank(state, agent, counters.restarts)
-        return _Before(counters, folder, checkpoint, state)
+        return _Origin(counters, folder, checkpoint, state)
 
 
 def shown_folder(agent: Agent, folder: Path, resume: str | Path | None) -> Path:
@@ -266,8 +266,8 @@ def _take_settings(agent: Agent, config: RunConfig) -> None:
 
 
 @dataclasses.dataclass
-class _Before:
-    """What there is of a run when it begins; all of it but the counters if it is resumed."""
+class _Origin:
+    """Where a run starts from: zero counters, or a checkpoint of the run that is resumed."""
 
     counters: Counters
     folder: Path | None = None
@@ -276,23 +276,23 @@ class _Before:
 
 
 def _started(
-    agent: Agent, buffer: RolloutBuffer, timer: StageTimer, before: _Before, speaks: bool
+    agent: Agent, buffer: RolloutBuffer, timer: StageTimer, origin: _Origin, speaks: bool
 ) -> Player:
     """Gives agent and environments the state that was saved, if any; returns what steps them."""
-    state = before.state
+    state = origin.state
     if state is not None:
-        with naming(before.checkpoint):
+        with naming(origin.checkpoint):
             agent.load_state_dict(state["agent"])
             if place := agent.not_finite():
                 raise ValueError(f"its {place} is not finite: the training diverged")
     with PULSE.slow(_SLOWNESS_OF_RESETS):
-        with naming(before.checkpoint):
-            goes_on = _restored_envs(agent, buffer, state, before.counters.restarts, speaks)
+        with naming(origin.checkpoint):
+            goes_on = _restored_envs(agent, buffer, state, origin.counters.restarts, speaks)
         player = player_of(agent, buffer, timer)
         if not goes_on:
             player.reset()
     if state is not None and "torch_random" in state:
-        with naming(before.checkpoint):  # last: resets may draw from the generators
+        with naming(origin.checkpoint):  # last: resets may draw from the generators
             restore_generators(state)
     return player
 
