@@ -16,6 +16,7 @@ from gymnasium.wrappers.vector import ClipReward, RecordEpisodeStatistics
 from fastrl import PPO, AgentTrainer, make_env
 from fastrl.cli import main as command_line
 from fastrl.config.ppo import PPOConfig
+from fastrl.envs.rebuild import without_processes
 from fastrl.evaluate import main as evaluate
 from fastrl.runs.checkpoint import load_checkpoint
 from fastrl.runs.folder import read_config
@@ -569,3 +570,36 @@ def test_a_run_of_another_task_than_its_id_goes_on_from_python_alone(tmp_path, c
     assert evaluate([str(folder), "--env-id", CARTPOLE, "--episodes", "2"]) == 0
     loaded = PPO.load(folder, vectorised())
     assert loaded.task.make is not None
+
+
+def test_an_environment_is_made_again_once_to_see_whether_it_was_changed(tmp_path):
+    made: list[Any] = []
+
+    class Noted(Remembering):
+        def __init__(self, **more: Any) -> None:
+            super().__init__(**more)
+            made.append(self)
+
+    gymnasium.register("Noted-v0", Noted)
+    env = gymnasium.make("Noted-v0")
+    agent = agent_for(env, tmp_path, info_action_mask=True, num_envs=1)
+    assert len(made) == 2
+    assert agent.task.is_named and agent.task.check is None  # tests need not look again
+    del gymnasium.registry["Noted-v0"]
+
+
+@pytest.mark.parametrize(
+    ("env", "settings", "keeps"),
+    [
+        ("LunarLander-v3", {"backend": "gymnasium"}, True),
+        ("LunarLander-v3", {}, False),
+        (None, {"num_envs": 2}, True),
+        (None, {"num_envs": 1}, False),
+    ],
+)
+def test_processes_are_kept_where_what_the_caller_sets_lets_them_be(env, settings, keeps):
+    config = PPOConfig(env_id="LunarLander-v2", backend="envpool")
+    env = gymnasium.make(CARTPOLE) if env is None else env
+    assert without_processes(env, config, settings) == (
+        {} if keeps else {"vector": "sync", "num_workers": 0}
+    )
