@@ -161,6 +161,7 @@ def test_eval_env_is_what_is_tested_as_often_as_asked(eval_env, tmp_path):
     assert result_of(agent) == (LIMIT, LIMIT)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("settings", [{"vector": "async"}, {"vector": "auto", "num_workers": 2}])
 def test_processes_are_of_the_environments_that_are_trained_on(settings, tmp_path):
     for eval_env in (limited(), vectorised(), CARTPOLE):
@@ -173,6 +174,7 @@ def test_processes_are_of_the_environments_that_are_trained_on(settings, tmp_pat
         agent.envs[0].close()
 
 
+@pytest.mark.slow
 def test_an_id_that_is_played_in_threads_is_tested_beside_processes(tmp_path):
     agent = agent_for("test_rebuild:limited", tmp_path, eval_env=CARTPOLE, vector="async")
     assert result_of(agent)[1] > LIMIT
