@@ -33,11 +33,11 @@ def test_gradient_step(compare):
             twin.step(batch, *noise)
 
     with agent.engine.learning():
-        agent._full_step(*batch, *noise)
+        agent._take_full_step(*batch, *noise)
         plain()
         mine, theirs = agent.policy.head.weight, twin.actor[-1].weight
         torch.testing.assert_close(mine, theirs, rtol=1e-3, atol=1e-5)
-        ours = lambda: agent._full_step(*batch, *noise)  # noqa: E731
+        ours = lambda: agent._take_full_step(*batch, *noise)  # noqa: E731
         compare(f"SAC gradient step on {ROWS} rows", ours, plain)
 
 
