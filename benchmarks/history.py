@@ -71,15 +71,21 @@ class Measurement:
 
 
 def kind_of_machine(cpuinfo: Path = Path("/proc/cpuinfo")) -> dict[str, Any]:
-    """Returns what two machines must share to be compared: model, instructions, cores."""
+    """Returns what two machines must share to be compared: processor, instructions, cores.
+
+    Virtual machines give generations of a processor one name, so its family and model count too.
+    """
     facts = machine_facts()
     try:
-        lines = cpuinfo.read_text().splitlines()
+        lines = cpuinfo.read_text().partition("\n\n")[0].splitlines()  # of the first core
     except OSError:
         lines = []
-    flags = next((line for line in lines if line.startswith(("flags", "Features"))), "")
-    found = [name for name in _INSTRUCTIONS.split() if name in flags.partition(":")[2].split()]
-    return {"cpu": facts["cpu"], "instructions": " ".join(found), "cores": facts["cores"]}
+    said = {name.strip(): text.strip() for name, _, text in (line.partition(":") for line in lines)}
+    flags = said.get("flags", said.get("Features", "")).split()
+    instructions = " ".join(name for name in _INSTRUCTIONS.split() if name in flags)
+    model = " ".join(said[name] for name in ("cpu family", "model") if name in said)
+    cpu = f"{facts['cpu']} ({model})" if model else facts["cpu"]
+    return {"cpu": cpu, "instructions": instructions, "cores": facts["cores"]}
 
 
 def read(file: Path) -> list[Record]:

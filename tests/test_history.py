@@ -99,6 +99,15 @@ def test_kind_of_machine_has_the_instructions_that_code_is_chosen_by(tmp_path):
     assert history.kind_of_machine(tmp_path / "absent")["instructions"] == ""
 
 
+def test_generations_of_a_processor_that_share_a_name_are_two_kinds(tmp_path):
+    kinds = []
+    for model in (17, 2):
+        file = tmp_path / f"cpuinfo{model}"
+        file.write_text(f"cpu family\t: 25\nmodel\t\t: {model}\nmodel name\t: AMD EPYC\n")
+        kinds.append(history.kind_of_machine(file)["cpu"])
+    assert kinds[0].endswith(" (25 17)") and kinds[0] != kinds[1]
+
+
 @pytest.fixture
 def finish(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
     """Returns a function that ends a run of benchmarks; it returns exit status and table."""
