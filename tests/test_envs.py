@@ -394,3 +394,17 @@ def test_reset_drops_a_step_that_nobody_received(backend):
     after = env.step(np.zeros(4, np.int64)).obs
     np.testing.assert_allclose(after[:, 0], obs[:, 0] + 0.02 * obs[:, 1], atol=1e-5)
     env.close()
+
+
+def test_a_library_of_the_system_that_a_family_lacks_is_told_in_a_line(monkeypatch):
+    import envpool
+
+    def fail(env_id: str) -> None:
+        raise ImportError("Procgen requires\nthe Qt 5 runtime")
+
+    monkeypatch.setattr(envpool, "make_spec", fail)
+    with pytest.raises(ValueError, match="BigfishEasy-v0: Procgen requires the Qt 5 runtime"):
+        make_env("BigfishEasy-v0", 2)
+    env = make_env("CartPole-v1", 2)  # gymnasium has it, too
+    assert env.backend == "gymnasium"
+    env.close()

@@ -238,13 +238,15 @@ class OnPolicyAgent(BaseAgent):
         if self.rows_are_evaluated:
             return torch.full((), torch.nan)
         valid, merge = rollout.valid, self.devices.merge
+        ends = rollout.terminated, rollout.truncated
+        rewards = rollout.rewards
         if self.reward_scale is not None:
             is_frozen = self.config.freeze_normalization or not self.reward_scale.training
             if not is_frozen:
-                done, running = rollout.terminated | rollout.truncated, rollout.discounted_returns
-                self.reward_scale.update(rollout.rewards, done, valid, running, merge)
+                done, running = ends[0] | ends[1], rollout.discounted_returns
+                self.reward_scale.update(rewards, done, valid, running, merge)
         self._evaluate_rows()
-        self._fill_advantages(rollout)
+        self._fill_advantages(rewards, *ends)
         return explained_variance(rollout.values[:-1], rollout.returns, valid, merge)
 
     def recompute_advantages(self, rollout: RolloutBuffer) -> None:
@@ -254,13 +256,12 @@ class OnPolicyAgent(BaseAgent):
         Log-probabilities stay: they are those of the policy that acted.
         """
         self._value_rows()
-        self._fill_advantages(rollout)
+        self._fill_advantages(rollout.rewards, rollout.terminated, rollout.truncated)
 
-    def _fill_advantages(self, rollout: RolloutBuffer) -> None:
-        rewards = rollout.rewards
+    def _fill_advantages(self, rewards: Tensor, terminated: Tensor, truncated: Tensor) -> None:
         if self.reward_scale is not None:
             rewards = self.reward_scale(rewards)
-        self._advantages(rewards, rollout.terminated, rollout.truncated)
+        self._advantages(rewards, terminated, truncated)
 
     def rows_to_evaluate(self, rollout: Any) -> tuple[Tensor, Tensor]:
         """Returns the arguments of `evaluate_rows`: views of rows and of the actions in them."""

@@ -12,6 +12,7 @@ import numpy as np
 from gymnasium import spaces
 
 from fastrl.envs.vector import EnvError, TimeStep
+from fastrl.processes.errors import one_line
 from fastrl.processes.machine import available_cores, thread_ids
 from fastrl.spaces.actions import action_space_of, check_action_space
 from fastrl.spaces.observations import MASK_KEY, PackedRow, observation_rows
@@ -64,12 +65,14 @@ def check_envpool_id(env_id: str, info_mask: bool = False) -> None:
     """Raises an error if an id that EnvPool has can't be used here.
 
     Raises:
-        ValueError: the env has several players, or spaces that fastrl doesn't support.
-        ImportError: a library that this family needs is missing.
+        ValueError: it has several players or spaces not supported here, or lacks a system library.
     """
     import envpool
 
-    spec: Any = envpool.make_spec(env_id)
+    try:
+        spec: Any = envpool.make_spec(env_id)
+    except ImportError as error:
+        raise ValueError(f"{env_id}: {one_line(error)}") from error
     if spec.config.max_num_players != 1:
         raise ValueError(f"{env_id}: has {spec.config.max_num_players} players; supported: 1")
     names = "gymnasium_observation_space", "gymnasium_action_space"

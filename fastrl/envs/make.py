@@ -274,7 +274,7 @@ def uses_envpool(env_id: str, backend: Backend, info_mask: bool) -> bool:
         return False
     try:
         check_envpool_id(env_id, info_mask)
-    except (ValueError, ImportError):
+    except ValueError:
         # EnvPool's env can't be used here; gymnasium's env of the same id may have other spaces,
         # and may need no extra library.
         if backend == "envpool" or env_id not in gymnasium.registry:

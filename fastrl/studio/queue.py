@@ -88,9 +88,9 @@ class Queue:
                 continue
             try:
                 self._jobs.end(job, status)
-            except (FileNotFoundError, NotADirectoryError):  # its folder is gone, and it with it
+            except (FileNotFoundError, NotADirectoryError):  # somebody removed the job's folder
                 pass
-            except (OSError, ValueError):  # the disk is full, say: again later
+            except (OSError, ValueError):  # such as a full disk: it is tried again
                 continue
             del self._mine[job.id]
         if not self._owns():
@@ -113,7 +113,7 @@ class Queue:
             self._mine[job.id] = (job, self._jobs.start(job))
             return True
         except (OSError, ValueError) as error:
-            with contextlib.suppress(OSError, ValueError):  # the disk is full, say: again later
+            with contextlib.suppress(OSError, ValueError):  # such as a full disk: it is tried again
                 self._jobs.fail(job, f"error: it could not be started: {error}")
         return False
 
@@ -136,7 +136,7 @@ class Queue:
 
     def _work(self) -> None:
         while not self._is_closed:
-            with contextlib.suppress(OSError, ValueError):  # the log folder is away, say
+            with contextlib.suppress(OSError, ValueError):  # the log folder is unreachable, say
                 self.tick()
             self._wake.wait(_TICK_SECONDS)
             self._wake.clear()

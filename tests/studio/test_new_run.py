@@ -17,6 +17,13 @@ from fastrl.studio.settings_files import read_layered, read_saved, save, saved_n
 from studio.playing import ask, element, make_run, play, until
 
 
+def run_with(desk, config: str) -> str:
+    """Makes a run with a `config.yaml`; returns its address."""
+    address = make_run(desk.log_dir)
+    (desk.log_dir / address / "config.yaml").write_text(config)
+    return address
+
+
 @pytest.fixture(autouse=True)
 def started(monkeypatch):
     """Nothing trains: a job's process ends at once."""
@@ -94,9 +101,7 @@ def test_a_mistake_is_shown_beside_its_field_and_nothing_starts(desk):
 
 @pytest.mark.parametrize("word", ["-h", "--help", "a=1 --seed=5", "--describe"])
 def test_a_word_that_would_be_a_flag_is_refused_beside_its_field(desk, word):
-    address = make_run(desk.log_dir)
-    config = desk.log_dir / address / "config.yaml"
-    config.write_text(f"algo: ppo\nenv_kwargs: {word.split()}\nseed: 1\n")
+    address = run_with(desk, f"algo: ppo\nenv_kwargs: {word.split()}\nseed: 1\n")
 
     async def story(user):
         await user.open(f"/new?like={address}")
@@ -178,9 +183,9 @@ def test_settings_are_saved_chosen_edited_and_started_from(desk):
 
 
 def test_a_run_can_be_the_start_of_another(desk):
-    address = make_run(desk.log_dir)
-    config = desk.log_dir / address / "config.yaml"
-    config.write_text("algo: sac\nenv_id: Pendulum-v1\nlearning_starts: 77\nseed: 5\nlog_dir: x\n")
+    address = run_with(
+        desk, "algo: sac\nenv_id: Pendulum-v1\nlearning_starts: 77\nseed: 5\nlog_dir: x\n"
+    )
 
     async def story(user):
         await user.open(f"/new?like={address}")
@@ -194,9 +199,7 @@ def test_a_run_can_be_the_start_of_another(desk):
 
 def test_a_run_of_a_class_of_ones_own_starts_another_of_that_class(desk):
     desk.queue.close()
-    address = make_run(desk.log_dir)
-    config = desk.log_dir / address / "config.yaml"
-    config.write_text("algo: ppo\nagent: my_ppo:PenaltyPPO\nenv_id: CartPole-v1\nseed: 1\n")
+    address = run_with(desk, "algo: ppo\nagent: my_ppo:PenaltyPPO\nenv_id: CartPole-v1\nseed: 1\n")
 
     async def story(user):
         await user.open(f"/new?like={address}")
@@ -242,9 +245,7 @@ def test_a_class_in_a_file_of_settings_goes_into_the_form(desk):
 
 
 def test_a_run_whose_environments_were_handed_over_starts_no_other(desk):
-    address = make_run(desk.log_dir)
-    config = desk.log_dir / address / "config.yaml"
-    config.write_text("algo: ppo\nenv_id: CartPole-v1\nhanded_over: true\nseed: 1\n")
+    address = run_with(desk, "algo: ppo\nenv_id: CartPole-v1\nhanded_over: true\nseed: 1\n")
 
     async def story(user):
         await user.open(f"/new?like={address}")

@@ -65,8 +65,8 @@ def test_trials_are_drawn_and_the_best_is_named(desk):
     play(desk, story)
 
 
-def test_the_best_is_queued_with_five_seeds(desk):
-    address = make_sweep(desk)
+def train_the_best(desk, address):
+    """Presses the button of a sweep's page, and waits for the jobs."""
     desk.queue.at_once = 0
 
     async def story(user):
@@ -76,6 +76,10 @@ def test_the_best_is_queued_with_five_seeds(desk):
         await until(lambda: len(desk.jobs.all()) == 5)
 
     play(desk, story)
+
+
+def test_the_best_is_queued_with_five_seeds(desk):
+    train_the_best(desk, make_sweep(desk))
     seeds = []
     for progress in desk.jobs.all():
         text = (desk.jobs.path / progress.job.id / "settings.yaml").read_text()
@@ -122,16 +126,7 @@ def test_the_best_of_a_class_of_ones_own_is_queued_as_that_class(desk, tmp_path,
     file = tmp_path / "own.yaml"
     file.write_text("agent: my_ppo:PenaltyPPO\n")
     flags = ("--config", str(file)) if in_file else ("--agent", "my_ppo:PenaltyPPO")
-    address = make_sweep(desk, flags=flags)
-    desk.queue.at_once = 0
-
-    async def story(user):
-        await user.open(f"/sweep/{address}")
-        await user.should_see("best: trial 1", retries=80)
-        user.find("Train the best with 5 seeds").click()
-        await until(lambda: len(desk.jobs.all()) == 5)
-
-    play(desk, story)
+    train_the_best(desk, make_sweep(desk, flags=flags))
     for progress in desk.jobs.all():
         assert progress.job.words[-2:] == ("--agent", "my_ppo:PenaltyPPO")
 
