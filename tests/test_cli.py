@@ -147,8 +147,9 @@ def test_cuda_is_short_for_the_accelerator() -> None:
     assert cli.parse("ppo", ["--cuda", "--seed", "1"]).config.accelerator == "cuda"
 
 
-def test_typed_values_are_read() -> None:
-    argv = "--hidden-sizes 32 16 --target-return -100 --total-timesteps 2e5 --target-kl None"
+@pytest.mark.parametrize("none", ["None", "none"])
+def test_typed_values_are_read(none: str) -> None:
+    argv = f"--hidden-sizes 32 16 --target-return -100 --total-timesteps 2e5 --target-kl {none}"
     config = cli.parse("ppo", argv.split()).config
     assert config.hidden_sizes == (32, 16)
     assert config.target_return == -100.0

@@ -605,3 +605,32 @@ def test_processes_are_kept_where_what_the_caller_sets_lets_them_be(env, setting
     assert without_processes(env, config, settings) == (
         {} if keeps else {"vector": "sync", "num_workers": 0}
     )
+
+
+@pytest.mark.parametrize("vector", ["sync", "async"])
+def test_settings_of_a_function_are_its_arguments_in_training_tests_and_evaluations(
+    tmp_path, vector
+):
+    how = {"vector": vector, "env_kwargs": {"sutton_barto_reward": True}}
+    agent = agent_for(limited, tmp_path, **how)
+    assert agent.learn().result.summary["eval_return_mean"] in (
+        0.0,
+        -1.0,
+    )  # 0 at each step, -1 at a fall
+    assert agent.evaluate(episodes=2, env_kwargs={"sutton_barto_reward": False}).mean == LIMIT
+    assert agent.evaluate(episodes=2).mean <= 0.0
+    assert agent.evaluate(env=limited, episodes=2).mean == LIMIT  # another function
+
+
+def test_an_id_that_is_registered_anew_is_what_gymnasium_makes_of_it(tmp_path, monkeypatch):
+    before = gymnasium.registry[CARTPOLE]
+    monkeypatch.setitem(gymnasium.registry, CARTPOLE, before)  # put back at the end
+    with pytest.warns(UserWarning, match="Overriding environment"):
+        gymnasium.register(CARTPOLE, entry_point=toy_envs.CountingEnv)
+    agent = agent_for(CARTPOLE, tmp_path)
+    pool: Any = agent.envs[0]
+    assert all(type(env.unwrapped) is toy_envs.CountingEnv for env in pool.envs)
+    folder = agent.learn().result.folder
+    gymnasium.registry[CARTPOLE] = before  # as in another process
+    with pytest.raises(ValueError, match="handed over"):
+        PPO.load(folder)

@@ -295,7 +295,7 @@ class OtherStatefulEnv(StatefulEnv):
 @pytest.mark.parametrize(
     ("env", "words"),
     [
-        ("toy_envs:CountingEnv", "which these cannot take; new episodes are started"),
+        (CountingEnv, "which these cannot take; new episodes are started"),
         (OtherStatefulEnv, r"KeyError: 'place' \(.*\); new episodes are started"),
     ],
 )
@@ -418,6 +418,16 @@ def test_resume_refuses_settings_of_the_beginning(finished, setting):
     (name,) = setting
     told = resume_error(finished, STATEFUL, **setting)
     assert f"{name}=" in told and "has no effect: the run began with" in told
+
+
+@pytest.mark.parametrize(
+    "setting", [{"mask_vel": True}, {"env_kwargs": {"sutton_barto_reward": True}}], ids=str
+)
+def test_resume_refuses_another_task(tmp_path, setting):
+    folder = AgentTrainer().fit(agent_for("CartPole-v1", tmp_path, backend="gymnasium")).folder
+    settings = {"backend": "gymnasium", "total_timesteps": 1024, **setting}
+    told = resume_error(folder, **settings)
+    assert f"{next(iter(setting))} is " in told and "the run was trained with" in told
 
 
 def test_run_of_handed_over_environments_goes_on_from_python_alone(tmp_path, capsys):

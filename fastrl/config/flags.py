@@ -7,7 +7,8 @@ import dataclasses
 import io
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Annotated, Any, get_type_hints
+from types import NoneType
+from typing import Annotated, Any, get_args, get_type_hints
 
 from fastrl.config.command import Settings
 from fastrl.config.groups import GROUPS, group_of
@@ -56,6 +57,8 @@ def read_flags(config_class: type[RunConfig], argv: Sequence[str]) -> tuple[Sett
     for name, words in given.items():
         if not words:  # tyro takes that for an empty list
             raise ValueError(f"{flag_of(name)} takes {_in_words(kinds[name])}, and got nothing")
+        if [word.lower() for word in words] == ["none"] and NoneType in get_args(kinds[name]):
+            given[name] = ["None"]  # as tyro spells it
     parsed = _ask_tyro(config_class, given, kinds)
     if parsed is None:
         # One of them is wrong. tyro would print a box; for a single line, each is tried alone.

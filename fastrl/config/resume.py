@@ -20,6 +20,12 @@ CHANGEABLE = (
 # How training begins: a checkpoint's weights, temperature and random state come in their place.
 BEGINNINGS = ("seed", "ortho_init", "log_std_init", "alpha")
 
+# What is played, where environments are made by id.
+TASK = (
+    *("env_id", "env_kwargs", "mask_vel", "obs_keys", "obs_kind", "scale_images", "gray_scale"),
+    *("resize", "action_repeat", "frame_stack", "info_action_mask"),
+)
+
 Config = TypeVar("Config", bound=RunConfig)
 
 
@@ -82,6 +88,23 @@ def check_beginnings(config: RunConfig, saved: Any, source: object, *allowed: st
             raise ValueError(
                 f"{name}={spell(now)} has no effect: {source} began with {spell(before[name])} and "
                 "goes on from there"
+            )
+
+
+def check_task(config: RunConfig, saved: Any) -> None:
+    """Raises ValueError if the settings of a run's task are not those it was trained on.
+
+    Args:
+        config: the settings that are asked for.
+        saved: those in the checkpoint, plain.
+    """
+    before = saved if isinstance(saved, dict) else {}
+    now = config.to_dict()
+    for name in TASK:
+        if before.get(name, now[name]) != now[name]:
+            raise ValueError(
+                f"{name} is {now[name]!r}, but the run was trained with {before[name]!r}; a run is "
+                "resumed with the task that it has, and load() takes its weights to another one"
             )
 
 

@@ -1,4 +1,4 @@
-"""Ids of environments that are not known: what the user may have meant."""
+"""Ids of environments: which are the user's own, and what one that is unknown may have meant."""
 
 import difflib
 import re
@@ -6,6 +6,22 @@ import re
 import gymnasium
 
 from fastrl.envs.envpool_env import list_envpool_ids
+
+# Packages whose environments EnvPool has under the same ids.
+_REBUILT_BY_ENVPOOL = {
+    *("gymnasium", "gymnasium_robotics", "ale_py", "minigrid", "highway_env", "procgen", "vizdoom"),
+    *("metaworld", "myosuite", "gfootball", "jumanji", "pgx"),
+}
+
+
+def is_registered_anew(env_id: str) -> bool:
+    """Returns whether gymnasium makes something else of this id than EnvPool, if EnvPool has it."""
+    spec = gymnasium.registry.get(env_id)
+    if spec is None or env_id not in list_envpool_ids():
+        return False
+    entry = spec.entry_point
+    where = entry if isinstance(entry, str) else getattr(entry, "__module__", "")
+    return re.split(r"[.:]", where or "")[0] not in _REBUILT_BY_ENVPOOL
 
 
 def unknown_id(env_id: str, backend: str) -> str:

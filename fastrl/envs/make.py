@@ -15,7 +15,7 @@ from fastrl.envs.choosing import make_chosen
 from fastrl.envs.envpool_env import EnvPoolEnv, check_envpool_id, list_envpool_ids
 from fastrl.envs.foreign import call, own_line
 from fastrl.envs.gym_env import GymEnv
-from fastrl.envs.ids import unknown_id
+from fastrl.envs.ids import is_registered_anew, unknown_id
 from fastrl.envs.masking import MaskVelocity, check_mask_vel
 from fastrl.envs.stacking import FrameStack
 from fastrl.envs.vector import EnvError, VectorEnv
@@ -184,7 +184,8 @@ def vector_env_of(
     env_kwargs: Mapping[str, Any] | None = None,
 ) -> VectorEnv:
     """Makes a vector env of the envs that functions return; arguments as of `make_env`."""
-    _check_no_kwargs(env_id, env_kwargs)
+    if env_kwargs:
+        functions = [partial(make, **env_kwargs) for make in functions]
     if gray_scale or resize or action_repeat > 1:
         how = gray_scale, resize, action_repeat, obs_kind, info_mask
         functions = [partial(wrapped, make, *how) for make in functions]
@@ -208,7 +209,8 @@ def _dressed(env: VectorEnv, mask_vel: bool, frame_stack: int) -> VectorEnv:
     return FrameStack(env, frame_stack) if frame_stack > 1 else env
 
 
-def _check_no_kwargs(env_id: str, env_kwargs: Mapping[str, Any] | None) -> None:
+def check_no_kwargs(env_id: str, env_kwargs: Mapping[str, Any] | None) -> None:
+    """Raises ValueError for arguments of environments that are made already."""
     if env_kwargs:
         raise ValueError(
             f"{env_id}: env_kwargs has no effect on environments that are made already"
@@ -251,7 +253,7 @@ def wrap_vector_env(
     if not isinstance(env, gymnasium.vector.VectorEnv):
         raise ValueError(f"{env!r} is a {type(env).__name__}, not a gymnasium.vector.VectorEnv")
     wrapper = WrappedVectorEnv(env, seed, obs_keys, obs_kind, scale_images)
-    _check_no_kwargs(wrapper.env_id, env_kwargs)
+    check_no_kwargs(wrapper.env_id, env_kwargs)
     check_vector(wrapper.env_id, vector, num_workers)
     why = "on a vector environment: wrap those that it is made of"
     wrappers = {"gray_scale": gray_scale, "resize": resize, "action_repeat": action_repeat}
@@ -266,7 +268,9 @@ def wrap_vector_env(
 
 def uses_envpool(env_id: str, backend: Backend, info_mask: bool) -> bool:
     """Returns whether `make_env` has EnvPool run an id; ValueError if nothing can."""
-    if backend == "gymnasium" or (":" in env_id and backend == "auto"):
+    if backend == "gymnasium":
+        return False
+    if backend == "auto" and (":" in env_id or is_registered_anew(env_id)):
         return False
     if env_id not in list_envpool_ids():
         if backend == "envpool":

@@ -22,8 +22,10 @@ from fastrl.config.run import RunConfig
 from fastrl.envs.choosing import choose, vector_of
 from fastrl.envs.edited import edited, is_plain, maker_of, name_of, whole_spec
 from fastrl.envs.foreign import call
+from fastrl.envs.ids import is_registered_anew
 from fastrl.envs.make import (
     Backend,
+    check_no_kwargs,
     check_vector,
     make_env,
     settings_of_made,
@@ -131,7 +133,7 @@ def _trained(env: Any, envs: Sequence[VectorEnv], config: RunConfig) -> Task:
         backend = cast(Backend, envs[0].backend)
         settings = {"backend": backend, "testing": True, **config.env_settings}
         settings["vector"] = vector_of(envs[0])  # "auto" chooses once
-        return Task(env, partial(_from_id, env, settings))
+        return Task(env, partial(_from_id, env, settings), "", not is_registered_anew(env))
     env_id, kind = envs[0].env_id, type(env).__name__
     if isinstance(env, gymnasium.vector.VectorEnv):
         return _trained_vector(env, envs, config)
@@ -236,11 +238,10 @@ def _from_functions(
     def make(
         num_envs: int, *, seed: int, render: bool = False, env_kwargs: Any = None, **_: Any
     ) -> VectorEnv:
-        new: list[Any] = [makers[i % len(makers)] for i in range(num_envs)]
-        if env_kwargs:
-            new = [partial(function, **env_kwargs) for function in new]
-        seeds = [(seed + i) % 2**31 for i in range(num_envs)]
         how = config.env_settings
+        kwargs = {**how.pop("env_kwargs"), **(env_kwargs or {})}
+        new: list[Any] = [partial(makers[i % len(makers)], **kwargs) for i in range(num_envs)]
+        seeds = [(seed + i) % 2**31 for i in range(num_envs)]
         if how["vector"] == "auto":
             how["vector"] = choose(env_id, new, seeds, how).vector
         if how["vector"] == "sync":  # else each is made in a process, where no other is
@@ -306,10 +307,7 @@ def _as_it_is(
     env: Any, config: RunConfig, _: int, *, seed: int, env_kwargs: Any = None, **how: Any
 ) -> VectorEnv:
     """Returns the environments that a caller built, which the caller closes."""
-    if env_kwargs:
-        raise ValueError(
-            f"{name_of(env)}: env_kwargs has no effect on environments that are made already"
-        )
+    check_no_kwargs(name_of(env), env_kwargs)
     return _kept_open(opened(env, [seed], config))
 
 
@@ -328,6 +326,7 @@ def opened(env: Any, seeds: Sequence[int], config: RunConfig) -> VectorEnv:
         return wrap_vector_env(env, seed=seeds[0], **config.env_settings)
     if not isinstance(env, gymnasium.Env):
         return vector_env_of(name_of(env), [env] * len(seeds), seeds, **config.env_settings)
+    check_no_kwargs(name_of(env), config.env_settings["env_kwargs"])
     makers: list[Callable[[], gymnasium.Env]] = [lambda: env]
     if len(seeds) == 1:
         check_vector(name_of(env), config.vector, config.num_workers)

@@ -16,6 +16,7 @@ from fastrl.agents.naming import class_name
 from fastrl.buffers.replay import Transitions
 from fastrl.buffers.rollout import Minibatch
 from fastrl.callbacks.names import PREFIXES, check_characters
+from fastrl.config.resume import check_task
 from fastrl.config.trust import signature_of
 from fastrl.engine.gradient_step import GradientStep
 from fastrl.engine.logged import logged_metrics
@@ -252,6 +253,8 @@ class ModuleLearner:
                 f"the run played environments of {state.get('config', {}).get('env_id')} that were "
                 "handed over; give fit such environments to go on"
             )
+        if self.is_named:
+            check_task(self._agent.config, state.get("config"))
 
     def load_state_dict(
         self, state: dict[str, Any], schedule: Schedule, optimizer: FlatOptimizer

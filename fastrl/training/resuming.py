@@ -15,7 +15,7 @@ import torch
 from fastrl.buffers.replay import columns_of
 from fastrl.buffers.rollout import RolloutBuffer
 from fastrl.config.checks import check_length
-from fastrl.config.resume import check_beginnings
+from fastrl.config.resume import check_beginnings, check_task
 from fastrl.envs.foreign import call
 from fastrl.envs.vector import EnvError, HasState, VectorEnv
 from fastrl.processes.devices import Devices
@@ -292,10 +292,20 @@ def _has_ended(summary: Path, counters: Counters) -> bool:
     return summary.exists()
 
 
-def check_task(agent: Agent, folder: Path, restored: dict[str, Any]) -> None:
-    """Raises ValueError if a run on environments that were handed over is to go on without such."""
-    if restored.get("handed_over") and agent.task.is_named:
+def check_same_task(agent: Agent, folder: Path, restored: dict[str, Any]) -> None:
+    """Raises ValueError if a run is to go on with another task than it was trained on.
+
+    Of environments that are handed over, nothing tells whether they are the same.
+    """
+    if not agent.task.is_named:
+        return
+    saved = restored["agent"].get("config", {})
+    if restored.get("handed_over"):
         raise ValueError(
-            f"{folder} played environments of {restored['agent'].get('config', {}).get('env_id')} "
+            f"{folder} played environments of {saved.get('env_id')} "
             "that were handed over; give the agent such environments to go on"
         )
+    try:
+        check_task(agent.config, saved)
+    except ValueError as error:
+        raise ValueError(f"{folder}: {error}") from None
