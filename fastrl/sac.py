@@ -84,6 +84,9 @@ class SAC(OffPolicyAgent):
     algo = "sac"
     config_class = SACConfig
 
+    target_entropy: float
+    """Entropy in nats that a tuned temperature aims at."""
+
     def __init__(
         self, env: Any, config: SACConfig | None = None, **settings: Unpack[SACSettings]
     ) -> None:

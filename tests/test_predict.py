@@ -62,6 +62,8 @@ def test_prediction_of_a_discrete_action_steps_a_table(tmp_path):
         (spaces.MultiBinary(4), (4,), np.int64),
         (spaces.Box(-1, 2, (2,)), (2,), np.float32),
         (spaces.Box(-1, 2, (1,)), (1,), np.float32),
+        (spaces.Box(-3, 2, (2,), np.int32), (2,), np.int32),
+        (spaces.Box(0, 255, (1,), np.uint8), (1,), np.uint8),
     ],
     ids=repr,
 )
@@ -70,7 +72,7 @@ def test_one_observation_gives_one_action_and_a_batch_gives_an_array(space, shap
     one, batch = agent.predict(np.zeros(3)), agent.predict(np.zeros((1, 3)))
     assert (one.shape, one.dtype, batch.shape) == (shape, dtype, (1, *shape))
     assert isinstance(batch, np.ndarray) and isinstance(one, np.ndarray) == bool(shape)
-    assert space.contains(np.asarray(one, space.dtype) if shape else one)
+    assert space.contains(one) and space.contains(batch[0])
 
 
 def test_recurrent_policies_return_numbers_too():
@@ -152,6 +154,12 @@ def test_half_of_a_mask_that_allows_nothing_is_refused():
         agent.predict(np.zeros(3), action_mask=[1, 1, 0, 0, 0])
 
 
+def test_what_is_not_a_number_is_refused():
+    for obs in (np.full(3, np.nan), np.full((2, 3), np.inf)):
+        with pytest.raises(ValueError, match="not finite"):
+            agent_of(BOX, spaces.Discrete(2)).predict(obs)
+
+
 # Names of other libraries
 
 
@@ -163,3 +171,24 @@ def test_arguments_of_other_libraries_are_answered_in_one_line():
         assert "\n" not in str(error.value)
     with pytest.raises(ValueError, match="'MlpPolicy' is not a task"):
         PPO("MlpPolicy", "CartPole-v1")
+
+
+@pytest.mark.parametrize(
+    ("name", "ours"), [("gamma", "gamma"), ("ent_coef", "ent_coef"), ("n_steps", "num_steps")]
+)
+def test_a_setting_is_not_assigned_to_an_agent(name, ours):
+    agent = make_agent("discrete")
+    with pytest.raises(ValueError, match=f"{name} = 0.5 has no effect: .*Give {ours} to PPO"):
+        setattr(agent, name, 0.5)
+    agent.remark = agent.verbose = 1
+
+
+def test_a_class_of_ones_own_has_attributes_of_any_name():
+    class Own(PPO):
+        def build(self, rollout: Any) -> None:
+            self.gamma = 0.5
+            super().build(rollout)
+
+    agent = agent_of(BOX, FOUR, Own)
+    agent.make_buffer()
+    assert agent.gamma == 0.5

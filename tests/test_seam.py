@@ -538,6 +538,14 @@ def test_weights_replaced_while_the_agent_trains_are_refused(engine, put):
 
 
 @of_all
+def test_weights_of_another_dtype_are_refused(name):
+    agent = make(KINDS[name], "auto")
+    agent.policy.double()
+    with pytest.raises(ValueError, match="and only float32 is trained"):
+        Loop(agent).run(1)
+
+
+@of_all
 @on_fast
 def test_weights_copied_while_the_agent_trains_are_used(name, engine):
     @torch.no_grad()

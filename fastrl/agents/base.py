@@ -18,7 +18,7 @@ from fastrl.agents.networks import match_networks
 from fastrl.agents.own_networks import makers
 from fastrl.agents.reading import read_agent
 from fastrl.agents.running import learn, run_command
-from fastrl.agents.settings import settle
+from fastrl.agents.settings import set_attribute, settle
 from fastrl.agents.signatures import list_settings
 from fastrl.agents.weights import freeze, load_weights
 from fastrl.callbacks.base import Callback
@@ -203,6 +203,7 @@ class BaseAgent:
 
     # Functions of this agent, in files of their own.
     evaluate, export = evaluate, export
+    __setattr__ = set_attribute
 
     def learn(
         self,

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from inspect import get_annotations
 from typing import Any
 
+from fastrl.agents.naming import is_stock
 from fastrl.agents.own_networks import names_and_functions
 from fastrl.config.command import Command
 from fastrl.config.effects import check_effects
+from fastrl.config.other_names import OTHER_NAMES
 from fastrl.presets import id_of, resolve
 
+_PLAIN = int, float, str, tuple, type(None)
 _POLICIES_OF_OTHERS = ("MlpPolicy", "CnnPolicy", "MultiInputPolicy", "MlpLstmPolicy")
 
 
@@ -44,3 +48,23 @@ def settle(
     if id_of(env) not in ("", config.env_id):
         config = config.replace(env_id=id_of(env))
     return Command(config=config, explicit=config.unlike_defaults()), functions
+
+
+def set_attribute(agent: Any, name: str, value: Any) -> None:
+    """Sets an attribute, but for a setting, as in `model.gamma = 0.9`, which nothing would read.
+
+    A class of the user's own may have attributes of such names; its code says what they do.
+
+    Raises:
+        ValueError: it is a setting, and no attribute that a class declares.
+    """
+    if type(value) in _PLAIN and hasattr(agent, "config") and is_stock(type(agent)):
+        declared = {x for kind in type(agent).__mro__ for x in get_annotations(kind)}
+        for ours in (name, *OTHER_NAMES.get(name, ())):
+            if ours in vars(agent.config) and name not in declared:
+                raise ValueError(
+                    f"{name} = {value!r} has no effect: an agent keeps the settings that it was "
+                    f"made with. Give {ours} to {type(agent).__name__}(...); given to load, it "
+                    "changes what a saved agent goes on with"
+                )
+    object.__setattr__(agent, name, value)

@@ -45,13 +45,22 @@ class FlatParameters:
         Returns:
             Whether they are those of before, by name and shape, so that what is kept for each still
             fits: others may have been frozen.
+
+        Raises:
+            ValueError: one of them is not float32, as after `policy.double()`.
         """
         parameters, before = self._of(module), self._described
+        names = {id(x): name for name, x in module.named_parameters()}
+        for x in parameters:
+            if x.dtype != torch.float32:
+                raise ValueError(
+                    f"the weights {names[id(x)]} are {x.dtype}, and only float32 is trained; "
+                    "precision=bf16-mixed computes in bfloat16"
+                )
         if not self.holds(module):
             like = next(module.parameters(), self.flat)
             self.parameters = parameters
             self.flat = flatten_parameters(parameters) if parameters else like.new_empty(0)
-        names = {id(x): name for name, x in module.named_parameters()}
         self._described = [(names[id(x)], x.shape, x.stride()) for x in parameters]
         return before == self._described
 

@@ -48,13 +48,22 @@ def check_action_space(space: Space, name: str = "") -> None:
         raise ValueError(f"{where}action space {space} reaches beyond the whole numbers of int64")
 
 
+class BoxOfChoices(spaces.MultiDiscrete):
+    """A bounded Box of integers `[A]`, as the choices that it has in each dimension."""
+
+    def __init__(self, box: spaces.Box) -> None:
+        """Takes the dtype of actions from the Box, where int8 need not hold the number of them."""
+        super().__init__(choices_of(box), start=box.low.astype(np.int64))
+        self.box_dtype = box.dtype
+
+
 def action_space_of(space: Space) -> Space:
-    """Returns the equivalent MultiDiscrete of a bounded Box of integers; else `space` itself."""
+    """Returns the choices of a bounded Box of integers; else `space` itself."""
     if not isinstance(space, spaces.Box) or not _holds_integers(space):
         return space
     if len(space.shape) != 1 or not space.is_bounded():
         return space
-    return spaces.MultiDiscrete(choices_of(space), start=space.low.astype(np.int64))
+    return BoxOfChoices(space)
 
 
 def choices_of(space: Space) -> list[int]:
@@ -88,10 +97,12 @@ def float32_bounds(space: spaces.Box) -> tuple[np.ndarray, np.ndarray]:
 
 
 def within_bounds(space: Space, actions: Any) -> np.ndarray:
-    """Returns actions `[*, A]` in the dtype of a Box of numbers, clipped to its bounds in it.
+    """Returns actions `[*, A]` in the dtype of a Box, and clipped to its bounds in it.
 
     Actions of other spaces are returned as they are.
     """
+    if isinstance(space, BoxOfChoices):
+        return np.asarray(actions, space.box_dtype)
     if not isinstance(space, spaces.Box):
         return actions
     with np.errstate(over="ignore"):  # of float16: infinite, and clipped

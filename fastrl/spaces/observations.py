@@ -323,6 +323,8 @@ def rows_of(row: Space, observation: Any) -> tuple[np.ndarray, bool]:
         array = row.pack(parts)
     else:
         array = np.array(plain_row(row, observation))
+        if not np.isfinite(array).all():
+            raise UnfitValueError("an observation that is not finite")
         single = array.ndim == len(shape)
         array = array[None] if single else array
         if array.shape[1:] != shape or array.ndim == len(shape):
