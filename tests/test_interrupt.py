@@ -64,7 +64,11 @@ def steps_of(folder: Path) -> int:
     return load_checkpoint(newest)["counters"]["env_steps"]
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT], ids=["SIGTERM", "SIGINT"])
+@pytest.mark.parametrize(
+    "number",
+    [pytest.param(signal.SIGTERM, marks=pytest.mark.slow), signal.SIGINT],
+    ids=["SIGTERM", "SIGINT"],
+)
 def test_signal_ends_the_run_in_order(tmp_path, number):
     process = start(*TINY, *ENDLESS, "--log-dir", str(tmp_path))
     checkpoint = wait_for(tmp_path, "ppo/*/*/checkpoints/step_*.pt", process)

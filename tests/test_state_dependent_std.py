@@ -154,7 +154,9 @@ class Careful(gymnasium.Env):
         return np.full(1, self.state, np.float32), -cost, True, False, {}
 
 
-@pytest.mark.parametrize("kind", [PPO, A2C, PPORecurrent])
+@pytest.mark.parametrize(
+    "kind", [PPO, *(pytest.param(x, marks=pytest.mark.slow) for x in (A2C, PPORecurrent))]
+)
 def test_it_learns_to_be_careful_in_one_state_alone(kind: Any, tmp_path: Path) -> None:
     sizes: Any = {"num_envs": 16, "num_steps": 16, "total_timesteps": 30 * 1024, "seed": 1}
     if kind is A2C:

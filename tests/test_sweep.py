@@ -100,6 +100,7 @@ def has_optuna():
     pytest.importorskip("optuna")
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("has_optuna")
 def test_a_search_finds_what_beats_the_defaults_and_confirms_it(tmp_path, capsys):
     assert main(small(*SEARCH, "--trials", "25", "--processes", "2", log_dir=tmp_path)) == 0
@@ -159,6 +160,7 @@ def test_a_search_whose_first_trials_fail_alike_ends_with_their_line(tmp_path, c
     assert len(sweep_of(tmp_path).trials) < 6
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("has_optuna")
 def test_a_setting_that_the_task_refuses_stays_at_its_default(tmp_path, capsys):
     words = small(*SEARCH, "--trials", "9", "--confirm", "0", env_id="refusing", log_dir=tmp_path)
@@ -169,6 +171,7 @@ def test_a_setting_that_the_task_refuses_stays_at_its_default(tmp_path, capsys):
     assert "gamma stays at its default" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("has_optuna")
 def test_seconds_to_a_return_can_be_what_counts(tmp_path):
     goal = ("--objective", "seconds", "--target-return", "50", "--trials", "12")
@@ -251,15 +254,9 @@ def trials_in(log_dir: Path) -> list[Trial]:
     return load_trials(folders[0])[0] if folders else []
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("has_optuna")
-@pytest.mark.parametrize(
-    "number",
-    [
-        signal.SIGKILL,
-        pytest.param(signal.SIGINT, marks=pytest.mark.slow),
-        pytest.param(signal.SIGTERM, marks=pytest.mark.slow),
-    ],
-)
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGINT, signal.SIGTERM])
 def test_a_sweep_that_is_ended_goes_on_and_no_trial_is_lost_or_counted_twice(tmp_path, number):
     words = small(
         *(*SEARCH, "--trials", "7", "--confirm", "0", "--processes", "2"),
@@ -318,6 +315,7 @@ def test_a_trial_that_was_complete_when_the_sweep_was_ended_is_not_made_again(
     assert [trial.state for trial in trials] == ["complete"] * 3
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("has_optuna")
 def test_a_finished_sweep_goes_on_when_it_gets_more_trials(tmp_path):
     words = small(*SEARCH, "--trials", "3", "--confirm", "0", log_dir=tmp_path)
@@ -374,6 +372,7 @@ def test_the_processes_of_a_stopped_run_are_gone(tmp_path):
         assert pool.has_room
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("has_optuna")
 def test_the_processes_of_a_pruned_trial_are_gone(tmp_path):
     main(small(*SEARCH, "--trials", "14", "--confirm", "0", env_id="slow", log_dir=tmp_path))
@@ -474,6 +473,7 @@ def test_a_grid_trains_what_was_asked_for_whatever_its_trials_say(tmp_path):
     assert sweep_of(tmp_path).trials[0].settings == trial.settings
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("has_optuna")
 def test_a_search_does_not_train_with_what_it_did_not_try(tmp_path, capsys):
     main(small(*SEARCH, "--trials", "2", "--confirm", "0", log_dir=tmp_path))
@@ -513,6 +513,7 @@ def test_trial_trains_with_what_a_trial_found(tmp_path, capfd):
     assert "has the trials 0 to 2, or best" in capfd.readouterr().err
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("has_optuna")
 def test_trial_with_several_seeds_is_a_grid_of_them(tmp_path):
     main(small(*SEARCH, "--trials", "2", "--confirm", "0", log_dir=tmp_path))
