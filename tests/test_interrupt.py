@@ -90,11 +90,11 @@ def test_signal_ends_the_run_in_order(tmp_path, number):
     ("program", "package", "words"),
     [
         ("ppo", "yaml", TINY),
-        ("ppo", "tyro", TINY),
+        pytest.param("ppo", "tyro", TINY, marks=pytest.mark.slow),
         ("ppo", "torch", TINY),
         ("ppo", "torch", [*TINY, "--devices", "2"]),
         ("evaluate", "numpy", ["nowhere"]),
-        ("export", "yaml", ["nowhere"]),
+        pytest.param("export", "yaml", ["nowhere"], marks=pytest.mark.slow),
     ],
 )
 def test_ctrl_c_among_the_imports_is_one_line(program, package, words, tmp_path):
