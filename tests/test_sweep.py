@@ -26,6 +26,7 @@ from fastrl.sweep.trial import Trial, load_trials
 PROGRAM = str(Path(__file__).with_name("sweep_program.py"))
 ROOT = Path(__file__).parents[1]
 GRID = ("ppo", "--learning-rate", "1e-3", "1e-2", "--seed", "1..3")
+ONE_SEED = (*GRID[:-1], "1")  # two runs, where a test is not about their number
 SEARCH = ("ppo", "--search", "learning-rate", "gamma", "--total-timesteps", "1000")
 
 
@@ -355,7 +356,9 @@ def test_a_user_without_a_key_sweeps_a_task_of_his_own(tmp_path, monkeypatch, ca
     blocked = tmp_path / "config"
     blocked.write_text("")  # the folder of the key can neither be read nor made
     monkeypatch.setenv("XDG_CONFIG_HOME", str(blocked))
-    assert main(small(*GRID, "--agent", "my:Own", log_dir=tmp_path)) == 0, capsys.readouterr().err
+    assert main(small(*ONE_SEED, "--agent", "my:Own", log_dir=tmp_path)) == 0, (
+        capsys.readouterr().err
+    )
 
 
 def test_the_processes_of_a_stopped_run_are_gone(tmp_path):
@@ -384,7 +387,7 @@ def test_the_processes_of_a_pruned_trial_are_gone(tmp_path):
 def test_a_sweep_that_runs_is_left_alone(tmp_path, capsys):
     from fastrl.runs.folder import owned
 
-    main(small(*GRID, log_dir=tmp_path))
+    main(small(*ONE_SEED, log_dir=tmp_path))
     folder = sweep_of(tmp_path).folder
     before = {path: path.read_bytes() for path in folder.iterdir() if path.is_file()}
     with owned(folder):
@@ -422,7 +425,7 @@ def theirs(tmp_path, monkeypatch) -> Path:
     monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "theirs"))
     with monkeypatch.context() as patch:
         patch.setattr("fastrl.sweep.grid._train", lambda *arguments: os.kill(os.getpid(), 2))
-        assert main(small(*GRID, env_id="evil:make", log_dir=tmp_path)) == 130
+        assert main(small(*ONE_SEED, env_id="evil:make", log_dir=tmp_path)) == 130
     monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "home"))
     return sweep_of(tmp_path).folder
 
@@ -455,7 +458,7 @@ def test_a_sweep_of_another_user_is_not_what_the_same_command_goes_on_with(
     theirs, tmp_path, capsys
 ):
     before = contents(theirs)
-    assert main(small(*GRID, env_id="evil:make", log_dir=tmp_path)) == 0
+    assert main(small(*ONE_SEED, env_id="evil:make", log_dir=tmp_path)) == 0
     told = capsys.readouterr().out
     assert f"{theirs}, of the same command, was cut short, but is not signed as yours" in told
     assert "going on with" not in told
@@ -464,7 +467,7 @@ def test_a_sweep_of_another_user_is_not_what_the_same_command_goes_on_with(
 
 
 def test_a_grid_trains_what_was_asked_for_whatever_its_trials_say(tmp_path):
-    words = small(*GRID, log_dir=tmp_path)
+    words = small(*ONE_SEED, log_dir=tmp_path)
     main(words)
     trial = sweep_of(tmp_path).trials[0]
     changed = {**vars(trial), "settings": {"callback": ["evil:A"]}, "runs": (), "state": "waiting"}
@@ -541,7 +544,7 @@ def test_settings_that_decide_are_told_from_those_that_do_not():
 
 
 def test_what_is_damaged_is_named_and_the_rest_is_read(tmp_path):
-    main(small(*GRID, log_dir=tmp_path))
+    main(small(*ONE_SEED, log_dir=tmp_path))
     sweep = sweep_of(tmp_path)
     (sweep.trials[0].folder / "trial.json").write_text('{"number": 0}')
     (sweep.folder / "summary.json").write_text("{")
