@@ -229,6 +229,7 @@ def kill_at_random_moments_and_resume(log_dir: Path, num_kills: int) -> None:
     assert not re.search("error|Traceback", stdout + stderr)
 
 
+@pytest.mark.slow
 def test_killed_run_goes_on(tmp_path):
     kill_at_random_moments_and_resume(tmp_path, 1)
 

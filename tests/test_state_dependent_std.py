@@ -89,7 +89,7 @@ def test_other_actions_refuse_it() -> None:
 # In the algorithms
 
 
-@pytest.mark.parametrize("engine", ["recorded", "auto"])
+@pytest.mark.parametrize("engine", [pytest.param("recorded", marks=pytest.mark.slow), "auto"])
 @pytest.mark.parametrize("squash", [False, True])
 @pytest.mark.parametrize("make", [make_agent, make_a2c, make_recurrent])
 def test_every_engine_learns_with_it_what_eager_learns(make: Any, squash: bool, engine: str):
