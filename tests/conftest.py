@@ -27,8 +27,8 @@ def pytest_xdist_auto_num_workers(config: pytest.Config) -> int | None:
 def pytest_collection() -> Generator[None, Any, Any]:
     """Leaves what the collection imports and makes out of the garbage collector's sight.
 
-    It is there until the end, and a million objects to look through at every collection, of which
-    NiceGUI makes two for each page that is played, made most tests take three times as long.
+    It is there until the end. To look through all of it at every collection, of which NiceGUI makes
+    two for each user that is played, made tests of pages and of runs take three times as long.
     """
     gc.disable()
     try:
