@@ -46,7 +46,7 @@ def run_ranks(num_ranks: int, function: Callable[..., Any], *arguments: Any) -> 
 
 def _context() -> Any:
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["fastrl.ppo", "lightning.fabric", "toy_agents"])
+    context.set_forkserver_preload(["fastrl.ppo", "lightning.fabric", "pytest", "toy_agents"])
     return context
 
 

@@ -276,7 +276,8 @@ def test_a_failed_periodic_save_removes_no_old_one(tmp_path, monkeypatch):
     assert checkpoints.newest() == old
 
 
-def test_a_process_killed_at_any_moment_leaves_a_whole_checkpoint(tmp_path):
+@pytest.mark.parametrize("num_kills", [1, pytest.param(3, marks=pytest.mark.slow)])
+def test_a_process_killed_at_any_moment_leaves_a_whole_checkpoint(tmp_path, num_kills):
     code = (
         "import sys, torch\nfrom fastrl.runs.checkpoint import Checkpoints\n"
         "checkpoints = Checkpoints(sys.argv[1])\n"
@@ -289,7 +290,7 @@ def test_a_process_killed_at_any_moment_leaves_a_whole_checkpoint(tmp_path):
     )
     path = os.pathsep.join(entry for entry in sys.path if entry)
     last_told = 0
-    for attempt in range(3):
+    for attempt in range(num_kills):
         child = subprocess.Popen(
             [sys.executable, "-c", code, str(tmp_path), str(last_told)],
             env={**os.environ, "PYTHONPATH": path},

@@ -39,6 +39,16 @@ PAGES = (
 )
 """Pages whose blocks are run; a page must take less than about ten seconds of one core."""
 
+LONG_PAGES = (
+    "callbacks.md",
+    "own_algorithms.md",
+    "own_environments.md",
+    "own_losses.md",
+    "own_networks.md",
+    "trajectories.md",
+)
+"""Those that take more than about a second of it, so that they are run with the slow tests."""
+
 _BLOCK = re.compile(r"^```python(?P<words>[^\n]*)\n(?P<code>.*?)^```$", re.MULTILINE | re.DOTALL)
 
 
@@ -91,7 +101,10 @@ def page_folder(tmp_path, monkeypatch):
                 del sys.modules[name]
 
 
-@pytest.mark.parametrize("page", PAGES)
+@pytest.mark.parametrize(
+    "page",
+    [pytest.param(x, marks=[pytest.mark.slow] if x in LONG_PAGES else []) for x in PAGES],
+)
 def test_the_blocks_of_a_page_run(page, page_folder):
     text = (DOCS / page).read_text()
     assert blocks(text), f"{page} has no blocks"

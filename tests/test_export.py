@@ -276,12 +276,17 @@ def test_command_lists_the_inputs(tmp_path, capsys):
 # More outputs, and inputs by name
 
 
+def slow(*values: Any) -> Any:
+    """Returns parameters of a case that only adds another process to the quick ones."""
+    return pytest.param(*values, marks=pytest.mark.slow)
+
+
 OUTPUTS = [
     (PPO, "picture, vector, number, mask", spaces.Discrete(5), ("action", "logits", "value")),
-    (PPO, "nested", spaces.Box(-1, 2, (2,)), ("mean", "log_std", "actions", "values")),
+    slow(PPO, "nested", spaces.Box(-1, 2, (2,)), ("mean", "log_std", "actions", "values")),
     (PPORecurrent, "nested", spaces.MultiDiscrete([2, 3]), ("value", "action", "logits")),
-    (SAC, "vector", spaces.Box(-1, 2, (2,)), ("action", "mean", "log_std", "q_values")),
-    (A2C, "vector", spaces.Discrete(3), ("actions", "values")),
+    slow(SAC, "vector", spaces.Box(-1, 2, (2,)), ("action", "mean", "log_std", "q_values")),
+    slow(A2C, "vector", spaces.Discrete(3), ("actions", "values")),
 ]
 
 

@@ -39,13 +39,24 @@ FILES = {
     ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__"): path
     for path in sorted(ROOT.rglob("*.py"))
 }
-TREES = {file: ast.parse(path.read_text("utf-8")) for file, path in FILES.items()}
 
 
-def imports_of(file: str) -> set[str]:
+@pytest.fixture(scope="module")
+def trees() -> dict[str, ast.Module]:
+    """Returns what all files say. Not read at import, which every process of a test run does."""
+    return {file: ast.parse(path.read_text("utf-8")) for file, path in FILES.items()}
+
+
+@pytest.fixture(scope="module")
+def arrows(trees) -> set[tuple[str, str]]:
+    """Returns all imports: the file that imports, and the one that is imported."""
+    return {(file, x) for file, tree in trees.items() for x in imports_of(file, tree)}
+
+
+def imports_of(file: str, tree: ast.Module) -> set[str]:
     """Returns the package's files that a file imports: in functions and for types alone, too."""
     names = []
-    for node in ast.walk(TREES[file]):
+    for node in ast.walk(tree):
         if isinstance(node, ast.Import):
             names += [alias.name for alias in node.names]
         elif isinstance(node, ast.ImportFrom):
@@ -66,9 +77,6 @@ def place_of(file: str) -> str:
     return file.partition(".")[0]
 
 
-ARROWS = {(file, imported) for file in FILES for imported in imports_of(file)}
-
-
 def check_order(arrows: set[tuple[str, str]]) -> None:
     """Raises CycleError, which shows the circle, if there is one."""
     sorter = TopologicalSorter()
@@ -81,27 +89,27 @@ def test_every_folder_and_file_of_the_root_has_a_floor():
     assert {place_of(file) for file in FILES} == FLOOR_OF.keys()
 
 
-def test_imports_go_down():
-    floors = {(a, b): (FLOOR_OF[place_of(a)], FLOOR_OF[place_of(b)]) for a, b in ARROWS}
+def test_imports_go_down(arrows):
+    floors = {(a, b): (FLOOR_OF[place_of(a)], FLOOR_OF[place_of(b)]) for a, b in arrows}
     assert {arrow for arrow, (start, end) in floors.items() if end > start} == set()
 
 
-def test_files_form_no_circle():
-    check_order(ARROWS)
+def test_files_form_no_circle(arrows):
+    check_order(arrows)
 
 
-def test_folders_form_no_circle():
-    places = {(place_of(start), place_of(end)) for start, end in ARROWS}
+def test_folders_form_no_circle(arrows):
+    places = {(place_of(start), place_of(end)) for start, end in arrows}
     check_order({(start, end) for start, end in places if start != end})
 
 
-def test_every_import_by_name_has_a_reason():
+def test_every_import_by_name_has_a_reason(trees):
     names = {"import_module", "__import__"}
 
     def is_by_name(node: ast.AST) -> bool:
         return getattr(node, "id", getattr(node, "attr", None)) in names
 
-    found = {file for file, tree in TREES.items() if any(map(is_by_name, ast.walk(tree)))}
+    found = {file for file, tree in trees.items() if any(map(is_by_name, ast.walk(tree)))}
     assert found == IMPORTED_BY_NAME.keys()
 
 

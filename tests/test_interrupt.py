@@ -64,7 +64,11 @@ def steps_of(folder: Path) -> int:
     return load_checkpoint(newest)["counters"]["env_steps"]
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT], ids=["SIGTERM", "SIGINT"])
+@pytest.mark.parametrize(
+    "number",
+    [pytest.param(signal.SIGTERM, marks=pytest.mark.slow), signal.SIGINT],
+    ids=["SIGTERM", "SIGINT"],
+)
 def test_signal_ends_the_run_in_order(tmp_path, number):
     process = start(*TINY, *ENDLESS, "--log-dir", str(tmp_path))
     checkpoint = wait_for(tmp_path, "ppo/*/*/checkpoints/step_*.pt", process)
@@ -86,11 +90,11 @@ def test_signal_ends_the_run_in_order(tmp_path, number):
     ("program", "package", "words"),
     [
         ("ppo", "yaml", TINY),
-        ("ppo", "tyro", TINY),
+        pytest.param("ppo", "tyro", TINY, marks=pytest.mark.slow),
         ("ppo", "torch", TINY),
         ("ppo", "torch", [*TINY, "--devices", "2"]),
         ("evaluate", "numpy", ["nowhere"]),
-        ("export", "yaml", ["nowhere"]),
+        pytest.param("export", "yaml", ["nowhere"], marks=pytest.mark.slow),
     ],
 )
 def test_ctrl_c_among_the_imports_is_one_line(program, package, words, tmp_path):
@@ -225,6 +229,7 @@ def kill_at_random_moments_and_resume(log_dir: Path, num_kills: int) -> None:
     assert not re.search("error|Traceback", stdout + stderr)
 
 
+@pytest.mark.slow
 def test_killed_run_goes_on(tmp_path):
     kill_at_random_moments_and_resume(tmp_path, 1)
 

@@ -236,14 +236,20 @@ def test_command_trains_and_writes_the_whole_report(learning, tmp_path):
     assert (tmp_path / "curves.png").stat().st_size > 1000
 
 
-def test_flags_make_another_task_of_an_id(learning, tmp_path):
-    task = "CartPole-v1 --mask-vel --gamma=0.9"
-    (job,) = learning.command.jobs(learning.command.arguments([task, "--seeds", "3"]))
+MASKED = "CartPole-v1 --mask-vel --gamma=0.9"
+
+
+def test_flags_make_another_task_of_an_id(learning):
+    (job,) = learning.command.jobs(learning.command.arguments([MASKED, "--seeds", "3"]))
     assert job.preset == {**load_presets("ppo")["CartPole-v1"], "mask_vel": True, "gamma": 0.9}
+
+
+@pytest.mark.slow
+def test_what_trains_is_the_task_that_the_flags_make(learning, tmp_path):
     sizes = ["total_timesteps=512", "num_steps=32", "eval_episodes=2", "hidden_sizes=8"]
-    assert run_command(tmp_path, task, "--seeds", "3", "--set", *sizes).returncode == 0
+    assert run_command(tmp_path, MASKED, "--seeds", "3", "--set", *sizes).returncode == 0
     (record,) = learning.records.load(tmp_path / "records")
-    assert record.env_id == task and record.settings["gamma"] == 0.9
+    assert record.env_id == MASKED and record.settings["gamma"] == 0.9
     (config,) = tmp_path.glob("runs/ppo/*/*/config.yaml")
     told = yaml.safe_load(config.read_text())
     assert told["mask_vel"] and told["gamma"] == 0.9 and told["env_id"] == "CartPole-v1"

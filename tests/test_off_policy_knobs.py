@@ -40,7 +40,7 @@ def test_setting_changes_what_is_learned(kind: type[SAC], name: str) -> None:
 
 
 @pytest.mark.parametrize("kind", [SAC, DroQ])
-@pytest.mark.parametrize("engine", ["recorded", "auto"])
+@pytest.mark.parametrize("engine", [pytest.param("recorded", marks=pytest.mark.slow), "auto"])
 @pytest.mark.parametrize("name", ["weight_decay", "activation_function", "SiLU"])
 def test_every_engine_learns_with_it_what_eager_learns(
     kind: type[SAC], engine: str, name: str

@@ -97,7 +97,11 @@ KINDS_OF_NETWORKS = {
 @pytest.mark.parametrize(
     ("kind", "space", "network"),
     [
-        pytest.param(kind, space, network, id=f"{name}-{kind.algo}")
+        pytest.param(
+            *(kind, space, network),
+            id=f"{name}-{kind.algo}",
+            marks=[] if name == "residual" or kind in (PPO, SAC) else [pytest.mark.slow],
+        )
         for name, (space, network, kinds) in KINDS_OF_NETWORKS.items()
         for kind in kinds
     ],

@@ -75,8 +75,17 @@ class OwnLoss(SamePPO):
         return metrics
 
 
-@pytest.mark.parametrize("way", ["share_data", "own_data"])
-@pytest.mark.parametrize("kind", [OwnNetwork, Frozen, OwnLoss])
+@pytest.mark.parametrize(
+    ("kind", "way"),
+    [
+        (OwnNetwork, "own_data"),
+        (Frozen, "own_data"),
+        (OwnLoss, "share_data"),
+        pytest.param(OwnNetwork, "share_data", marks=pytest.mark.slow),
+        pytest.param(Frozen, "share_data", marks=pytest.mark.slow),
+        pytest.param(OwnLoss, "own_data", marks=pytest.mark.slow),
+    ],
+)
 def test_ranks_learn_with_own_networks_and_losses_what_one_rank_learns(kind, way):
     one, first, second = learn(1, way, kind), *run_ranks(2, learn, 2, way, kind)
     for name, expected in one["learned"].items():
@@ -154,7 +163,7 @@ def learn_module(kind: str, num_ranks: int, **more: Any) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("kind", MODULES)
-@pytest.mark.parametrize("engine", ["eager", "auto"])
+@pytest.mark.parametrize("engine", [pytest.param("eager", marks=pytest.mark.slow), "auto"])
 def test_ranks_learn_with_a_module_what_one_rank_learns(kind, engine):
     work = functools.partial(learn_module, kind, engine=engine)
     one, ranks = work(1), run_ranks(2, work, 2)

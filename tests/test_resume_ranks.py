@@ -188,7 +188,7 @@ def gone_on(tmp_path_factory) -> Any:
     return gone_on_with
 
 
-@pytest.mark.parametrize("num_ranks", [3, 4])
+@pytest.mark.parametrize("num_ranks", [3, pytest.param(4, marks=pytest.mark.slow)])
 def test_ranks_of_another_number_learn_what_one_rank_would_learn(gone_on, num_ranks):
     (one,), ranks = gone_on(1), gone_on(num_ranks)
     for rank in ranks:

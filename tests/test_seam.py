@@ -42,6 +42,22 @@ of_all = pytest.mark.parametrize("name", KINDS)
 of_on_policy = pytest.mark.parametrize("name", ON_POLICY)
 
 
+def of_each(kinds: Any, name: str, values: Any) -> Any:
+    """Gives the first algorithm all values, and each other one the first value and the last.
+
+    What is between them adds time to the quick tests, and the slow ones have it.
+    """
+    first, some = next(iter(kinds)), (values[0], values[-1])
+    return pytest.mark.parametrize(
+        ("name", name),
+        [
+            pytest.param(x, y, marks=[] if x == first or y in some else [pytest.mark.slow])
+            for x in kinds
+            for y in values
+        ],
+    )
+
+
 def stock(name: str, env: str = "box") -> Ran:
     return on_eager(KINDS[name], env=env)
 
@@ -304,8 +320,7 @@ def put_head(kind: Any, agent: Any) -> None:
     agent.policy.head = kind(*arguments)
 
 
-@pytest.mark.parametrize("head", HEADS)
-@of_on_policy
+@of_each(ON_POLICY, "head", list(HEADS))
 @on_fast
 def test_a_head_of_another_class_is_used_as_it_is(name, engine, head):
     env, base = HEADS[head], head.__mro__[1]
@@ -342,8 +357,7 @@ def put_normalizer(kind: Any, agent: Any) -> None:
     agent.policy.normalizer = kind(agent.policy.normalizer.mean.shape)
 
 
-@pytest.mark.parametrize("normalizer", [Halved, Tight, Frozen])
-@of_on_policy
+@of_each(ON_POLICY, "normalizer", [Halved, Tight, Frozen])
 @on_fast
 def test_a_normaliser_of_another_class_is_used_as_it_is(name, engine, normalizer):
     put = Put(put_normalizer, normalizer)
@@ -374,8 +388,7 @@ def zero_the_gradient(agent: Any) -> None:
 HOOKS = {"output": double_the_output, "input": double_the_input, "gradient": zero_the_gradient}
 
 
-@pytest.mark.parametrize("hook", HOOKS)
-@of_all
+@of_each(KINDS, "hook", list(HOOKS))
 def test_a_hook_that_changes_something_is_called(name, hook):
     found, expected = ran(KINDS[name], "auto", HOOKS[hook]), on_eager(KINDS[name], HOOKS[hook])
     assert_same(found, expected)
@@ -456,8 +469,7 @@ def put_layers(make_layers: Any, agent: Any) -> None:
         policy.actor = make_layers(policy.actor[0].in_features, policy.head.layer.in_features)
 
 
-@pytest.mark.parametrize("layers", [Normed, with_gelu, with_skip])
-@of_all
+@of_each(KINDS, "layers", [Normed, with_gelu, with_skip])
 @on_fast
 def test_other_layers_put_in_place_are_used_and_trained(name, engine, layers):
     put = Put(put_layers, layers)
@@ -506,8 +518,7 @@ def copy_critics(agent: Any) -> None:
 WAYS = [set_data, set_vector, assign_state, copy_policy]
 
 
-@pytest.mark.parametrize("put", WAYS)
-@of_all
+@of_each(KINDS, "put", WAYS)
 @on_fast
 def test_weights_put_in_place_are_trained(name, engine, put):
     found, expected = ran(KINDS[name], engine, put), on_eager(KINDS[name], put)

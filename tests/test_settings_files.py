@@ -313,7 +313,11 @@ def printed(words: str, capsys: Any, algo: str = "ppo") -> str:
     return capsys.readouterr().out
 
 
-@pytest.mark.parametrize("algo", algorithms())
+@pytest.mark.parametrize(
+    "algo",
+    # PPO has ten times as many presets as any other.
+    [pytest.param(x, marks=[pytest.mark.slow] if x == "ppo" else []) for x in algorithms()],
+)
 def test_what_print_config_prints_gives_the_same_settings(folder, algo, capsys):
     for task in load_presets(algo):
         text = printed(f"--env-id {task} --seed 9", capsys, algo)

@@ -89,7 +89,7 @@ def test_other_actions_refuse_it() -> None:
 # In the algorithms
 
 
-@pytest.mark.parametrize("engine", ["recorded", "auto"])
+@pytest.mark.parametrize("engine", [pytest.param("recorded", marks=pytest.mark.slow), "auto"])
 @pytest.mark.parametrize("squash", [False, True])
 @pytest.mark.parametrize("make", [make_agent, make_a2c, make_recurrent])
 def test_every_engine_learns_with_it_what_eager_learns(make: Any, squash: bool, engine: str):
@@ -154,7 +154,9 @@ class Careful(gymnasium.Env):
         return np.full(1, self.state, np.float32), -cost, True, False, {}
 
 
-@pytest.mark.parametrize("kind", [PPO, A2C, PPORecurrent])
+@pytest.mark.parametrize(
+    "kind", [PPO, *(pytest.param(x, marks=pytest.mark.slow) for x in (A2C, PPORecurrent))]
+)
 def test_it_learns_to_be_careful_in_one_state_alone(kind: Any, tmp_path: Path) -> None:
     sizes: Any = {"num_envs": 16, "num_steps": 16, "total_timesteps": 30 * 1024, "seed": 1}
     if kind is A2C:

@@ -26,6 +26,7 @@ from fastrl.sweep.trial import Trial, load_trials
 PROGRAM = str(Path(__file__).with_name("sweep_program.py"))
 ROOT = Path(__file__).parents[1]
 GRID = ("ppo", "--learning-rate", "1e-3", "1e-2", "--seed", "1..3")
+ONE_SEED = (*GRID[:-1], "1")  # two runs, where a test is not about their number
 SEARCH = ("ppo", "--search", "learning-rate", "gamma", "--total-timesteps", "1000")
 
 
@@ -100,6 +101,7 @@ def has_optuna():
     pytest.importorskip("optuna")
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("has_optuna")
 def test_a_search_finds_what_beats_the_defaults_and_confirms_it(tmp_path, capsys):
     assert main(small(*SEARCH, "--trials", "25", "--processes", "2", log_dir=tmp_path)) == 0
@@ -159,6 +161,7 @@ def test_a_search_whose_first_trials_fail_alike_ends_with_their_line(tmp_path, c
     assert len(sweep_of(tmp_path).trials) < 6
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("has_optuna")
 def test_a_setting_that_the_task_refuses_stays_at_its_default(tmp_path, capsys):
     words = small(*SEARCH, "--trials", "9", "--confirm", "0", env_id="refusing", log_dir=tmp_path)
@@ -169,6 +172,7 @@ def test_a_setting_that_the_task_refuses_stays_at_its_default(tmp_path, capsys):
     assert "gamma stays at its default" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("has_optuna")
 def test_seconds_to_a_return_can_be_what_counts(tmp_path):
     goal = ("--objective", "seconds", "--target-return", "50", "--trials", "12")
@@ -251,15 +255,9 @@ def trials_in(log_dir: Path) -> list[Trial]:
     return load_trials(folders[0])[0] if folders else []
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("has_optuna")
-@pytest.mark.parametrize(
-    "number",
-    [
-        signal.SIGKILL,
-        pytest.param(signal.SIGINT, marks=pytest.mark.slow),
-        pytest.param(signal.SIGTERM, marks=pytest.mark.slow),
-    ],
-)
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGINT, signal.SIGTERM])
 def test_a_sweep_that_is_ended_goes_on_and_no_trial_is_lost_or_counted_twice(tmp_path, number):
     words = small(
         *(*SEARCH, "--trials", "7", "--confirm", "0", "--processes", "2"),
@@ -318,6 +316,7 @@ def test_a_trial_that_was_complete_when_the_sweep_was_ended_is_not_made_again(
     assert [trial.state for trial in trials] == ["complete"] * 3
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("has_optuna")
 def test_a_finished_sweep_goes_on_when_it_gets_more_trials(tmp_path):
     words = small(*SEARCH, "--trials", "3", "--confirm", "0", log_dir=tmp_path)
@@ -357,7 +356,9 @@ def test_a_user_without_a_key_sweeps_a_task_of_his_own(tmp_path, monkeypatch, ca
     blocked = tmp_path / "config"
     blocked.write_text("")  # the folder of the key can neither be read nor made
     monkeypatch.setenv("XDG_CONFIG_HOME", str(blocked))
-    assert main(small(*GRID, "--agent", "my:Own", log_dir=tmp_path)) == 0, capsys.readouterr().err
+    assert main(small(*ONE_SEED, "--agent", "my:Own", log_dir=tmp_path)) == 0, (
+        capsys.readouterr().err
+    )
 
 
 def test_the_processes_of_a_stopped_run_are_gone(tmp_path):
@@ -374,6 +375,7 @@ def test_the_processes_of_a_stopped_run_are_gone(tmp_path):
         assert pool.has_room
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("has_optuna")
 def test_the_processes_of_a_pruned_trial_are_gone(tmp_path):
     main(small(*SEARCH, "--trials", "14", "--confirm", "0", env_id="slow", log_dir=tmp_path))
@@ -385,7 +387,7 @@ def test_the_processes_of_a_pruned_trial_are_gone(tmp_path):
 def test_a_sweep_that_runs_is_left_alone(tmp_path, capsys):
     from fastrl.runs.folder import owned
 
-    main(small(*GRID, log_dir=tmp_path))
+    main(small(*ONE_SEED, log_dir=tmp_path))
     folder = sweep_of(tmp_path).folder
     before = {path: path.read_bytes() for path in folder.iterdir() if path.is_file()}
     with owned(folder):
@@ -423,7 +425,7 @@ def theirs(tmp_path, monkeypatch) -> Path:
     monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "theirs"))
     with monkeypatch.context() as patch:
         patch.setattr("fastrl.sweep.grid._train", lambda *arguments: os.kill(os.getpid(), 2))
-        assert main(small(*GRID, env_id="evil:make", log_dir=tmp_path)) == 130
+        assert main(small(*ONE_SEED, env_id="evil:make", log_dir=tmp_path)) == 130
     monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "home"))
     return sweep_of(tmp_path).folder
 
@@ -456,7 +458,7 @@ def test_a_sweep_of_another_user_is_not_what_the_same_command_goes_on_with(
     theirs, tmp_path, capsys
 ):
     before = contents(theirs)
-    assert main(small(*GRID, env_id="evil:make", log_dir=tmp_path)) == 0
+    assert main(small(*ONE_SEED, env_id="evil:make", log_dir=tmp_path)) == 0
     told = capsys.readouterr().out
     assert f"{theirs}, of the same command, was cut short, but is not signed as yours" in told
     assert "going on with" not in told
@@ -465,7 +467,7 @@ def test_a_sweep_of_another_user_is_not_what_the_same_command_goes_on_with(
 
 
 def test_a_grid_trains_what_was_asked_for_whatever_its_trials_say(tmp_path):
-    words = small(*GRID, log_dir=tmp_path)
+    words = small(*ONE_SEED, log_dir=tmp_path)
     main(words)
     trial = sweep_of(tmp_path).trials[0]
     changed = {**vars(trial), "settings": {"callback": ["evil:A"]}, "runs": (), "state": "waiting"}
@@ -474,6 +476,7 @@ def test_a_grid_trains_what_was_asked_for_whatever_its_trials_say(tmp_path):
     assert sweep_of(tmp_path).trials[0].settings == trial.settings
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("has_optuna")
 def test_a_search_does_not_train_with_what_it_did_not_try(tmp_path, capsys):
     main(small(*SEARCH, "--trials", "2", "--confirm", "0", log_dir=tmp_path))
@@ -513,6 +516,7 @@ def test_trial_trains_with_what_a_trial_found(tmp_path, capfd):
     assert "has the trials 0 to 2, or best" in capfd.readouterr().err
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("has_optuna")
 def test_trial_with_several_seeds_is_a_grid_of_them(tmp_path):
     main(small(*SEARCH, "--trials", "2", "--confirm", "0", log_dir=tmp_path))
@@ -540,7 +544,7 @@ def test_settings_that_decide_are_told_from_those_that_do_not():
 
 
 def test_what_is_damaged_is_named_and_the_rest_is_read(tmp_path):
-    main(small(*GRID, log_dir=tmp_path))
+    main(small(*ONE_SEED, log_dir=tmp_path))
     sweep = sweep_of(tmp_path)
     (sweep.trials[0].folder / "trial.json").write_text('{"number": 0}')
     (sweep.folder / "summary.json").write_text("{")

@@ -19,6 +19,10 @@ AGENTS: dict[str, tuple[type[OnPolicyAgent], dict[str, Any]]] = {
 }
 NUM_RESUMES = 10
 
+of_all = pytest.mark.parametrize(
+    "name", [pytest.param(x, marks=[] if x == "ppo" else [pytest.mark.slow]) for x in AGENTS]
+)
+
 
 def agent_of(name: str, log_dir: Path, num_updates: int) -> OnPolicyAgent:
     kind, own = AGENTS[name]
@@ -40,7 +44,7 @@ def interrupted(agent: OnPolicyAgent) -> OnPolicyAgent:
     return agent
 
 
-@pytest.mark.parametrize("name", AGENTS)
+@of_all
 def test_ten_resumes_are_one_run(name, tmp_path):
     num_updates = NUM_RESUMES + 2
     straight = AgentTrainer().fit(agent_of(name, tmp_path, num_updates)).folder
@@ -56,7 +60,7 @@ def test_ten_resumes_are_one_run(name, tmp_path):
     assert metrics_of(folder) == metrics_of(straight)
 
 
-@pytest.mark.parametrize("name", AGENTS)
+@of_all
 def test_schedules_and_counters_survive_ten_resumes_of_environments_that_cannot(name, tmp_path):
     """EnvPool starts new episodes; everything else goes on."""
     kind = AGENTS[name][0]

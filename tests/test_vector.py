@@ -169,6 +169,7 @@ def test_ctrl_c_in_python_is_raised_once_the_run_is_saved(tmp_path):
     agent.envs[0].close()
 
 
+@pytest.mark.slow
 def test_sigterm_ends_a_run_whose_environment_hangs(tmp_path):
     words = [word for word in TINY if word not in ("--env-id", "CartPole-v1")]
     task = ["--env-id", "toy_envs:StuckEnv", "--vector", "async"]

@@ -28,6 +28,8 @@ from fastrl.training.hints import lines_about
 def two_workers(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[VectorEnv]]:
     """As on a machine of two cores; what is put into the list is closed."""
     monkeypatch.setattr(choosing, "default_num_workers", lambda number: min(number, 2))
+    # Between two quick steps and two slow ones, far from both: other work may hold up a test.
+    monkeypatch.setattr(choosing, "_LEAST_SECONDS", 3e-3)
     for name in ("made", "closed", "steps"):
         monkeypatch.setattr(Counting, name, 0)
     opened: list[VectorEnv] = []

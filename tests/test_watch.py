@@ -28,6 +28,11 @@ from fastrl.training import trainer
 from fastrl.training.trainer import AgentTrainer
 
 
+def slow(*values: Any) -> Any:
+    """Returns parameters of a case that is like another which the quick tests have."""
+    return pytest.param(*values, marks=pytest.mark.slow)
+
+
 def fail(folder: Path, num_ranks: int, culprit: int, way: str) -> None:
     """Fails on one rank, while the others wait for it."""
     timeout = 2.0 if way == "hang" else 60.0
@@ -53,13 +58,13 @@ def fail(folder: Path, num_ranks: int, culprit: int, way: str) -> None:
 @pytest.mark.parametrize(
     ("num_ranks", "culprit", "way", "expected", "status"),
     [
-        (3, 1, "raise", "error: rank 1: a mistake\n", 2),
+        slow(3, 1, "raise", "error: rank 1: a mistake\n", 2),
         (2, 0, "raise", "error: rank 0: a mistake\n", 2),
         (2, 0, "all raise", "error: a mistake\n", 2),
         (3, 2, "crash", "error: rank 2: RuntimeError: a bug\n", 1),
         (3, 1, "die", "error: rank 1: ended unexpectedly: was it killed?\n", 1),
-        (2, 0, "die", "error: rank 0 ended unexpectedly: was it killed?\n", 1),
-        (2, 1, "hang", "error: rank 1 hangs: no progress for 2 seconds", 1),
+        slow(2, 0, "die", "error: rank 0 ended unexpectedly: was it killed?\n", 1),
+        slow(2, 1, "hang", "error: rank 1 hangs: no progress for 2 seconds", 1),
         (2, 0, "hang", "error: rank 0 hangs: no progress for 2 seconds", 1),
     ],
 )
@@ -144,7 +149,7 @@ def begin(folder: Path, culprit: int, settings: dict[str, Any]) -> None:
 
 @pytest.mark.parametrize(
     ("settings", "culprit", "name"),
-    [({"devices": 2}, 1, "rank 1"), ({"decoupled": True}, 0, "player 0")],
+    [({"devices": 2}, 1, "rank 1"), slow({"decoupled": True}, 0, "player 0")],
 )
 def test_hang_in_the_first_reset_ends_the_run_after_a_multiple_of_the_limit(
     settings, culprit, name, tmp_path
@@ -158,10 +163,10 @@ def test_hang_in_the_first_reset_ends_the_run_after_a_multiple_of_the_limit(
     ("num_players", "culprit", "way", "expected"),
     [
         (0, 1, "die", "error: rank 1: ended unexpectedly"),
-        (2, 2, "die", "error: trainer 0: ended unexpectedly"),
-        (2, 2, "raise", "error: trainer 0: a mistake"),
-        (2, 1, "hang", "error: player 1 hangs: no progress for 2 seconds"),
-        (1, 1, "hang", "error: trainer 0 hangs: no progress for 2 seconds"),
+        slow(2, 2, "die", "error: trainer 0: ended unexpectedly"),
+        slow(2, 2, "raise", "error: trainer 0: a mistake"),
+        slow(2, 1, "hang", "error: player 1 hangs: no progress for 2 seconds"),
+        slow(1, 1, "hang", "error: trainer 0 hangs: no progress for 2 seconds"),
         (1, 0, "die", "error: player 0 ended unexpectedly"),
     ],
 )
@@ -216,9 +221,9 @@ ONE_PLAYER = {"decoupled": True, "num_trainers": 2, "devices": 3}
     ("settings", "culprit", "number"),
     [
         (COUPLED, 1, signal.SIGINT),
-        (ONE_PLAYER, 1, signal.SIGINT),
+        slow(ONE_PLAYER, 1, signal.SIGINT),
         (ONE_PLAYER, 2, signal.SIGTERM),
-        (ONE_PLAYER | {"overlap": True}, 2, signal.SIGINT),
+        slow(ONE_PLAYER | {"overlap": True}, 2, signal.SIGINT),
     ],
 )
 def test_signal_to_any_rank_ends_the_run_in_order(settings, culprit, number, tmp_path):

@@ -24,7 +24,14 @@ def parsed(algo: str, words: list[str]) -> str:
     return outcome.fault or "".join(silent)
 
 
-@pytest.mark.parametrize("count", [100, pytest.param(4000, marks=pytest.mark.hostile)])
+@pytest.mark.parametrize(
+    "count",
+    [
+        25,
+        pytest.param(100, marks=pytest.mark.slow),
+        pytest.param(4000, marks=pytest.mark.hostile),
+    ],
+)
 def test_every_line_is_understood_or_refused(count: int) -> None:
     chance, faults = random.Random(SEED), {}
     for _ in range(count):

@@ -124,7 +124,14 @@ def _settings_lost(run: Path, settings: dict[str, object]) -> str:
     return f"resumes with another {lost[0]}, and {len(lost) - 1} more" if lost else ""
 
 
-@pytest.mark.parametrize("count", [20, pytest.param(600, marks=pytest.mark.hostile)])
+@pytest.mark.parametrize(
+    "count",
+    [
+        6,
+        pytest.param(20, marks=pytest.mark.slow),
+        pytest.param(600, marks=pytest.mark.hostile),
+    ],
+)
 def test_damaged_run_is_used_as_it_stands_or_refused(
     count: int, runs: dict[str, Path], tmp_path: Path
 ) -> None:

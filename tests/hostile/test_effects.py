@@ -149,7 +149,11 @@ def silent_settings(algo: str, tmp_path: Path, every: int) -> dict[str, str]:
 
 @pytest.mark.parametrize(
     ("algo", "every"),
-    [("ppo", 7), *(pytest.param(algo, 1, marks=pytest.mark.hostile) for algo in ALGORITHMS)],
+    [
+        ("ppo", 21),
+        pytest.param("ppo", 7, marks=pytest.mark.slow),
+        *(pytest.param(algo, 1, marks=pytest.mark.hostile) for algo in ALGORITHMS),
+    ],
 )
 def test_each_setting_has_an_effect_or_is_refused(algo: str, every: int, tmp_path: Path) -> None:
     check(silent_settings(algo, tmp_path, every))
@@ -172,7 +176,11 @@ def seen_after_load(algo: str, run: Path, log_dir: Path, words: dict[str, list[s
 
 @pytest.mark.parametrize(
     ("algo", "every"),
-    [("sac", 7), *(pytest.param(algo, 1, marks=pytest.mark.hostile) for algo in TASKS)],
+    [
+        ("sac", 21),
+        pytest.param("sac", 7, marks=pytest.mark.slow),
+        *(pytest.param(algo, 1, marks=pytest.mark.hostile) for algo in TASKS),
+    ],
 )
 def test_each_setting_of_load_goes_for_what_follows_or_is_refused(
     algo: str, every: int, tmp_path: Path

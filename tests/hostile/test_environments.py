@@ -40,7 +40,14 @@ def trained_on(fault: Fault, log_dir: Path, *more: str) -> str:
     return ""
 
 
-@pytest.mark.parametrize("count", [30, pytest.param(None, marks=pytest.mark.hostile)])
+@pytest.mark.parametrize(
+    "count",
+    [
+        10,
+        pytest.param(30, marks=pytest.mark.slow),
+        pytest.param(None, marks=pytest.mark.hostile),
+    ],
+)
 def test_fault_of_an_environment_is_named_in_a_line(count: int | None, tmp_path: Path) -> None:
     broken = {}
     # A good one first: torch imports much at the first run, and must not be interrupted at that.
@@ -52,7 +59,14 @@ def test_fault_of_an_environment_is_named_in_a_line(count: int | None, tmp_path:
     check(broken)
 
 
-@pytest.mark.parametrize("count", [8, pytest.param(None, marks=pytest.mark.hostile)])
+@pytest.mark.parametrize(
+    "count",
+    [
+        3,
+        pytest.param(8, marks=pytest.mark.slow),
+        pytest.param(None, marks=pytest.mark.hostile),
+    ],
+)
 def test_fault_in_a_process_is_named_in_a_line(count: int | None, tmp_path: Path) -> None:
     broken = {}
     more = "--vector", "async", "--num-workers", "1"

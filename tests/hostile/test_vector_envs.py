@@ -131,7 +131,14 @@ def trained_on(place: str, kind: str, when: int, log_dir: Path) -> str:
     return "" if names_it else f"an error without the task: {outcome.err.strip()[:150]}"
 
 
-@pytest.mark.parametrize("cases", [CASES[::4], pytest.param(CASES, marks=pytest.mark.hostile)])
+@pytest.mark.parametrize(
+    "cases",
+    [
+        CASES[::12],
+        pytest.param(CASES[::4], marks=pytest.mark.slow),
+        pytest.param(CASES, marks=pytest.mark.hostile),
+    ],
+)
 def test_fault_of_vector_environments_is_named_in_a_line(
     cases: list[tuple[str, str, int]], tmp_path: Path
 ) -> None:

@@ -22,7 +22,14 @@ def parsed(words: list[str], is_twice: bool = False) -> str:
     return outcome.fault
 
 
-@pytest.mark.parametrize("count", [40, pytest.param(600, marks=pytest.mark.hostile)])
+@pytest.mark.parametrize(
+    "count",
+    [
+        15,
+        pytest.param(40, marks=pytest.mark.slow),
+        pytest.param(600, marks=pytest.mark.hostile),
+    ],
+)
 def test_file_is_read_or_refused(count: int, tmp_path: Path) -> None:
     chance, broken = random.Random(SEED), {}
     path = tmp_path / "settings.yaml"

@@ -99,7 +99,13 @@ def test_a_mistake_is_shown_beside_its_field_and_nothing_starts(desk):
     play(desk, story)
 
 
-@pytest.mark.parametrize("word", ["-h", "--help", "a=1 --seed=5", "--describe"])
+@pytest.mark.parametrize(
+    "word",
+    [
+        *("-h", "a=1 --seed=5"),
+        *(pytest.param(x, marks=pytest.mark.slow) for x in ("--help", "--describe")),
+    ],
+)
 def test_a_word_that_would_be_a_flag_is_refused_beside_its_field(desk, word):
     address = run_with(desk, f"algo: ppo\nenv_kwargs: {word.split()}\nseed: 1\n")
 
@@ -111,7 +117,9 @@ def test_a_word_that_would_be_a_flag_is_refused_beside_its_field(desk, word):
     play(desk, story)
 
 
-@pytest.mark.parametrize("value", ["nan", "inf", "-inf"])
+@pytest.mark.parametrize(
+    "value", ["nan", *(pytest.param(x, marks=pytest.mark.slow) for x in ("inf", "-inf"))]
+)
 def test_a_number_that_is_none_is_told_and_the_form_goes_on(desk, value):
     async def story(user):
         await user.open("/new")

@@ -164,42 +164,40 @@ def test_a_sweep_without_an_address_is_counted_and_hides_no_others(desk):
 
 DEEP = "[" * 5000 + "]" * 5000
 HUGE = "9" * 400
-DAMAGES = [
-    *(("trials/0001/trial.json", "value", x) for x in ('"x"', "[1]", "{}", "NaN", "1e999", HUGE)),
-    *(("trials/0001/trial.json", "seconds", x) for x in ('"x"', "[]", "NaN", "null")),
-    *(("trials/0001/trial.json", "note", x) for x in ("[]", "5", '"\\ud800"')),
-    *(("trials/0001/trial.json", "name", x) for x in ("{}", '"\\ud800"')),
-    *(("trials/0001/trial.json", "number", x) for x in (HUGE, "1e30", "-1", "0", "true")),
-    *(("trials/0001/trial.json", "tests", x) for x in ("5", '["x"]')),
-    *(
-        ("trials/0001/trial.json", "settings", x)
-        for x in ('{"learning_rate": "x"}', '{":a": {"b": [NaN]}}', '{"\\ud800": 1}', "[]", DEEP)
+IN_A_RUN = (
+    *('"folder": 5', '"folder": "\\u0000"', '"folder": "\\ud800"', '"folder": "loop"'),
+    *('"folder": "../../../../.."', '"mean_return": "x"', '"steps": []', '"seed": {}'),
+)
+IN_THE_BEST = (
+    *('{"mean": NaN}', '{"mean": 1, "interval": ["a", null]}', '{"mean": []}'),
+    f'{{"mean": {HUGE}}}',
+)
+DAMAGES: dict[tuple[str, str], tuple[str, ...]] = {
+    ("trials/0001/trial.json", "value"): ('"x"', "[1]", "{}", "NaN", "1e999", HUGE),
+    ("trials/0001/trial.json", "seconds"): ('"x"', "[]", "NaN", "null"),
+    ("trials/0001/trial.json", "note"): ("[]", "5", '"\\ud800"'),
+    ("trials/0001/trial.json", "name"): ("{}", '"\\ud800"'),
+    ("trials/0001/trial.json", "number"): (HUGE, "1e30", "-1", "0", "true"),
+    ("trials/0001/trial.json", "tests"): ("5", '["x"]'),
+    ("trials/0001/trial.json", "settings"): (
+        *('{"learning_rate": "x"}', '{":a": {"b": [NaN]}}', '{"\\ud800": 1}', "[]", DEEP),
     ),
-    *(
-        ("trials/0001/trial.json", "runs", f'[{{"seed": 1, "state": "complete", {x}}}]')
-        for x in (
-            *('"folder": 5', '"folder": "\\u0000"', '"folder": "\\ud800"', '"folder": "loop"'),
-            *('"folder": "../../../../.."', '"mean_return": "x"', '"steps": []', '"seed": {}'),
-        )
+    ("trials/0001/trial.json", "runs"): (
+        *(f'[{{"seed": 1, "state": "complete", {x}}}]' for x in IN_A_RUN),
     ),
-    *(("status.json", "seconds", x) for x in ("NaN", "1e999", HUGE, '"x"', "-5", DEEP)),
-    *(("status.json", "error", x) for x in ('["\\ud800"]', "{}")),
-    *(("summary.json", "best", x) for x in ("[]", "null", '{"number": []}', DEEP)),
-    *(("summary.json", "confirmation", x) for x in ("[]", "5", '{"best": 5}')),
-    *(
-        ("summary.json", "confirmation", f'{{"best": {x}}}')
-        for x in (
-            *('{"mean": NaN}', '{"mean": 1, "interval": ["a", null]}', '{"mean": []}'),
-            f'{{"mean": {HUGE}}}',
-        )
+    ("status.json", "seconds"): ("NaN", "1e999", HUGE, '"x"', "-5", DEEP),
+    ("status.json", "error"): ('["\\ud800"]', "{}"),
+    ("summary.json", "best"): ("[]", "null", '{"number": []}', DEEP),
+    ("summary.json", "confirmation"): (
+        *("[]", "5", '{"best": 5}'),
+        *(f'{{"best": {x}}}' for x in IN_THE_BEST),
     ),
-]
+}
 
 
-@pytest.mark.parametrize(("file", "name", "text"), DAMAGES, ids=lambda text: text[:30])
-def test_a_damaged_sweep_hides_no_others_and_has_a_page(desk, caplog, file, name, text):
-    make_sweep(desk)
-    damaged = desk.log_dir / "sweeps" / "damaged"
+def make_damaged(desk: Desk, folder: str, file: str, name: str, text: str) -> None:
+    """Makes a sweep of twelve trials, in a file of which a fact is a text that it cannot be."""
+    damaged = desk.log_dir / "sweeps" / folder
     shutil.copytree(desk.log_dir / "sweeps" / NAME, damaged)
     for number in range(3, 12):  # with fewer, no importance is worked out
         run = (TrialRun(1, "", "complete", number, 2.0),)
@@ -213,15 +211,26 @@ def test_a_damaged_sweep_hides_no_others_and_has_a_page(desk, caplog, file, name
     facts[name] = "PLACE"
     path.write_text(json.dumps(facts).replace('"PLACE"', text))
 
+
+@pytest.mark.parametrize(("file", "name"), DAMAGES)
+def test_a_damaged_sweep_hides_no_others_and_has_a_page(desk, caplog, file, name):
+    make_sweep(desk)
+    texts = DAMAGES[file, name]
+    for index, text in enumerate(texts):
+        make_damaged(desk, f"damaged_{index}", file, name, text)
+
     async def story(user):
         await user.open("/sweeps")
-        await user.should_see("ppo on CartPole-v1, damaged", retries=80)
+        for index in range(len(texts)):
+            await user.should_see(f"ppo on CartPole-v1, damaged_{index}", retries=80)
         await user.should_see("2 trials · 0:00 · best 90.0")
-        await user.open("/sweep/sweeps/damaged")
-        await user.should_see("Settings and returns", retries=80)
-        await asyncio.sleep(0.1)
+        for index, text in enumerate(texts):
+            await user.open(f"/sweep/sweeps/damaged_{index}")
+            await user.should_see("Settings and returns", retries=80)
+            await asyncio.sleep(0.1)
+            assert not [x for x in caplog.records if x.levelname == "ERROR"], text[:100]
 
-    play(desk, story)
+    play(desk, story, seconds=60)
     assert not [record for record in caplog.records if record.levelname == "ERROR"]
 
 
