@@ -176,7 +176,10 @@ def test_run_that_is_cut_in_a_rollout_is_saved_as_the_last_update_left_it(
     assert result.exit_status == 128 + sent[0]
     assert saved_steps(result.folder) == result.summary["total_env_steps"] == 2 * UPDATE
     assert f"interrupted at {2 * UPDATE} steps" in capsys.readouterr().out
-    resumed = AgentTrainer(resume=result.folder).fit(agent_for(tmp_path))
+    monkeypatch.setattr(SignallingEnv, "signals", ())
+    monkeypatch.setattr(SignallingEnv, "hangs", False)
+    again = agent_for(tmp_path, "test_signals:SignallingEnv")
+    resumed = AgentTrainer(resume=result.folder).fit(again)
     assert resumed.summary["total_env_steps"] == 6 * UPDATE
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import random
 import threading
-import time
 from collections.abc import Iterator
 from typing import Any
 
@@ -117,13 +116,13 @@ def test_a_slow_one_is_stepped_four_times_where_that_says_enough(two_workers, mo
 
 
 def test_a_step_that_other_work_holds_up_does_not_count(two_workers, monkeypatch) -> None:
-    late = iter([0.0, 0.0, 0.0, 5.0])  # seconds by which the clock is ahead
-    ahead = 0.0
+    held_up = iter([0.0, 0.0, 0.0, 5.0])  # seconds of other work
+    now = 0.0
 
     def clock() -> float:
-        nonlocal ahead
-        ahead += next(late, 0.0)
-        return time.monotonic() + ahead
+        nonlocal now
+        now += 1e-5 + next(held_up, 0.0)
+        return now
 
     monkeypatch.setattr(choosing.time, "perf_counter", clock)
     assert vector_of(made(Counting, two_workers)) == "sync"
