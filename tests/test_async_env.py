@@ -348,6 +348,7 @@ def test_hanging_environment_does_not_hold_the_end():
     assert time.monotonic() - start < 4 and is_gone(pids(env)[0])
 
 
+@pytest.mark.slow
 def test_processes_end_with_the_one_that_made_them(tmp_path):
     reader, writer = os.pipe()
     child = os.fork()

@@ -46,6 +46,7 @@ def train_with_diary(folder: Path, settings: Any, resume: Path | None = None) ->
     return train(folder, [Diary()], resume, **settings)
 
 
+@pytest.mark.slow
 def test_state_of_rank_0_goes_to_all_ranks_of_a_resumed_run(tmp_path):
     run_ranks(2, train_with_diary, tmp_path, {})
     folder = run_folder_in(tmp_path)
@@ -112,6 +113,7 @@ def play_or_train(folder: Path) -> Any:
         return diary.calls
 
 
+@pytest.mark.slow
 def test_players_of_a_decoupled_run_call_and_trainers_call_nothing(tmp_path):
     first, second, status = run_ranks(3, play_or_train, tmp_path)
     common = ("start", "rollout", "update", "end")

@@ -120,9 +120,8 @@ def test_code_that_a_foreign_run_names_is_not_run(tmp_path, capsys, monkeypatch)
     assert main([*command, "--trust"]) == 0
 
 
-@pytest.mark.parametrize(
-    "number", [signal.SIGINT, pytest.param(signal.SIGTERM, marks=pytest.mark.slow)]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_saves_all_episodes_that_have_ended(number, tmp_path):
     out = tmp_path / "data"
     command = [sys.executable, "-m", "fastrl.collect", "--env-id", "story_envs:SlowEnv"]

@@ -153,6 +153,7 @@ def run_to(log_dir: Path, num_steps: int, resume: Path | None) -> Path | None:
     return next(log_dir.rglob("last.pt"))
 
 
+@pytest.mark.slow
 def test_resumed_run_is_bit_identical(tmp_path):
     num_steps = 8 * 16
     whole = run_ranks(4, run_to, tmp_path / "whole", num_steps, None)[0]

@@ -286,6 +286,7 @@ def run_folder(checkpoint, tmp_path) -> Path:
     return tmp_path
 
 
+@pytest.mark.slow
 def test_result_is_one_line(checkpoint):
     command = [sys.executable, "-m", "fastrl.evaluate", str(checkpoint), "--episodes", "5"]
     result = subprocess.run(command, capture_output=True, text=True)

@@ -341,6 +341,7 @@ def test_mistake_is_told(learning, words, message):
 # What is published
 
 
+@pytest.mark.slow
 def test_every_listed_command_measures_its_own_preset(learning):
     for entry in listing.listing(algorithms()):
         words = shlex.split(entry["command"])[3:]

@@ -64,7 +64,8 @@ def agent_of(name: str, log_dir: Path, seed: int, **settings: Any) -> Any:
     return kind(task, preset="none", **parts)
 
 
-@pytest.mark.parametrize("name", ["sac", pytest.param("a2c", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["sac", "a2c"])
 def test_memory_is_flat_over_runs(name, tmp_path):
     def work(seed: int) -> None:
         agent_of(name, tmp_path, seed, engine="recorded").learn()

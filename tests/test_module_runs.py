@@ -68,10 +68,8 @@ def train_rank(kind: str, folder: Path, steps: int, resume: Path | None = None) 
     return {name: x.numpy() for name, x in weights_of(module).items()}, str(result.folder)
 
 
-@pytest.mark.parametrize(
-    "kind",
-    [pytest.param(x, marks=[] if x == "minibatches" else [pytest.mark.slow]) for x in KINDS],
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", KINDS)
 def test_a_run_on_two_ranks_goes_on_to_the_bit(kind, tmp_path):
     straight = run_ranks(2, train_rank, kind, tmp_path / "a", 256)
     ((_, half), _) = run_ranks(2, train_rank, kind, tmp_path / "b", 128)

@@ -160,6 +160,7 @@ def test_a_class_of_a_script_is_refused_elsewhere_with_the_way_out(run, tmp_path
     assert type(DoubledPPO.load(tmp_path / "agent.pt")) is DoubledPPO
 
 
+@pytest.mark.slow
 def test_a_script_loads_its_own_class(tmp_path):
     (tmp_path / "script.py").write_text(
         "from fastrl import PPO\n"

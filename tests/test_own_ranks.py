@@ -216,6 +216,7 @@ def run_replay(folder: str) -> dict[str, Any]:
     return {"state": _arrays(module.state_dict()), "obs": obs, "steps": agent.num_gradient_steps}
 
 
+@pytest.mark.slow
 def test_ranks_of_a_replay_module_stay_equal_on_rows_of_their_own(tmp_path):
     first, second = run_ranks(2, run_replay, str(tmp_path))
     assert first["steps"] == second["steps"] == (256 - 32) * 0.125
@@ -240,6 +241,7 @@ def goal_run(folder: str, num_ranks: int, network: bool = False) -> Any:
     return result.summary["train_info_means"], rows
 
 
+@pytest.mark.slow
 def test_ranks_log_the_info_metrics_of_one_rank(tmp_path):
     one = goal_run(str(tmp_path / "1"), 1)
     first, second = run_ranks(2, goal_run, str(tmp_path / "2"), 2)
@@ -373,6 +375,7 @@ def gathered_apart(folder: str) -> str:
     return "trained"
 
 
+@pytest.mark.slow
 def test_ranks_that_would_gather_statistics_apart_are_refused(tmp_path):
     for words in run_ranks(2, gathered_apart, str(tmp_path)):
         assert words.startswith("policy.actor.1.running_mean of BatchNorm1d differs between ranks")

@@ -301,6 +301,7 @@ def on_a_rank() -> tuple[np.ndarray, list[float], float]:
     return agent.optimizer.flat.numpy(), losses, tensors_of(agent)["optimizer.steps"].item()
 
 
+@pytest.mark.slow
 def test_ranks_stay_equal_though_other_episodes_end_on_each():
     first, second = run_ranks(2, on_a_rank)
     np.testing.assert_array_equal(first[0], second[0])

@@ -97,6 +97,7 @@ def test_saved_config_starts_the_same_run_again(run, tmp_path):
         assert first[name] == second[name]
 
 
+@pytest.mark.slow
 def test_class_of_the_package_is_the_class_that_trained(tmp_path):
     code = (
         "import runpy, sys, fastrl.training.trainer as trainer; seen = []\n"

@@ -153,6 +153,7 @@ def replay_of(folder: Path) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
     return columns_of(rings or [state["agent"]["replay"]], slice(0, 4)), state
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("before", "after"), [(2, 1), (1, 2)])
 def test_other_number_of_ranks_goes_on_from_the_same_replay(tmp_path, before, after):
     folder = run_ranks(before, begin_sac, before, tmp_path)[0]

@@ -961,9 +961,8 @@ def weights_of_program(program: list[str], algo: str, folder: Path) -> Tensor:
     )
 
 
-@pytest.mark.parametrize(
-    "algo", [pytest.param(x, marks=[] if x == "ppo" else [pytest.mark.slow]) for x in COPIED]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("algo", COPIED)
 def test_a_copy_of_an_algorithm_s_file_trains_what_is_written_in_it(algo, tmp_path):
     text = (Path(fastrl.__file__).parent / f"{algo}.py").read_text()
     before, after = COPIED[algo]

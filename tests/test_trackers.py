@@ -134,6 +134,7 @@ def test_a_missing_package_is_one_line_that_says_what_to_install(tmp_path, monke
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.slow
 def test_a_plain_run_imports_no_lightning(tmp_path):
     program = (
         "import sys; from test_callbacks import agent_in; from pathlib import Path\n"

@@ -250,6 +250,7 @@ def test_an_error_in_the_middle_keeps_the_episodes_before_it(tmp_path):
     assert len(episodes_of(tmp_path / "data")) > 50
 
 
+@pytest.mark.slow
 def test_a_kill_leaves_a_dataset_that_can_be_read_and_appended_to(tmp_path):
     folder = tmp_path / "data"
     command = [sys.executable, "-m", "fastrl.collect", "--env-id", "story_envs:SlowEnv"]

@@ -116,7 +116,8 @@ def test_quiet_has_no_effect_with_dry_run(capsys) -> None:
     assert not cli.parse("ppo", []).is_quiet and cli.parse("ppo", ["--quiet"]).is_quiet
 
 
-@pytest.mark.parametrize("words", ["", pytest.param("--resume", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("words", ["", "--resume"])
 def test_quiet_run_that_is_interrupted_names_its_folder(tmp_path, words: str) -> None:
     start = [sys.executable, "-m", "fastrl.ppo", "--quiet", "--total-timesteps", "100000000"]
     if words:

@@ -147,9 +147,10 @@ def begin(folder: Path, culprit: int, settings: dict[str, Any]) -> None:
     (run_decoupled if command.config.decoupled else train_coupled)(PPO, command)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("settings", "culprit", "name"),
-    [({"devices": 2}, 1, "rank 1"), slow({"decoupled": True}, 0, "player 0")],
+    [({"devices": 2}, 1, "rank 1"), ({"decoupled": True}, 0, "player 0")],
 )
 def test_hang_in_the_first_reset_ends_the_run_after_a_multiple_of_the_limit(
     settings, culprit, name, tmp_path
