@@ -72,7 +72,10 @@ def fail_on_one(folder: Path, rank: int, hook: str) -> None:
     train(folder, [Raises(hook, at=2, rank=rank)])
 
 
-@pytest.mark.parametrize(("rank", "hook"), [(0, "on_rollout_end"), (1, "on_update_end")])
+@pytest.mark.parametrize(
+    ("rank", "hook"),
+    [(0, "on_rollout_end"), pytest.param(1, "on_update_end", marks=pytest.mark.slow)],
+)
 def test_an_error_on_one_rank_saves_the_run_and_ends_all_with_one_line(tmp_path, rank, hook):
     codes, stderr, _ = end_ranks_early(2, fail_on_one, tmp_path, rank, hook)
     assert all(codes)

@@ -33,6 +33,7 @@ def first_actions(agent: PPO, data: TrajectoryDataset, deterministic: bool) -> n
     return agent.predict(data[:].obs.numpy(), deterministic)
 
 
+@pytest.mark.slow
 def test_the_trained_policy_acts_greedily_unless_told_otherwise(agent_file, tmp_path, capsys):
     agent = PPO.load(agent_file)
     share = {}

@@ -160,7 +160,7 @@ def test_a_second_derivative_is_refused():
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
-@pytest.mark.parametrize("is_learning", [True, False])
+@pytest.mark.parametrize("is_learning", [pytest.param(True, marks=pytest.mark.slow), False])
 def test_operators_keep_torchs_rules(is_learning):
     x, networks, _ = make(SHAPES[3])
     x.requires_grad_()

@@ -41,6 +41,8 @@ PAGES = (
 
 LONG_PAGES = (
     "callbacks.md",
+    "fine_tuning.md",
+    "from_python.md",
     "own_algorithms.md",
     "own_environments.md",
     "own_losses.md",

@@ -284,7 +284,7 @@ def slow(*values: Any) -> Any:
 OUTPUTS = [
     (PPO, "picture, vector, number, mask", spaces.Discrete(5), ("action", "logits", "value")),
     slow(PPO, "nested", spaces.Box(-1, 2, (2,)), ("mean", "log_std", "actions", "values")),
-    (PPORecurrent, "nested", spaces.MultiDiscrete([2, 3]), ("value", "action", "logits")),
+    slow(PPORecurrent, "nested", spaces.MultiDiscrete([2, 3]), ("value", "action", "logits")),
     slow(SAC, "vector", spaces.Box(-1, 2, (2,)), ("action", "mean", "log_std", "q_values")),
     slow(A2C, "vector", spaces.Discrete(3), ("actions", "values")),
 ]

@@ -97,6 +97,7 @@ def test_silent_progress_shows_no_line_on_a_terminal(monkeypatch) -> None:
     assert terminal.getvalue() == ""
 
 
+@pytest.mark.slow
 def test_quiet_command_prints_the_run_folder_alone(tmp_path) -> None:
     words = "--quiet --preset none --total-timesteps 1024 --eval-episodes 2 --accelerator cpu"
     command = [sys.executable, "-m", "fastrl.ppo", *words.split()]

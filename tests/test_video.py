@@ -246,6 +246,7 @@ def test_error_of_a_renderer_costs_one_line(tmp_path, monkeypatch, caplog):
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.slow
 def test_mujoco_is_drawn_or_refused_in_one_line(tmp_path, monkeypatch, caplog):
     agent = GreedyAgent("HalfCheetah-v4")
     monkeypatch.setattr(agent, "predict", lambda obs, deterministic=True: np.zeros((len(obs), 6)))
