@@ -25,10 +25,10 @@ def pytest_xdist_auto_num_workers(config: pytest.Config) -> int | None:
 
 @pytest.hookimpl(wrapper=True)
 def pytest_collection() -> Generator[None, Any, Any]:
-    """Leaves what the collection imports and makes out of the garbage collector's sight.
+    """Keeps the garbage collector from what is imported and made while tests are collected.
 
-    It is there until the end. To look through all of it at every collection, of which NiceGUI makes
-    two for each user that is played, made tests of pages and of runs take three times as long.
+    All of that stays until the end, and a full collection looks through it in vain. NiceGUI alone
+    makes two in each test of a page, which took three times as long.
     """
     gc.disable()
     try:

@@ -21,35 +21,16 @@ import pytest
 
 DOCS = Path(__file__).parents[1] / "docs"
 
-PAGES = (
-    "callbacks.md",
-    "coming_from_sb3.md",
-    "comparing_runs.md",
-    "evaluation.md",
-    "fine_tuning.md",
-    "from_python.md",
-    "own_algorithms.md",
-    "own_environments.md",
-    "own_losses.md",
-    "own_networks.md",
-    "schedules.md",
-    "settings.md",
-    "sweeps.md",
-    "trajectories.md",
+QUICK_PAGES = (
+    *("coming_from_sb3.md", "comparing_runs.md", "evaluation.md"),
+    *("schedules.md", "settings.md", "sweeps.md"),
 )
-"""Pages whose blocks are run; a page must take less than about ten seconds of one core."""
-
 LONG_PAGES = (
-    "callbacks.md",
-    "fine_tuning.md",
-    "from_python.md",
-    "own_algorithms.md",
-    "own_environments.md",
-    "own_losses.md",
-    "own_networks.md",
-    "trajectories.md",
+    *("callbacks.md", "fine_tuning.md", "from_python.md", "own_algorithms.md"),
+    *("own_environments.md", "own_losses.md", "own_networks.md", "trajectories.md"),
 )
-"""Those that take more than about a second of it, so that they are run with the slow tests."""
+"""Pages that take more than about a second of one core, so that they are run with the slow tests;
+no page may take more than about ten."""
 
 _BLOCK = re.compile(r"^```python(?P<words>[^\n]*)\n(?P<code>.*?)^```$", re.MULTILINE | re.DOTALL)
 
@@ -105,7 +86,7 @@ def page_folder(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize(
     "page",
-    [pytest.param(x, marks=[pytest.mark.slow] if x in LONG_PAGES else []) for x in PAGES],
+    [*QUICK_PAGES, *(pytest.param(x, marks=pytest.mark.slow) for x in LONG_PAGES)],
 )
 def test_the_blocks_of_a_page_run(page, page_folder):
     text = (DOCS / page).read_text()
@@ -115,7 +96,7 @@ def test_the_blocks_of_a_page_run(page, page_folder):
 
 def test_every_page_with_blocks_is_run():
     with_blocks = {page.name for page in DOCS.glob("*.md") if blocks(page.read_text())}
-    assert with_blocks == set(PAGES)
+    assert with_blocks == {*QUICK_PAGES, *LONG_PAGES}
 
 
 def test_a_block_that_fails_fails_its_page(page_folder):

@@ -174,12 +174,20 @@ def test_arguments_of_other_libraries_are_answered_in_one_line():
 
 
 @pytest.mark.parametrize(
-    ("name", "ours"), [("gamma", "gamma"), ("ent_coef", "ent_coef"), ("n_steps", "num_steps")]
+    ("name", "value", "ours"),
+    [
+        ("gamma", 0.5, "gamma"),
+        ("ent_coef", np.float32(0.5), "ent_coef"),
+        ("anneal_lr", True, "anneal_lr"),
+        ("hidden_sizes", [8], "hidden_sizes"),
+        ("lr_schedule", lambda progress: 1.0, "lr_schedule"),
+        ("n_steps", 5, "num_steps"),
+    ],
 )
-def test_a_setting_is_not_assigned_to_an_agent(name, ours):
+def test_a_setting_is_not_assigned_to_an_agent(name, value, ours):
     agent = make_agent("discrete")
-    with pytest.raises(ValueError, match=f"{name} = 0.5 has no effect: .*Give {ours} to PPO"):
-        setattr(agent, name, 0.5)
+    with pytest.raises(ValueError, match=f"{name} = .* has no effect: .*Give {ours} to PPO"):
+        setattr(agent, name, value)
     agent.remark = agent.verbose = 1
 
 

@@ -122,8 +122,8 @@ def test_a_search_finds_what_beats_the_defaults_and_confirms_it(tmp_path, capsys
     assert "fresh seeds" in said
 
 
-@pytest.mark.usefixtures("has_optuna")
 @pytest.mark.slow
+@pytest.mark.usefixtures("has_optuna")
 def test_a_search_with_a_class_of_ones_own_says_how_to_train_that_class(tmp_path, capsys):
     flags = ("--trials", "3", "--confirm", "0", "--agent", "my_ppo:PenaltyPPO")
     assert main(small(*SEARCH, *flags, log_dir=tmp_path)) == 0
@@ -192,8 +192,8 @@ def test_return_and_seconds_can_be_optimised_together(tmp_path):
     assert sweep_of(tmp_path).state == "finished"
 
 
-@pytest.mark.usefixtures("has_optuna")
 @pytest.mark.slow
+@pytest.mark.usefixtures("has_optuna")
 def test_a_search_ends_in_its_time_with_its_confirmation(tmp_path):
     words = small(*SEARCH, "--minutes", "0.1", "--processes", "2", env_id="slow", log_dir=tmp_path)
     began = time.monotonic()
@@ -491,8 +491,8 @@ def test_a_search_does_not_train_with_what_it_did_not_try(tmp_path, capsys):
         assert "sets callback=['evil:A'], which this sweep does not try" in capsys.readouterr().err
 
 
-@pytest.mark.usefixtures("has_optuna")
 @pytest.mark.slow
+@pytest.mark.usefixtures("has_optuna")
 def test_the_preset_file_of_a_search_on_own_code_is_signed(tmp_path):
     words = small(*SEARCH, "--trials", "2", "--confirm", "0", env_id="my:make", log_dir=tmp_path)
     assert main(words) == 0
@@ -505,8 +505,8 @@ def test_the_preset_file_of_a_search_on_own_code_is_signed(tmp_path):
 # What was found.
 
 
-@pytest.mark.usefixtures("has_optuna")
 @pytest.mark.slow
+@pytest.mark.usefixtures("has_optuna")
 def test_trial_trains_with_what_a_trial_found(tmp_path, capfd):
     main(small(*SEARCH, "--trials", "3", "--confirm", "0", log_dir=tmp_path))
     sweep = sweep_of(tmp_path)

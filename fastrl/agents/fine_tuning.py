@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from fastrl.config.command import Command
-from fastrl.config.resume import spell
+from fastrl.config.resume import spell, task_of
 from fastrl.engine.optimizer import FlatOptimizer
 from fastrl.envs.edited import name_of
 from fastrl.models.normalization import RewardScale, RunningNorm
@@ -69,7 +69,9 @@ def begin_parts_anew(
     elif "keep_normalizer" in keeps:
         raise ValueError("keep_normalizer has no effect: observations and rewards have none")
     if getattr(agent, "saved_replay", None) is not None:
-        is_same = env is None and "num_envs" not in given and _task(agent.config) == _task(saved)
+        is_same = (
+            env is None and "num_envs" not in given and task_of(agent.config) == task_of(saved)
+        )
         has_replay = keeps.get("keep_replay", is_same)
         (kept if has_replay else new).append("replay buffer")
         if not has_replay:
@@ -91,12 +93,6 @@ def begin_parts_anew(
     explicit = {name: getattr(config, name) for name in given if hasattr(config, name)}
     line = f"{words}; new: {', '.join(new)}" if new else words
     agent._command = Command(config=config, explicit=explicit, origin=line)
-
-
-def _task(config: Any) -> dict[str, Any]:
-    """Returns the settings of the environments that say what is played, not how it is stepped."""
-    settings = config.env_settings
-    return {x: settings[x] for x in settings.keys() - {"vector", "num_workers"}}
 
 
 def _check_warm_up(agent: Any, path: Path, saved: Any) -> None:

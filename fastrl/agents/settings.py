@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 from inspect import get_annotations
+from types import FunctionType, NoneType
 from typing import Any
+
+import numpy as np
 
 from fastrl.agents.naming import is_stock
 from fastrl.agents.own_networks import names_and_functions
@@ -12,7 +15,7 @@ from fastrl.config.effects import check_effects
 from fastrl.config.other_names import OTHER_NAMES
 from fastrl.presets import id_of, resolve
 
-_PLAIN = int, float, str, tuple, type(None)
+_VALUES = int, float, str, tuple, list, dict, NoneType, FunctionType, np.generic
 _POLICIES_OF_OTHERS = ("MlpPolicy", "CnnPolicy", "MultiInputPolicy", "MlpLstmPolicy")
 
 
@@ -58,13 +61,21 @@ def set_attribute(agent: Any, name: str, value: Any) -> None:
     Raises:
         ValueError: it is a setting, and no attribute that a class declares.
     """
-    if type(value) in _PLAIN and hasattr(agent, "config") and is_stock(type(agent)):
-        declared = {x for kind in type(agent).__mro__ for x in get_annotations(kind)}
-        for ours in (name, *OTHER_NAMES.get(name, ())):
-            if ours in vars(agent.config) and name not in declared:
-                raise ValueError(
-                    f"{name} = {value!r} has no effect: an agent keeps the settings that it was "
-                    f"made with. Give {ours} to {type(agent).__name__}(...); given to load, it "
-                    "changes what a saved agent goes on with"
-                )
+    config = vars(agent).get("config")
+    if config is not None and (name in vars(config) or name in OTHER_NAMES):
+        _check_no_setting(agent, name, value)
     object.__setattr__(agent, name, value)
+
+
+def _check_no_setting(agent: Any, name: str, value: Any) -> None:
+    if not is_stock(type(agent)) or not isinstance(value, _VALUES) or hasattr(value, "_fields"):
+        return  # tensors, and whatever else the algorithms keep under such names
+    if any(name in get_annotations(kind) for kind in type(agent).__mro__):
+        return
+    for ours in (name, *OTHER_NAMES.get(name, ())):
+        if ours in vars(agent.config):
+            raise ValueError(
+                f"{name} = {value!r} has no effect: an agent keeps the settings that it was made "
+                f"with. Give {ours} to {type(agent).__name__}(...); given to load, it changes what "
+                "a saved agent goes on with"
+            )

@@ -91,19 +91,32 @@ def check_beginnings(config: RunConfig, saved: Any, source: object, *allowed: st
             )
 
 
-def check_task(config: RunConfig, saved: Any) -> None:
-    """Raises ValueError if the settings of a run's task are not those it was trained on.
+def task_of(config: RunConfig) -> dict[str, Any]:
+    """Returns the settings that say what is played, not how it is stepped."""
+    arguments = config.env_settings["env_kwargs"]  # in any order
+    return {name: getattr(config, name) for name in TASK} | {"env_kwargs": arguments}
+
+
+def check_task(config: RunConfig, saved: Any, handed_over: Any) -> None:
+    """Raises ValueError if a run is to go on with another task than it was trained on.
 
     Args:
-        config: the settings that are asked for.
+        config: the settings that are asked for, with environments made by id.
         saved: those in the checkpoint, plain.
+        handed_over: whether the run's environments were handed over, so that no id makes them.
     """
     before = saved if isinstance(saved, dict) else {}
-    now = config.to_dict()
+    if handed_over:
+        raise ValueError(
+            f"the run played environments of {before.get('env_id')} that were handed over; "
+            "give the agent such environments to go on"
+        )
+    now = task_of(config)
+    was = task_of(config.replace(**{name: before[name] for name in TASK if name in before}))
     for name in TASK:
-        if before.get(name, now[name]) != now[name]:
+        if now[name] != was[name]:
             raise ValueError(
-                f"{name} is {now[name]!r}, but the run was trained with {before[name]!r}; a run is "
+                f"{name} is {now[name]!r}, but the run was trained with {was[name]!r}; a run is "
                 "resumed with the task that it has, and load() takes its weights to another one"
             )
 

@@ -248,13 +248,8 @@ class ModuleLearner:
         saved = state.get("module_class")
         if saved != (own := class_name(type(self._module))):
             raise ValueError(f"it is of the module {saved}, not of {own}")
-        if state.get("handed_over") and self.is_named:
-            raise ValueError(
-                f"the run played environments of {state.get('config', {}).get('env_id')} that were "
-                "handed over; give fit such environments to go on"
-            )
         if self.is_named:
-            check_task(self._agent.config, state.get("config"))
+            check_task(self._agent.config, state.get("config"), state.get("handed_over"))
 
     def load_state_dict(
         self, state: dict[str, Any], schedule: Schedule, optimizer: FlatOptimizer

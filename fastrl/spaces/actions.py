@@ -52,7 +52,7 @@ class BoxOfChoices(spaces.MultiDiscrete):
     """A bounded Box of integers `[A]`, as the choices that it has in each dimension."""
 
     def __init__(self, box: spaces.Box) -> None:
-        """Takes the dtype of actions from the Box, where int8 need not hold the number of them."""
+        """Keeps the dtype of the Box beside its choices: uint8 cannot hold that it has 256."""
         super().__init__(choices_of(box), start=box.low.astype(np.int64))
         self.box_dtype = box.dtype
 
@@ -97,7 +97,7 @@ def float32_bounds(space: spaces.Box) -> tuple[np.ndarray, np.ndarray]:
 
 
 def within_bounds(space: Space, actions: Any) -> np.ndarray:
-    """Returns actions `[*, A]` in the dtype of a Box, and clipped to its bounds in it.
+    """Returns actions `[*, A]` in the dtype of their Box, clipped to its bounds.
 
     Actions of other spaces are returned as they are.
     """

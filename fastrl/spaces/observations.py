@@ -323,7 +323,7 @@ def rows_of(row: Space, observation: Any) -> tuple[np.ndarray, bool]:
         array = row.pack(parts)
     else:
         array = np.array(plain_row(row, observation))
-        if not np.isfinite(array).all():
+        if array.dtype.kind == "f" and not np.isfinite(array).all():
             raise UnfitValueError("an observation that is not finite")
         single = array.ndim == len(shape)
         array = array[None] if single else array

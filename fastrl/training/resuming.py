@@ -72,10 +72,16 @@ def _state_of_rank(agent: Agent, buffer: RolloutBuffer, learner: dict[str, Any])
 
 
 def check_same_run(restored: dict[str, Any], agent: Agent) -> None:
-    """Raises ValueError if a checkpoint is of another algorithm, or began in another way."""
+    """Raises ValueError if a checkpoint is of another algorithm or task, or began in another way.
+
+    Of environments that are handed over, nothing tells whether they are the same.
+    """
     if restored.get("algo") != agent.algo:
         raise ValueError(f"it is of the algorithm {restored.get('algo')!r}, not {agent.algo!r}")
-    check_beginnings(agent.config, restored["agent"].get("config"), "the run")
+    saved = restored["agent"].get("config")
+    check_beginnings(agent.config, saved, "the run")
+    if agent.task.is_named:
+        check_task(agent.config, saved, restored.get("handed_over"))
 
 
 def _state_of_envs(envs: list[VectorEnv]) -> list[Any] | None:
@@ -290,22 +296,3 @@ def _has_ended(summary: Path, counters: Counters) -> bool:
         is_of_here = told.get("total_env_steps", counters.env_steps) == counters.env_steps
         return is_of_here and told.get("interrupted") is not True
     return summary.exists()
-
-
-def check_same_task(agent: Agent, folder: Path, restored: dict[str, Any]) -> None:
-    """Raises ValueError if a run is to go on with another task than it was trained on.
-
-    Of environments that are handed over, nothing tells whether they are the same.
-    """
-    if not agent.task.is_named:
-        return
-    saved = restored["agent"].get("config", {})
-    if restored.get("handed_over"):
-        raise ValueError(
-            f"{folder} played environments of {saved.get('env_id')} "
-            "that were handed over; give the agent such environments to go on"
-        )
-    try:
-        check_task(agent.config, saved)
-    except ValueError as error:
-        raise ValueError(f"{folder}: {error}") from None

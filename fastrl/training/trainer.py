@@ -43,7 +43,6 @@ from fastrl.training.records import Records, TrainResult
 from fastrl.training.resuming import (
     check_frozen_statistics,
     check_same_run,
-    check_same_task,
     check_unfinished,
     check_warm_up,
     is_whole,
@@ -238,7 +237,6 @@ class AgentTrainer:
         if not is_whole(state, agent.devices):
             state.pop("envs", None)  # they belong to another number of ranks
         check_unfinished(agent, folder, counters)
-        check_same_task(agent, folder, state)
         agent.match(state["agent"])
         counters.restarts += 1
         if "envs" not in state:
