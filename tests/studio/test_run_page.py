@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 
+import pytest
 from nicegui import ui
 
 from fastrl.studio.run_view import RunView
@@ -118,6 +119,36 @@ def test_a_run_is_resumed_to_the_steps_that_were_asked_for(desk):
     play(desk, story)
     job = desk.jobs.all()[0].job
     assert (job.run, job.words[-2:]) == (address, ("--total-timesteps", "8192"))
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("abc", "must be a whole number, not 'abc'"),
+        ("0", "total_timesteps must be at least 1, not 0"),
+    ],
+)
+def test_a_wrong_number_of_steps_is_told_beside_its_field_and_resumes_nothing(desk, text, words):
+    address = make_run(desk.log_dir)
+    checkpoints = desk.log_dir / address / "checkpoints"
+    checkpoints.mkdir(exist_ok=True)
+    (checkpoints / "last.pt").write_bytes(b"")
+
+    async def story(user):
+        await user.open(f"/run/{address}")
+        user.find(marker="Resume").click()
+        await user.should_see("Resume 1 run", retries=30)
+        field = next(iter(user.find(kind=ui.input).elements))
+        field.value = text
+        user.find(marker="sure").click()
+        await until(lambda: field.error)
+        assert field.error == words and desk.jobs.all() == []
+        field.value = " "
+        user.find(marker="sure").click()
+        await until(lambda: desk.jobs.all())
+
+    play(desk, story)
+    assert "--total-timesteps" not in desk.jobs.all()[0].job.words
 
 
 def test_a_run_page_does_not_follow_a_link_for_its_output(desk):

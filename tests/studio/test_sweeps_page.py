@@ -147,6 +147,25 @@ def test_a_sweep_is_started_from_the_form(desk):
     assert progress.job.words[-2:] == ("--minutes", "5")
 
 
+def test_what_the_form_of_a_sweep_lacks_is_told_beside_its_field(desk):
+    async def story(user):
+        await user.open("/sweeps")
+        await user.should_see("Start sweep", retries=80)
+        task = next(x for x in user.find(ui.input).elements if x.props["label"] == "env_id")
+        minutes = next(x for x in user.find(ui.number).elements if x.props["label"] == "minutes")
+        task.value, minutes.value = " ", None
+        user.find("Start sweep").click()
+        await until(lambda: task.error and minutes.error)
+        assert "CartPole-v1" in task.error and "trials at most" in minutes.error
+        task.value, minutes.value = "CartPole-v1", 1
+        user.find("Start sweep").click()
+        await until(lambda: desk.jobs.all())
+        assert task.error is None and minutes.error is None
+
+    desk.queue.at_once = 0
+    play(desk, story)
+
+
 def test_a_sweep_without_an_address_is_counted_and_hides_no_others(desk):
     make_sweep(desk, command="\ud800", env_id="\ud800")
     named = desk.log_dir / "sweeps" / os.fsdecode(b"latin\xe9")
