@@ -16,6 +16,7 @@ from fastrl.compare.figures import figures_of_group
 from fastrl.compare.finding import find_folders
 from fastrl.compare.groups import groups_of, measure, named_group
 from fastrl.compare.tables import as_text, number
+from fastrl.processes.errors import how_to_install
 from fastrl.runs.owner import owned_by_this_process
 
 
@@ -423,7 +424,7 @@ def test_a_missing_matplotlib_is_one_line(tmp_path, capsys, monkeypatch):
     monkeypatch.setitem(sys.modules, "matplotlib", None)
     make_run(tmp_path)
     assert main([str(tmp_path), "--plot", str(tmp_path / "a.png")]) == 2
-    assert capsys.readouterr().err == 'error: plots need matplotlib: pip install ".[plot]"\n'
+    assert capsys.readouterr().err == f"error: plots need matplotlib; {how_to_install('plot')}\n"
 
 
 # Mistakes
