@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 
 import pytest
@@ -102,6 +103,19 @@ def test_what_differs_from_the_preset_is_told(desk):
     play(desk, story)
 
 
+def test_a_page_says_that_its_run_was_deleted_meanwhile(desk):
+    address = make_run(desk.log_dir)
+
+    async def story(user):
+        await user.open(f"/run/{address}")
+        await user.should_see("ppo on CartPole-v1", retries=80)
+        await asyncio.to_thread(desk.trash, address)
+        await user.should_see("it was moved or deleted", retries=80)
+        await user.should_not_see("config.yaml is missing")
+
+    play(desk, story)
+
+
 def test_a_run_is_resumed_to_the_steps_that_were_asked_for(desk):
     address = make_run(desk.log_dir)
     checkpoints = desk.log_dir / address / "checkpoints"
@@ -138,7 +152,7 @@ def test_a_wrong_number_of_steps_is_told_beside_its_field_and_resumes_nothing(de
         await user.open(f"/run/{address}")
         user.find(marker="Resume").click()
         await user.should_see("Resume 1 run", retries=30)
-        field = next(iter(user.find(kind=ui.input).elements))
+        (field,) = user.find(kind=ui.input, content="environment steps").elements
         field.value = text
         user.find(marker="sure").click()
         await until(lambda: field.error)
