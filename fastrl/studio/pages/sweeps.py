@@ -138,7 +138,8 @@ def words_of(desk: Desk, found: Sweep) -> tuple[str, str, str, str]:
     """Returns address, state, title and a few words of a sweep."""
     address = address_of(desk.log_dir, found.folder)
     over = sum(trial.is_over for trial in found.trials)
-    words = [f"{over} trials", clock(found.seconds)]
+    kind = "combination" if found.asked.kind == "grid" else "trial"
+    words = [f"{over} {kind}" if over == 1 else f"{over} {kind}s", clock(found.seconds)]
     best = found.best
     if best is not None and best.value is not None:
         words.append(f"best {best.value:.1f}")
