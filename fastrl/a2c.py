@@ -57,7 +57,7 @@ class A2C(OnPolicyAgent):
         return FlatRMSprop(self.policy, *step, *decays)
 
     def build(self, rollout: RolloutBuffer) -> None:
-        """Makes of `loss` a gradient step, and what deals the rollout in pieces."""
+        """Builds the gradient step of `loss`, and the dealer of the rollout's pieces."""
         example = rollout.first_minibatch
         self.step = self.engine.gradient_step(
             self.loss, self.optimizer, self.metrics, example, accumulates=True
@@ -65,7 +65,7 @@ class A2C(OnPolicyAgent):
         self.dealer = self.make_dealer(rollout, whole_rollout=True)
 
     def loss(self, batch: Any) -> tuple[Tensor, tuple[Tensor, ...]]:
-        """Returns some rows' share of what is minimised over the rollout, and of its parts.
+        """Returns these rows' share of what is minimised over the rollout, and of its parts.
 
         Args:
             batch: a `Minibatch` of B rows. `weights` sum to 1 over the rollouts of all ranks;

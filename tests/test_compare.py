@@ -16,6 +16,7 @@ from fastrl.compare.figures import figures_of_group
 from fastrl.compare.finding import find_folders
 from fastrl.compare.groups import groups_of, measure, named_group
 from fastrl.compare.tables import as_text, number
+from fastrl.processes.errors import how_to_install
 from fastrl.runs.owner import owned_by_this_process
 
 
@@ -129,6 +130,8 @@ def test_a_setting_newer_than_the_run_is_its_default(tmp_path):
 def test_a_class_of_ones_own_makes_a_group(tmp_path):
     folders = [make_run(tmp_path / x, settings={"agent": x}) for x in ("mine:A", "mine:B")]
     assert list(labels_of(folders)) == ["agent=mine:A", "agent=mine:B"]
+    folders.append(make_run(tmp_path / "plain"))
+    assert "agent=None" in labels_of(folders)
 
 
 def test_who_signed_a_run_makes_no_group(tmp_path):
@@ -423,7 +426,7 @@ def test_a_missing_matplotlib_is_one_line(tmp_path, capsys, monkeypatch):
     monkeypatch.setitem(sys.modules, "matplotlib", None)
     make_run(tmp_path)
     assert main([str(tmp_path), "--plot", str(tmp_path / "a.png")]) == 2
-    assert capsys.readouterr().err == 'error: plots need matplotlib: pip install ".[plot]"\n'
+    assert capsys.readouterr().err == f"error: plots need matplotlib; {how_to_install('plot')}\n"
 
 
 # Mistakes

@@ -14,10 +14,14 @@ import importlib
 import linecache
 import re
 import sys
+import tomllib
 import types
 from pathlib import Path
 
 import pytest
+
+import fastrl
+from fastrl.processes.errors import how_to_install
 
 DOCS = Path(__file__).parents[1] / "docs"
 
@@ -136,3 +140,15 @@ def test_links_of_a_page_lead_somewhere(page):
 def test_readme_leads_to_every_page():
     linked = {Path(link["file"]).name for link in _LINK.finditer(README.read_text())}
     assert {page.name for page in DOCS.glob("*.md")} <= linked
+
+
+def test_messages_name_extras_that_there_are_and_install_them_as_the_readme_does():
+    package = Path(fastrl.__file__).parent
+    sources = "".join(path.read_text() for path in package.rglob("*.py"))
+    named = set(re.findall(r"how_to_install\(['\"](\w+)['\"]\)", sources))
+    assert named == {"data", "loggers", "onnx", "plot", "studio", "sweep", "video"}
+    extras = tomllib.loads((README.parent / "pyproject.toml").read_text())["project"]
+    assert named <= extras["optional-dependencies"].keys()
+    assert 'pip install -c constraints.txt -e ".[sweep]"' in how_to_install("sweep")
+    assert how_to_install("sweep").partition(": ")[2] in README.read_text()
+    assert sources.count("pip install") == 1

@@ -28,6 +28,11 @@ def test_the_package_says_what_the_page_says():
     assert {name: tuple(entry) for name, entry in ENTRIES.items()} == rows_of_the_page()
 
 
+def test_no_two_metrics_share_a_text():
+    texts = [entry.text for entry in ENTRIES.values()]
+    assert len(set(texts)) == len(texts)
+
+
 def test_groups_of_the_page_are_shown_in_its_order():
     groups = list(dict.fromkeys(group for group, _ in rows_of_the_page().values()))
     assert [*groups, OWN] == list(GROUPS)

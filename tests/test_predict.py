@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import gymnasium
@@ -78,6 +79,15 @@ def test_one_observation_gives_one_action_and_a_batch_gives_an_array(space, shap
 def test_recurrent_policies_return_numbers_too():
     agent = make_recurrent("discrete")
     assert isinstance(agent.predict(np.zeros(agent.observation_space.shape)), np.int64)
+
+
+@pytest.mark.parametrize("shape", [(), (2,), (1, 2), (1, 1, 3)])
+def test_an_observation_of_another_shape_is_told_with_both_shapes(shape):
+    words = re.escape(
+        f"has the shape (3,), and a batch one dimension more in front; this has {shape}"
+    )
+    with pytest.raises(ValueError, match=words):
+        agent_of(BOX, FOUR).predict(np.zeros(shape, np.float32))
 
 
 # Masks

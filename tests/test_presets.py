@@ -76,6 +76,12 @@ def test_listing_shows_what_was_measured_and_how_to_measure_it_again(results, ca
     assert lines[-1] == "[1] a machine, 2 cores"
 
 
+def test_returns_below_one_are_listed_with_three_decimals(results):
+    results |= {"return_mean": 0.06, "return_iqm": 0.95, "return_interval": [0.0, 1.5]}
+    (row,) = [x for x in command.table(command.listing(["ppo"])).splitlines() if " CartPole" in x]
+    assert "0.060 0.950 0.000 to 1.5" in " ".join(row.split())
+
+
 def test_result_of_other_settings_is_marked(results, capsys):
     assert "other settings then" not in command.table(command.listing(["ppo"]))
     results["settings"] = {**results["settings"], "gamma": 0.5}

@@ -175,6 +175,7 @@ def test_an_empty_file_sets_nothing(folder):
         ({"task/lander.yaml": "seed: {a: 1}"}, "seed must be a whole number, not {'a': 1}"),
         ({"task/lander.yaml": "seed: !!python/object/apply:os.getcwd []"}, "is not a YAML file"),
         ({"task/lander.yaml": "seed: \x07"}, "is not a YAML file of settings"),
+        ({"task/lander.yaml": "seed: 1\na: b: c"}, "settings: line 2: mapping values are"),
         ({"task/lander.yaml": f"exp_name: {'x' * 100_000}"}, "are more than 100,000 (it is task/"),
     ],
 )  # fmt: skip

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -120,6 +121,8 @@ def test_a_search_finds_what_beats_the_defaults_and_confirms_it(tmp_path, capsys
     said = capsys.readouterr().out
     assert "preset file:" in said
     assert "fresh seeds" in said
+    shares = re.findall(r"pruned: return \S+ after (.*) of the steps", said)
+    assert shares and set(shares) <= {"12.5 %", "25 %", "50 %"}
 
 
 @pytest.mark.slow

@@ -26,7 +26,7 @@ from fastrl.sweep.confirmation import (
 )
 from fastrl.sweep.length import length_for
 from fastrl.sweep.objective import Objective
-from fastrl.sweep.report import verdict
+from fastrl.sweep.report import confirmation_in_words, verdict
 from fastrl.sweep.request import Asked, combinations, expanded_ranges, flags_of
 from fastrl.sweep.space import Numbers, Space, Words, defaults_of
 from fastrl.sweep.starting import first_trials, middle_of_presets
@@ -192,6 +192,18 @@ def test_only_intervals_that_are_apart_are_told_apart():
     assert verdict(sides, Objective("return")) == "not told apart"
     seconds = {"best": {"seconds_interval": [5, 9]}, "defaults": {"seconds_interval": [10, 14]}}
     assert verdict(seconds, Objective("seconds", 1.0)) == "better"
+
+
+def test_a_confirmation_says_the_interval_of_the_seconds_that_its_verdict_compares():
+    def runs(*seconds: float | None) -> list[TrialRun]:
+        return [TrialRun(1, "x", "complete", 200.0, 9.0, x) for x in seconds]
+
+    all_reached, one_missed = facts_of(runs(3.0, 4.0, 5.0)), facts_of(runs(3.0, None))
+    low, high = all_reached["seconds_interval"]
+    words, others = confirmation_in_words({"best": all_reached, "preset": one_missed})
+    interval = f"95 % interval {low:.1f} to {high:.1f} s"
+    assert words.endswith(f"3 of 3, after 4.0 s on average, {interval}")
+    assert others.endswith("1 of 2, after 3.0 s on average")
 
 
 def test_the_next_seed_is_the_first_without_a_complete_run():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -23,6 +24,7 @@ minari = pytest.importorskip("minari")
 from fastrl import TrajectoryDataset, make_env, make_random_trajectory  # noqa: E402
 from fastrl.data.episodes import EpisodeCutter  # noqa: E402
 from fastrl.data.playing import Policy, record_episodes  # noqa: E402
+from fastrl.processes.errors import how_to_install  # noqa: E402
 from fastrl.spaces.random_actions import RandomActions  # noqa: E402
 
 STORY, IMAGES, SCREEN = (f"story_envs:{name}" for name in ("StoryEnv", "ImageEnv", "ScreenEnv"))
@@ -607,5 +609,5 @@ def test_episodes_without_steps_are_left_out_and_told(story, tmp_path, caplog):
 
 def test_missing_packages_are_named_with_their_extra(monkeypatch, tmp_path):
     monkeypatch.setitem(sys.modules, "h5py", None)
-    with pytest.raises(ValueError, match=r"h5py: pip install 'fastrl\[data\]'"):
+    with pytest.raises(ValueError, match=re.escape(f"h5py; {how_to_install('data')}")):
         make_random_trajectory("CartPole-v1", tmp_path / "data", 10)

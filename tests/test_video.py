@@ -2,6 +2,7 @@
 
 import itertools
 import logging
+import re
 import subprocess
 import sys
 
@@ -15,6 +16,7 @@ from test_evaluate import GreedyAgent
 
 from fastrl import PPO, make_env
 from fastrl.envs import drawing
+from fastrl.processes.errors import how_to_install
 from fastrl.runs import video
 from fastrl.runs.video import GIF_FRAMES_PER_SECOND, GIF_WIDTH, remove_old_videos, write_video
 from fastrl.training import film
@@ -159,7 +161,7 @@ def test_wrong_frames_are_refused(frames, message, tmp_path):
 @pytest.mark.parametrize("package", ["imageio_ffmpeg", "PIL.Image"])
 def test_missing_package_names_the_command(package, tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, package, None)
-    with pytest.raises(ValueError, match="pip install imageio imageio-ffmpeg pillow"):
+    with pytest.raises(ValueError, match=re.escape(how_to_install("video"))):
         write_video(make_frames(2), tmp_path / "film", 10)
 
 

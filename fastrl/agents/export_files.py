@@ -15,7 +15,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from fastrl.processes.errors import one_line
+from fastrl.processes.errors import how_to_install, one_line
 from fastrl.runs.folder import CHECKPOINTS_NAME, check_replaceable
 
 if TYPE_CHECKING:
@@ -129,7 +129,7 @@ def _onnx(outputs: Sequence[str], policy: nn.Module, example: Example, path: Pat
         import onnxruntime  # pyright: ignore[reportMissingImports]
         import onnxscript  # noqa: F401  # pyright: ignore[reportMissingImports]
     except ImportError as error:
-        words = f"{error}; ONNX needs: pip install onnx onnxruntime onnxscript"
+        words = f"{error}; {how_to_install('onnx')}"
         raise _LackError(words) from error
     import torch
 

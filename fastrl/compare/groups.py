@@ -138,7 +138,7 @@ def _labels(groups: Sequence[Mapping[str, Any]]) -> list[tuple[str, list[str]]]:
         differing = [name for name in names if len({_spelled(x.get(name)) for x in same}) > 1]
         words = [facts["env_id"]] if several_tasks else []
         words += [facts["algo"]] if several_algos else []
-        words += [f"{name}={_cut(_spelled(facts.get(name)))}" for name in differing]
+        words += [f"{name}={_shown(facts.get(name))}" for name in differing]
         label = " ".join(words) or f"{facts['algo']} {facts['env_id']}"
         found.append((_printable(label), differing))
     labels = [label for label, _ in found]
@@ -155,7 +155,8 @@ def _spelled(value: Any) -> str:
         return repr(value)
 
 
-def _cut(text: str) -> str:
+def _shown(value: Any) -> str:
+    text = "None" if value is None else _spelled(value)  # as flags and a dry run have it
     return text if len(text) <= _MOST_SHOWN else f"{text[: _MOST_SHOWN - 3]}..."
 
 

@@ -9,6 +9,7 @@ from typing import Any
 
 from fastrl.compare.curves import Axis, Curve, curve_of
 from fastrl.compare.groups import Group
+from fastrl.processes.errors import how_to_install
 from fastrl.runs.folder import replaced_file
 from fastrl.runs.metrics_table import TRAIN_RETURN
 
@@ -31,7 +32,7 @@ def check_plotting(path: Path) -> None:
     try:
         import matplotlib  # noqa: F401  # pyright: ignore[reportMissingImports]
     except ImportError as error:
-        raise ValueError('plots need matplotlib: pip install ".[plot]"') from error
+        raise ValueError(f"plots need matplotlib; {how_to_install('plot')}") from error
 
 
 def draw(

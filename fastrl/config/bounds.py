@@ -10,7 +10,7 @@ import functools
 import inspect
 import types
 from dataclasses import dataclass
-from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
+from typing import Any, Literal, TypeVar, cast, get_args, get_origin, get_type_hints
 
 Note = TypeVar("Note")
 
@@ -100,19 +100,28 @@ def choices_of(config_class: type) -> dict[str, OneOf]:
 
 def check_bounds(config: object) -> None:
     """Raises ValueError for the first setting that is out of range or not among its choices."""
-    kind = type(config)
-    bounds, choices = notes_at(kind, Bounds), choices_of(kind)
     for name, value in vars(config).items():
-        for rule in (bounds.get(name), choices.get(name)):
-            if rule is None or value is None:
-                continue
-            if isinstance(value, tuple):
-                if not all(map(rule.holds, value)):
-                    raise ValueError(f"{name} must each be {rule}, not {list(value)}")
-            elif not rule.holds(value):
-                shown = repr(value) if isinstance(rule, OneOf) else value
-                none = " or None" if getattr(kind, name, 0) is None else ""
-                raise ValueError(f"{name} must be {rule}{none}, not {shown}")
+        check_bound(type(config), name, value)
+
+
+def check_bound(config_class: type, name: str, value: object) -> None:
+    """Raises ValueError if a setting is out of range or not among its choices.
+
+    Args:
+        config_class: the dataclass that has the setting.
+        name: of the setting.
+        value: of the setting's type.
+    """
+    for rule in (notes_at(config_class, Bounds).get(name), choices_of(config_class).get(name)):
+        if rule is None or value is None:
+            continue
+        if isinstance(value, tuple):
+            if not all(map(rule.holds, value)):
+                raise ValueError(f"{name} must each be {rule}, not {list(value)}")
+        elif not rule.holds(cast(Any, value)):
+            shown = repr(value) if isinstance(rule, OneOf) else value
+            none = " or None" if getattr(config_class, name, 0) is None else ""
+            raise ValueError(f"{name} must be {rule}{none}, not {shown}")
 
 
 def _spelt(bound: float) -> str:

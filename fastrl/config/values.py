@@ -92,9 +92,15 @@ def read_yaml(text: str) -> Any:
     except RecursionError as error:
         raise ValueError("it is nested too deeply") from error
     except Exception as error:  # `!!bool x` and `!!timestamp x` raise what their conversion does
-        is_syntax = isinstance(error, yaml.YAMLError)
-        reason = " ".join(str(error).split()) if is_syntax else f"a value is wrong: {error!r}"
-        raise ValueError(reason[:_MOST_TOLD]) from error
+        raise ValueError(_reason_of(error)[:_MOST_TOLD]) from error
+
+
+def _reason_of(error: Exception) -> str:
+    """Returns why a text is no YAML of plain values, with the line where it shows."""
+    if isinstance(error, yaml.MarkedYAMLError) and error.problem and error.problem_mark:
+        return f"line {error.problem_mark.line + 1}: {' '.join(error.problem.split())}"
+    is_syntax = isinstance(error, yaml.YAMLError)
+    return " ".join(str(error).split()) if is_syntax else f"a value is wrong: {error!r}"
 
 
 def read_value(text: str) -> Any:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from fastrl.processes.errors import how_to_install
+
 
 def check_packages() -> None:
     """Raises ValueError if Minari or h5py is missing."""
@@ -12,7 +14,7 @@ def check_packages() -> None:
         import minari  # noqa: F401
     except ImportError as error:
         raise ValueError(
-            f"trajectories need the package {error.name}: pip install 'fastrl[data]'"
+            f"trajectories need the package {error.name}; {how_to_install('data')}"
         ) from error
 
 

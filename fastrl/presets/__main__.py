@@ -73,10 +73,10 @@ def table(entries: Sequence[dict[str, Any]]) -> str:
                 machines.append(result["machine"])
             low, high = result["return_interval"]
             facts = (
-                f"{result['return_mean']:,.1f}",
-                f"{result['return_iqm']:,.1f}",
-                f"{low:,.1f} to {high:,.1f}" if len(result["seeds"]) > 1 else "?",
-                f"{result['return_worst']:,.1f}",
+                _return(result["return_mean"]),
+                _return(result["return_iqm"]),
+                f"{_return(low)} to {_return(high)}" if len(result["seeds"]) > 1 else "?",
+                _return(result["return_worst"]),
                 str(len(result["seeds"])),
                 f"{result['steps']:,}",
                 _seconds(result["wall_seconds"]),
@@ -104,6 +104,10 @@ def table(entries: Sequence[dict[str, Any]]) -> str:
             notes.append(f"{algo}, for any task: --preset {', --preset '.join(names)}")
     notes += [f"[{number}] {machine}" for number, machine in enumerate(machines, 1)]
     return "\n".join(lines + notes)
+
+
+def _return(value: float) -> str:
+    return f"{value:,.1f}" if abs(value) >= 1 else f"{value:.3f}"
 
 
 def _seconds(value: float | None) -> str:

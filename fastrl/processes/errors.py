@@ -40,6 +40,15 @@ class Parser(argparse.ArgumentParser):
         raise ValueError(message)
 
 
+def how_to_install(extra: str) -> str:
+    """Returns the words that end a message on a package that is missing.
+
+    Not by the name fastrl, which pip would look up in an index, nor without `-e`, which would put
+    a copy in place of the files that the user edits.
+    """
+    return f'in the clone of fastrl: pip install -c constraints.txt -e ".[{extra}]"'
+
+
 def exit_status(work: Callable[[], int]) -> int:
     """Runs a program's work and returns its exit status.
 

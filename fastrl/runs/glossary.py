@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 
 class Entry(NamedTuple):
-    """What one metric, or several that share a text, mean."""
+    """What a metric means."""
 
     group: str
     """Title of the group."""
@@ -26,86 +26,89 @@ OWN = "Own metrics"
 GROUPS = (RETURNS, LOSSES, OFF_POLICY, TIME, DECOUPLED, OWN)
 """The groups in the order in which they are shown; the last is for names that are not ours."""
 
-_TEXTS: dict[str, dict[tuple[str, ...], str]] = {
+_TEXTS: dict[str, dict[str, str]] = {
     RETURNS: {
-        ("Rewards/rew_avg", "Game/ep_len_avg"): (
-            "mean undiscounted return and mean length of the episodes that ended since the last row"
+        "Rewards/rew_avg": "mean undiscounted return of the episodes that ended since the last row",
+        "Game/ep_len_avg": "mean length of the episodes that ended since the last row",
+        "Rewards/rew_avg_100": "mean return of the last 100 training episodes",
+        "Test/cumulative_reward": "mean return in a greedy test",
+        "Test/return_std": "standard deviation of the return in a greedy test",
+        "Episode/NAME": (
+            "an info metric (`--info-metrics NAME`): mean of the info's number `NAME` over the "
+            "episodes that ended since the last row"
         ),
-        ("Rewards/rew_avg_100",): "mean return of the last 100 training episodes",
-        ("Test/cumulative_reward", "Test/return_std"): (
-            "mean and standard deviation of the return in a greedy test"
-        ),
-        ("Episode/NAME", "Test/NAME"): (
-            "an info metric: mean of the info's number `NAME` over the episodes that ended since "
-            "the last row, or in a greedy test (`--info-metrics NAME`)"
-        ),
+        "Test/NAME": "an info metric: mean of the info's number `NAME` in a greedy test",
     },
     LOSSES: {
-        ("Loss/policy_loss",): (
+        "Loss/policy_loss": (
             "PPO: clipped surrogate; A2C: -log pi(a|s) A; SAC: alpha log pi(a|s) - Q"
         ),
-        ("Loss/value_loss",): (
+        "Loss/value_loss": (
             "squared error of the value, without a factor of 1/2; SAC: summed over the critics"
         ),
-        ("Loss/entropy_loss",): "minus the entropy, in nats",
-        ("Info/approx_kl",): (
+        "Loss/entropy_loss": "minus the entropy, in nats",
+        "Info/approx_kl": (
             "PPO: estimate of KL(old, new), the mean of r - 1 - log r, where r is the probability "
             "ratio"
         ),
-        ("Info/clip_fraction",): (
+        "Info/clip_fraction": (
             "PPO: share of the rows whose ratio lies outside the clipping interval"
         ),
-        ("Info/explained_variance",): (
+        "Info/explained_variance": (
             "1 - Var(returns - values) / Var(returns), with the values before the update"
         ),
-        ("Info/learning_rate", "Info/clip_coef", "Info/ent_coef"): (
-            "values that this update used, or ended with if the learning rate adapts; SAC: the "
-            "actor's learning rate, if it has a schedule"
+        "Info/learning_rate": (
+            "learning rate of this update, or the one it ended with if it adapts; SAC: that of the "
+            "actor, if it has a schedule"
         ),
-        ("Gradients/grad_norm", "Gradients/actor_norm", "Gradients/critic_norm"): (
+        "Info/clip_coef": "clipping coefficient of this update",
+        "Info/ent_coef": "entropy coefficient of this update",
+        "Gradients/grad_norm": (
             "norm of the gradient before clipping, mean over the steps of an update"
         ),
-        ("Loss/loss",): "what `training_step` returned, mean over the gradient steps since the "
-        "last row",
+        "Gradients/actor_norm": (
+            "SAC: norm of the actor's gradient before clipping, mean over the steps of an update"
+        ),
+        "Gradients/critic_norm": (
+            "SAC: norm of the critics' gradient before clipping, mean over the steps of an update"
+        ),
+        "Loss/loss": (
+            "what `training_step` returned, mean over the gradient steps since the last row"
+        ),
     },
     OFF_POLICY: {
-        ("Info/alpha",): "the temperature",
-        ("Loss/alpha_loss",): "log alpha times (entropy - target entropy)",
-        ("Info/entropy",): "entropy of the policy, in nats, of actions scaled to [-1, 1]",
-        ("Info/q_value",): "mean value of the sampled actions, over the critics",
-        ("Info/gradient_steps",): "gradient steps of the critics so far",
+        "Info/alpha": "the temperature",
+        "Loss/alpha_loss": "log alpha times (entropy - target entropy)",
+        "Info/entropy": "entropy of the policy, in nats, of actions scaled to [-1, 1]",
+        "Info/q_value": "mean value of the sampled actions, over the critics",
+        "Info/gradient_steps": "gradient steps of the critics so far",
     },
     TIME: {
-        ("Info/valid_env_steps",): "environment steps so far, without reset rows",
-        ("Time/step_per_second",): (
+        "Info/valid_env_steps": "environment steps so far, without reset rows",
+        "Time/step_per_second": (
             "steps divided by the seconds of the training loop; start-up, tests and saving are "
             "left out"
         ),
-        ("Time/wall_seconds",): (
+        "Time/wall_seconds": (
             "seconds since the run began, on the command line with its process and from Python "
             "with `learn` or `fit`; start-up, tests and saving are included; a resumed run counts "
             "on"
         ),
-        (
-            "Time/env_seconds",
-            "Time/act_seconds",
-            "Time/store_seconds",
-            "Time/advantage_seconds",
-            "Time/update_seconds",
-        ): "how the time since the last row was spent",
+        "Time/env_seconds": "seconds since the last row spent in the environments",
+        "Time/act_seconds": "seconds since the last row spent choosing actions",
+        "Time/store_seconds": "seconds since the last row spent storing steps",
+        "Time/advantage_seconds": "seconds since the last row spent on values and advantages",
+        "Time/update_seconds": "seconds since the last row spent on gradient steps",
     },
     DECOUPLED: {
-        ("Info/policy_lag",): (
+        "Info/policy_lag": (
             "updates between the policy that acted and the one that learned, at most 1"
         ),
-        ("Time/wait_seconds",): "time that a player waited for trainers",
+        "Time/wait_seconds": "time that a player waited for trainers",
     },
 }
 ENTRIES = {
-    name: Entry(group, text)
-    for group, texts in _TEXTS.items()
-    for names, text in texts.items()
-    for name in names
+    name: Entry(group, text) for group, texts in _TEXTS.items() for name, text in texts.items()
 }
 """All metrics of fastrl by name; `NAME` stands for an info metric."""
 

@@ -121,7 +121,8 @@ class _Reader:
             return work()
         except FileNotFoundError:
             if not may_lack:
-                self.problems.append(f"{name} is missing")
+                gone = "the folder is no longer there: it was moved or deleted"
+                self.problems.append(f"{name} is missing" if self._path.exists() else gone)
                 self.is_damaged = True
         except (ValueError, OSError, RecursionError) as error:
             told = error.strerror if isinstance(error, OSError) and error.strerror else None

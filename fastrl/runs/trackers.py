@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from fastrl.config.run import LOGGERS
-from fastrl.processes.errors import one_line
+from fastrl.processes.errors import how_to_install, one_line
 from fastrl.processes.signals import is_interrupt
 from fastrl.runs.folder import replaced_file
 from fastrl.runs.silence import trackers_silent
@@ -198,7 +198,7 @@ def _import(name: str) -> None:
     try:
         importlib.import_module(name)
     except ImportError as error:
-        raise ValueError(f"--logger {name}: {error}: pip install 'fastrl[loggers]'") from error
+        raise ValueError(f"--logger {name}: {error}; {how_to_install('loggers')}") from error
 
 
 def _read_ids(folder: Path) -> dict[str, str]:

@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from fastrl.processes.errors import how_to_install
 from fastrl.runs.folder import replaced_file
 
 MAX_FRAMES, MAX_WIDTH = 1000, 640
@@ -85,7 +86,7 @@ def check_packages() -> None:
         import PIL.Image  # noqa: F401
     except ImportError as error:
         raise ValueError(
-            f"videos need the package {error.name}: pip install imageio imageio-ffmpeg pillow"
+            f"videos need the package {error.name}; {how_to_install('video')}"
         ) from error
 
 

@@ -328,7 +328,10 @@ def rows_of(row: Space, observation: Any) -> tuple[np.ndarray, bool]:
         single = array.ndim == len(shape)
         array = array[None] if single else array
         if array.shape[1:] != shape or array.ndim == len(shape):
-            raise ValueError(f"expected {shape} each, not {np.shape(observation)}")
+            raise ValueError(
+                f"an observation has the shape {shape}, and a batch one dimension more in front; "
+                f"this has {np.shape(observation)}"
+            )
     if isinstance(row, PackedRow) and row.mask_size:
         index = row.first_without_choice(array)
         if index >= 0:

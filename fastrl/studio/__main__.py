@@ -13,7 +13,7 @@ with leaving_at_once():
     from collections.abc import Sequence
     from importlib.util import find_spec
 
-    from fastrl.processes.errors import Parser, exit_status
+    from fastrl.processes.errors import Parser, exit_status, how_to_install
     from fastrl.runs.folder import expanded
 
 DEFAULT_PORT = 8080
@@ -71,7 +71,7 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
 
 def _run(arguments: argparse.Namespace) -> int:
     if find_spec("nicegui") is None:
-        raise ValueError('the studio needs NiceGUI: pip install ".[studio]"')
+        raise ValueError(f"the studio needs NiceGUI; {how_to_install('studio')}")
     from fastrl.studio.app import serve
 
     return serve(arguments)

@@ -12,6 +12,7 @@ from typing import Any
 import yaml
 
 from fastrl.cli import parse
+from fastrl.config.bounds import check_bound
 from fastrl.config.describing import config_class_of
 from fastrl.config.flags import flag_of, read_flags
 from fastrl.config.values import ConfigDumper, read_value
@@ -100,7 +101,7 @@ def typed(algo: str, setting: Mapping[str, Any], text: str) -> Any:
         text: what was typed; not empty.
 
     Raises:
-        ValueError: it is no such value; in words that go beside the field.
+        ValueError: it is no such value, or out of range; in words that go beside the field.
     """
     name, kind, text = setting["name"], setting["kind"], text.strip()
     value: Any = text
@@ -116,10 +117,12 @@ def typed(algo: str, setting: Mapping[str, Any], text: str) -> Any:
                 raise ValueError(f"a quotation mark is missing: {text}") from error
     elif kind != "text":
         value = read_value(text)
+    config_class = config_class_of(algo)
     try:
-        value = config_class_of(algo).typed({name: value}, "")[name]
+        value = config_class.typed({name: value}, "")[name]
     except ValueError as error:
         raise ValueError(str(error).removeprefix(f": {name} ")) from error
+    check_bound(config_class, name, value)
     words = value if isinstance(value, tuple) else ()
     if wrong := [word for word in words if isinstance(word, str) and word.startswith("-")]:
         raise ValueError(f"{wrong[0]} would be a flag: no word of a list may begin with -")

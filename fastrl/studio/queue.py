@@ -9,6 +9,7 @@ import signal
 import subprocess
 import threading
 from collections.abc import Callable
+from pathlib import Path
 
 from fastrl.processes.machine import available_cores
 from fastrl.runs.owner import signal_to
@@ -119,8 +120,11 @@ class Queue:
 
     def _owns(self) -> bool:
         """Returns whether this studio is the one that starts the jobs of the log folder."""
+        folder = self._jobs.log_dir / STUDIO_NAME
+        if self._lock is not None and not _is_at(self._lock, folder):
+            os.close(self._lock)  # the folder was removed: a lock on it keeps no other studio out
+            self._lock = None
         if self._lock is None:
-            folder = self._jobs.log_dir / STUDIO_NAME
             if not folder.is_dir():  # no job was ever given
                 return False
             handle = os.open(folder, os.O_RDONLY | os.O_CLOEXEC)
@@ -140,3 +144,11 @@ class Queue:
                 self.tick()
             self._wake.wait(_TICK_SECONDS)
             self._wake.clear()
+
+
+def _is_at(handle: int, folder: Path) -> bool:
+    """Returns whether an open folder is the one that has this path now."""
+    try:
+        return os.path.samestat(os.fstat(handle), os.stat(folder))
+    except FileNotFoundError:
+        return False

@@ -70,6 +70,9 @@ def confirmation_in_words(confirmation: Mapping[str, Mapping[str, Any]]) -> list
             of_all = len(facts["seconds_to_target"])
             mean = sum(reached) / len(reached)
             line += f"; target reached by {len(reached)} of {of_all}, after {mean:.1f} s on average"
+            if facts["seconds_interval"] is not None:
+                low, high = facts["seconds_interval"]
+                line += f", 95 % interval {low:.1f} to {high:.1f} s"
         lines.append(line)
     return lines
 

@@ -220,8 +220,8 @@ class Search:
                 others = [x.tests for x in self.trials.values() if x.number != trial.number]
                 known = [other[count - 1] for other in others if len(other) >= count]
                 if pruning.is_behind(tests[count - 1], known):
-                    share = count / pruning.NUM_TESTS
-                    return f"return {tests[count - 1]:.1f} after {share:.0%} of the steps"
+                    share = 100 * count / pruning.NUM_TESTS
+                    return f"return {tests[count - 1]:.1f} after {share:g} % of the steps"
         return ""
 
     def _with_folder(self, running: Running) -> Trial:

@@ -13,6 +13,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from fastrl.processes.errors import how_to_install
 from fastrl.sweep.space import Numbers, Space, Words
 
 JOURNAL_NAME = "journal.log"
@@ -25,7 +26,7 @@ def check_package() -> None:
     try:
         import optuna  # pyright: ignore[reportMissingImports] # noqa: F401
     except ImportError as error:
-        raise ValueError('a search needs Optuna: pip install ".[sweep]"') from error
+        raise ValueError(f"a search needs Optuna; {how_to_install('sweep')}") from error
 
 
 class Study:

@@ -17,6 +17,7 @@ import pytest
 
 pytest.importorskip("nicegui")
 
+from fastrl.processes.errors import how_to_install
 from fastrl.studio import __main__ as command
 
 
@@ -41,7 +42,7 @@ def test_a_wrong_flag_costs_one_line(flags, words, capsys):
 def test_without_nicegui_a_line_names_the_extra(monkeypatch, capsys):
     monkeypatch.setattr(command, "find_spec", lambda name: None)
     assert command.main([]) == 2
-    assert 'pip install ".[studio]"' in capsys.readouterr().err
+    assert how_to_install("studio") in capsys.readouterr().err
 
 
 def test_it_is_this_machine_alone_unless_told_otherwise():

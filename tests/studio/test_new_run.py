@@ -56,6 +56,20 @@ def test_flags_and_file_stand_for_the_same_run(tmp_path):
     assert by_file.config.seed == 7 and by_file.config.exp_name == "-x y"
 
 
+@pytest.mark.parametrize(
+    ("name", "text", "words"),
+    [
+        ("learning_rate", "-1", "must be at least 0, not -1.0"),
+        ("gamma", "1.5", "must be between 0 and 1, not 1.5"),
+        ("hidden_sizes", "64 0", r"must each be at least 1, not \[64, 0\]"),
+    ],
+)
+def test_each_value_that_is_out_of_range_is_told_whatever_else_is_wrong(name, text, words):
+    settings = {x["name"]: x for x in described("ppo", "", "auto")["settings"]}
+    with pytest.raises(ValueError, match=f"^{name} {words}$"):
+        typed("ppo", settings[name], text)
+
+
 def test_a_value_that_begins_with_a_dash_is_no_flag():
     assert flag_words("seed", -1) == ["--seed=-1"]
 

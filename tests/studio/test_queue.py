@@ -122,6 +122,19 @@ def test_only_one_studio_of_two_starts_the_jobs(folder, tmp_path):
     assert wait_for(second, folder, later, "done") == "done"
 
 
+def test_only_one_studio_of_two_starts_jobs_after_their_folder_was_removed(folder, tmp_path):
+    folder.add("ppo", ("",), "before")
+    first, second = Queue(folder, at_once=1), Queue(JobFolder(tmp_path), at_once=1)
+    first.tick()
+    shutil.rmtree(tmp_path / ".studio")
+    job = folder.add("ppo", (SLEEP,), "after")
+    second.tick()
+    later = folder.add("ppo", ("",), "later")
+    first.at_once = 2
+    first.tick()
+    assert (state_of(folder, job), state_of(folder, later)) == ("running", "waiting")
+
+
 def test_a_process_outlives_the_studio_that_started_it(folder, tmp_path):
     code = (
         "import sys; from pathlib import Path;"

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 
+import pytest
 from nicegui import ui
 
 from fastrl.studio.run_view import RunView
@@ -101,6 +103,19 @@ def test_what_differs_from_the_preset_is_told(desk):
     play(desk, story)
 
 
+def test_a_page_says_that_its_run_was_deleted_meanwhile(desk):
+    address = make_run(desk.log_dir)
+
+    async def story(user):
+        await user.open(f"/run/{address}")
+        await user.should_see("ppo on CartPole-v1", retries=80)
+        await asyncio.to_thread(desk.trash, address)
+        await user.should_see("it was moved or deleted", retries=80)
+        await user.should_not_see("config.yaml is missing")
+
+    play(desk, story)
+
+
 def test_a_run_is_resumed_to_the_steps_that_were_asked_for(desk):
     address = make_run(desk.log_dir)
     checkpoints = desk.log_dir / address / "checkpoints"
@@ -118,6 +133,36 @@ def test_a_run_is_resumed_to_the_steps_that_were_asked_for(desk):
     play(desk, story)
     job = desk.jobs.all()[0].job
     assert (job.run, job.words[-2:]) == (address, ("--total-timesteps", "8192"))
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("abc", "must be a whole number, not 'abc'"),
+        ("0", "total_timesteps must be at least 1, not 0"),
+    ],
+)
+def test_a_wrong_number_of_steps_is_told_beside_its_field_and_resumes_nothing(desk, text, words):
+    address = make_run(desk.log_dir)
+    checkpoints = desk.log_dir / address / "checkpoints"
+    checkpoints.mkdir(exist_ok=True)
+    (checkpoints / "last.pt").write_bytes(b"")
+
+    async def story(user):
+        await user.open(f"/run/{address}")
+        user.find(marker="Resume").click()
+        await user.should_see("Resume 1 run", retries=30)
+        (field,) = user.find(kind=ui.input, content="environment steps").elements
+        field.value = text
+        user.find(marker="sure").click()
+        await until(lambda: field.error)
+        assert field.error == words and desk.jobs.all() == []
+        field.value = " "
+        user.find(marker="sure").click()
+        await until(lambda: desk.jobs.all())
+
+    play(desk, story)
+    assert "--total-timesteps" not in desk.jobs.all()[0].job.words
 
 
 def test_a_run_page_does_not_follow_a_link_for_its_output(desk):

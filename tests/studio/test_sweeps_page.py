@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import json
 import os
 import shutil
@@ -14,6 +15,7 @@ pytest.importorskip("nicegui")
 from nicegui import ui
 
 from fastrl.studio.desk import Desk
+from fastrl.studio.pages.sweeps import words_of
 from fastrl.sweep.reading import list_sweeps
 from fastrl.sweep.request import Asked
 from fastrl.sweep.trial import Trial, TrialRun, folder_of
@@ -49,6 +51,17 @@ def test_sweeps_are_listed_with_their_best(desk):
         await user.should_see("2 trials · 0:00 · best 90.0")
 
     play(desk, story)
+
+
+@pytest.mark.parametrize(
+    ("kind", "num_over", "words"),
+    [("search", 2, "2 trials"), ("search", 1, "1 trial"), ("grid", 2, "2 combinations")],
+)
+def test_what_a_sweep_tried_is_counted_in_its_own_word(desk, kind, num_over, words):
+    make_sweep(desk, kind=kind)
+    (found,) = list_sweeps(desk.log_dir)
+    found = dataclasses.replace(found, trials=found.trials[:num_over])
+    assert words_of(desk, found)[3].split(" · ")[0] == words
 
 
 def test_trials_are_drawn_and_the_best_is_named(desk):
@@ -145,6 +158,25 @@ def test_a_sweep_is_started_from_the_form(desk):
     assert progress.job.command == "sweep"
     assert progress.job.words[:3] == ("ppo", "--env-id", "CartPole-v1")
     assert progress.job.words[-2:] == ("--minutes", "5")
+
+
+def test_what_the_form_of_a_sweep_lacks_is_told_beside_its_field(desk):
+    async def story(user):
+        await user.open("/sweeps")
+        await user.should_see("Start sweep", retries=80)
+        task = next(x for x in user.find(ui.input).elements if x.props["label"] == "env_id")
+        minutes = next(x for x in user.find(ui.number).elements if x.props["label"] == "minutes")
+        task.value, minutes.value = " ", None
+        user.find("Start sweep").click()
+        await until(lambda: task.error and minutes.error)
+        assert "CartPole-v1" in task.error and "trials at most" in minutes.error
+        task.value, minutes.value = "CartPole-v1", 1
+        user.find("Start sweep").click()
+        await until(lambda: desk.jobs.all())
+        assert task.error is None and minutes.error is None
+
+    desk.queue.at_once = 0
+    play(desk, story)
 
 
 def test_a_sweep_without_an_address_is_counted_and_hides_no_others(desk):

@@ -12,6 +12,7 @@ from nicegui import ui  # pyright: ignore[reportMissingImports]
 
 from fastrl.processes.errors import is_expected, one_line
 from fastrl.studio.desk import Desk
+from fastrl.studio.drafts import typed
 from fastrl.studio.frame import told
 
 Chosen = Callable[[], Awaitable[list[str]]]
@@ -98,15 +99,28 @@ async def _like(addresses: list[str]) -> None:
 async def _resume(desk: Desk, then: Then, addresses: list[str]) -> None:
     steps = None
 
-    def ask() -> None:
+    def ask() -> ui.input:
         nonlocal steps
-        steps = ui.input("environment steps in all; empty: as they were").classes("full-width")
+        label = "environment steps in all; empty: as they were"
+        steps = ui.input(label, validation=_fault_of_steps).classes("full-width")
+        return steps.without_auto_validation()
 
     trust = await _asked(desk, "Resume", addresses, ask)
     if trust is not None and steps is not None:
         words = ("--total-timesteps", steps.value.strip()) if (steps.value or "").strip() else ()
         work = partial(desk.resume, words=words, trust=trust)
         await _each(addresses, work, "in the queue", then)
+
+
+def _fault_of_steps(text: str | None) -> str | None:
+    """Returns what is wrong with a number of steps, None if nothing is."""
+    if not (text or "").strip():
+        return None
+    try:
+        typed("ppo", {"name": "total_timesteps", "kind": "integer"}, text or "")
+    except ValueError as error:
+        return one_line(error)
+    return None
 
 
 async def _evaluate(desk: Desk, then: Then, addresses: list[str]) -> None:
@@ -148,20 +162,28 @@ async def _delete(desk: Desk, then: Then, addresses: list[str]) -> None:
 
 
 async def _asked(
-    desk: Desk, words: str, addresses: list[str], ask: Callable[[], None]
+    desk: Desk, words: str, addresses: list[str], ask: Callable[[], ui.input | None]
 ) -> bool | None:
-    """Asks for what an action needs; returns whether the runs' code is trusted, None to cancel."""
+    """Asks for what an action needs; returns whether the runs' code is trusted, None to cancel.
+
+    `ask` adds the fields, and returns one that must be right before the dialog can be agreed to.
+    """
     codes = await asyncio.to_thread(_codes_to_trust, desk, addresses)
+
+    def agree() -> None:
+        if field is None or field.validate():
+            dialog.submit(True)
+
     with ui.dialog() as dialog, ui.card().classes("desk-dialog"):
         ui.label(f"{words} {_counted(addresses)}").classes("desk-heading")
         _list(addresses)
-        ask()
+        field = ask()
         trust = None
         if codes:
             ui.label("\n".join(codes)).classes("desk-wrong")
             trust = ui.checkbox("I trust this code").mark("trust")
         with ui.element("div").classes("desk-row"):
-            ui.button(words, on_click=lambda: dialog.submit(True)).props("no-caps").mark("sure")
+            ui.button(words, on_click=agree).props("no-caps").mark("sure")
             ui.button("Cancel", on_click=lambda: dialog.submit(None)).props("flat no-caps")
     if not await dialog:
         return None

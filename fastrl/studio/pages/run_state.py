@@ -29,9 +29,8 @@ class State:
         self._state.classes(replace=f"desk-badge desk-badge-{run.state}")
         self._facts.text = facts_of(run)
         self._bar.value = round(run.progress, 4)
-        self._detail.text = f"{run.algo} on {run.env_id}" + (
-            f": {run.detail}" if run.detail else ""
-        )
+        detail = "" if run.detail in run.problems else run.detail  # those are told below
+        self._detail.text = f"{run.algo} on {run.env_id}" + (f": {detail}" if detail else "")
         self._problems.text = "\n".join(run.problems)
         self._problems.visible = bool(run.problems)
 

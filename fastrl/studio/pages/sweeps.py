@@ -54,20 +54,21 @@ class _Form:
                 )
             ui.button("Start sweep", icon="play_arrow", on_click=self._start).props("no-caps")
 
-    def _words(self) -> tuple[str, ...]:
-        """Returns the words of the command line.
+    def _is_filled(self) -> bool:
+        """Returns whether the form can be started; says beside a field what it lacks."""
+        has_task = bool(self._task) and not self._task.startswith("-")
+        has_end = bool(self._minutes.value or self._trials.value)
+        self._env_id.error = None if has_task else "such as CartPole-v1 or my_package.my_env:make"
+        self._minutes.error = None if has_end else "give minutes, or trials at most"
+        return has_task and has_end
 
-        Raises:
-            ValueError: a field lacks what it needs.
-        """
-        env_id = (self._env_id.value or "").strip()
-        if not env_id or env_id.startswith("-"):
-            self._env_id.props(add="error")
-            raise ValueError("env_id names the task, such as CartPole-v1 or my_package:make")
-        self._env_id.props(remove="error")
-        if not self._minutes.value and not self._trials.value:
-            raise ValueError("give minutes, or trials at most")
-        words = [self._algo.value, "--env-id", env_id, "--log-dir", str(self._desk.log_dir)]
+    @property
+    def _task(self) -> str:
+        return (self._env_id.value or "").strip()
+
+    def _words(self) -> tuple[str, ...]:
+        """Returns the words of the command line."""
+        words = [self._algo.value, "--env-id", self._task, "--log-dir", str(self._desk.log_dir)]
         words.append("--anew")  # not an earlier one that was stopped
         numbers: list[tuple[str, Any]] = [
             ("--minutes", self._minutes.value),
@@ -81,8 +82,11 @@ class _Form:
         return tuple(words)
 
     async def _start(self) -> None:
+        if not self._is_filled():
+            return
+        words = self._words()
+
         async def submit() -> None:
-            words = self._words()
             title = f"sweep {words[0]} on {words[2]}"
             await asyncio.to_thread(self._desk.submit, "sweep", words, title)
 
@@ -134,7 +138,8 @@ def words_of(desk: Desk, found: Sweep) -> tuple[str, str, str, str]:
     """Returns address, state, title and a few words of a sweep."""
     address = address_of(desk.log_dir, found.folder)
     over = sum(trial.is_over for trial in found.trials)
-    words = [f"{over} trials", clock(found.seconds)]
+    kind = "combination" if found.asked.kind == "grid" else "trial"
+    words = [f"{over} {kind}" if over == 1 else f"{over} {kind}s", clock(found.seconds)]
     best = found.best
     if best is not None and best.value is not None:
         words.append(f"best {best.value:.1f}")
