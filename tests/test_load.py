@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import pickle
 import random
 from collections.abc import Iterator
 from pathlib import Path
@@ -292,3 +294,18 @@ def test_task_named_at_load_is_played(tmp_path):
 def has_tensors(part: Any) -> bool:
     """Returns whether a part of a state is a mapping with tensors."""
     return isinstance(part, dict) and any(isinstance(x, torch.Tensor) for x in part.values())
+
+
+def test_an_agent_is_copied_by_its_file_alone(saved):
+    agent = saved[0].load(saved[1])
+    for way in (copy.copy, copy.deepcopy, pickle.dumps):
+        with pytest.raises(
+            TypeError, match=r"cannot be copied or pickled whole: agent.save\(path\)"
+        ):
+            way(agent)
+    assert torch.equal(*[next(x.parameters()) for x in (agent.policy, copy.deepcopy(agent.policy))])
+
+
+def test_saving_makes_the_folder_of_the_file(saved, tmp_path):
+    saved[0].load(saved[1]).save(tmp_path / "of/mine/agent.pt")
+    assert saved[0].load(tmp_path / "of/mine/agent.pt").config.num_envs == 2

@@ -1018,3 +1018,27 @@ def test_a_frozen_spread_stays(engine):
     found = ran(PPO, engine, lambda agent: agent.policy.head.log_std.requires_grad_(False))
     assert torch.equal(found.weights["policy.head.log_std"], found.before["policy.head.log_std"])
     assert_same(found, ran(PPO, "eager", lambda x: x.policy.head.log_std.requires_grad_(False)))
+
+
+# (k) What a loss returns
+
+
+@pytest.mark.parametrize(
+    ("returned", "words"),
+    [
+        (lambda loss, metrics: None, "not NoneType"),
+        (lambda loss, metrics: loss, "not Tensor"),
+        (lambda loss, metrics: (1.0, metrics), "the loss is 1.0, no tensor"),
+        (lambda loss, metrics: (loss.expand(3), metrics), r"the loss is a tensor of shape \[3\]"),
+        (lambda loss, metrics: (loss, {"mine": loss}), "a metric is 'mine', no tensor"),
+        (lambda loss, metrics: (loss, [*metrics[1:], 1.0]), "a metric is 1.0, no tensor"),
+        (lambda loss, metrics: (loss, [*metrics[1:], loss.expand(2)]), r"of shape \[2\]"),
+    ],
+)
+def test_a_loss_that_returns_something_else_is_told_what(returned, words):
+    class Other(PPO):
+        def loss(self, batch: Any) -> Any:
+            return returned(*super().loss(batch))
+
+    with pytest.raises(ValueError, match=rf"a loss returns \(loss, metrics\).*{words}"):
+        make(Other, "auto").make_buffer()
