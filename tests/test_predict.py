@@ -125,6 +125,9 @@ def test_mask_beside_a_discrete_observation():
         ({}, "needs an action mask: predict"),
         ({"action_mask": [1, 1, 1]}, r"of shape \(3,\) for 1 observations; each needs 4"),
         ({"action_mask": [0, 0, 0, 0]}, "allows no action"),
+        ({"action_mask": [1, 0.5, 0, 0]}, "holds 1 where an action is allowed, and 0 elsewhere"),
+        ({"action_mask": [1, -1, 0, 0]}, "holds 1 where an action is allowed, and 0 elsewhere"),
+        ({"action_mask": [1, np.nan, 0, 0]}, "holds 1 where"),
         ({"action_mask": np.ones((2, 4))}, r"of shape \(2, 4\) for 1 observations"),
     ],
 )

@@ -929,6 +929,24 @@ def test_a_loss_that_draws_draws_anew_every_time(engine):
     torch.testing.assert_close(*learned, rtol=2e-3, atol=2e-4)
 
 
+class DrawingItself(PPO):
+    """Draws from a generator of its own in the loss."""
+
+    def build(self, rollout: Any) -> None:
+        self.generator = torch.Generator().manual_seed(0)
+        super().build(rollout)
+
+    def loss(self, batch: Any) -> Any:
+        loss, metrics = super().loss(batch)
+        return loss * torch.rand((), generator=self.generator), metrics
+
+
+def test_a_loss_with_a_generator_of_its_own_runs_eagerly_with_a_note():
+    found = ran(DrawingItself, "auto")
+    assert differ(found, stock("ppo"))
+    assert "eager: it draws from a generator of its own" in found.agent.engine.describe()
+
+
 # (k) a copy of the file
 
 
@@ -1020,7 +1038,7 @@ def test_a_frozen_spread_stays(engine):
     assert_same(found, ran(PPO, "eager", lambda x: x.policy.head.log_std.requires_grad_(False)))
 
 
-# (k) What a loss returns
+# (m) What a loss returns
 
 
 @pytest.mark.parametrize(

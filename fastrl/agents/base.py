@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
-from typing import Any, ClassVar, Literal, Self
+from typing import Any, ClassVar, Literal, Self, cast
 
 import gymnasium
 import numpy as np
@@ -39,7 +39,7 @@ from fastrl.processes.generators import generators_seeded
 from fastrl.processes.memory import check_memory
 from fastrl.runs.checkpoint import save_checkpoint
 from fastrl.runs.fitting import first_not_finite
-from fastrl.runs.folder import working_folder
+from fastrl.runs.folder import expanded, working_folder
 from fastrl.runs.progress import check_verbose
 from fastrl.spaces.actions import within_bounds
 from fastrl.spaces.masked import with_mask
@@ -105,7 +105,7 @@ class BaseAgent:
             ValueError: an unknown task or setting, a value out of range, an unsupported space.
         """
         self.verbose = check_verbose(verbose)
-        if isinstance(devices, int):
+        if not isinstance(devices, Devices | None):
             devices, settings = None, {"devices": devices, **settings}
         self._command, own = settle(type(self), env, config, preset, network, settings)
         config = self._command.config
@@ -176,7 +176,7 @@ class BaseAgent:
         Args:
             obs: what the environments show; of a Dict, one too, or a row as the buffer stores it.
             deterministic: take the likeliest actions in place of drawing some.
-            action_mask: `[M]` or `[n, M]`, nonzero where allowed, if it is not part of `obs`: what
+            action_mask: `[M]` or `[n, M]`, 1 where allowed, if it is not part of `obs`: what
                 the environment has in its info.
 
         Returns:
@@ -276,8 +276,8 @@ class BaseAgent:
         """
         if place := self.not_finite():
             raise ValueError(f"not saved: {place} is not finite, because the training diverged")
-        Path(path).parent.mkdir(parents=True, exist_ok=True)
-        agent: Any = self
+        path, agent = expanded(path), cast(Any, self)
+        path.parent.mkdir(parents=True, exist_ok=True)
         save_checkpoint(path, {**checkpoint_labels(agent), "agent": agent.state_dict()})
 
     def labels(self) -> dict[str, Any]:

@@ -15,6 +15,7 @@ from fastrl.envs.attributes import call_envs, set_envs_attribute
 from fastrl.envs.pools import can_be_reopened
 from fastrl.envs.vector import VectorEnv
 from fastrl.runs.checkpoint import save_checkpoint
+from fastrl.runs.folder import expanded
 
 _MEAN_EPISODES = 100  # that `mean_return` is taken over
 
@@ -221,7 +222,7 @@ class Trainer:
         if "replay" in learner:
             learner["replay"] = None
         labels = self._learner.labels()
-        path = self.folder / path
+        path = self.folder / expanded(path)
         path.parent.mkdir(parents=True, exist_ok=True)
         save_checkpoint(path, {"class": labels.pop("agent", ""), **labels, "agent": learner})
 

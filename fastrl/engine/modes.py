@@ -9,6 +9,7 @@ from contextlib import contextmanager, nullcontext
 import torch
 
 from fastrl.engine.threads import num_threads
+from fastrl.processes.generators import ONE_THREAD
 
 
 @contextmanager
@@ -35,7 +36,7 @@ def drawing_weights(seed: int) -> Iterator[None]:
 
     On one thread: the decomposition behind orthogonal weights rounds by the number of threads.
     """
-    with training_modes(), torch.random.fork_rng(devices=[]), num_threads(1):
+    with training_modes(), ONE_THREAD, torch.random.fork_rng(devices=[]), num_threads(1):
         torch.manual_seed(seed)
         yield
 
@@ -49,5 +50,5 @@ def building() -> Iterator[None]:
     """
     is_seen = "torch._dynamo" not in sys.modules  # nothing is compiled; importing it takes a second
     python = nullcontext() if is_seen else torch.compiler.set_stance("force_eager")
-    with num_threads(1), torch.random.fork_rng(devices=[]), python:
+    with ONE_THREAD, num_threads(1), torch.random.fork_rng(devices=[]), python:
         yield
