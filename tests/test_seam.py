@@ -929,6 +929,24 @@ def test_a_loss_that_draws_draws_anew_every_time(engine):
     torch.testing.assert_close(*learned, rtol=2e-3, atol=2e-4)
 
 
+class Penalised(PPO):
+    """Has a gradient penalty on the critic in its loss: a second derivative."""
+
+    def loss(self, batch: Any) -> Any:
+        loss, metrics = super().loss(batch)
+        obs = batch.obs.clone().requires_grad_()
+        values = self.policy.evaluate(obs, batch.actions)[2]
+        (gradient,) = torch.autograd.grad(values.sum(), obs, create_graph=True)
+        return loss + gradient.square().mean(), metrics
+
+
+@on_fast
+def test_a_loss_with_a_second_derivative_is_learned_from_as_on_eager(engine):
+    found = ran(Penalised, engine)
+    assert differ(found, stock("ppo"))
+    assert_same(found, ran(Penalised, "eager"))
+
+
 class DrawingItself(PPO):
     """Draws from a generator of its own in the loss."""
 

@@ -34,7 +34,7 @@ from fastrl.engine.compiling import Function, build
 from fastrl.engine.gradient_step import GradientStep, Loss
 from fastrl.engine.guards import PythonReads
 from fastrl.engine.modes import building
-from fastrl.engine.native import Twin, in_place, why_no_kernels
+from fastrl.engine.native import Twin, built_with, why_no_kernels
 from fastrl.engine.native_acting import NativeActing
 from fastrl.engine.objective import ClippedObjective
 from fastrl.engine.optimizer import FlatOptimizer, FlatParameters
@@ -148,8 +148,8 @@ class Engine:
             if change is not None:
                 return self._as_it_is(function, f"{change} while it ran")
             # Compiled code knows how many threads it will have.
-            with in_place(self._twins), num_threads(threads or self._torch_threads):
-                fast = build(function, example, mode)
+            with num_threads(threads or self._torch_threads):
+                fast = built_with(self._twins, partial(build, function, example, mode), self.notes)
         built = Built(function, fast, reads)
         self._built.append(built)
         return built
