@@ -21,6 +21,7 @@ from typing import Any, ClassVar, Unpack
 import torch
 from torch import Tensor
 
+from fastrl.agents.evaluating import whole_number
 from fastrl.agents.signatures import PPORecurrentSettings
 from fastrl.buffers.sequences import SequenceRollout
 from fastrl.config.ppo_recurrent import PPORecurrentConfig
@@ -106,7 +107,8 @@ class PPORecurrent(PPO):
 
     def new_state(self, num_envs: int) -> Tensor:
         """Returns zeros `[n, S]`: the state of n environments in which episodes begin."""
-        return torch.zeros(num_envs, self.policy.state_size, device=self.device)
+        shape = whole_number("num_envs", num_envs, 0, 2**31), self.policy.state_size
+        return torch.zeros(shape, dtype=torch.float32, device=self.device)
 
     @torch.no_grad()
     def predict(
@@ -134,6 +136,8 @@ class PPORecurrent(PPO):
         arrays, single = self._rows_of(obs, action_mask)
         rows = torch.as_tensor(arrays).to(self.device)
         before = self.new_state(len(rows)) if state is None else state
+        if not isinstance(before, Tensor):
+            raise ValueError(f"state is a tensor of new_state, not {type(before).__name__}")
         if before.shape != (len(rows), self.policy.state_size):
             raise ValueError(
                 f"expected a state of shape {(len(rows), self.policy.state_size)} for "

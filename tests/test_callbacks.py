@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import math
 import re
 from pathlib import Path
 from typing import Any
@@ -496,6 +497,24 @@ def test_stop_after_stops_by_the_clock(tmp_path):
     assert StopAfter(1, minutes=2, hours=3).seconds == 1 + 120 + 10800
     with pytest.raises(ValueError, match="positive time"):
         StopAfter()
+
+
+@pytest.mark.parametrize("value", [None, [1.0], "soon", math.nan])
+def test_stopping_rules_take_numbers_alone(value):
+    with pytest.raises(ValueError, match="mean_return must be a number, not "):
+        StopAtReturn(value)
+    with pytest.raises(ValueError, match="hours must be a number, not "):
+        StopAfter(hours=value)
+
+
+def test_a_file_of_a_callback_may_be_in_a_new_folder(tmp_path):
+    class Saving(Callback):
+        def on_update_end(self, trainer: Any, metrics: dict[str, float]) -> None:
+            trainer.save("mine/agents/agent.pt")
+
+    agent = agent_in(tmp_path)
+    agent.learn(callbacks=[Saving()])
+    assert agent.result is not None and (agent.result.folder / "mine/agents/agent.pt").exists()
 
 
 def test_save_best_keeps_the_best_policy_and_goes_on_with_it(tmp_path):

@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import cProfile
+import itertools
+import random
 import sys
+import time
+from collections import deque
 from collections.abc import Callable
 from types import ModuleType, SimpleNamespace
 from typing import Any
@@ -215,6 +219,94 @@ def test_a_closure_s_variable_in_a_function_that_is_called_is_looked_up():
     reads = watched(lambda: inner())  # the outer one only names `inner`
     beta = 0.2
     assert reads.changed() is not None
+
+
+class Slotted:
+    __slots__ = ("beta",)
+
+    def __init__(self) -> None:
+        self.beta = 0.1
+
+
+class Namespace:
+    beta = 0.1
+
+    class Inner:
+        beta = 0.1
+
+
+def scale() -> float:
+    return scale.beta  # type: ignore[attr-defined]
+
+
+class Held:
+    """Has numbers where no instance's dict shows them."""
+
+    parts, queue = [Slotted()], deque([0.1])
+    part, table = SimpleNamespace(beta=0.1), {"beta": 0.1}
+    many, array = [0.1] * 100, np.full(100, 0.1)
+
+    def __init__(self) -> None:
+        self.slotted = Slotted()
+        vars(scale)["beta"] = Namespace.beta = Namespace.Inner.beta = 0.1
+
+    def run(self) -> float:
+        numbers = self.queue[0], self.many[0], self.array[0], len(self.table), scale()
+        objects = self.parts[0].beta, self.part.beta, self.slotted.beta
+        return sum(numbers) + sum(objects) + Namespace.beta + Namespace.Inner.beta
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda held: held.queue.appendleft(held.queue[0] + 1),
+        lambda held: held.many.__setitem__(0, held.many[0] + 1),
+        lambda held: held.array.__iadd__(1),
+        lambda held: held.table.update(more=1.0),
+        lambda held: setattr(held.parts[0], "beta", 0.2),
+        lambda held: setattr(held.part, "beta", 0.2),
+        lambda held: setattr(held.slotted, "beta", 0.2),
+        lambda held: setattr(Namespace, "beta", 0.2),
+        lambda held: setattr(Namespace.Inner, "beta", 0.2),
+        lambda held: vars(scale).update(beta=0.2),
+    ],
+)
+def test_a_change_in_a_class_slot_container_or_function_is_seen(change):
+    held = Held()
+    held.parts[0].beta = held.part.beta = 0.1
+    held.table.pop("more", None)
+    reads = watched(held.run)
+    assert reads.changed() is None
+    change(held)
+    assert reads.changed() is not None
+
+
+class Source:
+    def __init__(self, numbers: Any) -> None:
+        self.numbers = numbers
+
+
+@pytest.mark.parametrize(
+    ("numbers", "draw"),
+    [
+        (np.random.default_rng(0), lambda numbers: numbers.random()),
+        (np.random.RandomState(0), lambda numbers: numbers.rand()),
+        (random.Random(0), lambda numbers: numbers.random()),
+        (itertools.cycle([1.0, 2.0]), next),
+        (iter([1.0, 2.0, 3.0]), next),
+    ],
+    ids=["Generator", "RandomState", "Random", "cycle", "iter"],
+)
+def test_what_gives_another_number_each_time_changes_while_the_function_runs(numbers, draw):
+    source = Source(numbers)
+    reads = watched(lambda: draw(source.numbers))
+    assert "source.numbers changed" in str(reads.changed())
+    reads.restore()
+    assert source.numbers is numbers
+
+
+def test_the_clock_changes_while_the_function_runs():
+    assert watched(lambda: time.perf_counter()).changed() == "time.perf_counter() changed"
 
 
 def test_a_counter_is_a_change_while_the_function_runs():

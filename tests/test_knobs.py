@@ -243,3 +243,9 @@ def test_the_gradient_of_a_step_that_is_not_taken_counts_in_the_mean_norm() -> N
 def test_what_has_no_effect_or_is_out_of_range_is_refused(settings: Any, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         PPOConfig(**settings)
+
+
+def test_a_list_of_widths_may_be_an_array() -> None:
+    assert make_agent(hidden_sizes=np.array([8, 4])).config.hidden_sizes == (8, 4)
+    with pytest.raises(ValueError, match="hidden_sizes must be a list of whole numbers"):
+        make_agent(hidden_sizes=np.array([[8, 4]]))

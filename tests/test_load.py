@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import copy
+import io
+import pickle
 import random
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from test_resume import assert_equal
 
+import fastrl
 from fastrl import A2C, PPO, SAC, DroQ, PPORecurrent
 from fastrl.config.ppo import PPOConfig
 from fastrl.runs.checkpoint import load_checkpoint, save_checkpoint
@@ -292,3 +297,43 @@ def test_task_named_at_load_is_played(tmp_path):
 def has_tensors(part: Any) -> bool:
     """Returns whether a part of a state is a mapping with tensors."""
     return isinstance(part, dict) and any(isinstance(x, torch.Tensor) for x in part.values())
+
+
+def test_an_agent_is_copied_by_its_file_alone(saved):
+    agent = saved[0].load(saved[1])
+    for way in (copy.copy, copy.deepcopy, pickle.dumps):
+        with pytest.raises(
+            TypeError, match=r"cannot be copied or pickled whole: agent.save\(path\)"
+        ):
+            way(agent)
+    assert torch.equal(*[next(x.parameters()) for x in (agent.policy, copy.deepcopy(agent.policy))])
+
+
+def test_saving_makes_the_folder_of_the_file(saved, tmp_path):
+    saved[0].load(saved[1]).save(tmp_path / "of/mine/agent.pt")
+    assert saved[0].load(tmp_path / "of/mine/agent.pt").config.num_envs == 2
+
+
+def test_a_path_that_begins_with_a_tilde_is_at_home(saved, tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    agent = saved[0].load(saved[1])
+    agent.save("~/agent.pt")
+    agent.export("~/policy.pt")
+    assert (tmp_path / "agent.pt").exists() and (tmp_path / "policy.pt").exists()
+    assert saved[0].load("~/agent.pt").config.num_envs == 2
+
+
+@pytest.mark.parametrize("path", [None, 3, io.BytesIO(), {}], ids=["None", "3", "BytesIO", "dict"])
+def test_what_is_no_path_is_refused_by_all_that_take_one(saved, path):
+    agent = saved[0].load(saved[1])
+    takers = agent.save, agent.export, agent.load_weights, saved[0].load, fastrl.load
+    for take in takers:
+        with pytest.raises(ValueError, match="expected the path of a file or folder, not a"):
+            take(path)
+
+
+@pytest.mark.parametrize("devices", ["auto", [0], "2", True])
+def test_devices_are_a_number(devices):
+    with pytest.raises(ValueError, match="devices must be a whole number, not"):
+        PPO("CartPole-v1", devices=devices)
+    assert PPO("CartPole-v1", devices=np.int64(1)).config.devices == 1  # pyright: ignore

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from seam import FAST, KINDS, ON_POLICY, assert_same, make, on_eager, ran
+from seam import FAST, KINDS, ON_POLICY, assert_same, make, on_eager, ran, weights_of
 from test_seam import put_layers
 from torch import Tensor, nn
 from toy_agents import Loop, make_agent
@@ -144,3 +144,66 @@ def test_a_normaliser_in_evaluation_mode_keeps_its_statistics(name, engine):
     found = ran(KINDS[name], engine, freeze)
     assert int(found.agent.policy.normalizer.count) == 0
     assert int(ran(KINDS[name], engine).agent.policy.normalizer.count) > 0
+
+
+# Modes of torch that the caller is in
+
+
+@of_all
+@pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode])
+def test_learning_under_no_grad_is_learning(name, mode, tmp_path):
+    def learned(kind: Any, around: Any) -> dict[str, Tensor]:
+        with around():
+            agent = make(kind, "auto", log_dir=str(tmp_path), eval_episodes=0)
+            agent.learn()
+        return weights_of(agent)
+
+    found, expected = (learned(KINDS[name], around) for around in (mode, torch.enable_grad))
+    assert all(torch.equal(found[key], expected[key]) for key in expected)
+    with torch.inference_mode():
+        made = make(KINDS[name], "auto", log_dir=str(tmp_path), eval_episodes=0)
+    found = weights_of(made.learn())
+    assert all(torch.equal(found[key], expected[key]) for key in expected)
+
+
+def test_modes_in_which_other_numbers_would_come_out_are_refused():
+    with torch.autocast("cpu", torch.bfloat16), pytest.raises(ValueError, match="bf16-mixed"):
+        make_agent("discrete")
+    agent = make_agent("discrete")
+    torch.set_default_dtype(torch.float64)
+    try:
+        with pytest.raises(ValueError, match=r"set_default_dtype\(torch.float64\)"):
+            make_agent("discrete")
+        with pytest.raises(ValueError, match=r"set_default_dtype\(torch.float64\)"):
+            agent.learn()
+    finally:
+        torch.set_default_dtype(torch.float32)
+
+
+def test_a_network_that_is_compiled_by_itself_is_refused_by_its_name(tmp_path):
+    agent = make(PPO, "auto", log_dir=str(tmp_path))
+    agent.policy.actor = torch.compile(agent.policy.actor)
+    with pytest.raises(ValueError, match=r"policy.actor is compiled by torch.compile"):
+        agent.learn()
+    agent = make(PPO, "auto", log_dir=str(tmp_path))
+    agent.policy.compile()
+    with pytest.raises(ValueError, match=r"policy is compiled by torch.compile"):
+        agent.learn()
+
+
+def test_a_loss_that_is_compiled_by_itself_is_seen_as_python():
+    class Compiled(PPO):
+        loss = torch.compile(PPO.loss)
+
+    assert_same(ran(Compiled, "auto"), ran(PPO, "eager"))
+
+
+def test_a_scripted_part_is_trained_as_the_module_it_was_made_of():
+    def put(agent: Any, script: bool) -> None:
+        layer = nn.Linear(agent.policy.actor[0].in_features, agent.policy.actor[0].out_features)
+        nn.init.constant_(layer.weight, 0.1)
+        nn.init.zeros_(layer.bias)
+        agent.policy.actor[0] = torch.jit.script(layer) if script else layer
+
+    found = ran(PPO, "auto", lambda agent: put(agent, True))
+    assert_same(found, ran(PPO, "eager", lambda agent: put(agent, False)))

@@ -199,3 +199,31 @@ def test_python_that_a_training_step_reads_may_change_while_it_trains(tmp_path, 
     logged = [float(row["Mine/beta"]) for row in metrics_of(folder)]
     assert logged[0] == 1.0 and logged[-1] == 2.0
     assert "eager from here on: self.beta changed" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("make", "words"),
+    [
+        (lambda module: torch.optim.Adam(mlp(4, 2).parameters()), "none of the module's param"),
+        (lambda module: torch.optim.LBFGS(module.parameters()), "LBFGS asks for the loss several"),
+        (lambda module: [torch.optim.Adam(module.parameters())] * 2, r"not \[Adam, Adam\]"),
+        (lambda module: None, "not a NoneType"),
+    ],
+)
+def test_an_optimiser_that_cannot_train_the_module_is_one_line(tmp_path, make, words):
+    class Configured(Mine):
+        def configure_optimizers(self) -> Any:
+            return make(self)
+
+    with pytest.raises(ValueError, match=words) as error:
+        trained(tmp_path, Configured())
+    assert "\n" not in str(error.value)
+
+
+def test_a_training_step_that_takes_more_than_a_batch_is_told_so(tmp_path):
+    class Numbered(Mine):
+        def training_step(self, batch: Any, batch_idx: int) -> Any:  # pyright: ignore
+            return super().training_step(batch)
+
+    with pytest.raises(ValueError, match=r"Numbered must take \(batch\) alone: .*'batch_idx'"):
+        trained(tmp_path, Numbered())

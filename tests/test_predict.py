@@ -135,6 +135,9 @@ def test_mask_beside_a_discrete_observation():
         ({}, "needs an action mask: predict"),
         ({"action_mask": [1, 1, 1]}, r"of shape \(3,\) for 1 observations; each needs 4"),
         ({"action_mask": [0, 0, 0, 0]}, "allows no action"),
+        ({"action_mask": [1, 0.5, 0, 0]}, "holds 1 where an action is allowed, and 0 elsewhere"),
+        ({"action_mask": [1, -1, 0, 0]}, "holds 1 where an action is allowed, and 0 elsewhere"),
+        ({"action_mask": [1, np.nan, 0, 0]}, "holds 1 where"),
         ({"action_mask": np.ones((2, 4))}, r"of shape \(2, 4\) for 1 observations"),
     ],
 )
@@ -210,3 +213,19 @@ def test_a_class_of_ones_own_has_attributes_of_any_name():
     agent = agent_of(BOX, FOUR, Own)
     agent.make_buffer()
     assert agent.gamma == 0.5
+
+
+def test_what_reset_returns_is_no_observation_and_that_is_said():
+    agent = agent_of(spaces.Box(-1, 1, (2,)), spaces.Discrete(2))
+    with pytest.raises(ValueError, match=r"a pair \(obs, info\), as `reset` returns it; give obs"):
+        agent.predict(agent.envs[0].envs[0].reset())
+
+
+def test_a_state_is_a_tensor_of_new_state_for_a_number_of_environments():
+    agent = make_recurrent("discrete")
+    for number in (2.5, -1, None, "two"):
+        with pytest.raises(ValueError, match="num_envs must be"):
+            agent.new_state(number)  # pyright: ignore[reportArgumentType]
+    obs, state = agent.observation_space.sample(), agent.new_state(1)
+    with pytest.raises(ValueError, match="state is a tensor of new_state, not ndarray"):
+        agent.predict(obs, state=state.numpy())  # pyright: ignore[reportArgumentType]

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from fastrl import presets
+from fastrl import PPO, presets
 from fastrl.cli import parse
 from fastrl.presets import __main__ as command
 from fastrl.presets import algorithms, load_presets
@@ -114,3 +114,14 @@ def test_unknown_algorithm_is_one_line(capsys):
     assert command.main(["--algo", "nosuch"]) == 2
     error = capsys.readouterr().err
     assert error.count("\n") == 1 and "nosuch" in error and "ppo" in error
+
+
+@pytest.mark.parametrize("preset", [None, True, ["auto"]])
+def test_a_preset_that_is_no_name_is_refused_with_the_names(preset):
+    with pytest.raises(ValueError, match="preset takes one of auto, none"):
+        PPO("CartPole-v1", preset=preset)
+
+
+def test_a_preset_may_be_the_path_of_a_file(tmp_path):
+    (tmp_path / "mine.yaml").write_text("gamma: 0.9\n")
+    assert PPO("CartPole-v1", preset=tmp_path / "mine.yaml").config.gamma == 0.9  # pyright: ignore

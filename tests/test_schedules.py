@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 import yaml
@@ -133,6 +134,20 @@ def test_any_function_of_progress_is_a_factor() -> None:
     agent = make_agent(learning_rate=0.4, lr_schedule=squared, total_timesteps=16 * 4 * 4)
     assert series(agent, "learning_rate") == pytest.approx([0.4, 0.225, 0.1, 0.025])
     assert sorted(set(seen)) == [0, 0.25, 0.5, 0.75]
+
+
+def test_a_function_that_raises_is_named_by_its_setting() -> None:
+    with pytest.raises(ValueError, match="lr_schedule raised ZeroDivisionError at progress 0: div"):
+        make_agent(lr_schedule=lambda progress: 1 / 0).make_buffer()
+    with pytest.raises(ValueError, match="lr_schedule raised TypeError at progress 0: "):
+        make_agent(lr_schedule=lambda: 1.0).make_buffer()
+
+
+def test_an_array_of_numbers_is_no_factor() -> None:
+    with pytest.raises(
+        ValueError, match=r"lr_schedule gave array\(\[0.5\]\) at progress 0; it must"
+    ):
+        make_agent(lr_schedule=lambda progress: np.array([0.5])).make_buffer()
 
 
 @pytest.mark.parametrize("value", [math.nan, -1.0, math.inf, "x", None])

@@ -929,6 +929,42 @@ def test_a_loss_that_draws_draws_anew_every_time(engine):
     torch.testing.assert_close(*learned, rtol=2e-3, atol=2e-4)
 
 
+class Penalised(PPO):
+    """Has a gradient penalty on the critic in its loss: a second derivative."""
+
+    def loss(self, batch: Any) -> Any:
+        loss, metrics = super().loss(batch)
+        obs = batch.obs.clone().requires_grad_()
+        values = self.policy.evaluate(obs, batch.actions)[2]
+        (gradient,) = torch.autograd.grad(values.sum(), obs, create_graph=True)
+        return loss + gradient.square().mean(), metrics
+
+
+@on_fast
+def test_a_loss_with_a_second_derivative_is_learned_from_as_on_eager(engine):
+    found = ran(Penalised, engine)
+    assert differ(found, stock("ppo"))
+    assert_same(found, ran(Penalised, "eager"))
+
+
+class DrawingItself(PPO):
+    """Draws from a generator of its own in the loss."""
+
+    def build(self, rollout: Any) -> None:
+        self.generator = torch.Generator().manual_seed(0)
+        super().build(rollout)
+
+    def loss(self, batch: Any) -> Any:
+        loss, metrics = super().loss(batch)
+        return loss * torch.rand((), generator=self.generator), metrics
+
+
+def test_a_loss_with_a_generator_of_its_own_runs_eagerly_with_a_note():
+    found = ran(DrawingItself, "auto")
+    assert differ(found, stock("ppo"))
+    assert "eager: it draws from a generator of its own" in found.agent.engine.describe()
+
+
 # (k) a copy of the file
 
 
@@ -1018,3 +1054,27 @@ def test_a_frozen_spread_stays(engine):
     found = ran(PPO, engine, lambda agent: agent.policy.head.log_std.requires_grad_(False))
     assert torch.equal(found.weights["policy.head.log_std"], found.before["policy.head.log_std"])
     assert_same(found, ran(PPO, "eager", lambda x: x.policy.head.log_std.requires_grad_(False)))
+
+
+# (m) What a loss returns
+
+
+@pytest.mark.parametrize(
+    ("returned", "words"),
+    [
+        (lambda loss, metrics: None, "not NoneType"),
+        (lambda loss, metrics: loss, "not Tensor"),
+        (lambda loss, metrics: (1.0, metrics), "the loss is 1.0, no tensor"),
+        (lambda loss, metrics: (loss.expand(3), metrics), r"the loss is a tensor of shape \[3\]"),
+        (lambda loss, metrics: (loss, {"mine": loss}), "a metric is 'mine', no tensor"),
+        (lambda loss, metrics: (loss, [*metrics[1:], 1.0]), "a metric is 1.0, no tensor"),
+        (lambda loss, metrics: (loss, [*metrics[1:], loss.expand(2)]), r"of shape \[2\]"),
+    ],
+)
+def test_a_loss_that_returns_something_else_is_told_what(returned, words):
+    class Other(PPO):
+        def loss(self, batch: Any) -> Any:
+            return returned(*super().loss(batch))
+
+    with pytest.raises(ValueError, match=rf"a loss returns \(loss, metrics\).*{words}"):
+        make(Other, "auto").make_buffer()

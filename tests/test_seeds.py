@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import random
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ import numpy as np
 import pytest
 import torch
 from test_resume import agent_for, assert_equal, last_state, stopped_and_resumed
-from toy_agents import Loop
+from toy_agents import Loop, make_agent
 from toy_envs import StatefulEnv
 
 from fastrl import A2C, PPO, SAC, AgentTrainer, DroQ, PPORecurrent
@@ -162,3 +163,14 @@ def test_environments_that_fit_makes_of_one_differ_between_ranks():
         (pool,), _ = fitting_envs(gymnasium.make("CartPole-v1"), *parts)
         rows += pool.reset().tolist()
     assert len(set(map(tuple, rows))) == 4
+
+
+def test_agents_made_in_threads_have_the_weights_of_their_seeds():
+    def made(seed: int) -> Any:
+        return make_agent("discrete", seed=seed, ortho_init=True).policy.state_dict()
+
+    with ThreadPoolExecutor(4) as pool:
+        found = list(pool.map(made, [1, 2] * 8))
+    expected = made(1), made(2)
+    for index, weights in enumerate(found):
+        assert all(torch.equal(weights[x], expected[index % 2][x]) for x in weights)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
-from typing import Any, ClassVar, Literal, Self
+from typing import Any, ClassVar, Literal, Self, cast
 
 import gymnasium
 import numpy as np
@@ -18,7 +18,7 @@ from fastrl.agents.networks import match_networks
 from fastrl.agents.own_networks import makers
 from fastrl.agents.reading import read_agent
 from fastrl.agents.running import learn, run_command
-from fastrl.agents.settings import set_attribute, settle
+from fastrl.agents.settings import LEARN_TAKES, refuse_copy, set_attribute, settle
 from fastrl.agents.signatures import list_settings
 from fastrl.agents.weights import freeze, load_weights
 from fastrl.callbacks.base import Callback
@@ -27,8 +27,9 @@ from fastrl.config.decoupled import DecoupledConfig
 from fastrl.config.other_names import hint_for
 from fastrl.config.trust import signature_of
 from fastrl.engine.engine import Engine
+from fastrl.engine.modes import drawing_weights
 from fastrl.engine.optimizer import FlatParameters
-from fastrl.engine.threads import keep_freed_memory, num_threads
+from fastrl.engine.threads import keep_freed_memory
 from fastrl.envs.pools import open_envs
 from fastrl.envs.rebuild import Task, task_of
 from fastrl.envs.vector import Spaces, VectorEnv
@@ -38,7 +39,7 @@ from fastrl.processes.generators import generators_seeded
 from fastrl.processes.memory import check_memory
 from fastrl.runs.checkpoint import save_checkpoint
 from fastrl.runs.fitting import first_not_finite
-from fastrl.runs.folder import working_folder
+from fastrl.runs.folder import expanded, working_folder
 from fastrl.runs.progress import check_verbose
 from fastrl.spaces.actions import within_bounds
 from fastrl.spaces.masked import with_mask
@@ -104,7 +105,7 @@ class BaseAgent:
             ValueError: an unknown task or setting, a value out of range, an unsupported space.
         """
         self.verbose = check_verbose(verbose)
-        if isinstance(devices, int):
+        if not isinstance(devices, Devices | None):
             devices, settings = None, {"devices": devices, **settings}
         self._command, own = settle(type(self), env, config, preset, network, settings)
         config = self._command.config
@@ -122,9 +123,7 @@ class BaseAgent:
         name = config.env_id
         self.task = Task(name, None) if not self.envs else task_of(env, self.envs, config, eval_env)
         self.observation_space, self.action_space = spaces
-        # One thread: the decomposition behind orthogonal weights rounds by the number of threads.
-        with torch.random.fork_rng(devices=[]), num_threads(1):
-            torch.manual_seed(config.seed)
+        with drawing_weights(config.seed):
             self._make_networks()
         seed = self.devices.stream_seed(config.seed)
         self.noise_generator = torch.Generator(self.device).manual_seed(seed)
@@ -177,7 +176,7 @@ class BaseAgent:
         Args:
             obs: what the environments show; of a Dict, one too, or a row as the buffer stores it.
             deterministic: take the likeliest actions in place of drawing some.
-            action_mask: `[M]` or `[n, M]`, nonzero where allowed, if it is not part of `obs`: what
+            action_mask: `[M]` or `[n, M]`, 1 where allowed, if it is not part of `obs`: what
                 the environment has in its info.
 
         Returns:
@@ -203,7 +202,7 @@ class BaseAgent:
 
     # Functions of this agent, in files of their own.
     evaluate, export = evaluate, export
-    __setattr__ = set_attribute
+    __setattr__, __reduce_ex__ = set_attribute, refuse_copy
 
     def learn(
         self,
@@ -230,7 +229,7 @@ class BaseAgent:
             ValueError: an unknown argument, or an environment that fails.
         """
         for name in unknown:
-            raise ValueError(f"learn has no {name!r}{hint_for(name, ('total_timesteps',))}")
+            raise ValueError(f"learn has no {name!r}{hint_for(name, LEARN_TAKES)}")
         if total_timesteps is not None:
             self.config = self.config.replace(total_timesteps=total_timesteps)
         learn(self, self._command, on_interrupt=on_interrupt, callbacks=callbacks, loggers=loggers)
@@ -268,7 +267,7 @@ class BaseAgent:
         return first_not_finite({names.get(id(x), "network"): x.state_dict() for x in parts})
 
     def save(self, path: str | Path) -> None:
-        """Writes weights, normalisers, optimiser and random states to one file.
+        """Writes weights, normalisers, optimiser and random states to one file; makes its folder.
 
         Raises:
             ValueError: the training diverged, so there is nothing worth saving; or `path` is
@@ -277,7 +276,8 @@ class BaseAgent:
         """
         if place := self.not_finite():
             raise ValueError(f"not saved: {place} is not finite, because the training diverged")
-        agent: Any = self
+        path, agent = expanded(path), cast(Any, self)
+        path.parent.mkdir(parents=True, exist_ok=True)
         save_checkpoint(path, {**checkpoint_labels(agent), "agent": agent.state_dict()})
 
     def labels(self) -> dict[str, Any]:

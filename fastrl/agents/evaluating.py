@@ -57,8 +57,8 @@ def evaluate(
     """
     if isinstance(episodes, tuple):
         raise ValueError("evaluate plays episodes; for a minibatch call evaluate_actions(batch)")
-    episodes = _number("episodes", episodes, 1, MOST_EPISODES)
-    seed = _number("seed", agent.config.seed if seed is None else seed, 0, 2**63 - 1)
+    episodes = whole_number("episodes", episodes, 1, MOST_EPISODES)
+    seed = whole_number("seed", agent.config.seed if seed is None else seed, 0, 2**63 - 1)
     config = (
         agent.config if info_metrics is None else agent.config.replace(info_metrics=info_metrics)
     )
@@ -77,7 +77,8 @@ def evaluate(
     return result
 
 
-def _number(name: str, value: Any, low: int, high: int) -> int:
+def whole_number(name: str, value: Any, low: int, high: int) -> int:
+    """Returns an argument as an integer; ValueError if it is none between `low` and `high`."""
     try:
         number = as_kind(int, value)
     except ValueError as error:

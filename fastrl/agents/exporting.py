@@ -23,7 +23,7 @@ from fastrl.models.distributions import GaussianHead
 from fastrl.models.parts import ByName
 from fastrl.models.recurrent import RecurrentActorCritic
 from fastrl.processes.errors import one_line
-from fastrl.runs.folder import check_replaceable, replaced_file
+from fastrl.runs.folder import check_replaceable, expanded, replaced_file
 from fastrl.spaces.observations import PackedRow
 from fastrl.training.agent import HasMemory
 
@@ -209,7 +209,7 @@ def export(
             be exported.
         OSError: the file cannot be written.
     """
-    path = Path(path)
+    path = expanded(path)
     form = form_of(path) if form is None else form
     described = path.with_name(f"{path.name}.json")
     for file in (path, described):

@@ -57,7 +57,7 @@ def parser_of(prog: str, description: str, env_id: str, needs_run: bool = True) 
     return parser
 
 
-def find_saved(run: Path, checkpoint: str | None = None) -> Saved:
+def find_saved(run: str | Path, checkpoint: str | None = None) -> Saved:
     """Finds a checkpoint.
 
     Args:
@@ -153,5 +153,5 @@ def load(
     Raises:
         ValueError: as `load` of the algorithm's class.
     """
-    saved = find_saved(Path(run), checkpoint)
+    saved = find_saved(run, checkpoint)
     return load_agent(saved, env, trust=trust, **settings)

@@ -25,6 +25,7 @@ from fastrl.buffers.rollout import RolloutBuffer
 from fastrl.config.on_policy import OnPolicyConfig
 from fastrl.config.schedules import SCHEDULE_OF, adaptive_of, value_at
 from fastrl.decoupled.channels import RolloutChannel
+from fastrl.engine.modes import training_modes
 from fastrl.engine.optimizer import FlatOptimizer
 from fastrl.models.actor_critic import ActorCritic
 from fastrl.models.layers import evaluated
@@ -51,6 +52,7 @@ class OnPolicyAgent(BaseAgent):
         super().__init_subclass__(**more)
         refuse_old_hook(cls)
 
+    @training_modes()
     def __init__(self, env: Any, config: OnPolicyConfig | None = None, **settings: Any) -> None:
         """Makes environments, networks and optimiser; arguments as of `BaseAgent`."""
         super().__init__(env, config, **settings)

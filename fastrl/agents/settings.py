@@ -15,6 +15,7 @@ from fastrl.config.effects import check_effects
 from fastrl.config.other_names import OTHER_NAMES
 from fastrl.presets import id_of, resolve
 
+LEARN_TAKES = "total_timesteps", "on_interrupt", "callbacks", "loggers"
 _VALUES = int, float, str, tuple, list, dict, NoneType, FunctionType, np.generic
 _POLICIES_OF_OTHERS = ("MlpPolicy", "CnnPolicy", "MultiInputPolicy", "MlpLstmPolicy")
 
@@ -65,6 +66,14 @@ def set_attribute(agent: Any, name: str, value: Any) -> None:
     if config is not None and (name in vars(config) or name in OTHER_NAMES):
         _check_no_setting(agent, name, value)
     object.__setattr__(agent, name, value)
+
+
+def refuse_copy(agent: Any, protocol: Any) -> Any:
+    """Refuses `copy` and `pickle`, which would share or lose environments and kernels."""
+    raise TypeError(
+        f"{agent!r} cannot be copied or pickled whole: agent.save(path) and "
+        f"{type(agent).__name__}.load(path) make another one; deepcopy(agent.policy) has its policy"
+    )
 
 
 def _check_no_setting(agent: Any, name: str, value: Any) -> None:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any, Literal
 
 from fastrl.callbacks.base import Callback
 from fastrl.callbacks.trainer import Trainer, is_settled
+from fastrl.config.values import as_kind
 
 Judge = Literal["training", "evaluation"]
 
@@ -20,7 +22,7 @@ class StopAtReturn(Callback):
     """
 
     def __init__(self, mean_return: float, by: Judge = "training") -> None:
-        self.mean_return, self.by = mean_return, check_judge(by)
+        self.mean_return, self.by = check_number("mean_return", mean_return), check_judge(by)
 
     def on_fit_start(self, trainer: Trainer) -> None:
         """Raises ValueError if there are no tests to judge by."""
@@ -52,6 +54,8 @@ class StopAfter(Callback):
     """
 
     def __init__(self, seconds: float = 0, *, minutes: float = 0, hours: float = 0) -> None:
+        times = {"seconds": seconds, "minutes": minutes, "hours": hours}
+        seconds, minutes, hours = (check_number(*item) for item in times.items())
         self.seconds = seconds + 60 * minutes + 3600 * hours
         if not self.seconds > 0:
             raise ValueError(f"StopAfter must be given a positive time, not {self.seconds} s")
@@ -60,6 +64,17 @@ class StopAfter(Callback):
         """Looks at the clock."""
         if trainer.seconds >= self.seconds:
             trainer.stop(f"{self.seconds:g} seconds have passed")
+
+
+def check_number(name: str, value: Any) -> float:
+    """Returns a number as a float; ValueError if it is none."""
+    try:
+        number = as_kind(float, value)
+    except ValueError as error:
+        raise ValueError(f"{name} {error}") from None
+    if math.isnan(number):
+        raise ValueError(f"{name} must be a number, not {value!r}")
+    return number
 
 
 def check_judge(by: str) -> str:

@@ -15,6 +15,7 @@ from fastrl.envs.attributes import call_envs, set_envs_attribute
 from fastrl.envs.pools import can_be_reopened
 from fastrl.envs.vector import VectorEnv
 from fastrl.runs.checkpoint import save_checkpoint
+from fastrl.runs.folder import expanded
 
 _MEAN_EPISODES = 100  # that `mean_return` is taken over
 
@@ -203,6 +204,8 @@ class Trainer:
     def save(self, path: str | Path) -> None:
         """Writes the agent to a file that its `load` reads; does nothing except on rank 0.
 
+        The file's folder is made.
+
         Args:
             path: the file; a relative path is in the run folder.
 
@@ -219,9 +222,9 @@ class Trainer:
         if "replay" in learner:
             learner["replay"] = None
         labels = self._learner.labels()
-        save_checkpoint(
-            self.folder / path, {"class": labels.pop("agent", ""), **labels, "agent": learner}
-        )
+        path = self.folder / expanded(path)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        save_checkpoint(path, {"class": labels.pop("agent", ""), **labels, "agent": learner})
 
     def gather(self, value: float) -> np.ndarray:
         """Returns a number of each rank, float64 `[R]`; all ranks must call it in the same hook."""

@@ -146,8 +146,14 @@ def value_at(config: Any, coefficient: str, progress: float, start: float | None
     function = function_of(schedule_of(config, coefficient), setting)
     if isinstance(function, Adaptive):
         return first
-    share: Any = function(progress)
-    is_number = isinstance(share, float | int) or hasattr(share, "__float__")
+    try:
+        share: Any = function(progress)
+    except Exception as error:  # foreign code may raise anything
+        words = " ".join(str(error).split())
+        raise ValueError(
+            f"{setting} raised {type(error).__name__} at progress {progress:.4g}: {words}"
+        ) from error
+    is_number = hasattr(share, "__float__") and getattr(share, "ndim", 0) == 0
     value = first * float(share) if is_number else -1.0
     is_right = 0 <= value < 3e38 and (value > 0 or coefficient != "clip_coef")
     if not is_right:

@@ -161,6 +161,8 @@ def as_kind(kind: Any, value: Any) -> Any:
         given = _as_float(given)
         fits = isinstance(given, float)
     elif kind in (tuple[str, ...], tuple[int, ...]):
+        to_list = getattr(given, "tolist", None)  # of an array
+        given = to_list() if to_list else given
         fits = isinstance(given, list | tuple)
         given = tuple(map(_plain, given)) if fits else given
         fits = fits and all(type(item) is get_args(kind)[0] for item in given)

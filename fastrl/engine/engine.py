@@ -33,7 +33,8 @@ from fastrl.engine.built import Built, agreed
 from fastrl.engine.compiling import Function, build
 from fastrl.engine.gradient_step import GradientStep, Loss
 from fastrl.engine.guards import PythonReads
-from fastrl.engine.native import Twin, in_place, why_no_kernels
+from fastrl.engine.modes import building
+from fastrl.engine.native import Twin, built_with, why_no_kernels
 from fastrl.engine.native_acting import NativeActing
 from fastrl.engine.objective import ClippedObjective
 from fastrl.engine.optimizer import FlatOptimizer, FlatParameters
@@ -126,8 +127,7 @@ class Engine:
             built = self._build(function, example, PythonReads())
         return built if self._way.name == "eager" else agreed(built, self.notes, self._devices)
 
-    @num_threads(1)
-    @torch.random.fork_rng(devices=[])
+    @building()
     def _build(
         self,
         function: Function,
@@ -148,8 +148,8 @@ class Engine:
             if change is not None:
                 return self._as_it_is(function, f"{change} while it ran")
             # Compiled code knows how many threads it will have.
-            with in_place(self._twins), num_threads(threads or self._torch_threads):
-                fast = build(function, example, mode)
+            with num_threads(threads or self._torch_threads):
+                fast = built_with(self._twins, partial(build, function, example, mode), self.notes)
         built = Built(function, fast, reads)
         self._built.append(built)
         return built
@@ -193,7 +193,7 @@ class Engine:
     def _here(self, row: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
         return tuple(x.to(self._devices.device, non_blocking=True) for x in row)
 
-    @num_threads(1)
+    @building()
     def _native_acting(
         self, draw: Function, row: tuple[Tensor, ...], policy: Any
     ) -> Function | None:
@@ -238,8 +238,7 @@ class Engine:
 
         return run
 
-    @num_threads(1)
-    @torch.random.fork_rng(devices=[])
+    @building()
     def gradient_step(
         self,
         loss: Loss,

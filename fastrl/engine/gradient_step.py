@@ -62,7 +62,7 @@ class GradientStep:
     def gradient_of_loss(self, batch: Any) -> tuple[Tensor, Tensor]:
         """Returns the gradient `[P]` by autograd, and the metrics `[M - 1]`."""
         with self._autocast():
-            loss, metrics = self._loss(batch)
+            loss, metrics = _loss_and_metrics(self._loss(batch))
         gradient = self.optimizer.gradient(loss)
         with torch.no_grad():
             return gradient, torch.stack([x.detach() for x in metrics])
@@ -178,3 +178,26 @@ class GradientStep:
 
 def _unbuilt(*_: Tensor) -> None:
     raise AssertionError("the engine has not built this step")
+
+
+def _loss_and_metrics(returned: Any) -> tuple[Tensor, list[Tensor]]:
+    """Returns what a loss returned, if it is a pair of numbers in tensors: (loss, metrics)."""
+    try:
+        loss, metrics = returned
+        loss, *numbers = loss, *metrics
+    except (TypeError, ValueError):
+        words = f"not {type(returned).__name__}"
+    else:
+        if not isinstance(loss, Tensor) or loss.numel() != 1:
+            words = f"but the loss is {_kind(loss)}"
+        elif wrong := [x for x in numbers if not isinstance(x, Tensor) or x.dim()]:
+            words = f"but a metric is {_kind(wrong[0])}"
+        else:
+            return loss, numbers
+    raise ValueError(f"a loss returns (loss, metrics), tensors of one number each, {words}")
+
+
+def _kind(value: Any) -> str:
+    if isinstance(value, Tensor):
+        return f"a tensor of shape {[*value.shape]}"
+    return f"{value!r}, no tensor"

@@ -12,13 +12,17 @@ import copy
 import dis
 import gc
 import inspect
+import pickle
+import random
 import sys
 import sysconfig
+from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
+from io import IOBase
 from pathlib import Path
-from types import CodeType, FrameType, FunctionType, MethodType, ModuleType
+from types import CodeType, FrameType, FunctionType, MemberDescriptorType, MethodType, ModuleType
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -26,8 +30,13 @@ import torch
 from torch import nn
 
 _PLAIN = (int, float, complex, bool, str, bytes, type(None), torch.dtype, torch.device)
-_OPAQUE = (torch.Tensor, np.ndarray, type, FunctionType, MethodType, *_PLAIN)
-_OF_CLASSES = (*_PLAIN, FunctionType, property)
+_CONTAINERS = (list, tuple, set, deque)
+_GENERATORS = (random.Random, np.random.Generator, np.random.RandomState)
+_OPAQUE = (torch.Tensor, np.ndarray, MethodType, *_GENERATORS, *_PLAIN)
+_OF_CLASSES = (*_PLAIN, *_CONTAINERS, *_GENERATORS, dict, np.ndarray, FunctionType, property)
+_CHANGEABLE = (list, set, deque, dict)
+_LARGEST = 4096  # numbers of a container or array that are compared
+_MOST_OBJECTS = 64  # of a container, that are looked into
 _COMPREHENSIONS = ("<listcomp>", "<setcomp>", "<dictcomp>", "<genexpr>")
 _DEEPEST = 3  # attributes of attributes of attributes
 _MISSING = object()
@@ -43,6 +52,12 @@ class _Read(NamedTuple):
     value: Any
     name: str
     holder: Any
+
+
+class _Drawn(NamedTuple):
+    """How far a generator has been drawn from."""
+
+    state: bytes
 
 
 class PythonReads:
@@ -99,11 +114,13 @@ class PythonReads:
                     del holder[key]
             elif isinstance(value, _PLAIN):
                 holder[key] = value
-            elif isinstance(value, list | dict | set):
+            elif isinstance(value, _CHANGEABLE):
                 holder[key] = copy.deepcopy(value)
 
-    def _note(self, frame: FrameType, event: str, _: Any) -> None:
+    def _note(self, frame: FrameType, event: str, called: Any) -> None:
         code = frame.f_code
+        if event == "c_call" and called.__module__ == "time" and not self._skips(code):
+            self._take(called, lambda *_: called, "", iter(()), f"time.{called.__name__}()")
         # Arguments are there at the call, other local variables at the return.
         if event not in ("call", "return") or self._skips(code):
             return
@@ -131,15 +148,19 @@ class PythonReads:
     def _look_into(
         self, owner: Any, names: set[str], label: str, depth: int, code: CodeType
     ) -> None:
-        """Notes the attributes of an object that the code names."""
+        """Notes the attributes of an object, or of those in a container, that the code names."""
+        if depth > _DEEPEST or isinstance(owner, _OPAQUE) or self._is_library_s(owner):
+            return
+        if isinstance(owner, (*_CONTAINERS, dict)):
+            items = [*owner.values()] if isinstance(owner, dict) else [*owner]
+            for item in items if len(items) <= _MOST_OBJECTS else ():
+                self._look_into(item, names, f"{label}[...]", depth + 1, code)
         own = getattr(owner, "__dict__", None)
-        if depth > _DEEPEST or isinstance(owner, _OPAQUE) or not isinstance(own, dict):
-            return
-        if isinstance(owner, ModuleType) and self._is_of_library(owner.__dict__.get("__file__")):
-            return
+        own = own if isinstance(own, dict) else {}  # a class, or an object with slots alone
         holders = [own]
         if isinstance(owner, nn.Module):
-            holders += [owner._modules, owner._parameters, owner._buffers]
+            parts = owner._modules, owner._parameters, owner._buffers
+            holders += [x for x in parts if isinstance(x, dict)]  # TorchScript has others
             names = names - {"training"}  # the engine sets it, and looks at it by `take_settings`
         parts = {
             key: holder[key]
@@ -154,12 +175,19 @@ class PythonReads:
                 value, name = holder[key], f"{label}.{key}"
                 self._take(holder, holder.get, key, value, name)
                 self._look_into(value, names, name, depth + 1, code)
-        for kind in type(owner).__mro__[:-1]:
-            for key in names & vars(kind).keys() - own.keys():
+        is_class = isinstance(owner, type)
+        for kind in (owner if is_class else type(owner)).__mro__[:-1]:
+            for key in names & vars(kind).keys() - own.keys() if kind is not nn.Module else ():
                 value, name = vars(kind)[key], f"{label}.{key}"
-                if isinstance(value, _OF_CLASSES) and kind is not nn.Module:
+                if isinstance(value, MemberDescriptorType) and not is_class:  # of a slot
+                    look_up = partial(getattr, owner)
+                    value = look_up(key, _MISSING)
+                    self._take(owner, look_up, key, value, name)
+                elif isinstance(value, _OF_CLASSES):
                     self._take(own, own.get, key, _MISSING, name)  # an instance may come to hide it
                     self._take(kind, vars(kind).get, key, value, name)
+                if not isinstance(value, FunctionType):
+                    self._look_into(value, names, name, depth + 1, code)
 
     def _take(
         self, holder: Any, look_up: Callable[..., Any], key: str, value: Any, name: str
@@ -183,6 +211,12 @@ class PythonReads:
         if code not in self._is_library:
             self._is_library[code] = self._is_of_library(code.co_filename)
         return self._is_library[code]
+
+    def _is_library_s(self, owner: Any) -> bool:
+        """Tells whether a module or class is of a library."""
+        if isinstance(owner, type):
+            owner = sys.modules.get(owner.__module__)
+        return isinstance(owner, ModuleType) and self._is_of_library(vars(owner).get("__file__"))
 
     @staticmethod
     def _is_of_library(file: str | None) -> bool:
@@ -221,10 +255,14 @@ def _read_from(key: str, code: CodeType) -> set[str]:
 
 
 def _kept(value: Any) -> Any:
-    """Returns what a value is compared with later: of containers of numbers and arrays, a copy."""
-    if isinstance(value, np.ndarray) and value.size <= 64:
+    """Returns what a value is compared with later: a copy of what may change in place."""
+    if isinstance(value, np.ndarray) and value.size <= _LARGEST:
         return value.copy()
-    if isinstance(value, list | dict | set) and _is_plain(value):
+    if isinstance(value, _GENERATORS):
+        return _Drawn(pickle.dumps(value))
+    if isinstance(value, Iterator) and not isinstance(value, IOBase):
+        return object()  # like nothing: who reads an iterator goes on in it
+    if isinstance(value, _CHANGEABLE) and _is_plain(value):
         return copy.deepcopy(value)
     return value
 
@@ -233,17 +271,19 @@ def _is_plain(value: Any, depth: int = 4) -> bool:
     """Tells whether a value is numbers and strings, in containers or not."""
     if isinstance(value, dict):
         value = [*value.keys(), *value.values()]
-    if isinstance(value, list | tuple | set):
-        return depth > 0 and len(value) <= 64 and all(_is_plain(x, depth - 1) for x in value)
+    if isinstance(value, _CONTAINERS):
+        return depth > 0 and len(value) <= _LARGEST and all(_is_plain(x, depth - 1) for x in value)
     return isinstance(value, _PLAIN)
 
 
 def _same(now: Any, before: Any) -> bool:
+    if isinstance(now, _GENERATORS):
+        now = _kept(now)
     if type(now) is not type(before):
         return False
     if isinstance(before, np.ndarray):
         return bool(np.array_equal(now, before))
-    if isinstance(before, (*_PLAIN, tuple, list, dict, set, MethodType)):
+    if isinstance(before, (*_PLAIN, *_CONTAINERS, dict, MethodType)):
         try:
             return bool(now == before)
         except (RuntimeError, ValueError):  # there are tensors inside

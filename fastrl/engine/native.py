@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from fastrl.engine.probe import NUM_ROWS, random_rows
 from fastrl.kernels.extension import HAS_DENSE
-from fastrl.kernels.networks import WIDEST, DenseNetwork, dense, dense_stack
+from fastrl.kernels.networks import WIDEST, DenseNetwork, SecondDerivativeError, dense, dense_stack
 from fastrl.kernels.recurrence import gru, lstm
 from fastrl.models.actor_critic import ActorCritic
 from fastrl.models.critics import Critics, SquashedGaussianActor
@@ -64,6 +64,22 @@ def in_place(twins: Sequence[Twin]) -> Iterator[None]:
                 stack.callback(own.pop, twin.method)
             own[twin.method] = twin.function
         yield
+
+
+def built_with(twins: Sequence[Twin], build: Callable[[], Any], notes: list[str]) -> Any:
+    """Returns what `build` builds with the twins in place; without them if they cannot serve.
+
+    Args:
+        twins: what may stand in for methods.
+        build: builds a graph.
+        notes: is told the reason why they do not.
+    """
+    try:
+        with in_place(twins):
+            return build()
+    except SecondDerivativeError as error:
+        notes.append(f"loss without kernels: {error}")
+        return build()
 
 
 def why_no_kernels(device: torch.device, precision: str) -> list[str]:

@@ -79,6 +79,8 @@ class _Rehearsal(TorchDispatchMode):
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         if depends_on_values(func, args):
             raise NotStaticError(_READS)
+        if any(isinstance(x, torch.Generator) for x in (*args, *(kwargs or {}).values())):
+            raise NotStaticError("it draws from a generator of its own; torch's can be recorded")
         if func._schema.is_mutable:
             self._keep((args, kwargs))
             for given, wanted in zip(args, func._schema.arguments, strict=False):

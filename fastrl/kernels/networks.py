@@ -315,8 +315,12 @@ def _gradients(ctx: Any, d_outputs: list[Tensor | None]) -> Any:
     return d_x if has_d_x else None, found[:middle], found[middle:], None, None
 
 
+class SecondDerivativeError(RuntimeError):
+    """A gradient of a gradient was asked for, as of a gradient penalty."""
+
+
 def _refuse(ctx: Any, *gradients: Any) -> Any:
-    raise RuntimeError("fastrl::dense has no second derivative")
+    raise SecondDerivativeError("the kernels have no second derivatives")
 
 
 _LIBRARY = torch.library.Library("fastrl", "FRAGMENT")

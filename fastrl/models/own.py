@@ -167,7 +167,8 @@ def _features_of(trunk: nn.Module, reader: Reader, count: int) -> Tensor:
             raise ValueError(f"of {count} rows of zeros, the network raised {words}") from error
     if versions != [x._version for x in given if x is not None]:
         raise ValueError(CHANGES_INPUT)
-    if not isinstance(features, Tensor) or features.dim() != 2 or len(features) != count:
+    is_table = isinstance(features, Tensor) and features.dim() == 2 and features.shape[1] > 0
+    if not is_table or len(features) != count:
         found = list(features.shape) if isinstance(features, Tensor) else type(features).__name__
         raise ValueError(f"a network must give features [B, F]; of {count} rows it gave {found}")
     if features.dtype != torch.float32 or features.device != blank.device:

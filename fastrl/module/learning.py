@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import logging
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -185,6 +186,12 @@ class ModuleLearner:
 
     def _names_of_metrics(self, example: Any) -> tuple[str, ...]:
         """Runs `training_step` once, leaving nothing behind, for the names that it logs."""
+        step = self._module.training_step
+        try:
+            inspect.signature(step).bind(example)
+        except TypeError as error:
+            name = type(self._module).__name__
+            raise ValueError(f"training_step of {name} must take (batch) alone: {error}") from None
         batch = self.seen(tree_map_only(Tensor, Tensor.clone, example))
         if isinstance(batch, Rollout | Minibatch):
             batch = _watched(batch, self.fields_read)

@@ -97,14 +97,18 @@ def read_configured(configured: Any) -> tuple[Any, Any]:
         if all(isinstance(x, torch.optim.Optimizer) for x in configured):
             parts = [list(configured)]
         if not 1 <= len(parts) <= 2 or any(len(part) != 1 for part in parts):
-            raise ValueError(f"configure_optimizers must return {_FORMS}; not {configured!r}")
+            kinds = ", ".join(type(x).__name__ for x in configured)
+            raise ValueError(f"configure_optimizers must return {_FORMS}; not [{kinds}]")
         optimizer, scheduler = parts[0][0], parts[1][0] if len(parts) == 2 else None
     if isinstance(scheduler, dict):
         if scheduler.get("interval", "epoch") != "epoch" or scheduler.get("frequency", 1) != 1:
             raise ValueError("a scheduler takes one step per update: no other interval is offered")
         scheduler = scheduler.get("scheduler")
     if not isinstance(optimizer, torch.optim.Optimizer):
-        raise ValueError(f"configure_optimizers must return {_FORMS}; not {configured!r}")
+        kind = type(configured).__name__
+        raise ValueError(f"configure_optimizers must return {_FORMS}; not a {kind}")
+    if isinstance(optimizer, torch.optim.LBFGS):
+        raise ValueError("LBFGS asks for the loss several times a step; take another optimiser")
     if isinstance(scheduler, torch.optim.lr_scheduler.ReduceLROnPlateau):
         raise ValueError("ReduceLROnPlateau has no metric to follow here; take another scheduler")
     return optimizer, scheduler
@@ -117,6 +121,11 @@ def flat_optimizer(module: nn.Module, optimizer: Any, max_grad_norm: float) -> F
     own = {"params", "lr", "eps", "initial_lr"}
     is_plain = all(group.get(name) == x for name, x in plain.items() if name not in own)
     trained = {id(x) for x in module.parameters() if x.requires_grad}
+    given = {id(x) for group in optimizer.param_groups for x in group["params"]}
+    if not trained & given:
+        raise ValueError(
+            "the optimiser of configure_optimizers has none of the module's parameters that learn"
+        )
     covers = trained <= {id(x) for x in group["params"]}
     is_number = isinstance(group["lr"], int | float)
     if type(optimizer) is torch.optim.Adam and is_plain and covers and is_number and not others:

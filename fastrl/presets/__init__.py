@@ -80,13 +80,13 @@ def preset_for(
         OSError: a file cannot be read.
     """
     if is_file(preset):
-        return read_preset(preset, algo, trust=trust, named_again=named_again).settings
+        return read_preset(str(preset), algo, trust=trust, named_again=named_again).settings
     if preset == "auto":
         return load_presets(algo).get(env_id, {})
     if preset == "none":
         return {}
     named = named_presets(algo)
-    if preset not in named:
+    if not isinstance(preset, str) or preset not in named:
         allowed = ", ".join(("auto", "none", *named))
         raise ValueError(f"preset takes one of {allowed}, or a FILE.yaml, not {preset!r}")
     return named[preset]

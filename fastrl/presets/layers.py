@@ -111,9 +111,9 @@ def naming_files(layers: Layers, used: Collection[str]) -> Iterator[None]:
         raise ValueError(f"{', '.join(said)}: {error}") from error
 
 
-def is_file(preset: str) -> bool:
+def is_file(preset: Any) -> bool:
     """Returns whether a preset is named by a file."""
-    return preset.endswith((".yaml", ".yml"))
+    return isinstance(preset, str | Path) and str(preset).endswith((".yaml", ".yml"))
 
 
 def read_preset(

@@ -6,11 +6,16 @@ Imports torch only when they are used.
 from __future__ import annotations
 
 import random
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
+
+ONE_THREAD = threading.RLock()
+"""Held while the generators, which all threads share, are seeded, put back or drawn from: agents
+may be made in several threads."""
 
 
 def seed_generators(seed: int) -> None:
@@ -59,9 +64,11 @@ def restore_generators(state: dict[str, Any]) -> None:
 @contextmanager
 def generators_seeded(seed: int) -> Iterator[None]:
     """Seeds the generators for a block; after it they go on where they were."""
-    before = state_of_generators()
-    seed_generators(seed)
+    with ONE_THREAD:
+        before = state_of_generators()
+        seed_generators(seed)
     try:
         yield
     finally:
-        restore_generators(before)
+        with ONE_THREAD:
+            restore_generators(before)

@@ -72,8 +72,10 @@ def expanded(path: str | Path) -> Path:
     """Returns a path with a leading `~` or `~user` expanded.
 
     Raises:
-        ValueError: the user does not exist.
+        ValueError: the user does not exist, or this is no path.
     """
+    if not isinstance(path, str | os.PathLike):
+        raise ValueError(f"expected the path of a file or folder, not a {type(path).__name__}")
     try:
         return Path(path).expanduser()
     except RuntimeError as error:

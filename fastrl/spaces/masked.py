@@ -19,8 +19,8 @@ def with_mask(row: Space, action_space: Space, observation: Any, mask: Any) -> A
         row: space of the rows, from `observation_rows`.
         action_space: M is the sum of the choices of its dimensions.
         observation: as the environment shows it, or with its mask already.
-        mask: `[M]` or `[n, M]`, nonzero where allowed; of several dimensions also a tuple of one
-            mask each. None: the observation has it, or there is none.
+        mask: `[M]` or `[n, M]`, 1 where allowed, 0 elsewhere; of several dimensions also a tuple of
+            one mask each. None: the observation has it, or there is none.
 
     Raises:
         ValueError: the mask is missing, of another size, of no use, or it allows nothing.
@@ -49,7 +49,9 @@ def with_mask(row: Space, action_space: Space, observation: Any, mask: Any) -> A
             f"an action mask of shape {given.shape} for {count} observations; each needs {size} "
             "values, one for each choice of each dimension"
         )
-    rows = given.reshape(count, size) > 0.5
+    if not np.isin(given, (0, 1)).all():
+        raise ValueError("an action mask holds 1 where an action is allowed, and 0 elsewhere")
+    rows = given.reshape(count, size) == 1
     ends = np.cumsum(choices_of(action_space))
     if not all(part.any(1).all() for part in np.split(rows, ends[:-1], 1)):
         raise ValueError("an action mask allows no action")

@@ -27,6 +27,10 @@ def as_dtype(value: Any, dtype: Any, name: str = "") -> np.ndarray:
     Raises:
         UnfitValueError: these are not numbers, or `dtype` cannot represent one of them.
     """
+    if isinstance(value, tuple) and len(value) == 2 and isinstance(value[1], dict):
+        raise UnfitValueError(
+            f"{_called(name)} that is a pair (obs, info), as `reset` returns it; give obs"
+        )
     try:
         array = np.asarray(value)
     except ValueError as error:  # rows of different lengths

@@ -38,7 +38,15 @@ def lines_about(agent: Agent, rows: Tensor) -> list[str]:
 
 
 def check_learns(agent: Agent) -> None:
-    """Raises ValueError if all weights are frozen, so that nothing would learn."""
+    """Raises ValueError if all weights are frozen, or the engine cannot see what it runs."""
+    for name, network in agent.networks().items():
+        for key, module in network.named_modules():
+            if "_orig_mod" in module._modules or module._compiled_call_impl is not None:
+                place = f"{name}.{key}".rstrip(".")
+                raise ValueError(
+                    f"{place} is compiled by torch.compile: give the network as it is; "
+                    "engine='compile' compiles whole updates"
+                )
     weights = [x for network in agent.networks().values() for x in network.parameters()]
     if weights and not any(x.requires_grad for x in weights):
         raise ValueError(

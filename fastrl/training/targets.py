@@ -72,7 +72,8 @@ def agent_for(model: Any, target: Any, asked: Asked) -> tuple[Any, Any]:
             "LightningAgentModule to learn from an environment"
         )
     if not hasattr(model, "devices"):
-        raise ValueError(f"fit takes an agent, an object, or a LightningModule, not {model!r}")
+        what = " ".join(repr(model).split())
+        raise ValueError(f"fit takes an agent, an object, or a LightningModule, not {what}")
     settings = asked.settings
     for name in settings.keys() - {"total_timesteps"}:
         if (built := getattr(model.config, name)) != settings[name]:

@@ -14,6 +14,7 @@ from fastrl.callbacks.hooks import Hooks, check_callbacks
 from fastrl.callbacks.naming import callback_named
 from fastrl.callbacks.trainer import Trainer
 from fastrl.config.run import RunConfig
+from fastrl.engine.modes import training_modes
 from fastrl.engine.threads import rare_collections
 from fastrl.envs.pools import AnyEnvs, fitting_envs, reopened
 from fastrl.processes.generators import generators_seeded, restore_generators
@@ -144,7 +145,7 @@ class AgentTrainer:
         verbose = getattr(agent, "verbose", 1) if self._verbose is None else self._verbose
         speaks = lead and verbose == 1
         signals, self.result = StopSignals(speaks=speaks, is_alone=is_alone), None
-        with signals:
+        with training_modes(), signals:
             result = self._fit(agent, env, signals, speaks, began_at)
         if signals.came():  # maybe only once everything was written
             result = dataclasses.replace(result, exit_status=128 + signals.number)
