@@ -21,6 +21,7 @@ from typing import Any
 
 from fastrl.agents.load import find_saved, load_agent, named_again, parser_of
 from fastrl.config.run import MOST_EPISODES, RunConfig
+from fastrl.config.values import number_of
 from fastrl.processes.errors import exit_status
 from fastrl.runs.folder import check_replaceable, expanded, replaced_file
 from fastrl.runs.progress import Progress
@@ -40,11 +41,9 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
     description = "Plays whole episodes with a trained agent."
     parser = parser_of("python -m fastrl.evaluate", description, "task to evaluate on")
+    parser.add_argument("--episodes", default="100", help="number of episodes (default: 100)")
     parser.add_argument(
-        "--episodes", type=int, default=100, help="number of episodes (default: 100)"
-    )
-    parser.add_argument(
-        "--seed", type=int, help="seed of environments and drawn actions (default: the run's)"
+        "--seed", help="seed of environments and drawn actions (default: the run's)"
     )
     parser.add_argument(
         "--stochastic", action="store_true", help="draw actions in place of the likeliest ones"
@@ -72,12 +71,8 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
         help="write a line of JSON into a file; without FILE, print it in place of all else",
     )
     arguments = parser.parse_args(argv)
-    if not 1 <= arguments.episodes <= MOST_EPISODES:
-        raise ValueError(
-            f"--episodes is {arguments.episodes}; it must be at least 1 and at most {MOST_EPISODES}"
-        )
-    if arguments.seed is not None and not 0 <= arguments.seed < 2**63:
-        raise ValueError(f"--seed is {arguments.seed}; it must be at least 0 and below 2**63")
+    arguments.episodes = number_of("--episodes", arguments.episodes, int, 1, MOST_EPISODES)
+    arguments.seed = number_of("--seed", arguments.seed, int, 0, 2**63 - 1)
     RunConfig(
         env_kwargs=tuple(arguments.env_kwargs or ()),
         info_metrics=tuple(arguments.info_metrics or ()),
@@ -97,6 +92,8 @@ def _run(arguments: argparse.Namespace) -> int:
     file = None if arguments.json is None or is_quiet else expanded(arguments.json).absolute()
     if file is not None and file.exists() and file.samefile(saved.checkpoint):
         raise ValueError(f"{file} is the checkpoint that is evaluated; --json names another file")
+    if file is not None:
+        file.parent.mkdir(parents=True, exist_ok=True)
     agent = load_agent(saved, arguments.env_id, **named)
     settings = RunConfig(env_kwargs=tuple(arguments.env_kwargs or ())).env_settings
     how = {"deterministic": not arguments.stochastic, "env_kwargs": settings["env_kwargs"]}

@@ -15,6 +15,7 @@ import pytest
 import yaml
 
 from fastrl.config.ppo import PPOConfig
+from fastrl.config.values import read_yaml, write_value
 
 CYCLE: list[Any] = []
 CYCLE.append(CYCLE)
@@ -204,6 +205,16 @@ def test_env_kwargs_reach_the_environment_as_they_were_given(value: Any) -> None
     config = PPOConfig.from_dict({"env_kwargs": {"given": value}})
     again = PPOConfig.from_dict(yaml.safe_load(yaml.safe_dump(config.to_dict())))
     assert repr(again.env_settings["env_kwargs"]) == repr({"given": value})
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [("017", 17), ("-017", -17), ("12:30", "12:30"), ("1:30.5", "1:30.5"), ("0x1f", 31)],
+)
+def test_numbers_of_a_file_are_those_of_the_command_line_and_a_time_is_text(text, value) -> None:
+    assert read_yaml(text) == value
+    assert read_yaml(write_value(value)) == value
+    assert read_yaml(write_value(text)) == text  # from Python, where it is text
 
 
 def test_list_that_occurs_twice_is_written_twice() -> None:

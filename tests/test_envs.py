@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import toy_envs
 from gymnasium import spaces
-from gymnasium.wrappers import FlattenObservation
+from gymnasium.wrappers import FlattenObservation, PassiveEnvChecker
 
 from fastrl.config.ppo import PPOConfig
 from fastrl.envs import envpool_env, pools
@@ -171,6 +171,12 @@ def test_bounds_that_envpool_does_not_know_are_infinite():
     env.close()
     assert isinstance(space, spaces.Box)
     assert np.isneginf(space.low).all() and np.isposinf(space.high).all()
+
+
+def test_env_kwargs_may_ask_for_gymnasiums_checker():
+    wanted: Any = {"disable_env_checker": False}
+    env: Any = make_env("CartPole-v1", 1, backend="gymnasium", env_kwargs=wanted)
+    assert isinstance(env.envs[0].env.env, PassiveEnvChecker)
 
 
 @pytest.mark.parametrize("in_reward", [False, True])

@@ -223,7 +223,7 @@ def test_error_of_the_env_is_no_skipped_test():
         (["{tmp}"], "is not a run folder"),
         (["{tmp}", "--episodes", "0"], "--episodes is 0"),
         (["{tmp}", "--episodes", "ten"], "'ten'"),
-        (["{tmp}", "--episodes", "2000000000"], "it must be at least 1 and at most 1000000"),
+        (["{tmp}", "--episodes", "2000000000"], "it must be at least 1 and at most 1,000,000"),
         (["{tmp}", "--colour"], "--colour"),
         (["{tmp}", "--seed", "1", "--seed=2"], "--seed is given twice; give it once"),
         (["{tmp}/foreign.pt"], "is not a fastrl checkpoint"),
@@ -303,6 +303,13 @@ def test_json_holds_every_return(checkpoint, capsys):
     assert facts["eval_episodes"] == len(facts["returns"]) == 5
     assert facts["eval_length_mean"] == facts["eval_return_mean"]  # CartPole pays 1 a step
     assert (facts["checkpoint"], facts["env_id"]) == (str(checkpoint), "CartPole-v1")
+
+
+def test_numbers_are_written_as_for_training_and_the_folder_of_a_file_is_made(checkpoint, tmp_path):
+    file = tmp_path / "new" / "result.json"
+    assert main([str(checkpoint), "--episodes", "2e0", "--seed", "1_0", "--json", str(file)]) == 0
+    facts = json.loads(file.read_text())
+    assert (facts["eval_episodes"], facts["seed"]) == (2, 10)
 
 
 def test_seed_chooses_the_episodes(checkpoint, capsys):

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from goal_envs import GoalEnv
 from gymnasium.vector import AutoresetMode, SyncVectorEnv
+from gymnasium.wrappers.vector import DictInfoToList
 
 from fastrl import PPO, AgentTrainer, make_env
 from fastrl.buffers.rollout import Episodes
@@ -138,6 +139,10 @@ def test_a_vector_env_that_resets_within_a_step_keeps_the_last_info():
 
     env = WrappedVectorEnv(Own([GoalEnv] * 4, autoreset_mode=AutoresetMode.SAME_STEP), seed=0)
     check_last_infos(env)
+
+
+def test_a_wrapper_may_make_a_list_of_the_infos():
+    check_last_infos(WrappedVectorEnv(DictInfoToList(SyncVectorEnv([GoalEnv] * 4)), seed=0))
 
 
 def check_last_infos(env: Any) -> None:

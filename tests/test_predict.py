@@ -59,8 +59,10 @@ def test_prediction_of_a_discrete_action_steps_a_table(tmp_path):
     [
         (spaces.Discrete(3, start=5), (), np.int64),
         (spaces.Discrete(1), (), np.int64),
+        (spaces.Discrete(3, dtype=np.int32), (), np.int32),
         (spaces.MultiDiscrete([2, 3]), (2,), np.int64),
-        (spaces.MultiBinary(4), (4,), np.int64),
+        (spaces.MultiDiscrete([2, 3], dtype=np.uint8), (2,), np.uint8),
+        (spaces.MultiBinary(4), (4,), np.int8),
         (spaces.Box(-1, 2, (2,)), (2,), np.float32),
         (spaces.Box(-1, 2, (1,)), (1,), np.float32),
         (spaces.Box(-3, 2, (2,), np.int32), (2,), np.int32),

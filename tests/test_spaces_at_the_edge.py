@@ -364,6 +364,13 @@ def test_mask_that_forbids_everything_is_an_error_unless_the_episode_ended(in_in
             step(env)
 
 
+def test_mask_of_several_dimensions_in_the_info_may_be_a_tuple_as_gymnasiums_samples_take():
+    two_dims = {"action_space": spaces.MultiDiscrete([2, 3]), "mask": ([1, 0], np.array([1, 0, 1]))}
+    env = one(**two_dims)
+    seen = Reader(env.single_observation_space).read(torch.from_numpy(step(env).obs))
+    assert seen.mask is not None and seen.mask.tolist() == [[1, 0, 1, 0, 1]]
+
+
 def test_mask_must_leave_a_choice_in_each_dimension():
     row = observation_rows("MyEnv", BOX, spaces.MultiDiscrete([2, 3]), info_mask=True)
     masks = np.array([[1, 0, 0, 0, 1], [1, 1, 0, 0, 0], [0, 0, 1, 1, 1]])

@@ -181,7 +181,7 @@ class BaseAgent:
 
         Returns:
             An array of actions, with the batch in front if there is one. For one observation, a
-            `Discrete` action is one number, np.int64, as `Discrete.sample` returns.
+            `Discrete` action is one number, of its dtype, as `Discrete.sample` returns.
 
         Raises:
             ValueError: the observation does not fit the space, or lacks a mask.

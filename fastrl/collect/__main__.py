@@ -15,7 +15,7 @@ with leaving_at_once():  # user errors are reported before torch is imported
     from typing import Any
 
     from fastrl.agents.load import find_saved, load_agent, named_again, parser_of
-    from fastrl.config.values import as_kind, read_value
+    from fastrl.config.values import number_of
     from fastrl.data.metadata import is_empty, read_metadata
     from fastrl.data.packages import check_packages
     from fastrl.processes.errors import exit_status
@@ -62,26 +62,13 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
         "--env-kwargs", nargs="+", metavar="NAME=VALUE", help="arguments of the environments"
     )
     arguments = parser.parse_args(argv)
-    arguments.steps = _number("--steps", arguments.steps, int, 1, 10**12)
-    arguments.episodes = _number("--episodes", arguments.episodes, int, 1, 10**9)
-    arguments.num_envs = _number("--num-envs", arguments.num_envs, int, 1, _MOST_ENVS)
-    arguments.seed = _number("--seed", arguments.seed, int, 0, 2**63)
-    arguments.epsilon = _number("--epsilon", arguments.epsilon, float, 0, 1)
+    arguments.steps = number_of("--steps", arguments.steps, int, 1, 10**12)
+    arguments.episodes = number_of("--episodes", arguments.episodes, int, 1, 10**9)
+    arguments.num_envs = number_of("--num-envs", arguments.num_envs, int, 1, _MOST_ENVS)
+    arguments.seed = number_of("--seed", arguments.seed, int, 0, 2**63 - 1)
+    arguments.epsilon = number_of("--epsilon", arguments.epsilon, float, 0, 1)
     _check(arguments)
     return arguments
-
-
-def _number(flag: str, text: str | None, kind: Any, least: float, most: float) -> Any:
-    """Returns the value of a flag; None if it is not given."""
-    if text is None:
-        return None
-    try:
-        value = as_kind(kind, read_value(text))
-    except ValueError as error:
-        raise ValueError(f"{flag} {error}") from error
-    if not least <= value <= most:
-        raise ValueError(f"{flag} is {text}; it must be at least {least:,} and at most {most:,}")
-    return value
 
 
 def _check(arguments: argparse.Namespace) -> None:

@@ -17,7 +17,7 @@ _MOST_CHARACTERS = 100_000  # that a file of settings may have
 
 
 class ConfigLoader(yaml.SafeLoader):
-    """A safe loader that also reads `3e-4` as a number; in YAML 1.1 it is a string.
+    """A safe loader that reads numbers as the command line: `3e-4` is a string in YAML 1.1.
 
     It refuses names that are set twice, and aliases: a few of aliases can stand for billions.
     """
@@ -69,14 +69,26 @@ ConfigLoader.add_constructor(
 ConfigDumper.add_representer(tuple, lambda dumper, value: dumper.represent_sequence(_TUPLE, value))
 
 
-def _whole_number(loader: ConfigLoader, node: Any) -> int:
-    """Returns a whole number; raises ValueError if Python would refuse to write it in decimals."""
-    number = loader.construct_yaml_int(node)
+def _number(loader: ConfigLoader, node: Any) -> Any:
+    """Returns a number as the command line and YAML 1.2 read it, where YAML 1.1 has other bases.
+
+    `017` is 17 and not 15, and `12:30` is text and not 750.
+
+    Raises:
+        ValueError: Python would refuse to write it in decimals.
+    """
+    if ":" in node.value:
+        return node.value
+    if node.tag.endswith("float"):
+        return loader.construct_yaml_float(node)
+    digits = node.value.replace("_", "")
+    number = int(digits) if digits.lstrip("+-").isdecimal() else loader.construct_yaml_int(node)
     str(number)  # 0xfff... may have thousands of digits: no message could show it
     return number
 
 
-ConfigLoader.add_constructor("tag:yaml.org,2002:int", _whole_number)
+for _name in ("int", "float"):
+    ConfigLoader.add_constructor(f"tag:yaml.org,2002:{_name}", _number)
 
 
 def read_yaml(text: str) -> Any:
@@ -114,6 +126,23 @@ def read_value(text: str) -> Any:
     except ValueError as error:
         shown = text if len(text) <= _MOST_TOLD else f"{text[:_MOST_TOLD]}..."
         raise ValueError(f"{shown!r} is not YAML") from error
+
+
+def number_of(flag: str, text: str | None, kind: Any, least: float, most: float) -> Any:
+    """Returns the number that a flag of the command line has, 1e6 for an int too; None for None.
+
+    Raises:
+        ValueError: it is no number of this kind, or out of bounds.
+    """
+    if text is None:
+        return None
+    try:
+        value = as_kind(kind, read_value(text))
+    except ValueError as error:
+        raise ValueError(f"{flag} {error}") from error
+    if not least <= value <= most:
+        raise ValueError(f"{flag} is {text}; it must be at least {least:,} and at most {most:,}")
+    return value
 
 
 def write_value(value: Any) -> str:

@@ -12,6 +12,7 @@ from fastrl.envs.foreign import ForeignCode, call, line_of
 from fastrl.envs.vector import EnvError, TimeStep, playable
 from fastrl.envs.wrappers import ActionRepeat, PixelObservation
 from fastrl.spaces.actions import action_space_of, check_action_space
+from fastrl.spaces.masked import joined
 from fastrl.spaces.observations import MASK_KEY, PackedRow, observation_rows, plain_row
 from fastrl.spaces.parts import leaf_values
 from fastrl.spaces.pixels import ObsKind
@@ -239,7 +240,7 @@ class GymEnv:
             if self._info_mask:
                 if not isinstance(info, Mapping) or MASK_KEY not in info:
                     raise UnfitValueError(f"no info[{MASK_KEY!r}]")
-                parts[MASK_KEY] = np.asarray(info[MASK_KEY])[None]
+                parts[MASK_KEY] = np.asarray(joined(info[MASK_KEY]))[None]
             return space.pack(parts)[0]
         row = plain_row(space, row)
         if row.shape != space.shape:

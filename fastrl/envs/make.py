@@ -320,7 +320,7 @@ def _gymnasium_maker(
     # The checker only inspects the first steps and warns about style; GymEnv checks the shapes.
     # Its spec, because a process of `AsyncEnv` does not know what was registered here.
     spec = gymnasium.spec(name)
-    return partial(gymnasium.make, spec, disable_env_checker=True, **env_kwargs)
+    return partial(gymnasium.make, spec, **{"disable_env_checker": True, **env_kwargs})
 
 
 def _check_maker(env_id: str, maker: Any) -> None:

@@ -176,7 +176,8 @@ class WrappedVectorEnv:
     def infos(self, envs: Sequence[int]) -> list[dict[str, Any]]:
         """Returns the info of the last step of each of these envs."""
         with ForeignCode(f"{self.env_id}: reading the info"):
-            infos = [info_of(self._info, i) for i in envs]
+            is_list = isinstance(self._info, list | tuple)  # as of gymnasium's `DictInfoToList`
+            infos = [self._info[i] if is_list else info_of(self._info, i) for i in envs]
         # Where envs are reset within a step, its own info is that of the next episode.
         return [info.get("final_info", info) for info in infos]
 

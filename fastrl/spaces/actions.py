@@ -97,14 +97,9 @@ def float32_bounds(space: spaces.Box) -> tuple[np.ndarray, np.ndarray]:
 
 
 def within_bounds(space: Space, actions: Any) -> np.ndarray:
-    """Returns actions `[*, A]` in the dtype of their Box, clipped to its bounds.
-
-    Actions of other spaces are returned as they are.
-    """
-    if isinstance(space, BoxOfChoices):
-        return np.asarray(actions, space.box_dtype)
+    """Returns actions `[*, A]` in the dtype of their space; those of a Box are within bounds."""
     if not isinstance(space, spaces.Box):
-        return actions
+        return np.asarray(actions, getattr(space, "box_dtype", space.dtype))
     with np.errstate(over="ignore"):  # of float16: infinite, and clipped
         return np.clip(np.asarray(actions, space.dtype), space.low, space.high)
 

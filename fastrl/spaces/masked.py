@@ -12,6 +12,13 @@ from fastrl.spaces.observations import MASK_KEY, PackedRow
 from fastrl.spaces.parts import leaf_values
 
 
+def joined(mask: Any) -> Any:
+    """Returns a mask in one piece; those of several dimensions may come as a tuple."""
+    if not isinstance(mask, tuple):
+        return mask
+    return np.concatenate([np.atleast_1d(part) for part in mask], -1)
+
+
 def with_mask(row: Space, action_space: Space, observation: Any, mask: Any) -> Any:
     """Returns an observation, one or a batch, for `rows_of`, with its action mask in it.
 
@@ -36,8 +43,7 @@ def with_mask(row: Space, action_space: Space, observation: Any, mask: Any) -> A
         raise ValueError("action_mask has no effect: this agent was made without action masks")
     if MASK_KEY in parts:
         raise ValueError(f"the observation has a mask as its key {MASK_KEY} already")
-    if isinstance(mask, tuple):
-        mask = np.concatenate([np.atleast_1d(part) for part in mask], -1)
+    mask = joined(mask)
     name = next(name for name in row.names if name != MASK_KEY)
     if name not in parts:
         raise ValueError(f"the observation has no {name!r}; it has {sorted(parts)}")
