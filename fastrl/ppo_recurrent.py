@@ -21,10 +21,10 @@ from typing import Any, ClassVar, Unpack
 import torch
 from torch import Tensor
 
-from fastrl.agents.evaluating import whole_number
 from fastrl.agents.signatures import PPORecurrentSettings
 from fastrl.buffers.sequences import SequenceRollout
 from fastrl.config.ppo_recurrent import PPORecurrentConfig
+from fastrl.config.values import number_of
 from fastrl.models.layers import evaluating
 from fastrl.models.recurrent import RecurrentActorCritic
 from fastrl.ppo import PPO
@@ -107,7 +107,7 @@ class PPORecurrent(PPO):
 
     def new_state(self, num_envs: int) -> Tensor:
         """Returns zeros `[n, S]`: the state of n environments in which episodes begin."""
-        shape = whole_number("num_envs", num_envs, 0, 2**31), self.policy.state_size
+        shape = number_of("num_envs", num_envs, int, 0, 2**31), self.policy.state_size
         return torch.zeros(shape, dtype=torch.float32, device=self.device)
 
     @torch.no_grad()

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from fastrl.config.run import MOST_EPISODES
-from fastrl.config.values import as_kind
+from fastrl.config.values import number_of
 from fastrl.envs.rebuild import task_to_play
 from fastrl.envs.vector import EnvError
 from fastrl.processes.generators import generators_seeded
@@ -57,8 +57,8 @@ def evaluate(
     """
     if isinstance(episodes, tuple):
         raise ValueError("evaluate plays episodes; for a minibatch call evaluate_actions(batch)")
-    episodes = whole_number("episodes", episodes, 1, MOST_EPISODES)
-    seed = whole_number("seed", agent.config.seed if seed is None else seed, 0, 2**63 - 1)
+    episodes = number_of("episodes", episodes, int, 1, MOST_EPISODES)
+    seed = number_of("seed", agent.config.seed if seed is None else seed, int, 0, 2**63 - 1)
     config = (
         agent.config if info_metrics is None else agent.config.replace(info_metrics=info_metrics)
     )
@@ -75,17 +75,6 @@ def evaluate(
     if words := missing(result.infos, config.info_metrics):
         raise EnvError(f"{result.env_id}: info_metrics: {words}")
     return result
-
-
-def whole_number(name: str, value: Any, low: int, high: int) -> int:
-    """Returns an argument as an integer; ValueError if it is none between `low` and `high`."""
-    try:
-        number = as_kind(int, value)
-    except ValueError as error:
-        raise ValueError(f"{name} {error}") from None
-    if not low <= number <= high:
-        raise ValueError(f"{name} must be between {low} and {high}, not {number}")
-    return number
 
 
 @contextmanager

@@ -128,21 +128,29 @@ def read_value(text: str) -> Any:
         raise ValueError(f"{shown!r} is not YAML") from error
 
 
-def number_of(flag: str, text: str | None, kind: Any, least: float, most: float) -> Any:
-    """Returns the number that a flag of the command line has, 1e6 for an int too; None for None.
+def number_of(name: str, value: Any, kind: Any, least: float, most: float) -> Any:
+    """Returns a number as `kind`, int or float; of an argument, or of a flag that came as text.
+
+    Args:
+        name: of the argument or flag.
+        value: the number; as text of the command line, 1e6 is an int too. None is returned as it
+            is.
+        kind: int or float.
+        least: the least that is allowed.
+        most: the most.
 
     Raises:
         ValueError: it is no number of this kind, or out of bounds.
     """
-    if text is None:
+    if value is None:
         return None
     try:
-        value = as_kind(kind, read_value(text))
+        number = as_kind(kind, read_value(value) if isinstance(value, str) else value)
     except ValueError as error:
-        raise ValueError(f"{flag} {error}") from error
-    if not least <= value <= most:
-        raise ValueError(f"{flag} is {text}; it must be at least {least:,} and at most {most:,}")
-    return value
+        raise ValueError(f"{name} {error}") from error
+    if not least <= number <= most:
+        raise ValueError(f"{name} is {value}; it must be at least {least:,} and at most {most:,}")
+    return number
 
 
 def write_value(value: Any) -> str:
