@@ -25,7 +25,7 @@ CYCLE.append(CYCLE)
     ("settings", "message"),
     [
         ({"num_envs": 0}, "num_envs must be at least 1, not 0"),
-        ({"devices": 0}, "devices must be at least 1, not 0"),
+        ({"devices": 0}, "devices must be between 1 and 1024, not 0"),
         ({"num_nodes": 0}, "num_nodes must be at least 1, not 0"),
         ({"total_timesteps": 0}, "total_timesteps must be at least 1, not 0"),
         ({"keep_checkpoints": 0}, "keep_checkpoints must be at least 1, not 0"),
@@ -255,6 +255,7 @@ def test_env_kwargs_that_are_no_yaml_are_refused(env_kwargs: Any, message: str) 
         ({"hidden_sizes": [10**20]}, f"hidden_sizes must be below 2**31, not {10**20}"),
         ({"total_timesteps": 2**63}, f"total_timesteps must be below 2**63, not {2**63}"),
         ({"num_threads": 10**9}, "num_threads must be between 0 and 1024, not 1000000000"),
+        ({"devices": 20_000}, "devices must be between 1 and 1024, not 20000"),
         ({"frame_stack": 10**9}, "frame_stack must be between 1 and 1000, not 1000000000"),
         ({"eval_episodes": 10**9}, "eval_episodes must be between 0 and 1000000, not 10000"),
         ({"learning_rate": 1e300}, "learning_rate must be finite and below 3e38, not 1e+300"),

@@ -168,6 +168,13 @@ def test_a_file_that_is_no_config_is_refused_in_one_line(tmp_path, text, reason)
     assert "\n" not in str(error.value)
 
 
+def test_a_huge_file_of_settings_is_refused_before_it_is_read(tmp_path):
+    with open(tmp_path / "c.yaml", "wb") as file:
+        file.truncate(2**33)
+    with pytest.raises(ValueError, match=r"8,589,934,592 bytes are more than 400,000"):
+        read_config(tmp_path / "c.yaml")
+
+
 def test_an_error_while_writing_leaves_the_old_file_and_nothing_else(tmp_path):
     path = tmp_path / "file"
     path.write_text("old")

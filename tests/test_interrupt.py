@@ -108,6 +108,31 @@ def test_ctrl_c_among_the_imports_is_one_line(program, package, words, tmp_path)
     assert (process.returncode, stderr) == (130, "interrupted\n")
 
 
+def test_ctrl_c_while_the_other_ranks_leave_shows_nothing(tmp_path):
+    program = tmp_path / "program.py"
+    program.write_text(
+        "import atexit, os, sys, time\n"
+        "from fastrl.processes.launch import ranks_are_done, start_ranks\n"
+        "if 'LOCAL_RANK' in os.environ:\n"
+        "    time.sleep(600)\n"
+        "start_ranks(2, 1)\n"
+        "ranks_are_done()\n"
+        "atexit.register(open, sys.argv[1], 'w')\n"  # called first
+    )
+    process = subprocess.Popen(
+        [sys.executable, str(program), str(tmp_path / "leaving")],
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
+        stderr=subprocess.PIPE,
+        text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    )
+    wait_for(tmp_path, "leaving", process)
+    time.sleep(0.2)
+    process.send_signal(signal.SIGINT)
+    _, stderr = process.communicate(timeout=START_SECONDS)
+    assert (process.returncode, stderr) == (0, "")
+
+
 def test_error_that_a_second_ctrl_c_caused_is_an_interrupt(capsys):
     def replay() -> int:
         with signals.StopSignals():

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 
+from fastrl.processes import machine
 from fastrl.processes.machine import thread_ids
 from fastrl.training import placement
 from fastrl.training.placement import Placement
@@ -73,7 +74,7 @@ def test_a_rollout_together_has_all_threads_on_one_core_and_frees_this_one_after
 def test_a_rank_plays_on_one_of_its_own_cores(
     worker: int, monkeypatch: pytest.MonkeyPatch, rank: int
 ) -> None:
-    monkeypatch.setenv("LOCAL_WORLD_SIZE", "2")
+    monkeypatch.setattr(machine, "_sharers", 2)
     monkeypatch.setenv("LOCAL_RANK", str(rank))
     place, cores = Placement(frozenset({worker})), sorted(os.sched_getaffinity(0))
     place.together = True

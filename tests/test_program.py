@@ -22,10 +22,10 @@ TINY = shlex.split(
 )
 
 
-def run_python(*words: str) -> subprocess.CompletedProcess[str]:
+def run_python(*words: str, typed: str = "") -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         [sys.executable, *words],
-        stdin=subprocess.DEVNULL,
+        input=typed,
         capture_output=True,
         text=True,
         timeout=120,

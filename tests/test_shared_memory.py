@@ -148,11 +148,11 @@ def test_tensors_that_do_not_fit_are_refused():
 
 
 def test_ranks_prefer_cores_of_their_own(monkeypatch: pytest.MonkeyPatch):
-    from fastrl.processes.machine import own_cores
+    from fastrl.processes import machine
 
     def parts(cores: int, ranks: int) -> list[list[int]]:
-        monkeypatch.setenv("LOCAL_WORLD_SIZE", str(ranks))
-        return [own_cores(set(range(cores)), rank) for rank in range(ranks)]
+        monkeypatch.setattr(machine, "_sharers", ranks)
+        return [machine.own_cores(set(range(cores)), rank) for rank in range(ranks)]
 
     assert parts(4, 2) == [[0, 1], [2, 3]] and parts(3, 2) == [[0], [1, 2]]
     assert parts(2, 4) == [[0], [0], [1], [1]] and parts(2, 1) == [[0, 1]]

@@ -172,6 +172,18 @@ def test_link_in_the_folder_of_a_run_is_not_written_through(run, tmp_path, capsy
     assert (tmp_path / "mine").read_text() == "as it was"
 
 
+@pytest.mark.parametrize("name", ["checkpoints", "videos"])
+def test_folder_that_is_a_link_to_that_of_another_run_is_not_written_to(
+    run, tmp_path, capsys, name
+):
+    (run / name).rename(tmp_path / "of_another")
+    (run / name).symlink_to(tmp_path / "of_another")
+    before = {path: path.read_bytes() for path in (tmp_path / "of_another").iterdir()}
+    assert by_resume(run) == 2
+    assert f"{name} is a link; a run writes to folders of its own" in refusal(capsys)
+    assert {path: path.read_bytes() for path in (tmp_path / "of_another").iterdir()} == before
+
+
 def test_signature_that_is_taken_away_or_of_another_kind_signs_nothing(run, module):
     path = run / "checkpoints" / "last.pt"
     state = load_checkpoint(path)

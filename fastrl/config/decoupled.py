@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Annotated, Any, Self
 
 from fastrl.config.bounds import Bounds
-from fastrl.config.run import RunConfig
+from fastrl.config.run import MOST_PROCESSES, RunConfig
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -15,9 +15,9 @@ class DecoupledConfig(RunConfig):
 
     decoupled: bool = False
     """Play and train in separate processes: players send rollouts, trainers send weights."""
-    num_players: Annotated[int, Bounds(at_least=1)] = 1
+    num_players: Annotated[int, Bounds(at_least=1, at_most=MOST_PROCESSES)] = 1
     """Decoupled: number of player processes, each with num_envs environments."""
-    num_trainers: Annotated[int, Bounds(at_least=1)] = 1
+    num_trainers: Annotated[int, Bounds(at_least=1, at_most=MOST_PROCESSES)] = 1
     """Decoupled: number of trainer processes. Each trains on the rows of some environments; with a
     replay buffer, each draws its own minibatches from the rows of all."""
     overlap: bool = False

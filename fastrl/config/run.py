@@ -20,6 +20,7 @@ from fastrl.config.values import as_kind, read_value
 
 _ENGINE_OF_COMPILE = {"off": "eager", False: "eager", "on": "compile", True: "compile"}
 _MOST_THREADS = 1024
+MOST_PROCESSES = 1024  # that a number typed by mistake may start on a machine
 MOST_EPISODES = 1_000_000
 _MOST_FRAMES = 1000
 _LARGEST_SIDE = 4096
@@ -101,7 +102,7 @@ class RunConfig:
     accelerator: Literal["auto", "cpu", "cuda", "gpu"] = "auto"
     """Type of device to train on; auto: a GPU if there is one. --cuda is short for --accelerator
     cuda."""
-    devices: Annotated[int, Bounds(at_least=1)] = 1
+    devices: Annotated[int, Bounds(at_least=1, at_most=MOST_PROCESSES)] = 1
     """Ranks per machine: processes with one device each, started automatically or by torchrun,
     fabric run or SLURM. Sizes given per rank add up over the ranks."""
     num_nodes: Annotated[int, Bounds(at_least=1)] = 1

@@ -14,6 +14,8 @@ from yaml.constructor import ConstructorError
 
 _MOST_TOLD = 200  # characters of what is wrong
 _MOST_CHARACTERS = 100_000  # that a file of settings may have
+MOST_BYTES = 4 * _MOST_CHARACTERS
+"""That these may take."""
 
 
 class ConfigLoader(yaml.SafeLoader):

@@ -137,6 +137,7 @@ def make_devices(config: RunConfig) -> Devices:
         )
     take_over_from_fabric(config)
     start_ranks(config.devices, config.num_nodes)
+    share_cores(config.devices)
     is_decoupled = getattr(config, "decoupled", False)
     device = _device(config.accelerator, 0 if is_decoupled else config.devices)
     if config.torch_deterministic:

@@ -141,10 +141,13 @@ def start_ranks(devices: int, num_nodes: int) -> None:
     if "LOCAL_RANK" in os.environ or launched:
         started = read_number("WORLD_SIZE", "SLURM_NTASKS", default=1)
         if started != ranks:
+            why = "" if launched else "LOCAL_RANK is set, as launchers do: "
             raise ValueError(
-                f"{started} processes were started, but devices={devices} x num_nodes={num_nodes} "
-                f"makes {ranks}"
+                f"{why}{started} processes were started, but devices={devices} x "
+                f"num_nodes={num_nodes} makes {ranks}"
             )
+        if ranks > 1:
+            _check_place(devices, num_nodes)
         _die_with_parent()
         return
     if ranks == 1:
@@ -155,11 +158,14 @@ def start_ranks(devices: int, num_nodes: int) -> None:
             "environment of each machine, or a launcher such as torchrun that sets them"
         )
     if num_nodes > 1:
+        _check_place(devices, num_nodes)
         read_port()
-    if hasattr(sys, "ps1") or not sys.argv[0]:
+        if not os.environ["MASTER_ADDR"]:
+            raise ValueError("the environment variable MASTER_ADDR is empty; it names a machine")
+    if hasattr(sys, "ps1") or sys.argv[0] in ("", "-"):
         raise ValueError(
             f"devices={devices} runs the program again for each device: start it as a script or "
-            "module, not from an interactive prompt"
+            "module, not from an interactive prompt or the standard input"
         )
     shared: tuple[int, ...] = ()
     if num_nodes == 1:  # another program may have left addresses and ranks in the environment
@@ -176,6 +182,23 @@ def start_ranks(devices: int, num_nodes: int) -> None:
     atexit.register(_end_ranks_at_exit)
     if _children:
         threading.Thread(target=_watch_start, name="fastrl-start", daemon=True).start()
+
+
+def _check_place(devices: int, num_nodes: int) -> None:
+    """Raises ValueError if such a run has no rank here: the others would wait for one for ever.
+
+    Args:
+        devices: number of ranks of this machine.
+        num_nodes: number of machines.
+    """
+    for names, rank, count in (
+        ("NODE_RANK, GROUP_RANK or SLURM_NODEID", node_rank(), num_nodes),
+        ("LOCAL_RANK or SLURM_LOCALID", local_rank(), devices),
+    ):
+        if rank >= count:
+            raise ValueError(
+                f"the environment variable {names} must be a whole number below {count}, not {rank}"
+            )
 
 
 def read_port() -> int:
@@ -218,6 +241,8 @@ def end_ranks() -> None:
 
 
 def _end_ranks_at_exit() -> None:
+    with suppress(ValueError):  # not the main thread
+        signal.signal(signal.SIGINT, signal.SIG_IGN)  # already exiting
     end = time.monotonic() + _LEAVE_SECONDS
     for child in _children if _done.is_set() else []:
         with suppress(subprocess.TimeoutExpired):
@@ -231,8 +256,11 @@ def _watch_start() -> None:
         for rank, child in enumerate(_children, 1):
             code = child.poll()
             if code is not None and not _met.is_set():
-                if code < 0:
-                    print(f"error: rank {rank} was killed by signal {-code}", file=sys.stderr)
+                if code == 130:
+                    print("interrupted", file=sys.stderr, flush=True)  # this process was, too
+                if code <= 0:
+                    end = f"was killed by signal {-code}" if code else "ended before it was reached"
+                    print(f"error: rank {rank} {end}", file=sys.stderr, flush=True)
                 end_ranks()  # a rank that failed has printed why
                 os._exit(code if code > 0 else 1)
 

@@ -8,7 +8,7 @@ from contextlib import suppress
 from pathlib import Path
 
 _NICER = 5  # such threads get a quarter of a core that they share with another process
-_sharers = 0  # processes that share the cores; 0: as many as there are ranks on this machine
+_sharers = 1  # processes that share the cores
 
 
 def available_cores() -> int:
@@ -17,12 +17,12 @@ def available_cores() -> int:
     That is its CPU affinity, capped by its cgroup's CPU quota, divided evenly among the ranks of
     the machine.
     """
-    return max(1, _shared_cores() // _num_sharers())
+    return max(1, _shared_cores() // _sharers)
 
 
 def has_core_for_each_rank() -> bool:
     """Returns whether there is at least one core for each process that shares them."""
-    return _shared_cores() >= _num_sharers()
+    return _shared_cores() >= _sharers
 
 
 def total_memory(limit: Path = Path("/sys/fs/cgroup/memory.max")) -> float:
@@ -41,20 +41,16 @@ def total_memory(limit: Path = Path("/sys/fs/cgroup/memory.max")) -> float:
 
 def own_cores(cores: set[int], rank: int) -> list[int]:
     """Returns the cores of one of the processes that share `cores`; at least one."""
-    ordered, sharers = sorted(cores), _num_sharers()
-    rank %= sharers
-    first = len(ordered) * rank // sharers
-    return ordered[first : max(first + 1, len(ordered) * (rank + 1) // sharers)]
+    ordered = sorted(cores)
+    rank %= _sharers
+    first = len(ordered) * rank // _sharers
+    return ordered[first : max(first + 1, len(ordered) * (rank + 1) // _sharers)]
 
 
 def share_cores(num_processes: int) -> None:
     """Sets how many processes share the cores of this machine."""
     global _sharers
     _sharers = num_processes
-
-
-def _num_sharers() -> int:
-    return _sharers or int(os.environ.get("LOCAL_WORLD_SIZE", "1"))  # of torchrun or start_ranks
 
 
 def _shared_cores() -> int:

@@ -21,7 +21,7 @@ from typing import Any, BinaryIO
 
 import yaml
 
-from fastrl.config.values import ConfigDumper, read_yaml
+from fastrl.config.values import MOST_BYTES, ConfigDumper, read_yaml
 from fastrl.processes.errors import one_line
 
 CONFIG_NAME = "config.yaml"
@@ -176,6 +176,8 @@ def read_config(path: str | Path) -> dict[str, Any]:
         fault = fault if path.is_dir() or not path.exists() else "is a device or pipe"
         raise ValueError(f"{path} {fault}; expected a YAML file of settings")
     try:
+        if path.stat().st_size > MOST_BYTES:  # before it fills the memory
+            raise ValueError(f"{path.stat().st_size:,} bytes are more than {MOST_BYTES:,}")
         config = read_yaml(path.read_text(encoding="utf-8"))
     except ValueError as error:  # UnicodeDecodeError is one
         raise ValueError(f"{path} is not a YAML file of settings: {one_line(error)}") from error
@@ -226,7 +228,13 @@ def check_replaceable(path: Path) -> None:
 
 
 def check_run_files(folder: Path) -> None:
-    """Raises ValueError if a file that a resumed run will replace is no regular file."""
+    """Raises ValueError if a file that a resumed run will replace is no regular file.
+
+    Nor may its folders be links: what another run has there would be replaced and removed.
+    """
+    for name in (CHECKPOINTS_NAME, VIDEOS_NAME):
+        if (folder / name).is_symlink():
+            raise ValueError(f"{folder / name} is a link; a run writes to folders of its own")
     for name in (CONFIG_NAME, "metrics.csv", "summary.json", "process.json"):
         check_replaceable(folder / name)
     for name in ("last.pt", "best.pt"):

@@ -13,9 +13,11 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from fastrl.config.values import read_yaml
+from fastrl.config.values import MOST_BYTES, read_yaml
 
-_MOST_CONFIG = 100_000  # bytes
+MOST_SUMMARY = 2**20
+"""Bytes that the summary of a run may have."""
+
 _MOST_DIGITS = 300  # of a whole number: a float goes up to 1e308
 _SETTING = re.compile(r"([A-Za-z_]\w*):(?: |$)")
 _OPEN = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC  # a pipe would wait for ever
@@ -84,7 +86,7 @@ def read_settings(path: Path) -> dict[str, Any]:
         ValueError: as `read_plain`; it is cut, or no mapping of names to values in YAML.
         OSError: as `open_plain`.
     """
-    text = read_plain(path, _MOST_CONFIG).decode()
+    text = read_plain(path, MOST_BYTES).decode()
     if not text.endswith("\n"):
         raise ValueError(f"{path.name} is empty or cut off")
     settings = _by_parts(text)

@@ -22,11 +22,10 @@ from fastrl.runs.metrics_table import (
     MetricsTable,
 )
 from fastrl.runs.owner import PROCESS_NAME, Process, is_owned, read_process
-from fastrl.runs.plain_files import read_facts, read_settings
+from fastrl.runs.plain_files import MOST_SUMMARY, read_facts, read_settings
 from fastrl.runs.run import Run, SavedFile, State
 
 LISTED_METRICS = (TRAIN_RETURN, TEST_RETURN, STEPS_PER_SECOND, WALL_SECONDS)
-_MOST_SUMMARY = 2**20  # bytes
 _MOST_FILES = 10_000  # in checkpoints/ or videos/
 _LARGEST = 10**300  # number that a foreign file may say
 _MOST_TOLD = 200  # characters
@@ -49,7 +48,7 @@ def read_run(path: Path, table: MetricsTable) -> Run:
     reader = _Reader(path)
     config = reader.read(lambda: read_settings(path / CONFIG_NAME), CONFIG_NAME) or {}
     summary = reader.read(
-        lambda: read_facts(path / SUMMARY_NAME, _MOST_SUMMARY), SUMMARY_NAME, may_lack=True
+        lambda: read_facts(path / SUMMARY_NAME, MOST_SUMMARY), SUMMARY_NAME, may_lack=True
     )
     process = reader.read(lambda: read_process(path), PROCESS_NAME, may_lack=True)
     reader.read(table.update, METRICS_NAME, may_lack=True)

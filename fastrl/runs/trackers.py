@@ -22,6 +22,7 @@ from fastrl.config.run import LOGGERS
 from fastrl.processes.errors import how_to_install, one_line
 from fastrl.processes.signals import is_interrupt
 from fastrl.runs.folder import replaced_file
+from fastrl.runs.plain_files import read_facts
 from fastrl.runs.silence import trackers_silent
 
 FILES, TRACKERS = LOGGERS[:2], LOGGERS[2:]
@@ -30,6 +31,7 @@ IDS_NAME = "loggers.json"  # in the run folder: by which a resumed run finds its
 
 _ID = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,127}")
 _METHODS = ("log_metrics", "log_hyperparams", "finalize")
+_MOST_BYTES = 10_000  # of the ids
 _PROJECT = "fastrl"
 
 _log = logging.getLogger("fastrl")
@@ -204,13 +206,12 @@ def _import(name: str) -> None:
 def _read_ids(folder: Path) -> dict[str, str]:
     """Returns the ids of a run's trackers; {} if it had none."""
     try:
-        ids = json.loads((folder / IDS_NAME).read_text())
+        ids = read_facts(folder / IDS_NAME, _MOST_BYTES)
     except FileNotFoundError:
         return {}
     except ValueError as error:
         raise ValueError(f"{folder / IDS_NAME} is damaged: {one_line(error)}") from error
-    values = list(ids.values()) if isinstance(ids, dict) else [None]
-    if not all(isinstance(x, str) and _ID.fullmatch(x) for x in values):
+    if not all(isinstance(x, str) and _ID.fullmatch(x) for x in ids.values()):
         raise ValueError(f"{folder / IDS_NAME} is damaged: its ids are not names of runs")
     return ids
 

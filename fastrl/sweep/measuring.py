@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import math
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from fastrl.runs.logger import SUMMARY_NAME
+from fastrl.runs.plain_files import MOST_SUMMARY, read_facts
 from fastrl.sweep.pool import Running
 from fastrl.sweep.trial import TrialRun
 
@@ -47,10 +47,9 @@ def relative_folder(running: Running) -> str:
 def summary_of(folder: Path) -> dict[str, Any] | None:
     """Returns the summary of a run; None if it has none that can be read."""
     try:
-        summary = json.loads((folder / SUMMARY_NAME).read_text(encoding="utf-8"))
+        return read_facts(folder / SUMMARY_NAME, MOST_SUMMARY)
     except (OSError, ValueError):
         return None
-    return summary if isinstance(summary, dict) else None
 
 
 def _rounded(seconds: Any) -> float | None:

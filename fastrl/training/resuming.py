@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import logging
 from pathlib import Path
 from typing import Any
@@ -23,6 +22,7 @@ from fastrl.processes.errors import one_line
 from fastrl.processes.generators import state_of_generators
 from fastrl.runs.fitting import check_fits
 from fastrl.runs.logger import SUMMARY_NAME
+from fastrl.runs.plain_files import MOST_SUMMARY, read_facts
 from fastrl.training.agent import Agent
 from fastrl.training.counters import Counters
 
@@ -291,8 +291,8 @@ def check_warm_up(agent: Agent, counters: Counters) -> None:
 
 def _has_ended(summary: Path, counters: Counters) -> bool:
     """Returns whether a run wrote its summary here, and not because a signal ended its test."""
-    with contextlib.suppress(OSError, ValueError, AttributeError):
-        told = json.loads(summary.read_text())
+    with contextlib.suppress(OSError, ValueError):
+        told = read_facts(summary, MOST_SUMMARY)
         is_of_here = told.get("total_env_steps", counters.env_steps) == counters.env_steps
         return is_of_here and told.get("interrupted") is not True
     return summary.exists()
