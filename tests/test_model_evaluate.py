@@ -212,10 +212,10 @@ def test_env_kwargs_that_are_not_named_stay():
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"episodes": 0}, "episodes must be between 1 and 1000000, not 0"),
+        ({"episodes": 0}, "episodes is 0; it must be at least 1 and at most 1,000,000"),
         ({"episodes": 2.5}, "episodes must be a whole number, not 2.5"),
         ({"episodes": (1, 2)}, r"for a minibatch call evaluate_actions\(batch\)"),
-        ({"seed": -1}, "seed must be between 0 and"),
+        ({"seed": -1}, "seed is -1; it must be at least 0 and"),
         ({"env": 3}, "env must be a function that returns a gymnasium.Env, .* not 3"),
         ({"env": "NoSuch-v0"}, "unknown env 'NoSuch-v0'"),
         ({"env": CARTPOLE}, "new environments have the spaces"),

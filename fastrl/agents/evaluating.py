@@ -58,7 +58,7 @@ def evaluate(
     if isinstance(episodes, tuple):
         raise ValueError("evaluate plays episodes; for a minibatch call evaluate_actions(batch)")
     episodes = number_of("episodes", episodes, int, 1, MOST_EPISODES)
-    seed = number_of("seed", agent.config.seed if seed is None else seed, int, 0, 2**63 - 1)
+    seed = int(agent.config.seed if seed is None else number_of("seed", seed, int, 0, 2**63 - 1))
     config = (
         agent.config if info_metrics is None else agent.config.replace(info_metrics=info_metrics)
     )
