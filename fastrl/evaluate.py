@@ -21,7 +21,7 @@ from typing import Any
 
 from fastrl.agents.load import find_saved, load_agent, named_again, parser_of
 from fastrl.config.run import MOST_EPISODES, RunConfig
-from fastrl.config.values import number_of
+from fastrl.config.values import number_of_flag
 from fastrl.processes.errors import exit_status
 from fastrl.runs.folder import check_replaceable, expanded, replaced_file
 from fastrl.runs.progress import Progress
@@ -71,8 +71,8 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
         help="write a line of JSON into a file; without FILE, print it in place of all else",
     )
     arguments = parser.parse_args(argv)
-    arguments.episodes = number_of("--episodes", arguments.episodes, int, 1, MOST_EPISODES)
-    arguments.seed = number_of("--seed", arguments.seed, int, 0, 2**63 - 1)
+    arguments.episodes = number_of_flag("--episodes", arguments.episodes, int, 1, MOST_EPISODES)
+    arguments.seed = number_of_flag("--seed", arguments.seed, int, 0, 2**63 - 1)
     RunConfig(
         env_kwargs=tuple(arguments.env_kwargs or ()),
         info_metrics=tuple(arguments.info_metrics or ()),

@@ -442,7 +442,11 @@ def test_wrong_one_of_many_files_is_named(tmp_path: Path) -> None:
         ("sac", "--num-critics 2000000000", "num_critics=2000000000"),
         ("sac", "--per-rank-batch-size 2000000000", "per_rank_batch_size=2000000000"),
         ("a2c", "--num-envs 2000000000 --total-timesteps 20000000000", "num_envs=2000000000"),
-        ("ppo", "--devices 1000000 --total-timesteps 10000000000", "in each of 1000000 processes"),
+        (
+            "ppo",
+            "--devices 1000 --num-envs 1000000 --total-timesteps 1000000000000",
+            "in each of 1000 processes",
+        ),
     ],
 )
 def test_what_no_machine_has_memory_for_is_refused_at_once(algo, argv, words, monkeypatch) -> None:

@@ -15,7 +15,7 @@ with leaving_at_once():  # user errors are reported before torch is imported
     from typing import Any
 
     from fastrl.agents.load import find_saved, load_agent, named_again, parser_of
-    from fastrl.config.values import number_of
+    from fastrl.config.values import number_of_flag
     from fastrl.data.metadata import is_empty, read_metadata
     from fastrl.data.packages import check_packages
     from fastrl.processes.errors import exit_status
@@ -62,11 +62,11 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
         "--env-kwargs", nargs="+", metavar="NAME=VALUE", help="arguments of the environments"
     )
     arguments = parser.parse_args(argv)
-    arguments.steps = number_of("--steps", arguments.steps, int, 1, 10**12)
-    arguments.episodes = number_of("--episodes", arguments.episodes, int, 1, 10**9)
-    arguments.num_envs = number_of("--num-envs", arguments.num_envs, int, 1, _MOST_ENVS)
-    arguments.seed = number_of("--seed", arguments.seed, int, 0, 2**63 - 1)
-    arguments.epsilon = number_of("--epsilon", arguments.epsilon, float, 0, 1)
+    arguments.steps = number_of_flag("--steps", arguments.steps, int, 1, 10**12)
+    arguments.episodes = number_of_flag("--episodes", arguments.episodes, int, 1, 10**9)
+    arguments.num_envs = number_of_flag("--num-envs", arguments.num_envs, int, 1, _MOST_ENVS)
+    arguments.seed = number_of_flag("--seed", arguments.seed, int, 0, 2**63 - 1)
+    arguments.epsilon = number_of_flag("--epsilon", arguments.epsilon, float, 0, 1)
     _check(arguments)
     return arguments
 

@@ -131,12 +131,11 @@ def read_value(text: str) -> Any:
 
 
 def number_of(name: str, value: Any, kind: Any, least: float, most: float) -> Any:
-    """Returns a number as `kind`, int or float; of an argument, or of a flag that came as text.
+    """Returns the number that an argument has, as an int or a float.
 
     Args:
-        name: of the argument or flag.
-        value: the number; as text of the command line, 1e6 is an int too. None is returned as it
-            is.
+        name: of the argument.
+        value: a number, or text as on the command line, where 1e6 is an int, too.
         kind: int or float.
         least: the least that is allowed.
         most: the most.
@@ -144,8 +143,6 @@ def number_of(name: str, value: Any, kind: Any, least: float, most: float) -> An
     Raises:
         ValueError: it is no number of this kind, or out of bounds.
     """
-    if value is None:
-        return None
     try:
         number = as_kind(kind, read_value(value) if isinstance(value, str) else value)
     except ValueError as error:
@@ -153,6 +150,11 @@ def number_of(name: str, value: Any, kind: Any, least: float, most: float) -> An
     if not least <= number <= most:
         raise ValueError(f"{name} is {value}; it must be at least {least:,} and at most {most:,}")
     return number
+
+
+def number_of_flag(flag: str, text: str | None, kind: Any, least: float, most: float) -> Any:
+    """Returns `number_of` what a flag has; None if it is not given."""
+    return None if text is None else number_of(flag, text, kind, least, most)
 
 
 def write_value(value: Any) -> str:
