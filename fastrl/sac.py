@@ -115,13 +115,12 @@ class SAC(OffPolicyAgent):
     def make_optimizers(self) -> None:
         """Makes the optimisers and the gradient steps of critics and actor."""
         config = self.config
-        sizes = config.adam_eps, config.max_grad_norm
+        eps, max_norm = config.adam_eps, config.max_grad_norm
         adam: dict[str, Any] = {"betas": (config.adam_beta1, config.adam_beta2)}
         decay = {**adam, "weight_decay": config.weight_decay}
-        self.actor_optimizer = FlatAdam(self.policy, config.policy_lr, *sizes, **decay)
-        self.critic_optimizer = FlatAdam(self.critics, config.q_lr, *sizes, **decay)
-        alpha = config.alpha_lr, config.adam_eps, 0.0
-        self.alpha_optimizer = FlatAdam(self.temperature, *alpha, **adam)
+        self.actor_optimizer = FlatAdam(self.policy, config.policy_lr, eps, max_norm, **decay)
+        self.critic_optimizer = FlatAdam(self.critics, config.q_lr, eps, max_norm, **decay)
+        self.alpha_optimizer = FlatAdam(self.temperature, config.alpha_lr, eps, 0.0, **adam)
         self.target = FlatParameters(self.target_critics, lambda: self.critics)
         # 0 in gradient steps that leave the target critics alone.
         self._tau = torch.tensor(config.tau, device=self.device)
@@ -287,7 +286,7 @@ class SAC(OffPolicyAgent):
         return bool(sums.sum().isfinite())
 
     def begin_anew(self, settings: Collection[str]) -> None:
-        """Sets what some settings say of the beginning, in place of what a loaded file holds."""
+        """Starts anew from these settings, such as `alpha`, in place of what a loaded file holds."""
         super().begin_anew(settings)
         if "alpha" in settings:
             with torch.no_grad():
