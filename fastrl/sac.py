@@ -286,7 +286,7 @@ class SAC(OffPolicyAgent):
         return bool(sums.sum().isfinite())
 
     def begin_anew(self, settings: Collection[str]) -> None:
-        """Starts anew from these settings, such as `alpha`, in place of what a loaded file holds."""
+        """Starts anew from such settings as `alpha`, in place of what a loaded file holds."""
         super().begin_anew(settings)
         if "alpha" in settings:
             with torch.no_grad():

@@ -340,7 +340,7 @@ class BaseAgent:
         return cls.load(path, env, trust=trust, **played)
 
     def begin_anew(self, settings: Collection[str]) -> None:
-        """Starts anew from these settings, such as `seed`, in place of what a loaded file holds."""
+        """Starts anew from such settings as `seed`, in place of what a loaded file holds."""
         if "seed" in settings:
             self.noise_generator.manual_seed(self.devices.stream_seed(self.config.seed))
 
