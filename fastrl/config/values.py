@@ -15,7 +15,7 @@ from yaml.constructor import ConstructorError
 _MOST_TOLD = 200  # characters of what is wrong
 _MOST_CHARACTERS = 100_000  # that a file of settings may have
 MOST_BYTES = 4 * _MOST_CHARACTERS
-"""That these may take."""
+"""Bytes that such a file may have: UTF-8 takes up to four for a character."""
 
 
 class ConfigLoader(yaml.SafeLoader):

@@ -116,16 +116,27 @@ def test_a_page_says_that_its_run_was_deleted_meanwhile(desk):
     play(desk, story)
 
 
-def test_a_run_is_resumed_to_the_steps_that_were_asked_for(desk):
+def make_resumable(desk) -> str:
+    """Makes a run with a checkpoint; returns its address."""
     address = make_run(desk.log_dir)
     checkpoints = desk.log_dir / address / "checkpoints"
     checkpoints.mkdir(exist_ok=True)
     (checkpoints / "last.pt").write_bytes(b"")
+    return address
+
+
+async def ask_to_resume(user, address: str) -> None:
+    """Opens the page of a run, and its dialog on resuming."""
+    await user.open(f"/run/{address}")
+    user.find(marker="Resume").click()
+    await user.should_see("Resume 1 run", retries=30)
+
+
+def test_a_run_is_resumed_to_the_steps_that_were_asked_for(desk):
+    address = make_resumable(desk)
 
     async def story(user):
-        await user.open(f"/run/{address}")
-        user.find(marker="Resume").click()
-        await user.should_see("Resume 1 run", retries=30)
+        await ask_to_resume(user, address)
         user.find(kind=ui.input).type("8192")
         user.find(marker="sure").click()
         await until(lambda: desk.jobs.all())
@@ -143,15 +154,10 @@ def test_a_run_is_resumed_to_the_steps_that_were_asked_for(desk):
     ],
 )
 def test_a_wrong_number_of_steps_is_told_beside_its_field_and_resumes_nothing(desk, text, words):
-    address = make_run(desk.log_dir)
-    checkpoints = desk.log_dir / address / "checkpoints"
-    checkpoints.mkdir(exist_ok=True)
-    (checkpoints / "last.pt").write_bytes(b"")
+    address = make_resumable(desk)
 
     async def story(user):
-        await user.open(f"/run/{address}")
-        user.find(marker="Resume").click()
-        await user.should_see("Resume 1 run", retries=30)
+        await ask_to_resume(user, address)
         (field,) = user.find(kind=ui.input, content="environment steps").elements
         field.value = text
         user.find(marker="sure").click()
