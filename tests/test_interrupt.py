@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import random
@@ -10,6 +11,7 @@ import shlex
 import signal
 import subprocess
 import sys
+import termios
 import time
 from pathlib import Path
 
@@ -45,6 +47,27 @@ def start(*words: str, program: str = "ppo", first: str = "") -> subprocess.Pope
         # Whoever runs these tests in the background has it ignored, and their children with it.
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
+
+
+def start_in_terminal(*words: str, hangup: signal.Handlers) -> tuple[subprocess.Popen[str], int]:
+    """Starts a run of PPO in a terminal of its own; returns the terminal's other end too."""
+    ours, theirs = os.openpty()
+
+    def begin() -> None:
+        fcntl.ioctl(theirs, termios.TIOCSCTTY, 0)
+        signal.signal(signal.SIGHUP, hangup)
+
+    process = subprocess.Popen(
+        [sys.executable, "-m", "fastrl.ppo", *words],
+        stdin=theirs,
+        stdout=theirs,
+        stderr=theirs,
+        text=True,
+        start_new_session=True,
+        preexec_fn=begin,
+    )
+    os.close(theirs)
+    return process, ours
 
 
 def wait_for(path: Path, pattern: str, process: subprocess.Popen[str]) -> Path:
@@ -84,6 +107,29 @@ def test_signal_ends_the_run_in_order(tmp_path, number):
     assert summary["interrupted"] is True
     last = load_checkpoint(folder / "checkpoints" / "last.pt")
     assert last["counters"]["env_steps"] == summary["total_env_steps"] > 0
+
+
+def test_run_whose_terminal_is_closed_saves_and_ends(tmp_path):
+    words = [*TINY, *ENDLESS, "--log-dir", str(tmp_path)]
+    process, terminal = start_in_terminal(*words, hangup=signal.SIG_DFL)
+    checkpoint = wait_for(tmp_path, "ppo/*/*/checkpoints/step_*.pt", process)
+    os.close(terminal)
+    assert process.wait(START_SECONDS) == 128 + signal.SIGHUP
+    summary = json.loads((checkpoint.parents[1] / "summary.json").read_text())
+    assert steps_of(checkpoint.parents[1]) == summary["total_env_steps"] > 0
+
+
+@pytest.mark.slow
+def test_run_under_nohup_outlives_its_terminal(tmp_path):
+    words = [*TINY, *ENDLESS, "--log-dir", str(tmp_path)]
+    process, terminal = start_in_terminal(*words, hangup=signal.SIG_IGN)
+    folder = wait_for(tmp_path, "ppo/*/*/checkpoints/step_*.pt", process).parents[1]
+    os.close(terminal)
+    steps = steps_of(folder)
+    time.sleep(2)
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(START_SECONDS) == 128 + signal.SIGTERM
+    assert steps_of(folder) > steps
 
 
 @pytest.mark.parametrize(

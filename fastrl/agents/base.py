@@ -219,8 +219,8 @@ class BaseAgent:
 
         Args:
             total_timesteps: environment steps to train for; None: those of the config.
-            on_interrupt: what happens once a run that Ctrl-C or SIGTERM ended is saved: "raise"
-                KeyboardInterrupt or SystemExit(143), or "return" as at the end of a run.
+            on_interrupt: what happens once a run that a signal ended is saved: "raise"
+                KeyboardInterrupt or SystemExit, or "return" as at the end of a run.
             callbacks: called as the run goes, in this order; see docs/callbacks.md.
             loggers: objects of Lightning's class Logger that metrics go to as well.
             **unknown: an error, with a hint for those of other libraries.

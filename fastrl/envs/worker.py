@@ -229,7 +229,7 @@ def main(index: int, parent: int, bell: int, memory: int, request: int, answer: 
     """Runs a worker; see `serve` for the arguments."""
     # Whoever ends the run tells the main process, which needs this one until all is saved. Not
     # SIG_IGN, which the programs that environments start would inherit.
-    for number in (signal.SIGINT, signal.SIGTERM):
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, lambda number, frame: None)
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(line_buffering=True)  # what environments print is not kept back

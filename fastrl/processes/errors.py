@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import errno
 import io
 import os
 import signal
@@ -49,16 +50,43 @@ def how_to_install(extra: str) -> str:
     return f'in the clone of fastrl: pip install -c constraints.txt -e ".[{extra}]"'
 
 
+class _Terminal(io.FileIO):
+    """The output to a terminal, which is dropped once somebody has closed that."""
+
+    def write(self, data: Any, /) -> int:
+        """Writes bytes; returns how many."""
+        try:
+            return super().write(data) or 0
+        except OSError as error:
+            if error.errno != errno.EIO:
+                raise
+            os.dup2(os.open(os.devnull, os.O_WRONLY), self.fileno())
+            return len(data)
+
+
+def _outlast_terminal() -> None:
+    """Makes both streams to a terminal go on without it: a run must save when it is closed."""
+    for name in ("stdout", "stderr"):
+        stream = getattr(sys, name)
+        if isinstance(stream, io.TextIOWrapper) and stream.isatty():
+            raw = _Terminal(stream.fileno(), "w", closefd=False)
+            lasting = io.TextIOWrapper(
+                io.BufferedWriter(raw), stream.encoding, stream.errors, line_buffering=True
+            )
+            setattr(sys, name, lasting)
+
+
 def exit_status(work: Callable[[], int]) -> int:
     """Runs a program's work and returns its exit status.
 
     An expected error (see `is_expected`) is one line on stderr and status 2, after a traceback if
-    FASTRL_TRACEBACK=1. Ctrl-C gives 130, SIGTERM 143. Any other error is a bug of ours, and is
-    raised.
+    FASTRL_TRACEBACK=1. Ctrl-C gives 130, SIGTERM 143, SIGHUP 129. Any other error is a bug of ours,
+    and is raised.
     """
     for name in ("stdout", "stderr"):
         if getattr(sys, name) is None:  # closed: print would fall back to the other stream
             setattr(sys, name, open(os.devnull, "w"))  # noqa: SIM115  # it stays open
+    _outlast_terminal()
     if isinstance(sys.stdout, io.TextIOWrapper):  # an unencodable character must not end a run
         sys.stdout.reconfigure(errors="backslashreplace")
     try:
@@ -72,7 +100,8 @@ def exit_status(work: Callable[[], int]) -> int:
                 signal.signal(signal.SIGINT, signal.SIG_IGN)  # already exiting
             if _rank() == 0:
                 print("interrupted", file=sys.stderr)
-            return 143 if isinstance(error, SystemExit) else 130
+            is_ended = isinstance(error, SystemExit) and isinstance(error.code, int)
+            return error.code if is_ended else 130
         if not is_expected(error):
             raise
         if os.environ.get("FASTRL_TRACEBACK") == "1":

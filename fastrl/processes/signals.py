@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM as stop requests, which a loop checks between two iterations.
+"""Ctrl-C, SIGTERM and SIGHUP as stop requests, which a loop checks between two iterations.
 
 Imports almost nothing, so that programs can import it first.
 """
@@ -19,24 +19,26 @@ from typing import Any, Self
 from fastrl.processes.pulse import PULSE
 
 _ENOUGH = b"\0"  # not the number of a signal
-_SIGNALS = (signal.SIGINT, signal.SIGTERM)
+STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+"""SIGHUP comes when the terminal is closed; where it is ignored, as under nohup, it stays so."""
+
 PATIENCE = 5.0  # seconds without progress after which a stop request cuts the run short
 
-_ENDED = 128 + signal.SIGTERM  # exit status
+_ENDED = (128 + signal.SIGTERM, 128 + signal.SIGHUP)  # exit statuses
 
 _is_cut_short = False  # by a second Ctrl-C
 _active: StopSignals | None = None
 
 
 class StopSignals:
-    """A context that records the first SIGINT or SIGTERM; a second Ctrl-C raises KeyboardInterrupt.
+    """A context that records the first stop request; a second Ctrl-C raises KeyboardInterrupt.
 
     Whatever error that leads to, torch's among them, the context ends with KeyboardInterrupt, or
-    with SystemExit(143) if SIGTERM came first.
+    with SystemExit (143 or 129) if SIGTERM or SIGHUP came first.
 
-    A run that makes no progress after SIGTERM, because a step of an environment does not return, is
-    interrupted as by a second Ctrl-C; if even that changes nothing, the process is ended. With
-    several ranks, the heartbeats detect that instead.
+    A run that makes no progress after one of these, because a step of an environment does not
+    return, is interrupted as by a second Ctrl-C; if even that changes nothing, the process is
+    ended. With several ranks, the heartbeats detect that instead.
 
     Rank 0 also learns of signals to other ranks. Outside the main thread, where Python handles no
     signals, those to this process are not recorded. Worker processes that the caller started with
@@ -91,7 +93,7 @@ class StopSignals:
         self._outer, _active = (_active, PULSE.signal), self
         PULSE.signal, _is_cut_short = 0, False
         try:
-            for number in _SIGNALS:
+            for number in _heeded():
                 self._before[number] = signal.signal(number, self._note)
         except ValueError:  # not the main thread: the caller's handlers stay in place
             return self
@@ -120,8 +122,8 @@ class StopSignals:
         _active, PULSE.signal = self._outer
         _is_cut_short = False
         if is_cut_short:
-            if self._first == signal.SIGTERM:
-                raise SystemExit(_ENDED) from None
+            if self._first in (signal.SIGTERM, signal.SIGHUP):
+                raise SystemExit(128 + self._first) from None
             if not isinstance(error, KeyboardInterrupt):
                 raise KeyboardInterrupt from error
 
@@ -146,23 +148,30 @@ class StopSignals:
                 data = os.read(self._ear, 64)
                 if _ENOUGH in data:
                     return
-                numbers = [number for number in data if number in _SIGNALS]
+                numbers = [number for number in data if number in self._before]
                 if numbers and not came and self._speaks and not self._is_at_once:
                     with contextlib.suppress(OSError):
                         words = "stopping as soon as the run can be saved; Ctrl-C again: at once"
                         print(words, flush=True)
                 came += numbers
             now = time.monotonic()
-            is_urgent = self._is_alone and (signal.SIGTERM in came or len(came) > 1)
+            is_end = any(number != signal.SIGINT for number in came)
+            is_urgent = self._is_alone and (is_end or len(came) > 1)
             if not is_urgent or PULSE.count != count or self._is_shielded:
                 since, count = now, PULSE.count
             elif now - since > self.patience:
-                if signal.SIGTERM not in came or came.count(-1):
+                if not is_end or came.count(-1):
                     _end(128 + came[0])
                 self._is_forced = True
                 signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGTERM)
                 came.append(-1)  # forced
                 since = now
+
+
+def _heeded() -> list[int]:
+    """Returns the stop signals, without a SIGHUP that is ignored: the run outlives its terminal."""
+    ignored = signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
+    return [number for number in STOP_SIGNALS if number != signal.SIGHUP or not ignored]
 
 
 def _apart_from_terminal() -> dict[int, int]:
@@ -181,11 +190,12 @@ def _apart_from_terminal() -> dict[int, int]:
 
 
 def _forget_in_child() -> None:
-    """Makes a process that is forked during a run ignore Ctrl-C: its parent ends it."""
+    """Makes a process that is forked during a run ignore its terminal: its parent ends it."""
     global _active
     if _active is not None and _active._before:
         signal.set_wakeup_fd(-1)
-        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        for number in (signal.SIGINT, signal.SIGHUP):
+            signal.signal(number, signal.SIG_IGN)
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
         PULSE.signal, _active = 0, None
 
@@ -201,7 +211,7 @@ def pass_on(status: int) -> None:
 
     Raises:
         KeyboardInterrupt: after SIGINT.
-        SystemExit: with the status, after SIGTERM.
+        SystemExit: with the status, after SIGTERM or SIGHUP.
     """
     if status <= 128:
         return
@@ -227,7 +237,7 @@ def _end(status: int) -> None:
 
 @contextlib.contextmanager
 def signals_held() -> Iterator[None]:
-    """Context at whose end SIGINT and SIGTERM are handled that came in it. For the main thread.
+    """Context at whose end stop signals are handled that came in it. For the main thread.
 
     For starting a process: Python drops what a handler raises in its hooks around a fork.
     """
@@ -236,7 +246,7 @@ def signals_held() -> Iterator[None]:
     def note(number: int, frame: FrameType | None) -> None:
         came.append(number)
 
-    before = {number: signal.signal(number, note) for number in _SIGNALS}
+    before = {number: signal.signal(number, note) for number in _heeded()}
     try:
         yield
     finally:
@@ -276,5 +286,5 @@ def _leave(number: int, frame: FrameType | None) -> None:
 
 def is_interrupt(error: BaseException) -> bool:
     """Returns whether a signal caused an error. TorchScript turns Ctrl-C into a RuntimeError."""
-    is_ended = isinstance(error, SystemExit) and error.code == _ENDED
+    is_ended = isinstance(error, SystemExit) and error.code in _ENDED
     return _is_cut_short or is_ended or isinstance(error, KeyboardInterrupt)

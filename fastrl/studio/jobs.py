@@ -31,6 +31,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from fastrl.config.trust import is_signed, sign_text
+from fastrl.processes.signals import STOP_SIGNALS
 from fastrl.runs.folder import check_replaceable, replaced_file, write_config
 from fastrl.runs.owner import PROCESS_NAME, Process, process_of, read_process
 from fastrl.runs.plain_files import open_plain, read_facts, read_plain
@@ -48,7 +49,7 @@ State = Literal["waiting", "refused", "running", "done", "stopped", "failed", "c
 """refused: it would wait, but is not this user's. gone: it ended while no studio was there to learn
 its exit status."""
 
-_STOPPED = frozenset({128 + signal.SIGINT, 128 + signal.SIGTERM, -signal.SIGINT, -signal.SIGTERM})
+_STOPPED = frozenset(sign for number in STOP_SIGNALS for sign in (128 + number, -number))
 
 
 @dataclass(frozen=True)

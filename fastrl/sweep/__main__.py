@@ -29,7 +29,7 @@ with leaving_at_once():
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Runs a sweep; returns 0, 2 after a user error, 130 after Ctrl-C, 143 after SIGTERM."""
+    """Runs a sweep; returns 0, 2 after a user error, 128 plus a signal that ended it."""
     return exit_status(lambda: _run(list(sys.argv[1:] if argv is None else argv)))
 
 
@@ -76,6 +76,8 @@ def _changed(folder: Path, asked: Asked, options: Options) -> Asked:
 
 def _go(folder: Path, changes: Options) -> int:
     signal.signal(signal.SIGTERM, _end)
+    if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:  # as nohup has it
+        signal.signal(signal.SIGHUP, _end)
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # as a script's `&` has it
         signal.signal(signal.SIGINT, signal.default_int_handler)  # `runs.owner.stop` sends it
     try:

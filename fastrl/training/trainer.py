@@ -91,8 +91,8 @@ class AgentTrainer:
             accelerator: "auto", "cpu" or "cuda".
             resume: run folder to resume; by default a new one is created. A relative path is
                 relative to the current folder when the agent was created.
-            on_interrupt: what `fit` does once a run that Ctrl-C or SIGTERM ended is saved: "raise"
-                KeyboardInterrupt or SystemExit(143), or "return" the result.
+            on_interrupt: what `fit` does once a run that a signal ended is saved: "raise"
+                KeyboardInterrupt or SystemExit, or "return" the result.
             callbacks: called as the run goes, in this order and after those that the setting
                 `callback` names; see docs/callbacks.md.
             loggers: objects of Lightning's class Logger, which get the settings, the metrics,

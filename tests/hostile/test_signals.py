@@ -29,7 +29,7 @@ LINES = {
 }
 COMMON = "--preset none --accelerator cpu --total-timesteps 100000000 --hidden-sizes 8 "
 COMMON += "--checkpoint-every 5000 --eval-every 5000 --eval-episodes 5"
-STATUS = {signal.SIGINT: 130, signal.SIGTERM: 143, signal.SIGKILL: -9}
+STATUS = {signal.SIGHUP: 129, signal.SIGINT: 130, signal.SIGTERM: 143, signal.SIGKILL: -9}
 MOST_SECONDS = 20  # to end after a signal, on a machine with other work to do
 
 
