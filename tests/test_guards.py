@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import cProfile
 import itertools
+import os
 import random
 import sys
 import time
 from collections import deque
 from collections.abc import Callable
+from contextvars import ContextVar
 from types import ModuleType, SimpleNamespace
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -303,6 +305,57 @@ def test_what_gives_another_number_each_time_changes_while_the_function_runs(num
     assert "source.numbers changed" in str(reads.changed())
     reads.restore()
     assert source.numbers is numbers
+
+
+@pytest.mark.parametrize(
+    "draw", [random.random, random.gauss, np.random.rand, np.random.normal], ids=repr
+)
+def test_drawing_from_everybody_s_generator_is_a_change_and_is_taken_back(draw):
+    random.seed(1)
+    np.random.seed(1)
+    first = draw()
+    random.seed(1)
+    np.random.seed(1)
+    reads = watched(lambda: draw())
+    assert "generator changed" in str(reads.changed())
+    reads.restore()
+    assert draw() == first
+
+
+@pytest.mark.parametrize(
+    "read", [lambda: os.environ["BETA"], lambda: os.getenv("BETA"), lambda: os.environ.get("BETA")]
+)
+def test_a_change_of_the_environment_is_seen(read, monkeypatch):
+    monkeypatch.setenv("BETA", "0.1")
+    reads = watched(read)
+    assert reads.changed() is None
+    monkeypatch.setenv("BETA", "0.2")
+    assert reads.changed() == "os.environ['BETA'] changed from '0.1' to '0.2'"
+
+
+def test_a_change_of_a_context_variable_is_seen():
+    beta = ContextVar("beta", default=0.1)
+    reads = watched(lambda: beta.get())
+    assert reads.changed() is None
+    beta.set(0.2)
+    assert reads.changed() == "beta changed from 0.1 to 0.2"
+
+
+def test_a_change_of_a_default_argument_is_seen():
+    def function(state: dict[str, float] = {"beta": 0.1}) -> float:  # noqa: B006
+        return state["beta"]
+
+    reads = watched(function)
+    assert reads.changed() is None
+    cast(Any, function).__defaults__[0]["beta"] = 0.2
+    assert reads.changed() == "state changed"
+
+
+def test_a_container_that_is_handed_over_may_change():
+    def function(metrics: dict[str, float]) -> None:
+        metrics["loss"] = 1.0
+
+    assert watched(lambda: function({})).changed() is None
 
 
 def test_the_clock_changes_while_the_function_runs():

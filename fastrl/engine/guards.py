@@ -12,30 +12,42 @@ import copy
 import dis
 import gc
 import inspect
-import pickle
+import os
 import random
 import sys
 import sysconfig
-from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from contextvars import ContextVar
 from functools import partial
-from io import IOBase
 from pathlib import Path
 from types import CodeType, FrameType, FunctionType, MemberDescriptorType, MethodType, ModuleType
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import numpy as np
 import torch
 from torch import nn
 
-_PLAIN = (int, float, complex, bool, str, bytes, type(None), torch.dtype, torch.device)
-_CONTAINERS = (list, tuple, set, deque)
-_GENERATORS = (random.Random, np.random.Generator, np.random.RandomState)
-_OPAQUE = (torch.Tensor, np.ndarray, MethodType, *_GENERATORS, *_PLAIN)
-_OF_CLASSES = (*_PLAIN, *_CONTAINERS, *_GENERATORS, dict, np.ndarray, FunctionType, property)
-_CHANGEABLE = (list, set, deque, dict)
-_LARGEST = 4096  # numbers of a container or array that are compared
+from fastrl.engine.snapshots import (
+    CHANGEABLE,
+    CONTAINERS,
+    GENERATORS,
+    PLAIN,
+    Drawn,
+    is_plain,
+    is_same,
+    rewind,
+    snapshot_of,
+)
+
+# Of the functions in `random` and `numpy.random`, which belong to nobody.
+_EVERYBODYS: dict[str, Any] = {
+    "random's generator": cast(Any, random.random).__self__,
+    "numpy.random's generator": cast(Any, np.random.rand).__self__,
+}
+_READS_ENVIRONMENT = type(os.environ).__getitem__.__code__
+_OPAQUE = (torch.Tensor, np.ndarray, MethodType, *GENERATORS, *PLAIN)
+_OF_CLASSES = (*PLAIN, *CONTAINERS, *GENERATORS, dict, np.ndarray, FunctionType, property)
 _MOST_OBJECTS = 64  # of a container, that are looked into
 _COMPREHENSIONS = ("<listcomp>", "<setcomp>", "<dictcomp>", "<genexpr>")
 _DEEPEST = 3  # attributes of attributes of attributes
@@ -52,12 +64,6 @@ class _Read(NamedTuple):
     value: Any
     name: str
     holder: Any
-
-
-class _Drawn(NamedTuple):
-    """How far a generator has been drawn from."""
-
-    state: bytes
 
 
 class PythonReads:
@@ -78,6 +84,7 @@ class PythonReads:
         is_builtin = hasattr(profiler, "disable")  # cProfile's, which goes by its own switch
         if is_builtin:
             profiler.disable()
+        before = {name: snapshot_of(generator) for name, generator in _EVERYBODYS.items()}
         sys.setprofile(self._note)
         try:
             yield
@@ -85,6 +92,9 @@ class PythonReads:
             sys.setprofile(None if is_builtin else profiler)
             if is_builtin:
                 profiler.enable()
+            for name, generator in _EVERYBODYS.items():
+                if not is_same(generator, before[name]):
+                    self._take_object(generator, before[name], name)
 
     def take_settings(self, networks: Sequence[nn.Module]) -> None:
         """Notes the numbers and words that layers have as attributes, a library's layers too."""
@@ -92,14 +102,14 @@ class PythonReads:
             for name, module in network.named_modules():
                 own = vars(module)
                 for key, value in own.items():
-                    if isinstance(value, _PLAIN) and not key.startswith("_"):
+                    if isinstance(value, PLAIN) and not key.startswith("_"):
                         self._take(own, own.get, key, value, f"{name or 'network'}.{key}")
 
     def changed(self) -> str | None:
         """Names the first value that is another now: "self.beta changed from 0.1 to 1.0"."""
         for look_up, key, value, name, _ in self._values.values():
             now = look_up(key, _MISSING)
-            if now is not value and not _same(now, value):
+            if now is not value and not is_same(now, value):
                 return f"{name} changed{_from_to(value, now)}"
         return None
 
@@ -107,20 +117,29 @@ class PythonReads:
         """Puts plain values back that the function itself changed: it was only tried."""
         for look_up, key, value, _, holder in self._values.values():
             now = look_up(key, _MISSING)
-            if now is value or _same(now, value) or not isinstance(holder, dict):
+            if now is value or is_same(now, value):
+                continue
+            if isinstance(value, Drawn):
+                rewind(now, value)
+            if not isinstance(holder, dict):
                 continue
             if value is _MISSING:  # an attribute that hides one of the class
-                if isinstance(now, _PLAIN):
+                if isinstance(now, PLAIN):
                     del holder[key]
-            elif isinstance(value, _PLAIN):
+            elif isinstance(value, PLAIN):
                 holder[key] = value
-            elif isinstance(value, _CHANGEABLE):
+            elif isinstance(value, CHANGEABLE):
                 holder[key] = copy.deepcopy(value)
 
     def _note(self, frame: FrameType, event: str, called: Any) -> None:
         code = frame.f_code
-        if event == "c_call" and called.__module__ == "time" and not self._skips(code):
-            self._take(called, lambda *_: called, "", iter(()), f"time.{called.__name__}()")
+        if event == "c_call":
+            if not self._skips(code):
+                self._note_builtin(called)
+        elif code is _READS_ENVIRONMENT and event == "call":
+            environment, key = os.environ, frame.f_locals["key"]
+            value = environment.get(key, _MISSING)
+            self._take(environment, environment.get, key, value, f"os.environ[{key!r}]")
         # Arguments are there at the call, other local variables at the return.
         if event not in ("call", "return") or self._skips(code):
             return
@@ -134,10 +153,12 @@ class PythonReads:
         # Finding a function takes long: only for numbers and words in its closure, and not for what
         # a comprehension sees of its function, which are local variables.
         free = (frame.f_locals.get(name, _MISSING) for name in code.co_freevars)
-        if code.co_name not in _COMPREHENSIONS and any(map(_is_plain, free)):
+        if code.co_name not in _COMPREHENSIONS and any(map(is_plain, free)):
             for function in gc.get_referrers(code):
                 if isinstance(function, FunctionType):
                     self._take_cells(function)
+        if event == "call":
+            self._take_defaults(frame)
         for name in names & frame.f_globals.keys():
             value = frame.f_globals[name]
             self._take(frame.f_globals, frame.f_globals.get, name, value, name)
@@ -151,7 +172,7 @@ class PythonReads:
         """Notes the attributes of an object, or of those in a container, that the code names."""
         if depth > _DEEPEST or isinstance(owner, _OPAQUE) or self._is_library_s(owner):
             return
-        if isinstance(owner, (*_CONTAINERS, dict)):
+        if isinstance(owner, (*CONTAINERS, dict)):
             items = [*owner.values()] if isinstance(owner, dict) else [*owner]
             for item in items if len(items) <= _MOST_OBJECTS else ():
                 self._look_into(item, names, f"{label}[...]", depth + 1, code)
@@ -196,7 +217,34 @@ class PythonReads:
         if place in self._values or isinstance(value, ModuleType):
             return
         self._alive.append(holder)
-        self._values[place] = _Read(look_up, key, _kept(value), name, holder)
+        self._values[place] = _Read(look_up, key, snapshot_of(value), name, holder)
+
+    def _take_object(self, value: Any, before: Any, name: str) -> None:
+        """Notes what an object that changes in place was."""
+        self._alive.append(value)
+        self._values[id(value), ""] = _Read(lambda *_: value, "", before, name, value)
+
+    def _note_builtin(self, called: Any) -> None:
+        """Notes a call of what reads the clock or a context variable."""
+        owner = getattr(called, "__self__", None)
+        if called.__module__ == "time":
+            self._take(called, lambda *_: called, "", iter(()), f"time.{called.__name__}()")
+        elif isinstance(owner, ContextVar) and called.__name__ == "get":
+            self._take(owner, partial(_value_of, owner), "", _value_of(owner), owner.name)
+
+    def _take_defaults(self, frame: FrameType) -> None:
+        """Notes lists and dicts that are defaults of arguments: they last from call to call."""
+        code, given = frame.f_code, frame.f_locals
+        names = code.co_varnames[: code.co_argcount + code.co_kwonlyargcount]
+        found = {name: given[name] for name in names if isinstance(given[name], CHANGEABLE)}
+        found = {name: value for name, value in found.items() if is_plain(value)}
+        for function in gc.get_referrers(code) if found else ():  # which takes long
+            if isinstance(function, FunctionType):
+                by_name = (function.__kwdefaults__ or {}).values()
+                lasting = [*(function.__defaults__ or ()), *by_name]
+                for name, value in found.items():
+                    if any(value is x for x in lasting):
+                        self._take_object(value, snapshot_of(value), name)
 
     def _take_cells(self, function: Any) -> None:
         """Notes a function's closure."""
@@ -227,6 +275,14 @@ class PythonReads:
         return file.startswith(("<frozen", *_LIBRARIES))
 
 
+def _value_of(variable: ContextVar[Any], *_: Any) -> Any:
+    """Returns the value of a context variable, which has one of its own or a default, or none."""
+    try:
+        return variable.get()
+    except LookupError:
+        return _MISSING
+
+
 def _is_of_part(key: str, parts: Mapping[str, Any], code: CodeType) -> bool:
     """Tells whether code reads an attribute of a part alone: `self.policy.step`, not `self.step`.
 
@@ -254,43 +310,6 @@ def _read_from(key: str, code: CodeType) -> set[str]:
     return found
 
 
-def _kept(value: Any) -> Any:
-    """Returns what a value is compared with later: a copy of what may change in place."""
-    if isinstance(value, np.ndarray) and value.size <= _LARGEST:
-        return value.copy()
-    if isinstance(value, _GENERATORS):
-        return _Drawn(pickle.dumps(value))
-    if isinstance(value, Iterator) and not isinstance(value, IOBase):
-        return object()  # like nothing: who reads an iterator goes on in it
-    if isinstance(value, _CHANGEABLE) and _is_plain(value):
-        return copy.deepcopy(value)
-    return value
-
-
-def _is_plain(value: Any, depth: int = 4) -> bool:
-    """Tells whether a value is numbers and strings, in containers or not."""
-    if isinstance(value, dict):
-        value = [*value.keys(), *value.values()]
-    if isinstance(value, _CONTAINERS):
-        return depth > 0 and len(value) <= _LARGEST and all(_is_plain(x, depth - 1) for x in value)
-    return isinstance(value, _PLAIN)
-
-
-def _same(now: Any, before: Any) -> bool:
-    if isinstance(now, _GENERATORS):
-        now = _kept(now)
-    if type(now) is not type(before):
-        return False
-    if isinstance(before, np.ndarray):
-        return bool(np.array_equal(now, before))
-    if isinstance(before, (*_PLAIN, *_CONTAINERS, dict, MethodType)):
-        try:
-            return bool(now == before)
-        except (RuntimeError, ValueError):  # there are tensors inside
-            return False
-    return False
-
-
 def _from_to(before: Any, now: Any) -> str:
-    are_plain = isinstance(before, _PLAIN) and isinstance(now, _PLAIN)
+    are_plain = isinstance(before, PLAIN) and isinstance(now, PLAIN)
     return f" from {before!r} to {now!r}" if are_plain else ""

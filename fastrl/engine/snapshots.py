@@ -1,0 +1,79 @@
+"""Snapshots of Python values, and whether a value is still what its snapshot says."""
+
+from __future__ import annotations
+
+import copy
+import pickle
+import random
+from collections import deque
+from collections.abc import Iterator
+from io import IOBase
+from types import MethodType
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+
+PLAIN = (int, float, complex, bool, str, bytes, type(None), torch.dtype, torch.device)
+CONTAINERS = (list, tuple, set, deque)
+GENERATORS = (random.Random, np.random.Generator, np.random.RandomState)
+CHANGEABLE = (list, set, deque, dict)
+_LARGEST = 4096  # numbers of a container or array that are compared
+
+
+class Drawn(NamedTuple):
+    """How far a generator has been drawn from."""
+
+    state: bytes
+
+
+def snapshot_of(value: Any) -> Any:
+    """Returns what a value is compared with later: a copy of what may change in place."""
+    if isinstance(value, np.ndarray) and value.size <= _LARGEST:
+        return value.copy()
+    if isinstance(value, GENERATORS):
+        try:
+            return Drawn(pickle.dumps(value))
+        except NotImplementedError:  # SystemRandom has no state to go back to
+            return object()
+    if isinstance(value, Iterator) and not isinstance(value, IOBase):
+        return object()  # like nothing: who reads an iterator goes on in it
+    if isinstance(value, CHANGEABLE) and is_plain(value):
+        return copy.deepcopy(value)
+    return value
+
+
+def rewind(generator: Any, drawn: Drawn) -> None:
+    """Puts a generator back to where it was."""
+    before = pickle.loads(drawn.state)  # made above
+    if isinstance(generator, random.Random):
+        generator.setstate(before.getstate())
+    elif isinstance(generator, np.random.RandomState):
+        generator.set_state(before.get_state())
+    else:
+        generator.bit_generator.state = before.bit_generator.state
+
+
+def is_plain(value: Any, depth: int = 4) -> bool:
+    """Tells whether a value is numbers and strings, in containers or not."""
+    if isinstance(value, dict):
+        value = [*value.keys(), *value.values()]
+    if isinstance(value, CONTAINERS):
+        return depth > 0 and len(value) <= _LARGEST and all(is_plain(x, depth - 1) for x in value)
+    return isinstance(value, PLAIN)
+
+
+def is_same(now: Any, before: Any) -> bool:
+    """Tells whether a value is what `snapshot_of` noted."""
+    if isinstance(now, GENERATORS):
+        now = snapshot_of(now)
+    if type(now) is not type(before):
+        return False
+    if isinstance(before, np.ndarray):
+        return bool(np.array_equal(now, before))
+    if isinstance(before, (*PLAIN, *CONTAINERS, dict, MethodType)):
+        try:
+            return bool(now == before)
+        except (RuntimeError, ValueError):  # there are tensors inside
+            return False
+    return False
