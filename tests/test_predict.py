@@ -217,6 +217,23 @@ def test_a_class_of_ones_own_has_attributes_of_any_name():
     assert agent.gamma == 0.5
 
 
+@pytest.mark.parametrize(
+    "setting",
+    [{"hidden_sizes": (4,)}, {"env_id": "Acrobot-v1"}, {"num_envs": 3}, {"engine": "recorded"}],
+    ids=str,
+)
+def test_a_new_config_cannot_change_what_the_agent_was_made_from(setting):
+    agent = PPO("CartPole-v1", preset="none", hidden_sizes=(8,), num_envs=2, engine="eager")
+    with pytest.raises(ValueError, match=f"{next(iter(setting))} = .* has no effect"):
+        agent.config = agent.config.replace(**setting)
+
+
+def test_a_new_config_may_change_what_is_read_later():
+    agent = PPO("CartPole-v1", preset="none", hidden_sizes=(8,), num_envs=2, engine="eager")
+    agent.config = agent.config.replace(total_timesteps=500, gamma=0.5, eval_every=100)
+    assert agent.config.gamma == 0.5
+
+
 def test_what_reset_returns_is_no_observation_and_that_is_said():
     agent = agent_of(spaces.Box(-1, 1, (2,)), spaces.Discrete(2))
     with pytest.raises(ValueError, match=r"a pair \(obs, info\), as `reset` returns it; give obs"):

@@ -354,11 +354,23 @@ def test_run_inside_of_another_keeps_the_signals_of_both():
 
 
 def test_third_ctrl_c_interrupts_what_a_second_one_does_not():
-    with signals.StopSignals() as stop, pytest.raises(KeyboardInterrupt), stop.shielded():
+    alone = signals.StopSignals(is_alone=True)
+    with alone as stop, pytest.raises(KeyboardInterrupt), stop.shielded():
+        stop.hold()
         for number in range(1, 4):
             reached = number
             signal.raise_signal(signal.SIGINT)
     assert reached == 3
+
+
+def test_ctrl_c_that_a_launcher_passes_on_too_counts_once(monkeypatch):
+    with signals.StopSignals() as stop:
+        signal.raise_signal(signal.SIGINT)
+        signal.raise_signal(signal.SIGINT)
+        assert stop.number == signal.SIGINT
+        monkeypatch.setattr(signals, "_BOUNCE", 0.0)
+        with pytest.raises(KeyboardInterrupt):
+            signal.raise_signal(signal.SIGINT)
 
 
 def test_run_in_a_thread_records_no_signals_and_works(tmp_path):

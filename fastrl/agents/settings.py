@@ -12,10 +12,14 @@ from fastrl.agents.naming import is_stock
 from fastrl.agents.own_networks import names_and_functions
 from fastrl.config.command import Command
 from fastrl.config.effects import check_effects
+from fastrl.config.groups import group_of
 from fastrl.config.other_names import OTHER_NAMES
 from fastrl.presets import id_of, resolve
 
 LEARN_TAKES = "total_timesteps", "on_interrupt", "callbacks", "loggers"
+_GROUPS_READ_ONCE = "task", "network", "devices"  # when the agent is made
+_READ_ONCE = "num_envs", "num_steps", "buffer_size", "alpha", "observation_normalization"
+_READ_LATER = "total_timesteps", "target_return"
 _VALUES = int, float, str, tuple, list, dict, NoneType, FunctionType, np.generic
 _POLICIES_OF_OTHERS = ("MlpPolicy", "CnnPolicy", "MultiInputPolicy", "MlpLstmPolicy")
 
@@ -57,15 +61,32 @@ def settle(
 def set_attribute(agent: Any, name: str, value: Any) -> None:
     """Sets an attribute, but for a setting, as in `model.gamma = 0.9`, which nothing would read.
 
-    A class of the user's own may have attributes of such names; its code says what they do.
+    A class of the user's own may have attributes of such names; its code says what they do. Of
+    `config`, only what is still to be read may change.
 
     Raises:
-        ValueError: it is a setting, and no attribute that a class declares.
+        ValueError: it is a setting, and no attribute that a class declares; or a config in which
+            something else is changed that the agent was made from.
     """
     config = vars(agent).get("config")
+    if name == "config" and config is not None:
+        _check_read_later(agent, config, value)
     if config is not None and (name in vars(config) or name in OTHER_NAMES):
         _check_no_setting(agent, name, value)
     object.__setattr__(agent, name, value)
+
+
+def _check_read_later(agent: Any, before: Any, now: Any) -> None:
+    if not isinstance(now, type(before)):
+        raise ValueError(f"config must be a {type(before).__name__}, not {now!r}")
+    for name, value in vars(now).items():
+        if value == getattr(before, name, value) or name in _READ_LATER:
+            continue
+        if name in _READ_ONCE or group_of(name) in _GROUPS_READ_ONCE:
+            raise ValueError(
+                f"{name} = {value!r} in a new config has no effect: this agent was made with "
+                f"{getattr(before, name)!r}. Give {name} to {type(agent).__name__}(...)"
+            )
 
 
 def refuse_copy(agent: Any, protocol: Any) -> Any:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import socket
 import sys
 import threading
 from datetime import timedelta
@@ -46,7 +47,7 @@ def meet(fabric: Fabric, backend: str, config: RunConfig) -> str:
         port = cluster.main_port
     where = "" if in_file else f" at {host}:{port}"
     choose_interface(host, port)
-    told = threading.Timer(_SILENT_SECONDS, _tell_of_waiting, (where,))
+    told = threading.Timer(_SILENT_SECONDS, _tell_of_waiting, (where, host))
     told.daemon = True
     told.start()
     try:
@@ -76,6 +77,12 @@ def _make_group(
     dist.init_process_group(backend, store=store, rank=rank, world_size=num_ranks, timeout=patience)
 
 
-def _tell_of_waiting(where: str) -> None:
-    if local_rank() == 0:
-        print(f"waiting for the other ranks{where}", file=sys.stderr, flush=True)
+def _tell_of_waiting(where: str, host: str) -> None:
+    if local_rank() > 0:
+        return
+    try:  # a name may become known only when the other machines are up
+        socket.getaddrinfo(host, None)
+        why = ""
+    except OSError:
+        why = f"; no machine is known by the name {host} (MASTER_ADDR)"
+    print(f"waiting for the other ranks{where}{why}", file=sys.stderr, flush=True)

@@ -22,6 +22,7 @@ _ENOUGH = b"\0"  # not the number of a signal
 STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 """SIGHUP comes when the terminal is closed; where it is ignored, as under nohup, it stays so."""
 
+_BOUNCE = 0.3  # seconds in which a launcher may pass on the Ctrl-C that came from the terminal
 PATIENCE = 5.0  # seconds without progress after which a stop request cuts the run short
 
 _ENDED = (128 + signal.SIGTERM, 128 + signal.SIGHUP)  # exit statuses
@@ -32,6 +33,8 @@ _active: StopSignals | None = None
 
 class StopSignals:
     """A context that records the first stop request; a second Ctrl-C raises KeyboardInterrupt.
+
+    With several ranks it does so only some time after the first: launchers may pass one on twice.
 
     Whatever error that leads to, torch's among them, the context ends with KeyboardInterrupt, or
     with SystemExit (143 or 129) if SIGTERM or SIGHUP came first.
@@ -56,7 +59,7 @@ class StopSignals:
         self._speaks, self._is_alone = speaks, is_alone
         self._before: dict[int, Any] = {}
         self._outer: tuple[StopSignals | None, int] = (None, 0)
-        self._num_came = self._first = 0
+        self._num_came, self._first, self._came_at = 0, 0, 0.0
         self._is_at_once, self._is_shielded, self._is_forced = is_alone, False, False
         self._groups: dict[int, int] = {}
         self.patience = PATIENCE
@@ -130,8 +133,11 @@ class StopSignals:
     def _note(self, number: int, frame: FrameType | None) -> None:
         """Runs in the main thread, as soon as that is in Python code."""
         global _is_cut_short
+        now = time.monotonic()
+        if self._num_came and not self._is_alone and now - self._came_at < _BOUNCE:
+            return  # ranks that are interrupted at different places cannot save
         is_again = self._num_came >= (2 if self._is_shielded else 1) and number == signal.SIGINT
-        self._num_came += 1
+        self._num_came, self._came_at = self._num_came + 1, now
         PULSE.signal = PULSE.signal or number
         if is_again or self._is_at_once or self._is_forced:
             self._is_forced = False
