@@ -18,7 +18,7 @@ from fastrl.agents.networks import match_networks
 from fastrl.agents.own_networks import makers
 from fastrl.agents.reading import read_agent
 from fastrl.agents.running import learn, run_command
-from fastrl.agents.settings import LEARN_TAKES, refuse_copy, set_attribute, settle
+from fastrl.agents.settings import refuse_copy, set_attribute, settle
 from fastrl.agents.signatures import list_settings
 from fastrl.agents.weights import freeze, load_weights
 from fastrl.callbacks.base import Callback
@@ -159,8 +159,7 @@ class BaseAgent:
         return [slice(start, end) for start, end in zip([0, *ends], ends, strict=False)]
 
     def __repr__(self) -> str:
-        config = self.config
-        return f"{type(self).__name__}({config.env_id!r}, seed={config.seed})"
+        return f"{type(self).__name__}({self.config.env_id!r}, seed={self.config.seed})"
 
     @property
     def num_updates(self) -> int:
@@ -229,7 +228,8 @@ class BaseAgent:
             ValueError: an unknown argument, or an environment that fails.
         """
         for name in unknown:
-            raise ValueError(f"learn has no {name!r}{hint_for(name, LEARN_TAKES)}")
+            known = BaseAgent.learn.__annotations__.keys() - {"unknown", "return"}
+            raise ValueError(f"learn has no {name!r}{hint_for(name, known)}")
         if total_timesteps is not None:
             self.config = self.config.replace(total_timesteps=total_timesteps)
         learn(self, self._command, on_interrupt=on_interrupt, callbacks=callbacks, loggers=loggers)

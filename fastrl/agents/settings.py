@@ -16,7 +16,6 @@ from fastrl.config.groups import group_of
 from fastrl.config.other_names import OTHER_NAMES
 from fastrl.presets import id_of, resolve
 
-LEARN_TAKES = "total_timesteps", "on_interrupt", "callbacks", "loggers"
 _GROUPS_READ_ONCE = "task", "network", "devices"  # when the agent is made
 _READ_ONCE = "num_envs", "num_steps", "buffer_size", "alpha", "observation_normalization"
 _READ_LATER = "total_timesteps", "target_return"
