@@ -2,15 +2,17 @@
 
 What is worth comparing is the ratio to a plain twin that is timed in turns with ours: it hardly
 follows a machine that changes its speed from hour to hour. The whole set is visited several times
-within a run, with everything made anew; how far the ratios of the visits lie apart is the noise. A
-case counts as slower if it fell by more than the noise of both runs together, and by 5 % at least.
+within a run, with everything made anew; how far the ratios of the visits lie apart is the noise.
+Processes differ too: where one commit was recorded several times, how far its records lie apart is
+noise as well. A case counts as slower if it fell by more than the noise of both commits together,
+and by 5 % at least.
 """
 
 from __future__ import annotations
 
 import json
 import statistics
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -100,10 +102,20 @@ def append(file: Path, cases: dict[str, Case], stamp: dict[str, Any]) -> None:
         lines.write(json.dumps(record) + "\n")
 
 
-def last_of_kind(records: Iterable[Record], kind: dict[str, Any], name: str) -> Record | None:
-    """Returns the latest record of this kind of machine that has a case."""
+def last_of_kind(records: Iterable[Record], kind: dict[str, Any], name: str) -> list[Record]:
+    """Returns the records that have a case of the latest commit that this kind of machine timed."""
     alike = [old for old in records if old["kind"] == kind and name in old["cases"]]
-    return alike[-1] if alike else None
+    return [old for old in alike if old["commit"] == alike[-1]["commit"]]
+
+
+def summed(cases: Sequence[Case]) -> Case:
+    """Sums runs of one commit up: medians, and noise that holds within them and between them."""
+    ratio = statistics.median(case.ratio for case in cases)
+    ratios = [case.ratio for case in cases]
+    noise = max(
+        statistics.median(case.noise for case in cases), (max(ratios) - min(ratios)) / ratio
+    )
+    return Case(statistics.median(case.per_second for case in cases), cases[0].unit, ratio, noise)
 
 
 def change(now: Case, before: Case) -> tuple[float, float]:
@@ -130,21 +142,22 @@ def compare(
     """
     rows, slower, olds = [], [], []
     for name, case in cases.items():
-        record = last_of_kind(records, kind, name)
+        found = last_of_kind(records, kind, name)
         last = ["", "new"]
-        if record is not None:
-            before = Case(**record["cases"][name])
+        if found:
+            before = summed([Case(**record["cases"][name]) for record in found])
             factor, noise = change(case, before)
             word = verdict(case, before)
             last = [f"{before.ratio:.2f}x", f"{factor:.2f} ±{noise:3.0%}  {word}".rstrip()]
             slower += [name] if word == "slower" else []
-            olds += [record] if record not in olds else []
+            origin = _origin(found)
+            olds += [origin] if origin not in olds else []
         speed = f"{case.per_second:,.0f} {case.unit}/s"
         rows.append([name, speed, f"{case.ratio:.2f}x ±{case.noise:3.0%}", *last])
     machine = f"{kind['cpu']}, {kind['cores']} cores, {kind['instructions'] or 'no vectors'}"
     lines = [f"machine: {machine}"]
     if olds:
-        lines += [f"last record of this kind of machine: {_origin(old)}" for old in olds]
+        lines += [f"last record of this kind of machine: {old}" for old in olds]
     else:
         lines.append("no record of this kind of machine yet; --benchmark-record makes the first")
     titles = ["work", "speed", "to plain twin", "last", "now to last"]
@@ -156,8 +169,10 @@ def stamp(commit: str, versions: dict[str, Any], time: str) -> dict[str, Any]:
     return {"time": time, "commit": commit, "kind": kind_of_machine(), "versions": versions}
 
 
-def _origin(record: Record) -> str:
-    return f"{record['commit'][:9]}, {record['time'][:10]}, torch {record['versions']['torch']}"
+def _origin(records: Sequence[Record]) -> str:
+    last = records[-1]
+    times = f", {len(records)} runs" if len(records) > 1 else ""
+    return f"{last['commit'][:9]}, {last['time'][:10]}, torch {last['versions']['torch']}{times}"
 
 
 def _columns(rows: list[list[str]]) -> list[str]:

@@ -25,8 +25,9 @@ def records(tmp_path: Path):
 
     def records(*cases: Case, **changes: object) -> list[history.Record]:
         file = tmp_path / "history.jsonl"
-        for one in cases:
-            history.append(file, {"act": one}, {**STAMP, "kind": {**KIND, **changes}})
+        for index, one in enumerate(cases):
+            own = {"commit": f"{index}bcdef0123", "kind": {**KIND, **changes}, **changes}
+            history.append(file, {"act": one}, {**STAMP, **own})
         return history.read(file)
 
     return records
@@ -72,7 +73,7 @@ def test_what_noise_explains_is_neither_slower_nor_faster(now: Case, verdict: st
 def test_loss_is_named_in_the_table_and_returned(records):
     lines, slower = history.compare({"act": case(1.5), "new": case(3.0)}, records(case(2.0)), KIND)
     assert slower == ["act"]
-    assert "last record of this kind of machine: abcdef012, 2026-11-29, torch 2.13" in lines
+    assert "last record of this kind of machine: 0bcdef012, 2026-11-29, torch 2.13" in lines
     act, new = lines[-2:]
     cells = ["act", "1,000 steps/s", "1.50x ± 2%", "2.00x", "0.75 ± 5%", "slower"]
     assert re.split(r"\s{2,}", act) == cells
@@ -82,8 +83,18 @@ def test_loss_is_named_in_the_table_and_returned(records):
 def test_last_record_that_has_the_case_is_compared_with(records):
     old = records(case(3.0), case(2.0))
     assert history.compare({"act": case(2.0)}, old, KIND)[1] == []
-    found = history.last_of_kind(old, KIND, "act")
-    assert found is old[1] and history.last_of_kind(old, KIND, "step") is None
+    assert history.last_of_kind(old, KIND, "step") == []
+
+
+def test_records_of_one_commit_lie_apart_by_noise(records):
+    old = records(case(9.0), case(2.0), case(2.2), case(1.8))
+    for record in old[1:]:
+        record["commit"] = "of the three"
+    lines, slower = history.compare({"act": case(1.65)}, old, KIND)
+    assert slower == [] and lines[1].endswith(", 3 runs")
+    cells = ["act", "1,000 steps/s", "1.65x ± 2%", "2.00x", "0.82 ±22%"]
+    assert re.split(r"\s{2,}", lines[-1]) == cells
+    assert history.compare({"act": case(1.5)}, old, KIND)[1] == ["act"]
 
 
 @pytest.mark.parametrize("other", [{"cpu": "Q"}, {"instructions": "avx512f"}, {"cores": 4}])
