@@ -76,6 +76,13 @@ def test_listing_shows_what_was_measured_and_how_to_measure_it_again(results, ca
     assert lines[-1] == "[1] a machine, 2 cores"
 
 
+def test_columns_of_seconds_are_listed_if_some_are_known(results, capsys):
+    results |= {"wall_seconds": None, "cpu_seconds": None}
+    assert command.main(["--algo", "ppo"]) == 0
+    out = capsys.readouterr().out
+    assert "wall s" not in out and "Seconds" not in out and " 2  99,840  [1]  " in out
+
+
 def test_returns_below_one_are_listed_with_three_decimals(results):
     results |= {"return_mean": 0.06, "return_iqm": 0.95, "return_interval": [0.0, 1.5]}
     (row,) = [x for x in command.table(command.listing(["ppo"])).splitlines() if " CartPole" in x]

@@ -105,13 +105,18 @@ def read_anchors() -> dict[str, dict[str, list[list[Any]]]]:
 def markdown(results: Results, anchors: Mapping[str, Mapping[str, list[list[Any]]]]) -> str:
     """Returns the table of what presets reach, beside what others publish.
 
+    The column of seconds is there if those of any preset are known.
+
     Args:
         results: as `results.yaml` holds them.
         anchors: as `read_anchors` returns them.
     """
-    titles = ("task", "algorithm", "steps", "mean", "IQM (95 %)", "worst")
-    titles += ("seeds", "wall / CPU s", "measured", "published")
-    lines = [f"| {' | '.join(titles)} |", "|---|---|---:|---:|---:|---:|---|---:|---|---|"]
+    shown = [result for tasks in results.values() for result in tasks.values()]
+    is_timed = any(result["wall_seconds"] is not None for result in shown)
+    titles = ["task", "algorithm", "steps", "mean", "IQM (95 %)", "worst", "seeds"]
+    titles += ["wall / CPU s"] * is_timed + ["measured", "published"]
+    rules = ["---", "---", *["---:"] * 4, "---", *["---:"] * is_timed, "---", "---"]
+    lines = [f"| {' | '.join(titles)} |", f"|{'|'.join(rules)}|"]
     for env_id in tasks_of(results):
         for algo in sorted(results):
             if env_id not in results[algo]:
@@ -123,6 +128,7 @@ def markdown(results: Results, anchors: Mapping[str, Mapping[str, list[list[Any]
                 + (f" at {_steps(steps)}" if _steps(steps) != ours else "")
                 for mean, _, steps, source in anchors.get(env_id, {}).get(algo, [])
             )
+            seconds = f"{_seconds(result['wall_seconds'])} / {_seconds(result['cpu_seconds'])}"
             cells = [
                 env_id,
                 algo,
@@ -131,7 +137,7 @@ def markdown(results: Results, anchors: Mapping[str, Mapping[str, list[list[Any]
                 _with_interval(result),
                 _figure(result["return_worst"]),
                 seeds_in_words(result["seeds"]),
-                f"{_seconds(result['wall_seconds'])} / {_seconds(result['cpu_seconds'])}",
+                *[seconds] * is_timed,
                 f"{result['machine']}, {result['commit'] or '?'}",
                 published,
             ]

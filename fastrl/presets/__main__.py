@@ -14,7 +14,8 @@ from typing import Any
 from fastrl.presets import FRESH_SEEDS, algorithms, load_presets, load_results, named_presets
 from fastrl.processes.errors import Parser, exit_status
 
-MEASURED = ("mean", "IQM", "95 %", "worst", "seeds", "steps", "wall s", "CPU s", "on", "commit")
+_SECONDS = ("wall s", "CPU s")
+MEASURED = ("mean", "IQM", "95 %", "worst", "seeds", "steps", *_SECONDS, "on", "commit")
 
 
 def listing(algos: Sequence[str]) -> list[dict[str, Any]]:
@@ -61,7 +62,10 @@ def _flags(env_id: str, settings: dict[str, Any]) -> dict[str, Any]:
 
 
 def table(entries: Sequence[dict[str, Any]]) -> str:
-    """Returns the entries as a table, one line per preset, and the machines they ran on."""
+    """Returns the entries as a table, one line per preset, and the machines they ran on.
+
+    Columns of seconds are there if those of any are known.
+    """
     titles = ("algo", "task", *MEASURED, "measure it again")
     rows: list[tuple[str, ...]] = [titles]
     machines: list[str] = []
@@ -86,19 +90,23 @@ def table(entries: Sequence[dict[str, Any]]) -> str:
             )
         note = "  (other settings then)" if result and not entry["is_current"] else ""
         rows.append((entry["algo"], entry["env_id"], *facts, entry["command"] + note))
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    columns = list(zip(*rows, strict=True))
+    is_known = {column[0]: any(cell not in ("?", "") for cell in column[1:]) for column in columns}
+    columns = [column for column in columns if column[0] not in _SECONDS or is_known[column[0]]]
+    widths = [max(map(len, column)) for column in columns]
     lines = [
         "  ".join(
-            cell.rjust(width) if 2 <= column < 2 + len(MEASURED) else cell.ljust(width)
-            for column, (cell, width) in enumerate(zip(row, widths, strict=True))
+            cell.rjust(width) if title in MEASURED else cell.ljust(width)
+            for title, cell, width in zip([x[0] for x in columns], row, widths, strict=True)
         ).rstrip()
-        for row in rows
+        for row in zip(*columns, strict=True)
     ]
     notes = [
         "",
         "Greedy returns of the final policies, one per seed: mean, interquartile mean (IQM)",
     ]
-    notes += ["with its 95 % bootstrap interval, worst. Seconds: medians of processes; ?: unknown."]
+    seconds = " Seconds: medians of processes." if is_known[_SECONDS[0]] else ""
+    notes += [f"with its 95 % bootstrap interval, worst.{seconds} ?: unknown."]
     for algo in dict.fromkeys(entry["algo"] for entry in entries):
         if names := named_presets(algo):
             notes.append(f"{algo}, for any task: --preset {', --preset '.join(names)}")
