@@ -25,6 +25,10 @@ from fastrl.spaces.pixels import ObsKind, is_pixels
 BOX, CHOICE = spaces.Box(-1, 1, (2,)), spaces.Discrete(2)
 
 
+def picture(size: int) -> spaces.Box:
+    return spaces.Box(0, 255, (size, size, 3), np.uint8)
+
+
 class GivingEnv(gymnasium.Env):
     """Shows, pays and says whatever it was given, from its first step on; judges its actions."""
 
@@ -176,12 +180,13 @@ def test_action_space_that_cannot_be_learned_is_refused(space, message):
         (spaces.Dict({"a.b": BOX, "a": spaces.Dict({"b": BOX})}), r"two parts named 'a\.b'"),
         (spaces.Tuple([]), "holds no numbers"),
         (spaces.Box(-1, 1, ()), "is not supported"),
+        (spaces.Dict(far=picture(64), near=picture(32)), r"one shape, .*'near': \(32, 32, 3\)"),
         (None, "is not supported"),
     ],
     ids=str,
 )
 def test_observation_space_that_cannot_be_learned_is_refused(space, message):
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises(ValueError, match=f"MyEnv: .*{message}"):
         observation_rows("MyEnv", space, CHOICE)
 
 

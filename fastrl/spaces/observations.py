@@ -52,9 +52,6 @@ class PackedRow(spaces.Box):
         Args:
             parts: spaces by name; if there are `choices`, the one named "action_mask" is the mask.
             choices: of each dimension of the actions, M together; none without a mask.
-
-        Raises:
-            ValueError: the images have different shapes.
         """
         self.mask_size = sum(choices)
         self._first_choices = np.cumsum([0, *choices[:-1]])
@@ -70,8 +67,7 @@ class PackedRow(spaces.Box):
         }
         self.brightest = max((brightest(parts[name]) for name in self._images), default=255)
         shapes = {with_channels(parts[name].shape or ()) for name in self._images}
-        if len(shapes) > 1:
-            raise ValueError(f"images of one observation must have one shape, not {shapes}")
+        assert len(shapes) <= 1, shapes
         self.pixels_shape: tuple[int, ...] = ()
         self.channel_axis = 0
         for shape in map(list, shapes):
@@ -251,7 +247,13 @@ def observation_rows(
         name: part if has_mask and name == MASK_KEY else of_kind(part, obs_kind, scale_images)
         for name, part in parts.items()
     }
-    has_images = any(map(is_pixels, parts.values()))
+    images = {name: part.shape or () for name, part in parts.items() if is_pixels(part)}
+    if len(set(map(with_channels, images.values()))) > 1:
+        raise ValueError(
+            f"{env_id}: images of one observation must have one shape, not {images}; --resize "
+            "gives them one size, and --obs-keys selects some"
+        )
+    has_images = bool(images)
     if obs_kind == "pixels" and not has_images:
         raise ValueError(
             f"{env_id}: obs_kind=pixels has no effect on {space}; images are Boxes of uint8 or, "
