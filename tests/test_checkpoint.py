@@ -236,9 +236,23 @@ def test_values_that_are_not_plain_or_more_than_the_file_holds_are_refused(tmp_p
         load_checkpoint(tmp_path / "a.pt")
 
 
+def test_optimizers_of_the_first_format_begin_anew(tmp_path, caplog):
+    moments = {"mean": torch.ones(3), "square": torch.ones(3), "steps": torch.tensor(7.0)}
+    agent = {
+        "policy": {"weight": torch.ones(3)},
+        "adam": moments,
+        "rms": {"square": torch.zeros(3)},
+    }
+    torch.save({"format": "fastrl", "format_version": 1, "agent": agent}, tmp_path / "a.pt")
+    found = load_checkpoint(tmp_path / "a.pt")["agent"]
+    assert not any(tensor.any() for tensor in found["adam"].values())
+    assert found["rms"]["square"].tolist() == found["policy"]["weight"].tolist() == [1, 1, 1]
+    assert "begin anew" in caplog.text
+
+
 def test_a_newer_format_is_refused(tmp_path):
-    torch.save({"format": "fastrl", "format_version": 2}, tmp_path / "a.pt")
-    with pytest.raises(ValueError, match="format_version 2; this fastrl reads 1"):
+    torch.save({"format": "fastrl", "format_version": 3}, tmp_path / "a.pt")
+    with pytest.raises(ValueError, match="format_version 3; this fastrl reads up to 2"):
         load_checkpoint(tmp_path / "a.pt")
 
 

@@ -191,6 +191,13 @@ def test_a_network_that_is_compiled_by_itself_is_refused_by_its_name(tmp_path):
         agent.learn()
 
 
+def test_a_policy_in_a_wrapper_for_several_devices_is_refused(tmp_path):
+    agent = make(PPO, "auto", log_dir=str(tmp_path))
+    agent.policy = torch.nn.DataParallel(agent.policy)
+    with pytest.raises(ValueError, match="policy is in DataParallel: devices=N trains on N"):
+        agent.learn()
+
+
 def test_a_loss_that_is_compiled_by_itself_is_seen_as_python():
     class Compiled(PPO):
         loss = torch.compile(PPO.loss)

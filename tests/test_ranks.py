@@ -121,14 +121,8 @@ def against_ddp(agent: PPO, buffer: RolloutBuffer) -> tuple[np.ndarray, np.ndarr
     ours, _ = agent.devices.sum(gradient, metrics.unbind())
     wrapped = nn.parallel.DistributedDataParallel(Loss(agent.policy))
     (agent.devices.world_size * wrapped(batch)).backward()  # it averages over the ranks
-    theirs = torch.cat(
-        [
-            p.grad.t().flatten() if p.dim() == 2 else p.grad
-            for p in agent.policy.parameters()
-            if p.grad is not None
-        ]
-    )
-    return np.sort(ours.numpy()), np.sort(theirs.numpy())
+    gradients = [p.grad for p in agent.policy.parameters() if p.grad is not None]
+    return ours.numpy(), torch.cat([x.flatten() for x in gradients]).numpy()
 
 
 @functools.cache

@@ -25,7 +25,7 @@ from seam import (
     ran,
 )
 from torch import Tensor, nn
-from torch.nn.utils import vector_to_parameters
+from torch.nn.utils import parameters_to_vector, prune, vector_to_parameters
 from toy_agents import Loop
 
 import fastrl
@@ -97,11 +97,11 @@ PATCHES = {
 @of_all
 @on_fast
 def test_a_function_put_in_place_of_an_imported_one_is_run(name, engine, monkeypatch):
-    target, function, factor = PATCHES[name]
+    (target, function, factor), unpatched = PATCHES[name], stock(name)
     monkeypatch.setattr(target, lambda *given: factor * function(*given))
     found, expected = ran(KINDS[name], engine), ran(KINDS[name], "eager")
     assert_same(found, expected)
-    assert differ(found, stock(name))
+    assert differ(found, unpatched)
 
 
 # (b) another loss
@@ -490,7 +490,7 @@ def set_data(agent: Any) -> None:
 
 def set_vector(agent: Any) -> None:
     parameters = list(agent.policy.parameters())
-    vector_to_parameters(0.5 * torch.cat([x.reshape(-1) for x in parameters]), parameters)
+    vector_to_parameters(0.5 * parameters_to_vector(parameters), parameters)
 
 
 def assign_state(agent: Any) -> None:
@@ -515,6 +515,11 @@ def copy_critics(agent: Any) -> None:
             parameter.data = 0.5 * parameter.data
 
 
+def prune_weights(agent: Any) -> None:
+    layers = [x for x in agent.policy.modules() if isinstance(x, nn.Linear)]
+    prune.l1_unstructured(layers[0], "weight", 0.5)
+
+
 WAYS = [set_data, set_vector, assign_state, copy_policy]
 
 
@@ -527,6 +532,15 @@ def test_weights_put_in_place_are_trained(name, engine, put):
         if weight.startswith("policy."):
             assert not torch.equal(found.weights[weight], before), weight
     assert differ(found, stock(name))
+
+
+@on_fast
+def test_pruned_weights_stay_as_they_are_and_others_are_trained(engine):
+    found, expected = ran(PPO, engine, prune_weights), on_eager(PPO, prune_weights)
+    assert_same(found, expected)
+    name = next(x for x in found.weights if x.endswith("weight_orig"))
+    before, is_as_before = found.before[name], found.weights[name] == found.before[name]
+    assert torch.equal(is_as_before, before.abs() <= before.abs().median())
 
 
 @pytest.mark.parametrize("name", OFF_POLICY)

@@ -61,7 +61,7 @@ class FlatParameters:
             like = next(module.parameters(), self.flat)
             self.parameters = parameters
             self.flat = flatten_parameters(parameters) if parameters else like.new_empty(0)
-        self._described = [(names[id(x)], x.shape, x.stride()) for x in parameters]
+        self._described = [(names[id(x)], x.shape) for x in parameters]
         return before == self._described
 
     def holds(self, module: nn.Module) -> bool:
@@ -71,7 +71,8 @@ class FlatParameters:
             return False
         place, size = self.flat.data_ptr(), self.flat.element_size()
         for mine, theirs in zip(self.parameters, parameters, strict=True):
-            if mine is not theirs or theirs.data_ptr() != place:
+            is_there = theirs.data_ptr() == place and theirs.is_contiguous()
+            if mine is not theirs or not is_there:
                 return False
             place += size * theirs.numel()
         return True
@@ -87,7 +88,7 @@ class FlatParameters:
             return torch.zeros_like(self.flat)  # all that it depends on is frozen
         gradients = torch.autograd.grad(loss, self.parameters, materialize_grads=True)
         with torch.no_grad():
-            return flatten_gradients(gradients, self.parameters)
+            return flatten_gradients(gradients)
 
     def gradient_through(self, outputs: Sequence[Tensor], d_outputs: Sequence[Tensor]) -> Tensor:
         """Returns the gradient `[P]` of a loss whose gradient by `outputs` is `d_outputs`."""
@@ -154,7 +155,7 @@ class FlatOptimizer(FlatParameters):
 
     def _places(self) -> dict[Any, slice]:
         """Returns where each parameter is in the vector, by what it was described as."""
-        ends = list(accumulate(math.prod(shape) for _, shape, _ in self._described))
+        ends = list(accumulate(math.prod(shape) for _, shape in self._described))
         places = pairwise([0, *ends])
         return {x: slice(*place) for x, place in zip(self._described, places, strict=True)}
 
@@ -232,7 +233,7 @@ class FlatAdam(FlatOptimizer):
     def unreached(self) -> list[tuple[str, int]]:
         """Returns names and sizes of parameters whose gradient was 0 in all steps."""
         places = self._places().items()
-        idle = [(name, part) for (name, *_), part in places if not self.square[part].any()]
+        idle = [(name, part) for (name, _), part in places if not self.square[part].any()]
         return [(name, part.stop - part.start) for name, part in idle]
 
     def state_dict(self) -> dict[str, Tensor]:

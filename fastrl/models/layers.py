@@ -21,7 +21,7 @@ def activation_class(name: str) -> type[nn.Module]:
 
 
 def linear(in_features: int, out_features: int, gain: float | None = None) -> nn.Linear:
-    """A linear layer whose weight lies in memory the way its gradient is computed fastest.
+    """A linear layer.
 
     Args:
         in_features: size of an input row.
@@ -32,11 +32,6 @@ def linear(in_features: int, out_features: int, gain: float | None = None) -> nn
     if gain is not None:
         nn.init.orthogonal_(layer.weight, gain)
         nn.init.zeros_(layer.bias)
-    if in_features < out_features:
-        # autograd multiplies (rows of input)^T by (rows of gradient) where the weight is stored
-        # [in, out], and the reverse where it is stored [out, in]; the product whose left factor is
-        # the narrow one is four times as fast in MKL.
-        layer.weight.data = layer.weight.data.t().contiguous().t()
     return layer
 
 
@@ -122,24 +117,21 @@ def flatten_parameters(parameters: Sequence[nn.Parameter]) -> Tensor:
     """
     if not parameters:
         return torch.empty(0)
-    pieces = [_in_memory_order(x.detach(), x).reshape(-1) for x in parameters]
-    flat, offset = torch.cat(pieces), 0
-    for parameter in parameters:
-        piece = flat[offset : offset + parameter.numel()]
-        parameter.data = torch.as_strided(piece, parameter.shape, _strides_without_gaps(parameter))
-        offset += parameter.numel()
+    flat = torch.cat([parameter.detach().reshape(-1) for parameter in parameters])
+    pieces = flat.split([parameter.numel() for parameter in parameters])
+    for parameter, piece in zip(parameters, pieces, strict=True):
+        parameter.data = piece.view(parameter.shape)
     return flat
 
 
-def flatten_gradients(gradients: Sequence[Tensor], parameters: Sequence[Tensor]) -> Tensor:
-    """Gradients of `parameters` as one vector `[P]`, in the order of `flatten_parameters`.
+def flatten_gradients(gradients: Sequence[Tensor]) -> Tensor:
+    """Gradients of parameters as one vector `[P]`, in the order of `flatten_parameters`.
 
-    Those that already lie like that one behind the other are taken as one, and the vector may be
-    their memory.
+    Those that already lie one behind the other are taken as one, and the vector may be their
+    memory.
     """
-    pairs = zip(gradients, parameters, strict=True)
     runs: list[list[Tensor]] = []
-    for piece in (_in_memory_order(gradient, parameter) for gradient, parameter in pairs):
+    for piece in gradients:
         if runs and _follows(piece, runs[-1][-1]):
             runs[-1].append(piece)
         else:
@@ -159,22 +151,3 @@ def _follows(second: Tensor, first: Tensor) -> bool:
     end = first.storage_offset() + first.numel()
     are_contiguous = first.is_contiguous() and second.is_contiguous()
     return is_in_same and are_contiguous and second.storage_offset() == end
-
-
-def _memory_order(tensor: Tensor) -> list[int]:
-    """Returns the dimensions, that of the largest steps through memory first."""
-    return sorted(range(tensor.dim()), key=tensor.stride().__getitem__, reverse=True)
-
-
-def _in_memory_order(tensor: Tensor, like: Tensor) -> Tensor:
-    """Permutes the dimensions of `tensor` so that reading it walks through `like`'s memory."""
-    return tensor.permute(_memory_order(like))
-
-
-def _strides_without_gaps(tensor: Tensor) -> list[int]:
-    """Returns strides in the tensor's own memory order, without gaps."""
-    strides, size = [0] * tensor.dim(), 1
-    for dim in reversed(_memory_order(tensor)):
-        strides[dim] = size
-        size *= tensor.shape[dim]
-    return strides

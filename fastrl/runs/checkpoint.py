@@ -18,7 +18,7 @@ import torch
 from fastrl.runs.folder import remove_temporaries, replaced_file
 
 FORMAT = "fastrl"
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 
 _PLAIN_TYPES = (bool, int, float, str, type(None))
 _STEP_FILE = re.compile(r"step_(\d{12,})\.pt")
@@ -55,7 +55,23 @@ def load_checkpoint(path: str | Path) -> dict[str, Any]:
     """
     state = _read(Path(path), mmap=False)
     _check_sums(Path(path))
+    if state.pop("format_version") == 1:
+        _begin_optimizers_anew(path, state.get("agent"))
     return state
+
+
+def _begin_optimizers_anew(path: str | Path, agent: Any) -> None:
+    """Puts the optimisers' state back to its beginning: it was saved in another order of weights.
+
+    Adam's moments and its steps are 0 then, the running square of RMSprop is 1.
+    """
+    parts = agent.values() if isinstance(agent, dict) else ()
+    states = [part for part in parts if isinstance(part, dict) and "square" in part]
+    for state in states:
+        for tensor in filter(torch.is_tensor, state.values()):
+            tensor.fill_(0 if "steps" in state else 1)
+    if states:
+        _log.warning("%s is of an earlier fastrl: its optimisers begin anew", path)
 
 
 def settings_in_newest(folder: Path, algo: str) -> tuple[dict[str, Any], dict[str, Any], str]:
@@ -243,10 +259,10 @@ def _read(path: Path, mmap: bool) -> dict[str, Any]:
     if not isinstance(kind, str) or kind != FORMAT:  # comparing a tensor would give a tensor
         raise ValueError(f"{path} is not a fastrl checkpoint")
     _check_read(path, state)
-    version = state.pop("format_version", None)
-    if not isinstance(version, int) or version != FORMAT_VERSION:
+    version = state.get("format_version")
+    if type(version) is not int or not 1 <= version <= FORMAT_VERSION:
         raise ValueError(
-            f"{path} has format_version {version!r}; this fastrl reads {FORMAT_VERSION}"
+            f"{path} has format_version {version!r}; this fastrl reads up to {FORMAT_VERSION}"
         )
     return state
 

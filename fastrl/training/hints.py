@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 from gymnasium import spaces
-from torch import Tensor
+from torch import Tensor, nn
 
 from fastrl.engine.optimizer import FlatAdam
 from fastrl.envs.choosing import choice_of
@@ -41,8 +41,11 @@ def check_learns(agent: Agent) -> None:
     """Raises ValueError if all weights are frozen, or the engine cannot see what it runs."""
     for name, network in agent.networks().items():
         for key, module in network.named_modules():
+            place = f"{name}.{key}".rstrip(".")
+            if isinstance(module, nn.DataParallel | nn.parallel.DistributedDataParallel):
+                kind = type(module).__name__
+                raise ValueError(f"{place} is in {kind}: devices=N trains on N devices without it")
             if "_orig_mod" in module._modules or module._compiled_call_impl is not None:
-                place = f"{name}.{key}".rstrip(".")
                 raise ValueError(
                     f"{place} is compiled by torch.compile: give the network as it is; "
                     "engine='compile' compiles whole updates"
