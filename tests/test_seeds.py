@@ -20,6 +20,7 @@ from fastrl import A2C, PPO, SAC, AgentTrainer, DroQ, PPORecurrent
 from fastrl.envs.pools import fitting_envs, spaces_of
 from fastrl.presets import load_presets
 from fastrl.processes.devices import Devices
+from fastrl.processes.generators import restore_generators, state_of_generators
 
 KINDS: dict[str, Any] = {kind.algo: kind for kind in (PPO, A2C, PPORecurrent, SAC, DroQ)}
 PRESETS = [(algo, task) for algo in KINDS for task in load_presets(algo)]
@@ -174,3 +175,10 @@ def test_agents_made_in_threads_have_the_weights_of_their_seeds():
     expected = made(1), made(2)
     for index, weights in enumerate(found):
         assert all(torch.equal(weights[x], expected[index % 2][x]) for x in weights)
+
+
+def test_state_of_numpy_s_generator_that_is_no_whole_number_is_refused():
+    state = state_of_generators()
+    state["numpy_random"][0] = torch.full((624,), float("inf"))
+    with pytest.raises(ValueError, match=r"random states cannot be restored: .* torch\.float32"):
+        restore_generators(state)

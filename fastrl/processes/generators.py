@@ -56,6 +56,8 @@ def restore_generators(state: dict[str, Any]) -> None:
             random.setstate((version, tuple(words.tolist()), gauss))
         if state.get("numpy_random"):
             words, *others = state["numpy_random"]
+            if words.is_floating_point():
+                raise TypeError(f"words of NumPy's generator are {words.dtype}")
             np.random.set_state(("MT19937", words.numpy().astype(np.uint32), *others))
     except (AttributeError, IndexError, KeyError, RuntimeError, TypeError) as error:
         raise ValueError(f"its random states cannot be restored: {error}") from error

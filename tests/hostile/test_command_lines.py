@@ -11,13 +11,18 @@ from fastrl.cli import main, parse
 from hostile.command_lines import ALGORITHMS, command_line, dropped, line_for_a_run
 from hostile.rule import SEED, Outcome, check, play
 
+ONLY_PRINT = {"--help", "--describe", "--print-config", "--dry-run"}
+
 
 def parsed(algo: str, words: list[str]) -> str:
     """Returns the fault of parsing a line, or ""."""
     silent: list[str] = []
 
     def work() -> int:
-        silent.append(dropped(words, parse(algo, words)))
+        try:
+            silent.append(dropped(words, parse(algo, words)))
+        except SystemExit as end:
+            return int(end.code or 0) if ONLY_PRINT & set(words) else 1
         return 0
 
     outcome = play(work, seconds=3)
@@ -49,13 +54,14 @@ def test_every_line_runs_or_is_refused(count: int, tmp_path: Path) -> None:
         algo = chance.choice(ALGORITHMS)
         words = line_for_a_run(algo, chance, str(tmp_path / str(index)))
         outcome = play(lambda algo=algo, words=words: main(algo, words), seconds=20)
-        if fault := outcome.fault or lack_of_result(outcome, tmp_path / str(index)):
+        if fault := outcome.fault or lack_of_result(outcome, words, tmp_path / str(index)):
             faults[f"{algo} {words!r:.400}"] = fault
     check(faults)
 
 
-def lack_of_result(outcome: Outcome, log_dir: Path) -> str:
+def lack_of_result(outcome: Outcome, words: list[str], log_dir: Path) -> str:
     """Returns what a run that ended well did not leave behind, or ""."""
-    if outcome.status == 0 and not list(log_dir.glob("*/*/*/checkpoints/last.pt")):
+    is_run = outcome.status == 0 and not ONLY_PRINT & set(words)
+    if is_run and not list(log_dir.glob("*/*/*/checkpoints/last.pt")):
         return "exit status 0 without a checkpoint"
     return ""
