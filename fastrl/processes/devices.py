@@ -108,7 +108,8 @@ class Devices(Ranks):
 
         if not have_failed():
             if is_interrupt(error):
-                self._watch.fail("interrupted", 130)
+                status = error.code if isinstance(error, SystemExit) else 130
+                self._watch.fail("interrupted", int(status or 0))
             elif is_expected(error):
                 self._watch.fail(one_line(error), 2)
             else:

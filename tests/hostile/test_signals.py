@@ -44,6 +44,8 @@ def cut_short(name: str, number: signal.Signals, seconds: float, log_dir: Path) 
         stderr=subprocess.PIPE,
         text=True,
         env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
+        # Whoever runs this in the background has it ignored, and so would the run at its start.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
     time.sleep(seconds)
     process.send_signal(number)
