@@ -100,8 +100,9 @@ def exit_status(work: Callable[[], int]) -> int:
                 signal.signal(signal.SIGINT, signal.SIG_IGN)  # already exiting
             if _rank() == 0:
                 print("interrupted", file=sys.stderr)
-            is_ended = isinstance(error, SystemExit) and isinstance(error.code, int)
-            return error.code if is_ended else 130
+            if isinstance(error, SystemExit) and isinstance(error.code, int):
+                return error.code
+            return 130
         if not is_expected(error):
             raise
         if os.environ.get("FASTRL_TRACEBACK") == "1":
