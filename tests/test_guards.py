@@ -308,7 +308,9 @@ def test_what_gives_another_number_each_time_changes_while_the_function_runs(num
 
 
 @pytest.mark.parametrize(
-    "draw", [random.random, random.gauss, np.random.rand, np.random.normal], ids=repr
+    "draw",
+    [random.random, random.gauss, np.random.rand, np.random.normal],
+    ids=["random", "gauss", "rand", "normal"],
 )
 def test_drawing_from_everybody_s_generator_is_a_change_and_is_taken_back(draw):
     random.seed(1)
