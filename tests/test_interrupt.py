@@ -179,7 +179,9 @@ def test_ctrl_c_while_the_other_ranks_leave_shows_nothing(tmp_path):
     assert (process.returncode, stderr) == (0, "")
 
 
-def test_error_that_a_second_ctrl_c_caused_is_an_interrupt(capsys):
+def test_error_that_a_second_ctrl_c_caused_is_an_interrupt(capsys, monkeypatch):
+    monkeypatch.setattr(signals, "_BOUNCE", 0.0)
+
     def replay() -> int:
         with signals.StopSignals():
             signal.raise_signal(signal.SIGINT)
