@@ -110,11 +110,10 @@ def last_of_kind(records: Iterable[Record], kind: dict[str, Any], name: str) -> 
 
 def summed(cases: Sequence[Case]) -> Case:
     """Sums runs of one commit up: medians, and noise that holds within them and between them."""
-    ratio = statistics.median(case.ratio for case in cases)
     ratios = [case.ratio for case in cases]
-    noise = max(
-        statistics.median(case.noise for case in cases), (max(ratios) - min(ratios)) / ratio
-    )
+    ratio = statistics.median(ratios)
+    apart = (max(ratios) - min(ratios)) / ratio
+    noise = max(apart, statistics.median(case.noise for case in cases))
     return Case(statistics.median(case.per_second for case in cases), cases[0].unit, ratio, noise)
 
 

@@ -312,7 +312,7 @@ def test_what_gives_another_number_each_time_changes_while_the_function_runs(num
     [random.random, random.gauss, np.random.rand, np.random.normal],
     ids=["random", "gauss", "rand", "normal"],
 )
-def test_drawing_from_everybody_s_generator_is_a_change_and_is_taken_back(draw):
+def test_drawing_from_a_global_generator_is_a_change_and_is_taken_back(draw):
     random.seed(1)
     np.random.seed(1)
     first = draw()

@@ -40,8 +40,8 @@ from fastrl.engine.snapshots import (
     snapshot_of,
 )
 
-# Of the functions in `random` and `numpy.random`, which belong to nobody.
-_EVERYBODYS: dict[str, Any] = {
+# What the functions in `random` and `numpy.random` draw from.
+_GLOBAL_GENERATORS: dict[str, Any] = {
     "random's generator": cast(Any, random.random).__self__,
     "numpy.random's generator": cast(Any, np.random.rand).__self__,
 }
@@ -84,7 +84,7 @@ class PythonReads:
         is_builtin = hasattr(profiler, "disable")  # cProfile's, which goes by its own switch
         if is_builtin:
             profiler.disable()
-        before = {name: snapshot_of(generator) for name, generator in _EVERYBODYS.items()}
+        before = {name: snapshot_of(generator) for name, generator in _GLOBAL_GENERATORS.items()}
         sys.setprofile(self._note)
         try:
             yield
@@ -92,7 +92,7 @@ class PythonReads:
             sys.setprofile(None if is_builtin else profiler)
             if is_builtin:
                 profiler.enable()
-            for name, generator in _EVERYBODYS.items():
+            for name, generator in _GLOBAL_GENERATORS.items():
                 if not is_same(generator, before[name]):
                     self._take_object(generator, before[name], name)
 

@@ -26,7 +26,7 @@ from fastrl.processes.launch import (
 from fastrl.processes.machine import share_cores
 from fastrl.processes.pulse import PATIENCE_SECONDS, PULSE
 from fastrl.processes.ranks import Ranks
-from fastrl.processes.signals import is_interrupt
+from fastrl.processes.signals import is_interrupt, status_of
 
 if TYPE_CHECKING:
     from lightning.fabric import Fabric
@@ -108,8 +108,7 @@ class Devices(Ranks):
 
         if not have_failed():
             if is_interrupt(error):
-                status = error.code if isinstance(error, SystemExit) else 130
-                self._watch.fail("interrupted", int(status or 0))
+                self._watch.fail("interrupted", status_of(error))
             elif is_expected(error):
                 self._watch.fail(one_line(error), 2)
             else:

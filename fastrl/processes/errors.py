@@ -15,7 +15,7 @@ from collections.abc import Callable
 from typing import Any, NoReturn
 
 from fastrl.processes.launch import local_rank
-from fastrl.processes.signals import is_interrupt
+from fastrl.processes.signals import is_interrupt, status_of
 
 _MOST_TOLD = 1000  # characters of an error
 _NO_MEMORY = ("can't allocate memory", "out of memory", "Storage size calculation overflowed")
@@ -100,9 +100,7 @@ def exit_status(work: Callable[[], int]) -> int:
                 signal.signal(signal.SIGINT, signal.SIG_IGN)  # already exiting
             if _rank() == 0:
                 print("interrupted", file=sys.stderr)
-            if isinstance(error, SystemExit) and isinstance(error.code, int):
-                return error.code
-            return 130
+            return status_of(error)
         if not is_expected(error):
             raise
         if os.environ.get("FASTRL_TRACEBACK") == "1":

@@ -290,6 +290,12 @@ def _leave(number: int, frame: FrameType | None) -> None:
     os._exit(130)  # ranks that this process started die with it
 
 
+def status_of(interrupt: BaseException) -> int:
+    """Returns the exit status of a process that an interrupt ends: 130, 143 or 129."""
+    code = interrupt.code if isinstance(interrupt, SystemExit) else None
+    return code if isinstance(code, int) and code in _ENDED else 128 + signal.SIGINT
+
+
 def is_interrupt(error: BaseException) -> bool:
     """Returns whether a signal caused an error. TorchScript turns Ctrl-C into a RuntimeError."""
     is_ended = isinstance(error, SystemExit) and error.code in _ENDED
