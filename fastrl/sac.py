@@ -24,6 +24,7 @@ from typing import Any, NamedTuple, Unpack
 import torch
 from torch import Tensor, nn
 
+from fastrl.agents.coefficients import Coefficients
 from fastrl.agents.off_policy import OffPolicyAgent
 from fastrl.agents.signatures import SACSettings
 from fastrl.buffers.replay import Transitions
@@ -48,6 +49,7 @@ LEARNERS = (
     "critic_optimizer",
     "alpha_optimizer",
 )
+LEARNING_RATES = ("policy_lr", "q_lr", "alpha_lr")
 MOST_DRAWN = 64  # minibatches whose noise and row numbers are drawn at once
 
 
@@ -121,6 +123,10 @@ class SAC(OffPolicyAgent):
         self.actor_optimizer = FlatAdam(self.policy, config.policy_lr, eps, max_norm, **decay)
         self.critic_optimizer = FlatAdam(self.critics, config.q_lr, eps, max_norm, **decay)
         self.alpha_optimizer = FlatAdam(self.temperature, config.alpha_lr, eps, 0.0, **adam)
+        optimizers = self.actor_optimizer, self.critic_optimizer, self.alpha_optimizer
+        rates = [optimizer.learning_rate for optimizer in optimizers]
+        settings = {name: float(getattr(config, name)) for name in LEARNING_RATES}
+        self.coefficients = Coefficients(dict(zip(LEARNING_RATES, rates, strict=True)), settings)
         self.target = FlatParameters(self.target_critics, lambda: self.critics)
         # 0 in gradient steps that leave the target critics alone.
         self._tau = torch.tensor(config.tau, device=self.device)
@@ -165,12 +171,9 @@ class SAC(OffPolicyAgent):
     def anneal(self, update_index: int) -> None:
         """Sets the learning rates to where their schedule is."""
         config, progress = self.config, progress_of(update_index, self.num_updates)
-        for optimizer, start in (
-            (self.actor_optimizer, config.policy_lr),
-            (self.critic_optimizer, config.q_lr),
-            (self.alpha_optimizer, config.alpha_lr),
-        ):
-            optimizer.learning_rate.fill_(value_at(config, "learning_rate", progress, start))
+        for name in LEARNING_RATES:
+            start = float(getattr(config, name))
+            self.coefficients.follow(name, value_at(config, "learning_rate", progress, start))
 
     def build(self, minibatch: Transitions) -> None:
         """Has the engine build the gradient steps: of all networks, and of the critics alone."""

@@ -446,7 +446,7 @@ def test_a_missing_matplotlib_is_one_line(tmp_path, capsys, monkeypatch):
         (["--csv", "-", "--json"], "--csv - prints"),
         (["--markdown", "--json"], "not allowed with"),
         (["--csv", "a", "--csv", "b"], "given twice"),
-        (["--nonsense"], "unrecognized arguments"),
+        (["--nonsense"], "unknown flag --nonsense"),
     ],
 )
 def test_a_mistake_is_one_line_and_nothing_is_printed(tmp_path, capsys, monkeypatch, words, told):

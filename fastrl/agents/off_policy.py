@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from fastrl.agents.base import BaseAgent
+from fastrl.agents.coefficients import Coefficients
 from fastrl.agents.networks import describe_networks
 from fastrl.agents.states import check_state, load_noise
 from fastrl.buffers.replay import MOST_RESTARTS, ReplayBuffer, StepsBuffer, Transitions
@@ -42,6 +43,7 @@ class OffPolicyAgent(BaseAgent):
 
     def __init__(self, env: Any, config: SACConfig | None = None, **settings: Any) -> None:
         """Makes environments and networks; arguments as of `BaseAgent`."""
+        self.coefficients = Coefficients({}, {})  # those of an algorithm come with its networks
         super().__init__(env, config, **settings)
         # What gradient steps draw depends on their number alone, so its state need not be saved.
         self._row_generator = torch.Generator()  # of the host
@@ -256,18 +258,21 @@ class OffPolicyAgent(BaseAgent):
             "changed_at": list(self._changed_at),
             "noise_generator": self.noise_generator.get_state(),
             "noise_device": self.device.type,
+            "coefficients": self.coefficients.state_dict(),
             "replay": None if self.replay is None else self.replay.state_dict(),
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Takes a state back; raises ValueError, before it takes any, if it is another agent's."""
         if isinstance(state, dict):  # older files lack these
-            state = {"steps_before_run": 0, "changed_at": [0, 0], **state}
+            lacking = {"steps_before_run": 0, "changed_at": [0, 0]}
+            state = {**lacking, "coefficients": self.coefficients.state_dict(), **state}
         self.match(state)
         check_state(self, state, "replay")
         if (replay := state.get("replay")) is not None:
             self._check_replay(replay)
         self._load_networks(state)
+        self.coefficients.load_state_dict(state["coefficients"])
         self.num_env_steps = state["num_env_steps"]
         self.num_gradient_steps = state["num_gradient_steps"]
         self._steps_before_run = state["steps_before_run"]

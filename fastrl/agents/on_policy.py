@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from fastrl.agents.base import BaseAgent
+from fastrl.agents.coefficients import Coefficients
 from fastrl.agents.networks import describe_networks
 from fastrl.agents.renamed import refuse_old_hook
 from fastrl.agents.states import check_state, load_noise
@@ -66,6 +67,8 @@ class OnPolicyAgent(BaseAgent):
             name: torch.tensor(getattr(self.config, name), device=self.device) for name in names
         }
         self.scheduled["learning_rate"] = self.optimizer.learning_rate
+        settings = {name: float(getattr(self.config, name)) for name in names}
+        self.coefficients = Coefficients(self.scheduled, settings)
         self.ent_coef = self.scheduled["ent_coef"]
         self.devices.broadcast(self.optimizer.flat)
 
@@ -220,11 +223,11 @@ class OnPolicyAgent(BaseAgent):
 
     def anneal(self, update_index: int) -> None:
         """Sets the coefficients to where their schedules are; one that adapts goes its own way."""
-        goes_on = adaptive_of(self.config) is not None and update_index > 0
+        adapts = adaptive_of(self.config) is not None
         progress = progress_of(update_index, self.num_updates)
-        for name, tensor in self.scheduled.items():
-            if not (goes_on and name == "learning_rate"):
-                tensor.fill_(value_at(self.config, name, progress))
+        for name in self.scheduled:
+            anew = adapts and update_index == 0 and name == "learning_rate"
+            self.coefficients.follow(name, value_at(self.config, name, progress), anew=anew)
 
     # Values and advantages
 
@@ -313,15 +316,13 @@ class OnPolicyAgent(BaseAgent):
 
     def state_dict(self) -> dict[str, Any]:
         """Returns weights, normalisers, optimiser and random states."""
-        adapts = adaptive_of(self.config) is not None
-        adapted = {"learning_rate": self.optimizer.learning_rate} if adapts else {}
         return {
             "config": self.config.to_dict(),
             **describe_networks(self.networks()),
             "policy": self.policy.state_dict(),
             "reward_scale": None if self.reward_scale is None else self.reward_scale.state_dict(),
             "optimizer": self.optimizer.state_dict(),
-            **adapted,
+            "coefficients": self.coefficients.state_dict(),
             "noise_generator": self.noise_generator.get_state(),
             "noise_device": self.device.type,
         }
@@ -329,12 +330,18 @@ class OnPolicyAgent(BaseAgent):
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Takes a state back; raises ValueError, before it takes any, if it is another agent's."""
         self.match(state)
-        adapted = () if "learning_rate" in state else ("learning_rate",)
-        check_state(self, state, *adapted)
+        state = self._with_coefficients(state)
+        check_state(self, state)
         self.policy.load_state_dict(state["policy"])
         if self.reward_scale is not None:
             self.reward_scale.load_state_dict(state["reward_scale"])
         self.optimizer.load_state_dict(state["optimizer"])
-        if "learning_rate" in state:  # else schedules set it
-            self.optimizer.learning_rate.copy_(state["learning_rate"])
+        self.coefficients.load_state_dict(state["coefficients"])
         load_noise(self, state)
+
+    def _with_coefficients(self, state: dict[str, Any]) -> dict[str, Any]:
+        """Returns a state with its coefficients: older files have at most the learning rate."""
+        coefficients = self.coefficients.state_dict()
+        if "learning_rate" in coefficients and "learning_rate" in state:
+            coefficients["learning_rate"][1] = float(state["learning_rate"])
+        return {"coefficients": coefficients, **state}

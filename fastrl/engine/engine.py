@@ -92,7 +92,7 @@ class Engine:
         self._trained, self._networks = trained, [module for _, module in trained()]
         self._layers = self._fingerprint()
         self._built, self._twins, self.notes, self._of_layers = [], [], [], PythonReads()
-        self._of_layers.take_settings(self._networks)
+        self._of_layers.take_settings(self._networks, [parameters for parameters, _ in trained()])
         reasons = why_no_kernels(device, config.precision) + why_not_static(self._networks)
         for_compiler = config.engine == "compile"
         if config.engine in ("auto", "native", "compile") and not reasons:
@@ -307,8 +307,8 @@ class Engine:
                 "weights, layers or hooks were replaced while the agent trains; copy weights with "
                 "parameter.data.copy_(...), and replace layers before `learn`"
             )
-        changes = []
-        if change := self._of_layers.changed():  # a dropout's rate, say, or `eval()`
+        changes, is_eager = [], self._way.name == "eager"
+        if not is_eager and (change := self._of_layers.changed()):  # a dropout's rate, `eval()`
             changes.append(change)
             self._of_layers = PythonReads()
             for built in self._built:

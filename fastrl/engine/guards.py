@@ -96,14 +96,18 @@ class PythonReads:
                 if not is_same(generator, before[name]):
                     self._take_object(generator, before[name], name)
 
-    def take_settings(self, networks: Sequence[nn.Module]) -> None:
-        """Notes the numbers and words that layers have as attributes, a library's layers too."""
-        for network in networks:
-            for name, module in network.named_modules():
-                own = vars(module)
-                for key, value in own.items():
-                    if isinstance(value, PLAIN) and not key.startswith("_"):
-                        self._take(own, own.get, key, value, f"{name or 'network'}.{key}")
+    def take_settings(self, networks: Sequence[nn.Module], optimizers: Sequence[Any]) -> None:
+        """Notes the numbers and words that layers have as attributes, a library's layers too.
+
+        And those of optimisers: Adam's epsilon, the bound of the gradient's norm.
+        """
+        layers = [pair for network in networks for pair in network.named_modules()]
+        named = [(name or "network", module) for name, module in layers]
+        for name, owner in [*named, *(("optimizer", x) for x in optimizers)]:
+            own = vars(owner)
+            for key, value in own.items():
+                if isinstance(value, (*PLAIN, tuple)) and is_plain(value) and key[0] != "_":
+                    self._take(own, own.get, key, value, f"{name}.{key}")
 
     def changed(self) -> str | None:
         """Names the first value that is another now: "self.beta changed from 0.1 to 1.0"."""

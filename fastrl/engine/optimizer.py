@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from itertools import accumulate, pairwise
-from typing import Any, ClassVar
+from typing import Any, ClassVar, NoReturn
 
 import torch
 from torch import Tensor, nn
@@ -136,9 +136,26 @@ class FlatOptimizer(FlatParameters):
             max_grad_norm: gradients are scaled down to this Euclidean norm; 0 leaves them alone.
         """
         super().__init__(module)
-        self.learning_rate = torch.tensor(learning_rate, device=self.flat.device)
+        self._learning_rate = torch.tensor(learning_rate, device=self.flat.device)
         self.eps, self.max_grad_norm = eps, max_grad_norm
         self.reset()
+
+    @property
+    def learning_rate(self) -> Tensor:
+        """A scalar; a number or a tensor assigned to it is written into it."""
+        return self._learning_rate
+
+    @learning_rate.setter
+    def learning_rate(self, rate: float | Tensor) -> None:
+        self._learning_rate.fill_(rate)
+
+    @property
+    def param_groups(self) -> NoReturn:
+        """Is what torch's optimisers have; these have one learning rate for all parameters."""
+        raise AttributeError(
+            "fastrl's optimisers have one learning rate for all parameters: assign to "
+            "optimizer.learning_rate, in place of param_groups"
+        )
 
     def adopt(self, module: nn.Module) -> bool:
         """As `FlatParameters.adopt`.
@@ -147,7 +164,8 @@ class FlatOptimizer(FlatParameters):
         """
         before, fits = self._places(), super().adopt(module)
         if not fits and hasattr(self, "eps"):
-            kept, now = self.state_dict(), self._places()
+            kept = {name: tensor.clone() for name, tensor in self.state_dict().items()}
+            now = self._places()
             self.reset()
             if now.keys() <= before.keys():
                 self._take_pieces(kept, [(now[x], before[x]) for x in now])
@@ -169,8 +187,16 @@ class FlatOptimizer(FlatParameters):
                 tensor.copy_(kept[name])
 
     def reset(self) -> None:
-        """Makes the state in which training begins."""
+        """Makes the state in which training begins; in the middle of a run too."""
         raise NotImplementedError
+
+    def _begin_state(self, name: str, value: float, like: Tensor) -> None:
+        """Fills a part of the state, in place where it fits: what is built goes on with it."""
+        held = getattr(self, name, None)
+        if held is not None and held.shape == like.shape and held.device == like.device:
+            held.fill_(value)
+        else:
+            setattr(self, name, torch.full_like(like, value))
 
     @torch.no_grad()
     def apply(self, gradient: Tensor) -> Tensor:
@@ -196,6 +222,10 @@ class FlatOptimizer(FlatParameters):
 
 class FlatAdam(FlatOptimizer):
     """Adam (Kingma and Ba 2015, arXiv 1412.6980); its moments start at zero."""
+
+    mean: Tensor
+    square: Tensor
+    steps: Tensor
 
     def __init__(
         self,
@@ -223,8 +253,9 @@ class FlatAdam(FlatOptimizer):
 
     def reset(self) -> None:
         """Sets moments and the number of steps to zero."""
-        self.mean, self.square = torch.zeros_like(self.flat), torch.zeros_like(self.flat)
-        self.steps = torch.zeros((), device=self.flat.device)
+        self._begin_state("mean", 0.0, self.flat)
+        self._begin_state("square", 0.0, self.flat)
+        self._begin_state("steps", 0.0, self.learning_rate)
 
     def _step(self, gradient: Tensor) -> None:
         state = self.mean, self.square, self.steps
@@ -243,6 +274,8 @@ class FlatAdam(FlatOptimizer):
 
 class FlatRMSprop(FlatOptimizer):
     """RMSprop as TensorFlow writes it; its running square starts at one."""
+
+    square: Tensor
 
     def __init__(
         self,
@@ -269,7 +302,7 @@ class FlatRMSprop(FlatOptimizer):
 
     def reset(self) -> None:
         """Sets the running square to one."""
-        self.square = torch.ones_like(self.flat)
+        self._begin_state("square", 1.0, self.flat)
 
     def _step(self, gradient: Tensor) -> None:
         rmsprop_step(self.flat, gradient, self.square, self.learning_rate, self.eps, self.decay)

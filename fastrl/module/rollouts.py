@@ -38,7 +38,7 @@ class RolloutAgent(OnPolicyAgent):
         """Makes environments for a module; `settings` are those of its config."""
         self.module = module
         super().__init__(learning_environment(env), preset="none", **settings)
-        self.scheduled = {}  # the learning rate's schedule is `configure_optimizers`'s
+        self.scheduled.clear()  # the learning rate's schedule is `configure_optimizers`'s
         self.learner = ModuleLearner(self, module)
         self.make_player = self.learner.player
 

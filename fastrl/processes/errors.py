@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import difflib
 import errno
 import io
 import os
@@ -35,6 +36,18 @@ class Parser(argparse.ArgumentParser):
             if flags.count(flag) > 1:
                 self.error(f"{flag} is given twice; give it once")
         return super().parse_known_args(words, namespace)
+
+    def parse_args(self, args: Any = None, namespace: Any = None) -> Any:
+        """Parses as `argparse` does, but says what an unknown flag may have meant."""
+        found, unknown = self.parse_known_args(args, namespace)
+        flags = [word.partition("=")[0] for word in unknown if word.startswith("-")]
+        for flag in flags:
+            near = difflib.get_close_matches(flag, self._option_string_actions, n=1, cutoff=0.7)
+            hint = f"did you mean {near[0]}?" if near else "--help lists all"
+            self.error(f"unknown flag {flag}; {hint}")
+        if unknown:
+            self.error(f"{unknown[0]!r} is one argument too many; --help lists all")
+        return found
 
     def error(self, message: str) -> NoReturn:
         """Raises the error."""

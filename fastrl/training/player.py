@@ -124,7 +124,8 @@ def _check_number(env: VectorEnv, number: int) -> None:
 
 
 def _not_finite(env: VectorEnv, index: int, reward: float, t: int) -> EnvError:
-    what = "observation" if np.isfinite(reward) else f"reward {reward}"
+    what = "observation" if np.isfinite(reward) else f"reward: {reward} as float32"
     return EnvError(
-        f"{env.env_id}: environment {index} returned a non-finite {what} at step {t} of the rollout"
+        f"{env.env_id}: environment {index} returned a non-finite {what}, "
+        f"at step {t} of the rollout"
     )

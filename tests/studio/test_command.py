@@ -29,7 +29,7 @@ from fastrl.studio import __main__ as command
         (["--at-once", "0"], "at least 1"),
         (["--host", ""], "--host is empty"),
         (["--log-dir", __file__], "is not a folder"),
-        (["--unknown"], "unrecognized"),
+        (["--unknown"], "unknown flag --unknown"),
         (["--port", "1", "--port", "2"], "given twice"),
     ],
 )

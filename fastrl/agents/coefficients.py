@@ -1,0 +1,59 @@
+"""Coefficients in tensors, which schedules set before an update and users may set in between."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from torch import Tensor
+
+logger = logging.getLogger("fastrl")
+
+
+class Coefficients:
+    """Follows schedules, and leaves alone what a schedule does not move.
+
+    A coefficient of a constant schedule stays as `agent.ent_coef.fill_(0.02)` in a callback left
+    it, in a resumed run too. Schedules that move set theirs anew before each update.
+    """
+
+    def __init__(self, tensors: Mapping[str, Tensor], values: Mapping[str, float]) -> None:
+        """Takes scalars that are changed in place, and the values of the settings that they have.
+
+        Args:
+            tensors: the coefficients by name; may lose some of them later.
+            values: what each one has now.
+        """
+        self._tensors, self._scheduled = tensors, dict(values)
+        self._is_told = False
+
+    def follow(self, name: str, value: float, *, anew: bool = False) -> None:
+        """Sets a coefficient to where its schedule is, if that moved.
+
+        Args:
+            name: which one.
+            value: what the schedule says.
+            anew: set it in any case.
+        """
+        before, tensor = self._scheduled[name], self._tensors[name]
+        if value == before and not anew:
+            return
+        if not (anew or self._is_told) and (now := float(tensor)) != np.float32(before):
+            self._is_told = True
+            logger.warning(
+                "%s was set to %.6g, but its schedule sets it before each update", name, now
+            )
+        tensor.fill_(value)
+        self._scheduled[name] = value
+
+    def state_dict(self) -> dict[str, list[float]]:
+        """Returns of each coefficient where its schedule was, and what it is."""
+        return {name: [self._scheduled[name], float(x)] for name, x in self._tensors.items()}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Takes back what others than the schedules set, unless the setting is another now."""
+        for name, (scheduled, value) in state.items():
+            if name in self._tensors and scheduled == self._scheduled[name]:
+                self._tensors[name].fill_(value)

@@ -1,0 +1,240 @@
+"""What is changed by hand while an agent trains takes effect, on every engine, or a line is told.
+
+Learning rates and coefficients, the optimiser's settings, and its state.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from test_resume import (
+    STATEFUL,
+    StopAfter,
+    agent_for,
+    assert_equal,
+    last_state,
+    metrics_of,
+)
+
+from fastrl import A2C, PPO, SAC, AgentTrainer
+from fastrl.callbacks import Callback
+from fastrl.engine.optimizer import FlatOptimizer
+
+Change = Callable[[FlatOptimizer], None]
+KINDS = {"ppo": PPO, "a2c": A2C, "sac": SAC}
+
+
+@pytest.fixture(autouse=True)
+def _in_a_folder_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+
+
+def optimizers_of(agent: Any) -> list[FlatOptimizer]:
+    return [
+        parameters for parameters, _ in agent.trained() if isinstance(parameters, FlatOptimizer)
+    ]
+
+
+class ChangesInThird(Callback):
+    """Changes something in the middle of a run."""
+
+    def __init__(self, change: Callable[[Any], None]) -> None:
+        self.change, self.count = change, 0
+
+    def on_rollout_end(self, trainer: Any) -> None:
+        self.count += 1
+        if self.count == 3:
+            self.change(trainer.agent)
+
+
+def trained(algo: str, change: Callable[[Any], None], **settings: Any) -> Any:
+    """An agent that was changed after the first of some updates."""
+    small: dict[str, Any] = {"num_steps": 16, "total_timesteps": 256, "num_envs": 4}
+    if algo == "sac":
+        small = {"num_steps": 8, "total_timesteps": 64, "num_envs": 1, "learning_starts": 8}
+        small["per_rank_batch_size"] = 16
+    elif algo == "ppo":
+        small["per_rank_batch_size"] = 32
+    small |= {"hidden_sizes": (8,), "eval_episodes": 0, "accelerator": "cpu"}
+    env = "toy_envs:BoxActionEnv" if algo == "sac" else STATEFUL
+    agent = KINDS[algo](env, preset="none", seed=3, verbose=0, **{**small, **settings})
+    agent.learn(callbacks=[ChangesInThird(change)])
+    return agent
+
+
+def weights(agent: Any) -> torch.Tensor:
+    return torch.cat([optimizer.flat for optimizer in optimizers_of(agent)])
+
+
+def each(change: Change) -> Callable[[Any], None]:
+    """The change, made to all optimisers of an agent."""
+
+    def change_all(agent: Any) -> None:
+        for optimizer in optimizers_of(agent):
+            change(optimizer)
+
+    return change_all
+
+
+def unchanged(_: Any) -> None:
+    pass
+
+
+@each
+def no_rate(optimizer: FlatOptimizer) -> None:
+    optimizer.learning_rate = 0.0
+
+
+@each
+def rate_in_place(optimizer: FlatOptimizer) -> None:
+    optimizer.learning_rate.fill_(0.01)
+
+
+@each
+def rate_as_tensor(optimizer: FlatOptimizer) -> None:
+    optimizer.learning_rate = torch.tensor(0.01)
+
+
+@each
+def smaller_steps(optimizer: FlatOptimizer) -> None:
+    optimizer.eps = 1.0
+
+
+@each
+def other_bound(optimizer: FlatOptimizer) -> None:
+    optimizer.max_grad_norm = 1e-4
+
+
+@each
+def decaying(optimizer: FlatOptimizer) -> None:
+    optimizer.weight_decay = 0.5
+
+
+@each
+def no_momentum(optimizer: FlatOptimizer) -> None:
+    vars(optimizer).update(
+        {"betas": (0.0, 0.99)} if hasattr(optimizer, "betas") else {"decay": 0.5}
+    )
+
+
+@each
+def forgetful(optimizer: FlatOptimizer) -> None:
+    optimizer.reset()
+
+
+CHANGES = [
+    no_rate,
+    rate_in_place,
+    rate_as_tensor,
+    smaller_steps,
+    other_bound,
+    decaying,
+    no_momentum,
+    forgetful,
+]
+NAMES = [
+    "no rate",
+    "rate in place",
+    "rate as tensor",
+    "eps",
+    "bound of the norm",
+    "weight decay",
+    "momentum",
+    "reset",
+]
+
+
+@pytest.mark.parametrize("change", CHANGES, ids=NAMES)
+@pytest.mark.parametrize("algo", KINDS)
+def test_what_is_changed_in_an_optimiser_takes_effect_on_every_engine(algo, change) -> None:
+    fast, slow = (trained(algo, change, engine=engine) for engine in ("auto", "eager"))
+    assert not torch.equal(weights(fast), weights(trained(algo, unchanged)))
+    torch.testing.assert_close(weights(fast), weights(slow), atol=2e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize("name", ["ent_coef", "clip_coef"])
+def test_a_constant_coefficient_stays_as_it_was_set(name: str) -> None:
+    agent = trained("ppo", lambda agent: getattr(agent, name).fill_(0.03))
+    assert float(getattr(agent, name)) == pytest.approx(0.03)
+
+
+def test_a_coefficient_set_before_learning_is_used() -> None:
+    def entropy(coefficient: float) -> float:
+        agent = PPO(
+            STATEFUL,
+            preset="none",
+            num_envs=4,
+            num_steps=16,
+            per_rank_batch_size=32,
+            total_timesteps=64,
+            verbose=0,
+            eval_episodes=0,
+        )
+        agent.ent_coef.fill_(coefficient)
+        agent.learn()
+        return float(agent.ent_coef)
+
+    assert entropy(0.25) == 0.25
+
+
+@pytest.mark.parametrize("algo", ["ppo", "sac"])
+def test_a_schedule_that_moves_sets_its_coefficient_anew_and_says_so(algo, caplog) -> None:
+    agent = trained(algo, no_rate, lr_schedule="linear")
+    assert all(float(optimizer.learning_rate) > 0 for optimizer in optimizers_of(agent))
+    told = [
+        x.getMessage() for x in caplog.records if "set to 0, but its schedule" in x.getMessage()
+    ]
+    assert len(told) == 1
+
+
+class Halves(StopAfter):
+    """Sets a coefficient by hand, before it is stopped."""
+
+    def update(self, buffer: Any, update_index: int, timer: Any) -> dict[str, float]:
+        if update_index == 1:
+            self.ent_coef.fill_(0.02)
+            self.optimizer.learning_rate = 1e-4
+        return super().update(buffer, update_index, timer)
+
+
+class HalvesAlone(Halves):
+    """Likewise, and goes on."""
+
+    stop = -1
+
+
+CONSTANT = {"anneal_lr": False, "anneal_clip_coef": False}
+
+
+def test_what_was_set_by_hand_is_resumed_to_the_bit(tmp_path: Path) -> None:
+    straight = AgentTrainer().fit(agent_for(STATEFUL, tmp_path, HalvesAlone, **CONSTANT)).folder
+    stopped = AgentTrainer(on_interrupt="return").fit(
+        agent_for(STATEFUL, tmp_path, Halves, **CONSTANT)
+    )
+    assert stopped.exit_status == 143
+    resumed = agent_for(STATEFUL, tmp_path, HalvesAlone, **CONSTANT)
+    AgentTrainer(resume=stopped.folder).fit(resumed)
+    assert float(resumed.ent_coef) == pytest.approx(0.02)
+    assert_equal(last_state(stopped.folder), last_state(straight))
+    assert metrics_of(stopped.folder) == metrics_of(straight)
+
+
+def test_another_setting_at_resume_takes_the_place_of_what_was_set_by_hand(tmp_path: Path) -> None:
+    stopped = AgentTrainer(on_interrupt="return").fit(
+        agent_for(STATEFUL, tmp_path, Halves, **CONSTANT)
+    )
+    resumed = agent_for(STATEFUL, tmp_path, HalvesAlone, **CONSTANT, ent_coef=0.5)
+    AgentTrainer(resume=stopped.folder).fit(resumed)
+    assert float(resumed.ent_coef) == 0.5
+    assert float(resumed.optimizer.learning_rate) == pytest.approx(1e-4)
+
+
+def test_parameter_groups_are_answered_with_the_learning_rate() -> None:
+    agent = trained("a2c", unchanged)
+    assert not hasattr(agent.optimizer, "param_groups")
+    with pytest.raises(AttributeError, match=r"assign to optimizer\.learning_rate"):
+        print(agent.optimizer.param_groups)
