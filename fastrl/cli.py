@@ -24,7 +24,7 @@ with leaving_at_once():  # Ctrl-C may already come during these imports
 
     from fastrl.config.checks import check_length
     from fastrl.config.command import Command, Settings, plan_of
-    from fastrl.config.describing import config_class_of
+    from fastrl.config.describing import config_class_of, title_of
     from fastrl.config.effects import check_effects
     from fastrl.config.finding import check_named_code
     from fastrl.config.flags import flag_of, print_flags, read_flags
@@ -290,5 +290,5 @@ def _print_help(algo: str, config_class: type[RunConfig], argv: Sequence[str]) -
             origins += source.get("config", ())
             note = f"The defaults below include {' and '.join(origins) or 'no preset'}."
     values = {entry.name: getattr(shown, entry.name) for entry in dataclasses.fields(config_class)}
-    description = f"{(config_class.__doc__ or '').strip().splitlines()[0]}\n\n{note}"
+    description = f"{title_of(config_class)}\n\n{note}"
     print_flags(config_class, values, f"python -m fastrl.{algo}", description)

@@ -33,7 +33,7 @@ from fastrl.config.schedules import value_at
 from fastrl.engine.optimizer import FlatAdam, FlatParameters
 from fastrl.models.critics import Critics, SquashedGaussianActor
 from fastrl.models.layers import frozen
-from fastrl.models.own import make_own
+from fastrl.models.own import check_apart, make_own
 from fastrl.ops.losses import soft_target, temporal_difference_loss
 from fastrl.ops.schedules import progress_of
 from fastrl.processes.pulse import PULSE
@@ -49,6 +49,7 @@ LEARNERS = (
     "critic_optimizer",
     "alpha_optimizer",
 )
+STEPS = ("critic_step", "actor_step")
 LEARNING_RATES = ("policy_lr", "q_lr", "alpha_lr")
 MOST_DRAWN = 64  # minibatches whose noise and row numbers are drawn at once
 
@@ -105,7 +106,9 @@ class SAC(OffPolicyAgent):
             config.activation_function,
         ).to(self.device)
         self.critics = self._make_critics().to(self.device)
-        self.target_critics = self._make_critics().to(self.device).requires_grad_(False)
+        self.target_critics = self._make_critics().to(self.device)
+        check_apart(self.policy, self.critics, self.target_critics)
+        self.target_critics.requires_grad_(False)
         self.temperature = Temperature(config.alpha).to(self.device)
         wanted = config.target_entropy
         self.target_entropy = -float(self.policy.num_actions) if wanted is None else wanted
@@ -123,13 +126,21 @@ class SAC(OffPolicyAgent):
         self.actor_optimizer = FlatAdam(self.policy, config.policy_lr, eps, max_norm, **decay)
         self.critic_optimizer = FlatAdam(self.critics, config.q_lr, eps, max_norm, **decay)
         self.alpha_optimizer = FlatAdam(self.temperature, config.alpha_lr, eps, 0.0, **adam)
-        optimizers = self.actor_optimizer, self.critic_optimizer, self.alpha_optimizer
-        rates = [optimizer.learning_rate for optimizer in optimizers]
         settings = {name: float(getattr(config, name)) for name in LEARNING_RATES}
-        self.coefficients = Coefficients(dict(zip(LEARNING_RATES, rates, strict=True)), settings)
+        self.learning_rates: dict[str, Tensor] = {}
+        self.coefficients = Coefficients(self.learning_rates, settings)
         self.target = FlatParameters(self.target_critics, lambda: self.critics)
         # 0 in gradient steps that leave the target critics alone.
         self._tau = torch.tensor(config.tau, device=self.device)
+        self.make_steps()
+        self._summed_steps = [0, 0]  # of the critics and of the actor, since the last row
+
+    def make_steps(self) -> None:
+        """Makes the gradient steps of critics and actor, of the losses and optimisers as they are.
+
+        A run begins with that; sums of metrics go on.
+        """
+        sums = [getattr(self, name).sums for name in STEPS if hasattr(self, name)]
         step = self.engine.gradient_step
         self.critic_step = step(
             self.critic_loss, self.critic_optimizer, CRITIC_METRICS, over_ranks="mean"
@@ -137,7 +148,11 @@ class SAC(OffPolicyAgent):
         self.actor_step = step(
             self.actor_loss, self.actor_optimizer, ACTOR_METRICS, over_ranks="mean"
         )
-        self._summed_steps = [0, 0]  # of the critics and of the actor, since the last row
+        for name, kept in zip(STEPS, sums, strict=False):
+            getattr(self, name).sums.copy_(kept)
+        optimizers = self.actor_optimizer, self.critic_optimizer, self.alpha_optimizer
+        for name, optimizer in zip(LEARNING_RATES, optimizers, strict=True):
+            self.learning_rates[name] = optimizer.learning_rate
 
     def _make_critics(self, **more: Any) -> Critics:
         config, num_features = self.config, self.policy.num_inputs

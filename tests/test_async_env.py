@@ -151,7 +151,7 @@ def test_seeds_are_those_of_each_environment():
         assert env.reset()[:, 0].tolist() == SEEDS
         env.reseed([7, 8, 9])
         assert env.reset()[:, 0].tolist() == [7, 8, 9]
-        with pytest.raises(ValueError, match="made without render=True"):
+        with pytest.raises(ValueError, match="to be filmed, it must take"):
             env.render()
 
 

@@ -237,7 +237,7 @@ def test_the_stock_layers_as_a_network_learn_the_stock_numbers(tmp_path):
 
 @pytest.mark.parametrize(
     ("network", "served"),
-    [("plain", True), ("Wrapped", True), ("Skipping", False), ("ResidualMLP", False)],
+    [("plain", True), ("Wrapped", False), ("Skipping", False), ("ResidualMLP", False)],
 )
 def test_the_kernels_serve_what_they_know_and_all_learn_as_eager(network, served, tmp_path, capsys):
     agents = {}

@@ -18,7 +18,8 @@ from fastrl.envs.make import make_env, vector_env_of, wrap_vector_env
 from fastrl.envs.vector import HasState
 from fastrl.models.encoders import Reader
 from fastrl.spaces.actions import action_space_of
-from fastrl.spaces.observations import PackedRow, observation_rows, pack_observation
+from fastrl.spaces.observations import observation_rows, pack_observation
+from fastrl.spaces.packed import PackedRow
 from fastrl.spaces.parts import leaf_values
 from fastrl.training.greedy import fresh_env
 

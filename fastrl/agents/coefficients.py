@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping
-from typing import Any
 
 import numpy as np
+import torch
 from torch import Tensor
 
 logger = logging.getLogger("fastrl")
@@ -48,12 +48,14 @@ class Coefficients:
         tensor.fill_(value)
         self._scheduled[name] = value
 
-    def state_dict(self) -> dict[str, list[float]]:
-        """Returns of each coefficient where its schedule was, and what it is."""
-        return {name: [self._scheduled[name], float(x)] for name, x in self._tensors.items()}
+    def state_dict(self) -> dict[str, Tensor]:
+        """Returns of each coefficient where its schedule was, and what it is: float64 `[2]`."""
+        pairs = {name: (self._scheduled[name], float(x)) for name, x in self._tensors.items()}
+        return {name: torch.tensor(pair, dtype=torch.float64) for name, pair in pairs.items()}
 
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+    def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
         """Takes back what others than the schedules set, unless the setting is another now."""
-        for name, (scheduled, value) in state.items():
+        for name, pair in state.items():
+            scheduled, value = pair.tolist()
             if name in self._tensors and scheduled == self._scheduled[name]:
                 self._tensors[name].fill_(value)

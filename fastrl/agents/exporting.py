@@ -24,7 +24,7 @@ from fastrl.models.parts import ByName
 from fastrl.models.recurrent import RecurrentActorCritic
 from fastrl.processes.errors import one_line
 from fastrl.runs.folder import check_replaceable, expanded, replaced_file
-from fastrl.spaces.observations import PackedRow
+from fastrl.spaces.packed import PackedRow
 from fastrl.training.agent import HasMemory
 
 if TYPE_CHECKING:

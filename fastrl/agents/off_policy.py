@@ -20,7 +20,7 @@ from torch import Tensor
 from fastrl.agents.base import BaseAgent
 from fastrl.agents.coefficients import Coefficients
 from fastrl.agents.networks import describe_networks
-from fastrl.agents.states import check_state, load_noise
+from fastrl.agents.states import check_spaces, check_state, describe_spaces, load_noise
 from fastrl.buffers.replay import MOST_RESTARTS, ReplayBuffer, StepsBuffer, Transitions
 from fastrl.config.sac import SACConfig
 from fastrl.decoupled.channels import ReplayChannel
@@ -58,6 +58,9 @@ class OffPolicyAgent(BaseAgent):
         self.replay: ReplayBuffer | None = None
         self.saved_replay: dict[str, Any] | None = None
         """What `load_state_dict` found for a replay buffer that is not there yet."""
+
+    def make_steps(self) -> None:
+        """Makes the gradient steps that `build` has the engine build."""
 
     def build(self, minibatch: Transitions) -> None:
         """Has the engine build the gradient steps for minibatches like this one."""
@@ -133,6 +136,7 @@ class OffPolicyAgent(BaseAgent):
             self.replay.load_state_dict(self.saved_replay)
             self.saved_replay = None
         self.anneal(0)  # a mistake in the schedule is told before the run begins
+        self.make_steps()
         self.build(self.replay.minibatch)
 
     def _rows_to_come(self) -> int:
@@ -252,6 +256,7 @@ class OffPolicyAgent(BaseAgent):
         return {
             "config": self.config.to_dict(),
             **describe_networks(self.networks()),
+            "spaces": describe_spaces(self),
             "num_env_steps": self.num_env_steps,
             "num_gradient_steps": self.num_gradient_steps,
             "steps_before_run": self._steps_before_run,
@@ -267,6 +272,7 @@ class OffPolicyAgent(BaseAgent):
         if isinstance(state, dict):  # older files lack these
             lacking = {"steps_before_run": 0, "changed_at": [0, 0]}
             state = {**lacking, "coefficients": self.coefficients.state_dict(), **state}
+        check_spaces(self, state)
         self.match(state)
         check_state(self, state, "replay")
         if (replay := state.get("replay")) is not None:

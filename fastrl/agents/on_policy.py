@@ -20,14 +20,14 @@ from fastrl.agents.base import BaseAgent
 from fastrl.agents.coefficients import Coefficients
 from fastrl.agents.networks import describe_networks
 from fastrl.agents.renamed import refuse_old_hook
-from fastrl.agents.states import check_state, load_noise
+from fastrl.agents.states import check_spaces, check_state, describe_spaces, load_noise
 from fastrl.buffers.dealing import Dealer, SharedRows
 from fastrl.buffers.rollout import RolloutBuffer
 from fastrl.config.on_policy import OnPolicyConfig
 from fastrl.config.schedules import SCHEDULE_OF, adaptive_of, value_at
 from fastrl.decoupled.channels import RolloutChannel
 from fastrl.engine.modes import training_modes
-from fastrl.engine.optimizer import FlatOptimizer
+from fastrl.engine.optimizer import FlatOptimizer, flat
 from fastrl.models.actor_critic import ActorCritic
 from fastrl.models.layers import evaluated
 from fastrl.models.normalization import RewardScale
@@ -57,11 +57,9 @@ class OnPolicyAgent(BaseAgent):
     def __init__(self, env: Any, config: OnPolicyConfig | None = None, **settings: Any) -> None:
         """Makes environments, networks and optimiser; arguments as of `BaseAgent`."""
         super().__init__(env, config, **settings)
-        self.reward_scale = None
-        if self.config.reward_scaling:
-            self.reward_scale = RewardScale(self.config.gamma).to(self.device)
-        self.optimizer = self.make_optimizer()
-        # Coefficients are tensors changed in place, so that a schedule rebuilds nothing.
+        scale = RewardScale(self.config.gamma).to(self.device)
+        self.reward_scale = scale if self.config.reward_scaling else None
+        self.optimizer = flat(self.make_optimizer())
         names = [name for name in SCHEDULE_OF if hasattr(self.config, name)]
         self.scheduled = {
             name: torch.tensor(getattr(self.config, name), device=self.device) for name in names
@@ -147,6 +145,8 @@ class OnPolicyAgent(BaseAgent):
     def make_learning(self, buffer: RolloutBuffer) -> None:
         """Has the engine build what learns from a rollout."""
         refuse_old_hook(self)
+        if self.scheduled:  # by another optimiser, maybe
+            self.scheduled["learning_rate"] = self.optimizer.learning_rate
         for name in self.scheduled:  # a mistake in one is told before the run begins
             value_at(self.config, name, 0.0)
         self.build(buffer)
@@ -197,6 +197,7 @@ class OnPolicyAgent(BaseAgent):
     def begin_rollout(self, rollout: RolloutBuffer) -> None:
         """Draws the noise of a whole rollout at once."""
         self.engine.check()
+        rollout.check_memory()
         self.policy.head.draw_noise(rollout.noise, self.noise_generator)
 
     def act(self, t: int, pool: int) -> np.ndarray:
@@ -319,6 +320,7 @@ class OnPolicyAgent(BaseAgent):
         return {
             "config": self.config.to_dict(),
             **describe_networks(self.networks()),
+            "spaces": describe_spaces(self),
             "policy": self.policy.state_dict(),
             "reward_scale": None if self.reward_scale is None else self.reward_scale.state_dict(),
             "optimizer": self.optimizer.state_dict(),
@@ -329,6 +331,7 @@ class OnPolicyAgent(BaseAgent):
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Takes a state back; raises ValueError, before it takes any, if it is another agent's."""
+        check_spaces(self, state)
         self.match(state)
         state = self._with_coefficients(state)
         check_state(self, state)

@@ -17,7 +17,12 @@ from fastrl.config.other_names import OTHER_NAMES
 from fastrl.presets import id_of, resolve
 
 _GROUPS_READ_ONCE = "task", "network", "devices"  # when the agent is made
-_READ_ONCE = "num_envs", "num_steps", "buffer_size", "alpha", "observation_normalization"
+_READ_ONCE = (
+    *("num_envs", "num_steps", "buffer_size", "alpha", "observation_normalization"),
+    *("observation_clip", "observation_epsilon", "reward_scaling", "max_grad_norm"),
+    *("adam_eps", "adam_beta1", "adam_beta2", "weight_decay", "optimizer", "optimizer_eps"),
+    *("rmsprop_decay", "replay_ratio", "tau", "target_entropy"),
+)
 _READ_LATER = "total_timesteps", "target_return"
 _VALUES = int, float, str, tuple, list, dict, NoneType, FunctionType, np.generic
 _POLICIES_OF_OTHERS = ("MlpPolicy", "CnnPolicy", "MultiInputPolicy", "MlpLstmPolicy")

@@ -17,6 +17,8 @@ from fastrl.processes.errors import one_line
 from fastrl.runs.checkpoint import FORMAT, Checkpoints, check_parts, load_checkpoint
 from fastrl.runs.folder import expanded, open_run_folder
 
+_NO_WEIGHTS = ("config", "metric_sums", "coefficients")
+
 
 class LoadedWeights(NamedTuple):
     """What `load_weights` took of a file, by names such as `policy.actor.0.weight`."""
@@ -174,7 +176,7 @@ def _weights_in(path: Path, into: str) -> dict[str, Tensor]:
     weights = {
         f"{network}.{name}": tensor
         for network, part in networks.items()
-        if isinstance(part, dict) and network not in (*optimizers, "config", "metric_sums")
+        if isinstance(part, dict) and network not in (*optimizers, *_NO_WEIGHTS)
         for name, tensor in part.items()
         if isinstance(tensor, Tensor)
     }

@@ -133,7 +133,20 @@ class RolloutBuffer:
             self._finished_returns,
             self._finished_lengths,
         )
+        written = ("obs", "actions", "noise", "values", "log_probs", "advantages", "returns")
+        on_host = ("host_rewards", "host_terminated", "host_truncated", "host_valid")
+        self._memory = {name: getattr(self, name).data_ptr() for name in (*written, *on_host)}
         self._allocate_minibatches(batch_size)
+
+    def check_memory(self) -> None:
+        """Raises ValueError if somebody gave a tensor of it other memory, which is not written."""
+        for name, place in self._memory.items():
+            if getattr(self, name).data_ptr() != place:
+                name = name.removeprefix("host_")
+                raise ValueError(
+                    f"rollout.{name} got other memory, which the next steps are not written to; "
+                    f"change it in place: rollout.{name}.copy_(...)"
+                )
 
     def _allocate_minibatches(self, batch_size: int) -> None:
         num_minibatches = -(-self.num_steps * self.num_envs // batch_size)

@@ -35,7 +35,10 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
-    parser = Parser(prog="python -m fastrl.compare", description=(__doc__ or "").splitlines()[0])
+    description = (
+        "Compares runs, and groups of runs that differ in their seeds: a table and a plot."
+    )
+    parser = Parser(prog="python -m fastrl.compare", description=description)
     parser.add_argument(
         "runs",
         nargs="+",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import sys
 import types
 from collections.abc import Mapping
 from importlib import import_module
@@ -32,6 +33,16 @@ def config_class_of(algo: str) -> type[RunConfig]:
     return own[0]
 
 
+def title_of(config_class: type[RunConfig]) -> str:
+    """Returns what an algorithm's settings are called, in a line.
+
+    Without docstrings, as `python -OO` leaves us, a dataclass writes down its own signature.
+    """
+    words = (config_class.__doc__ or "").strip().splitlines()
+    is_written = bool(words) and sys.flags.optimize < 2
+    return words[0] if is_written else f"Settings: {config_class.__name__}"
+
+
 def description_of(algo: str, preset: Mapping[str, Any]) -> dict[str, Any]:
     """Returns what an algorithm's settings are, as plain values; see docs/settings.md.
 
@@ -43,7 +54,7 @@ def description_of(algo: str, preset: Mapping[str, Any]) -> dict[str, Any]:
     groups = [{"name": name, "title": title} for name, title in GROUPS.items()]
     return {
         "algorithm": algo,
-        "title": (config_class.__doc__ or "").strip().splitlines()[0],
+        "title": title_of(config_class),
         "groups": groups,
         "source_flags": _source_flags(),
         "settings": _settings(config_class, preset),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any, TypeVar
 
 from fastrl.config.run import RunConfig
@@ -24,6 +25,13 @@ BEGINNINGS = ("seed", "ortho_init", "log_std_init", "alpha")
 TASK = (
     *("env_id", "env_kwargs", "mask_vel", "obs_keys", "obs_kind", "scale_images", "gray_scale"),
     *("resize", "action_repeat", "frame_stack", "info_action_mask"),
+)
+
+# Where a run is written, and which device it is on; what follows from the number of ranks, and
+# names of networks, which may have moved.
+_OF_THE_PLACE = (
+    *("log_dir", "exp_name", "accelerator", "strategy", "share_data"),
+    *("network", "network_kwargs", "backend"),
 )
 
 Config = TypeVar("Config", bound=RunConfig)
@@ -70,6 +78,41 @@ def resumed(saved: Config, changes: dict[str, Any], run: str) -> Config:
                 f"the run has, {shares[name]} each"
             )
     return saved.replace(**{**shares, **changes})
+
+
+def changed_settings(config: RunConfig, saved: Any) -> str:
+    """Returns which settings a run goes on with that are not those that it learned with.
+
+    Sizes of one rank count with those of all ranks. `check_beginnings` and `check_task` look at
+    what they are for.
+
+    Args:
+        config: the settings that are asked for, from Python or in a run's `config.yaml`.
+        saved: those in the checkpoint, plain.
+
+    Raises:
+        ValueError: rollouts would be of another size, so that updates already made count otherwise.
+    """
+    if not isinstance(saved, dict):
+        return ""
+    free = {flag.removeprefix("--").replace("-", "_") for flag in CHANGEABLE.split(", ")}
+    free |= {*BEGINNINGS, *TASK, *_OF_THE_PLACE}
+    now, was = config.to_dict(), dict(saved)
+    sizes = [*config.per_rank_sizes(), *(["buffer_size"] if "buffer_size" in now else [])]
+    for settings in (now, was):
+        ranks = [settings.get(name, 1) for name in ("devices", "num_nodes")]
+        if all(type(x) is int for x in ranks):
+            for name in sizes:
+                if type(settings.get(name)) is int:
+                    settings[name] *= math.prod(ranks)
+    others = [x for x in now if x in was and x not in free and now[x] != was[x]]
+    told = ", ".join(f"{x}={spell(now[x])} (before: {spell(was[x])})" for x in others)
+    if {"num_envs", "num_steps"} & {*others}:
+        raise ValueError(
+            f"a resumed run keeps the size of its rollouts, but would have {told}; load() takes "
+            "its weights to a new run"
+        )
+    return told
 
 
 def check_beginnings(config: RunConfig, saved: Any, source: object, *allowed: str) -> None:

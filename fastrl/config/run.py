@@ -23,6 +23,7 @@ _MOST_THREADS = 1024
 MOST_PROCESSES = 1024  # that a number typed by mistake may start on a machine
 MOST_EPISODES = 1_000_000
 _MOST_FRAMES = 1000
+_LONGEST_NAME = 100
 _LARGEST_SIDE = 4096
 LOGGERS = ("csv", "tensorboard", "wandb", "mlflow", "trackio")
 
@@ -166,6 +167,11 @@ class RunConfig:
         for name in self.callback:
             if not re.fullmatch(r"[A-Za-z_][\w.]*:[A-Za-z_][\w.]*", name):
                 raise ValueError(f"callback must be written module:callable, not {name!r}")
+        if not re.search(r"[A-Za-z0-9_]", self.exp_name) or len(self.exp_name) > _LONGEST_NAME:
+            raise ValueError(
+                f"exp_name names the run's folder: at most {_LONGEST_NAME} characters, one of them "
+                f"an ASCII letter, a digit or '_'; not {self.exp_name[:_LONGEST_NAME]!r}"
+            )
         if not self.env_id:
             raise ValueError("env_id is empty; name a task, for example LunarLander-v2")
         if self.num_workers > self.num_envs:

@@ -131,6 +131,10 @@ def check_named(
         fault = "was not signed as a run of yours"
         if signature:
             fault = "is signed by another user, or was changed since"
+            try:
+                _read_key()
+            except (OSError, ValueError) as error:
+                fault = f"whether a run of yours signed it cannot be told: {error}"
         ways = {
             "env_id": "--env-id, env= in Python",
             "agent": "--agent, its class in Python",

@@ -113,6 +113,13 @@ def _reason_of(error: Exception) -> str:
     """Returns why a text is no YAML of plain values, with the line where it shows."""
     if isinstance(error, yaml.MarkedYAMLError) and error.problem and error.problem_mark:
         return f"line {error.problem_mark.line + 1}: {' '.join(error.problem.split())}"
+    if isinstance(error, yaml.reader.ReaderError):
+        character = (
+            error.character if isinstance(error.character, int) else ord(error.character[:1])
+        )
+        return f"it has the character #x{character:04x}, which no text has"
+    if isinstance(error, TypeError) and "unhashable" in str(error):
+        return "a name is a list or a mapping"
     is_syntax = isinstance(error, yaml.YAMLError)
     return " ".join(str(error).split()) if is_syntax else f"a value is wrong: {error!r}"
 

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from gymnasium import Space, spaces
 
-from fastrl.spaces.observations import MASK_KEY, PackedRow
+from fastrl.spaces.packed import MASK_KEY, PackedRow
 from fastrl.spaces.parts import width_of
 from fastrl.spaces.pixels import is_pixels
 

@@ -17,7 +17,12 @@ from fastrl.engine.cuda_graphs import Function
 from fastrl.engine.recording import Recording
 
 
-def build(function: Function, example: tuple[Tensor, ...], mode: str) -> Function:
+def build(
+    function: Function,
+    example: tuple[Tensor, ...],
+    mode: str,
+    sources: list[Tensor] | None = None,
+) -> Function:
     """Returns `function` in the form that `mode` asks for.
 
     The function must be static: same shapes at every call, no Python decision that depends on a
@@ -29,8 +34,11 @@ def build(function: Function, example: tuple[Tensor, ...], mode: str) -> Functio
         example: arguments of the shapes and types that it will be called with; they are not
             changed.
         mode: "recorded" or "compile".
+        sources: is filled with the tensors from outside that were found.
     """
+    recording = Recording(function, example, for_compiler=mode == "compile")
+    if sources is not None:
+        sources += recording.sources
     if mode == "compile":
-        return Recording(function, example, for_compiler=True).compiled()
-    recording = Recording(function, example)
+        return recording.compiled()
     return recording.captured() if example[0].is_cuda else recording.scripted()

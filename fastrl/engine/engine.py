@@ -18,7 +18,6 @@ engine notices at the next update and runs the function itself from there on.
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
@@ -29,7 +28,7 @@ import torch
 from torch import Tensor, nn
 
 from fastrl.config.run import RunConfig
-from fastrl.engine.built import Built, agreed
+from fastrl.engine.built import Built, agreed, tell
 from fastrl.engine.compiling import Function, build
 from fastrl.engine.gradient_step import GradientStep, Loss
 from fastrl.engine.guards import PythonReads
@@ -37,7 +36,7 @@ from fastrl.engine.modes import building
 from fastrl.engine.native import Twin, built_with, why_no_kernels
 from fastrl.engine.native_acting import NativeActing
 from fastrl.engine.objective import ClippedObjective
-from fastrl.engine.optimizer import FlatOptimizer, FlatParameters
+from fastrl.engine.optimizer import FlatOptimizer, FlatParameters, flat
 from fastrl.engine.proving import acts_alike, proven_twins, why_not_objective
 from fastrl.engine.rehearsal import NotStaticError, buffers_kept, rehearse
 from fastrl.engine.threads import matmul_precision, num_threads, update_threads
@@ -45,8 +44,6 @@ from fastrl.engine.ways import HOOKS, WAYS, Situation, choose, why_not_static
 from fastrl.kernels.extension import worker_threads
 from fastrl.models.layers import evaluated
 from fastrl.processes.devices import Devices
-
-logger = logging.getLogger("fastrl")
 
 Trained = Sequence[tuple[FlatParameters, nn.Module]]
 
@@ -86,7 +83,7 @@ class Engine:
         """
         config, device = self._config, self._devices.device
         for parameters, module in trained():
-            parameters.adopt(module)
+            flat(parameters).adopt(module)
             if not module.training:  # a part of it alone may be meant to stay in that mode
                 module.train()
         self._trained, self._networks = trained, [module for _, module in trained()]
@@ -148,9 +145,10 @@ class Engine:
             if change is not None:
                 return self._as_it_is(function, f"{change} while it ran")
             # Compiled code knows how many threads it will have.
+            make = partial(build, function, example, mode, sources := [])
             with num_threads(threads or self._torch_threads):
-                fast = built_with(self._twins, partial(build, function, example, mode), self.notes)
-        built = Built(function, fast, reads)
+                fast = built_with(self._twins, make, self.notes)
+        built = Built(function, fast, reads, sources)
         self._built.append(built)
         return built
 
@@ -314,15 +312,11 @@ class Engine:
             for built in self._built:
                 built.fall_back()
         for built in self._built:
-            if built.fast is not None and (change := built.reads.changed()):
+            if built.fast is not None and (change := built.changed()):
                 built.fall_back()
                 changes.append(change)
         for change in dict.fromkeys(changes):
-            logger.warning(
-                "eager from here on: %s; a number that changes belongs in a tensor, changed in "
-                "place (self.beta.fill_(...))",
-                change,
-            )
+            tell(change)
 
     @property
     def _on_cpu(self) -> bool:

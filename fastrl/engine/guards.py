@@ -15,12 +15,10 @@ import inspect
 import os
 import random
 import sys
-import sysconfig
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from functools import partial
-from pathlib import Path
 from types import CodeType, FrameType, FunctionType, MemberDescriptorType, MethodType, ModuleType
 from typing import Any, NamedTuple, cast
 
@@ -28,10 +26,12 @@ import numpy as np
 import torch
 from torch import nn
 
+from fastrl.engine.own_code import PACKAGE, is_library
 from fastrl.engine.snapshots import (
     CHANGEABLE,
     CONTAINERS,
     GENERATORS,
+    MAPPINGS,
     PLAIN,
     Drawn,
     is_plain,
@@ -47,15 +47,13 @@ _GLOBAL_GENERATORS: dict[str, Any] = {
 }
 _READS_ENVIRONMENT = type(os.environ).__getitem__.__code__
 _OPAQUE = (torch.Tensor, np.ndarray, MethodType, *GENERATORS, *PLAIN)
-_OF_CLASSES = (*PLAIN, *CONTAINERS, *GENERATORS, dict, np.ndarray, FunctionType, property)
-_MOST_OBJECTS = 64  # of a container, that are looked into
+_OF_CLASSES = (*PLAIN, *CONTAINERS, *GENERATORS, *MAPPINGS, np.ndarray, FunctionType, property)
+_MOST_OBJECTS = 256  # of a container, that are looked into
 _COMPREHENSIONS = ("<listcomp>", "<setcomp>", "<dictcomp>", "<genexpr>")
-_DEEPEST = 3  # attributes of attributes of attributes
+_DEEPEST = 5  # attributes of attributes of attributes
 _MISSING = object()
-# Code that nobody changes while a run goes on: installed libraries, and how fastrl runs things.
-_PACKAGE = Path(__file__).parent.parent
-_OWN = tuple(str(_PACKAGE / name) for name in ("engine", "kernels", "processes"))
-_LIBRARIES = tuple(sysconfig.get_paths()[name] for name in ("stdlib", "purelib", "platlib"))
+# Code that nobody changes while a run goes on, beside libraries: how fastrl runs things.
+_OWN = tuple(os.path.join(PACKAGE, name) for name in ("engine", "kernels", "processes"))
 
 
 class _Read(NamedTuple):
@@ -74,6 +72,8 @@ class PythonReads:
         self._values: dict[tuple[int, str], _Read] = {}
         self._seen: set[tuple[Any, ...]] = set()
         self._is_library: dict[CodeType, bool] = {}
+        self.ran: dict[CodeType, dict[str, Any]] = {}
+        """The code that ran, with its global variables."""
         self._alive: list[Any] = []  # ids name objects only as long as these live
 
     @contextmanager
@@ -138,14 +138,14 @@ class PythonReads:
     def _note(self, frame: FrameType, event: str, called: Any) -> None:
         code = frame.f_code
         if event == "c_call":
-            if not self._skips(code):
+            if not self._skips(frame):
                 self._note_builtin(called)
         elif code is _READS_ENVIRONMENT and event == "call":
             environment, key = os.environ, frame.f_locals["key"]
             value = environment.get(key, _MISSING)
             self._take(environment, environment.get, key, value, f"os.environ[{key!r}]")
         # Arguments are there at the call, other local variables at the return.
-        if event not in ("call", "return") or self._skips(code):
+        if event not in ("call", "return") or self._skips(frame):
             return
         owners = {name: x for name, x in frame.f_locals.items() if not isinstance(x, _OPAQUE)}
         key = (code, event, *map(id, owners.values()))
@@ -259,24 +259,25 @@ class PythonReads:
             if value is not _MISSING:
                 self._take(cell, look_up, "cell_contents", value, name)
 
-    def _skips(self, code: CodeType) -> bool:
+    def _skips(self, frame: FrameType) -> bool:
+        code = frame.f_code
         if code not in self._is_library:
-            self._is_library[code] = self._is_of_library(code.co_filename)
+            self.ran[code] = frame.f_globals
+            self._is_library[code] = self._is_of_library(code.co_filename, frame.f_globals)
         return self._is_library[code]
 
     def _is_library_s(self, owner: Any) -> bool:
         """Tells whether a module or class is of a library."""
         if isinstance(owner, type):
             owner = sys.modules.get(owner.__module__)
-        return isinstance(owner, ModuleType) and self._is_of_library(vars(owner).get("__file__"))
+        if not isinstance(owner, ModuleType):
+            return False
+        names = vars(owner)
+        return self._is_of_library(names.get("__file__"), names)
 
     @staticmethod
-    def _is_of_library(file: str | None) -> bool:
-        if file is None:
-            return False
-        if file.startswith(str(_PACKAGE)):
-            return file.startswith(_OWN)
-        return file.startswith(("<frozen", *_LIBRARIES))
+    def _is_of_library(file: str | None, names: dict[str, Any]) -> bool:
+        return (file or "").startswith(_OWN) or is_library(file, names)
 
 
 def _value_of(variable: ContextVar[Any], *_: Any) -> Any:

@@ -57,6 +57,11 @@ class FlatParameters:
                     f"the weights {names[id(x)]} are {x.dtype}, and only float32 is trained; "
                     "precision=bf16-mixed computes in bfloat16"
                 )
+            if getattr(x, "_post_accumulate_grad_hooks", None):
+                raise ValueError(
+                    f"the weights {names[id(x)]} have a post_accumulate_grad_hook, which nothing "
+                    "calls: gradients are not accumulated here; register_hook works"
+                )
         if not self.holds(module):
             like = next(module.parameters(), self.flat)
             self.parameters = parameters
@@ -218,6 +223,21 @@ class FlatOptimizer(FlatParameters):
         """Takes a state back, of these shapes."""
         for name, tensor in self.state_dict().items():
             tensor.copy_(state[name])
+
+
+def flat(optimizer: Any) -> Any:
+    """Returns one of these optimisers; ValueError if it is another one.
+
+    Args:
+        optimizer: as an agent has it, from `make_optimizer` or as an attribute.
+    """
+    if not isinstance(optimizer, FlatParameters):
+        raise ValueError(
+            f"an optimiser must be FlatAdam or FlatRMSprop of fastrl.engine.optimizer, or derived "
+            f"from FlatOptimizer, not {type(optimizer).__name__}; a LightningAgentModule takes "
+            "torch's from configure_optimizers"
+        )
+    return optimizer
 
 
 class FlatAdam(FlatOptimizer):

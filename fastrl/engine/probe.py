@@ -89,14 +89,17 @@ def outputs_and_gradients(
 @contextmanager
 def moved(state: Sequence[Tensor], scale: float, generator: torch.Generator) -> Iterator[None]:
     """Moves float tensors away from where they are, in place, and puts them back."""
-    floats = [x.detach() for x in state if x.is_floating_point() and x.numel()]
+    chosen = [x for x in state if x.is_floating_point() and x.numel()]
+    floats = [x.detach() for x in chosen]
     before = [x.clone() for x in floats]
     try:
-        for x in floats:
+        for x, given in zip(floats, chosen, strict=True):
             # Positive, because variances must stay so; weights go both ways.
             step = torch.rand(x.shape, generator=generator, dtype=x.dtype)
+            if isinstance(given, nn.Parameter):
+                step = 2 * step - 1
             if x.dim() > 1:
-                step = (2 * step - 1) * (3 / x.shape[-1]) ** 0.5
+                step *= (3 / x.shape[-1]) ** 0.5
             x.add_(step.to(x.device), alpha=scale)
         yield
     finally:

@@ -15,6 +15,7 @@ from fastrl.engine.guards import PythonReads
 from fastrl.engine.native import Twin, native_forms
 from fastrl.engine.native_acting import NativeActing
 from fastrl.engine.objective import ClippedObjective
+from fastrl.engine.own_code import first_own, own_code_of
 from fastrl.engine.probe import NUM_ROWS, differences, outputs_and_gradients, random_rows
 from fastrl.engine.rehearsal import NotStaticError, rehearse
 
@@ -35,12 +36,21 @@ def proven_twins(
             reasons += why_not
             continue
         mine = form.twins()
-        if wrong := [twin for twin in mine if _differs(twin)]:
+        if own := next(filter(None, map(_own_code_in, mine)), ""):
+            reasons.append(f"{own} is code of your own, for which there is no kernel")
+        elif wrong := [twin for twin in mine if _differs(twin)]:
             kind = type(wrong[0].module).__name__
             reasons.append(f"{kind}.{wrong[0].method} is not what the kernels compute")
         else:
             twins += mine
     return twins, list(dict.fromkeys(reasons))
+
+
+def _own_code_in(twin: Twin) -> str:
+    """Returns the name of code that is not fastrl's in what a twin is to replace; "" if none."""
+    rows = twin.draw(torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        return own_code_of(partial(getattr(twin.module, twin.method), *rows))
 
 
 def _differs(twin: Twin) -> bool:
@@ -76,7 +86,8 @@ def acts_alike(draw: Function, row: tuple[Tensor, ...], policy: Any, reads: Pyth
     except NotStaticError:
         return False
     with reads.watch(draw), torch.no_grad():
-        return not differences(both(draw), both(kernel), arguments, state, ())
+        is_alike = not differences(both(draw), both(kernel), arguments, state, ())
+    return is_alike and not first_own(reads.ran.items())
 
 
 def why_not_objective(
@@ -118,9 +129,12 @@ def why_not_objective(
             )
 
         # Rows far out meet clips and clamps that others do not; their numbers would hide others'.
-        if agree(False, 0.1, 1.0) and agree(True, 1.01):
-            return []
-    return ["loss by autograd: the kernel computes another one"]
+        is_alike = agree(False, 0.1, 1.0) and agree(True, 1.01)
+    if not is_alike:
+        return ["loss by autograd: the kernel computes another one"]
+    if own := first_own(reads.ran.items()):
+        return [f"loss by autograd: {own} is code of your own, for which there is no kernel"]
+    return []
 
 
 def _state_of(networks: Sequence[nn.Module]) -> list[Tensor]:

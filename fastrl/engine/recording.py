@@ -58,6 +58,8 @@ class Recording(TorchDispatchMode):
         self._numbers: dict[tuple[float, torch.dtype], Tensor] = {}
         self._alive: list[Tensor] = []  # ids and places name tensors only as long as these live
         self._captured: list[Tensor] = []
+        self.sources: list[Tensor] = []
+        """The tensors from outside, as their owners have them."""
         self._captured_ids: set[int] = set()
         self._changed: set[int] = set()
         self._before: list[tuple[Tensor, Tensor]] = []
@@ -103,6 +105,7 @@ class Recording(TorchDispatchMode):
             # A view of a weight stays one at every call: should it be used, it is captured in the
             # weight's place.
             view = func(*args, **kwargs)
+            self.sources.append(args[0])
             self._alive.append(view)
             return view
         if is_alias(func):
@@ -121,7 +124,8 @@ class Recording(TorchDispatchMode):
         if isinstance(result, Tensor):
             self._name(result, node)
         else:
-            for index, part in enumerate(result or ()):
+            parts = result if isinstance(result, tuple | list) else ()  # a profiler's mark has none
+            for index, part in enumerate(parts):
                 if part is not None:  # the gradient of the first layer's input
                     self._name(part, self._note(_item, (node, index)))
         return result
@@ -211,6 +215,7 @@ class Recording(TorchDispatchMode):
         """Returns the node that made a tensor; one from outside becomes an input of the graph."""
         node = self._nodes.get(id(tensor))
         if node is None:
+            self.sources.append(tensor)
             node = self._capture(tensor)
             self._captured_ids.add(id(tensor))
             self._name(tensor, node)

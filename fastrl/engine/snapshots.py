@@ -5,7 +5,8 @@ from __future__ import annotations
 import copy
 import pickle
 import random
-from collections import deque
+from array import array
+from collections import ChainMap, UserDict, UserList, deque
 from collections.abc import Iterator
 from io import IOBase
 from types import MethodType
@@ -14,10 +15,16 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 
-PLAIN = (int, float, complex, bool, str, bytes, type(None), torch.dtype, torch.device)
-CONTAINERS = (list, tuple, set, deque)
+PLAIN = (
+    *(int, float, complex, bool, str, bytes, type(None), np.generic),
+    *(torch.dtype, torch.device),
+)
+CONTAINERS = (list, tuple, set, deque, UserList)
+MAPPINGS = (dict, UserDict, ChainMap)
 GENERATORS = (random.Random, np.random.Generator, np.random.RandomState)
-CHANGEABLE = (list, set, deque, dict)
+CHANGEABLE = (list, set, deque, *MAPPINGS)
+BUFFERS = (array, bytearray)
+_DEEPEST = 4  # containers in containers that are looked into
 _LARGEST = 4096  # numbers of a container or array that are compared
 
 
@@ -27,7 +34,14 @@ class Drawn(NamedTuple):
     state: bytes
 
 
-def snapshot_of(value: Any) -> Any:
+class Held(NamedTuple):
+    """What a container held, beside numbers and strings: tensors, functions, objects."""
+
+    keys: list[Any]
+    values: list[Any]
+
+
+def snapshot_of(value: Any, depth: int = 0) -> Any:
     """Returns what a value is compared with later: a copy of what may change in place."""
     if isinstance(value, np.ndarray) and value.size <= _LARGEST:
         return value.copy()
@@ -38,9 +52,20 @@ def snapshot_of(value: Any) -> Any:
             return object()
     if isinstance(value, Iterator) and not isinstance(value, IOBase):
         return object()  # like nothing: who reads an iterator goes on in it
-    if isinstance(value, CHANGEABLE) and is_plain(value):
-        return copy.deepcopy(value)
+    if isinstance(value, BUFFERS):
+        return value[:]
+    if isinstance(value, (*CHANGEABLE, tuple)):
+        if is_plain(value):
+            return copy.deepcopy(value)
+        if depth < _DEEPEST and len(value) <= _LARGEST:
+            return _held(value, depth + 1)
     return value
+
+
+def _held(value: Any, depth: int) -> Held:
+    keys = [*value.keys()] if isinstance(value, MAPPINGS) else []
+    items = [value[key] for key in keys] if isinstance(value, MAPPINGS) else [*value]
+    return Held(keys, [snapshot_of(item, depth) for item in items])
 
 
 def rewind(generator: Any, drawn: Drawn) -> None:
@@ -56,7 +81,7 @@ def rewind(generator: Any, drawn: Drawn) -> None:
 
 def is_plain(value: Any, depth: int = 4) -> bool:
     """Tells whether a value is numbers and strings, in containers or not."""
-    if isinstance(value, dict):
+    if isinstance(value, MAPPINGS):
         value = [*value.keys(), *value.values()]
     if isinstance(value, CONTAINERS):
         return depth > 0 and len(value) <= _LARGEST and all(is_plain(x, depth - 1) for x in value)
@@ -67,11 +92,18 @@ def is_same(now: Any, before: Any) -> bool:
     """Tells whether a value is what `snapshot_of` noted."""
     if isinstance(now, GENERATORS):
         now = snapshot_of(now)
+    if isinstance(before, Held):
+        if not isinstance(now, (*CHANGEABLE, tuple)) or len(now) != len(before.values):
+            return False
+        keys = [*now.keys()] if isinstance(now, MAPPINGS) else []
+        items = [now[key] for key in keys] if isinstance(now, MAPPINGS) else [*now]
+        pairs = zip(items, before.values, strict=True)
+        return keys == before.keys and all(x is y or is_same(x, y) for x, y in pairs)
     if type(now) is not type(before):
         return False
     if isinstance(before, np.ndarray):
         return bool(np.array_equal(now, before))
-    if isinstance(before, (*PLAIN, *CONTAINERS, dict, MethodType)):
+    if isinstance(before, (*PLAIN, *CONTAINERS, *MAPPINGS, *BUFFERS, MethodType)):
         try:
             return bool(now == before)
         except (RuntimeError, ValueError):  # there are tensors inside

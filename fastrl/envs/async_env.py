@@ -13,6 +13,7 @@ import gymnasium
 import numpy as np
 
 from fastrl.envs.foreign import call
+from fastrl.envs.frames import no_frames
 from fastrl.envs.vector import EnvError, TimeStep, playable
 from fastrl.envs.worker import CALL, RESET, STEP, Facts, Failure, Rows
 from fastrl.processes.errors import one_line
@@ -152,7 +153,7 @@ class AsyncEnv:
     def render(self) -> np.ndarray:
         """Renders env 0; returns uint8 [H, W, 3]."""
         if self.render_mode != "rgb_array":
-            raise ValueError(f"{self.env_id}: made without render=True")
+            raise no_frames(self.env_id, self.render_mode)
         return self._call("render", [()])[0]
 
     def reseed(self, seeds: Sequence[int]) -> None:

@@ -4,23 +4,30 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from functools import partial
+from types import FunctionType
 from typing import Any
 
 import gymnasium
 import numpy as np
+from gymnasium.wrappers import AtariPreprocessing, MaxAndSkipObservation, TimeLimit
 
 from fastrl.envs.foreign import ForeignCode
 from fastrl.envs.vector import EnvError
 from fastrl.processes.generators import generators_seeded
-from fastrl.spaces.observations import MASK_KEY
+from fastrl.spaces.packed import MASK_KEY
+from fastrl.spaces.values import shown
 
 AnyEnv = gymnasium.Env | gymnasium.vector.VectorEnv
 
 _FEWEST_STEPS, _MOST_STEPS, _SECONDS = 3, 1000, 0.1
+_MOST_NUMBERS = 4096  # of an array or list that is compared
+_SKIPPING = AtariPreprocessing, MaxAndSkipObservation
+"""Wrappers of gymnasium's that take several steps for one."""
 
 
 def is_plain(spec: Any) -> bool:
@@ -84,8 +91,9 @@ def maker_of(spec: Any) -> Callable[..., gymnasium.Env]:
 def edited(given: Sequence[AnyEnv], makers: Sequence[Callable[..., Any]]) -> Callable[[], str]:
     """Returns what tells whether somebody changed environments after they were made.
 
-    It compares numbers and words among the attributes, but for those that playing an episode
-    changes.
+    It compares numbers, words, and arrays and lists of such, among the attributes, but for those
+    that playing an episode changes; what wrappers were made with; and limits of steps, with what
+    stands between them and the environment.
 
     Args:
         given: single environments, or vectors of them.
@@ -93,7 +101,7 @@ def edited(given: Sequence[AnyEnv], makers: Sequence[Callable[..., Any]]) -> Cal
     """
 
     def check() -> str:
-        fresh: dict[int, dict[str, Any]] = {}  # by what made them
+        fresh: dict[int, tuple[list[Any], dict[str, Any]]] = {}  # by what made them
         moving: dict[type, set[str]] = {}
         try:
             # How many steps are played is by the clock, so what they draw must not count.
@@ -103,16 +111,22 @@ def edited(given: Sequence[AnyEnv], makers: Sequence[Callable[..., Any]]) -> Cal
                         made = make()
                         if made is env:
                             return ""  # its maker says so, with better words
-                        kind, fresh[id(make)] = type(made.unwrapped), _numbers_of(made)
+                        kind = type(made.unwrapped)
+                        fresh[id(make)] = _limits_of(made), _settings_of(made)
                         if kind not in moving:
                             moving[kind] = _moved_by_playing(made)
                         made.close()
-                    kind, new, mine = type(env.unwrapped), fresh[id(make)], _numbers_of(env)
-                    for name in (new.keys() & mine.keys()) - moving.get(kind, set()):
-                        if new[name] != mine[name]:
+                    kind, (limits, new) = type(env.unwrapped), fresh[id(make)]
+                    if limits != (mine := _limits_of(env)):
+                        return (
+                            f"limits of steps are {mine} where one was given, {limits} in a new one"
+                        )
+                    mine = _settings_of(env)
+                    for name in sorted((new.keys() & mine.keys()) - moving.get(kind, set())):
+                        if not _are_same(new[name], mine[name]):
                             return (
                                 f"{name} of the {kind.__name__} that was given is "
-                                f"{mine[name]!r}, of a new one {new[name]!r}"
+                                f"{shown(mine[name])}, of a new one {shown(new[name])}"
                             )
         except EnvError as error:
             return str(error)
@@ -122,14 +136,15 @@ def edited(given: Sequence[AnyEnv], makers: Sequence[Callable[..., Any]]) -> Cal
 
 
 def _moved_by_playing(env: AnyEnv) -> set[str]:
-    """Returns the names of numbers that random actions change until the next episode begins.
+    """Returns the names of settings that random actions change until the next episode begins.
 
     It is given up after `_MOST_STEPS`, or some time, or at an error.
     """
-    before, moved, begun = _numbers_of(env), set[str](), time.perf_counter()
+    before, moved, begun = _settings_of(env), set[str](), time.perf_counter()
 
     def look() -> None:
-        moved.update(x for x, value in _numbers_of(env).items() if before.get(x) != value)
+        now = _settings_of(env)
+        moved.update(x for x, value in now.items() if not _are_same(before.get(x), value))
 
     space: Any = copy.deepcopy(env.action_space)
     space.seed(0)
@@ -156,12 +171,72 @@ def _drawn(space: Any, *shown: Any) -> Any:
     return space.sample((np.ravel(masks[0]) > 0.5).astype(np.int8))
 
 
-def _numbers_of(env: AnyEnv) -> dict[str, Any]:
-    """Returns the attributes of the innermost environment that are numbers or words.
+def _settings_of(env: Any) -> dict[str, Any]:
+    """Returns copies of the attributes that say how an environment is, by name.
 
-    But for the size of a vector.
+    Those of the innermost one that are numbers, words, arrays or containers of such, but for the
+    size of a vector, and what its wrappers were made with.
     """
-    kinds = bool, int, float, str
-    found = {name: x for name, x in vars(env.unwrapped).items() if isinstance(x, kinds)}
-    found.pop("num_envs", None)
-    return found
+    if isinstance(env, gymnasium.vector.SyncVectorEnv):
+        settings = {}
+        for index, single in enumerate(env.envs):
+            settings |= {f"envs[{index}].{x}": y for x, y in _settings_of(single).items()}
+        return settings
+    inner = {name: x for name, x in vars(env.unwrapped).items() if name != "num_envs"}
+    settings = {name: copy.deepcopy(x) for name, x in inner.items() if _is_setting(x)}
+    while isinstance(env, gymnasium.Wrapper):
+        for name in getattr(env, "_saved_kwargs", {}):
+            value = vars(env).get(name)
+            if _is_setting(value) or isinstance(value, FunctionType):  # as of `TransformReward`
+                settings[f"{type(env).__name__}.{name}"] = copy.deepcopy(value)
+        env = env.env
+    return settings
+
+
+def _is_setting(value: Any, depth: int = 3) -> bool:
+    if isinstance(value, dict):
+        value = [*value.keys(), *value.values()]
+    if isinstance(value, list | tuple):
+        return (
+            depth > 0
+            and len(value) <= _MOST_NUMBERS
+            and all(_is_setting(x, depth - 1) for x in value)
+        )
+    if isinstance(value, np.ndarray):
+        return value.dtype.kind in "biuf" and value.size <= _MOST_NUMBERS
+    return isinstance(value, bool | int | float | str | np.generic)
+
+
+def _are_same(left: Any, right: Any) -> bool:
+    """Returns whether two settings are alike; a list or dict of another length is a history."""
+    if left is right:
+        return True
+    if isinstance(left, FunctionType) and isinstance(right, FunctionType):
+        return left.__code__ == right.__code__
+    if isinstance(left, dict) and isinstance(right, dict):
+        return left.keys() != right.keys() or all(_are_same(left[x], right[x]) for x in left)
+    if isinstance(left, list) and isinstance(right, list):
+        return len(left) != len(right) or all(map(_are_same, left, right))
+    if isinstance(left, tuple) and isinstance(right, tuple):
+        return len(left) == len(right) and all(map(_are_same, left, right))
+    if isinstance(left, np.ndarray) or isinstance(right, np.ndarray):
+        return np.array_equal(np.asarray(left), np.asarray(right), equal_nan=True)
+    return bool(left == right)
+
+
+def _limits_of(env: Any) -> list[Any]:
+    """Returns the limits of steps of an episode, from outside, and the wrappers between them.
+
+    Only wrappers that may take several steps for one, or end episodes of themselves; a limit just
+    inside of another counts with it, the smaller one.
+    """
+    if isinstance(env, gymnasium.vector.SyncVectorEnv):
+        return [_limits_of(single) for single in env.envs]
+    limits: list[Any] = [math.inf]
+    while isinstance(env, gymnasium.Wrapper):
+        if isinstance(env, TimeLimit):
+            limits[-1] = min(limits[-1], env._max_episode_steps)
+        elif type(env) in _SKIPPING or not type(env).__module__.startswith("gymnasium."):
+            limits += [type(env).__name__, math.inf]
+        env = env.env
+    return limits

@@ -1,7 +1,6 @@
 """EnvPool behind the `VectorEnv` interface, without the overhead of its Python layer per step.
 
-Importing this module doesn't import EnvPool: that takes 0.7 s, because it loads every family of
-envs, and is deferred to the first use.
+EnvPool itself, whose import takes 0.7 s, is imported at the first use.
 """
 
 import warnings
@@ -15,7 +14,8 @@ from fastrl.envs.vector import EnvError, TimeStep
 from fastrl.processes.errors import one_line
 from fastrl.processes.machine import available_cores, thread_ids
 from fastrl.spaces.actions import action_space_of, check_action_space
-from fastrl.spaces.observations import MASK_KEY, PackedRow, observation_rows
+from fastrl.spaces.observations import observation_rows
+from fastrl.spaces.packed import MASK_KEY, PackedRow
 from fastrl.spaces.parts import leaf_spaces
 from fastrl.spaces.pixels import ObsKind
 from fastrl.spaces.values import UnfitValueError

@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from typing import Any
 
 import gymnasium
@@ -9,14 +10,17 @@ import numpy as np
 from gymnasium.wrappers import OrderEnforcing, PassiveEnvChecker, TimeLimit
 
 from fastrl.envs.foreign import ForeignCode, call, line_of
+from fastrl.envs.frames import as_frame, no_frames
+from fastrl.envs.sharing import check_distinct
 from fastrl.envs.vector import EnvError, TimeStep, playable
 from fastrl.envs.wrappers import ActionRepeat, PixelObservation
 from fastrl.spaces.actions import action_space_of, check_action_space
 from fastrl.spaces.masked import joined
-from fastrl.spaces.observations import MASK_KEY, PackedRow, observation_rows, plain_row
+from fastrl.spaces.observations import observation_rows, plain_row
+from fastrl.spaces.packed import MASK_KEY, PackedRow
 from fastrl.spaces.parts import leaf_values
 from fastrl.spaces.pixels import ObsKind
-from fastrl.spaces.values import UnfitValueError, as_dtype, as_flag, as_number, shown
+from fastrl.spaces.values import UnfitValueError, as_flag, as_number, shown
 
 _log = logging.getLogger("fastrl")
 
@@ -72,13 +76,18 @@ class GymEnv:
                     kind = type(env).__name__
                     raise EnvError(f"{env_id}: it returned a {kind}, not a gymnasium.Env")
                 spaces = env.observation_space, env.action_space
+                for space in spaces:
+                    if not isinstance(space, gymnasium.Space):
+                        raise EnvError(f"{env_id}: {shown(space)} is no space of gymnasium's")
                 if i == 0:
                     observation_space, action_space = spaces
                 elif spaces != (observation_space, action_space):
                     raise EnvError(
                         f"{env_id}: the envs have different spaces: {self.envs[0]} and {env}"
                     )
+        check_distinct(env_id, self.envs)
         check_action_space(action_space, env_id)
+        self._spaces = observation_space, action_space
         self.single_action_space = action_space_of(action_space)
         self._info_mask = info_mask
         self.single_observation_space = observation_rows(
@@ -107,7 +116,13 @@ class GymEnv:
         with ForeignCode(f"{self.env_id}: reset") as code:
             for i, env in enumerate(self.envs):
                 code.at(self._first + i)
+                _seed_spaces(env.unwrapped, self._seeds[i])
                 answer = env.reset(seed=self._seeds[i])
+                if (spaces := (env.observation_space, env.action_space)) != self._spaces:
+                    raise EnvError(
+                        f"{self.env_id}: env {self._first + i} has other spaces after its reset: "
+                        f"{spaces}, before {self._spaces}"
+                    )
                 try:
                     obs[i] = self._row(*_answer(answer, "(obs, info)"))
                 except UnfitValueError as error:
@@ -176,7 +191,7 @@ class GymEnv:
     def render(self) -> np.ndarray:
         """Renders env 0; returns uint8 [H, W, 3]."""
         if self.render_mode != "rgb_array":
-            raise ValueError(f"{self.env_id}: made without render=True")
+            raise no_frames(self.env_id, self.render_mode)
         return as_frame(self.env_id, call(f"{self.env_id}: render", self.envs[0].render))
 
     @property
@@ -271,7 +286,9 @@ class GymEnv:
         for i, (env, outer) in enumerate(self._stateful_pairs()):
             where = f"{self.env_id}: state_dict of env {self._first + i}"
             state = call(where, env.state_dict)
-            states.append({"env": state, "elapsed": _elapsed_steps(outer)})
+            states.append(
+                {"env": state, "elapsed": [x._elapsed_steps for x in _time_limits(outer)]}
+            )
         return {"envs": states, "needs_reset": list(self._needs_reset)}
 
     def _load_state_dict(self, state: dict[str, Any]) -> None:
@@ -285,8 +302,10 @@ class GymEnv:
             which = f"env {self._first + i}"
             call(f"{self.env_id}: reset of {which}", outer.reset)
             call(f"{self.env_id}: load_state_dict of {which}", env.load_state_dict, saved["env"])
-            if (limit := _time_limit(outer)) is not None:
-                limit._elapsed_steps = saved["elapsed"]
+            elapsed = saved["elapsed"]
+            elapsed = elapsed if isinstance(elapsed, list) else [elapsed]  # as once it was
+            for limit, steps in zip(_time_limits(outer), elapsed, strict=False):
+                limit._elapsed_steps = steps
         self._needs_reset = [bool(flag) for flag in state["needs_reset"]]
         self._seeds = [None] * self.num_envs
 
@@ -301,33 +320,26 @@ def _env_with_state(env: Any) -> Any:
             getattr(env, "load_state_dict", None)
         ):
             return env
-        if not isinstance(env, _STATELESS):
+        if type(env) not in _STATELESS:  # a class derived from one may have state
             return None
         env = env.env
 
 
-def _time_limit(env: gymnasium.Env) -> Any:
+def _time_limits(env: Any) -> list[Any]:
+    """Returns the time limits around an environment, from outside."""
+    limits = []
     while isinstance(env, gymnasium.Wrapper):
         if isinstance(env, TimeLimit):
-            return env
+            limits.append(env)
         env = env.env
-    return None
+    return limits
 
 
-def _elapsed_steps(env: gymnasium.Env) -> int | None:
-    limit = _time_limit(env)
-    return None if limit is None else limit._elapsed_steps
-
-
-def as_frame(env_id: str, frame: Any) -> np.ndarray:
-    """Returns what was rendered, uint8 [H, W, 3]; EnvError if it is something else."""
-    try:
-        array = as_dtype(frame, np.uint8)
-        if array.ndim == 3 and array.shape[2] == 3:
-            return array
-    except UnfitValueError:
-        pass
-    raise EnvError(f"{env_id}: render returned {shown(frame)}, which is not a frame [H, W, 3]")
+def _seed_spaces(env: Any, seed: int | None) -> None:
+    """Seeds the spaces of an environment, which may draw from them."""
+    for space in (env.observation_space, env.action_space) if seed is not None else ():
+        with suppress(Exception):  # a space of somebody's own need not have a generator
+            space.seed(seed)
 
 
 def _answer(answer: Any, names: str) -> Any:

@@ -3,7 +3,7 @@
 import numpy as np
 
 from fastrl.envs.vector import HasInfos, HasState, TimeStep, VectorEnv
-from fastrl.spaces.observations import PackedRow
+from fastrl.spaces.packed import PackedRow
 
 _LUNAR_LANDER = (2, 3, 5)
 VELOCITY_INDICES: dict[str, tuple[int, ...]] = {

@@ -37,3 +37,16 @@ def note_on_statistics(envs: Sequence[VectorEnv]) -> str:
         f"{envs[0].env_id}: NormalizeObservation begins anew in each environment, in tests and in "
         "resumed runs; observation_normalization=True is part of the policy and saved with it"
     )
+
+
+def check_distinct(env_id: str, envs: Sequence[Any]) -> None:
+    """Raises ValueError if an environment is there twice, below wrappers of its own or not.
+
+    Each row would step and reset the episode of the other.
+    """
+    inner = [id(env.unwrapped) for env in envs]
+    if len({*inner}) < len(inner):
+        raise ValueError(
+            f"{env_id}: several of the environments are the same one; its function must make a new "
+            "one at every call"
+        )

@@ -7,7 +7,7 @@ import numpy as np
 from gymnasium import spaces
 
 from fastrl.envs.vector import HasInfos, HasState, TimeStep, VectorEnv
-from fastrl.spaces.observations import PackedRow
+from fastrl.spaces.packed import PackedRow
 from fastrl.spaces.pixels import ImageBox, channel_axis, is_pixels
 
 

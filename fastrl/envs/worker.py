@@ -11,6 +11,8 @@ import signal
 import sys
 import traceback
 from collections.abc import Mapping
+from decimal import Decimal
+from fractions import Fraction
 from typing import Any, NamedTuple
 
 import cloudpickle
@@ -24,6 +26,8 @@ from fastrl.processes.workers import HEADER_BYTES, serve, tell
 
 STEP, RESET, CALL = range(3)
 """Kinds of a request: STEP and RESET fill `Rows`; a CALL is a pickled name with arguments."""
+
+_LEFT_OUT = object()
 
 
 class Facts(NamedTuple):
@@ -177,12 +181,21 @@ class _Worker:
 
 def _plain(info: Mapping[Any, Any]) -> dict[Any, Any]:
     """Returns what any process can read of an info."""
-    kinds = bool, int, float, str, np.generic, np.ndarray
-    return {
-        name: _plain(value) if isinstance(value, Mapping) else value
-        for name, value in info.items()
-        if isinstance(value, (*kinds, Mapping))
-    }
+    parts = {name: _portable(value) for name, value in info.items()}
+    return {name: part for name, part in parts.items() if part is not _LEFT_OUT}
+
+
+def _portable(value: Any) -> Any:
+    """Returns a value as any process can read it; `_LEFT_OUT` if that cannot be known."""
+    if isinstance(value, Mapping):
+        return _plain(value)
+    if isinstance(value, list | tuple):
+        parts = [_portable(part) for part in value]
+        return _LEFT_OUT if any(part is _LEFT_OUT for part in parts) else parts
+    if type(value).__module__ == "torch":
+        return value.detach().cpu().numpy() if hasattr(value, "detach") else _LEFT_OUT
+    kinds = bool, int, float, str, Fraction, Decimal, np.generic, np.ndarray
+    return value if isinstance(value, kinds) else _LEFT_OUT
 
 
 def _state_of_generators() -> dict[str, Any]:

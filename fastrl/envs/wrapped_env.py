@@ -1,6 +1,7 @@
 """A `gymnasium.vector.VectorEnv` that the caller built, behind the `VectorEnv` interface."""
 
 import logging
+import operator
 from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any
@@ -10,10 +11,12 @@ import numpy as np
 from gymnasium.vector import AsyncVectorEnv, AutoresetMode, SyncVectorEnv
 
 from fastrl.envs.foreign import ForeignCode, call, line_of
-from fastrl.envs.gym_env import as_frame
+from fastrl.envs.frames import as_frame, no_frames
+from fastrl.envs.sharing import check_distinct
 from fastrl.envs.vector import EnvError, TimeStep, playable
 from fastrl.spaces.actions import action_space_of, check_action_space
-from fastrl.spaces.observations import PackedRow, observation_rows, pack_observation, plain_row
+from fastrl.spaces.observations import observation_rows, pack_observation, plain_row
+from fastrl.spaces.packed import PackedRow
 from fastrl.spaces.parts import leaf_values
 from fastrl.spaces.pixels import ObsKind
 from fastrl.spaces.values import UnfitValueError, shown
@@ -65,10 +68,14 @@ class WrappedVectorEnv:
     ) -> None:
         """Wraps `env`; `seed` is for its first `reset`. ValueError if its mode isn't known."""
         self.env: Any = env
+        if hasattr(env.spec, "gymnasium_observation_space"):  # EnvPool's own kind of spec
+            raise ValueError("environments of EnvPool are given by their id: PPO('CartPole-v1')")
         with ForeignCode(f"{type(env).__name__}: the spaces"):
             self.env_id = env.spec.id if env.spec is not None else type(env.unwrapped).__name__
-            self.num_envs = env.num_envs
+            self.num_envs = operator.index(env.num_envs)
+            mode = env.metadata.get("autoreset_mode")
             observation_space, action_space = env.single_observation_space, env.single_action_space
+        check_distinct(self.env_id, getattr(env, "envs", None) or ())
         check_action_space(action_space, self.env_id)
         self.single_action_space = action_space_of(action_space)
         self.single_observation_space: Any = observation_rows(
@@ -88,8 +95,7 @@ class WrappedVectorEnv:
             self._mode = AutoresetMode(env.metadata.get("autoreset_mode"))
         except ValueError:
             raise ValueError(
-                f"{self.env_id}: metadata['autoreset_mode'] is "
-                f"{env.metadata.get('autoreset_mode')!r}; "
+                f"{self.env_id}: metadata['autoreset_mode'] is {mode!r}; "
                 f"it must be one of {', '.join(map(str, AutoresetMode))}"
             ) from None
         self._seed = seed
@@ -178,15 +184,14 @@ class WrappedVectorEnv:
         with ForeignCode(f"{self.env_id}: reading the info"):
             is_list = isinstance(self._info, list | tuple)  # as of gymnasium's `DictInfoToList`
             infos = [self._info[i] if is_list else info_of(self._info, i) for i in envs]
-        # Where envs are reset within a step, its own info is that of the next episode.
-        return [info.get("final_info", info) for info in infos]
+        # Where envs are reset within a step, an info is that of the next episode, but for what
+        # wrappers of the vector have to say of the one that ended.
+        return [{**info, **(info.get("final_info") or {})} for info in infos]
 
     def render(self) -> np.ndarray:
         """Renders env 0; returns uint8 [H, W, 3]."""
         if self.env.render_mode != "rgb_array":
-            raise ValueError(
-                f"{self.env_id}: render_mode is {self.env.render_mode!r}, it must be 'rgb_array'"
-            )
+            raise no_frames(self.env_id, self.env.render_mode)
         frames = call(f"{self.env_id}: render", self.env.render)
         return as_frame(self.env_id, frames[0] if isinstance(frames, tuple | list) else frames)
 

@@ -15,7 +15,7 @@ from gymnasium.wrappers import TransformObservation
 
 from fastrl.envs.vector import EnvError
 from fastrl.spaces.actions import action_space_of, choices_of
-from fastrl.spaces.observations import MASK_KEY
+from fastrl.spaces.packed import MASK_KEY
 from fastrl.spaces.parts import leaf_spaces
 from fastrl.spaces.pixels import ImageBox, ObsKind, channel_axis, is_pixels, of_kind
 from fastrl.spaces.values import as_dtype, as_number
@@ -93,7 +93,9 @@ class ActionRepeat(gymnasium.Wrapper):
         """Steps `times` times, or until the episode ends or an action mask forbids the action."""
         total = 0.0
         for left in reversed(range(self._times)):
-            obs, reward, terminated, truncated, info = self.env.step(action)
+            # A copy each time: an environment may write into what it is given.
+            taken = action.copy() if isinstance(action, np.ndarray) else action
+            obs, reward, terminated, truncated, info = self.env.step(taken)
             total += as_number(reward, "the reward")
             if terminated or truncated or (left and self._is_forbidden(action, obs, info)):
                 break

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from fastrl.models.layers import mlp
 from fastrl.models.normalization import RunningNorm
-from fastrl.spaces.observations import PackedRow
+from fastrl.spaces.packed import PackedRow
 from fastrl.spaces.parts import one_hot_columns
 from fastrl.spaces.pixels import brightest, channel_axis, is_pixels, with_channels
 

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from fastrl.models.encoders import Reader
 from fastrl.models.layers import evaluating
 from fastrl.processes.errors import one_line
-from fastrl.spaces.observations import MASK_KEY, PackedRow
+from fastrl.spaces.packed import MASK_KEY, PackedRow
 from fastrl.spaces.parts import one_hot_columns, width_of
 from fastrl.spaces.pixels import ImageBox, channel_axis, is_pixels, with_channels
 
@@ -125,6 +125,19 @@ class OwnNetwork(nn.Module):
             pixels, vector = inputs[0], None
         parts = self._parts.of(pixels, vector)
         return self.network(parts[""] if self._is_one else parts)
+
+
+def check_apart(*networks: nn.Module) -> None:
+    """Raises ValueError if networks share weights, of which one would be frozen for the other."""
+    seen: set[int] = set()
+    for network in networks:
+        mine = {id(parameter) for parameter in network.parameters()}
+        if seen & mine:
+            raise ValueError(
+                "network returned one module twice; actor, critics and target critics need one "
+                "each: make it inside of the function"
+            )
+        seen |= mine
 
 
 def make_own(reader: Reader, make: MakeNetwork) -> tuple[nn.Module, int]:

@@ -9,7 +9,7 @@ from gymnasium import spaces
 from torch import Tensor, nn
 
 from fastrl.models.encoders import Inputs, Reader
-from fastrl.spaces.observations import MASK_KEY, PackedRow
+from fastrl.spaces.packed import MASK_KEY, PackedRow
 from fastrl.spaces.parts import one_hot_columns
 from fastrl.spaces.pixels import is_pixels
 

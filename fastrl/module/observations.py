@@ -18,7 +18,8 @@ from torch import Tensor
 
 from fastrl.models.encoders import Reader
 from fastrl.models.own import SeenParts
-from fastrl.spaces.observations import MASK_KEY, PackedRow, observation_rows
+from fastrl.spaces.observations import observation_rows
+from fastrl.spaces.packed import MASK_KEY, PackedRow
 
 Seen = Tensor | dict[str, Tensor]
 """`[..., *O]`, or `[..., *shape]` by key."""

@@ -128,7 +128,9 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _run(argv: Sequence[str] | None) -> int:
-    parser = Parser(prog="python -m fastrl.presets", description=(__doc__ or "").splitlines()[0])
+    parser = Parser(
+        prog="python -m fastrl.presets", description="Lists the presets with their results."
+    )
     parser.add_argument(
         "--algo", choices=algorithms(), help="list only the presets of this algorithm"
     )

@@ -94,6 +94,10 @@ def create_run_folder(
         `<log_dir>/<algo>/<YYYY-mm-dd_HH-MM-SS>/<env>_<exp>_<seed>`.
     """
     parent = expanded(log_dir) / _safe_name(algo)
+    try:
+        str(parent.absolute()).encode()
+    except UnicodeEncodeError:
+        raise ValueError(f"log_dir: {parent.absolute()} is not UTF-8, as runs need it") from None
     parent.mkdir(parents=True, exist_ok=True)
     time_name = datetime.now().strftime("%Y-%m-%d_%H-%M-%S")
     attempt = 0
@@ -225,6 +229,9 @@ def check_replaceable(path: Path) -> None:
     if path.is_symlink() or (path.exists() and not path.is_file()):
         kind = "link" if path.is_symlink() else "folder" if path.is_dir() else "device or pipe"
         raise ValueError(f"{path} is a {kind}; only a regular file may be replaced")
+    parent = next(folder for folder in path.absolute().parents if folder.exists())
+    if not os.access(parent, os.W_OK):
+        raise ValueError(f"{path} cannot be written: the folder {parent} is read-only for you")
 
 
 def check_run_files(folder: Path) -> None:

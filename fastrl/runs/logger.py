@@ -6,6 +6,7 @@ metric appears, the file is rewritten with a wider header and replaced atomicall
 `pandas.read_csv` works at any time. Two calls may log the same step (training, then evaluation).
 """
 
+import contextlib
 import csv
 import importlib.metadata
 import io
@@ -13,8 +14,9 @@ import json
 import math
 import numbers
 import platform
+import threading
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -172,6 +174,8 @@ class _EventFile:
         self._summary: Any = summary_pb2
         self._tensor: Any = tensor_pb2
         self._shape: Any = tensor_shape_pb2
+        self._folder = folder
+        threading.excepthook = _without_tensorboard
         self._writer = EventFileWriter(
             str(folder), max_queue_size=1000, flush_secs=_EVENTS_FLUSH_SECONDS
         )
@@ -197,16 +201,33 @@ class _EventFile:
     def write_restart(self, step: int) -> None:
         """Makes TensorBoard drop the points at and after this step."""
         start = self._event.SessionLog(status=self._event.SessionLog.START)
-        self._writer.add_event(
-            self._event.Event(wall_time=time.time(), step=step, session_log=start)
-        )
+        self._add(self._event.Event(wall_time=time.time(), step=step, session_log=start))
 
     def close(self) -> None:
-        self._writer.close()
+        with self._naming_the_folder():
+            self._writer.close()
 
     def _write(self, step: int, values: list[Any]) -> None:
         summary = self._summary.Summary(value=values)
-        self._writer.add_event(self._event.Event(wall_time=time.time(), step=step, summary=summary))
+        self._add(self._event.Event(wall_time=time.time(), step=step, summary=summary))
+
+    def _add(self, event: Any) -> None:
+        with self._naming_the_folder():
+            self._writer.add_event(event)
+
+    @contextlib.contextmanager
+    def _naming_the_folder(self) -> Iterator[None]:
+        """Says where it is that something cannot be written: on a full disk, say."""
+        try:
+            yield
+        except OSError as error:
+            raise OSError(error.errno, error.strerror, str(self._folder)) from error
+
+
+def _without_tensorboard(failed: threading.ExceptHookArgs) -> None:
+    """Leaves out what ended TensorBoard's thread: the next event that is written raises it."""
+    if not type(failed.thread).__module__.startswith("tensorboard."):
+        threading.__excepthook__(failed)
 
 
 def write_summary(folder: str | Path, summary: Mapping[str, Any]) -> None:

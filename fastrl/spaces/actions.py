@@ -54,7 +54,11 @@ class BoxOfChoices(spaces.MultiDiscrete):
     def __init__(self, box: spaces.Box) -> None:
         """Keeps the dtype of the Box beside its choices: uint8 cannot hold that it has 256."""
         super().__init__(choices_of(box), start=box.low.astype(np.int64))
-        self.box_dtype = box.dtype
+        self.box_dtype, self.box = box.dtype, box
+
+    def __repr__(self) -> str:
+        """As the Box that it is of: users know that one."""
+        return repr(self.box)
 
 
 def action_space_of(space: Space) -> Space:
@@ -105,4 +109,5 @@ def within_bounds(space: Space, actions: Any) -> np.ndarray:
 
 
 def _holds_integers(space: spaces.Box) -> bool:
-    return np.issubdtype(space.dtype or np.float32, np.integer)
+    """Returns whether a Box holds whole numbers, or truths, which are chosen from."""
+    return np.dtype(space.dtype or np.float32).kind in "iub"

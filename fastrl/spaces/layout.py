@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from gymnasium import Space, spaces
 
-from fastrl.spaces.observations import PackedRow
+from fastrl.spaces.packed import PackedRow
 from fastrl.spaces.parts import width_of
 from fastrl.spaces.pixels import brightest, is_pixels, with_channels
 

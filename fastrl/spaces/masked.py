@@ -8,7 +8,7 @@ import numpy as np
 from gymnasium import Space
 
 from fastrl.spaces.actions import choices_of
-from fastrl.spaces.observations import MASK_KEY, PackedRow
+from fastrl.spaces.packed import MASK_KEY, PackedRow
 from fastrl.spaces.parts import leaf_values
 
 

@@ -8,7 +8,7 @@ import numpy as np
 from gymnasium import Space, spaces
 
 from fastrl.spaces.actions import choices_of, float32_bounds
-from fastrl.spaces.observations import PackedRow
+from fastrl.spaces.packed import PackedRow
 
 
 class RandomActions:

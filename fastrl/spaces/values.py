@@ -40,7 +40,7 @@ def as_dtype(value: Any, dtype: Any, name: str = "") -> np.ndarray:
     dtype = np.dtype(dtype)
     if array.dtype.kind not in "biuf":
         raise UnfitValueError(f"{_called(name)} of dtype {array.dtype}, but its space has {dtype}")
-    with np.errstate(over="ignore", invalid="ignore"):
+    with np.errstate(all="ignore"):  # an environment may have made some of them errors
         cast = array.astype(dtype)
     if dtype.kind in "iu" and not np.can_cast(array.dtype, dtype):
         is_lost = cast != array  # true for NaN

@@ -171,6 +171,9 @@ def sorted_out(
             if len(set(seeds)) < len(seeds):
                 raise ValueError(f"--seed names a seed twice: {' '.join(words)}")
             continue
+        once = {_number_or_word(word) for word in words}
+        if len(once) < len(words) and not is_list(kinds.get(name)):
+            raise ValueError(f"{group.flag} names a value twice: {' '.join(words)}")
         is_one_list = is_list(kinds.get(name)) and not any(" " in word for word in words)
         arguments = {word.partition("=")[0] for word in words}
         if is_one_list and name in ARGUMENTS and len(arguments) < len(words):
@@ -234,3 +237,11 @@ def flags_of(settings: dict[str, Any]) -> list[str]:
             text = str(value).lower() if isinstance(value, bool) else value
             words.append(f"{flag_of(name)}={text}")
     return words
+
+
+def _number_or_word(word: str) -> float | str:
+    """Returns a value as it is compared: 1e-3 and 0.001 are one."""
+    try:
+        return float(word)
+    except ValueError:
+        return word

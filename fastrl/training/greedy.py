@@ -124,6 +124,10 @@ def evaluate(
 
 def _owned(value: Any) -> Any:
     """Returns a value of an info that no later step of the environment changes."""
+    if isinstance(value, dict):
+        return {name: _owned(part) for name, part in value.items()}
+    if isinstance(value, list):
+        return [_owned(part) for part in value]
     return value.copy() if isinstance(value, np.ndarray) else value
 
 

@@ -13,7 +13,7 @@ from fastrl.engine.optimizer import FlatAdam
 from fastrl.envs.choosing import choice_of
 from fastrl.models.encoders import Reader
 from fastrl.spaces.layout import in_words
-from fastrl.spaces.observations import PackedRow
+from fastrl.spaces.packed import PackedRow
 from fastrl.training.agent import Agent
 
 _LARGE_OBSERVATION = 100.0

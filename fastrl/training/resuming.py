@@ -14,7 +14,7 @@ import torch
 from fastrl.buffers.replay import columns_of
 from fastrl.buffers.rollout import RolloutBuffer
 from fastrl.config.checks import check_length
-from fastrl.config.resume import check_beginnings, check_task
+from fastrl.config.resume import changed_settings, check_beginnings, check_task
 from fastrl.envs.foreign import call
 from fastrl.envs.vector import EnvError, HasState, VectorEnv
 from fastrl.processes.devices import Devices
@@ -82,6 +82,8 @@ def check_same_run(restored: dict[str, Any], agent: Agent) -> None:
     check_beginnings(agent.config, saved, "the run")
     if agent.task.is_named:
         check_task(agent.config, saved, restored.get("handed_over"))
+    if (changed := changed_settings(agent.config, saved)) and agent.devices.global_rank == 0:
+        _log.warning("the run goes on with other settings than before: %s", changed)
 
 
 def _state_of_envs(envs: list[VectorEnv]) -> list[Any] | None:

@@ -1,0 +1,142 @@
+"""Whose code a function runs: fastrl's and libraries' alone, or somebody's own as well.
+
+A kernel stands in for code of fastrl's. What somebody else wrote may differ from it on rows that
+no random sample meets: a clamp far out, a rule for one state. So where such code runs, the function
+itself runs. A copy of a function of fastrl's, in a copied file, counts as fastrl's.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import site
+import sys
+import sysconfig
+from collections.abc import Callable, Iterable, Iterator
+from functools import cache
+from pathlib import Path
+from types import CodeType, FrameType, FunctionType, ModuleType
+from typing import Any
+
+import torch
+
+PACKAGE = str(Path(__file__).parent.parent)
+_TORCH = str(Path(torch.__file__).parent)
+# Where packages are installed: torch may lie in another folder than this interpreter's.
+_INSTALLED: tuple[str, ...] = tuple(
+    {
+        *(sysconfig.get_paths()[name] for name in ("purelib", "platlib")),
+        *([site.getusersitepackages()] if site.ENABLE_USER_SITE else []),
+        str(Path(_TORCH).parent),
+    }
+)
+_STANDARD = ("<frozen", sysconfig.get_paths()["stdlib"])
+
+
+def is_library(file: str | None, names: dict[str, Any] | None = None) -> bool:
+    """Tells whether a file is part of Python, or of a package that knows nothing of fastrl.
+
+    Args:
+        file: where code is; None if nobody knows.
+        names: the global variables of the code.
+    """
+    if file is None or file.startswith(PACKAGE):
+        return False
+    if file.startswith(_TORCH):
+        return True
+    if not file.startswith(_INSTALLED):
+        return file.startswith(_STANDARD)
+    return names is None or not _uses_fastrl(names)
+
+
+def _uses_fastrl(names: dict[str, Any]) -> bool:
+    """Tells whether a module that is installed builds on fastrl: somebody's algorithm, say."""
+    for value in [*names.values()]:
+        if isinstance(value, ModuleType):
+            owner = value.__name__
+        else:
+            is_named = isinstance(value, type | FunctionType)
+            owner = value.__module__ if is_named else type(value).__module__
+        if isinstance(owner, str) and owner.partition(".")[0] == "fastrl":
+            return True
+    return False
+
+
+@contextlib.contextmanager
+def watching(seen: dict[CodeType, dict[str, Any]]) -> Iterator[None]:
+    """Notes what Python code runs in this block, with its global variables."""
+    profiler: Any = sys.getprofile()  # somebody measures; there is room for one
+    is_builtin = hasattr(profiler, "disable")  # cProfile's, which goes by its own switch
+    if is_builtin:
+        profiler.disable()
+
+    def note(frame: FrameType, event: str, _: Any) -> None:
+        if event == "call":
+            seen.setdefault(frame.f_code, frame.f_globals)
+
+    sys.setprofile(note)
+    try:
+        yield
+    finally:
+        sys.setprofile(None if is_builtin else profiler)
+        if is_builtin:
+            profiler.enable()
+
+
+def own_code_of(function: Callable[[], Any]) -> str:
+    """Returns the name of somebody's own code that a call runs; "" if there is none."""
+    seen: dict[CodeType, dict[str, Any]] = {}
+    with watching(seen):
+        function()
+    return first_own(seen.items())
+
+
+def first_own(ran: Iterable[tuple[CodeType, dict[str, Any]]]) -> str:
+    """Returns the name of the first code that is neither fastrl's nor a library's; "" if none."""
+    for code, names in ran:
+        file = code.co_filename
+        if file.startswith((PACKAGE, "<string>")) or is_library(file, names):
+            continue
+        if not any(_are_same(code, ours) for ours in _named(code.co_name)):
+            return code.co_qualname
+    return ""
+
+
+def _named(name: str) -> list[CodeType]:
+    """Returns fastrl's code of a name."""
+    modules = [x for x in sys.modules if x.partition(".")[0] == "fastrl"]
+    return _codes(len(modules)).get(name, [])
+
+
+@cache
+def _codes(_: int) -> dict[str, list[CodeType]]:
+    """Returns all code of fastrl's, by name, for as many modules as were imported."""
+    found: dict[str, list[CodeType]] = {}
+
+    def take(code: CodeType) -> None:
+        if code.co_filename.startswith(PACKAGE):
+            found.setdefault(code.co_name, []).append(code)
+            for inner in code.co_consts:
+                if isinstance(inner, CodeType):
+                    take(inner)
+
+    for name, module in [*sys.modules.items()]:
+        if name.partition(".")[0] == "fastrl" and isinstance(module, ModuleType):
+            owners = [module, *(x for x in vars(module).values() if isinstance(x, type))]
+            for value in [x for owner in owners for x in vars(owner).values()]:
+                value = getattr(value, "fget", None) or getattr(value, "__func__", value)
+                while callable(inner := getattr(value, "__wrapped__", None)):
+                    value = inner
+                if isinstance(code := getattr(value, "__code__", None), CodeType):
+                    take(code)
+    return found
+
+
+def _are_same(code: Any, ours: Any) -> bool:
+    """Tells whether two pieces of code say the same, wherever they stand."""
+    if not isinstance(code, CodeType) or not isinstance(ours, CodeType):
+        return type(code) is type(ours) and code == ours
+    if code.co_code != ours.co_code or len(code.co_consts) != len(ours.co_consts):
+        return False
+    is_alike = code.co_names == ours.co_names and code.co_varnames == ours.co_varnames
+    is_alike &= code.co_freevars == ours.co_freevars and code.co_cellvars == ours.co_cellvars
+    return is_alike and all(map(_are_same, code.co_consts, ours.co_consts))
