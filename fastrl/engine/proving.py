@@ -19,6 +19,8 @@ from fastrl.engine.own_code import first_own, own_code_of
 from fastrl.engine.probe import NUM_ROWS, differences, outputs_and_gradients, random_rows
 from fastrl.engine.rehearsal import NotStaticError, rehearse
 
+_FAR = 100.0  # times as far from zero as other random rows: there clamps show
+
 
 def proven_twins(
     networks: Sequence[nn.Module], for_compiler: bool = False
@@ -56,7 +58,17 @@ def _own_code_in(twin: Twin) -> str:
 def _differs(twin: Twin) -> bool:
     run = partial(outputs_and_gradients, module=twin.module)
     method, state = getattr(twin.module, twin.method), _state_of([twin.module])
-    return bool(differences(run(method), run(twin.function), twin.draw, state, ()))
+
+    def far(generator: torch.Generator) -> tuple[Tensor, ...]:
+        return tuple(
+            (_FAR * x.detach()).requires_grad_(x.requires_grad) if x.is_floating_point() else x
+            for x in twin.draw(generator)
+        )
+
+    alike = run(method), run(twin.function)
+    return bool(
+        differences(*alike, twin.draw, state, ()) or differences(*alike, far, state, (), [0.1])
+    )
 
 
 def acts_alike(draw: Function, row: tuple[Tensor, ...], policy: Any, reads: PythonReads) -> bool:

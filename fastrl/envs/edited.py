@@ -76,7 +76,7 @@ def name_of(env: Any) -> str:
     Of a function, its name.
     """
     if isinstance(env, gymnasium.Env | gymnasium.vector.VectorEnv):
-        return env.spec.id if env.spec is not None else type(env.unwrapped).__name__
+        return getattr(env.spec, "id", "") or type(env.unwrapped).__name__
     return getattr(env, "__name__", type(env).__name__)
 
 

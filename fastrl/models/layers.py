@@ -73,17 +73,17 @@ class evaluating:  # noqa: N801
         for part in parts:  # which grows
             if part is not None and part._modules:
                 parts += part._modules.values()
-        self._training = [part.__dict__ for part in parts if part is not None and part.training]
+        self._training = [part for part in parts if part is not None and part.training]
 
     def __enter__(self) -> None:
         """Evaluation mode."""
-        for own in self._training:
-            own["training"] = False
+        for part in self._training:
+            part.__dict__["training"] = False
 
     def __exit__(self, *_: object) -> None:
         """The mode of before."""
-        for own in self._training:
-            own["training"] = True
+        for part in self._training:
+            part.__dict__["training"] = True
 
 
 def evaluated(function: Callable[..., Any], networks: Sequence[nn.Module]) -> Callable[..., Any]:

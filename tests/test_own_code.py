@@ -1,0 +1,272 @@
+"""Nothing stands in for somebody's own code, also where that differs on rare rows alone."""
+
+from __future__ import annotations
+
+import sys
+from copy import deepcopy
+from functools import partial
+from importlib import import_module
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import gymnasium
+import numpy as np
+import pytest
+import torch
+from gymnasium import spaces
+from torch import Tensor, nn
+
+from fastrl import PPO, SAC
+from fastrl.callbacks import Callback
+from fastrl.engine.optimizer import FlatAdam
+from fastrl.engine.own_code import is_library, own_code_of
+from fastrl.kernels.extension import HAS_DENSE
+from fastrl.ops import losses
+
+SMALL: dict[str, Any] = {
+    **{"preset": "none", "verbose": 0, "eval_episodes": 0, "seed": 1, "hidden_sizes": (8,)},
+    **{"num_envs": 4, "num_steps": 32, "per_rank_batch_size": 64, "total_timesteps": 512},
+}
+SMALL_SAC: dict[str, Any] = {
+    **{"preset": "none", "verbose": 0, "eval_episodes": 0, "seed": 1, "hidden_sizes": (8,)},
+    **{"num_envs": 2, "num_steps": 4, "per_rank_batch_size": 16, "total_timesteps": 160},
+    **{"learning_starts": 64},
+}
+
+
+@pytest.fixture(autouse=True)
+def _in_a_folder_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+
+
+class Heater(gymnasium.Env):
+    """Must not be heated above 80 degrees; counts how often it was."""
+
+    observation_space = spaces.Box(-1000, 1000, (2,))
+    action_space = spaces.Discrete(2)
+    broken = 0
+
+    def _shown(self) -> np.ndarray:
+        self.temperature = float(self.np_random.uniform(0, 100))
+        return np.array([self.temperature, self.time], np.float32)
+
+    def reset(self, *, seed: int | None = None, options: Any = None) -> Any:
+        super().reset(seed=seed)
+        self.time = 0
+        return self._shown(), {}
+
+    def step(self, action: Any) -> Any:
+        Heater.broken += self.temperature > 80 and action == 1
+        self.time += 1
+        return self._shown(), float(action), False, self.time == 20, {}
+
+
+class Shielded(PPO):
+    """Never heats what is hot."""
+
+    @torch.no_grad()
+    def draw_actions(self, obs: Tensor, noise: Tensor, actions: Tensor) -> Tensor:
+        super().draw_actions(obs, noise, actions)
+        actions.copy_(torch.where(obs[:, 0] > 80, 0, actions))
+        return self.policy.head.to_env(actions)
+
+
+class HighReturns(PPO):
+    """Clamps what no row of a proof reaches."""
+
+    def loss(self, batch: Any) -> Any:
+        return super().loss(batch._replace(returns=batch.returns.clamp(-20, 20)))
+
+
+class Clamped(nn.Module):
+    """A layer that clamps far out."""
+
+    def __init__(self, space: Any) -> None:
+        super().__init__()
+        self.net = nn.Sequential(nn.Linear(2, 8), nn.Tanh())
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.net(x.clamp(-50, 50))
+
+
+def weights(agent: Any) -> Tensor:
+    return torch.cat([optimizer.flat for optimizer, _ in agent.trained()])
+
+
+def fast_and_slow(kind: Any, env: Any, **settings: Any) -> tuple[Any, Any]:
+    fast, slow = (kind(env, engine=engine, **settings).learn() for engine in ("auto", "eager"))
+    return fast, slow
+
+
+@pytest.mark.parametrize("engine", ["eager", "recorded", "auto", *["native"] * HAS_DENSE])
+def test_a_rule_for_rare_rows_holds_while_acting(engine: str) -> None:
+    Heater.broken = 0
+    Shielded(Heater, engine=engine, **SMALL).learn()
+    assert Heater.broken == 0
+
+
+@pytest.mark.parametrize("kind", [HighReturns, PPO], ids=["own loss", "own network"])
+def test_a_clamp_far_out_is_learned_with(kind: Any) -> None:
+    settings = {**SMALL}
+    if kind is PPO:
+        settings["network"] = Clamped
+        del settings["hidden_sizes"]
+    fast, slow = fast_and_slow(kind, Heater, **settings)
+    torch.testing.assert_close(weights(fast), weights(slow), atol=2e-5, rtol=1e-4)
+
+
+def test_a_copy_of_our_code_counts_as_ours(tmp_path: Path, monkeypatch: Any) -> None:
+    source = Path(losses.__file__).read_text()
+    edited = source.replace("torch.dot(values, weights)", "2 * torch.dot(values, weights)")
+    assert edited != source
+    (tmp_path / "copied_losses.py").write_text(f"# Another line in front.\n{source}")
+    (tmp_path / "edited_losses.py").write_text(edited)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    rows = torch.randn(4), torch.full((4,), 0.25)
+    told = {}
+    for name in ("copied_losses", "edited_losses"):
+        function = import_module(name).weighted_mean
+        told[name] = own_code_of(partial(function, *rows))
+        sys.modules.pop(name)
+    assert told == {"copied_losses": "", "edited_losses": "weighted_mean"}
+
+
+def test_torch_is_a_library_wherever_it_lies_and_what_builds_on_fastrl_is_none() -> None:
+    assert is_library(torch.__file__) and is_library(gymnasium.__file__)
+    installed = str(Path(gymnasium.__file__).parent.parent / "somebody" / "ppo.py")
+    own = ModuleType("somebody.ppo")
+    assert is_library(installed, vars(own))
+    vars(own)["PPO"] = PPO
+    assert not is_library(installed, vars(own))
+    assert not is_library(str(Path.cwd() / "my_ppo.py"), {})
+
+
+class Averaged(PPO):
+    """Stays near an average of its weights, which gets new memory after each update."""
+
+    def build(self, rollout: Any) -> None:
+        self.average = deepcopy(self.policy)
+        super().build(rollout)
+
+    def loss(self, batch: Any) -> Any:
+        loss, metrics = super().loss(batch)
+        pairs = zip(self.policy.parameters(), self.average.parameters(), strict=True)
+        return loss + sum((x - y.detach()).pow(2).sum() for x, y in pairs), metrics
+
+    def update(self, *arguments: Any) -> dict[str, float]:
+        metrics = super().update(*arguments)
+        for mine, now in zip(self.average.parameters(), self.policy.parameters(), strict=True):
+            mine.data = 0.5 * mine.data + 0.5 * now.data
+        return metrics
+
+
+class ByEpoch(PPO):
+    """Weighs the second half of an update's steps otherwise, and ends as it began."""
+
+    weight, count = 1.0, 0
+
+    def build(self, rollout: Any) -> None:
+        super().build(rollout)
+        step = self.step
+
+        def counted(batch: Any) -> bool:
+            self.count += 1
+            self.weight = 1.0 if self.count % 4 < 2 else 3.0
+            return step(batch)
+
+        for name in ("clear", "means", "sum_of"):
+            setattr(counted, name, getattr(step, name))
+        self.step = counted  # type: ignore
+
+    def loss(self, batch: Any) -> Any:
+        loss, metrics = super().loss(batch)
+        return loss + self.weight * metrics[1], metrics
+
+
+class Mixed(PPO):
+    """Keeps its coefficient beside a tensor."""
+
+    def build(self, rollout: Any) -> None:
+        self.kept = {"tensor": torch.ones(()), "beta": np.float32(1.0)}
+        super().build(rollout)
+
+    def loss(self, batch: Any) -> Any:
+        loss, metrics = super().loss(batch)
+        return loss + self.kept["beta"] * self.kept["tensor"] * metrics[1], metrics
+
+    def update(self, *arguments: Any) -> dict[str, float]:
+        metrics = super().update(*arguments)
+        self.kept["beta"] += np.float32(1.0)
+        return metrics
+
+
+@pytest.mark.parametrize("kind", [Averaged, ByEpoch, Mixed])
+def test_what_changes_in_mid_run_takes_effect_as_in_eager(kind: Any) -> None:
+    fast, slow = fast_and_slow(kind, "CartPole-v1", **SMALL)
+    stock = PPO("CartPole-v1", **SMALL).learn()
+    assert (weights(fast) - weights(stock)).abs().max() > 1e-3
+    torch.testing.assert_close(weights(fast), weights(slow), atol=2e-5, rtol=1e-4)
+
+
+def test_sac_uses_the_loss_and_the_optimiser_that_it_has_when_a_run_begins() -> None:
+    agent = SAC("Pendulum-v1", **SMALL_SAC)
+    whole = agent.critic_loss
+    agent.critic_loss = lambda batch: (whole(batch)[0] * 0, whole(batch)[1])  # type: ignore
+    before = agent.critic_optimizer.flat.clone()
+    agent.learn()
+    assert torch.equal(agent.critic_optimizer.flat, before)
+    agent = SAC("Pendulum-v1", **SMALL_SAC)
+    agent.critic_optimizer = FlatAdam(agent.critics, 1e-3, 1e-8, 0.0)
+    before = agent.critic_optimizer.flat.clone()
+    agent.learn()
+    assert (agent.critic_optimizer.flat - before).abs().max() > 1e-3
+
+
+def test_networks_of_sac_that_are_one_module_are_refused() -> None:
+    one = nn.Sequential(nn.Linear(3, 8), nn.Tanh())
+    with pytest.raises(ValueError, match="network returned one module twice"):
+        SAC("Pendulum-v1", network=lambda space: one, **SMALL_SAC)
+
+
+def test_an_optimiser_of_torch_is_refused_by_name() -> None:
+    agent = PPO("CartPole-v1", **SMALL)
+    agent.optimizer = torch.optim.SGD(agent.policy.parameters(), lr=0.1)  # type: ignore
+    with pytest.raises(ValueError, match=r"must be FlatAdam or FlatRMSprop .*, not SGD;"):
+        agent.learn()
+
+
+def test_hooks_that_nothing_would_call_are_refused() -> None:
+    agent = PPO("CartPole-v1", **SMALL)
+    for parameter in agent.policy.parameters():
+        parameter.register_post_accumulate_grad_hook(lambda x: None)
+    with pytest.raises(ValueError, match="register_hook works"):
+        agent.learn()
+
+
+def test_a_mark_of_the_profiler_in_a_loss_is_no_error() -> None:
+    class Marked(SAC):
+        def critic_loss(self, batch: Any) -> Any:
+            with torch.profiler.record_function("critic loss"):
+                return super().critic_loss(batch)
+
+    Marked("Pendulum-v1", **SMALL_SAC).learn()
+
+
+@pytest.mark.parametrize("name", ["rewards", "obs", "values"])
+def test_other_memory_for_a_rollout_is_refused(name: str) -> None:
+    class Moves(Callback):
+        def on_rollout_end(self, trainer: Any) -> None:
+            tensor = getattr(trainer.rollout, name)
+            tensor.data = tensor - 1.0
+
+    with pytest.raises(ValueError, match=rf"rollout\.{name} got other memory"):
+        PPO("CartPole-v1", **SMALL).learn(callbacks=[Moves()])
+
+
+@pytest.mark.parametrize("name", ["max_grad_norm", "adam_eps", "weight_decay", "reward_scaling"])
+def test_a_config_with_what_was_read_already_is_refused(name: str) -> None:
+    agent = PPO("CartPole-v1", **SMALL)
+    new = not agent.config.reward_scaling if name == "reward_scaling" else 0.125
+    with pytest.raises(ValueError, match=f"{name} = .* in a new config has no effect"):
+        agent.config = agent.config.replace(**{name: new})
