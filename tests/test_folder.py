@@ -154,7 +154,7 @@ def test_a_number_written_with_an_exponent_is_a_number(tmp_path, text):
         ("a: !!int x", "a value is wrong"),
         ("a: 2001-02-30", "a value is wrong"),
         ("a: !!map x", "a value is wrong"),
-        ("{[1]: 2}", "a value is wrong"),
+        ("{[1]: 2}", "a name is a list or a mapping"),
         ("a: " + "[" * 50_000, "nested too deeply"),
         ("a: " + "{b: " * 20_000, "nested too deeply"),
         ("a: [" + "1, " * 40_000 + "]", "characters are more than 100,000"),

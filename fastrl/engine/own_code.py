@@ -94,11 +94,18 @@ def first_own(ran: Iterable[tuple[CodeType, dict[str, Any]]]) -> str:
     """Returns the name of the first code that is neither fastrl's nor a library's; "" if none."""
     for code, names in ran:
         file = code.co_filename
-        if file.startswith((PACKAGE, "<string>")) or is_library(file, names):
+        if file.startswith(PACKAGE) or is_library(file, names) or _is_made(file, names):
             continue
         if not any(_are_same(code, ours) for ours in _named(code.co_name)):
             return code.co_qualname
     return ""
+
+
+def _is_made(file: str, names: dict[str, Any]) -> bool:
+    """Tells whether code is what a recording, a NamedTuple or a dataclass of fastrl's made."""
+    of = str(names.get("__name__", ""))
+    is_ours = of.startswith("namedtuple_") or of.partition(".")[0] == "fastrl"
+    return file == "<recorded>" or (file == "<string>" and is_ours)
 
 
 def _named(name: str) -> list[CodeType]:

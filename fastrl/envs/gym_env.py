@@ -336,10 +336,11 @@ def _time_limits(env: Any) -> list[Any]:
 
 
 def _seed_spaces(env: Any, seed: int | None) -> None:
-    """Seeds the spaces of an environment, which may draw from them."""
-    for space in (env.observation_space, env.action_space) if seed is not None else ():
+    """Seeds the spaces of an environment, which may draw from them, but those of its class."""
+    own = {} if seed is None else vars(env)
+    for name in own.keys() & {"observation_space", "action_space"}:
         with suppress(Exception):  # a space of somebody's own need not have a generator
-            space.seed(seed)
+            own[name].seed(seed)
 
 
 def _answer(answer: Any, names: str) -> Any:
