@@ -302,8 +302,7 @@ class GymEnv:
             which = f"env {self._first + i}"
             call(f"{self.env_id}: reset of {which}", outer.reset)
             call(f"{self.env_id}: load_state_dict of {which}", env.load_state_dict, saved["env"])
-            elapsed = saved["elapsed"]
-            elapsed = elapsed if isinstance(elapsed, list) else [elapsed]  # as once it was
+            elapsed = saved["elapsed"] if isinstance(saved["elapsed"], list) else [saved["elapsed"]]
             for limit, steps in zip(_time_limits(outer), elapsed, strict=False):
                 limit._elapsed_steps = steps
         self._needs_reset = [bool(flag) for flag in state["needs_reset"]]
