@@ -96,7 +96,7 @@ def first_own(ran: Iterable[tuple[CodeType, dict[str, Any]]]) -> str:
         file = code.co_filename
         if file.startswith(PACKAGE) or is_library(file, names) or _is_made(file, names):
             continue
-        if not any(_are_same(code, ours) for ours in _named(code.co_name)):
+        if not any(_are_same(code, ours) for ours in _alike_in_fastrl(code)):
             return code.co_qualname
     return ""
 
@@ -108,33 +108,30 @@ def _is_made(file: str, names: dict[str, Any]) -> bool:
     return file == "<recorded>" or (file == "<string>" and is_ours)
 
 
-def _named(name: str) -> list[CodeType]:
-    """Returns fastrl's code of a name."""
-    modules = [x for x in sys.modules if x.partition(".")[0] == "fastrl"]
-    return _codes(len(modules)).get(name, [])
+def _alike_in_fastrl(code: CodeType) -> list[CodeType]:
+    """Returns fastrl's code of the same name, or within a function of the same name."""
+    names = [x for x in code.co_qualname.split(".") if not x.startswith("<")]
+    return [x for x in _codes_of(names[-1]) if x.co_name == code.co_name] if names else []
 
 
 @cache
-def _codes(_: int) -> dict[str, list[CodeType]]:
-    """Returns all code of fastrl's, by name, for as many modules as were imported."""
-    found: dict[str, list[CodeType]] = {}
+def _codes_of(name: str) -> list[CodeType]:
+    """Returns the code in those of fastrl's files that define a function of a name.
 
-    def take(code: CodeType) -> None:
-        if code.co_filename.startswith(PACKAGE):
-            found.setdefault(code.co_name, []).append(code)
-            for inner in code.co_consts:
-                if isinstance(inner, CodeType):
-                    take(inner)
+    From their text: an algorithm's own file need not be imported where a copy of it runs.
+    """
+    found: list[CodeType] = []
 
-    for name, module in [*sys.modules.items()]:
-        if name.partition(".")[0] == "fastrl" and isinstance(module, ModuleType):
-            owners = [module, *(x for x in vars(module).values() if isinstance(x, type))]
-            for value in [x for owner in owners for x in vars(owner).values()]:
-                value = getattr(value, "fget", None) or getattr(value, "__func__", value)
-                while callable(inner := getattr(value, "__wrapped__", None)):
-                    value = inner
-                if isinstance(code := getattr(value, "__code__", None), CodeType):
-                    take(code)
+    def take(outer: CodeType) -> None:
+        inner = [x for x in outer.co_consts if isinstance(x, CodeType)]
+        found.extend(inner)
+        for code in inner:
+            take(code)
+
+    for path in sorted(Path(PACKAGE).rglob("*.py")):
+        text = path.read_text("utf-8")
+        if f"def {name}(" in text:
+            take(compile(text, str(path), "exec"))
     return found
 
 
