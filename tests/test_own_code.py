@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from fastrl import PPO, SAC
 from fastrl.callbacks import Callback
 from fastrl.engine.optimizer import FlatAdam
-from fastrl.engine.own_code import is_library, own_code_of
+from fastrl.engine.own_code import PACKAGE, is_library, own_code_of
 from fastrl.kernels.extension import HAS_DENSE
 from fastrl.ops import losses
 
@@ -140,6 +140,12 @@ def test_torch_is_a_library_wherever_it_lies_and_what_builds_on_fastrl_is_none()
     vars(own)["PPO"] = PPO
     assert not is_library(installed, vars(own))
     assert not is_library(str(Path.cwd() / "my_ppo.py"), {})
+
+
+def test_a_folder_beside_ours_with_a_longer_name_is_not_ours() -> None:
+    names: dict[str, Any] = {}
+    exec(compile("def rule(x):\n    return x", f"{PACKAGE[:-1]}_lab/mine.py", "exec"), names)
+    assert own_code_of(partial(names["rule"], 1)) == "rule"
 
 
 class Averaged(PPO):

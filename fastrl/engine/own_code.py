@@ -8,6 +8,7 @@ itself runs. A copy of a function of fastrl's, in a copied file, counts as fastr
 from __future__ import annotations
 
 import contextlib
+import os
 import site
 import sys
 import sysconfig
@@ -19,7 +20,7 @@ from typing import Any
 
 import torch
 
-PACKAGE = str(Path(__file__).parent.parent)
+PACKAGE = os.path.join(Path(__file__).parent.parent, "")  # not a neighbour, `fastrl_lab`
 _TORCH = str(Path(torch.__file__).parent)
 # Where packages are installed: torch may lie in another folder than this interpreter's.
 _INSTALLED: tuple[str, ...] = tuple(
