@@ -27,7 +27,7 @@ from fastrl.config.on_policy import OnPolicyConfig
 from fastrl.config.schedules import SCHEDULE_OF, adaptive_of, value_at
 from fastrl.decoupled.channels import RolloutChannel
 from fastrl.engine.modes import training_modes
-from fastrl.engine.optimizer import FlatOptimizer, flat
+from fastrl.engine.optimizer import FlatOptimizer, checked_flat
 from fastrl.models.actor_critic import ActorCritic
 from fastrl.models.layers import evaluated
 from fastrl.models.normalization import RewardScale
@@ -57,15 +57,15 @@ class OnPolicyAgent(BaseAgent):
     def __init__(self, env: Any, config: OnPolicyConfig | None = None, **settings: Any) -> None:
         """Makes environments, networks and optimiser; arguments as of `BaseAgent`."""
         super().__init__(env, config, **settings)
-        scale = RewardScale(self.config.gamma).to(self.device)
-        self.reward_scale = scale if self.config.reward_scaling else None
-        self.optimizer = flat(self.make_optimizer())
+        self.reward_scale = None
+        if self.config.reward_scaling:
+            self.reward_scale = RewardScale(self.config.gamma).to(self.device)
+        self.optimizer = checked_flat(self.make_optimizer())
         names = [name for name in SCHEDULE_OF if hasattr(self.config, name)]
-        self.scheduled = {
-            name: torch.tensor(getattr(self.config, name), device=self.device) for name in names
-        }
-        self.scheduled["learning_rate"] = self.optimizer.learning_rate
         settings = {name: float(getattr(self.config, name)) for name in names}
+        # Coefficients are tensors changed in place, so that a schedule rebuilds nothing.
+        self.scheduled = {x: torch.tensor(y, device=self.device) for x, y in settings.items()}
+        self.scheduled["learning_rate"] = self.optimizer.learning_rate
         self.coefficients = Coefficients(self.scheduled, settings)
         self.ent_coef = self.scheduled["ent_coef"]
         self.devices.broadcast(self.optimizer.flat)

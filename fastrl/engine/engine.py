@@ -13,7 +13,8 @@ begins, with an example of its arguments, and comes back in the form that is fas
 Functions are static: the same shapes at every call, no Python that depends on a tensor's value.
 They may read and change tensors that live as long as the run: weights, optimiser state,
 coefficients. A number that changes belongs in such a tensor; if a number in Python changes, the
-engine notices at the next update and runs the function itself from there on.
+engine notices at the next update, in your own code at the next call, and runs the function
+itself from there on.
 """
 
 from __future__ import annotations
@@ -36,7 +37,7 @@ from fastrl.engine.modes import building
 from fastrl.engine.native import Twin, built_with, why_no_kernels
 from fastrl.engine.native_acting import NativeActing
 from fastrl.engine.objective import ClippedObjective
-from fastrl.engine.optimizer import FlatOptimizer, FlatParameters, flat
+from fastrl.engine.optimizer import FlatOptimizer, FlatParameters, checked_flat
 from fastrl.engine.proving import acts_alike, proven_twins, why_not_objective
 from fastrl.engine.rehearsal import NotStaticError, buffers_kept, rehearse
 from fastrl.engine.threads import matmul_precision, num_threads, update_threads
@@ -83,7 +84,7 @@ class Engine:
         """
         config, device = self._config, self._devices.device
         for parameters, module in trained():
-            flat(parameters).adopt(module)
+            checked_flat(parameters).adopt(module)
             if not module.training:  # a part of it alone may be meant to stay in that mode
                 module.train()
         self._trained, self._networks = trained, [module for _, module in trained()]
@@ -145,7 +146,8 @@ class Engine:
             if change is not None:
                 return self._as_it_is(function, f"{change} while it ran")
             # Compiled code knows how many threads it will have.
-            make = partial(build, function, example, mode, sources := [])
+            sources: list[Tensor] = []
+            make = partial(build, function, example, mode, sources)
             with num_threads(threads or self._torch_threads):
                 fast = built_with(self._twins, make, self.notes)
         built = Built(function, fast, reads, sources)

@@ -26,7 +26,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from fastrl.engine.own_code import PACKAGE, is_library
+from fastrl.engine.own_code import PACKAGE, is_library, profiled
 from fastrl.engine.snapshots import (
     CHANGEABLE,
     CONTAINERS,
@@ -80,18 +80,11 @@ class PythonReads:
     def watch(self, function: Callable[..., Any]) -> Iterator[None]:
         """Notes what `function`, called in this block, and the functions that it calls read."""
         self._take_cells(inspect.unwrap(getattr(function, "__func__", function)))
-        profiler: Any = sys.getprofile()  # somebody measures; there is room for one
-        is_builtin = hasattr(profiler, "disable")  # cProfile's, which goes by its own switch
-        if is_builtin:
-            profiler.disable()
         before = {name: snapshot_of(generator) for name, generator in _GLOBAL_GENERATORS.items()}
-        sys.setprofile(self._note)
         try:
-            yield
+            with profiled(self._note):
+                yield
         finally:
-            sys.setprofile(None if is_builtin else profiler)
-            if is_builtin:
-                profiler.enable()
             for name, generator in _GLOBAL_GENERATORS.items():
                 if not is_same(generator, before[name]):
                     self._take_object(generator, before[name], name)

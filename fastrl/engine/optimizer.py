@@ -225,7 +225,7 @@ class FlatOptimizer(FlatParameters):
             tensor.copy_(state[name])
 
 
-def flat(optimizer: Any) -> Any:
+def checked_flat(optimizer: Any) -> Any:
     """Returns one of these optimisers; ValueError if it is another one.
 
     Args:

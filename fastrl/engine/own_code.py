@@ -63,17 +63,12 @@ def _uses_fastrl(names: dict[str, Any]) -> bool:
 
 
 @contextlib.contextmanager
-def watching(seen: dict[CodeType, dict[str, Any]]) -> Iterator[None]:
-    """Notes what Python code runs in this block, with its global variables."""
-    profiler: Any = sys.getprofile()  # somebody measures; there is room for one
+def profiled(note: Callable[[FrameType, str, Any], None]) -> Iterator[None]:
+    """Has `note` told of each call and return in this block, in place of who else measures."""
+    profiler: Any = sys.getprofile()  # there is room for one
     is_builtin = hasattr(profiler, "disable")  # cProfile's, which goes by its own switch
     if is_builtin:
         profiler.disable()
-
-    def note(frame: FrameType, event: str, _: Any) -> None:
-        if event == "call":
-            seen.setdefault(frame.f_code, frame.f_globals)
-
     sys.setprofile(note)
     try:
         yield
@@ -86,7 +81,12 @@ def watching(seen: dict[CodeType, dict[str, Any]]) -> Iterator[None]:
 def own_code_of(function: Callable[[], Any]) -> str:
     """Returns the name of somebody's own code that a call runs; "" if there is none."""
     seen: dict[CodeType, dict[str, Any]] = {}
-    with watching(seen):
+
+    def note(frame: FrameType, event: str, _: Any) -> None:
+        if event == "call":
+            seen.setdefault(frame.f_code, frame.f_globals)
+
+    with profiled(note):
         function()
     return first_own(seen.items())
 
