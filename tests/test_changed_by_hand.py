@@ -238,3 +238,47 @@ def test_parameter_groups_are_answered_with_the_learning_rate() -> None:
     assert not hasattr(agent.optimizer, "param_groups")
     with pytest.raises(AttributeError, match=r"assign to optimizer\.learning_rate"):
         print(agent.optimizer.param_groups)
+
+
+OFF_IN_A_RUN = [
+    ("ppo", {"normalize_advantages": True}),
+    ("ppo", {"per_rank_batch_size": 16}),
+    ("ppo", {"eval_every": 64}),
+    ("ppo", {"recompute_advantages": True}),
+    ("a2c", {"optimizer": "adam"}),
+    ("sac", {"gamma": 0.5}),
+    ("sac", {"q_lr": 1e-2}),
+    ("sac", {"tune_alpha": False}),
+]
+
+
+@pytest.mark.parametrize(("algo", "setting"), OFF_IN_A_RUN, ids=str)
+def test_a_config_with_what_the_run_was_built_with_is_refused_in_its_middle(
+    algo: str, setting: dict[str, Any]
+) -> None:
+    def change(agent: Any) -> None:
+        with pytest.raises(ValueError, match="has no effect in the middle of a run"):
+            agent.config = agent.config.replace(**setting)
+
+    agent = trained(algo, change)
+    agent.config = agent.config.replace(eval_every=64)  # for the next run
+
+
+ON_IN_A_RUN = [
+    *[("ppo", {name: 0.5}) for name in ("gamma", "vf_coef", "ent_coef", "clip_coef")],
+    ("ppo", {"update_epochs": 2}),
+    ("ppo", {"lr_schedule": "linear"}),
+    ("a2c", {"gae_lambda": 0.5}),
+    ("sac", {"learning_starts": 40}),
+    ("sac", {"target_network_frequency": 3}),
+]
+
+
+@pytest.mark.parametrize(("algo", "setting"), ON_IN_A_RUN, ids=str)
+def test_a_config_with_what_a_run_reads_again_takes_effect_in_its_middle(
+    algo: str, setting: dict[str, Any]
+) -> None:
+    def change(agent: Any) -> None:
+        agent.config = agent.config.replace(**setting)
+
+    assert not torch.equal(weights(trained(algo, change)), weights(trained(algo, lambda _: None)))

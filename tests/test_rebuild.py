@@ -219,18 +219,29 @@ def test_no_function_leads_a_test_to_the_training_environment(episodes, tmp_path
     def given() -> gymnasium.Env:
         return env
 
+    how: dict[str, Any] = {"num_envs": 1, "eval_episodes": episodes, "verbose": 0}
     for trained, tested in (
-        (given, "auto"),
         (env, given),
         (env, lambda: Halved(env)),
         (Halved(env), given),
     ):
-        agent = agent_for(
-            trained, tmp_path, num_envs=1, eval_env=tested, eval_episodes=episodes, verbose=0
-        )
-        assert result_of(agent) == (None, None)
-    assert len(caplog.messages) == 4
-    assert all("an environment that is in use already" in x for x in caplog.messages)
+        agent = agent_for(trained, tmp_path, eval_env=tested, **how)
+        with pytest.raises(ValueError, match="an environment that is in use already"):
+            agent.learn()
+    assert result_of(agent_for(given, tmp_path, **how)) == (None, None)
+    assert "an environment that is in use already" in caplog.messages[0]
+
+
+def test_what_cannot_be_tested_is_told_before_the_run_begins(tmp_path):
+    with pytest.raises(ValueError, match="eval_env: unknown env 'NoSuch-v0'"):
+        agent_for(CARTPOLE, tmp_path, eval_env="NoSuch-v0")
+    for tested in ("Acrobot-v1", lambda: gymnasium.make("Acrobot-v1")):
+        with pytest.raises(ValueError, match="new environments have the spaces"):
+            agent_for(CARTPOLE, tmp_path, eval_env=tested).learn()
+    one = limited()
+    with pytest.raises(ValueError, match="an environment that is in use already"):
+        agent_for(CARTPOLE, tmp_path, eval_env=lambda: one).learn()
+    assert not list(tmp_path.iterdir())
 
 
 def test_no_test_resets_an_environment_below_or_above_the_one_that_is_trained_on(tmp_path):

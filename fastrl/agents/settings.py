@@ -24,6 +24,13 @@ _READ_ONCE = (
     *("rmsprop_decay", "replay_ratio", "tau", "target_entropy"),
 )
 _READ_LATER = "total_timesteps", "target_return"
+_READ_IN_A_RUN = (
+    *("learning_rate", "lr_schedule", "anneal_lr", "ent_coef", "ent_schedule", "anneal_ent_coef"),
+    *("clip_coef", "clip_schedule", "anneal_clip_coef", "clip_vloss", "vf_clip_rule", "vf_coef"),
+    *("gae_lambda", "update_epochs", "freeze_normalization", "learning_starts"),
+    *("target_network_frequency", "total_timesteps"),
+)
+"""What a run reads again and again. It was built with the other settings."""
 _VALUES = int, float, str, tuple, list, dict, NoneType, FunctionType, np.generic
 _POLICIES_OF_OTHERS = ("MlpPolicy", "CnnPolicy", "MultiInputPolicy", "MlpLstmPolicy")
 
@@ -84,13 +91,30 @@ def _check_read_later(agent: Any, before: Any, now: Any) -> None:
     if not isinstance(now, type(before)):
         raise ValueError(f"config must be a {type(before).__name__}, not {now!r}")
     for name, value in vars(now).items():
-        if value == getattr(before, name, value) or name in _READ_LATER:
+        if value == getattr(before, name, value):
+            continue
+        if agent.engine.in_run and not _is_read_in_a_run(name, now):
+            raise ValueError(
+                f"{name} = {value!r} in a new config has no effect in the middle of a run, which "
+                f"was built with {getattr(before, name)!r}: set it before `learn`"
+            )
+        if name in _READ_LATER:
             continue
         if name in _READ_ONCE or group_of(name) in _GROUPS_READ_ONCE:
             raise ValueError(
                 f"{name} = {value!r} in a new config has no effect: this agent was made with "
                 f"{getattr(before, name)!r}. Give {name} to {type(agent).__name__}(...)"
             )
+
+
+def _is_read_in_a_run(name: str, config: Any) -> bool:
+    if config.decoupled:  # others learn, by the settings that they started with
+        return name == "total_timesteps"
+    if name == "gamma":  # a replay buffer and a reward scaling sum up by the one that they know
+        return hasattr(config, "gae_lambda") and not config.reward_scaling
+    ours = [kind for kind in type(config).__mro__ if kind.__module__.startswith("fastrl.")]
+    is_ours = any(name in get_annotations(kind) for kind in ours)
+    return name in _READ_IN_A_RUN or not is_ours  # a field of one's own is read by one's own code
 
 
 def refuse_copy(agent: Any, protocol: Any) -> Any:

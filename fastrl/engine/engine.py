@@ -68,6 +68,8 @@ class Engine:
         self._torch_threads = self._pool_threads = 1
         self.notes: list[str] = []
         """Why something runs more slowly than it might."""
+        self.in_run = False
+        """Whether a training loop goes on, with all that was built for it."""
 
     @num_threads(1)
     def prepare(self, trained: Callable[[], Trained], num_rows: int, width: int) -> None:

@@ -8,40 +8,33 @@ wrappers included. Where neither is known, nothing is guessed, and `Task.why_not
 from __future__ import annotations
 
 import copy
-import inspect
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any, NamedTuple, cast
-from weakref import WeakSet
 
 import gymnasium
 from gymnasium.vector import AsyncVectorEnv, SyncVectorEnv
 from gymnasium.wrappers.vector import RecordEpisodeStatistics
 
 from fastrl.config.run import RunConfig
-from fastrl.envs.choosing import choose, vector_of
+from fastrl.envs.choosing import vector_of
 from fastrl.envs.edited import edited, is_plain, maker_of, name_of, whole_spec
-from fastrl.envs.foreign import call
 from fastrl.envs.ids import is_registered_anew
 from fastrl.envs.make import (
     Backend,
-    check_no_kwargs,
-    check_vector,
-    make_env,
     settings_of_made,
     uses_envpool,
-    vector_env_of,
-    wrap_vector_env,
 )
-from fastrl.envs.sharing import all_of, note_on_statistics, share
+from fastrl.envs.makers import (
+    NO_PROCESSES,
+    Maker,
+    from_functions,
+    from_id,
+    from_vector_spec,
+    maker_of_tested,
+)
+from fastrl.envs.sharing import note_on_statistics, share
 from fastrl.envs.vector import VectorEnv
-
-Maker = Callable[..., VectorEnv]
-"""Called with the number of environments, `seed`, `render` and `num_threads`; `env_kwargs` are
-keyword arguments of the environment to change."""
-
-
-_NO_PROCESSES: dict[str, Any] = {"vector": "sync", "num_workers": 0}
 
 
 class Task(NamedTuple):
@@ -96,7 +89,7 @@ def task_of(env: Any, envs: Sequence[VectorEnv], config: RunConfig, eval_env: An
         raise ValueError("eval_env is the environment that is trained on, which a test would reset")
     if eval_env is None:
         return own._replace(why_not="eval_env=None")
-    return own._replace(make=_tested(eval_env, config, envs), why_not="")
+    return own._replace(make=maker_of_tested(eval_env, config, envs), why_not="")
 
 
 def _is_named(trained: Task, envs: Sequence[VectorEnv], config: RunConfig) -> bool:
@@ -125,7 +118,7 @@ def without_processes(env: Any, config: RunConfig, settings: Mapping[str, Any]) 
     else:
         is_copied = isinstance(env, gymnasium.Env) and config.num_envs > 1
         is_apart = callable(env) or is_copied
-    return {} if is_apart else _NO_PROCESSES
+    return {} if is_apart else NO_PROCESSES
 
 
 def _trained(env: Any, envs: Sequence[VectorEnv], config: RunConfig) -> Task:
@@ -133,7 +126,7 @@ def _trained(env: Any, envs: Sequence[VectorEnv], config: RunConfig) -> Task:
         backend = cast(Backend, envs[0].backend)
         settings = {"backend": backend, "testing": True, **config.env_settings}
         settings["vector"] = vector_of(envs[0])  # "auto" chooses once
-        return Task(env, partial(_from_id, env, settings), "", not is_registered_anew(env))
+        return Task(env, partial(from_id, env, settings), "", not is_registered_anew(env))
     env_id, kind = envs[0].env_id, type(env).__name__
     if isinstance(env, gymnasium.vector.VectorEnv):
         return _trained_vector(env, envs, config)
@@ -144,18 +137,18 @@ def _trained(env: Any, envs: Sequence[VectorEnv], config: RunConfig) -> Task:
         count = config.num_envs
         note = f"{env_id}: {count} environments, made from the spec of the one that was given"
         make, told = maker_of(spec), note if count > 1 else ""
-        maker = _from_functions(env_id, make, config)
+        maker = from_functions(env_id, make, config)
         check = None if count > 1 else edited([env], [make])  # of several, `opened` made sure
         return Task(env_id, maker, "", is_plain(spec), note=told, check=check)
     made = settings_of_made(env)
     if made is None and callable(env):
-        return Task(env_id, _from_functions(env_id, env, config, envs), "", False)
+        return Task(env_id, from_functions(env_id, env, config, envs), "", False)
     if made is None:
         return Task(env_id, None, f"nothing says how the {kind} that was given was made", False)
     name, settings = made
     is_named = settings == {**settings, **config.env_settings, "testing": False}
     settings = {**settings, "backend": envs[0].backend, "testing": True}
-    return Task(env_id, partial(_from_id, name, settings), "", is_named)
+    return Task(env_id, partial(from_id, name, settings), "", is_named)
 
 
 def _trained_vector(env: Any, envs: Sequence[VectorEnv], config: RunConfig) -> Task:
@@ -174,92 +167,12 @@ def _trained_vector(env: Any, envs: Sequence[VectorEnv], config: RunConfig) -> T
             one = copy.deepcopy(spec)
             one.kwargs["num_envs"] = 1  # is enough to look at
             check = edited([env], [partial(gymnasium.make_vec, one)])
-        maker = partial(_from_vector_spec, spec, config)
+        maker = partial(from_vector_spec, spec, config)
         return Task(env_id, maker, "", is_plain(spec), check=check)
     if is_of_singles:
-        maker = _from_functions(env_id, env.env_fns, config, envs)
+        maker = from_functions(env_id, env.env_fns, config, envs)
         return Task(env_id, maker, "", False, check=check)
     return Task(env_id, None, f"nothing says how the {kind} that was given was made", False)
-
-
-def _from_id(
-    env_id: str, settings: dict[str, Any], num_envs: int, *, env_kwargs: Any = None, **how: Any
-) -> VectorEnv:
-    """Makes environments by `make_env`, with these settings but for some keyword arguments."""
-    if uses_envpool(env_id, settings["backend"], settings["info_mask"]):
-        settings = {**settings, **_NO_PROCESSES}  # those of what is trained on, maybe another id
-    kwargs = {**settings["env_kwargs"], **(env_kwargs or {})}
-    return make_env(env_id, num_envs, **{**settings, "env_kwargs": kwargs}, **how)
-
-
-def _from_vector_spec(
-    spec: Any,
-    config: RunConfig,
-    num_envs: int,
-    *,
-    seed: int,
-    render: bool = False,
-    env_kwargs: Any = None,
-    **_: Any,
-) -> VectorEnv:
-    """Makes environments as `gymnasium.make_vec` made those that are trained on."""
-    spec = copy.deepcopy(spec)
-    drawn = {"render_mode": "rgb_array"} if render else {}
-    spec.kwargs = {**spec.kwargs, "num_envs": num_envs, **drawn, **(env_kwargs or {})}
-    made = call(f"{spec.id}: making environments", gymnasium.make_vec, spec)
-    return wrap_vector_env(made, seed=seed, **config.env_settings)
-
-
-def _from_functions(
-    env_id: str, functions: Any, config: RunConfig, played: Sequence[Any] = ()
-) -> Maker:
-    """Returns a maker that calls the caller's functions, in turn.
-
-    Args:
-        env_id: for messages.
-        functions: one that makes environments, or some, each of its own.
-        config: settings of the run.
-        played: environments that are trained on, which no function may return again.
-    """
-    makers = [functions] if callable(functions) else list(functions)
-    seen = WeakSet(x for x in all_of(played) if isinstance(x, gymnasium.Env))
-
-    def make_new(make: Callable[..., Any], **more: Any) -> Any:
-        env = make(**more)
-        if isinstance(env, gymnasium.Env):
-            if any(part in seen for part in all_of([env])):
-                raise ValueError(
-                    f"{env_id}: its function returns an environment that is in use already; it "
-                    "must make a new one at every call"
-                )
-            seen.add(env)
-        return env
-
-    def make(
-        num_envs: int, *, seed: int, render: bool = False, env_kwargs: Any = None, **_: Any
-    ) -> VectorEnv:
-        how = config.env_settings
-        kwargs = {**how.pop("env_kwargs"), **(env_kwargs or {})}
-        new: list[Any] = [partial(makers[i % len(makers)], **kwargs) for i in range(num_envs)]
-        seeds = [(seed + i) % 2**31 for i in range(num_envs)]
-        if how["vector"] == "auto":
-            how["vector"] = choose(env_id, new, seeds, how).vector
-        if how["vector"] == "sync":  # else each is made in a process, where no other is
-            new = [partial(make_new, function) for function in new]
-        if render and _takes_render_mode(makers[0]):
-            new[0] = partial(new[0], render_mode="rgb_array")
-        return vector_env_of(env_id, new, seeds, **how)
-
-    return make
-
-
-def _takes_render_mode(function: Any) -> bool:
-    try:
-        parameters = inspect.signature(function).parameters
-    except (TypeError, ValueError):  # of C
-        return False
-    kinds = [parameter.kind for parameter in parameters.values()]
-    return "render_mode" in parameters or inspect.Parameter.VAR_KEYWORD in kinds
 
 
 def task_to_play(env: Any, trained_on: Sequence[VectorEnv], config: RunConfig) -> Task:
@@ -278,72 +191,5 @@ def task_to_play(env: Any, trained_on: Sequence[VectorEnv], config: RunConfig) -
             "env is an environment that is trained on, which an evaluation would reset"
         )
     name = env if isinstance(env, str) else name_of(env)
-    return Task(
-        name, _tested(env, config, trained_on, "env"), is_named=isinstance(env, str), is_own=True
-    )
-
-
-def _tested(
-    eval_env: Any, config: RunConfig, trained_on: Sequence[VectorEnv], called: str = "eval_env"
-) -> Maker:
-    """Returns a maker of what the caller wants to be tested, by an argument that is `called` so."""
-    if isinstance(eval_env, str):
-        settings = {"backend": config.backend, "testing": True, **config.env_settings}
-        return partial(_from_id, eval_env, settings)
-    if isinstance(eval_env, gymnasium.vector.VectorEnv | gymnasium.Env):
-        return partial(_as_it_is, eval_env, config.replace(env_kwargs=(), **_NO_PROCESSES))
-    if settings_of_made(eval_env) is not None:
-        raise ValueError(f"{called} takes the id that make_env takes, in place of what it returns")
-    if not callable(eval_env):
-        raise ValueError(
-            f"{called} must be a function that returns a gymnasium.Env, an environment, an id or "
-            f"None, not {eval_env!r}"
-        )
-    # The run's env_kwargs belong to the id that is trained on.
-    return _from_functions(name_of(eval_env), eval_env, config.replace(env_kwargs=()), trained_on)
-
-
-def _as_it_is(
-    env: Any, config: RunConfig, _: int, *, seed: int, env_kwargs: Any = None, **how: Any
-) -> VectorEnv:
-    """Returns the environments that a caller built, which the caller closes."""
-    check_no_kwargs(name_of(env), env_kwargs)
-    return _kept_open(opened(env, [seed], config))
-
-
-def opened(env: Any, seeds: Sequence[int], config: RunConfig) -> VectorEnv:
-    """Returns a caller's environments, or one environment as many times as there are seeds.
-
-    Args:
-        env: a vector environment, a single one, or a function that makes single ones.
-        seeds: of as many environments as are wanted; a vector environment takes the first.
-        config: settings of the run.
-
-    Raises:
-        ValueError: several environments are wanted, and no spec describes the one that is there.
-    """
-    if isinstance(env, gymnasium.vector.VectorEnv):
-        return wrap_vector_env(env, seed=seeds[0], **config.env_settings)
-    if not isinstance(env, gymnasium.Env):
-        return vector_env_of(name_of(env), [env] * len(seeds), seeds, **config.env_settings)
-    check_no_kwargs(name_of(env), config.env_settings["env_kwargs"])
-    makers: list[Callable[[], gymnasium.Env]] = [lambda: env]
-    if len(seeds) == 1:
-        check_vector(name_of(env), config.vector, config.num_workers)
-    else:
-        if (spec := whole_spec(env)) is None:
-            raise ValueError(
-                f"cannot make {len(seeds)} environments of the {type(env.unwrapped).__name__} that "
-                "was given: no spec describes it with its wrappers; set num_envs=1, or give a "
-                "function that makes one, or gymnasium.vector.SyncVectorEnv([make, make])"
-            )
-        makers = [maker_of(spec)] * len(seeds)
-        if why_not := edited([env], makers[:1])():
-            raise ValueError(f"cannot make {len(seeds)} environments of one: {why_not}")
-    return vector_env_of(name_of(env), makers, seeds, **config.env_settings)
-
-
-def _kept_open(env: Any) -> VectorEnv:
-    """Leaves closing to the caller."""
-    env.close = lambda: None
-    return env
+    maker = maker_of_tested(env, config, trained_on, "env")
+    return Task(name, maker, is_named=isinstance(env, str), is_own=True)

@@ -180,6 +180,20 @@ def can_be_tested(agent: Agent) -> bool:
     return agent.task.make is not None
 
 
+def check_tested(agent: Agent) -> None:
+    """Makes what the caller said is to be tested, if that is not what is trained on.
+
+    Two of it: a function may return the same environment at every call.
+
+    Raises:
+        ValueError: it cannot be made, or is no task for this agent.
+    """
+    task, seed = agent.task, agent.config.seed
+    if agent.config.eval_episodes and task.is_own and task.make is not None:
+        with generators_seeded(seed):
+            fresh_env(agent, 2, "eval", seed).close()
+
+
 def fresh_env(
     agent: Agent,
     num_envs: int,

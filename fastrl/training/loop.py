@@ -76,6 +76,13 @@ class Loop:
 
     def play(self, records: Records | None, is_resumed: bool) -> TrainResult:
         """Runs the training loop; `records` is None except on rank 0."""
+        self.agent.engine.in_run = True
+        try:
+            return self._play(records, is_resumed)
+        finally:
+            self.agent.engine.in_run = False
+
+    def _play(self, records: Records | None, is_resumed: bool) -> TrainResult:
         if self.hooks:
             self.hooks.call("on_fit_start")
             self._reopen_and_agree(self.hooks)

@@ -37,6 +37,7 @@ from fastrl.runs.timer import StageTimer
 from fastrl.runs.trackers import check_loggers
 from fastrl.training.agent import TRAINER_SETTINGS, Agent
 from fastrl.training.counters import Counters
+from fastrl.training.greedy import check_tested
 from fastrl.training.hints import check_learns, lines_about
 from fastrl.training.loop import Loop
 from fastrl.training.player import Player, player_of
@@ -215,6 +216,8 @@ class AgentTrainer:
         if env is not None:
             rank = agent.devices.global_rank
             agent.envs, agent.task = fitting_envs(env, agent.config, rank, agent.envs, agent.task)
+        if agent.devices.is_global_zero:
+            check_tested(agent)
         return callbacks
 
     def _origin(self, agent: Agent, speaks: bool, ownership: ExitStack) -> _Origin:
