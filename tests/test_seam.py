@@ -630,6 +630,9 @@ class WithBeta(PPO):
             "other object": lambda: self.other.beta,
             "property": lambda: self.other.twice,
             "getattr": lambda: getattr(self, "beta"),  # noqa: B009
+            "computed name": lambda: getattr(self, f"be{self.ending}"),
+            "vars": lambda: vars(self)["be" + self.ending],
+            "__dict__ of another": lambda: self.other.__dict__.get("be" + self.ending, 0.0),
             "global": lambda: BETA,
             "class": lambda: type(self).class_beta,
             "module": lambda: fastrl.ppo.beta_of_tests,  # pyright: ignore
@@ -637,7 +640,7 @@ class WithBeta(PPO):
             "new tensor": lambda: self.tensor,
         }[self.how]()
 
-    class_beta = 0.0
+    class_beta, ending = 0.0, "ta"
 
     def loss(self, batch: Any) -> Any:
         loss, metrics = super().loss(batch)
@@ -676,6 +679,9 @@ HOW = [
     "list",
     "property",
     "getattr",
+    "computed name",
+    "vars",
+    "__dict__ of another",
     "global",
     "class",
     "module",

@@ -15,10 +15,11 @@ import inspect
 import os
 import random
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from functools import partial
+from itertools import takewhile
 from types import CodeType, FrameType, FunctionType, MemberDescriptorType, MethodType, ModuleType
 from typing import Any, NamedTuple, cast
 
@@ -160,6 +161,8 @@ class PythonReads:
             value = frame.f_globals[name]
             self._take(frame.f_globals, frame.f_globals.get, name, value, name)
             owners.setdefault(name, value)
+        if not code.co_filename.startswith(PACKAGE) and _computes_names(code):
+            names |= _numbers_of(owners.values(), names)
         for name, owner in owners.items():
             self._look_into(owner, names, name, 1, code)
 
@@ -297,7 +300,7 @@ def _is_of_part(key: str, parts: Mapping[str, Any], code: CodeType) -> bool:
 
 def _read_from(key: str, code: CodeType) -> set[str]:
     """Returns the attributes `a` of which code reads `x.a.key`; "" if it names `key` otherwise."""
-    if key in code.co_consts:  # getattr(x, "key")
+    if key not in code.co_names:  # getattr(x, "key")
         return {""}
     found, before = set(), ""
     for step in dis.get_instructions(code):
@@ -305,6 +308,36 @@ def _read_from(key: str, code: CodeType) -> set[str]:
         if step.argval == key:
             found.add(before if is_read else "")
         before = step.argval if is_read else ""
+    return found
+
+
+def _computes_names(code: CodeType) -> bool:
+    """Tells whether code may read attributes whose names it puts together: `vars(x)[name]`."""
+    if not {"vars", "__dict__", "attrgetter"}.isdisjoint(code.co_names):
+        return True
+    steps = [*dis.get_instructions(code)]
+    for i, step in enumerate(steps):
+        if step.argval != "getattr" or not step.opname.startswith("LOAD_"):
+            continue
+        loads = [*takewhile(lambda x: x.opname.startswith("LOAD_"), steps[i + 1 :])]
+        call = steps[i + 1 + len(loads)]
+        num_arguments = call.arg if call.opname in ("PRECALL", "CALL") else 0
+        if num_arguments not in (2, 3):  # with a default
+            return True
+        if loads[1 - num_arguments].opname != "LOAD_CONST":
+            return True
+    return False
+
+
+def _numbers_of(owners: Iterable[Any], names: set[str]) -> set[str]:
+    """Returns the names of numbers and words that objects have, or those in their attributes."""
+    found: set[str] = set()
+    for owner in owners:
+        own = getattr(owner, "__dict__", {})
+        for part in owner, *(own[name] for name in names & own.keys()):
+            for holder in part, *type(part).__mro__[:-1]:
+                values = getattr(holder, "__dict__", {})
+                found |= {x for x, y in values.items() if x[:2] != "__" and is_plain(y)}
     return found
 
 
