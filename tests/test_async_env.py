@@ -113,7 +113,9 @@ def test_default_is_a_process_per_core_and_at_most_one_per_environment(monkeypat
 
 
 def test_rows_of_all_environments_lie_apart_from_each_other():
-    facts = Facts(spaces.Box(0, 255, (3,), np.uint8), spaces.Discrete(2), np.int64, False, None, 1)
+    facts = Facts(
+        spaces.Box(0, 255, (3,), np.uint8), spaces.Discrete(2), np.int64, False, None, 1, False
+    )
     memory = os.memfd_create("rows")
     os.ftruncate(memory, Rows.num_bytes(2, 5, facts))
     rows = Rows(memory, 2, 5, facts)

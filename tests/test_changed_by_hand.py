@@ -257,7 +257,7 @@ def test_a_config_with_what_the_run_was_built_with_is_refused_in_its_middle(
     algo: str, setting: dict[str, Any]
 ) -> None:
     def change(agent: Any) -> None:
-        with pytest.raises(ValueError, match="has no effect in the middle of a run"):
+        with pytest.raises(ValueError, match="cannot take effect in the middle of a run"):
             agent.config = agent.config.replace(**setting)
 
     agent = trained(algo, change)

@@ -507,6 +507,7 @@ def test_resume_takes_the_saved_settings_and_no_preset(run_folder: Path) -> None
     assert command.preset_settings == {} and command.explicit == {}
 
 
+FLAGS = ["--" + name.replace("_", "-") for name in CHANGEABLE]
 # Of these, one alone has no effect.
 NEEDS_MORE = (
     "--devices",
@@ -519,7 +520,7 @@ NEEDS_MORE = (
 
 @pytest.mark.parametrize(
     "flag",
-    [x for x in CHANGEABLE.split(", ") if x not in NEEDS_MORE],
+    [x for x in FLAGS if x not in NEEDS_MORE],
 )
 def test_resumed_run_may_change(flag: str, run_folder: Path) -> None:
     special = {"--capture-video": "True", "--engine": "eager", "--vector": "async"}
@@ -556,7 +557,7 @@ def test_resumed_run_may_not_change(words: str, was: str, run_folder: Path, caps
     assert cli.main("ppo", ["--resume", str(run_folder), *words.split()]) == 2
     assert capsys.readouterr().err == (
         f"error: {words.split()[0]} cannot change in a resumed run, where it is {was}; "
-        f"what may change: {CHANGEABLE}\n"
+        f"what may change: {', '.join(FLAGS)}\n"
     )
 
 

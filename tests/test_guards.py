@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import cProfile
+import datetime
 import itertools
+import operator
 import os
 import random
 import sys
@@ -11,6 +13,7 @@ import time
 from collections import deque
 from collections.abc import Callable
 from contextvars import ContextVar
+from dataclasses import dataclass
 from types import ModuleType, SimpleNamespace
 from typing import Any, cast
 
@@ -407,3 +410,128 @@ def test_a_change_is_seen_under_cprofile_too():
         assert reads.changed() is not None
     profiler.create_stats()
     assert any(name == "changed" for _, _, name in profiler.stats)  # it went on measuring
+
+
+class Wrapped:
+    """Made anew at each call, around what lasts."""
+
+    def __init__(self, inner: Any) -> None:
+        self.inner, self.sum = inner, 0.0
+
+    def read(self) -> float:
+        self.sum += self.inner.beta
+        return self.sum
+
+
+def test_what_two_objects_hold_that_lived_in_the_same_place_is_seen():
+    first, second = SimpleNamespace(beta=0.1), SimpleNamespace(beta=0.1)
+    reads = watched(lambda: Wrapped(first).read() + Wrapped(second).read())
+    assert reads.changed() is None
+    second.beta = 0.2
+    assert "beta changed from 0.1 to 0.2" in (reads.changed() or "")
+
+
+def test_an_object_that_the_function_makes_is_no_change_while_it_runs():
+    @dataclass
+    class Plain:
+        loss: float
+        kl: float | None = None
+
+    @dataclass(slots=True)
+    class Slots:
+        loss: float
+
+    def run() -> float:
+        out, other = Plain(1.0), Slots(2.0)
+        out.kl = other.loss
+        return out.kl
+
+    assert watched(run).changed() is None
+
+
+def test_modules_of_the_same_text_have_variables_of_their_own():
+    text = "def scaled(x):\n    return x * FACTOR\n"
+    first: Any = ModuleType("first")
+    second: Any = ModuleType("second")
+    for module in (first, second):
+        module.__dict__["FACTOR"] = 1.0
+        exec(compile(text, f"{module.__name__}.py", "exec"), module.__dict__)
+    reads = watched(lambda: first.scaled(1.0) + second.scaled(1.0))
+    second.FACTOR = 2.0
+    assert reads.changed() == "FACTOR changed from 1.0 to 2.0"
+
+
+def test_an_argument_that_is_deleted_before_a_generator_goes_on_is_nothing():
+    def rows(x: Any) -> Any:
+        y = [x]
+        del x
+        yield y[0]
+        z = [1.0]
+        yield y[0] + z[0]
+
+    assert watched(lambda: list(rows(1.0))).changed() is None
+
+
+def test_what_the_function_changed_is_put_back_in_place():
+    def count(n: dict[str, int] = {}) -> None:  # noqa: B006
+        n["n"] = n.get("n", 0) + 1
+
+    shared: dict[str, Any] = {"list": [], "set": {1}, "deque": deque([1]), "array": np.zeros(2)}
+    holder = SimpleNamespace(**shared, dict={"n": 1})
+
+    def run() -> None:
+        count()
+        holder.list.append(1)
+        holder.set.add(2)
+        holder.deque.append(2)
+        holder.array += 1
+        holder.dict = {"n": 2}
+
+    reads, given = PythonReads(), holder.dict
+    for _ in range(2):  # it may be tried several times
+        with reads.watch(run):
+            run()
+    assert reads.changed() is not None
+    reads.restore()
+    assert holder.list is shared["list"] and holder.list == []
+    assert shared["set"] == {1} and shared["deque"] == deque([1]) and holder.dict is given
+    assert shared["array"].tolist() == [0, 0] and holder.array is shared["array"]
+    assert count.__defaults__ == ({},)
+    assert reads.changed() is None
+
+
+@pytest.mark.parametrize("now", [datetime.datetime.now, datetime.date.today], ids=["now", "today"])
+def test_the_date_changes_while_the_function_runs(now: Callable[[], Any]):
+    assert watched(lambda: now().year).changed() is not None
+
+
+def named(how: str) -> Callable[[Any, str], Any]:
+    return {
+        "constant": lambda x, _: getattr(x, "beta"),  # noqa: B009
+        "constant with default": lambda x, _: getattr(x, "beta", 0.5),
+        "variable": lambda x, name: getattr(x, name),
+        "variable with default": lambda x, name: getattr(x, name, "beta"),
+        "f-string": lambda x, name: getattr(x, f"{name[:2]}ta"),
+        "sum": lambda x, name: getattr(x, "be" + name[2:]),
+        "vars": lambda x, name: vars(x)[name],
+        "__dict__": lambda x, name: x.__dict__[name],
+        "attrgetter": lambda x, name: operator.attrgetter(name)(x),
+        "getattr by another name": lambda x, name: next(g(x, name) for g in (getattr,)),
+    }[how]
+
+
+@pytest.mark.parametrize(
+    "how",
+    [
+        *("constant", "constant with default", "variable", "variable with default", "f-string"),
+        *("sum", "vars", "__dict__", "attrgetter", "getattr by another name"),
+    ],
+)
+def test_a_number_is_seen_whose_name_is_put_together(how: str):
+    model, read = SimpleNamespace(beta=0.1, unused=1.0), named(how)
+    reads = watched(lambda: read(model, "beta"))
+    assert reads.changed() is None
+    model.beta = 0.2
+    assert "beta changed from 0.1 to 0.2" in (reads.changed() or "")
+    model.beta, model.unused = 0.1, 2.0
+    assert (reads.changed() is None) == how.startswith("constant")

@@ -20,6 +20,7 @@ from fastrl import A2C, PPO, SAC, DroQ, PPORecurrent
 from fastrl.envs.make import base_seed
 from fastrl.evaluate import main as command_line
 from fastrl.ops.intervals import bootstrap_interval
+from fastrl.training.greedy import _owned
 
 GOAL = "goal_envs:GoalEnv"
 CARTPOLE = "CartPole-v1"
@@ -67,6 +68,14 @@ def test_returns_lengths_and_last_infos_are_those_of_whole_episodes():
         result.info("colour")
     with pytest.raises(ValueError, match=r"returned info\['words'\] 'none', which is not one num"):
         result.info("words")
+
+
+def test_arrays_of_an_info_are_copied_in_whatever_they_lie():
+    array = np.zeros(2)
+    owned: Any = _owned({"pair": (array, 1), "list": [array], "dict": {"array": array}})
+    array += 1
+    assert owned["pair"][0].tolist() == owned["list"][0].tolist() == [0, 0]
+    assert owned["dict"]["array"].tolist() == [0, 0]
 
 
 def test_a_result_is_a_line():

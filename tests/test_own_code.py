@@ -139,6 +139,8 @@ def test_torch_is_a_library_wherever_it_lies_and_what_builds_on_fastrl_is_none()
     assert is_library(installed, vars(own))
     vars(own)["PPO"] = PPO
     assert not is_library(installed, vars(own))
+    beside_torch = str(Path(torch.__file__).parent) + "_lab/ppo.py"
+    assert not is_library(beside_torch, vars(own))
     assert not is_library(str(Path.cwd() / "my_ppo.py"), {})
 
 

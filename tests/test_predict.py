@@ -173,6 +173,9 @@ def test_what_is_not_a_number_is_refused():
     for obs in (np.full(3, np.nan), np.full((2, 3), np.inf)):
         with pytest.raises(ValueError, match="not finite"):
             agent_of(BOX, spaces.Discrete(2)).predict(obs)
+    parts = spaces.Dict(x=BOX, y=BOX)
+    with pytest.raises(ValueError, match="not finite"):
+        agent_of(parts, spaces.Discrete(2)).predict({"x": np.full(3, np.nan), "y": np.zeros(3)})
 
 
 # Names of other libraries

@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
+import time
+import uuid
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import gymnasium
 import numpy as np
 import pytest
 import toy_envs
+from gymnasium.envs.classic_control import CartPoleEnv
 from gymnasium.vector import AsyncVectorEnv, SyncVectorEnv
 from gymnasium.wrappers.vector import ClipReward, RecordEpisodeStatistics
 
 from fastrl import PPO, AgentTrainer, make_env
 from fastrl.cli import main as command_line
 from fastrl.config.ppo import PPOConfig
+from fastrl.envs.edited import difference, name_of
 from fastrl.envs.rebuild import without_processes
 from fastrl.evaluate import main as evaluate
 from fastrl.runs.checkpoint import load_checkpoint
@@ -298,9 +302,10 @@ def normalised() -> gymnasium.Env:
 
 @pytest.mark.parametrize("env", [normalised, normalised(), "test_rebuild:normalised"])
 def test_statistics_of_observations_that_tests_begin_anew_are_told(env, tmp_path, capsys):
-    agent_for(env, tmp_path).learn()
     told = "NormalizeObservation begins anew in each environment, in tests and in resumed runs"
-    assert capsys.readouterr().out.count(told) == 1
+    for vector in ("sync", "async") if callable(env) or isinstance(env, str) else ("sync",):
+        agent_for(env, tmp_path, vector=vector).learn()
+        assert capsys.readouterr().out.count(told) == 1, vector
     agent_for(limited, tmp_path).learn()
     assert told not in capsys.readouterr().out
 
@@ -325,6 +330,42 @@ def test_what_was_changed_after_it_was_made_is_not_tested_without_the_change(
     assert result_of(agent_for(make(), tmp_path, **settings)) == (None, None)
     told = "no evaluation: gravity of the CartPoleEnv that was given is 30.0, of a new one 9.8;"
     assert told in capsys.readouterr().out
+
+
+class Dated(CartPoleEnv):
+    """Has attributes that are others in every new one, and one that is not a number yet."""
+
+    def __init__(self, gain: float = 1.0, render_mode: str | None = None) -> None:
+        super().__init__(render_mode=render_mode)
+        self.created, self.name = time.perf_counter(), uuid.uuid4().hex
+        self.best, self.gain = float("nan"), gain
+
+
+def test_what_is_another_value_in_every_new_environment_is_no_change(tmp_path):
+    gymnasium.register("Dated-v0", Dated, max_episode_steps=LIMIT)
+    try:
+        env = gymnasium.make("Dated-v0")
+        assert difference([env], [partial(gymnasium.make, "Dated-v0")]) == ""
+        assert result_of(agent_for(env, tmp_path, num_envs=1))[0] is not None
+        cast(Any, env.unwrapped).gain = 2.0
+        why_not = difference([env], [partial(gymnasium.make, "Dated-v0")])
+        assert why_not == "gain of the Dated that was given is 2.0, of a new one 1.0"
+    finally:
+        del gymnasium.registry["Dated-v0"]
+
+
+def test_a_partial_of_a_class_has_the_name_of_the_class():
+    assert name_of(partial(partial(Dated, 1.0), render_mode=None)) == "Dated"
+
+
+def test_tests_of_a_vector_with_a_window_open_no_other(tmp_path, monkeypatch):
+    monkeypatch.setenv("SDL_VIDEODRIVER", "dummy")
+    made: list[Any] = []
+    make_vec = gymnasium.make_vec
+    monkeypatch.setattr(gymnasium, "make_vec", lambda *x, **y: made.append(x) or make_vec(*x, **y))
+    env = make_vec(CARTPOLE, 2, vectorization_mode="sync", render_mode="human")
+    agent_for(env, tmp_path).evaluate(2)
+    assert made and all("render_mode" not in spec.kwargs for (spec,) in made)
 
 
 def plain_and_changed() -> gymnasium.Env:

@@ -246,6 +246,13 @@ def test_stacked_boards_stay_vectors():
     assert env.reset().shape == (2, 24, 7)
 
 
+def test_images_that_one_number_cannot_scale_are_refused():
+    parts = spaces.Dict(camera=picture(12), mask=spaces.Box(0, 1, (12, 12, 3), np.uint8))
+    assert observation_rows("MyEnv", parts, CHOICE).brightest == 255  # a mask is a vector
+    with pytest.raises(ValueError, match=r"not by those of {'camera': 255, 'mask': 1}"):
+        observation_rows("MyEnv", parts, CHOICE, obs_kind="pixels")
+
+
 def test_what_cannot_be_pixels_is_not_called_so():
     with pytest.raises(ValueError, match="MyEnv: obs_kind=pixels has no effect on Box"):
         observation_rows("MyEnv", BOX, CHOICE, obs_kind="pixels")

@@ -20,11 +20,11 @@ class Coefficients:
     """
 
     def __init__(self, tensors: Mapping[str, Tensor], values: Mapping[str, float]) -> None:
-        """Takes scalars that are changed in place, and the values of the settings that they have.
+        """Takes scalars that are changed in place.
 
         Args:
-            tensors: the coefficients by name; may lose some of them later.
-            values: what each one has now.
+            tensors: scalars by name; the owner may add to the mapping, or take from it, later.
+            values: what the settings say now, by name.
         """
         self._tensors, self._scheduled = tensors, dict(values)
         self._is_told = False

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from fastrl.config.command import Command
-from fastrl.config.resume import spell, task_of
+from fastrl.config.resume import spell, task_settings
 from fastrl.engine.optimizer import FlatOptimizer
 from fastrl.envs.edited import name_of
 from fastrl.models.normalization import RewardScale, RunningNorm
@@ -69,9 +69,8 @@ def begin_parts_anew(
     elif "keep_normalizer" in keeps:
         raise ValueError("keep_normalizer has no effect: observations and rewards have none")
     if getattr(agent, "saved_replay", None) is not None:
-        is_same = (
-            env is None and "num_envs" not in given and task_of(agent.config) == task_of(saved)
-        )
+        is_same = env is None and "num_envs" not in given
+        is_same = is_same and task_settings(agent.config) == task_settings(saved)
         has_replay = keeps.get("keep_replay", is_same)
         (kept if has_replay else new).append("replay buffer")
         if not has_replay:

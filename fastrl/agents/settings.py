@@ -30,7 +30,7 @@ _READ_IN_A_RUN = (
     *("gae_lambda", "update_epochs", "freeze_normalization", "learning_starts"),
     *("target_network_frequency", "total_timesteps"),
 )
-"""What a run reads again and again. It was built with the other settings."""
+"""Settings that a run reads at every update. It was built with the others."""
 _VALUES = int, float, str, tuple, list, dict, NoneType, FunctionType, np.generic
 _POLICIES_OF_OTHERS = ("MlpPolicy", "CnnPolicy", "MultiInputPolicy", "MlpLstmPolicy")
 
@@ -70,14 +70,14 @@ def settle(
 
 
 def set_attribute(agent: Any, name: str, value: Any) -> None:
-    """Sets an attribute, but for a setting, as in `model.gamma = 0.9`, which nothing would read.
+    """Sets an attribute; refuses a setting, as in `model.gamma = 0.9`: nothing would read it.
 
     A class of the user's own may have attributes of such names; its code says what they do. Of
     `config`, only what is still to be read may change.
 
     Raises:
-        ValueError: it is a setting, and no attribute that a class declares; or a config in which
-            something else is changed that the agent was made from.
+        ValueError: it is a setting that no class declares as an attribute; or a new config that
+            changes what was read when the agent was made, or its run was built.
     """
     config = vars(agent).get("config")
     if name == "config" and config is not None:
@@ -95,8 +95,8 @@ def _check_read_later(agent: Any, before: Any, now: Any) -> None:
             continue
         if agent.engine.in_run and not _is_read_in_a_run(name, now):
             raise ValueError(
-                f"{name} = {value!r} in a new config has no effect in the middle of a run, which "
-                f"was built with {getattr(before, name)!r}: set it before `learn`"
+                f"{name} = {value!r} in a new config cannot take effect in the middle of a run, "
+                f"which was built with {getattr(before, name)!r}: set it before `learn`"
             )
         if name in _READ_LATER:
             continue

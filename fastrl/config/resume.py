@@ -12,10 +12,10 @@ from fastrl.config.schedules import name_of
 # Length of the run, what it writes, how it uses the machine: none of these affects learning, but
 # for statistics that stay as they are from here on, and for what callbacks do.
 CHANGEABLE = (
-    "--total-timesteps, --eval-every, --eval-episodes, --info-metrics, --checkpoint-every, "
-    "--keep-checkpoints, --capture-video, --target-return, --num-threads, --num-env-threads, "
-    "--vector, --num-workers, --engine, --devices, --num-nodes, --rank-timeout, "
-    "--callback, --logger, --freeze-normalization"
+    *("total_timesteps", "eval_every", "eval_episodes", "info_metrics", "checkpoint_every"),
+    *("keep_checkpoints", "capture_video", "target_return", "num_threads", "num_env_threads"),
+    *("vector", "num_workers", "engine", "devices", "num_nodes", "rank_timeout", "callback"),
+    *("logger", "freeze_normalization"),
 )
 
 # How training begins: a checkpoint's weights, temperature and random state come in their place.
@@ -29,7 +29,7 @@ TASK = (
 
 # Where a run is written, and which device it is on; what follows from the number of ranks, and
 # names of networks, which may have moved.
-_OF_THE_PLACE = (
+_LOCAL = (
     *("log_dir", "exp_name", "accelerator", "strategy", "share_data"),
     *("network", "network_kwargs", "backend"),
 )
@@ -51,11 +51,11 @@ def resumed(saved: Config, changes: dict[str, Any], run: str) -> Config:
         ValueError: a setting that may not change, or sizes that cannot be divided evenly.
     """
     for name, value in changes.items():
-        flag = "--" + name.replace("_", "-")
-        if flag not in CHANGEABLE.split(", ") and value != getattr(saved, name):
+        if name not in CHANGEABLE and value != getattr(saved, name):
+            may_change = ", ".join(map(_flag, CHANGEABLE))
             raise ValueError(
-                f"{flag} cannot change in a resumed run, where it is "
-                f"{spell(getattr(saved, name))}; what may change: {CHANGEABLE}"
+                f"{_flag(name)} cannot change in a resumed run, where it is "
+                f"{spell(getattr(saved, name))}; what may change: {may_change}"
             )
     before = saved.devices * saved.num_nodes
     now = changes.get("devices", saved.devices) * changes.get("num_nodes", saved.num_nodes)
@@ -74,17 +74,17 @@ def resumed(saved: Config, changes: dict[str, Any], run: str) -> Config:
     for name in shares.keys() & changes.keys() - {"share_data"}:  # which the config refuses itself
         if changes[name] != shares[name]:
             raise ValueError(
-                f"--{name.replace('_', '-')} {changes[name]} has no effect: {now} ranks share what "
+                f"{_flag(name)} {changes[name]} has no effect: {now} ranks share what "
                 f"the run has, {shares[name]} each"
             )
     return saved.replace(**{**shares, **changes})
 
 
 def changed_settings(config: RunConfig, saved: Any) -> str:
-    """Returns which settings a run goes on with that are not those that it learned with.
+    """Returns the settings that differ from those that a run learned with, as text; "" if none do.
 
-    Sizes of one rank count with those of all ranks. `check_beginnings` and `check_task` look at
-    what they are for.
+    Sizes of one rank are compared as sizes of all ranks. `check_beginnings` and `check_task` look
+    at other settings.
 
     Args:
         config: the settings that are asked for, from Python or in a run's `config.yaml`.
@@ -95,8 +95,7 @@ def changed_settings(config: RunConfig, saved: Any) -> str:
     """
     if not isinstance(saved, dict):
         return ""
-    free = {flag.removeprefix("--").replace("-", "_") for flag in CHANGEABLE.split(", ")}
-    free |= {*BEGINNINGS, *TASK, *_OF_THE_PLACE}
+    free = {*CHANGEABLE, *BEGINNINGS, *TASK, *_LOCAL}
     now, was = config.to_dict(), dict(saved)
     sizes = [*config.per_rank_sizes(), *(["buffer_size"] if "buffer_size" in now else [])]
     for settings in (now, was):
@@ -134,7 +133,7 @@ def check_beginnings(config: RunConfig, saved: Any, source: object, *allowed: st
             )
 
 
-def task_of(config: RunConfig) -> dict[str, Any]:
+def task_settings(config: RunConfig) -> dict[str, Any]:
     """Returns the settings that say what is played, not how it is stepped."""
     arguments = config.env_settings["env_kwargs"]  # in any order
     return {name: getattr(config, name) for name in TASK} | {"env_kwargs": arguments}
@@ -154,14 +153,18 @@ def check_task(config: RunConfig, saved: Any, handed_over: Any) -> None:
             f"the run played environments of {before.get('env_id')} that were handed over; "
             "give the agent such environments to go on"
         )
-    now = task_of(config)
-    was = task_of(config.replace(**{name: before[name] for name in TASK if name in before}))
+    now = task_settings(config)
+    was = task_settings(config.replace(**{name: before[name] for name in TASK if name in before}))
     for name in TASK:
         if now[name] != was[name]:
             raise ValueError(
                 f"{name} is {now[name]!r}, but the run was trained with {was[name]!r}; a run is "
                 "resumed with the task that it has, and load() takes its weights to another one"
             )
+
+
+def _flag(name: str) -> str:
+    return "--" + name.replace("_", "-")
 
 
 def spell(value: object) -> str:

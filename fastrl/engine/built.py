@@ -1,4 +1,4 @@
-"""A function in its fast form, which goes back to the function itself if that is another now."""
+"""A function in its fast form, which gives way to the function itself when what it read changes."""
 
 from __future__ import annotations
 
@@ -26,19 +26,19 @@ class Built:
         reads: PythonReads,
         sources: Sequence[Tensor] = (),
     ) -> None:
-        """Runs `fast` in place of `function` as long as nothing in `reads` changes.
+        """Runs `fast` in place of `function` until something in `reads` changes.
 
-        Nor the memory of `sources`, tensors that it reads: `x.data = ...` gives one another.
+        Or until a tensor of `sources` gets other memory, by `x.data = ...`.
         """
         self.function, self.fast, self.reads = function, fast, reads
         self._places = [(tensor, tensor.data_ptr()) for tensor in sources]
         # Code of somebody's own may change a number between two steps of one update.
-        self._looks_each_time = bool(first_own(reads.ran.items()))
+        self._looks_each_time = bool(first_own(reads.ran))
         self.on_change: Callable[[], None] = lambda: None
         self._run = fast
 
     def changed(self) -> str | None:
-        """Says what is another now than when it was built."""
+        """Says what has changed since it was built; None if nothing has."""
         if any(tensor.data_ptr() != place for tensor, place in self._places):
             return "a tensor got other memory, by `x.data = ...` for `x.data.copy_(...)`"
         return self.reads.changed()
@@ -66,7 +66,9 @@ def tell(change: str) -> None:
 
 
 def agreed(made: Function, notes: list[str], ranks: Ranks) -> Function:
-    """Has every rank run a function itself if one of them has to; for the reason in its last note.
+    """Makes all ranks run a function itself if one of them could not build it.
+
+    The reason is the last note of that rank.
 
     Args:
         made: a `Built`, or the function itself where it could not be built.

@@ -8,18 +8,15 @@ what the function says, and the engine runs the function itself from then on.
 
 from __future__ import annotations
 
-import copy
-import dis
 import gc
 import inspect
 import os
 import random
 import sys
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from functools import partial
-from itertools import takewhile
 from types import CodeType, FrameType, FunctionType, MemberDescriptorType, MethodType, ModuleType
 from typing import Any, NamedTuple, cast
 
@@ -27,17 +24,17 @@ import numpy as np
 import torch
 from torch import nn
 
+from fastrl.engine.code_names import computes_names, is_of_part
 from fastrl.engine.own_code import PACKAGE, is_library, profiled
 from fastrl.engine.snapshots import (
-    CHANGEABLE,
     CONTAINERS,
     GENERATORS,
     MAPPINGS,
+    MUTABLE,
     PLAIN,
-    Drawn,
     is_plain,
     is_same,
-    rewind,
+    put_back,
     snapshot_of,
 )
 
@@ -50,17 +47,19 @@ _READS_ENVIRONMENT = type(os.environ).__getitem__.__code__
 _OPAQUE = (torch.Tensor, np.ndarray, MethodType, *GENERATORS, *PLAIN)
 _OF_CLASSES = (*PLAIN, *CONTAINERS, *GENERATORS, *MAPPINGS, np.ndarray, FunctionType, property)
 _MOST_OBJECTS = 256  # of a container, that are looked into
+_NOW = "now", "utcnow", "today"  # of datetime
 _COMPREHENSIONS = ("<listcomp>", "<setcomp>", "<dictcomp>", "<genexpr>")
 _DEEPEST = 5  # attributes of attributes of attributes
 _MISSING = object()
-# Code that nobody changes while a run goes on, beside libraries: how fastrl runs things.
-_OWN = tuple(os.path.join(PACKAGE, name) for name in ("engine", "kernels", "processes"))
+# fastrl's own machinery, taken for a library's: nobody changes it while a run goes on.
+_MACHINERY = tuple(os.path.join(PACKAGE, name) for name in ("engine", "kernels", "processes"))
 
 
 class _Read(NamedTuple):
     look_up: Callable[..., Any]
     key: str
-    value: Any
+    found: Any
+    value: Any  # a snapshot of what was found
     name: str
     holder: Any
 
@@ -71,11 +70,14 @@ class PythonReads:
     def __init__(self) -> None:
         """Knows of nothing until `watch`."""
         self._values: dict[tuple[int, str], _Read] = {}
-        self._seen: set[tuple[Any, ...]] = set()
-        self._is_library: dict[CodeType, bool] = {}
-        self.ran: dict[CodeType, dict[str, Any]] = {}
-        """The code that ran, with its global variables."""
+        self._is_library: dict[int, bool] = {}
+        # By id: two files may have the same code, with other global variables.
+        self._ran: dict[int, tuple[CodeType, dict[str, Any]]] = {}
         self._alive: list[Any] = []  # ids name objects only as long as these live
+        # Of one `watch`.
+        self._seen: set[tuple[Any, ...]] = set()
+        self._owners: list[Any] = []
+        self._made: set[int] = set()  # ids of objects that the function made
 
     @contextmanager
     def watch(self, function: Callable[..., Any]) -> Iterator[None]:
@@ -89,6 +91,12 @@ class PythonReads:
             for name, generator in _GLOBAL_GENERATORS.items():
                 if not is_same(generator, before[name]):
                     self._take_object(generator, before[name], name)
+            self._seen, self._owners, self._made = set(), [], set()
+
+    @property
+    def ran(self) -> list[tuple[CodeType, dict[str, Any]]]:
+        """The code that ran, with its global variables."""
+        return [*self._ran.values()]
 
     def take_settings(self, networks: Sequence[nn.Module], optimizers: Sequence[Any]) -> None:
         """Notes the numbers and words that layers have as attributes, a library's layers too.
@@ -105,29 +113,26 @@ class PythonReads:
 
     def changed(self) -> str | None:
         """Names the first value that is another now: "self.beta changed from 0.1 to 1.0"."""
-        for look_up, key, value, name, _ in self._values.values():
+        for look_up, key, _, value, name, _ in self._values.values():
             now = look_up(key, _MISSING)
             if now is not value and not is_same(now, value):
                 return f"{name} changed{_from_to(value, now)}"
         return None
 
     def restore(self) -> None:
-        """Puts plain values back that the function itself changed: it was only tried."""
-        for look_up, key, value, _, holder in self._values.values():
+        """Puts back what the function itself changed, numbers and containers: it was only tried."""
+        for look_up, key, found, value, _, holder in self._values.values():
             now = look_up(key, _MISSING)
             if now is value or is_same(now, value):
                 continue
-            if isinstance(value, Drawn):
-                rewind(now, value)
-            if not isinstance(holder, dict):
+            put_back(found, value)
+            if holder is found or not isinstance(holder, dict):
                 continue
             if value is _MISSING:  # an attribute that hides one of the class
                 if isinstance(now, PLAIN):
                     del holder[key]
-            elif isinstance(value, PLAIN):
-                holder[key] = value
-            elif isinstance(value, CHANGEABLE):
-                holder[key] = copy.deepcopy(value)
+            elif isinstance(value, (*PLAIN, *MUTABLE, np.ndarray)):
+                holder[key] = found
 
     def _note(self, frame: FrameType, event: str, called: Any) -> None:
         code = frame.f_code
@@ -142,10 +147,13 @@ class PythonReads:
         if event not in ("call", "return") or self._skips(frame):
             return
         owners = {name: x for name, x in frame.f_locals.items() if not isinstance(x, _OPAQUE)}
-        key = (code, event, *map(id, owners.values()))
+        key = (id(code), event, *map(id, owners.values()))
         if key in self._seen:
             return
         self._seen.add(key)
+        self._owners.append(owners)  # else another object may come to have the same id
+        if code.co_name == "__init__" and code.co_argcount:
+            self._made.add(id(frame.f_locals.get(code.co_varnames[0])))
         # Strings too: getattr(self, "beta").
         names = {*code.co_names, *(x for x in code.co_consts if isinstance(x, str))}
         # Finding a function takes long: only for numbers and words in its closure, and not for what
@@ -161,7 +169,7 @@ class PythonReads:
             value = frame.f_globals[name]
             self._take(frame.f_globals, frame.f_globals.get, name, value, name)
             owners.setdefault(name, value)
-        if not code.co_filename.startswith(PACKAGE) and _computes_names(code):
+        if not code.co_filename.startswith(PACKAGE) and computes_names(code):
             names |= _numbers_of(owners.values(), names)
         for name, owner in owners.items():
             self._look_into(owner, names, name, 1, code)
@@ -170,8 +178,9 @@ class PythonReads:
         self, owner: Any, names: set[str], label: str, depth: int, code: CodeType
     ) -> None:
         """Notes the attributes of an object, or of those in a container, that the code names."""
-        if depth > _DEEPEST or isinstance(owner, _OPAQUE) or self._is_library_s(owner):
+        if depth > _DEEPEST or isinstance(owner, _OPAQUE) or self._belongs_to_library(owner):
             return
+        is_made = id(owner) in self._made  # anew at each call
         if isinstance(owner, (*CONTAINERS, dict)):
             items = [*owner.values()] if isinstance(owner, dict) else [*owner]
             for item in items if len(items) <= _MOST_OBJECTS else ():
@@ -191,21 +200,25 @@ class PythonReads:
         }
         for holder in holders:
             for key in names & holder.keys():
-                if _is_of_part(key, parts, code):
+                if is_of_part(key, parts, code):
                     continue
                 value, name = holder[key], f"{label}.{key}"
-                self._take(holder, holder.get, key, value, name)
+                if not is_made:
+                    self._take(holder, holder.get, key, value, name)
                 self._look_into(value, names, name, depth + 1, code)
         is_class = isinstance(owner, type)
-        for kind in (owner if is_class else type(owner)).__mro__[:-1]:
-            for key in names & vars(kind).keys() - own.keys() if kind is not nn.Module else ():
+        kinds = (owner if is_class else type(owner)).__mro__[:-1]
+        for kind in (x for x in kinds if x is not nn.Module):
+            for key in names & (vars(kind).keys() - own.keys()):
                 value, name = vars(kind)[key], f"{label}.{key}"
                 if isinstance(value, MemberDescriptorType) and not is_class:  # of a slot
                     look_up = partial(getattr, owner)
                     value = look_up(key, _MISSING)
-                    self._take(owner, look_up, key, value, name)
+                    if not is_made:
+                        self._take(owner, look_up, key, value, name)
                 elif isinstance(value, _OF_CLASSES):
-                    self._take(own, own.get, key, _MISSING, name)  # an instance may come to hide it
+                    if not is_made:  # an instance may come to hide it
+                        self._take(own, own.get, key, _MISSING, name)
                     self._take(kind, vars(kind).get, key, value, name)
                 if not isinstance(value, FunctionType):
                     self._look_into(value, names, name, depth + 1, code)
@@ -217,18 +230,20 @@ class PythonReads:
         if place in self._values or isinstance(value, ModuleType):
             return
         self._alive.append(holder)
-        self._values[place] = _Read(look_up, key, snapshot_of(value), name, holder)
+        self._values[place] = _Read(look_up, key, value, snapshot_of(value), name, holder)
 
     def _take_object(self, value: Any, before: Any, name: str) -> None:
         """Notes what an object that changes in place was."""
         self._alive.append(value)
-        self._values[id(value), ""] = _Read(lambda *_: value, "", before, name, value)
+        read = _Read(lambda *_: value, "", value, before, name, value)
+        self._values.setdefault((id(value), ""), read)
 
     def _note_builtin(self, called: Any) -> None:
         """Notes a call of what reads the clock or a context variable."""
-        owner = getattr(called, "__self__", None)
-        if called.__module__ == "time":
-            self._take(called, lambda *_: called, "", iter(()), f"time.{called.__name__}()")
+        owner, name = getattr(called, "__self__", None), called.__name__
+        module = called.__module__ or getattr(owner, "__module__", "")
+        if module == "time" or (module == "datetime" and name in _NOW):
+            self._take(called, lambda *_: called, name, iter(()), f"{module}.{name}()")
         elif isinstance(owner, ContextVar) and called.__name__ == "get":
             self._take(owner, partial(_value_of, owner), "", _value_of(owner), owner.name)
 
@@ -236,7 +251,7 @@ class PythonReads:
         """Notes lists and dicts that are defaults of arguments: they last from call to call."""
         code, given = frame.f_code, frame.f_locals
         names = code.co_varnames[: code.co_argcount + code.co_kwonlyargcount]
-        found = {name: given[name] for name in names if isinstance(given[name], CHANGEABLE)}
+        found = {name: given[name] for name in names if isinstance(given.get(name), MUTABLE)}
         found = {name: value for name, value in found.items() if is_plain(value)}
         for function in gc.get_referrers(code) if found else ():  # which takes long
             if isinstance(function, FunctionType):
@@ -257,12 +272,12 @@ class PythonReads:
 
     def _skips(self, frame: FrameType) -> bool:
         code = frame.f_code
-        if code not in self._is_library:
-            self.ran[code] = frame.f_globals
-            self._is_library[code] = self._is_of_library(code.co_filename, frame.f_globals)
-        return self._is_library[code]
+        if id(code) not in self._is_library:
+            self._ran[id(code)] = code, frame.f_globals
+            self._is_library[id(code)] = self._is_of_library(code.co_filename, frame.f_globals)
+        return self._is_library[id(code)]
 
-    def _is_library_s(self, owner: Any) -> bool:
+    def _belongs_to_library(self, owner: Any) -> bool:
         """Tells whether a module or class is of a library."""
         if isinstance(owner, type):
             owner = sys.modules.get(owner.__module__)
@@ -273,7 +288,7 @@ class PythonReads:
 
     @staticmethod
     def _is_of_library(file: str | None, names: dict[str, Any]) -> bool:
-        return (file or "").startswith(_OWN) or is_library(file, names)
+        return (file or "").startswith(_MACHINERY) or is_library(file, names)
 
 
 def _value_of(variable: ContextVar[Any], *_: Any) -> Any:
@@ -282,51 +297,6 @@ def _value_of(variable: ContextVar[Any], *_: Any) -> Any:
         return variable.get()
     except LookupError:
         return _MISSING
-
-
-def _is_of_part(key: str, parts: Mapping[str, Any], code: CodeType) -> bool:
-    """Tells whether code reads an attribute of a part alone: `self.policy.step`, not `self.step`.
-
-    Args:
-        key: the attribute's name, `step`.
-        parts: the object's attributes that may have such an attribute, `policy` among them.
-        code: what reads it.
-    """
-    look = inspect.getattr_static  # runs no property
-    holders = {name for name, x in parts.items() if look(x, key, _MISSING) is not _MISSING}
-    holders.discard(key)
-    return bool(holders) and _read_from(key, code) <= holders
-
-
-def _read_from(key: str, code: CodeType) -> set[str]:
-    """Returns the attributes `a` of which code reads `x.a.key`; "" if it names `key` otherwise."""
-    if key not in code.co_names:  # getattr(x, "key")
-        return {""}
-    found, before = set(), ""
-    for step in dis.get_instructions(code):
-        is_read = step.opname in ("LOAD_ATTR", "LOAD_METHOD")
-        if step.argval == key:
-            found.add(before if is_read else "")
-        before = step.argval if is_read else ""
-    return found
-
-
-def _computes_names(code: CodeType) -> bool:
-    """Tells whether code may read attributes whose names it puts together: `vars(x)[name]`."""
-    if not {"vars", "__dict__", "attrgetter"}.isdisjoint(code.co_names):
-        return True
-    steps = [*dis.get_instructions(code)]
-    for i, step in enumerate(steps):
-        if step.argval != "getattr" or not step.opname.startswith("LOAD_"):
-            continue
-        loads = [*takewhile(lambda x: x.opname.startswith("LOAD_"), steps[i + 1 :])]
-        call = steps[i + 1 + len(loads)]
-        num_arguments = call.arg if call.opname in ("PRECALL", "CALL") else 0
-        if num_arguments not in (2, 3):  # with a default
-            return True
-        if loads[1 - num_arguments].opname != "LOAD_CONST":
-            return True
-    return False
 
 
 def _numbers_of(owners: Iterable[Any], names: set[str]) -> set[str]:

@@ -21,13 +21,13 @@ from typing import Any
 import torch
 
 PACKAGE = os.path.join(Path(__file__).parent.parent, "")  # not a neighbour, `fastrl_lab`
-_TORCH = str(Path(torch.__file__).parent)
+_TORCH = os.path.join(Path(torch.__file__).parent, "")
 # Where packages are installed: torch may lie in another folder than this interpreter's.
 _INSTALLED: tuple[str, ...] = tuple(
     {
         *(sysconfig.get_paths()[name] for name in ("purelib", "platlib")),
         *([site.getusersitepackages()] if site.ENABLE_USER_SITE else []),
-        str(Path(_TORCH).parent),
+        str(Path(_TORCH).parent),  # in which torch's folder lies
     }
 )
 _STANDARD = ("<frozen", sysconfig.get_paths()["stdlib"])
@@ -64,8 +64,8 @@ def _uses_fastrl(names: dict[str, Any]) -> bool:
 
 @contextlib.contextmanager
 def profiled(note: Callable[[FrameType, str, Any], None]) -> Iterator[None]:
-    """Has `note` told of each call and return in this block, in place of who else measures."""
-    profiler: Any = sys.getprofile()  # there is room for one
+    """Calls `note` at each call and return in this block; another profiler waits meanwhile."""
+    profiler: Any = sys.getprofile()  # Python has one for a thread
     is_builtin = hasattr(profiler, "disable")  # cProfile's, which goes by its own switch
     if is_builtin:
         profiler.disable()
@@ -80,15 +80,15 @@ def profiled(note: Callable[[FrameType, str, Any], None]) -> Iterator[None]:
 
 def own_code_of(function: Callable[[], Any]) -> str:
     """Returns the name of somebody's own code that a call runs; "" if there is none."""
-    seen: dict[CodeType, dict[str, Any]] = {}
+    seen: dict[int, tuple[CodeType, dict[str, Any]]] = {}  # by id, see `PythonReads`
 
     def note(frame: FrameType, event: str, _: Any) -> None:
         if event == "call":
-            seen.setdefault(frame.f_code, frame.f_globals)
+            seen.setdefault(id(frame.f_code), (frame.f_code, frame.f_globals))
 
     with profiled(note):
         function()
-    return first_own(seen.items())
+    return first_own(seen.values())
 
 
 def first_own(ran: Iterable[tuple[CodeType, dict[str, Any]]]) -> str:
@@ -103,9 +103,9 @@ def first_own(ran: Iterable[tuple[CodeType, dict[str, Any]]]) -> str:
 
 
 def _is_made(file: str, names: dict[str, Any]) -> bool:
-    """Tells whether code is what a recording, a NamedTuple or a dataclass of fastrl's made."""
-    of = str(names.get("__name__", ""))
-    is_ours = of.startswith("namedtuple_") or of.partition(".")[0] == "fastrl"
+    """Tells whether code was generated: by a recording, for a NamedTuple or a dataclass of ours."""
+    module = str(names.get("__name__", ""))
+    is_ours = module.startswith("namedtuple_") or module.partition(".")[0] == "fastrl"
     return file == "<recorded>" or (file == "<string>" and is_ours)
 
 

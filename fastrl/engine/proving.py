@@ -37,14 +37,14 @@ def proven_twins(
         if why_not := form.why_not():
             reasons += why_not
             continue
-        mine = form.twins()
-        if own := next(filter(None, map(_own_code_in, mine)), ""):
+        candidates = form.twins()
+        if own := next(filter(None, map(_own_code_in, candidates)), ""):
             reasons.append(f"{own} is code of your own, for which there is no kernel")
-        elif wrong := [twin for twin in mine if _differs(twin)]:
+        elif wrong := [twin for twin in candidates if _differs(twin)]:
             kind = type(wrong[0].module).__name__
             reasons.append(f"{kind}.{wrong[0].method} is not what the kernels compute")
         else:
-            twins += mine
+            twins += candidates
     return twins, list(dict.fromkeys(reasons))
 
 
@@ -99,7 +99,7 @@ def acts_alike(draw: Function, row: tuple[Tensor, ...], policy: Any, reads: Pyth
         return False
     with reads.watch(draw), torch.no_grad():
         is_alike = not differences(both(draw), both(kernel), arguments, state, ())
-    return is_alike and not first_own(reads.ran.items())
+    return is_alike and not first_own(reads.ran)
 
 
 def why_not_objective(
@@ -114,8 +114,8 @@ def why_not_objective(
 
     Args:
         twin: what the kernel computes.
-        step: whose loss it is.
-        loss: the same, whose Python is watched.
+        step: the gradient step that would use the kernel.
+        loss: its loss, whose reads are noted.
         example: a minibatch.
         networks: that the loss uses.
         reads: notes what `loss` reads.
@@ -140,11 +140,12 @@ def why_not_objective(
                 scales,
             )
 
-        # Rows far out meet clips and clamps that others do not; their numbers would hide others'.
+        # Only rows far from zero reach some clamps; apart, since their size would hide errors in
+        # others. A scale is the seed of the rows, too.
         is_alike = agree(False, 0.1, 1.0) and agree(True, 1.01)
     if not is_alike:
         return ["loss by autograd: the kernel computes another one"]
-    if own := first_own(reads.ran.items()):
+    if own := first_own(reads.ran):
         return [f"loss by autograd: {own} is code of your own, for which there is no kernel"]
     return []
 

@@ -22,7 +22,7 @@ PLAIN = (
 CONTAINERS = (list, tuple, set, deque, UserList)
 MAPPINGS = (dict, UserDict, ChainMap)
 GENERATORS = (random.Random, np.random.Generator, np.random.RandomState)
-CHANGEABLE = (list, set, deque, *MAPPINGS)
+MUTABLE = (list, set, deque, UserList, *MAPPINGS)
 BUFFERS = (array, bytearray)
 _DEEPEST = 4  # containers in containers that are looked into
 _LARGEST = 4096  # numbers of a container or array that are compared
@@ -54,7 +54,7 @@ def snapshot_of(value: Any, depth: int = 0) -> Any:
         return object()  # like nothing: who reads an iterator goes on in it
     if isinstance(value, BUFFERS):
         return value[:]
-    if isinstance(value, (*CHANGEABLE, tuple)):
+    if isinstance(value, (*MUTABLE, tuple)):
         if is_plain(value):
             return copy.deepcopy(value)
         if depth < _DEEPEST and len(value) <= _LARGEST:
@@ -66,6 +66,21 @@ def _held(value: Any, depth: int) -> Held:
     keys = [*value.keys()] if isinstance(value, MAPPINGS) else []
     items = [value[key] for key in keys] if isinstance(value, MAPPINGS) else [*value]
     return Held(keys, [snapshot_of(item, depth) for item in items])
+
+
+def put_back(value: Any, before: Any) -> None:
+    """Gives what changes in place the contents of its snapshot; others may hold it as well."""
+    if isinstance(before, Drawn):
+        rewind(value, before)
+    elif isinstance(before, np.ndarray):
+        if value.flags.writeable:
+            value[...] = before
+    elif isinstance(before, BUFFERS):
+        value[:] = before
+    elif isinstance(before, MUTABLE):
+        before = copy.deepcopy(before)
+        value.clear()
+        (value.update if isinstance(value, (set, *MAPPINGS)) else value.extend)(before)
 
 
 def rewind(generator: Any, drawn: Drawn) -> None:
@@ -93,7 +108,7 @@ def is_same(now: Any, before: Any) -> bool:
     if isinstance(now, GENERATORS):
         now = snapshot_of(now)
     if isinstance(before, Held):
-        if not isinstance(now, (*CHANGEABLE, tuple)) or len(now) != len(before.values):
+        if not isinstance(now, (*MUTABLE, tuple)) or len(now) != len(before.values):
             return False
         keys = [*now.keys()] if isinstance(now, MAPPINGS) else []
         items = [now[key] for key in keys] if isinstance(now, MAPPINGS) else [*now]

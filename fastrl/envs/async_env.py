@@ -104,6 +104,7 @@ class AsyncEnv:
         self.single_observation_space: Any = facts.observation_space
         self.single_action_space = facts.action_space
         self.render_mode, self.metadata = facts.render_mode, {"render_fps": facts.render_fps}
+        self.keeps_statistics = any(other.keeps_statistics for other in found)
         if all(other.has_state for other in found):
             self.state_dict, self.load_state_dict = self._state_dict, self._load_state_dict
 

@@ -30,13 +30,13 @@ _SKIPPING = AtariPreprocessing, MaxAndSkipObservation
 """Wrappers of gymnasium's that take several steps for one."""
 
 
-def is_plain(spec: Any) -> bool:
+def is_as_registered(spec: Any) -> bool:
     """Tells whether a spec is what its id alone stands for."""
     registered = gymnasium.registry.get(spec.id)
     if registered is None:
         return False
     how = {"num_envs", "vectorization_mode", "render_mode"}
-    limit = {"max_episode_steps": registered.max_episode_steps}  # it is among those of `make_vec`
+    limit = {"max_episode_steps": registered.max_episode_steps}  # a kwarg of `make_vec`
     kwargs = {name: value for name, value in spec.kwargs.items() if name not in how}
     try:
         return {**limit, **kwargs} == {**limit, **registered.kwargs} and all(
@@ -65,7 +65,7 @@ def plain_id(env: gymnasium.Env) -> str:
     "" if it has wrappers or arguments of its own, or was changed after it was made.
     """
     spec = whole_spec(env)
-    if spec is None or not is_plain(spec) or edited([env], [maker_of(spec)])():
+    if spec is None or not is_as_registered(spec) or difference([env], [maker_of(spec)]):
         return ""
     return spec.id
 
@@ -77,62 +77,62 @@ def name_of(env: Any) -> str:
     """
     if isinstance(env, gymnasium.Env | gymnasium.vector.VectorEnv):
         return getattr(env.spec, "id", "") or type(env.unwrapped).__name__
+    while isinstance(env, partial):
+        env = env.func
     return getattr(env, "__name__", type(env).__name__)
 
 
 def maker_of(spec: Any) -> Callable[..., gymnasium.Env]:
     """Returns what makes environments of a spec."""
-    if spec.kwargs.get("render_mode") == "human":  # a window is enough
+    if spec.kwargs.get("render_mode") == "human":  # one window is enough
         spec = copy.deepcopy(spec)
         del spec.kwargs["render_mode"]
     return partial(gymnasium.make, spec, disable_env_checker=True)
 
 
-def edited(given: Sequence[AnyEnv], makers: Sequence[Callable[..., Any]]) -> Callable[[], str]:
-    """Returns what tells whether somebody changed environments after they were made.
+def difference(given: Sequence[AnyEnv], makers: Sequence[Callable[..., Any]]) -> str:
+    """Says how environments differ from new ones, if somebody changed them since; "" if they don't.
 
-    It compares numbers, words, and arrays and lists of such, among the attributes, but for those
-    that playing an episode changes; what wrappers were made with; and limits of steps, with what
-    stands between them and the environment.
+    It compares attributes that are numbers, words, arrays or containers of such, but for those
+    that playing an episode changes or that are others in every new one; what wrappers were made
+    with; and limits of steps, with what stands between them and the environment.
 
     Args:
         given: single environments, or vectors of them.
         makers: what made each.
     """
-
-    def check() -> str:
-        fresh: dict[int, tuple[list[Any], dict[str, Any]]] = {}  # by what made them
-        moving: dict[type, set[str]] = {}
-        try:
-            # How many steps are played is by the clock, so what they draw must not count.
-            with generators_seeded(0), ForeignCode("trying a new one"):
-                for env, make in zip(given, makers, strict=True):
-                    if id(make) not in fresh:
-                        made = make()
-                        if made is env:
-                            return ""  # its maker says so, with better words
-                        kind = type(made.unwrapped)
-                        fresh[id(make)] = _limits_of(made), _settings_of(made)
-                        if kind not in moving:
-                            moving[kind] = _moved_by_playing(made)
-                        made.close()
-                    kind, (limits, new) = type(env.unwrapped), fresh[id(make)]
-                    if limits != (mine := _limits_of(env)):
-                        return (
-                            f"limits of steps are {mine} where one was given, {limits} in a new one"
-                        )
-                    mine = _settings_of(env)
-                    for name in sorted((new.keys() & mine.keys()) - moving.get(kind, set())):
-                        if not _are_same(new[name], mine[name]):
-                            return (
-                                f"{name} of the {kind.__name__} that was given is "
-                                f"{shown(mine[name])}, of a new one {shown(new[name])}"
-                            )
-        except EnvError as error:
-            return str(error)
-        return ""
-
-    return check
+    fresh: dict[int, tuple[list[Any], dict[str, Any]]] = {}  # by what made them
+    moving: dict[type, set[str]] = {}
+    try:
+        # How many steps are played is by the clock, so what they draw must not count.
+        with generators_seeded(0), ForeignCode("trying a new one"):
+            for env, make in zip(given, makers, strict=True):
+                if id(make) not in fresh:
+                    made = make()
+                    if made is env:
+                        return ""  # its maker says so, with better words
+                    kind = type(made.unwrapped)
+                    fresh[id(make)] = _limits_of(made), _settings_of(made)
+                    if kind not in moving:
+                        moving[kind] = _moved_by_playing(made)
+                    made.close()
+                kind, (limits, new) = type(env.unwrapped), fresh[id(make)]
+                if limits != (own := _limits_of(env)):
+                    return f"limits of steps are {own} where one was given, {limits} in a new one"
+                own = _settings_of(env)
+                names = sorted((new.keys() & own.keys()) - moving.get(kind, set()))
+                if changed := [x for x in names if not _are_same(new[x], own[x])]:
+                    new_again = _settings_of(again := make())
+                    again.close()
+                    changed = [x for x in changed if _are_same(new[x], new_again.get(x))]
+                for name in changed:  # but for the time at which it was made
+                    return (
+                        f"{name} of the {kind.__name__} that was given is {shown(own[name])}, of a "
+                        f"new one {shown(new[name])}"
+                    )
+    except EnvError as error:
+        return str(error)
+    return ""
 
 
 def _moved_by_playing(env: AnyEnv) -> set[str]:
@@ -221,7 +221,7 @@ def _are_same(left: Any, right: Any) -> bool:
         return len(left) == len(right) and all(map(_are_same, left, right))
     if isinstance(left, np.ndarray) or isinstance(right, np.ndarray):
         return np.array_equal(np.asarray(left), np.asarray(right), equal_nan=True)
-    return bool(left == right)
+    return bool(left == right or (left != left and right != right))  # NaN
 
 
 def _limits_of(env: Any) -> list[Any]:

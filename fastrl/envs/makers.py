@@ -16,7 +16,7 @@ import gymnasium
 
 from fastrl.config.run import RunConfig
 from fastrl.envs.choosing import choose
-from fastrl.envs.edited import edited, maker_of, name_of, whole_spec
+from fastrl.envs.edited import difference, maker_of, name_of, whole_spec
 from fastrl.envs.foreign import call
 from fastrl.envs.ids import unknown_id
 from fastrl.envs.make import (
@@ -42,7 +42,7 @@ NO_PROCESSES: dict[str, Any] = {"vector": "sync", "num_workers": 0}
 def maker_of_tested(
     eval_env: Any, config: RunConfig, trained_on: Sequence[VectorEnv], called: str = "eval_env"
 ) -> Maker:
-    """Returns a maker of what the caller wants to be tested, by an argument that is `called` so."""
+    """Returns a maker of the environments to test in; `called` names the argument, for errors."""
     if isinstance(eval_env, str):
         if not is_known_id(eval_env):
             raise ValueError(f"{called}: {unknown_id(eval_env, config.backend)}")
@@ -83,6 +83,8 @@ def from_vector_spec(
 ) -> VectorEnv:
     """Makes environments as `gymnasium.make_vec` made those that are trained on."""
     spec = copy.deepcopy(spec)
+    if spec.kwargs.get("render_mode") == "human":  # one window is enough
+        del spec.kwargs["render_mode"]
     drawn = {"render_mode": "rgb_array"} if render else {}
     spec.kwargs = {**spec.kwargs, "num_envs": num_envs, **drawn, **(env_kwargs or {})}
     made = call(f"{spec.id}: making environments", gymnasium.make_vec, spec)
@@ -146,7 +148,9 @@ def _as_it_is(
 ) -> VectorEnv:
     """Returns the environments that a caller built, which the caller closes."""
     check_no_kwargs(name_of(env), env_kwargs)
-    return _kept_open(opened(env, [seed], config))
+    wrapped: Any = opened(env, [seed], config)
+    wrapped.close = lambda: None
+    return wrapped
 
 
 def opened(env: Any, seeds: Sequence[int], config: RunConfig) -> VectorEnv:
@@ -176,12 +180,6 @@ def opened(env: Any, seeds: Sequence[int], config: RunConfig) -> VectorEnv:
                 "function that makes one, or gymnasium.vector.SyncVectorEnv([make, make])"
             )
         makers = [maker_of(spec)] * len(seeds)
-        if why_not := edited([env], makers[:1])():
+        if why_not := difference([env], makers[:1]):
             raise ValueError(f"cannot make {len(seeds)} environments of one: {why_not}")
     return vector_env_of(name_of(env), makers, seeds, **config.env_settings)
-
-
-def _kept_open(env: Any) -> VectorEnv:
-    """Leaves closing to the caller."""
-    env.close = lambda: None
-    return env

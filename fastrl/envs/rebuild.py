@@ -18,7 +18,7 @@ from gymnasium.wrappers.vector import RecordEpisodeStatistics
 
 from fastrl.config.run import RunConfig
 from fastrl.envs.choosing import vector_of
-from fastrl.envs.edited import edited, is_plain, maker_of, name_of, whole_spec
+from fastrl.envs.edited import difference, is_as_registered, maker_of, name_of, whole_spec
 from fastrl.envs.ids import is_registered_anew
 from fastrl.envs.make import (
     Backend,
@@ -54,7 +54,7 @@ class Task(NamedTuple):
     """Makes one and says how it differs from those that are trained on; "" if it does not."""
 
     def checked(self) -> Task:
-        """Returns the task, whose environments cannot be made if they would be others."""
+        """Returns the task after its check: if new environments differ, `why_not` says how."""
         if self.make is None or self.check is None:
             return self
         if not (why_not := self.check()):
@@ -104,7 +104,7 @@ def _is_named(trained: Task, envs: Sequence[VectorEnv], config: RunConfig) -> bo
 
 
 def without_processes(env: Any, config: RunConfig, settings: Mapping[str, Any]) -> dict[str, Any]:
-    """Returns settings without processes if a run's config asks for some and none can play `env`.
+    """Returns settings that switch processes off if none can play `env`; else none.
 
     Args:
         env: an id, environments, or a function that makes one.
@@ -121,34 +121,44 @@ def without_processes(env: Any, config: RunConfig, settings: Mapping[str, Any]) 
     return {} if is_apart else NO_PROCESSES
 
 
+def _without_maker(env_id: str, why_not: str) -> Task:
+    return Task(env_id, None, why_not, is_named=False)
+
+
 def _trained(env: Any, envs: Sequence[VectorEnv], config: RunConfig) -> Task:
     if isinstance(env, str):
         backend = cast(Backend, envs[0].backend)
         settings = {"backend": backend, "testing": True, **config.env_settings}
         settings["vector"] = vector_of(envs[0])  # "auto" chooses once
-        return Task(env, partial(from_id, env, settings), "", not is_registered_anew(env))
+        return Task(env, partial(from_id, env, settings), is_named=not is_registered_anew(env))
     env_id, kind = envs[0].env_id, type(env).__name__
     if isinstance(env, gymnasium.vector.VectorEnv):
         return _trained_vector(env, envs, config)
     if isinstance(env, gymnasium.Env):
         spec = whole_spec(env)
         if spec is None:
-            return Task(env_id, None, f"no spec describes the {kind} that was given", False)
+            return Task(
+                env_id, None, f"no spec describes the {kind} that was given", is_named=False
+            )
         count = config.num_envs
         note = f"{env_id}: {count} environments, made from the spec of the one that was given"
         make, told = maker_of(spec), note if count > 1 else ""
         maker = from_functions(env_id, make, config)
-        check = None if count > 1 else edited([env], [make])  # of several, `opened` made sure
-        return Task(env_id, maker, "", is_plain(spec), note=told, check=check)
+        check = (
+            None if count > 1 else partial(difference, [env], [make])
+        )  # of several, `opened` made sure
+        return Task(env_id, maker, is_named=is_as_registered(spec), note=told, check=check)
     made = settings_of_made(env)
     if made is None and callable(env):
-        return Task(env_id, from_functions(env_id, env, config, envs), "", False)
+        return Task(env_id, from_functions(env_id, env, config, envs), is_named=False)
     if made is None:
-        return Task(env_id, None, f"nothing says how the {kind} that was given was made", False)
+        return Task(
+            env_id, None, f"nothing says how the {kind} that was given was made", is_named=False
+        )
     name, settings = made
     is_named = settings == {**settings, **config.env_settings, "testing": False}
     settings = {**settings, "backend": envs[0].backend, "testing": True}
-    return Task(env_id, partial(from_id, name, settings), "", is_named)
+    return Task(env_id, partial(from_id, name, settings), is_named=is_named)
 
 
 def _trained_vector(env: Any, envs: Sequence[VectorEnv], config: RunConfig) -> Task:
@@ -156,23 +166,27 @@ def _trained_vector(env: Any, envs: Sequence[VectorEnv], config: RunConfig) -> T
     while type(env) is RecordEpisodeStatistics:  # it changes nothing
         env = env.env
     if isinstance(env, gymnasium.vector.VectorWrapper):
-        return Task(env_id, None, f"no spec describes the wrapper {type(env).__name__}", False)
+        return Task(
+            env_id, None, f"no spec describes the wrapper {type(env).__name__}", is_named=False
+        )
     spec, check = env.spec, None
     is_of_singles = type(env) in (SyncVectorEnv, AsyncVectorEnv)
     is_of_singles &= isinstance(getattr(env, "env_fns", None), Sequence)
     if is_of_singles and type(env) is SyncVectorEnv:  # of processes, nothing can be looked at
-        check = edited(env.envs, env.env_fns)
+        check = partial(difference, env.envs, env.env_fns)
     if spec is not None and "vectorization_mode" in spec.kwargs:  # `gymnasium.make_vec` was here
         if not is_of_singles:
             one = copy.deepcopy(spec)
             one.kwargs["num_envs"] = 1  # is enough to look at
-            check = edited([env], [partial(gymnasium.make_vec, one)])
+            check = partial(difference, [env], [partial(gymnasium.make_vec, one)])
         maker = partial(from_vector_spec, spec, config)
-        return Task(env_id, maker, "", is_plain(spec), check=check)
+        return Task(env_id, maker, is_named=is_as_registered(spec), check=check)
     if is_of_singles:
         maker = from_functions(env_id, env.env_fns, config, envs)
-        return Task(env_id, maker, "", False, check=check)
-    return Task(env_id, None, f"nothing says how the {kind} that was given was made", False)
+        return Task(env_id, maker, is_named=False, check=check)
+    return Task(
+        env_id, None, f"nothing says how the {kind} that was given was made", is_named=False
+    )
 
 
 def task_to_play(env: Any, trained_on: Sequence[VectorEnv], config: RunConfig) -> Task:

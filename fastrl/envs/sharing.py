@@ -29,9 +29,18 @@ def all_of(envs: Sequence[Any]) -> Iterator[Any]:
             yield from all_of(several if isinstance(several, list | tuple) else [])
 
 
+def keep_statistics(envs: Sequence[Any]) -> bool:
+    """Returns whether one of some environments normalises by statistics of its own."""
+    return any(
+        isinstance(part, NormalizeObservation)
+        or getattr(part, "__dict__", {}).get("keeps_statistics") is True  # of an `AsyncEnv`
+        for part in all_of(envs)
+    )
+
+
 def note_on_statistics(envs: Sequence[VectorEnv]) -> str:
     """Returns what the user should know of statistics that each environment keeps; or ""."""
-    if not any(isinstance(part, NormalizeObservation) for part in all_of(envs)):
+    if not keep_statistics(envs):
         return ""
     return (
         f"{envs[0].env_id}: NormalizeObservation begins anew in each environment, in tests and in "

@@ -20,6 +20,7 @@ import numpy as np
 
 from fastrl.envs.foreign import call
 from fastrl.envs.gym_env import GymEnv
+from fastrl.envs.sharing import keep_statistics
 from fastrl.envs.vector import EnvError, HasState
 from fastrl.processes.errors import is_expected, one_line
 from fastrl.processes.workers import HEADER_BYTES, serve, tell
@@ -40,6 +41,8 @@ class Facts(NamedTuple):
     has_state: bool
     render_mode: Any
     render_fps: float | None
+    keeps_statistics: bool
+    """Whether an environment normalises what it shows by statistics of its own."""
 
 
 class Failure(NamedTuple):
@@ -136,6 +139,7 @@ class _Worker:
             isinstance(env, HasState),
             env.render_mode,
             float(fps) if isinstance(fps, int | float) else None,
+            keep_statistics([env]),
         )
 
     def attach(self, num_workers: int, num_envs: int, facts: Facts) -> None:

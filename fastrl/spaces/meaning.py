@@ -1,4 +1,4 @@
-"""What the inputs and outputs of a network stand for, in words that two spaces share or do not.
+"""What the inputs and outputs of a network stand for, as text; equal texts mean equal meaning.
 
 Networks of one shape may be of spaces that mean something else: `MultiDiscrete([2, 4])` and
 `MultiDiscrete([3, 3])` both have six outputs.
@@ -32,7 +32,7 @@ def outputs_of(space: Space, is_scaled: bool) -> str:
 
     Args:
         space: of the actions.
-        is_scaled: whether the policy's range is stretched to the bounds of a Box.
+        is_scaled: whether actions are stretched to the bounds of a Box.
     """
     if isinstance(space, spaces.MultiBinary):
         space = spaces.MultiDiscrete([2] * space.shape[0])

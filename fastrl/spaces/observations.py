@@ -27,7 +27,7 @@ from gymnasium import Space, spaces
 from fastrl.spaces.actions import MOST_CHOICES, choices_of
 from fastrl.spaces.packed import MASK_KEY, PackedRow
 from fastrl.spaces.parts import leaf_spaces, leaf_values, width_of
-from fastrl.spaces.pixels import ObsKind, is_pixels, of_kind, with_channels
+from fastrl.spaces.pixels import ObsKind, brightest, is_pixels, of_kind, with_channels
 from fastrl.spaces.values import UnfitValueError, as_dtype, check_choices
 
 SUPPORTED_OBSERVATIONS = (
@@ -133,6 +133,12 @@ def observation_rows(
             f"{env_id}: images of one observation must have one shape, not {images}; --resize "
             "gives them one size, and --obs-keys selects some"
         )
+    brightness = {name: brightest(parts[name]) for name in images}
+    if len({*brightness.values()}) > 1:
+        raise ValueError(
+            f"{env_id}: images of one observation are divided by one number, not by those of "
+            f"{brightness}; --obs-keys selects some, and one of classes may be a vector or one-hot"
+        )
     has_images = bool(images)
     if obs_kind == "pixels" and not has_images:
         raise ValueError(
@@ -205,8 +211,6 @@ def rows_of(row: Space, observation: Any) -> tuple[np.ndarray, bool]:
         array = row.pack(parts)
     else:
         array = np.array(plain_row(row, observation))
-        if array.dtype.kind == "f" and not np.isfinite(array).all():
-            raise UnfitValueError("an observation that is not finite")
         single = array.ndim == len(shape)
         array = array[None] if single else array
         if array.shape[1:] != shape or array.ndim == len(shape):
@@ -214,6 +218,8 @@ def rows_of(row: Space, observation: Any) -> tuple[np.ndarray, bool]:
                 f"an observation has the shape {shape}, and a batch one dimension more in front; "
                 f"this has {np.shape(observation)}"
             )
+    if array.dtype.kind == "f" and not np.isfinite(array).all():
+        raise UnfitValueError("an observation that is not finite")
     if isinstance(row, PackedRow) and row.mask_size:
         index = row.first_without_choice(array)
         if index >= 0:

@@ -20,9 +20,8 @@ MASK_KEY = "action_mask"
 class PackedRow(spaces.Box):
     """Observations of several parts as rows `[n, R]`: pixels, then a vector, then an action mask.
 
-    Vector and mask (1: allowed) are float32. Without pixels of bytes alone, so are the rows. With
-    them they are bytes: the pixels', some zeros up to a multiple of four, and those of the float32
-    values.
+    Vector and mask (1: allowed) are float32. If all images are uint8, a row is bytes: the pixels,
+    zeros up to a multiple of four, and the bytes of the float32 values. Otherwise it is float32.
     """
 
     def __init__(self, parts: Mapping[str, Space], choices: Sequence[int] = ()) -> None:
@@ -30,7 +29,7 @@ class PackedRow(spaces.Box):
 
         Args:
             parts: spaces by name; if there are `choices`, the one named "action_mask" is the mask.
-            choices: of each dimension of the actions, M together; none without a mask.
+            choices: of each dimension of the actions, M in all; empty without a mask.
         """
         self.mask_size = sum(choices)
         self._first_choices = np.cumsum([0, *choices[:-1]])
@@ -80,8 +79,8 @@ class PackedRow(spaces.Box):
         """Packs parts `[n, ...]` into rows `[n, R]`.
 
         Raises:
-            UnfitValueError: a part is missing or has another shape, or a value is not finite or
-                does not fit its space.
+            UnfitValueError: a part is missing or has another shape, or a value does not fit its
+                space, or is not finite beside images of bytes, in whose rows nobody could see it.
         """
         if missing := [name for name in self.names if name not in parts]:
             has = sorted(map(str, parts)) if list(parts) != [""] else "no keys"

@@ -118,7 +118,7 @@ def evaluate(
     if not (is_finite := np.isfinite(returns)).all():
         raise ValueError(f"{env.env_id}: an episode's return is {returns[~is_finite][0]}")
     result = Evaluation(returns, lengths, tuple(infos), tuple(info_names), env.env_id)
-    _ = result.info_means  # an info that is not a number is told here, where the environment is
+    _ = result.info_means  # raises here, where the environment is known, for what is no number
     return result
 
 
@@ -126,7 +126,7 @@ def _owned(value: Any) -> Any:
     """Returns a value of an info that no later step of the environment changes."""
     if isinstance(value, dict):
         return {name: _owned(part) for name, part in value.items()}
-    if isinstance(value, list):
+    if isinstance(value, list | tuple):
         return [_owned(part) for part in value]
     return value.copy() if isinstance(value, np.ndarray) else value
 
@@ -181,9 +181,9 @@ def can_be_tested(agent: Agent) -> bool:
 
 
 def check_tested(agent: Agent) -> None:
-    """Makes what the caller said is to be tested, if that is not what is trained on.
+    """Makes two of the caller's `eval_env`, so that one that cannot be tested is refused at once.
 
-    Two of it: a function may return the same environment at every call.
+    Two, because a function may return the same environment at every call.
 
     Raises:
         ValueError: it cannot be made, or is no task for this agent.
@@ -208,8 +208,8 @@ def fresh_env(
     Args:
         agent: the agent that plays.
         num_envs: how many; an environment that the caller built is one.
-        purpose: what for: others are others.
-        seed: from which those of the environments follow.
+        purpose: what for; each has seeds of its own.
+        seed: the run's, from which those of the environments follow.
         render: whether to draw.
         env_kwargs: keyword arguments of the environment to change.
         task: by default the agent's.
