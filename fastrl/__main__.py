@@ -1,10 +1,13 @@
 """`python -m fastrl` lists the commands of fastrl."""
 
-import ast
-import sys
-from importlib import resources
+from fastrl.processes.signals import leaving_at_once
 
-from fastrl.processes.errors import exit_status
+with leaving_at_once():
+    import ast
+    import sys
+    from importlib import resources
+
+    from fastrl.processes.errors import exit_status
 
 COMMANDS = (
     "ppo", "a2c", "ppo_recurrent", "sac", "droq", "evaluate", "export", "collect", "presets",

@@ -22,7 +22,7 @@ from torch import Tensor
 
 from fastrl.agents.on_policy import OnPolicyAgent
 from fastrl.agents.signatures import A2CSettings
-from fastrl.buffers.rollout import RolloutBuffer
+from fastrl.buffers.rollout import Minibatch, RolloutBuffer
 from fastrl.config.a2c import A2CConfig
 from fastrl.engine.optimizer import FlatAdam, FlatOptimizer, FlatRMSprop
 from fastrl.ops.losses import value_loss, weighted_mean
@@ -74,12 +74,16 @@ class A2C(OnPolicyAgent):
         Returns:
             A scalar, and one scalar for each of `metrics` but the last.
         """
-        log_probs, entropy, values = self.policy.evaluate(batch.obs, batch.actions)
+        log_probs, entropy, values = self.evaluate_actions(batch)
         policy_loss = -weighted_mean(log_probs * batch.advantages, batch.weights)
         critic_loss = value_loss(values, batch.returns, batch.weights)
         entropy_loss = -weighted_mean(entropy, batch.weights)
         loss = policy_loss + self.config.vf_coef * critic_loss + self.ent_coef * entropy_loss
         return loss, (policy_loss, critic_loss, entropy_loss)
+
+    def evaluate_actions(self, batch: Minibatch) -> tuple[Tensor, Tensor, Tensor]:
+        """Returns log pi(a|s), the entropy and V(s) of the rows, each `[B]`."""
+        return self.policy.evaluate(batch.obs, batch.actions)
 
     def update(
         self, rollout: RolloutBuffer, update_index: int, timer: StageTimer

@@ -143,7 +143,7 @@ class PPORecurrent(PPO):
                 f"expected a state of shape {(len(rows), self.policy.state_size)} for "
                 f"{len(rows)} observations, not {tuple(before.shape)}"
             )
-        with evaluating(self.policy):
+        with self.engine.claim.not_beside_learning(), evaluating(self.policy):
             if deterministic:
                 actions, after = self.policy(rows, before)
             else:

@@ -188,7 +188,8 @@ class SAC(OffPolicyAgent):
         config, progress = self.config, progress_of(update_index, self.num_updates)
         for name in LEARNING_RATES:
             start = float(getattr(config, name))
-            self.coefficients.follow(name, value_at(config, "learning_rate", progress, start))
+            value = value_at(config, "learning_rate", progress, start)
+            self.coefficients.follow(name, value, moves=True)
 
     def build(self, minibatch: Transitions) -> None:
         """Has the engine build the gradient steps: of all networks, and of the critics alone."""

@@ -187,7 +187,7 @@ class BaseAgent:
         """
         arrays, single = self._rows_of(obs, action_mask)
         rows = torch.as_tensor(arrays).to(self.device)
-        with evaluating(self.policy):
+        with self.engine.claim.not_beside_learning(), evaluating(self.policy):
             actions = self.policy(rows) if deterministic else self._sample(rows)
         actions = within_bounds(self.action_space, actions.cpu().numpy())
         return actions[0] if single else actions
@@ -230,9 +230,8 @@ class BaseAgent:
         for name in unknown:
             known = BaseAgent.learn.__annotations__.keys() - {"unknown", "return"}
             raise ValueError(f"learn has no {name!r}{hint_for(name, known)}")
-        if total_timesteps is not None:
-            self.config = self.config.replace(total_timesteps=total_timesteps)
-        learn(self, self._command, on_interrupt=on_interrupt, callbacks=callbacks, loggers=loggers)
+        how: dict[str, Any] = {"callbacks": callbacks, "loggers": loggers}
+        learn(self, self._command, total_timesteps, on_interrupt=on_interrupt, **how)
         return self
 
     def make_buffer(self) -> Any:

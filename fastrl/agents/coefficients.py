@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 
 import numpy as np
 import torch
 from torch import Tensor
+
+from fastrl.config.schedules import SCHEDULE_OF, SHORT_FOR_LINEAR
 
 logger = logging.getLogger("fastrl")
 
@@ -27,26 +29,36 @@ class Coefficients:
             values: what the settings say now, by name.
         """
         self._tensors, self._scheduled = tensors, dict(values)
+        self._left = {name: float(np.float32(x)) for name, x in values.items()}  # as seen last
         self._is_told = False
 
-    def follow(self, name: str, value: float, *, anew: bool = False) -> None:
-        """Sets a coefficient to where its schedule is, if that moved.
+    def follow(self, name: str, value: float, *, moves: bool, anew: bool = False) -> None:
+        """Sets a coefficient to where its schedule is.
 
         Args:
             name: which one.
             value: what the schedule says.
-            anew: set it in any case.
+            moves: whether the schedule is not constant; if it is, it sets nothing but a new value.
+            anew: set it in any case, without a line.
         """
-        before, tensor = self._scheduled[name], self._tensors[name]
-        if value == before and not anew:
+        tensor = self._tensors[name]
+        if not (moves or anew) and value == self._scheduled[name]:
             return
-        if not (anew or self._is_told) and (now := float(tensor)) != np.float32(before):
+        if moves and not (anew or self._is_told) and (now := float(tensor)) != self._left[name]:
             self._is_told = True
             logger.warning(
                 "%s was set to %.6g, but its schedule sets it before each update", name, now
             )
         tensor.fill_(value)
-        self._scheduled[name] = value
+        self._scheduled[name], self._left[name] = value, float(np.float32(value))
+
+    def begin_anew(self, settings: Collection[str]) -> None:
+        """Sets what a loaded file held back to the settings, where they or their schedules are."""
+        for name, tensor in self._tensors.items():
+            schedule = SCHEDULE_OF.get(name, "lr_schedule")  # one for all rates of SAC
+            if not {name, schedule, SHORT_FOR_LINEAR[schedule]}.isdisjoint(settings):
+                tensor.fill_(self._scheduled[name])
+                self._left[name] = float(tensor)
 
     def state_dict(self) -> dict[str, Tensor]:
         """Returns of each coefficient where its schedule was, and what it is: float64 `[2]`."""
@@ -59,3 +71,4 @@ class Coefficients:
             scheduled, value = pair.tolist()
             if name in self._tensors and scheduled == self._scheduled[name]:
                 self._tensors[name].fill_(value)
+                self._left[name] = float(self._tensors[name])

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from itertools import zip_longest
 from typing import Any
 
+import torch
 from torch import nn
 
 from fastrl.models.layers import structure_of
@@ -14,7 +15,18 @@ Networks = Mapping[str, nn.Module]
 
 
 def describe_networks(networks: Networks) -> dict[str, Any]:
-    """Returns the layers and the frozen parameters of networks, for a checkpoint."""
+    """Returns the layers and the frozen parameters of networks, for a checkpoint.
+
+    Raises:
+        ValueError: weights are not float32, as no agent could load them.
+    """
+    for name, module in networks.items():
+        for key, x in module.named_parameters():
+            if x.dtype != torch.float32:
+                raise ValueError(
+                    f"the weights {name}.{key} are {x.dtype}, and only float32 is saved; "
+                    f"{name}.float() makes them that"
+                )
     layers = {name: structure_of(module) for name, module in networks.items()}
     return {"layers": layers, "frozen": frozen_names(networks)}
 

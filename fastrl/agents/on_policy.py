@@ -24,7 +24,7 @@ from fastrl.agents.states import check_spaces, check_state, describe_spaces, loa
 from fastrl.buffers.dealing import Dealer, SharedRows
 from fastrl.buffers.rollout import RolloutBuffer
 from fastrl.config.on_policy import OnPolicyConfig
-from fastrl.config.schedules import SCHEDULE_OF, adaptive_of, value_at
+from fastrl.config.schedules import SCHEDULE_OF, adaptive_of, moves, value_at
 from fastrl.decoupled.channels import RolloutChannel
 from fastrl.engine.modes import training_modes
 from fastrl.engine.optimizer import FlatOptimizer, checked_flat
@@ -224,11 +224,11 @@ class OnPolicyAgent(BaseAgent):
 
     def anneal(self, update_index: int) -> None:
         """Sets the coefficients to where their schedules are; one that adapts goes its own way."""
-        adapts = adaptive_of(self.config) is not None
         progress = progress_of(update_index, self.num_updates)
         for name in self.scheduled:
-            anew = adapts and update_index == 0 and name == "learning_rate"
-            self.coefficients.follow(name, value_at(self.config, name, progress), anew=anew)
+            adapts = name == "learning_rate" and adaptive_of(self.config) is not None
+            how = {"moves": moves(self.config, name), "anew": adapts and update_index == 0}
+            self.coefficients.follow(name, value_at(self.config, name, progress), **how)
 
     # Values and advantages
 

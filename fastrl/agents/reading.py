@@ -80,5 +80,6 @@ def read_agent(kind: Any, path: str | Path, env: Any, trust: bool, settings: dic
         if place := agent.not_finite():
             raise ValueError(f"its {place} is not finite: the training diverged")
     agent.begin_anew(given)
+    agent.coefficients.begin_anew(given)
     begin_parts_anew(agent, path, before, env, given, keeps)
     return agent

@@ -43,14 +43,18 @@ def run_command(kind: Any, command: Command) -> int:
         return _fit(agent, command)
 
 
-def learn(agent: Any, command: Command, **how: Any) -> None:
+def learn(agent: Any, command: Command, total_timesteps: int | None, **how: Any) -> None:
     """Trains an agent from Python, in a new run folder, and leaves what came of it in `result`.
 
     Args:
         agent: with the settings to train by.
         command: the settings that it was made with.
+        total_timesteps: environment steps to train for; None: those of the settings.
         **how: arguments of `AgentTrainer`.
     """
+    agent.engine.claim.check(agent.envs)
+    if total_timesteps is not None:
+        agent.config = agent.config.replace(total_timesteps=total_timesteps)
     if agent.devices.is_global_zero and agent.verbose:
         print(describe(command.with_config(agent.config)), flush=True)
     trainer = AgentTrainer(**how)

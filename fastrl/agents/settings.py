@@ -93,7 +93,7 @@ def _check_read_later(agent: Any, before: Any, now: Any) -> None:
     for name, value in vars(now).items():
         if value == getattr(before, name, value):
             continue
-        if agent.engine.in_run and not _is_read_in_a_run(name, now):
+        if agent.engine.claim.in_run and not _is_read_in_a_run(name, now):
             raise ValueError(
                 f"{name} = {value!r} in a new config cannot take effect in the middle of a run, "
                 f"which was built with {getattr(before, name)!r}: set it before `learn`"

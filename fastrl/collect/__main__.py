@@ -100,8 +100,9 @@ def _check(arguments: argparse.Namespace) -> None:
 
 
 def _run(arguments: argparse.Namespace) -> int:
-    from fastrl.data.describing import seed_of_session, writer_of
-    from fastrl.data.playing import default_num_envs, record_episodes
+    with leaving_at_once():  # torch is imported
+        from fastrl.data.describing import seed_of_session, writer_of
+        from fastrl.data.playing import default_num_envs, record_episodes
 
     out = expanded(arguments.out).absolute()  # now: an environment may change the current folder
     num_envs = arguments.num_envs or default_num_envs(arguments.steps, arguments.episodes)
@@ -113,7 +114,9 @@ def _run(arguments: argparse.Namespace) -> int:
             out, seed if arguments.seed is None else arguments.seed, arguments.append
         )
 
-    env, policy, facts, agent = (_of_run if arguments.run else _of_id)(arguments, num_envs, session)
+    prepare = _of_run if arguments.run else _of_id
+    with leaving_at_once():  # nothing is written yet
+        env, policy, facts, agent = prepare(arguments, num_envs, session)
     try:
         seed, algorithm, kwargs = facts.pop("seed"), facts.pop("algorithm"), facts.pop("kwargs")
         writer = writer_of(

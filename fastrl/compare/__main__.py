@@ -5,26 +5,29 @@ python -m fastrl.compare logs/ppo/* --target-return 200 --plot curves.png
 
 from __future__ import annotations
 
-import argparse
-import contextlib
-import difflib
-import math
-import shutil
-import sys
-from collections.abc import Sequence
-from pathlib import Path
+from fastrl.processes.signals import leaving_at_once
 
-from fastrl.compare.curves import STATISTICS
-from fastrl.compare.figures import GroupFigures, best_first, figures_of_group
-from fastrl.compare.finding import find_folders
-from fastrl.compare.groups import WRITTEN, Group, Measured, groups_of, measure
-from fastrl.compare.notes import notes_on, state_in_words
-from fastrl.compare.plotting import check_plotting, draw
-from fastrl.compare.tables import as_csv, as_json, as_markdown, as_text, runs_as_text
-from fastrl.config.values import read_value
-from fastrl.processes.errors import Parser, exit_status
-from fastrl.runs.folder import check_replaceable, expanded, replaced_file
-from fastrl.runs.metrics_table import TRAIN_RETURN, MetricsTable
+with leaving_at_once():
+    import argparse
+    import contextlib
+    import difflib
+    import math
+    import shutil
+    import sys
+    from collections.abc import Sequence
+    from pathlib import Path
+
+    from fastrl.compare.curves import STATISTICS
+    from fastrl.compare.figures import GroupFigures, best_first, figures_of_group
+    from fastrl.compare.finding import find_folders
+    from fastrl.compare.groups import WRITTEN, Group, Measured, groups_of, measure
+    from fastrl.compare.notes import notes_on, state_in_words
+    from fastrl.compare.plotting import check_plotting, draw
+    from fastrl.compare.tables import as_csv, as_json, as_markdown, as_text, runs_as_text
+    from fastrl.config.values import read_value
+    from fastrl.processes.errors import Parser, exit_status
+    from fastrl.runs.folder import check_replaceable, expanded, replaced_file
+    from fastrl.runs.metrics_table import TRAIN_RETURN, MetricsTable
 
 _WIDTH = 100  # characters of a line, where the terminal does not say otherwise
 

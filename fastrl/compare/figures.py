@@ -75,6 +75,8 @@ class GroupFigures:
     steps_to_target: float | None
     """Infinite if half of the runs did not reach the target."""
     seconds_to_target: float | None
+    num_told: int
+    """Runs whose metrics say when they reached a return."""
     num_reached: int | None
     """How many runs reached the target; None if none was asked for."""
 
@@ -128,7 +130,8 @@ def figures_of_group(group: Group, target: float | None = None) -> GroupFigures:
     returns = [x for run in counted if (x := run.last_return(kind)) is not None]
     values = np.array(returns, dtype=np.float64)
     several = len(returns) > 1
-    reached = [run for run in counted if run.steps_to_target is not None]
+    told = [run for run in counted if run.measured.table.curve(TRAIN_RETURN)[0]]
+    reached = [run for run in told if run.steps_to_target is not None]
     return GroupFigures(
         group=group,
         kind=kind,
@@ -144,9 +147,10 @@ def figures_of_group(group: Group, target: float | None = None) -> GroupFigures:
         steps=max((run.steps for run in counted), default=0),
         steps_per_second=_median([run.steps_per_second for run in counted]),
         seconds=_median([run.seconds for run in counted]),
-        steps_to_target=_median_reached([run.steps_to_target for run in counted]),
-        seconds_to_target=_median_reached([run.seconds_to_target for run in counted]),
-        num_reached=None if target is None else len(reached),
+        steps_to_target=_median_reached([run.steps_to_target for run in told]),
+        seconds_to_target=_median_reached([run.seconds_to_target for run in told]),
+        num_told=len(told),
+        num_reached=None if target is None or not told else len(reached),
     )
 
 

@@ -176,9 +176,11 @@ def _main_rows(figures: Sequence[GroupFigures]) -> tuple[Row, list[Row]]:
 
 def _target_rows(figures: Sequence[GroupFigures], target: float) -> tuple[Row, list[Row]]:
     titles = (f"reached {number(target)}", "after steps", "after seconds")
-    rows = [
-        (
-            f"{entry.num_reached} of {len(entry.counted)}",
+    rows: list[Row] = [
+        ("-", "-", "-")  # no metrics say it
+        if entry.num_reached is None
+        else (
+            f"{entry.num_reached} of {entry.num_told}",
             _until(entry.steps_to_target),
             "never"
             if entry.seconds_to_target in (None, math.inf)

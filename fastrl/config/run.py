@@ -167,10 +167,12 @@ class RunConfig:
         for name in self.callback:
             if not re.fullmatch(r"[A-Za-z_][\w.]*:[A-Za-z_][\w.]*", name):
                 raise ValueError(f"callback must be written module:callable, not {name!r}")
-        if not re.search(r"[A-Za-z0-9_]", self.exp_name) or len(self.exp_name) > _LONGEST_NAME:
+        name = self.exp_name
+        is_text = not any("\ud800" <= x <= "\udfff" for x in name)  # bytes that are not UTF-8
+        if not is_text or len(name) > _LONGEST_NAME or not re.search(r"[A-Za-z0-9_]", name):
             raise ValueError(
-                f"exp_name names the run's folder: at most {_LONGEST_NAME} characters, one of them "
-                f"an ASCII letter, a digit or '_'; not {self.exp_name[:_LONGEST_NAME]!r}"
+                f"exp_name names the run's folder: at most {_LONGEST_NAME} characters of text, one "
+                f"of them an ASCII letter, a digit or '_'; not {name[:_LONGEST_NAME]!r}"
             )
         if not self.env_id:
             raise ValueError("env_id is empty; name a task, for example LunarLander-v2")

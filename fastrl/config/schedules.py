@@ -120,6 +120,12 @@ def schedule_of(config: Any, coefficient: str) -> str | Function:
     return "linear" if is_linear else getattr(config, setting)
 
 
+def moves(config: Any, coefficient: str) -> bool:
+    """Returns whether a schedule sets a coefficient at each update; one that adapts does not."""
+    is_adaptive = coefficient == "learning_rate" and adaptive_of(config) is not None
+    return not is_adaptive and schedule_of(config, coefficient) != "constant"
+
+
 def adaptive_of(config: Any) -> Adaptive | None:
     """Returns what the learning rate adapts to; None if it does not."""
     text = config.lr_schedule

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-import json
 import math
 from pathlib import Path
 from typing import Any
 
+from fastrl.processes.errors import one_line
+from fastrl.runs.plain_files import read_facts
+
+_MOST_BYTES = 2**26
 METADATA_NAME, MAIN_NAME = "metadata.json", "main_data.hdf5"
 
 
@@ -28,12 +31,12 @@ def read_metadata(folder: Path) -> dict[str, Any]:
         inside = " (it is in the folder data)" if (folder / "data" / METADATA_NAME).exists() else ""
         raise ValueError(f"{folder} has no dataset: it lacks {METADATA_NAME}{inside}")
     try:
-        metadata = json.loads(path.read_text("utf-8"))
-    except (ValueError, RecursionError) as error:
-        raise ValueError(f"{path} is damaged: it is not JSON") from error
+        metadata = read_facts(path, _MOST_BYTES)
+    except (ValueError, OSError) as error:
+        raise ValueError(f"{path} is damaged: {one_line(error)}") from error
     counts = "total_episodes", "total_steps"
-    if not isinstance(metadata, dict) or not all(
-        isinstance(metadata.get(name), int | float) and math.isfinite(metadata[name])
+    if not all(
+        isinstance(metadata.get(name), int | float) and 0 <= metadata[name] < math.inf
         for name in counts
     ):
         raise ValueError(f"{path} is damaged: it lacks {' or '.join(counts)}")

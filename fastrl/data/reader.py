@@ -101,14 +101,8 @@ class EpisodeReader:
         Raises:
             ValueError: the dataset is damaged.
         """
-        h5 = hdf5()
-
-        array = self._array(episode, column.path)
-        expected = int(self.lengths[episode]) + column.has_last
-        kept, shape = array.shape, (expected, *column.shape)
-        if kept[:1] != shape[:1] or (not column.is_jpeg and kept != shape):
-            what = f"{column.path} has the shape {kept}, not {shape}"
-            raise self._damaged(episode, what)
+        h5, array = hdf5(), self._array(episode, column.path)
+        self.check(column, episode)
         if not len(out):
             return
         with self._damage_named(episode):
@@ -119,14 +113,30 @@ class EpisodeReader:
             rows.select_hyperslab((start, *[0] * len(column.shape)), out.shape)
             array.read(h5.h5s.create_simple(out.shape), rows, out)
 
+    def check(self, column: Column, episode: int) -> None:
+        """Raises ValueError if a column of an episode has not the shape that it should have."""
+        array = self._array(episode, column.path)
+        expected = int(self.lengths[episode]) + column.has_last
+        kept, shape = array.shape, (expected, *column.shape)
+        if kept[:1] != shape[:1] or (not column.is_jpeg and kept != shape):
+            what = f"{column.path} has the shape {kept}, not {shape}"
+            raise self._damaged(episode, what)
+
     def _read_jpeg(self, array: Any, start: int, out: np.ndarray) -> None:
         from PIL import Image
 
         for row, file in enumerate(hdf5().Dataset(array)[start : start + len(out)]):
-            image = np.array(Image.open(io.BytesIO(bytes(file))), np.uint8)
-            if image.shape != out.shape[1:]:
-                raise ValueError(f"an image has the shape {image.shape}, not {out.shape[1:]}")
-            out[row] = image
+            try:  # of other formats, PIL has some drawn by programs of others
+                image = Image.open(io.BytesIO(bytes(file)), formats=("JPEG",))
+            except Image.DecompressionBombError as error:
+                raise ValueError(one_line(error)) from error
+            shape = image.size[::-1]  # known before anything is decoded
+            if shape == out.shape[1:3]:
+                pixels = np.array(image, np.uint8)
+                shape = pixels.shape
+            if shape != out.shape[1:]:
+                raise ValueError(f"an image has the shape {shape}, not {out.shape[1:]}")
+            out[row] = pixels
 
     def _space(self, name: str) -> Space:
         from minari.serialization import deserialize_space
@@ -187,8 +197,8 @@ class EpisodeReader:
             self._process, self._files, self._open = os.getpid(), {}, {}
         if name not in self._files:
             path = self.folder / name
-            if not path.is_file():
-                raise ValueError(f"{self.folder} lacks {name}")
+            if path.is_symlink() or not path.is_file():
+                raise ValueError(f"{self.folder} lacks {name}, or it is no regular file")
             try:
                 self._files[name] = h5.h5f.open(bytes(path), h5.h5f.ACC_RDONLY)
             except OSError as error:
@@ -203,7 +213,15 @@ class EpisodeReader:
         if (episode, path) not in self._open:
             with self._damage_named(episode):
                 file = self._file(self._homes[episode])
-                array = h5.h5d.open(file, f"/episode_{episode}/{path}".encode())
+                group, names = h5.h5g.open(file, b"/"), f"episode_{episode}/{path}".encode()
+                for name in names.split(b"/"):  # looked at before it is opened: it may be a pipe
+                    if group.links.get_info(name).type != h5.h5l.TYPE_HARD:
+                        raise ValueError(f"{path} is a link")
+                    opened = h5.h5o.open(group, name)
+                    if not isinstance(opened, h5.h5g.GroupID):
+                        break
+                    group = opened
+                array = h5.h5d.open(file, b"/" + names)
                 facts = array.get_create_plist()
                 is_virtual = facts.get_layout() == h5.h5d.VIRTUAL
                 is_linked = h5.h5f.get_name(array) != h5.h5f.get_name(file)

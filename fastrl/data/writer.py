@@ -29,8 +29,9 @@ from fastrl.data.metadata import MAIN_NAME, METADATA_NAME, is_empty, read_metada
 from fastrl.data.packages import check_packages
 from fastrl.data.reader import EpisodeReader
 from fastrl.runs.folder import expanded, owned, replaced_file
+from fastrl.runs.plain_files import read_plain
 
-_PART_BYTES = 2**25
+_PART_BYTES, _MOST_LINK_BYTES = 2**25, 2**31
 _SECONDS_BETWEEN_COMMITS = 1.0
 _MOST_OF_TIME = 0.1  # that commits may take
 
@@ -118,7 +119,7 @@ class MinariWriter:
                 raise ValueError(
                     f"{self.folder} has another {name}: {saved.get(name)}, not {space}"
                 )
-        self._links = (self.folder / MAIN_NAME).read_bytes()
+        self._links = read_plain(self.folder / MAIN_NAME, _MOST_LINK_BYTES)
         links = LinkFile(self.folder / MAIN_NAME, self._links)
         self.num_episodes, targets = len(links), links.targets()
         links.close()
@@ -128,11 +129,13 @@ class MinariWriter:
         if self.num_episodes != saved["total_episodes"]:  # a kill came before the metadata
             reader = EpisodeReader(self.folder, num_episodes=self.num_episodes)
             self.num_steps = int(reader.lengths.sum())
-        session = self._metadata["fastrl"]
+        session, before = self._metadata["fastrl"], saved["fastrl"].get("appended", [])
+        if not isinstance(before, list):
+            raise ValueError(f"{self.folder} is damaged: appended is {before!r} in its metadata")
         self._metadata |= saved
         self._metadata["fastrl"] = {
             **saved["fastrl"],
-            "appended": [*saved["fastrl"].get("appended", ()), session],
+            "appended": [*before, session],
         }
 
     def __enter__(self) -> Self:

@@ -39,6 +39,12 @@ def _read_from(key: str, code: CodeType) -> set[str]:
     return found
 
 
+def stored_names(code: CodeType) -> list[str]:
+    """Returns the names of attributes that code sets."""
+    found = [x.argval for x in dis.get_instructions(code) if x.opname == "STORE_ATTR"]
+    return list(dict.fromkeys(found))
+
+
 def computes_names(code: CodeType) -> bool:
     """Tells whether code may read attributes whose names it puts together: `vars(x)[name]`."""
     if not {"vars", "__dict__", "attrgetter"}.isdisjoint(code.co_names):

@@ -30,6 +30,7 @@ from torch import Tensor, nn
 
 from fastrl.config.run import RunConfig
 from fastrl.engine.built import Built, agreed, tell
+from fastrl.engine.claim import Claim
 from fastrl.engine.compiling import Function, build
 from fastrl.engine.gradient_step import GradientStep, Loss
 from fastrl.engine.guards import PythonReads
@@ -68,8 +69,7 @@ class Engine:
         self._torch_threads = self._pool_threads = 1
         self.notes: list[str] = []
         """Why something runs more slowly than it might."""
-        self.in_run = False
-        """Whether a training loop goes on, with all that was built for it."""
+        self.claim = Claim()
 
     @num_threads(1)
     def prepare(self, trained: Callable[[], Trained], num_rows: int, width: int) -> None:
@@ -142,6 +142,7 @@ class Engine:
             try:
                 rehearse(self._watched(function, reads), example)
             except NotStaticError as error:
+                reads.restore()
                 return self._as_it_is(function, str(error))
             change = reads.changed()
             reads.restore()

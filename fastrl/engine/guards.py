@@ -13,18 +13,26 @@ import inspect
 import os
 import random
 import sys
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, MutableMapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from functools import partial
-from types import CodeType, FrameType, FunctionType, MemberDescriptorType, MethodType, ModuleType
+from types import (
+    CellType,
+    CodeType,
+    FrameType,
+    FunctionType,
+    MemberDescriptorType,
+    MethodType,
+    ModuleType,
+)
 from typing import Any, NamedTuple, cast
 
 import numpy as np
 import torch
 from torch import nn
 
-from fastrl.engine.code_names import computes_names, is_of_part
+from fastrl.engine.code_names import computes_names, is_of_part, stored_names
 from fastrl.engine.own_code import PACKAGE, is_library, profiled
 from fastrl.engine.snapshots import (
     CONTAINERS,
@@ -120,19 +128,14 @@ class PythonReads:
         return None
 
     def restore(self) -> None:
-        """Puts back what the function itself changed, numbers and containers: it was only tried."""
+        """Puts back what the function itself changed: it was only tried."""
         for look_up, key, found, value, _, holder in self._values.values():
             now = look_up(key, _MISSING)
             if now is value or is_same(now, value):
                 continue
             put_back(found, value)
-            if holder is found or not isinstance(holder, dict):
-                continue
-            if value is _MISSING:  # an attribute that hides one of the class
-                if isinstance(now, PLAIN):
-                    del holder[key]
-            elif isinstance(value, (*PLAIN, *MUTABLE, np.ndarray)):
-                holder[key] = found
+            if holder is not found:
+                _put(holder, key, found)
 
     def _note(self, frame: FrameType, event: str, called: Any) -> None:
         code = frame.f_code
@@ -207,6 +210,11 @@ class PythonReads:
                     self._take(holder, holder.get, key, value, name)
                 self._look_into(value, names, name, depth + 1, code)
         is_class = isinstance(owner, type)
+        if own and not (is_class or is_made or code.co_filename.startswith(PACKAGE)):
+            absent = (x for x in stored_names(code) if inspect.getattr_static(owner, x, own) is own)
+            for key in absent:
+                if not any(key in holder for holder in holders):
+                    self._take(own, own.get, key, _MISSING, f"{label}.{key}")
         kinds = (owner if is_class else type(owner)).__mro__[:-1]
         for kind in (x for x in kinds if x is not nn.Module):
             for key in names & (vars(kind).keys() - own.keys()):
@@ -309,6 +317,21 @@ def _numbers_of(owners: Iterable[Any], names: set[str]) -> set[str]:
                 values = getattr(holder, "__dict__", {})
                 found |= {x for x, y in values.items() if x[:2] != "__" and is_plain(y)}
     return found
+
+
+def _put(holder: Any, key: str, value: Any) -> None:
+    """Gives what holds a value the one that it had: a dict, a class, a slot or a closure's cell."""
+    if isinstance(holder, MutableMapping):
+        if value is _MISSING:
+            holder.pop(key, None)
+        else:
+            holder[key] = value
+    elif isinstance(holder, CellType):
+        holder.cell_contents = value
+    elif value is not _MISSING:
+        kind = vars(type(holder)).get(key)
+        if isinstance(holder, type) or isinstance(kind, MemberDescriptorType):
+            setattr(holder, key, value)
 
 
 def _from_to(before: Any, now: Any) -> str:

@@ -15,9 +15,9 @@ from fastrl.engine.guards import PythonReads
 from fastrl.engine.native import Twin, native_forms
 from fastrl.engine.native_acting import NativeActing
 from fastrl.engine.objective import ClippedObjective
-from fastrl.engine.own_code import first_own, own_code_of
+from fastrl.engine.own_code import first_own
 from fastrl.engine.probe import NUM_ROWS, differences, outputs_and_gradients, random_rows
-from fastrl.engine.rehearsal import NotStaticError, rehearse
+from fastrl.engine.rehearsal import NotStaticError, rehearse, tried
 
 _FAR = 100.0  # times as far from zero as other random rows: there clamps show
 
@@ -50,9 +50,10 @@ def proven_twins(
 
 def _own_code_in(twin: Twin) -> str:
     """Returns the name of code that is not fastrl's in what a twin is to replace; "" if none."""
-    rows = twin.draw(torch.Generator().manual_seed(0))
-    with torch.no_grad():
-        return own_code_of(partial(getattr(twin.module, twin.method), *rows))
+    rows, method = twin.draw(torch.Generator().manual_seed(0)), getattr(twin.module, twin.method)
+    with torch.no_grad(), tried(method) as reads:
+        method(*rows)
+    return first_own(reads.ran)
 
 
 def _differs(twin: Twin) -> bool:
@@ -93,12 +94,14 @@ def acts_alike(draw: Function, row: tuple[Tensor, ...], policy: Any, reads: Pyth
 
     kernel, state = NativeActing(policy, NUM_ROWS), _state_of([policy])
     try:
-        if rehearse(draw, row):  # it fills something beside its arguments
-            return False
+        with reads.watch(draw), torch.no_grad():
+            if rehearse(draw, row):  # it fills something beside its arguments
+                return False
+            is_alike = not differences(both(draw), both(kernel), arguments, state, ())
     except NotStaticError:
         return False
-    with reads.watch(draw), torch.no_grad():
-        is_alike = not differences(both(draw), both(kernel), arguments, state, ())
+    finally:
+        reads.restore()
     return is_alike and not first_own(reads.ran)
 
 

@@ -15,6 +15,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from fastrl.engine.cuda_graphs import Function
+from fastrl.engine.guards import PythonReads
 from fastrl.engine.operations import depends_on_values
 
 
@@ -52,6 +53,22 @@ def rehearse(function: Function, example: tuple[Tensor, ...]) -> int:
 
 
 @contextmanager
+def tried(function: Function) -> Iterator[PythonReads]:
+    """Context in which a function of somebody's own is tried, and leaves nothing behind.
+
+    What it changes in tensors and in Python, and what it draws, is put back. It may read tensors'
+    values. Yields what it reads from Python.
+    """
+    reads, rehearsal = PythonReads(), _Rehearsal([], is_strict=False)
+    try:
+        with torch.random.fork_rng(), reads.watch(function), rehearsal:
+            yield reads
+    finally:
+        rehearsal.undo()
+        reads.restore()
+
+
+@contextmanager
 def buffers_kept(networks: Sequence[nn.Module]) -> Iterator[None]:
     """Puts averages of batch norm back, whose operation does not say that it changes them."""
     before = [(x, x.clone()) for network in networks for x in network.buffers()]
@@ -64,8 +81,11 @@ def buffers_kept(networks: Sequence[nn.Module]) -> Iterator[None]:
 
 
 class _Rehearsal(TorchDispatchMode):
-    def __init__(self, arguments: list[Tensor]) -> None:
+    def __init__(self, arguments: list[Tensor], is_strict: bool = True) -> None:
+        """Notes what is written to tensors beside the arguments; strict ones refuse to read any."""
         super().__init__()
+        self._is_strict = is_strict
+        self._drawn: dict[int, tuple[torch.Generator, Tensor]] = {}
         # By memory; kept, so that no other takes its place.
         self._made = {_memory(tensor): tensor for tensor in arguments}
         self.num_written = 0  # of tensors that this run did not make
@@ -77,10 +97,15 @@ class _Rehearsal(TorchDispatchMode):
         return False
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        if depends_on_values(func, args):
+        if self._is_strict and depends_on_values(func, args):
             raise NotStaticError(_READS)
-        if any(isinstance(x, torch.Generator) for x in (*args, *(kwargs or {}).values())):
-            raise NotStaticError("it draws from a generator of its own; torch's can be recorded")
+        for value in (*args, *(kwargs or {}).values()):
+            if isinstance(value, torch.Generator):
+                if self._is_strict:
+                    raise NotStaticError(
+                        "it draws from a generator of its own; torch's can be recorded"
+                    )
+                self._drawn.setdefault(id(value), (value, value.get_state()))
         if func._schema.is_mutable:
             self._keep((args, kwargs))
             for given, wanted in zip(args, func._schema.arguments, strict=False):
@@ -109,6 +134,8 @@ class _Rehearsal(TorchDispatchMode):
     def undo(self) -> None:
         for tensor, value in reversed(self._before.values()):
             tensor.copy_(value)
+        for generator, state in self._drawn.values():
+            generator.set_state(state)
 
 
 class _NoNumpy(TorchFunctionMode):

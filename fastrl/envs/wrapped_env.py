@@ -102,7 +102,7 @@ class WrappedVectorEnv:
         self._is_async = type(env) is AsyncVectorEnv
         self._actions: np.ndarray | None = None
         self._info: Any = {}
-        # Sub-envs whose episode ended in the last step, in a mode in which they don't wait.
+        # Sub-envs whose episode ended in the last step: this one is, or becomes, the reset row.
         self._waits = np.zeros(self.num_envs, np.bool_)
         if callable(getattr(env, "state_dict", None)) and callable(
             getattr(env, "load_state_dict", None)
@@ -167,6 +167,9 @@ class WrappedVectorEnv:
                         # In this mode the env's own row already is the reset observation.
                         obs[i] = self._final_row(info["final_obs"][i])
             self._waits = done
+        else:  # whatever wrappers make of the reward of a reset
+            rewards[self._waits] = 0
+            self._waits = terminated | truncated
         self._check_masks(obs, terminated | truncated)
         return TimeStep(obs, rewards, terminated, truncated)
 

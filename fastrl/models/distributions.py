@@ -18,6 +18,8 @@ from torch import Tensor, nn
 from fastrl.models.layers import linear
 from fastrl.ops.squashed_normal import log_slope_of_tanh
 
+_NEARLY_ONE = 1 - 2.0**-20
+
 
 class ActionHead(Protocol):
     """What a policy needs of its last layer, an nn.Module from features `[B, F]` to `[B, K]`."""
@@ -57,6 +59,10 @@ class ActionHead(Protocol):
 
     def to_env(self, actions: Tensor) -> Tensor:
         """Returns the actions that the environment takes, within its bounds."""
+        ...
+
+    def from_env(self, actions: Tensor) -> Tensor:
+        """Returns actions that an environment took as they are stored: of a data set, say."""
         ...
 
 
@@ -143,6 +149,18 @@ class CategoricalHead(nn.Module):
         """Adds the space's start."""
         return actions + self.starts if self.shifted else actions
 
+    def from_env(self, actions: Tensor) -> Tensor:
+        """Takes the space's start off; ValueError if an action is none of the space's."""
+        stored = actions.long() - self.starts
+        choices = torch.tensor(self.num_choices, device=stored.device)
+        is_wrong = (stored < 0) | (stored >= (choices[0] if self.single else choices))
+        if is_wrong.any():
+            raise ValueError(
+                f"the action {actions[is_wrong][0].item()} is none of {self.num_choices} choices "
+                f"from {self.starts.tolist()} on"
+            )
+        return stored
+
 
 class GaussianHead(nn.Module):
     """Independent normals with a state-independent spread (Box), kept within bounds in two ways.
@@ -177,7 +195,7 @@ class GaussianHead(nn.Module):
             gain: gain of orthogonal initial weights, None for torch's default.
         """
         super().__init__()
-        self.squash = squash
+        self.squash = self._made_squashed = squash
         self.num_choices: list[int] = []
         self.action_shape = low.shape
         self.action_dtype = torch.float32
@@ -187,6 +205,10 @@ class GaussianHead(nn.Module):
         self.register_buffer("low", torch.as_tensor(low, dtype=torch.float32), persistent=False)
         self.register_buffer("high", torch.as_tensor(high, dtype=torch.float32), persistent=False)
         self.bounds = Bounds(self.low, self.high)
+
+    def extra_repr(self) -> str:
+        """Says what was changed by hand, which settings do not make again."""
+        return "" if self.squash == self._made_squashed else f"squash={self.squash}"
 
     @property
     def layer(self) -> nn.Linear:
@@ -241,6 +263,11 @@ class GaussianHead(nn.Module):
         if self.squash:
             return self.bounds(torch.tanh(actions))
         return torch.clamp(actions, self.low, self.high)
+
+    def from_env(self, actions: Tensor) -> Tensor:
+        """Returns float32; squashed, what tanh brings there, of a bound what comes close to it."""
+        actions = actions.float()
+        return self.bounds.inverse(actions).atanh() if self.squash else actions
 
 
 class StateDependentGaussianHead(GaussianHead):
@@ -305,3 +332,8 @@ class Bounds(nn.Module):
         """Returns numbers within the bounds, for `numbers` `[B, A]`."""
         scaled = 2 * (self.half_low + self.quarter_width * (numbers + 1))
         return torch.clamp(scaled, self.low, self.high)  # rounding may go beyond
+
+    def inverse(self, numbers: Tensor) -> Tensor:
+        """Returns what `forward` brings to `numbers` `[B, A]`, strictly between -1 and 1."""
+        scaled = (numbers / 2 - self.half_low) / self.quarter_width - 1
+        return scaled.clamp(-_NEARLY_ONE, _NEARLY_ONE)

@@ -101,12 +101,17 @@ def evaluated(function: Callable[..., Any], networks: Sequence[nn.Module]) -> Ca
 
 
 def structure_of(network: nn.Module) -> list[str]:
-    """Returns a line on each layer: its name, class and, of torch's, what it was made with."""
-    return [
-        f"{name or 'network'}: {type(part).__qualname__}"
-        + (f"({part.extra_repr()})" if type(part).__module__.startswith("torch.") else "")
-        for name, part in network.named_modules()
-    ]
+    """Returns a line on each layer: its name and class; of torch's, what it was made with.
+
+    Of fastrl's, what was changed since.
+    """
+    lines = []
+    for name, part in network.named_modules():
+        origin = type(part).__module__.partition(".")[0]
+        told = part.extra_repr() if origin in ("torch", "fastrl") else ""
+        made = f"({told})" if told or origin == "torch" else ""
+        lines.append(f"{name or 'network'}: {type(part).__qualname__}{made}")
+    return lines
 
 
 def flatten_parameters(parameters: Sequence[nn.Parameter]) -> Tensor:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
@@ -17,7 +18,20 @@ def _as_they_are(moments: Moments) -> Moments:
     return moments
 
 
-class RunningNorm(nn.Module):
+class _Statistics(nn.Module):
+    """Buffers that move to another device, but keep their dtypes: `policy.float()`."""
+
+    def _apply(self, fn: Any, recurse: bool = True) -> Self:
+        before = dict(self._buffers)
+        super()._apply(fn, recurse)
+        for name, kept in before.items():
+            now = self._buffers[name]
+            if now is not None and kept is not None and now.dtype != kept.dtype:
+                self._buffers[name] = kept.to(now.device)
+        return self
+
+
+class RunningNorm(_Statistics):
     """Takes the running mean off observations and divides by the running standard deviation.
 
     Statistics are float64 and the count is an integer: in float32 it would stand still at 2^24.
@@ -38,12 +52,17 @@ class RunningNorm(nn.Module):
             eps: added to the variance.
         """
         super().__init__()
-        self.clip, self.eps = clip, eps
+        self.clip, self.eps = self._made_with = clip, eps
         self.register_buffer("count", torch.zeros((), dtype=torch.int64))
         self.register_buffer("mean", torch.zeros(shape, dtype=torch.float64))
         self.register_buffer("variance", torch.ones(shape, dtype=torch.float64))
         self.register_buffer("shift", torch.zeros(shape))
         self.register_buffer("scale", torch.ones(shape))
+
+    def extra_repr(self) -> str:
+        """Says what was changed by hand, which settings do not make again."""
+        now = self.clip, self.eps
+        return "" if now == self._made_with else f"clip={self.clip}, eps={self.eps}"
 
     def forward(self, observations: Tensor) -> Tensor:
         """Normalises observations `[*, *shape]`."""
@@ -67,7 +86,7 @@ class RunningNorm(nn.Module):
         self.scale.copy_((self.variance + self.eps).rsqrt())
 
 
-class RewardScale(nn.Module):
+class RewardScale(_Statistics):
     """Divides rewards by the running standard deviation of the discounted return."""
 
     count: Tensor

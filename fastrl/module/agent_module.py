@@ -128,12 +128,14 @@ class LightningAgentModule(lightning.LightningModule):
 
         Args:
             obs: `[B, *O]` or `[T, N, *O]`; of several parts a dict by key.
-            actions: `[B, *A]` or `[T, N, *A]`, as they are stored.
+            actions: `[B, *A]` or `[T, N, *A]`: of a data set after `bind_spaces`, as the
+                environment takes them; in a `fit` on environments as rollouts store them.
         """
         shape = actions.shape[: actions.dim() - len(self._head.action_shape)]
         seen = self._observations.flattened(self._observations.seen(obs))
         outputs, values = self.outputs_and_values(seen)
         rows = actions.flatten(0, len(shape) - 1)
+        rows = self._head.from_env(rows) if self._is_of_data else rows
         log_probs, entropy = self._head.log_prob_and_entropy(outputs, rows)
         values = None if values is None else values.view(shape)
         return log_probs.view(shape), entropy.view(shape), values
@@ -264,7 +266,7 @@ class LightningAgentModule(lightning.LightningModule):
             ValueError: the network returns something else than these actions take.
         """
         observation_space = rows_space(observation_space, action_space)
-        self._reader = Reader(observation_space)
+        self._reader, self._is_of_data = Reader(observation_space), True
         self._bound = Observations(self._reader)
         head = head_over(action_space)
         if "head" in self._modules:  # from an earlier fit, with its spread

@@ -21,7 +21,7 @@ class Rollout(NamedTuple):
     next_obs: Any
     """As `obs`: what the actions led to."""
     rewards: Tensor
-    """float32 `[T, N]`."""
+    """float32 `[T, N]`; with `reward_scaling` divided as those that values are learned from."""
     terminated: Tensor
     """bool `[T, N]`."""
     truncated: Tensor

@@ -22,6 +22,7 @@ from fastrl.config.trust import signature_of
 from fastrl.engine.gradient_step import GradientStep
 from fastrl.engine.logged import logged_metrics
 from fastrl.engine.optimizer import FlatOptimizer
+from fastrl.engine.rehearsal import buffers_kept, tried
 from fastrl.envs.edited import plain_id
 from fastrl.envs.envpool_env import list_envpool_ids
 from fastrl.module.batches import Rollout
@@ -134,6 +135,7 @@ class ModuleLearner:
             self._step(batch)
         if self.hooks_after_step:
             self._module.on_train_batch_end(None, self.seen(batch), self.num_steps)
+            self._agent.schedule.follow(self._optimizer)
         self.num_steps += 1
 
     def _unbuilt_step(self, batch: Any) -> GradientStep:
@@ -192,13 +194,13 @@ class ModuleLearner:
         except TypeError as error:
             name = type(self._module).__name__
             raise ValueError(f"training_step of {name} must take (batch) alone: {error}") from None
-        batch = self.seen(tree_map_only(Tensor, Tensor.clone, example))
+        batch = given = self.seen(tree_map_only(Tensor, Tensor.clone, example))
         if isinstance(batch, Rollout | Minibatch):
-            batch = _watched(batch, self.fields_read)
-        devices, kept = self._agent.devices, _unchanged(self._module)
-        with devices.apart(), kept, devices.autocast(), logged_metrics() as metrics:
-            before = _versions(batch)
-            self._module.training_step(batch)
+            given = _watched(batch, self.fields_read)
+        devices, before = self._agent.devices, _versions(batch)
+        kept = buffers_kept([self._module])
+        with devices.apart(), devices.autocast(), logged_metrics() as metrics, kept, tried(step):
+            step(given)
         if changed := [x for x, number in _versions(batch).items() if number != before[x]]:
             raise ValueError(
                 f"training_step of {type(self._module).__name__} changes batch.{changed[0]} in "
@@ -316,18 +318,3 @@ def _versions(batch: Any) -> dict[str, int]:
         name: sum(x._version for x in tree_leaves(field) if isinstance(x, Tensor))
         for name, field in fields.items()
     }
-
-
-@contextmanager
-def _unchanged(module: nn.Module) -> Iterator[None]:
-    """Puts back the module's tensors, and torch's generators."""
-    own = [x for x in vars(module).values() if isinstance(x, Tensor)]
-    tensors = [*module.parameters(), *module.buffers(), *own]
-    before = [x.detach().clone() for x in tensors]
-    try:
-        with torch.random.fork_rng():
-            yield
-    finally:
-        with torch.no_grad():
-            for tensor, value in zip(tensors, before, strict=True):
-                tensor.copy_(value)

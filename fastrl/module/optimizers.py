@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -24,6 +25,17 @@ class TorchOptimizer(FlatOptimizer):
         """Takes over the parameters of a module, which the optimiser trains or some of them."""
         self.optimizer = optimizer
         super().__init__(module, 0.0, 0.0, max_grad_norm)
+
+    @property
+    def learning_rate(self) -> Tensor:
+        """That of the first group; one that is assigned is for all groups."""
+        self._learning_rate.fill_(self.optimizer.param_groups[0]["lr"])
+        return self._learning_rate
+
+    @learning_rate.setter
+    def learning_rate(self, rate: float | Tensor) -> None:
+        for group in self.optimizer.param_groups:
+            group["lr"] = float(rate)
 
     def reset(self) -> None:
         """Forgets the state: momenta, averages."""
@@ -50,22 +62,42 @@ class Schedule:
     def __init__(self, configured: Any, scheduler: Any) -> None:
         """Takes the optimiser that the user made, which holds the rate, and its scheduler."""
         self._configured, self._scheduler = configured, scheduler
+        self._followed = self._numbers()
         configured._opt_called = True  # by what steps in its place, which a scheduler asks for
 
-    @property
-    def rate(self) -> float:
-        """The learning rate, of the first group of parameters."""
-        return float(self._configured.param_groups[0]["lr"])
+    def _numbers(self) -> dict[str, Any]:
+        group = self._configured.param_groups[0]
+        names = [x for x in ("betas", "eps", "weight_decay") if x in group]
+        return {"lr": float(group["lr"]), **{name: group[name] for name in names}}
+
+    def rate_of(self, optimizer: FlatOptimizer) -> float:
+        """Returns the learning rate, of the first group of parameters."""
+        rate, used = self._followed["lr"], float(optimizer.learning_rate)
+        return rate if used == np.float32(rate) else used
 
     def advance(self, optimizer: FlatOptimizer) -> None:
         """Takes a step of the scheduler, after an update."""
         if self._scheduler is not None:
             self._scheduler.step()
-            self.apply(optimizer)
+            self.follow(optimizer)
 
-    def apply(self, optimizer: FlatOptimizer) -> None:
-        """Gives the rate to the optimiser that takes the steps."""
-        optimizer.learning_rate.fill_(self.rate)
+    def follow(self, optimizer: FlatOptimizer) -> None:
+        """Gives what was changed in the user's optimiser to the one that takes the steps.
+
+        Raises:
+            ValueError: Adam came to decay weights, which it does otherwise than this one.
+        """
+        if (now := self._numbers()) == self._followed:
+            return
+        self._followed = now
+        optimizer.learning_rate = now["lr"]
+        if isinstance(optimizer, FlatAdam):
+            if now["weight_decay"]:
+                raise ValueError(
+                    "weight_decay of torch.optim.Adam cannot come to be in the middle of a run; "
+                    "give one from the beginning, or take AdamW"
+                )
+            optimizer.betas, optimizer.eps = tuple(now["betas"]), now["eps"]
 
     def state_dict(self) -> dict[str, Any]:
         """Returns the scheduler's state and the rates of all groups."""
@@ -80,7 +112,9 @@ class Schedule:
             self._scheduler.load_state_dict(state["scheduler"])
         for group, rate in zip(self._configured.param_groups, state["rates"], strict=True):
             group["lr"] = rate
-        self.apply(optimizer)
+        self._followed = self._numbers()
+        if not isinstance(optimizer, TorchOptimizer):  # which goes by its groups
+            optimizer.learning_rate = self._followed["lr"]
 
 
 def read_configured(configured: Any) -> tuple[Any, Any]:

@@ -78,6 +78,7 @@ class ModulePolicy(nn.Module):
 def bound_policy(agent: Any, agent_module: Any) -> ModulePolicy:
     """Returns a module as an agent's policy: for its spaces, on its device, alike on all ranks."""
     agent_module.bind_spaces(agent.observation_space, agent.action_space)
+    agent_module._is_of_data = False  # the actions of rollouts are stored ones
     agent_module.to(agent.device)
     policy = ModulePolicy(agent_module)
     for tensor in policy.state_dict().values():

@@ -100,6 +100,7 @@ class ReplayAgent(OffPolicyAgent):
     def _learn(self, num_steps: int) -> None:
         """Takes gradient steps, each on transitions of its own."""
         assert self.replay is not None
+        self.schedule.follow(self.optimizer)
         while num_steps > 0:
             count = min(num_steps, _MOST_DRAWN)
             num_steps -= count
@@ -113,7 +114,7 @@ class ReplayAgent(OffPolicyAgent):
     def _take_metrics(self) -> dict[str, float]:
         """Returns means since the last call."""
         metrics = {"Info/gradient_steps": float(self.num_gradient_steps)}
-        metrics["Info/learning_rate"] = self.schedule.rate
+        metrics["Info/learning_rate"] = self.schedule.rate_of(self.optimizer)
         return metrics | self.learner.take_metrics()
 
     def _is_finite(self) -> bool:

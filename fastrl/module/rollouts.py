@@ -72,13 +72,31 @@ class RolloutAgent(OnPolicyAgent):
         example = rollout.first_minibatch if self._deals else self.whole(rollout)
         self.learner.build_step(example)
         learner = self.learner
-        is_read = self._has_values or "log_probs" in learner.fields_read
-        if not (is_read or learner.samples_itself or learner.hooks_after_step):
+        if learner.samples_itself or learner.hooks_after_step:
+            return
+        self._check_effects(learner.fields_read)
+        if not (self._has_values or "log_probs" in learner.fields_read):
             self._evaluate_rows = lambda: None  # a pass over all rows whose results nobody sees
 
+    def _check_effects(self, fields_read: set[str]) -> None:
+        """Raises ValueError for settings of fields that `training_step` does not read."""
+        judged, asked = {"advantages", "returns"}, self._command.explicit
+        needs = {
+            "normalize_advantages": {"advantages"},
+            "gae_lambda": judged,
+            "reward_scaling": judged | {"rewards"},
+        }
+        for name, fields in needs.items():
+            if asked.get(name) not in (None, False) and not fields & fields_read:
+                words = " or ".join(f"batch.{field}" for field in sorted(fields))
+                raise ValueError(f"{name} has no effect: training_step does not read {words}")
+
     def whole(self, rollout: RolloutBuffer) -> Rollout:
-        """Returns a rollout as one batch: views of its rows."""
-        caused = rollout.rewards, rollout.terminated, rollout.truncated
+        """Returns a rollout as one batch: views of its rows, but for rewards that are scaled."""
+        rewards = rollout.rewards
+        if self.reward_scale is not None:
+            rewards = self.reward_scale(rewards)
+        caused = rewards, rollout.terminated, rollout.truncated
         judged = rollout.values[:-1], rollout.advantages, rollout.returns
         rows = rollout.obs[:-1], rollout.actions, rollout.obs[1:]
         return Rollout(*rows, *caused, rollout.log_probs, *judged, self._weights)
@@ -112,6 +130,7 @@ class RolloutAgent(OnPolicyAgent):
             update_index: this update's number in the run, from 0; shuffles follow from it.
             timer: accumulates the time of the stages "advantage" and "update".
         """
+        self.schedule.follow(self.optimizer)
         with self.engine.learning():
             with timer.stage("advantage"):
                 explained = self.compute_advantages(rollout)
@@ -119,7 +138,7 @@ class RolloutAgent(OnPolicyAgent):
                 for batch in self.batches(rollout, update_index):
                     self.learner.take_step(batch)
             metrics = self.learner.take_metrics()
-        metrics["Info/learning_rate"] = self.schedule.rate
+        metrics["Info/learning_rate"] = self.schedule.rate_of(self.optimizer)
         if self._has_values:
             metrics["Info/explained_variance"] = float(explained)
         self.schedule.advance(self.optimizer)

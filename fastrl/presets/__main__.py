@@ -5,14 +5,17 @@ python -m fastrl.presets --algo ppo
 
 from __future__ import annotations
 
-import json
-import shlex
-import sys
-from collections.abc import Sequence
-from typing import Any
+from fastrl.processes.signals import leaving_at_once
 
-from fastrl.presets import FRESH_SEEDS, algorithms, load_presets, load_results, named_presets
-from fastrl.processes.errors import Parser, exit_status
+with leaving_at_once():
+    import json
+    import shlex
+    import sys
+    from collections.abc import Sequence
+    from typing import Any
+
+    from fastrl.presets import FRESH_SEEDS, algorithms, load_presets, load_results, named_presets
+    from fastrl.processes.errors import Parser, exit_status
 
 _SECONDS = ("wall s", "CPU s")
 MEASURED = ("mean", "IQM", "95 %", "worst", "seeds", "steps", *_SECONDS, "on", "commit")

@@ -172,7 +172,8 @@ def sorted_out(
                 raise ValueError(f"--seed names a seed twice: {' '.join(words)}")
             continue
         once = {_number_or_word(word) for word in words}
-        if len(once) < len(words) and not is_list(kinds.get(name)):
+        are_values = not is_list(kinds.get(name)) or any(" " in word for word in words)
+        if len(once) < len(words) and are_values:
             raise ValueError(f"{group.flag} names a value twice: {' '.join(words)}")
         is_one_list = is_list(kinds.get(name)) and not any(" " in word for word in words)
         arguments = {word.partition("=")[0] for word in words}
@@ -240,7 +241,10 @@ def flags_of(settings: dict[str, Any]) -> list[str]:
 
 
 def _number_or_word(word: str) -> float | str:
-    """Returns a value as it is compared: 1e-3 and 0.001 are one."""
+    """Returns a value as it is compared: 1e-3 and 0.001 are one, true and True."""
+    word = " ".join(word.split())
+    if word.lower() in ("true", "false", "none"):
+        return word.lower()
     try:
         return float(word)
     except ValueError:

@@ -156,6 +156,16 @@ class Counters:
         recent = self.recent_infos.items()
         return {name: sum(x) / len(x) if x else None for name, x in recent}
 
+    def has_reached(self, target: float) -> bool:
+        """Returns whether the mean return of the latest training episodes is a target's."""
+        return len(self.recent_returns) >= TARGET_EPISODES and self.mean_return >= target
+
+    def keep_infos(self, names: Sequence[str]) -> None:
+        """Forgets the info metrics that a resumed run no longer asks for."""
+        for kept in (self.unlogged_infos, self.recent_infos):
+            for name in kept.keys() - {*names}:
+                del kept[name]
+
     @property
     def mean_return(self) -> float:
         """Mean return of the latest training episodes; NaN before the first has ended."""

@@ -27,7 +27,7 @@ from fastrl.processes.pulse import PULSE
 from fastrl.processes.signals import PATIENCE, StopSignals, is_interrupt
 from fastrl.runs.timer import SaveClock, StageTimer
 from fastrl.training.agent import Agent
-from fastrl.training.counters import TARGET_EPISODES, Counters, IterationCounts
+from fastrl.training.counters import Counters, IterationCounts
 from fastrl.training.hints import idle_weights
 from fastrl.training.player import Player, player_of
 from fastrl.training.records import Records, TrainResult
@@ -76,11 +76,8 @@ class Loop:
 
     def play(self, records: Records | None, is_resumed: bool) -> TrainResult:
         """Runs the training loop; `records` is None except on rank 0."""
-        self.agent.engine.in_run = True
-        try:
+        with self.agent.engine.claim.looping():
             return self._play(records, is_resumed)
-        finally:
-            self.agent.engine.in_run = False
 
     def _play(self, records: Records | None, is_resumed: bool) -> TrainResult:
         if self.hooks:
@@ -133,8 +130,11 @@ class Loop:
             counters.loop_seconds += perf_counter() - start
             if metrics:
                 metrics["Time/step_per_second"] = counters.steps_per_second
-            if self.hooks:
-                metrics = self.hooks.on_update_end(metrics)
+            try:
+                if self.hooks:  # they see the rollout that was learned from
+                    metrics = self.hooks.on_update_end(metrics)
+            finally:
+                self.buffer.carry_over()
             if records and metrics:
                 records.log(metrics)
             if records:
@@ -172,7 +172,6 @@ class Loop:
         self.is_learning, self.signals.patience = True, _PATIENCE_WITH_UPDATES
         metrics = self.agent.update(self.buffer, counters.updates, self.timer)
         num_valid = self.buffer.num_valid
-        self.buffer.carry_over()
         counters.updates += 1
         counters.env_steps += self.steps_per_update
         check_buffers(self.devices, self.agent.networks(), counters.updates)
@@ -250,10 +249,8 @@ class Loop:
         )
 
     def _target_reached(self) -> bool:
-        target, counters = self.config.target_return, self.counters
-        if target is None or len(counters.recent_returns) < TARGET_EPISODES:
-            return False
-        return counters.mean_return >= target
+        target = self.config.target_return
+        return target is not None and self.counters.has_reached(target)
 
     def _test_if_due(self, records: Records | None) -> None:
         """Tests at the end of the rollout in which the steps pass a multiple of `eval_every`.

@@ -256,7 +256,13 @@ def _tensors_to_arrays(value: Any) -> Any:
 
 def check_unfinished(agent: Agent, folder: Path, counters: Counters) -> None:
     """Raises ValueError if a resumed run has nothing left to do, its evaluation included."""
-    if counters.updates >= agent.num_updates and _has_ended(folder / SUMMARY_NAME, counters):
+    target, is_ended = agent.config.target_return, _has_ended(folder / SUMMARY_NAME, counters)
+    if target is not None and counters.has_reached(target) and is_ended:
+        raise ValueError(
+            f"{folder} is complete: its target_return of {target:g} was reached by "
+            f"{counters.env_steps} steps; to continue, give another --target-return, or None"
+        )
+    if counters.updates >= agent.num_updates and is_ended:
         raise ValueError(
             f"{folder} is complete at {counters.env_steps} of {agent.config.total_timesteps} "
             "steps; to continue, give a larger --total-timesteps"

@@ -142,6 +142,10 @@ class AgentTrainer:
             self.result = fit_data(model, target, self._asked, self._loggers)
             return self.result
         agent, env = agent_for(model, target, self._asked)
+        with agent.engine.claim.held(agent.envs):
+            return self._claimed_fit(agent, env, began_at)
+
+    def _claimed_fit(self, agent: Agent, env: AnyEnvs | None, began_at: float) -> TrainResult:
         lead, is_alone = agent.devices.is_global_zero, agent.devices.is_alone
         verbose = getattr(agent, "verbose", 1) if self._verbose is None else self._verbose
         speaks = lead and verbose == 1
@@ -237,6 +241,7 @@ class AgentTrainer:
         state = load_checkpoint(checkpoint)
         with naming(checkpoint):
             counters = restored_counters(state)
+            counters.keep_infos(agent.config.info_metrics)
             check_same_run(state, agent)
         if not is_whole(state, agent.devices):
             state.pop("envs", None)  # they belong to another number of ranks

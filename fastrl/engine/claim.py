@@ -1,0 +1,75 @@
+"""Who has an agent learn: one run at a time, in the process where it was made."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from threading import Lock, get_ident
+from typing import Any
+
+
+class Claim:
+    """A run's claim on an agent, whose layers change their mode as they learn."""
+
+    def __init__(self) -> None:
+        """Belongs to no run yet, and to this process."""
+        self._lock, self._process = Lock(), os.getpid()
+        self._thread: int | None = None  # of the training loop
+
+    @property
+    def in_run(self) -> bool:
+        """Whether a training loop goes on, with all that was built for it."""
+        return self._thread is not None
+
+    def check(self, envs: Sequence[Any]) -> None:
+        """Raises ValueError if no run may begin.
+
+        The agent is learning already, in the caller of a callback or in another thread; or a fork
+        left the threads of its environments behind.
+
+        Args:
+            envs: the agent's pools of environments.
+        """
+        if self._lock.locked():
+            raise ValueError("this agent is learning already; another agent may learn meanwhile")
+        is_forked = self._process != os.getpid()
+        if is_forked and any(getattr(env, "backend", "") == "envpool" for env in envs):
+            raise ValueError(
+                "this agent was made before the process was forked, which EnvPool's threads do not "
+                "survive; make it in this process, or start processes by 'spawn'"
+            )
+
+    @contextmanager
+    def held(self, envs: Sequence[Any]) -> Iterator[None]:
+        """Context of a run, from its first preparations on; raises ValueError as `check`."""
+        self.check(envs)
+        if not self._lock.acquire(blocking=False):  # by a thread that was faster
+            self.check(envs)
+        try:
+            yield
+        finally:
+            self._lock.release()
+
+    @contextmanager
+    def looping(self) -> Iterator[None]:
+        """Context of the training loop, in this thread."""
+        self._thread = get_ident()
+        try:
+            yield
+        finally:
+            self._thread = None
+
+    @contextmanager
+    def not_beside_learning(self) -> Iterator[None]:
+        """Context that sets networks to evaluation mode, and must not while others learn.
+
+        Raises:
+            ValueError: the training loop goes on in another thread.
+        """
+        if self._thread not in (None, get_ident()):
+            raise ValueError(
+                "the agent learns in another thread, whose layers would change their mode; "
+                "predict in a callback, or with a copy: type(agent).load(run folder)"
+            )
+        yield
