@@ -16,6 +16,7 @@ from fastrl.config.a2c import A2CConfig
 from fastrl.config.run import RunConfig
 from fastrl.engine.optimizer import FlatAdam
 from fastrl.envs.make import make_env
+from fastrl.ops.losses import weighted_mean
 
 RMSPROP_STATE = "optimizer.square"
 
@@ -327,3 +328,19 @@ def test_state_of_the_other_optimiser_is_refused():
     adam, rmsprop = (partial(make_a2c, optimizer=name) for name in ("adam", "rmsprop"))
     with pytest.raises(ValueError, match="does not fit this agent"):
         adam().load_state_dict(rmsprop().state_dict())
+
+
+def test_a_loss_of_ones_own_may_evaluate_actions_as_that_of_ppo_does(tmp_path):
+    class Own(A2C):
+        def loss(self, batch):
+            loss, metrics = super().loss(batch)
+            _, entropy, _ = self.evaluate_actions(batch)
+            return loss - 0.1 * weighted_mean(entropy, batch.weights), metrics
+
+    settings = {"preset": "none", "total_timesteps": 200, "eval_episodes": 0, "verbose": 0}
+    settings |= {"log_dir": str(tmp_path), "ent_coef": 0.1}
+    flat = [
+        kind("CartPole-v1", **{**settings, **more}).learn().optimizer.flat
+        for kind, more in ((Own, {"ent_coef": 0.0}), (A2C, {}))
+    ]
+    torch.testing.assert_close(*flat, rtol=1e-4, atol=1e-5)

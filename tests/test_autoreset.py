@@ -163,3 +163,13 @@ def test_asynchronous_step_starts_in_send():
         env.send(np.zeros(2, np.int64))
     env.recv()
     env.close()
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_a_reset_row_has_no_reward_whatever_a_wrapper_makes_of_it(mode):
+    vector = SyncVectorEnv([BothFlagsEnv] * 2, autoreset_mode=mode)
+    paid = gymnasium.wrappers.vector.TransformReward(vector, lambda reward: reward + 1)
+    env = wrap_vector_env(paid, seed=0)
+    env.reset()
+    rewards = [env.step(np.zeros(2, np.int64)).rewards.tolist() for _ in range(8)]
+    assert rewards == [[2, 2]] * 3 + [[0, 0]] + [[2, 2]] * 3 + [[0, 0]]

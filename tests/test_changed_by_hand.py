@@ -282,3 +282,49 @@ def test_a_config_with_what_a_run_reads_again_takes_effect_in_its_middle(
         agent.config = agent.config.replace(**setting)
 
     assert not torch.equal(weights(trained(algo, change)), weights(trained(algo, lambda _: None)))
+
+
+class Rates(Callback):
+    """Keeps the learning rate of each update."""
+
+    def __init__(self) -> None:
+        self.rates: list[float] = []
+
+    def on_update_end(self, trainer: Any, metrics: Any) -> None:
+        self.rates.append(round(float(trainer.agent.optimizer.learning_rate), 7))
+
+
+OF_RATES: dict[str, Any] = {"preset": "none", "num_envs": 4, "num_steps": 16, "verbose": 0}
+OF_RATES |= {"per_rank_batch_size": 32, "eval_episodes": 0, "accelerator": "cpu"}
+
+
+def test_a_coefficient_that_load_is_given_takes_the_place_of_the_file_s() -> None:
+    rule: dict[str, Any] = {"learning_rate": 1e-3, "lr_schedule": "adaptive,kl=0.0001"}
+    agent = PPO("CartPole-v1", **OF_RATES, **rule, total_timesteps=512).learn()
+    assert agent.result is not None and float(agent.optimizer.learning_rate) < 5e-4
+    for given in (
+        {"learning_rate": 1e-3, "lr_schedule": "constant"},
+        {"lr_schedule": "linear"},
+    ):
+        loaded = PPO.load(agent.result.folder, verbose=0, **given)
+        loaded.learn(128, callbacks=[rates := Rates()])
+        assert rates.rates[0] == 1e-3
+    same = PPO.load(agent.result.folder)  # nothing is said of the rate
+    assert float(same.optimizer.learning_rate) == float(agent.optimizer.learning_rate)
+    sac = trained("sac", lambda agent: agent.learning_rates["q_lr"].fill_(9e-3))
+    assert float(SAC.load(sac.result.folder).learning_rates["q_lr"]) == pytest.approx(9e-3)
+    again = SAC.load(sac.result.folder, q_lr=sac.config.q_lr)
+    assert float(again.learning_rates["q_lr"]) == pytest.approx(sac.config.q_lr)
+
+
+def test_a_schedule_that_is_not_constant_sets_its_own_in_every_update(caplog: Any) -> None:
+    def by_hand(agent: Any) -> None:
+        agent.optimizer.learning_rate = 5e-5
+
+    def steps(progress: float) -> float:
+        return 1.0 if progress < 0.5 else 0.1
+
+    agent = PPO("CartPole-v1", **OF_RATES, lr_schedule=steps, total_timesteps=512)
+    agent.learn(callbacks=[ChangesInThird(by_hand), rates := Rates()])
+    assert rates.rates == [1e-3] * 4 + [1e-4] * 4
+    assert sum("its schedule sets it before each update" in x for x in caplog.messages) == 1

@@ -196,6 +196,15 @@ def test_a_target_that_half_of_the_runs_missed_is_never_reached(tmp_path, capsys
     assert line.split()[-2:] == ["never", "never"]
 
 
+def test_a_run_without_a_table_does_not_say_when_it_reached_a_return(tmp_path, capsys):
+    (make_run(tmp_path) / "metrics.csv").unlink()
+    assert main([str(tmp_path), "--target-return", "0"]) == 0
+    assert "never" not in capsys.readouterr().out
+    make_run(tmp_path, 2, returns=(10.0, 20.0))
+    (group,) = compared(capsys, tmp_path, "--target-return", "20")["groups"]
+    assert (group["num_reached"], group["steps_to_target"]) == (1, 200)
+
+
 def test_runs_without_tests_are_compared_by_training_returns_and_it_is_said(tmp_path, capsys):
     for seed in (1, 2):
         make_run(tmp_path, seed, greedy=None, settings={"eval_episodes": 0})

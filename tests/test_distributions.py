@@ -210,3 +210,29 @@ def test_gradient_of_the_squashed_entropy_is_that_of_differences():
     shifted = (entropies(log_std, 0.4 + step) - entropies(log_std, 0.4 - step)) / (2 * step)
     torch.testing.assert_close(by_spread.double(), wider, atol=1e-3, rtol=1e-3)
     torch.testing.assert_close(by_mean.sum(0).double(), shifted, atol=1e-3, rtol=1e-3)
+
+
+@pytest.mark.parametrize("squash", [False, True])
+@pytest.mark.parametrize(
+    "space",
+    [
+        spaces.Discrete(3, start=1),
+        spaces.MultiDiscrete([2, 3], start=[5, -1]),
+        spaces.MultiBinary(3),
+        spaces.Box(np.array([-2.0, 0.0], np.float32), np.array([1.0, 9.0], np.float32)),
+    ],
+    ids=["Discrete", "MultiDiscrete", "MultiBinary", "Box"],
+)
+def test_from_env_is_the_inverse_of_to_env(space: spaces.Space, squash: bool) -> None:
+    if squash and not isinstance(space, spaces.Box):
+        pytest.skip("choices are not squashed")
+    head = make_head(space, squash)
+    space.seed(0)
+    taken = torch.as_tensor(np.array([space.sample() for _ in range(50)]))
+    stored = head.from_env(taken)
+    assert stored.dtype == head.action_dtype
+    torch.testing.assert_close(head.to_env(stored), taken, check_dtype=False)
+    if squash:
+        assert isinstance(space, spaces.Box)
+        bounds = head.from_env(torch.as_tensor(np.stack([space.low, space.high])))
+        assert bounds.isfinite().all()

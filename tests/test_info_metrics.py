@@ -215,3 +215,10 @@ def test_an_own_vector_env_without_infos_says_so():
     agent = partial(PPO, Bare(), num_envs=2, num_steps=16, preset="none", eval_episodes=0)
     with pytest.raises(ValueError, match=r"bare: a Bare gives no infos"):
         agent(info_metrics=("distance",), total_timesteps=32, per_rank_batch_size=32).learn()
+
+
+def test_a_resumed_run_forgets_the_names_that_it_no_longer_asks_for(tmp_path):
+    folder = train(tmp_path).folder
+    agent = PPO.load(folder, verbose=0, info_metrics=("is_success",), total_timesteps=128)
+    result = AgentTrainer(resume=folder).fit(agent)
+    assert list(result.summary["train_info_means"]) == ["is_success"]

@@ -337,3 +337,33 @@ def test_devices_are_a_number(devices):
     with pytest.raises(ValueError, match="devices must be a whole number, not"):
         PPO("CartPole-v1", devices=devices)
     assert PPO("CartPole-v1", devices=np.int64(1)).config.devices == 1  # pyright: ignore
+
+
+def test_a_policy_whose_precision_was_set_is_saved_and_loaded_or_refused(tmp_path):
+    agent = PPO("CartPole-v1", preset="none", verbose=0, observation_normalization=True)
+    agent.policy.float()
+    agent.save(tmp_path / "agent.pt")
+    PPO.load(tmp_path / "agent.pt")
+    agent.policy.double()
+    with pytest.raises(ValueError, match=r"are torch\.float64, and only float32 is saved"):
+        agent.save(tmp_path / "other.pt")
+    assert not (tmp_path / "other.pt").exists()
+
+
+def squashed_by_hand(policy):
+    policy.head.squash = True
+
+
+def clipped_by_hand(policy):
+    policy.normalizer.clip = 0.5
+
+
+@pytest.mark.parametrize("change", [squashed_by_hand, clipped_by_hand])
+def test_what_was_set_by_hand_in_our_layers_is_not_loaded_as_something_else(change, tmp_path):
+    agent = PPO("Pendulum-v1", preset="none", verbose=0, observation_normalization=True)
+    agent.save(tmp_path / "plain.pt")
+    change(agent.policy)
+    agent.save(tmp_path / "changed.pt")
+    PPO.load(tmp_path / "plain.pt")
+    with pytest.raises(ValueError, match=r"squash=True|clip=0\.5"):
+        PPO.load(tmp_path / "changed.pt")

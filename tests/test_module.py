@@ -9,6 +9,7 @@ from typing import Any
 
 import gymnasium
 import lightning
+import numpy as np
 import pytest
 import torch
 from lightning.pytorch.loggers import CSVLogger
@@ -583,3 +584,102 @@ def test_a_network_of_a_module_that_changes_its_input_is_refused(tmp_path):
     network = nn.Sequential(nn.ReLU(inplace=True), nn.Linear(4, 2))
     with pytest.raises(ValueError, match="must not change its input in place"):
         fit(Reinforce(network, **SMALL), "CartPole-v1", tmp_path)
+
+
+class ByHand(Reinforce):
+    """Changes its optimiser after each step."""
+
+    def __init__(self, change: Any, kind: Any = torch.optim.Adam, **settings: Any) -> None:
+        super().__init__(nn.Linear(4, 2), **settings)
+        self.change, self.kind = change, kind
+
+    def configure_optimizers(self) -> Any:
+        self.made = self.kind(self.parameters(), 1e-2)
+        return self.made
+
+    def on_train_batch_end(self, *_: Any) -> None:
+        self.change(self)
+
+
+def stand_still(module: Any) -> None:
+    module.made.param_groups[0]["lr"] = 0.0
+
+
+def stand_still_by_ours(module: Any) -> None:
+    module.agent.optimizer.learning_rate = 0.0
+
+
+@pytest.mark.parametrize("change", [stand_still, stand_still_by_ours])
+@pytest.mark.parametrize("kind", [torch.optim.Adam, torch.optim.AdamW])
+def test_what_is_done_to_the_optimiser_that_was_configured_takes_effect(tmp_path, change, kind):
+    torch.manual_seed(0)
+    module = ByHand(change, kind, num_envs=4, num_steps=16)
+    before = module.network.weight.detach().clone()
+    folder = fit(module, "CartPole-v1", tmp_path, max_steps=320).folder
+    moved = (module.network.weight - before).abs().max().item()
+    assert 0.005 < moved < 0.012  # by the first step of Adam alone
+    assert {row["Info/learning_rate"] for row in metrics_of(folder)} <= {"0.0", ""}
+
+
+def test_weight_decay_that_adam_comes_to_have_is_refused(tmp_path):
+    def decay(module: Any) -> None:
+        module.made.param_groups[0]["weight_decay"] = 0.1
+
+    with pytest.raises(ValueError, match="cannot come to be in the middle of a run"):
+        fit(ByHand(decay, num_envs=4, num_steps=16), "CartPole-v1", tmp_path, max_steps=320)
+
+
+class OfRewards(LightningAgentModule):
+    """Learns from rewards alone, and keeps those that it saw."""
+
+    def __init__(self, **settings: Any) -> None:
+        super().__init__(**settings)
+        self.network, self.rewards = nn.Linear(4, 2), []
+
+    def training_step(self, batch: Any) -> Any:
+        self.rewards.append(batch.rewards.detach().clone())
+        log_probs, _, _ = self.evaluate_actions(batch.obs, batch.actions)
+        return -(batch.weights * log_probs * batch.rewards).sum()
+
+
+@pytest.mark.parametrize(
+    ("setting", "told"),
+    [
+        ({"normalize_advantages": True}, r"training_step does not read batch\.advantages"),
+        ({"gae_lambda": 0.5}, "gae_lambda has no effect"),
+    ],
+)
+def test_a_setting_of_what_training_step_does_not_read_is_refused(tmp_path, setting, told):
+    module = OfRewards(num_envs=4, num_steps=16, engine="eager", **setting)
+    with pytest.raises(ValueError, match=told):
+        fit(module, "CartPole-v1", tmp_path, max_steps=128)
+
+
+def test_rewards_are_in_the_units_that_values_are_learned_in(tmp_path):
+    module = OfRewards(num_envs=4, num_steps=16, engine="eager", reward_scaling=True)
+    fit(module, "CartPole-v1", tmp_path, max_steps=256)
+    scale = (module.agent.reward_scale.variance + module.agent.reward_scale.eps).rsqrt()
+    assert module.rewards[-1].max().item() == pytest.approx(scale.item(), rel=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("space", "num_outputs"),
+    [
+        (gymnasium.spaces.Discrete(3, start=1), 3),
+        (gymnasium.spaces.MultiDiscrete([2, 3], start=[5, -1]), 5),
+        (gymnasium.spaces.Box(-2, 3, (2,)), 2),
+    ],
+    ids=["Discrete", "MultiDiscrete", "Box"],
+)
+def test_actions_of_data_are_those_of_the_environment(space, num_outputs):
+    module = Reinforce(nn.Linear(4, num_outputs))
+    module.bind_spaces(gymnasium.spaces.Box(-1, 1, (4,)), space)
+    obs, stored = torch.randn(6, 4), module.head.mode(module.network(torch.randn(6, 4)))
+    taken = module.head.to_env(stored)
+    log_probs, _, _ = module.evaluate_actions(obs, taken)
+    wanted, _ = module.head.log_prob_and_entropy(module.network(obs), module.head.from_env(taken))
+    torch.testing.assert_close(log_probs, wanted)
+    if space.dtype != np.float32:
+        assert torch.equal(module.head.from_env(taken), stored)
+        with pytest.raises(ValueError, match="is none of"):
+            module.evaluate_actions(obs, taken + 100)

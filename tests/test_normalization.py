@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from torch import nn
 
 from fastrl.models.normalization import RewardScale, RunningNorm
 
@@ -138,3 +139,15 @@ def test_reward_scale_is_saved_and_loaded():
     for scale in (first, second):
         scale.update(rewards, done, valid, nothing_yet())
     assert torch.equal(first(rewards), second(rewards))
+
+
+@pytest.mark.parametrize("change", ["float", "double", "half"])
+def test_statistics_keep_their_precision_when_a_network_changes_its_own(change: str) -> None:
+    norm, scale = RunningNorm((2,)), RewardScale(0.9)
+    norm.update(torch.tensor([[1.0, 2.0], [4.0, 1e-9]]), torch.ones(2, dtype=torch.bool))
+    network = nn.Sequential(nn.Linear(2, 2), norm, scale)
+    before = [x.clone() for x in network.buffers()]
+    getattr(network, change)()
+    for x, kept in zip(network.buffers(), before, strict=True):
+        assert x.dtype == kept.dtype and torch.equal(x, kept)
+    assert norm.to("meta").mean.device.type == "meta"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import subprocess
 import sys
@@ -14,12 +15,12 @@ from fastrl import cli
 from fastrl.compare.__main__ import main as compare
 from fastrl.config.trust import check_named, signature_of
 from fastrl.evaluate import main as evaluate
-from fastrl.runs.folder import check_replaceable, create_run_folder
+from fastrl.runs.folder import check_replaceable, create_run_folder, replaced_file
 from fastrl.runs.logger import _EventFile, _without_tensorboard
 from fastrl.sweep.__main__ import main as sweep
 
 
-@pytest.mark.parametrize("name", ["", ".", "日本", "x" * 101])
+@pytest.mark.parametrize("name", ["", ".", "日本", "x" * 101, "a\udcff"])
 def test_a_name_that_cannot_be_a_folder_s_is_refused_without_a_run(name, capsys) -> None:
     assert cli.main("ppo", ["--exp-name", name, "--dry-run"]) == 2
     assert capsys.readouterr().err.startswith("error: exp_name names the run's folder: at most 100")
@@ -32,10 +33,42 @@ def test_a_path_that_is_no_text_is_named(tmp_path: Path) -> None:
     assert not list(tmp_path.iterdir())
 
 
-def test_a_grid_names_each_value_once(capsys) -> None:
-    words = ["ppo", "--learning-rate", "1e-3", "0.001", "--seed", "1", "--dry-run"]
-    assert sweep(words) == 2
-    assert "--learning-rate names a value twice: 1e-3 0.001" in capsys.readouterr().err
+@pytest.mark.parametrize(
+    ("flag", "values"),
+    [
+        ("--learning-rate", ["1e-3", "0.001"]),
+        ("--anneal-lr", ["true", "True"]),
+        ("--target-kl", ["None", "none"]),
+        ("--lr-schedule", ["linear", "linear "]),
+        ("--hidden-sizes", ["64 64", "64 64 "]),
+    ],
+)
+def test_a_grid_names_each_value_once(flag: str, values: list[str], capsys) -> None:
+    assert sweep(["ppo", flag, *values, "--seed", "1", "--dry-run"]) == 2
+    assert f"{flag} names a value twice: {' '.join(values)}".strip() in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("program", ["fastrl", "fastrl.compare"])
+def test_ctrl_c_while_a_program_imports_is_a_line(program: str) -> None:
+    text = (
+        "import os, runpy, signal, sys\n"
+        "class Interrupts:\n"
+        "    def find_spec(self, name, *_):\n"
+        "        if name in ('fastrl.processes.errors', 'ast', 'fastrl.compare.curves'):\n"
+        "            os.kill(os.getpid(), signal.SIGINT)\n"
+        "sys.meta_path.insert(0, Interrupts())\n"
+        "sys.modules.pop('ast', None)\n"
+        f"runpy.run_module({program!r}, run_name='__main__')\n"
+    )
+    call = [sys.executable, "-c", text]
+    done = subprocess.run(call, capture_output=True, text=True, timeout=60, check=False)
+    assert (done.returncode, done.stderr) == (130, "interrupted\n")
+
+
+def test_a_failed_write_names_its_file(tmp_path) -> None:
+    path = tmp_path / "file"
+    with pytest.raises(OSError, match=r"File too large: '.*/file'"), replaced_file(path):
+        raise OSError(errno.EFBIG, os.strerror(errno.EFBIG))
 
 
 @pytest.mark.parametrize("program", [["fastrl.presets"], ["fastrl.compare", "--help"]])
@@ -98,3 +131,16 @@ def test_events_that_cannot_be_written_name_the_folder(tmp_path: Path, capsys) -
         raise OSError(27, "File too large", b"events.out")
     events.close()
     assert capsys.readouterr().err == ""
+
+
+def test_a_run_that_reached_its_target_is_complete(tmp_path, capsys) -> None:
+    words = ["--preset", "none", "--target-return", "5", "--total-timesteps", "20000"]
+    words += ["--eval-episodes", "1", "--log-dir", str(tmp_path), "--num-envs", "16"]
+    assert cli.main("ppo", words) == 0
+    (run,) = tmp_path.glob("ppo/*/*")
+    before = (run / "summary.json").read_bytes()
+    assert cli.main("ppo", ["--resume", str(run)]) == 2
+    assert "is complete: its target_return of 5 was reached" in capsys.readouterr().err
+    assert (run / "summary.json").read_bytes() == before
+    longer = ["--target-return", "30", "--total-timesteps", "40000"]
+    assert cli.main("ppo", ["--resume", str(run), *longer]) == 0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import re
@@ -20,6 +21,10 @@ from gymnasium import spaces
 from torch.utils.data import BatchSampler, DataLoader, RandomSampler
 
 minari = pytest.importorskip("minari")
+
+import h5py  # noqa: E402
+from minari.serialization import serialize_space  # noqa: E402
+from PIL import Image  # noqa: E402
 
 from fastrl import TrajectoryDataset, make_env, make_random_trajectory  # noqa: E402
 from fastrl.data.episodes import EpisodeCutter  # noqa: E402
@@ -548,6 +553,85 @@ def test_no_array_is_read_from_outside_the_folder(story, tmp_path, change):
     folder = damaged(story, tmp_path / "data", edit_episode(change))
     with pytest.raises(ValueError, match="episode 3: rewards is in another file"):
         TrajectoryDataset(folder)
+
+
+def test_a_file_that_is_a_link_is_not_read(story, tmp_path):
+    folder = damaged(story, tmp_path / "data", lambda _: None)
+    part = folder / "part_0000.hdf5"
+    part.rename(tmp_path / "elsewhere.hdf5")
+    part.symlink_to(tmp_path / "elsewhere.hdf5")
+    with pytest.raises(ValueError, match=r"lacks part_0000.hdf5, or it is no regular file"):
+        TrajectoryDataset(folder)
+
+
+@pytest.mark.parametrize("kind", ["external", "soft"])
+def test_an_array_that_is_a_link_is_not_opened(story, tmp_path, kind):
+    def link(episode) -> None:
+        os.mkfifo(tmp_path / "data" / "pipe")
+        del episode["rewards"]
+        links = {"external": h5py.ExternalLink("pipe", "/x"), "soft": h5py.SoftLink("/x")}
+        episode["rewards"] = links[kind]
+
+    told = {"external": "in another file", "soft": "a link"}[kind]
+    with pytest.raises(ValueError, match=f"episode 3: rewards is {told}"):
+        TrajectoryDataset(damaged(story, tmp_path / "data", edit_episode(link)))
+
+
+def test_an_image_is_a_jpeg_of_its_shape_and_no_program_draws_it(tmp_path, monkeypatch):
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    (tmp_path / "gs").write_text(f"#!/bin/sh\ntouch {tmp_path}/ran\nexit 1\n")
+    (tmp_path / "gs").chmod(0o755)
+    drawing = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 12 12\nshowpage\n%%EOF\n"
+    large = io.BytesIO()
+    Image.new("RGB", (300, 200)).save(large, "JPEG")
+    for name, content, told in (
+        ("eps", drawing, "cannot identify image file"),
+        ("large", large.getvalue(), r"an image has the shape \(200, 300\)"),
+    ):
+        folder = tmp_path / name
+        make_random_trajectory("CartPole-v1", directory=folder, total_steps=50)
+        space = serialize_space(gymnasium.spaces.Box(0, 255, (64, 64, 3), np.uint8))
+        edit_metadata(observation_space=space, jpeg_encoding=True, total_episodes=1)(folder)
+        (folder / "main_data.hdf5").unlink()
+        with h5py.File(folder / "main_data.hdf5", "w") as file:
+            group = file.create_group("episode_0")
+            group["rewards"], group["actions"] = np.zeros(1), np.zeros(1, np.int64)
+            group["terminations"], group["truncations"] = np.ones(1, bool), np.zeros(1, bool)
+            kind = h5py.vlen_dtype(np.uint8)
+            images = group.create_dataset("observations", (2,), dtype=kind)
+            for i in range(2):
+                images[i] = np.frombuffer(content, np.uint8)
+        with pytest.raises(ValueError, match=told):
+            _ = TrajectoryDataset(folder)[0]
+    assert not (tmp_path / "ran").exists()
+
+
+@pytest.mark.parametrize("in_memory", [False, True])
+def test_no_memory_is_taken_for_a_shape_that_no_episode_has(story, tmp_path, in_memory):
+    space = '{"type": "MultiBinary", "n": [1000000, 1000000, 100]}'
+    folder = damaged(story, tmp_path / "data", edit_metadata(observation_space=space))
+    with pytest.raises(ValueError, match="episode 0: observations has the shape"):
+        _ = TrajectoryDataset(folder, in_memory=in_memory)[0]
+
+
+def test_metadata_of_gigabytes_are_refused_at_once(story, tmp_path):
+    folder = damaged(story, tmp_path / "data", lambda _: None)
+    os.truncate(folder / "metadata.json", 3 * 2**30)
+    with pytest.raises(ValueError, match=r"metadata\.json is damaged"):
+        TrajectoryDataset(folder)
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        ({"fastrl": {"appended": 5}}, "appended is 5 in its metadata"),
+        ({"total_steps": -5}, "it lacks total_episodes or total_steps"),
+    ],
+)
+def test_damaged_metadata_are_not_appended_to(story, tmp_path, change, told):
+    folder = damaged(story, tmp_path / "data", edit_metadata(**change))
+    with pytest.raises(ValueError, match=told):
+        make_random_trajectory(STORY, folder, 100, append=True)
 
 
 def cut(name: str, size: int):

@@ -215,8 +215,9 @@ class EpisodeReader:
                 file = self._file(self._homes[episode])
                 group, names = h5.h5g.open(file, b"/"), f"episode_{episode}/{path}".encode()
                 for name in names.split(b"/"):  # looked at before it is opened: it may be a pipe
-                    if group.links.get_info(name).type != h5.h5l.TYPE_HARD:
-                        raise ValueError(f"{path} is a link")
+                    if (kind := group.links.get_info(name).type) != h5.h5l.TYPE_HARD:
+                        where = "in another file" if kind == h5.h5l.TYPE_EXTERNAL else "a link"
+                        raise ValueError(f"{path} is {where}")
                     opened = h5.h5o.open(group, name)
                     if not isinstance(opened, h5.h5g.GroupID):
                         break

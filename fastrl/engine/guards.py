@@ -185,7 +185,7 @@ class PythonReads:
             return
         is_made = id(owner) in self._made  # anew at each call
         if isinstance(owner, (*CONTAINERS, dict)):
-            items = [*owner.values()] if isinstance(owner, dict) else [*owner]
+            items = [*owner.values()] if isinstance(owner, dict) else [*_items(owner)]
             for item in items if len(items) <= _MOST_OBJECTS else ():
                 self._look_into(item, names, f"{label}[...]", depth + 1, code)
         own = getattr(owner, "__dict__", None)
@@ -317,6 +317,11 @@ def _numbers_of(owners: Iterable[Any], names: set[str]) -> set[str]:
                 values = getattr(holder, "__dict__", {})
                 found |= {x for x, y in values.items() if x[:2] != "__" and is_plain(y)}
     return found
+
+
+def _items(container: Any) -> Iterator[Any]:
+    """Yields what a container holds, of a tuple without what a class of its own makes of that."""
+    return tuple.__iter__(container) if isinstance(container, tuple) else iter(container)
 
 
 def _put(holder: Any, key: str, value: Any) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import logging
 import random
 import shlex
 import shutil
@@ -78,12 +79,15 @@ def used(algo: str, run: Path, settings: dict[str, object]) -> dict[str, str]:
         if fingerprint(run) != before:
             broken[way] = f"{way} changes the run"
     words = ["--resume", str(run), "--total-timesteps", "128"]
+    told = _Told()
+    logging.getLogger("fastrl").addHandler(told)
     outcome = play(lambda: main(algo, words), seconds=8)
+    logging.getLogger("fastrl").removeHandler(told)
     if outcome.fault:
         broken["resume"] = outcome.fault
     elif outcome.status == 2 and (changed := _changes(run, before, outcome)):
         broken["resume"] = f"changes {changed}, then: {outcome.err.strip()[:100]}"
-    elif outcome.status == 0 and (lost := _settings_lost(run, settings)):
+    elif outcome.status == 0 and (lost := _settings_lost(run, settings, told)):
         broken["resume"] = lost
     if (canary := Path(CANARY)).exists():
         canary.rmdir() if canary.is_dir() else canary.unlink()
@@ -116,11 +120,24 @@ def _changes(run: Path, before: dict[str, str], outcome: Outcome) -> str:
     return ", ".join(changed)
 
 
-def _settings_lost(run: Path, settings: dict[str, object]) -> str:
-    """Returns which settings a run resumed with that are not those it was trained with, or ""."""
+class _Told(logging.Handler):
+    """Keeps what a program says of the settings that it goes on with."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.lines = ""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Takes a line."""
+        self.lines += record.getMessage()
+
+
+def _settings_lost(run: Path, settings: dict[str, object], told: _Told) -> str:
+    """Returns which settings a run resumed with that are not those of its training, and untold."""
     now = yaml.safe_load((run / "config.yaml").read_text())
     expected = {**settings, "total_timesteps": 128}
     lost = [name for name, value in expected.items() if now.get(name) != value]
+    lost = [name for name in lost if f"{name}=" not in told.lines]
     return f"resumes with another {lost[0]}, and {len(lost) - 1} more" if lost else ""
 
 
