@@ -194,13 +194,15 @@ class ModuleLearner:
         except TypeError as error:
             name = type(self._module).__name__
             raise ValueError(f"training_step of {name} must take (batch) alone: {error}") from None
+        read: set[str] = set()
         batch = given = self.seen(tree_map_only(Tensor, Tensor.clone, example))
         if isinstance(batch, Rollout | Minibatch):
-            given = _watched(batch, self.fields_read)
+            given = _watched(batch, read)
         devices, before = self._agent.devices, _versions(batch)
         kept = buffers_kept([self._module])
         with devices.apart(), devices.autocast(), logged_metrics() as metrics, kept, tried(step):
             step(given)
+            self.fields_read = {*read}  # which is put back as well
         if changed := [x for x, number in _versions(batch).items() if number != before[x]]:
             raise ValueError(
                 f"training_step of {type(self._module).__name__} changes batch.{changed[0]} in "

@@ -5,6 +5,7 @@ Letters: T steps, N environments, B rows of a minibatch.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator
 from typing import Any
 
@@ -25,6 +26,8 @@ from fastrl.module.learning import (
 )
 from fastrl.module.policy import bound_policy
 from fastrl.runs.timer import StageTimer
+
+_log = logging.getLogger("fastrl")
 
 
 class RolloutAgent(OnPolicyAgent):
@@ -74,12 +77,12 @@ class RolloutAgent(OnPolicyAgent):
         learner = self.learner
         if learner.samples_itself or learner.hooks_after_step:
             return
-        self._check_effects(learner.fields_read)
+        self._tell_of_effects(learner.fields_read)
         if not (self._has_values or "log_probs" in learner.fields_read):
             self._evaluate_rows = lambda: None  # a pass over all rows whose results nobody sees
 
-    def _check_effects(self, fields_read: set[str]) -> None:
-        """Raises ValueError for settings of fields that `training_step` does not read."""
+    def _tell_of_effects(self, fields_read: set[str]) -> None:
+        """Says which settings are of fields that `training_step` does not read."""
         judged, asked = {"advantages", "returns"}, self._command.explicit
         needs = {
             "normalize_advantages": {"advantages"},
@@ -89,7 +92,7 @@ class RolloutAgent(OnPolicyAgent):
         for name, fields in needs.items():
             if asked.get(name) not in (None, False) and not fields & fields_read:
                 words = " or ".join(f"batch.{field}" for field in sorted(fields))
-                raise ValueError(f"{name} has no effect: training_step does not read {words}")
+                _log.warning("%s has no effect: training_step does not read %s", name, words)
 
     def whole(self, rollout: RolloutBuffer) -> Rollout:
         """Returns a rollout as one batch: views of its rows, but for rewards that are scaled."""
