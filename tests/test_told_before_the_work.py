@@ -52,6 +52,7 @@ def test_a_grid_names_each_value_once(flag: str, values: list[str], capsys) -> N
 def test_ctrl_c_while_a_program_imports_is_a_line(program: str) -> None:
     text = (
         "import os, runpy, signal, sys\n"
+        "signal.signal(signal.SIGINT, signal.default_int_handler)  # some ignore it\n"
         "class Interrupts:\n"
         "    def find_spec(self, name, *_):\n"
         "        if name in ('fastrl.processes.errors', 'ast', 'fastrl.compare.curves'):\n"
