@@ -354,6 +354,18 @@ def test_what_is_another_value_in_every_new_environment_is_no_change(tmp_path):
         del gymnasium.registry["Dated-v0"]
 
 
+class Laid(CartPoleEnv):
+    """Draws its gravity when it is made."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.gravity = np.random.uniform(5, 15)
+
+
+def test_a_layout_that_was_drawn_when_the_environment_was_made_is_not_tested_as_another():
+    assert difference([Laid()], [Laid]).startswith("gravity of the Laid that was given is ")
+
+
 def test_a_partial_of_a_class_has_the_name_of_the_class():
     assert name_of(partial(partial(Dated, 1.0), render_mode=None)) == "Dated"
 

@@ -6,10 +6,9 @@ from collections.abc import Mapping
 from itertools import zip_longest
 from typing import Any
 
-import torch
 from torch import nn
 
-from fastrl.models.layers import structure_of
+from fastrl.models.layers import check_float32, structure_of
 
 Networks = Mapping[str, nn.Module]
 
@@ -21,12 +20,7 @@ def describe_networks(networks: Networks) -> dict[str, Any]:
         ValueError: weights are not float32, as no agent could load them.
     """
     for name, module in networks.items():
-        for key, x in module.named_parameters():
-            if x.dtype != torch.float32:
-                raise ValueError(
-                    f"the weights {name}.{key} are {x.dtype}, and only float32 is saved; "
-                    f"{name}.float() makes them that"
-                )
+        check_float32(module.named_parameters(name), "saved")
     layers = {name: structure_of(module) for name, module in networks.items()}
     return {"layers": layers, "frozen": frozen_names(networks)}
 

@@ -96,13 +96,12 @@ class EpisodeReader:
         return {**vars(self), "_files": {}, "_open": {}, "_process": -1}
 
     def read(self, column: Column, episode: int, start: int, out: np.ndarray) -> None:
-        """Reads `len(out)` rows of a column, from row `start` on, into `out`.
+        """Reads `len(out)` rows of a column that `check` accepted, from row `start` on, into `out`.
 
         Raises:
             ValueError: the dataset is damaged.
         """
         h5, array = hdf5(), self._array(episode, column.path)
-        self.check(column, episode)
         if not len(out):
             return
         with self._damage_named(episode):
@@ -114,7 +113,10 @@ class EpisodeReader:
             array.read(h5.h5s.create_simple(out.shape), rows, out)
 
     def check(self, column: Column, episode: int) -> None:
-        """Raises ValueError if a column of an episode has not the shape that it should have."""
+        """Raises ValueError if a column of an episode has another shape than its space says.
+
+        To be called before memory is taken for what the space says.
+        """
         array = self._array(episode, column.path)
         expected = int(self.lengths[episode]) + column.has_last
         kept, shape = array.shape, (expected, *column.shape)
@@ -213,23 +215,26 @@ class EpisodeReader:
         if (episode, path) not in self._open:
             with self._damage_named(episode):
                 file = self._file(self._homes[episode])
-                group, names = h5.h5g.open(file, b"/"), f"episode_{episode}/{path}".encode()
-                for name in names.split(b"/"):  # looked at before it is opened: it may be a pipe
-                    if (kind := group.links.get_info(name).type) != h5.h5l.TYPE_HARD:
-                        where = "in another file" if kind == h5.h5l.TYPE_EXTERNAL else "a link"
-                        raise ValueError(f"{path} is {where}")
-                    opened = h5.h5o.open(group, name)
-                    if not isinstance(opened, h5.h5g.GroupID):
-                        break
-                    group = opened
-                array = h5.h5d.open(file, b"/" + names)
+                array = self._opened(file, [f"episode_{episode}", *path.split("/")])
                 facts = array.get_create_plist()
-                is_virtual = facts.get_layout() == h5.h5d.VIRTUAL
-                is_linked = h5.h5f.get_name(array) != h5.h5f.get_name(file)
-                if is_linked or is_virtual or facts.get_external_count():
+                if facts.get_layout() == h5.h5d.VIRTUAL or facts.get_external_count():
                     raise ValueError(f"{path} is in another file")
             self._open[episode, path] = array
         return self._open[episode, path]
+
+    def _opened(self, file: Any, names: Sequence[str]) -> Any:
+        """Opens an array name by name. Links are not followed: one may lead to a pipe."""
+        h5, place = hdf5(), hdf5().h5g.open(file, b"/")
+        for name in names:
+            if not isinstance(place, h5.h5g.GroupID):
+                raise ValueError(f"{'/'.join(names[1:])} is no array of its own")
+            if (kind := place.links.get_info(name.encode()).type) != h5.h5l.TYPE_HARD:
+                where = "in another file" if kind == h5.h5l.TYPE_EXTERNAL else "a link"
+                raise ValueError(f"{'/'.join(names[1:])} is {where}")
+            place = h5.h5o.open(place, name.encode())
+        if not isinstance(place, h5.h5d.DatasetID):
+            raise ValueError(f"{'/'.join(names[1:])} is no array")
+        return place
 
     @contextlib.contextmanager
     def _damage_named(self, episode: int) -> Iterator[None]:

@@ -184,7 +184,7 @@ class TrajectoryDataset(Dataset):
         size = self.length or 1
 
         def take(column: Column) -> Tensor:
-            self._reader.check(column, episode)  # before memory is taken for it
+            self._reader.check(column, episode)
             rows = np.empty((size + column.has_last, *column.shape), column.dtype)
             self._reader.read(column, episode, start, rows)
             return torch.from_numpy(rows)
@@ -291,7 +291,8 @@ class TrajectoryDataset(Dataset):
         arrays, lengths = {}, self._reader.lengths
         for column in (x for parts in self._reader.columns.values() for x in parts.values()):
             number = int(lengths.sum()) + len(lengths) * column.has_last
-            self._reader.check(column, 0)
+            for episode in range(len(lengths)):
+                self._reader.check(column, episode)
             arrays[column.path] = rows = np.empty((number, *column.shape), column.dtype)
             end = 0
             for episode, length in enumerate(lengths.tolist()):

@@ -8,6 +8,8 @@ from contextlib import contextmanager
 from threading import Lock, get_ident
 from typing import Any
 
+_TAKEN = "this agent is learning already; another agent may learn meanwhile"
+
 
 class Claim:
     """A run's claim on an agent, whose layers change their mode as they learn."""
@@ -32,7 +34,7 @@ class Claim:
             envs: the agent's pools of environments.
         """
         if self._lock.locked():
-            raise ValueError("this agent is learning already; another agent may learn meanwhile")
+            raise ValueError(_TAKEN)
         is_forked = self._process != os.getpid()
         if is_forked and any(getattr(env, "backend", "") == "envpool" for env in envs):
             raise ValueError(
@@ -44,8 +46,8 @@ class Claim:
     def held(self, envs: Sequence[Any]) -> Iterator[None]:
         """Context of a run, from its first preparations on; raises ValueError as `check`."""
         self.check(envs)
-        if not self._lock.acquire(blocking=False):  # by a thread that was faster
-            self.check(envs)
+        if not self._lock.acquire(blocking=False):  # another thread was faster
+            raise ValueError(_TAKEN)
         try:
             yield
         finally:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dis
 import inspect
 from collections.abc import Mapping
+from functools import lru_cache
 from itertools import takewhile
 from types import CodeType
 from typing import Any
@@ -39,12 +40,14 @@ def _read_from(key: str, code: CodeType) -> set[str]:
     return found
 
 
+@lru_cache(256)
 def stored_names(code: CodeType) -> list[str]:
     """Returns the names of attributes that code sets."""
     found = [x.argval for x in dis.get_instructions(code) if x.opname == "STORE_ATTR"]
     return list(dict.fromkeys(found))
 
 
+@lru_cache(256)
 def computes_names(code: CodeType) -> bool:
     """Tells whether code may read attributes whose names it puts together: `vars(x)[name]`."""
     if not {"vars", "__dict__", "attrgetter"}.isdisjoint(code.co_names):

@@ -211,9 +211,9 @@ class PythonReads:
                 self._look_into(value, names, name, depth + 1, code)
         is_class = isinstance(owner, type)
         if own and not (is_class or is_made or code.co_filename.startswith(PACKAGE)):
-            absent = (x for x in stored_names(code) if inspect.getattr_static(owner, x, own) is own)
-            for key in absent:
-                if not any(key in holder for holder in holders):
+            for key in stored_names(code):
+                in_class = inspect.getattr_static(owner, key, _MISSING) is not _MISSING
+                if not in_class and not any(key in holder for holder in holders):
                     self._take(own, own.get, key, _MISSING, f"{label}.{key}")
         kinds = (owner if is_class else type(owner)).__mro__[:-1]
         for kind in (x for x in kinds if x is not nn.Module):
@@ -320,7 +320,7 @@ def _numbers_of(owners: Iterable[Any], names: set[str]) -> set[str]:
 
 
 def _items(container: Any) -> Iterator[Any]:
-    """Yields what a container holds, of a tuple without what a class of its own makes of that."""
+    """Yields what a container holds; a batch that notes its reads must not note this one."""
     return tuple.__iter__(container) if isinstance(container, tuple) else iter(container)
 
 

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from fastrl.kernels.adam import clip_by_norm, fused_adam_step
-from fastrl.models.layers import flatten_gradients, flatten_parameters
+from fastrl.models.layers import check_float32, flatten_gradients, flatten_parameters
 from fastrl.ops.rmsprop import rmsprop_step
 
 
@@ -51,12 +51,8 @@ class FlatParameters:
         """
         parameters, before = self._of(module), self._described
         names = {id(x): name for name, x in module.named_parameters()}
+        check_float32(((names[id(x)], x) for x in parameters), "trained")
         for x in parameters:
-            if x.dtype != torch.float32:
-                raise ValueError(
-                    f"the weights {names[id(x)]} are {x.dtype}, and only float32 is trained; "
-                    "precision=bf16-mixed computes in bfloat16"
-                )
             if getattr(x, "_post_accumulate_grad_hooks", None):
                 raise ValueError(
                     f"the weights {names[id(x)]} have a post_accumulate_grad_hook, which nothing "

@@ -78,19 +78,6 @@ def profiled(note: Callable[[FrameType, str, Any], None]) -> Iterator[None]:
             profiler.enable()
 
 
-def own_code_of(function: Callable[[], Any]) -> str:
-    """Returns the name of somebody's own code that a call runs; "" if there is none."""
-    seen: dict[int, tuple[CodeType, dict[str, Any]]] = {}  # by id, see `PythonReads`
-
-    def note(frame: FrameType, event: str, _: Any) -> None:
-        if event == "call":
-            seen.setdefault(id(frame.f_code), (frame.f_code, frame.f_globals))
-
-    with profiled(note):
-        function()
-    return first_own(seen.values())
-
-
 def first_own(ran: Iterable[tuple[CodeType, dict[str, Any]]]) -> str:
     """Returns the name of the first code that is neither fastrl's nor a library's; "" if none."""
     for code, names in ran:

@@ -108,7 +108,7 @@ def difference(given: Sequence[AnyEnv], makers: Sequence[Callable[..., Any]]) ->
         with generators_seeded(0), ForeignCode("trying a new one"):
             for env, make in zip(given, makers, strict=True):
                 if id(make) not in fresh:
-                    made = make()
+                    made = _made_new(make)
                     if made is env:
                         return ""  # its maker says so, with better words
                     kind = type(made.unwrapped)
@@ -122,10 +122,12 @@ def difference(given: Sequence[AnyEnv], makers: Sequence[Callable[..., Any]]) ->
                 own = _settings_of(env)
                 names = sorted((new.keys() & own.keys()) - moving.get(kind, set()))
                 if changed := [x for x in names if not _are_same(new[x], own[x])]:
-                    new_again = _settings_of(again := make())
+                    new_again = _settings_of(again := _made_new(make))
                     again.close()
+                    # The time at which it was made is another in every new one.
                     changed = [x for x in changed if _are_same(new[x], new_again.get(x))]
-                for name in changed:  # but for the time at which it was made
+                if changed:
+                    name = changed[0]
                     return (
                         f"{name} of the {kind.__name__} that was given is {shown(own[name])}, of a "
                         f"new one {shown(new[name])}"
@@ -133,6 +135,12 @@ def difference(given: Sequence[AnyEnv], makers: Sequence[Callable[..., Any]]) ->
     except EnvError as error:
         return str(error)
     return ""
+
+
+def _made_new(make: Callable[..., Any]) -> Any:
+    """Makes an environment, each time with the same draws: a layout that is drawn is a setting."""
+    with generators_seeded(0):
+        return make()
 
 
 def _moved_by_playing(env: AnyEnv) -> set[str]:

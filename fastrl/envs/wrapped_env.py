@@ -103,7 +103,7 @@ class WrappedVectorEnv:
         self._actions: np.ndarray | None = None
         self._info: Any = {}
         # Sub-envs whose episode ended in the last step: this one is, or becomes, the reset row.
-        self._waits = np.zeros(self.num_envs, np.bool_)
+        self._ended = np.zeros(self.num_envs, np.bool_)
         if callable(getattr(env, "state_dict", None)) and callable(
             getattr(env, "load_state_dict", None)
         ):
@@ -115,7 +115,7 @@ class WrappedVectorEnv:
         self._num_steps = 0
         obs, _ = self._checked(answer, "(obs, info)")
         self._seed = None
-        self._waits[:] = False
+        self._ended[:] = False
         obs = self._own(obs, "reset")
         self._check_masks(obs, None)
         return obs
@@ -125,9 +125,9 @@ class WrappedVectorEnv:
         actions = playable(self.env_id, self.single_action_space, actions)
         actions = np.array(actions, dtype=self._action_dtype)
         # Such an env must be reset before it is stepped.
-        if self._mode == AutoresetMode.DISABLED and self._waits.any():
+        if self._mode == AutoresetMode.DISABLED and self._ended.any():
             call(
-                f"{self.env_id}: reset", self.env.reset, options={"reset_mask": self._waits.copy()}
+                f"{self.env_id}: reset", self.env.reset, options={"reset_mask": self._ended.copy()}
             )
         if self._is_async:
             call(f"{self.env_id}: step", self.env.step_async, actions)
@@ -150,12 +150,12 @@ class WrappedVectorEnv:
         terminated = self._flags(terminated, "terminated")
         truncated = self._flags(truncated, "truncated") & ~terminated
         if self._mode != AutoresetMode.NEXT_STEP:
-            done = (terminated | truncated) & ~self._waits
-            if self._waits.any():
-                obs = self._restart_waiting(obs)
-                rewards[self._waits] = 0
-                terminated &= ~self._waits
-                truncated &= ~self._waits
+            done = (terminated | truncated) & ~self._ended
+            if self._ended.any():
+                obs = self._restart_ended(obs)
+                rewards[self._ended] = 0
+                terminated &= ~self._ended
+                truncated &= ~self._ended
             if self._mode == AutoresetMode.SAME_STEP and done.any():
                 if not isinstance(info, dict) or "final_obs" not in info:
                     raise EnvError(
@@ -166,10 +166,10 @@ class WrappedVectorEnv:
                     for i in np.flatnonzero(done):
                         # In this mode the env's own row already is the reset observation.
                         obs[i] = self._final_row(info["final_obs"][i])
-            self._waits = done
+            self._ended = done
         else:  # whatever wrappers make of the reward of a reset
-            rewards[self._waits] = 0
-            self._waits = terminated | truncated
+            rewards[self._ended] = 0
+            self._ended = terminated | truncated
         self._check_masks(obs, terminated | truncated)
         return TimeStep(obs, rewards, terminated, truncated)
 
@@ -277,12 +277,12 @@ class WrappedVectorEnv:
         env = inner.envs[0] if isinstance(inner, SyncVectorEnv) else self.env
         return EnvError(f"{self.env_id}: it returned {what} {when}{line_of(env, method)}")
 
-    def _restart_waiting(self, stepped_obs: np.ndarray) -> np.ndarray:
+    def _restart_ended(self, stepped_obs: np.ndarray) -> np.ndarray:
         """Resets the sub-envs that wait, and checks that the others are unchanged."""
-        options = {"reset_mask": self._waits.copy()}
+        options = {"reset_mask": self._ended.copy()}
         answer = call(f"{self.env_id}: reset", self.env.reset, options=options)
         reset_obs = self._own(self._checked(answer, "(obs, info)")[0], "reset")
-        others = ~self._waits
+        others = ~self._ended
         if not np.array_equal(reset_obs[others], stepped_obs[others], equal_nan=True):
             raise EnvError(
                 f"{self.env_id}: autoreset mode {self._mode} needs an env whose "
@@ -294,9 +294,9 @@ class WrappedVectorEnv:
 
     def _state_dict(self) -> dict[str, Any]:
         state = call(f"{self.env_id}: state_dict", self.env.state_dict)
-        return {"env": state, "waits": self._waits.tolist()}
+        return {"env": state, "waits": self._ended.tolist()}
 
     def _load_state_dict(self, state: dict[str, Any]) -> None:
         call(f"{self.env_id}: load_state_dict", self.env.load_state_dict, state["env"])
-        self._waits = np.array(state["waits"], np.bool_)
+        self._ended = np.array(state["waits"], np.bool_)
         self._seed = None

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import wraps
 from typing import Any
@@ -112,6 +112,21 @@ def structure_of(network: nn.Module) -> list[str]:
         made = f"({told})" if told or origin == "torch" else ""
         lines.append(f"{name or 'network'}: {type(part).__qualname__}{made}")
     return lines
+
+
+def check_float32(named: Iterable[tuple[str, nn.Parameter]], what: str) -> None:
+    """Raises ValueError for weights that are not float32, as after `policy.double()`.
+
+    Args:
+        named: the weights, by name.
+        what: what is done with float32 alone, such as "trained".
+    """
+    for name, x in named:
+        if x.dtype != torch.float32:
+            raise ValueError(
+                f"the weights {name} are {x.dtype}, and only float32 is {what}; float() makes them "
+                "that, and precision=bf16-mixed computes in bfloat16"
+            )
 
 
 def flatten_parameters(parameters: Sequence[nn.Parameter]) -> Tensor:

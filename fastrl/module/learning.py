@@ -202,7 +202,7 @@ class ModuleLearner:
         kept = buffers_kept([self._module])
         with devices.apart(), devices.autocast(), logged_metrics() as metrics, kept, tried(step):
             step(given)
-            self.fields_read = {*read}  # which is put back as well
+            self.fields_read = {*read}  # a copy, because the trial's own set is put back
         if changed := [x for x, number in _versions(batch).items() if number != before[x]]:
             raise ValueError(
                 f"training_step of {type(self._module).__name__} changes batch.{changed[0]} in "
