@@ -358,3 +358,8 @@ class TargetEnv(ToyEnv):
         self.num_steps += 1
         info = {"action_mask": self.mask()}
         return self.observation(), float(is_right), False, self.num_steps == 8, info
+
+
+def normalised() -> gymnasium.Env:
+    """Shows what is divided by statistics of its own."""
+    return gymnasium.wrappers.NormalizeObservation(EndlessEnv())
