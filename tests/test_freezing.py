@@ -10,7 +10,7 @@ import torch
 from seam import KINDS, SAC, make, ran, weights_of
 from torch import Tensor, nn
 
-from fastrl import AgentTrainer
+from fastrl import AgentTrainer, Callback
 from fastrl.agents.networks import frozen_names
 
 of_all = pytest.mark.parametrize("name", KINDS)
@@ -90,6 +90,24 @@ def test_a_layer_frozen_after_loading_does_not_move_by_what_the_optimiser_rememb
     before = weights_of(loaded)
     loaded.learn()
     assert_frozen_alone_stays(loaded, before)
+
+
+@pytest.mark.parametrize("engine", ["native", "recorded", "eager"])
+def test_a_layer_frozen_in_a_callback_stays_from_there(engine, caplog):
+    agent = make(KINDS["ppo"], engine, total_timesteps=128)
+    before: dict[str, Tensor] = {}
+
+    class Freezes(Callback):
+        def on_update_end(self, trainer: Any, metrics: Any) -> None:
+            if not before:
+                agent.freeze("actor.0")
+                before.update(weights_of(agent))
+
+    agent.learn(callbacks=[Freezes()])
+    assert_frozen_alone_stays(agent, before)
+    told = [x.getMessage() for x in caplog.records if "eager from here on" in x.getMessage()]
+    assert len(told) == (engine != "eager")
+    assert all("layers were frozen or thawed" in line for line in told)
 
 
 def test_other_frozen_layers_than_those_of_the_run_are_refused(tmp_path):

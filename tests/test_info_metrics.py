@@ -141,8 +141,10 @@ def test_a_vector_env_that_resets_within_a_step_keeps_the_last_info():
     check_last_infos(env)
 
 
-def test_a_wrapper_may_make_a_list_of_the_infos():
-    check_last_infos(WrappedVectorEnv(DictInfoToList(SyncVectorEnv([GoalEnv] * 4)), seed=0))
+@pytest.mark.parametrize("mode", AutoresetMode)
+def test_a_wrapper_may_make_a_list_of_the_infos(mode):
+    env = DictInfoToList(SyncVectorEnv([GoalEnv] * 4, autoreset_mode=mode))
+    check_last_infos(WrappedVectorEnv(env, seed=0))
 
 
 def check_last_infos(env: Any) -> None:

@@ -15,6 +15,8 @@ from fastrl.processes.ranks import Ranks
 
 logger = logging.getLogger("fastrl")
 
+_IN_A_TENSOR = "a number that changes belongs in a tensor, changed in place (self.beta.fill_(...))"
+
 
 class Built:
     """A function in its fast form, and as it was written, should what it read change."""
@@ -28,7 +30,7 @@ class Built:
     ) -> None:
         """Runs `fast` in place of `function` until something in `reads` changes.
 
-        Or until a tensor of `sources` gets other memory, by `x.data = ...`.
+        Or until a tensor of `sources` gets other memory, by `x.data = ...` or by `freeze`.
         """
         self.function, self.fast, self.reads = function, fast, reads
         self._places = [(tensor, tensor.data_ptr()) for tensor in sources]
@@ -40,8 +42,12 @@ class Built:
     def changed(self) -> str | None:
         """Says what has changed since it was built; None if nothing has."""
         if any(tensor.data_ptr() != place for tensor, place in self._places):
-            return "a tensor got other memory, by `x.data = ...` for `x.data.copy_(...)`"
-        return self.reads.changed()
+            return (
+                "layers were frozen or thawed, or a tensor got other memory by `x.data = ...` "
+                "(`x.data.copy_(...)` keeps it)"
+            )
+        change = self.reads.changed()
+        return change and f"{change}; {_IN_A_TENSOR}"
 
     def fall_back(self) -> None:
         """Runs the function itself from here on."""
@@ -58,11 +64,7 @@ class Built:
 
 def tell(change: str) -> None:
     """Says why a function runs as it is written from here on."""
-    logger.warning(
-        "eager from here on: %s; a number that changes belongs in a tensor, changed in place "
-        "(self.beta.fill_(...))",
-        change,
-    )
+    logger.warning("eager from here on: %s", change)
 
 
 def agreed(made: Function, notes: list[str], ranks: Ranks) -> Function:

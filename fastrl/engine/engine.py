@@ -308,7 +308,7 @@ class Engine:
         if not held or self._fingerprint() != self._layers:
             raise ValueError(
                 "weights, layers or hooks were replaced while the agent trains; copy weights with "
-                "parameter.data.copy_(...), and replace layers before `learn`"
+                "parameter.data.copy_(...), freeze with agent.freeze(...), replace before `learn`"
             )
         changes, is_eager = [], self._way.name == "eager"
         if not is_eager and (change := self._of_layers.changed()):  # a dropout's rate, `eval()`

@@ -157,15 +157,10 @@ class WrappedVectorEnv:
                 terminated &= ~self._ended
                 truncated &= ~self._ended
             if self._mode == AutoresetMode.SAME_STEP and done.any():
-                if not isinstance(info, dict) or "final_obs" not in info:
-                    raise EnvError(
-                        f"{self.env_id}: autoreset mode {self._mode}, but no info['final_obs'] "
-                        "when an episode ended"
-                    )
                 with ForeignCode(f"{self.env_id}: reading info['final_obs']"):
                     for i in np.flatnonzero(done):
                         # In this mode the env's own row already is the reset observation.
-                        obs[i] = self._final_row(info["final_obs"][i])
+                        obs[i] = self._final_row(self._final_obs(info, i))
             self._ended = done
         else:  # whatever wrappers make of the reward of a reset
             rewards[self._ended] = 0
@@ -227,6 +222,17 @@ class WrappedVectorEnv:
         except UnfitValueError as error:
             raise self._unfit(error, method) from error
         return rows
+
+    def _final_obs(self, info: Any, env: int) -> Any:
+        """Returns the last observation of an episode that ended in this step."""
+        if isinstance(info, list | tuple):  # as of gymnasium's `DictInfoToList`
+            info = {name: {env: value} for name, value in info[env].items()}
+        if not isinstance(info, dict) or "final_obs" not in info:
+            raise EnvError(
+                f"{self.env_id}: autoreset mode {self._mode}, but no info['final_obs'] when an "
+                "episode ended"
+            )
+        return info["final_obs"][env]
 
     def _final_row(self, obs: Any) -> np.ndarray:
         space = self.single_observation_space
