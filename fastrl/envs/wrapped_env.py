@@ -223,7 +223,7 @@ class WrappedVectorEnv:
             raise self._unfit(error, method) from error
         return rows
 
-    def _final_obs(self, info: Any, env: int) -> Any:
+    def _final_obs(self, info: Any, env: Any) -> Any:
         """Returns the last observation of an episode that ended in this step."""
         if isinstance(info, list | tuple):  # as of gymnasium's `DictInfoToList`
             info = {name: {env: value} for name, value in info[env].items()}
