@@ -10,7 +10,7 @@ import os
 import random
 import sys
 import time
-from collections import deque
+from collections import ChainMap, deque
 from collections.abc import Callable
 from contextvars import ContextVar
 from dataclasses import dataclass
@@ -498,6 +498,58 @@ def test_what_the_function_changed_is_put_back_in_place():
     assert shared["array"].tolist() == [0, 0] and holder.array is shared["array"]
     assert count.__defaults__ == ({},)
     assert reads.changed() is None
+
+
+def test_containers_of_tensors_are_put_back_in_place_and_whole():
+    first, inner = torch.zeros(()), {"a": torch.ones(())}
+    shared: dict[str, Any] = {"dict": {"first": first}, "list": [first, [inner]], "set": {first}}
+    holder = SimpleNamespace(**shared, pair=(first, inner))
+
+    def run() -> None:
+        holder.dict["second"] = first + 1
+        holder.list[1].append(first)
+        del inner["a"]
+        holder.set.add(first + 1)
+        holder.pair[1]["b"] = first
+
+    reads = PythonReads()
+    with reads.watch(run):
+        run()
+    assert reads.changed() is not None
+    reads.restore()
+    assert reads.changed() is None
+    assert holder.dict is shared["dict"] and holder.dict == {"first": first}
+    assert holder.list[0] is first and holder.list[1] == [inner] and [*inner] == ["a"]
+    assert holder.set == {first} and holder.pair[1] is inner
+
+
+@pytest.mark.parametrize("size", [5_000, 1 << 20])
+def test_a_large_array_that_changes_in_place_is_seen(size: int):
+    holder = SimpleNamespace(table=np.zeros(size))
+    reads = watched(lambda: holder.table[0])
+    assert reads.changed() is None
+    holder.table[-1] = 1
+    assert reads.changed() == "holder.table changed"
+
+
+@pytest.mark.parametrize("table", [np.zeros((1 << 20) + 1), [0] * 5_000], ids=["array", "list"])
+def test_what_is_too_large_to_be_compared_is_not_taken_for_unchanged(table: Any):
+    holder = SimpleNamespace(table=table)
+    told = watched(lambda: holder.table[0]).changed()
+    assert told == f"holder.table has {len(table):,} items, too many to be compared"
+
+
+def test_an_array_with_a_nan_is_no_change_and_neither_is_a_pause():
+    holder = SimpleNamespace(table=np.array([1, np.nan]))
+    reads = watched(lambda: (time.sleep(0), holder.table[0]))
+    assert reads.changed() is None
+    holder.table[1] = 2
+    assert reads.changed() is not None
+
+
+def test_what_a_chain_of_mappings_holds_is_not_taken_for_unchanged():
+    holder = SimpleNamespace(table=ChainMap({}, {"a": 1}))
+    assert watched(lambda: holder.table["a"]).changed() is not None
 
 
 @pytest.mark.parametrize("now", [datetime.datetime.now, datetime.date.today], ids=["now", "today"])

@@ -141,6 +141,11 @@ def test_a_vector_env_that_resets_within_a_step_keeps_the_last_info():
     check_last_infos(env)
 
 
+@pytest.mark.parametrize("value", [np.float64(2), np.array(2), 2, "two", None])
+def test_what_is_said_of_all_environments_is_in_each_info(value):
+    assert info_of({"all": value}, 1) == {"all": value}
+
+
 @pytest.mark.parametrize("mode", AutoresetMode)
 def test_a_wrapper_may_make_a_list_of_the_infos(mode):
     env = DictInfoToList(SyncVectorEnv([GoalEnv] * 4, autoreset_mode=mode))

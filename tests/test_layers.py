@@ -8,6 +8,7 @@ from torch import nn
 
 from fastrl.models.layers import (
     ACTIVATIONS,
+    evaluating,
     flatten_gradients,
     flatten_parameters,
     linear,
@@ -111,3 +112,16 @@ def test_flat_gradient_does_not_depend_on_how_gradients_lie_in_memory(network):
     gradients = [torch.randn(parameter.shape) for parameter in network.parameters()]
     turned = [x.t().contiguous().t() if x.dim() == 2 else x for x in gradients]
     assert torch.equal(flatten_gradients(gradients), flatten_gradients(turned))
+
+
+def test_a_flat_gradient_can_be_written_to_though_it_is_a_number_expanded():
+    weight = torch.zeros(3, requires_grad=True)
+    flat = flatten_gradients(torch.autograd.grad(weight.sum(), [weight]))
+    assert flat.mul_(2).tolist() == [2, 2, 2]
+
+
+def test_evaluation_mode_reaches_layers_that_torchscript_made():
+    network = nn.Sequential(torch.jit.script(nn.Sequential(nn.Dropout(0.9))))
+    with evaluating(network):
+        assert torch.equal(network(torch.ones(50)), torch.ones(50))
+    assert not torch.equal(network(torch.ones(50)), torch.ones(50)) and network[0].training

@@ -621,11 +621,62 @@ def test_what_is_done_to_the_optimiser_that_was_configured_takes_effect(tmp_path
     assert {row["Info/learning_rate"] for row in metrics_of(folder)} <= {"0.0", ""}
 
 
+class InGroups(Reinforce):
+    """Two layers with a learning rate each, and a scheduler for both."""
+
+    def configure_optimizers(self) -> Any:
+        weight, bias = self.parameters()
+        groups: Any = [{"params": [weight], "lr": 1e-5}, {"params": [bias], "lr": 1e-2}]
+        self.made = torch.optim.AdamW(groups)
+        return [self.made], [torch.optim.lr_scheduler.StepLR(self.made, 3)]
+
+
+def test_a_scheduler_moves_each_group_of_parameters_from_its_own_rate(tmp_path):
+    module = InGroups(nn.Linear(4, 2), num_envs=4, num_steps=16)
+    fit(module, "CartPole-v1", tmp_path, max_steps=640)
+    assert [group["lr"] for group in module.made.param_groups] == pytest.approx([1e-8, 1e-5])
+
+
+class OfLightning(Reinforce):
+    """Returns an optimiser and no scheduler as Lightning's examples do."""
+
+    def configure_optimizers(self) -> Any:
+        return [torch.optim.SGD(self.parameters(), 1e-2)], []
+
+
+def test_an_empty_list_of_schedulers_is_none(tmp_path):
+    module = OfLightning(nn.Linear(4, 2), num_envs=4, num_steps=16)
+    assert fit(module, "CartPole-v1", tmp_path, max_steps=64).summary["total_env_steps"] == 64
+
+
+class Joined(LightningAgentModule):
+    """Has a gradient that is the end of a larger one."""
+
+    def __init__(self, **settings: Any) -> None:
+        super().__init__(**settings)
+        self.network, self.wanted = nn.Linear(4, 2), None
+
+    def configure_optimizers(self) -> Any:
+        return torch.optim.SGD([self.network.bias], 1.0)
+
+    def training_step(self, batch: Any) -> Any:
+        joined = torch.cat([torch.ones(3), self.network.bias])
+        return (joined * torch.arange(5.0)).sum() + 0 * batch.obs.sum()
+
+
+def test_a_gradient_that_is_part_of_a_larger_one_is_stepped_along(tmp_path):
+    module = Joined(num_envs=4, num_steps=16, engine="eager", max_grad_norm=0.0)
+    module.network.weight.requires_grad_(False)
+    before = module.network.bias.detach().clone()
+    fit(module, "CartPole-v1", tmp_path, max_steps=64)
+    torch.testing.assert_close(before - module.network.bias, torch.tensor([3.0, 4.0]))
+
+
 def test_weight_decay_that_adam_comes_to_have_is_refused(tmp_path):
     def decay(module: Any) -> None:
         module.made.param_groups[0]["weight_decay"] = 0.1
 
-    with pytest.raises(ValueError, match="cannot come to be in the middle of a run"):
+    with pytest.raises(ValueError, match="cannot be set in the middle of a run"):
         fit(ByHand(decay, num_envs=4, num_steps=16), "CartPole-v1", tmp_path, max_steps=320)
 
 

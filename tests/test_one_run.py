@@ -87,6 +87,44 @@ def test_predict_of_another_thread_is_refused_while_the_agent_learns() -> None:
     assert len(told) == 1
 
 
+class ActorWithDropout(torch.nn.Sequential):
+    """An actor with dropout."""
+
+    def __init__(self, space: Any) -> None:
+        super().__init__(torch.nn.Linear(space.shape[0], 8), torch.nn.Dropout(0.5))
+
+
+@pytest.mark.parametrize("call", ["predict", "evaluate"])
+def test_nothing_is_played_by_another_thread_while_a_run_is_prepared(
+    call: str, monkeypatch
+) -> None:
+    agent, told = PPO("CartPole-v1", network=ActorWithDropout, **OF_PPO), []
+    arguments = (np.zeros(4, np.float32),) if call == "predict" else (1,)
+
+    def play() -> None:
+        before = torch.get_rng_state()
+        try:
+            getattr(agent, call)(*arguments)
+        except ValueError as error:
+            told.append(str(error))
+        assert torch.equal(torch.get_rng_state(), before)
+        told.append("drew nothing")
+
+    prepare = agent.engine.build
+
+    def build(*given: Any, **more: Any) -> Any:
+        thread = threading.Thread(target=play)
+        thread.start()
+        thread.join()
+        return prepare(*given, **more)
+
+    monkeypatch.setattr(agent.engine, "build", build)
+    agent.learn()
+    assert "learns in another thread" in told[0] and told[1] == "drew nothing"
+    monkeypatch.undo()
+    getattr(agent, call)(*arguments)
+
+
 def _learn_here(agent: Any, answers: Any) -> None:
     try:
         agent.learn()
@@ -104,6 +142,7 @@ def test_an_agent_of_envpool_s_is_refused_in_a_process_that_was_forked() -> None
     if process.is_alive():
         process.kill()
         pytest.fail("it hangs")
+    assert not answers.empty(), f"the child ended with status {process.exitcode}"
     assert "made before the process was forked" in answers.get()
 
 

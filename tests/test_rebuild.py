@@ -14,12 +14,15 @@ import pytest
 import toy_envs
 from gymnasium.envs.classic_control import CartPoleEnv
 from gymnasium.vector import AsyncVectorEnv, SyncVectorEnv
+from gymnasium.wrappers import TimeLimit
 from gymnasium.wrappers.vector import ClipReward, RecordEpisodeStatistics
 
 from fastrl import PPO, AgentTrainer, make_env
 from fastrl.cli import main as command_line
 from fastrl.config.ppo import PPOConfig
+from fastrl.envs import makers
 from fastrl.envs.edited import difference, name_of
+from fastrl.envs.makers import from_functions
 from fastrl.envs.rebuild import without_processes
 from fastrl.evaluate import main as evaluate
 from fastrl.runs.checkpoint import load_checkpoint
@@ -359,6 +362,55 @@ def test_what_is_another_value_in_every_new_environment_is_no_change(tmp_path):
         assert why_not == "gain of the Dated that was given is 2.0, of a new one 1.0"
     finally:
         del gymnasium.registry["Dated-v0"]
+
+
+class Aimed(CartPoleEnv):
+    """Has a goal that may be set later."""
+
+    goal: float | None
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.goal = None
+
+
+def test_a_setting_that_was_none_is_a_setting():
+    env = Aimed()
+    assert difference([env], [Aimed]) == ""
+    env.goal = 5.0
+    told = difference([env], [Aimed])
+    assert told == "goal of the Aimed that was given is 5.0, of a new one None"
+
+
+class WithMasses(gymnasium.vector.SyncVectorEnv):
+    """Has a number for each of its environments."""
+
+    def __init__(self, num_envs: int = 1, **_: Any) -> None:
+        super().__init__([CartPoleEnv] * num_envs)
+        self.masses = np.ones(num_envs)
+
+
+def test_a_vector_with_a_number_for_each_environment_is_made_anew(tmp_path):
+    gymnasium.register("Masses-v0", vector_entry_point=WithMasses)
+    try:
+        env: Any = gymnasium.make_vec("Masses-v0", 4, vectorization_mode="vector_entry_point")
+        assert agent_for(env, tmp_path, num_envs=4, total_timesteps=64).task.checked().why_not == ""
+    finally:
+        del gymnasium.registry["Masses-v0"]
+
+
+def test_an_environment_below_a_new_wrapper_is_no_new_one(tmp_path):
+    inner = CartPoleEnv()
+    make = from_functions("Inner", lambda: TimeLimit(inner, 5), PPOConfig(env_id="Inner"))
+    make(1, seed=0)
+    with pytest.raises(ValueError, match="returns an environment that is in use already"):
+        make(1, seed=0)
+
+
+def test_what_auto_chose_for_a_function_is_not_chosen_again_for_its_tests(tmp_path, monkeypatch):
+    agent = agent_for(limited, tmp_path, vector="auto")
+    monkeypatch.setattr(makers, "choose", lambda *_: pytest.fail("it chooses again"))
+    assert len(agent.evaluate(2).returns) == 2
 
 
 class Laid(CartPoleEnv):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
@@ -47,6 +48,24 @@ def test_what_a_function_changes_is_put_back_though_it_raises():
     with pytest.raises(KeyError, match="a mistake"):
         rehearse(function, (torch.ones(2),))
     assert torch.equal(memory, before[0]) and torch.equal(weight, before[1])
+
+
+@pytest.mark.parametrize("write", [lambda x, y: y.add_(x), lambda x, y: torch.add(x, y, out=y)])
+def test_what_is_written_to_is_counted(write):
+    memory = torch.zeros(2)
+    assert rehearse(lambda x: write(x, memory), (torch.ones(2),)) == 1
+    assert rehearse(lambda x: write(x, x), (torch.ones(2),)) == 0
+
+
+def test_any_generator_of_numpy_may_be_the_global_one():
+    before = np.random.get_bit_generator()
+    np.random.set_bit_generator(np.random.PCG64(3))
+    try:
+        rehearse(lambda x: x + 1, (torch.ones(2),))
+        with pytest.raises(NotStaticError, match="generator"):
+            rehearse(lambda x: x + np.random.rand(), (torch.ones(2),))
+    finally:
+        np.random.set_bit_generator(before)
 
 
 def test_what_was_changed_before_a_value_was_read_is_put_back():
@@ -97,6 +116,13 @@ READS: dict[str, Callable[[Tensor], object]] = {
 def test_a_function_that_depends_on_a_value_is_not_static(how):
     with pytest.raises(NotStaticError):
         rehearse(READS[how], (torch.tensor([1.0, -2.0, 3.0]),))
+
+
+def test_a_function_that_gives_a_tensor_other_memory_is_not_static():
+    target = torch.zeros(2)
+    with pytest.raises(NotStaticError, match="gives a tensor other memory"):
+        rehearse(lambda x: setattr(target, "data", x), (torch.ones(2),))
+    assert target.tolist() == [0, 0]
 
 
 STATIC: dict[str, Callable[[Tensor], object]] = {

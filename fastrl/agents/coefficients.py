@@ -25,12 +25,13 @@ class Coefficients:
         """Takes scalars that are changed in place.
 
         Args:
-            tensors: scalars by name; the owner may add to the mapping, or take from it, later.
+            tensors: scalars by name; the owner may take from the mapping, or put another tensor in
+                a name's place, later.
             values: what the settings say now, by name.
         """
         self._tensors, self._scheduled = tensors, dict(values)
         self._left = {name: float(np.float32(x)) for name, x in values.items()}  # as seen last
-        self._is_told = False
+        self._told: set[str] = set()
 
     def follow(self, name: str, value: float, *, moves: bool, anew: bool = False) -> None:
         """Sets a coefficient to where its schedule is.
@@ -44,8 +45,9 @@ class Coefficients:
         tensor = self._tensors[name]
         if not (moves or anew) and value == self._scheduled[name]:
             return
-        if moves and not (anew or self._is_told) and (now := float(tensor)) != self._left[name]:
-            self._is_told = True
+        is_told = anew or name in self._told
+        if moves and not is_told and (now := float(tensor)) != self._left[name]:
+            self._told.add(name)
             logger.warning(
                 "%s was set to %.6g, but its schedule sets it before each update", name, now
             )

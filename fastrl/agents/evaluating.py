@@ -64,7 +64,8 @@ def evaluate(
     )
     if env_kwargs is not None and not isinstance(env_kwargs, Mapping):
         env_kwargs = config.replace(env_kwargs=env_kwargs).env_settings["env_kwargs"]
-    with generators_seeded(seed), _drawing(agent, seed):
+    claim = agent.engine.claim
+    with claim.not_beside_learning(), generators_seeded(seed), _drawing(agent, seed):
         if env is None:
             agent.task = agent.task.checked()
         task = agent.task if env is None else task_to_play(env, agent.envs, config)

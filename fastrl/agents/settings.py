@@ -23,14 +23,15 @@ _READ_ONCE = (
     *("adam_eps", "adam_beta1", "adam_beta2", "weight_decay", "optimizer", "optimizer_eps"),
     *("rmsprop_decay", "replay_ratio", "tau", "target_entropy"),
 )
-_READ_LATER = "total_timesteps", "target_return"
+_READ_BY_LEARN = "total_timesteps", "target_return"
+"""Settings of the group "task" that every `learn` reads anew."""
 _READ_IN_A_RUN = (
     *("learning_rate", "lr_schedule", "anneal_lr", "ent_coef", "ent_schedule", "anneal_ent_coef"),
     *("clip_coef", "clip_schedule", "anneal_clip_coef", "clip_vloss", "vf_clip_rule", "vf_coef"),
     *("gae_lambda", "update_epochs", "freeze_normalization", "learning_starts"),
     *("target_network_frequency", "total_timesteps"),
 )
-"""Settings that a run reads at every update. It was built with the others."""
+"""Settings that a run reads at every update; all others it read when it was built."""
 _VALUES = int, float, str, tuple, list, dict, NoneType, FunctionType, np.generic
 _POLICIES_OF_OTHERS = ("MlpPolicy", "CnnPolicy", "MultiInputPolicy", "MlpLstmPolicy")
 
@@ -98,7 +99,7 @@ def _check_read_later(agent: Any, before: Any, now: Any) -> None:
                 f"{name} = {value!r} in a new config cannot take effect in the middle of a run, "
                 f"which was built with {getattr(before, name)!r}: set it before `learn`"
             )
-        if name in _READ_LATER:
+        if name in _READ_BY_LEARN:
             continue
         if name in _READ_ONCE or group_of(name) in _GROUPS_READ_ONCE:
             raise ValueError(

@@ -1,4 +1,4 @@
-"""Who has an agent learn: one run at a time, in the process where it was made."""
+"""One run at a time has an agent learn; EnvPool's agents learn in the process that made them."""
 
 from __future__ import annotations
 
@@ -12,17 +12,14 @@ _TAKEN = "this agent is learning already; another agent may learn meanwhile"
 
 
 class Claim:
-    """A run's claim on an agent, whose layers change their mode as they learn."""
+    """Which run an agent belongs to while it learns: a second one would change its layers' mode."""
 
     def __init__(self) -> None:
         """Belongs to no run yet, and to this process."""
         self._lock, self._process = Lock(), os.getpid()
-        self._thread: int | None = None  # of the training loop
-
-    @property
-    def in_run(self) -> bool:
-        """Whether a training loop goes on, with all that was built for it."""
-        return self._thread is not None
+        self._thread: int | None = None  # in which the agent learns
+        self.in_run = False
+        """Whether the training loop goes on, with all that was built for it."""
 
     def check(self, envs: Sequence[Any]) -> None:
         """Raises ValueError if no run may begin.
@@ -33,14 +30,18 @@ class Claim:
         Args:
             envs: the agent's pools of environments.
         """
-        if self._lock.locked():
-            raise ValueError(_TAKEN)
         is_forked = self._process != os.getpid()
         if is_forked and any(getattr(env, "backend", "") == "envpool" for env in envs):
             raise ValueError(
                 "this agent was made before the process was forked, which EnvPool's threads do not "
                 "survive; make it in this process, or start processes by 'spawn'"
             )
+        if is_forked and self._lock.locked():
+            raise ValueError(
+                "this agent was learning when the process was forked; make another one here"
+            )
+        if self._lock.locked():
+            raise ValueError(_TAKEN)
 
     @contextmanager
     def held(self, envs: Sequence[Any]) -> Iterator[None]:
@@ -48,26 +49,28 @@ class Claim:
         self.check(envs)
         if not self._lock.acquire(blocking=False):  # another thread was faster
             raise ValueError(_TAKEN)
-        try:
-            yield
-        finally:
-            self._lock.release()
-
-    @contextmanager
-    def looping(self) -> Iterator[None]:
-        """Context of the training loop, in this thread."""
         self._thread = get_ident()
         try:
             yield
         finally:
             self._thread = None
+            self._lock.release()
+
+    @contextmanager
+    def looping(self) -> Iterator[None]:
+        """Context of the training loop."""
+        self.in_run = True
+        try:
+            yield
+        finally:
+            self.in_run = False
 
     @contextmanager
     def not_beside_learning(self) -> Iterator[None]:
         """Context that sets networks to evaluation mode, and must not while others learn.
 
         Raises:
-            ValueError: the training loop goes on in another thread.
+            ValueError: the agent learns in another thread, or prepares to.
         """
         if self._thread not in (None, get_ident()):
             raise ValueError(

@@ -11,6 +11,7 @@ from types import CodeType
 from typing import Any
 
 _MISSING = object()
+_SETTERS = {"setattr", "__setattr__", "register_buffer", "register_parameter", "add_module"}
 
 
 def is_of_part(key: str, parts: Mapping[str, Any], code: CodeType) -> bool:
@@ -42,8 +43,10 @@ def _read_from(key: str, code: CodeType) -> set[str]:
 
 @lru_cache(256)
 def stored_names(code: CodeType) -> list[str]:
-    """Returns the names of attributes that code sets."""
+    """Returns the names of attributes that code sets, or may set: `setattr(self, "scale", x)`."""
     found = [x.argval for x in dis.get_instructions(code) if x.opname == "STORE_ATTR"]
+    if not _SETTERS.isdisjoint(code.co_names):
+        found += [x for x in code.co_consts if isinstance(x, str)]
     return list(dict.fromkeys(found))
 
 

@@ -40,14 +40,16 @@ from fastrl.engine.snapshots import (
     MAPPINGS,
     MUTABLE,
     PLAIN,
+    TooLarge,
     is_plain,
     is_same,
+    parts_of,
     put_back,
     snapshot_of,
 )
 
 # What the functions in `random` and `numpy.random` draw from.
-_GLOBAL_GENERATORS: dict[str, Any] = {
+GLOBAL_GENERATORS: dict[str, Any] = {
     "random's generator": cast(Any, random.random).__self__,
     "numpy.random's generator": cast(Any, np.random.rand).__self__,
 }
@@ -91,12 +93,12 @@ class PythonReads:
     def watch(self, function: Callable[..., Any]) -> Iterator[None]:
         """Notes what `function`, called in this block, and the functions that it calls read."""
         self._take_cells(inspect.unwrap(getattr(function, "__func__", function)))
-        before = {name: snapshot_of(generator) for name, generator in _GLOBAL_GENERATORS.items()}
+        before = {name: snapshot_of(generator) for name, generator in GLOBAL_GENERATORS.items()}
         try:
             with profiled(self._note):
                 yield
         finally:
-            for name, generator in _GLOBAL_GENERATORS.items():
+            for name, generator in GLOBAL_GENERATORS.items():
                 if not is_same(generator, before[name]):
                     self._take_object(generator, before[name], name)
             self._seen, self._owners, self._made = set(), [], set()
@@ -124,7 +126,7 @@ class PythonReads:
         for look_up, key, _, value, name, _ in self._values.values():
             now = look_up(key, _MISSING)
             if now is not value and not is_same(now, value):
-                return f"{name} changed{_from_to(value, now)}"
+                return f"{name} {_what_changed(value, now)}"
         return None
 
     def restore(self) -> None:
@@ -185,7 +187,7 @@ class PythonReads:
             return
         is_made = id(owner) in self._made  # anew at each call
         if isinstance(owner, (*CONTAINERS, dict)):
-            items = [*owner.values()] if isinstance(owner, dict) else [*_items(owner)]
+            _, items = parts_of(owner)
             for item in items if len(items) <= _MOST_OBJECTS else ():
                 self._look_into(item, names, f"{label}[...]", depth + 1, code)
         own = getattr(owner, "__dict__", None)
@@ -214,7 +216,8 @@ class PythonReads:
             for key in stored_names(code):
                 in_class = inspect.getattr_static(owner, key, _MISSING) is not _MISSING
                 if not in_class and not any(key in holder for holder in holders):
-                    self._take(own, own.get, key, _MISSING, f"{label}.{key}")
+                    for holder in holders:
+                        self._take(holder, holder.get, key, _MISSING, f"{label}.{key}")
         kinds = (owner if is_class else type(owner)).__mro__[:-1]
         for kind in (x for x in kinds if x is not nn.Module):
             for key in names & (vars(kind).keys() - own.keys()):
@@ -250,7 +253,7 @@ class PythonReads:
         """Notes a call of what reads the clock or a context variable."""
         owner, name = getattr(called, "__self__", None), called.__name__
         module = called.__module__ or getattr(owner, "__module__", "")
-        if module == "time" or (module == "datetime" and name in _NOW):
+        if (module == "time" and name != "sleep") or (module == "datetime" and name in _NOW):
             self._take(called, lambda *_: called, name, iter(()), f"{module}.{name}()")
         elif isinstance(owner, ContextVar) and called.__name__ == "get":
             self._take(owner, partial(_value_of, owner), "", _value_of(owner), owner.name)
@@ -319,11 +322,6 @@ def _numbers_of(owners: Iterable[Any], names: set[str]) -> set[str]:
     return found
 
 
-def _items(container: Any) -> Iterator[Any]:
-    """Yields what a container holds; a batch that notes its reads must not note this one."""
-    return tuple.__iter__(container) if isinstance(container, tuple) else iter(container)
-
-
 def _put(holder: Any, key: str, value: Any) -> None:
     """Gives what holds a value the one that it had: a dict, a class, a slot or a closure's cell."""
     if isinstance(holder, MutableMapping):
@@ -339,6 +337,8 @@ def _put(holder: Any, key: str, value: Any) -> None:
             setattr(holder, key, value)
 
 
-def _from_to(before: Any, now: Any) -> str:
+def _what_changed(before: Any, now: Any) -> str:
+    if isinstance(before, TooLarge):
+        return f"has {before.size:,} items, too many to be compared"
     are_plain = isinstance(before, PLAIN) and isinstance(now, PLAIN)
-    return f" from {before!r} to {now!r}" if are_plain else ""
+    return f"changed from {before!r} to {now!r}" if are_plain else "changed"

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import random
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
@@ -15,8 +13,9 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from fastrl.engine.cuda_graphs import Function
-from fastrl.engine.guards import PythonReads
+from fastrl.engine.guards import GLOBAL_GENERATORS, PythonReads
 from fastrl.engine.operations import depends_on_values
+from fastrl.engine.snapshots import is_same, snapshot_of
 
 
 class NotStaticError(RuntimeError):
@@ -27,13 +26,17 @@ _READS = (
     "it reads a tensor's value in Python (.item(), float(), if, x[mask]), which a fixed graph "
     "cannot do; torch.where and tensors in place of numbers can"
 )
+_GIVES_MEMORY = (
+    "it gives a tensor other memory, `x.data = ...`, which a fixed graph cannot do; "
+    "x.data.copy_(...) can"
+)
 
 
 def rehearse(function: Function, example: tuple[Tensor, ...]) -> int:
     """Runs a function on copies of its arguments, and puts back what it changed in place.
 
     Returns:
-        How often it wrote to a tensor that is not one of its arguments.
+        How often it wrote to a tensor that is neither an argument nor of its own making.
 
     Raises:
         NotStaticError: it depends on a tensor's value in Python.
@@ -41,13 +44,13 @@ def rehearse(function: Function, example: tuple[Tensor, ...]) -> int:
     with torch.no_grad():
         arguments = [tensor.clone() for tensor in example]
     rehearsal = _Rehearsal(arguments)
-    drawn = _draws()
+    drawn = [snapshot_of(generator) for generator in GLOBAL_GENERATORS.values()]
     try:
-        with rehearsal, _NoNumpy():
+        with rehearsal, _NoOperations():
             function(*arguments)
     finally:
         rehearsal.undo()
-    if drawn != _draws():
+    if not all(map(is_same, GLOBAL_GENERATORS.values(), drawn)):
         raise NotStaticError("it draws from Python's or NumPy's generator; torch's can be recorded")
     return rehearsal.num_written
 
@@ -56,14 +59,16 @@ def rehearse(function: Function, example: tuple[Tensor, ...]) -> int:
 def tried(function: Function) -> Iterator[PythonReads]:
     """Context in which a function of somebody's own is tried, and leaves nothing behind.
 
-    What it changes in tensors and in Python, and what it draws, is put back. It may read tensors'
-    values. Yields what it reads from Python.
+    What it changes in tensors, in Python's values and in generators is put back; an iterator that
+    it advanced is not. It may read tensors' values. Yields what it reads from Python.
     """
-    reads, rehearsal = PythonReads(), _Rehearsal([], is_strict=False)
+    reads, rehearsal, others = PythonReads(), _Rehearsal([], is_strict=False), _NoOperations(False)
+    devices = range(torch.cuda.device_count()) if torch.cuda.is_initialized() else ()
     try:
-        with torch.random.fork_rng(), reads.watch(function), rehearsal:
+        with torch.random.fork_rng(devices), reads.watch(function), others, rehearsal:
             yield reads
     finally:
+        others.undo()
         rehearsal.undo()
         reads.restore()
 
@@ -108,8 +113,9 @@ class _Rehearsal(TorchDispatchMode):
                 self._drawn.setdefault(id(value), (value, value.get_state()))
         if func._schema.is_mutable:
             self._keep((args, kwargs))
-            for given, wanted in zip(args, func._schema.arguments, strict=False):
+            for index, wanted in enumerate(func._schema.arguments):
                 if wanted.alias_info is not None and wanted.alias_info.is_write:
+                    given = args[index] if index < len(args) else (kwargs or {}).get(wanted.name)
                     parts = [x for x in tree_leaves(given) if isinstance(x, Tensor)]
                     self.num_written += sum(_memory(x) not in self._made for x in parts)
         result = func(*args, **(kwargs or {}))
@@ -138,24 +144,35 @@ class _Rehearsal(TorchDispatchMode):
             generator.set_state(state)
 
 
-class _NoNumpy(TorchFunctionMode):
-    """Sees what hands numbers to Python without an operation."""
+_SETS_DATA: Any = vars(torch._C.TensorBase)["data"].__set__
+
+
+class _NoOperations(TorchFunctionMode):
+    """Sees what is no operation: numbers handed to Python, and `x.data = ...`."""
+
+    def __init__(self, is_strict: bool = True) -> None:
+        """Strict ones refuse both."""
+        super().__init__()
+        self._is_strict = is_strict
+        self._before: list[tuple[Tensor, Tensor]] = []
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        if func in (Tensor.tolist, Tensor.numpy, Tensor.__array__):
+        if self._is_strict and func in (Tensor.tolist, Tensor.numpy, Tensor.__array__):
             raise NotStaticError(_READS)
+        if func == _SETS_DATA:
+            if self._is_strict:
+                raise NotStaticError(_GIVES_MEMORY)
+            self._before.append((args[0], args[0].data))
         return func(*args, **(kwargs or {}))
+
+    def undo(self) -> None:
+        for tensor, data in reversed(self._before):
+            tensor.data = data
 
 
 def _is_expanded(tensor: Tensor) -> bool:
     sizes = zip(tensor.shape, tensor.stride(), strict=True)
     return any(size > 1 and stride == 0 for size, stride in sizes)
-
-
-def _draws() -> tuple[Any, ...]:
-    """Returns what changes when Python's or NumPy's global generator is drawn from."""
-    state: Any = np.random.get_state()
-    return random.getstate(), state[2], state[1][0]
 
 
 def _memory(tensor: Tensor) -> int:

@@ -7,7 +7,7 @@ import pickle
 import random
 from array import array
 from collections import ChainMap, UserDict, UserList, deque
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from io import IOBase
 from types import MethodType
 from typing import Any, NamedTuple
@@ -20,12 +20,13 @@ PLAIN = (
     *(torch.dtype, torch.device),
 )
 CONTAINERS = (list, tuple, set, deque, UserList)
-MAPPINGS = (dict, UserDict, ChainMap)
+MAPPINGS = (dict, UserDict)
 GENERATORS = (random.Random, np.random.Generator, np.random.RandomState)
 MUTABLE = (list, set, deque, UserList, *MAPPINGS)
 BUFFERS = (array, bytearray)
 _DEEPEST = 4  # containers in containers that are looked into
-_LARGEST = 4096  # numbers of a container or array that are compared
+_LARGEST = 4096  # items of a container that are compared
+_LARGEST_ARRAY = 1 << 20  # numbers, which takes a millisecond
 
 
 class Drawn(NamedTuple):
@@ -38,13 +39,21 @@ class Held(NamedTuple):
     """What a container held, beside numbers and strings: tensors, functions, objects."""
 
     keys: list[Any]
+    items: list[Any]
     values: list[Any]
+    """Snapshots of the items."""
+
+
+class TooLarge(NamedTuple):
+    """A container or an array that is too large to be compared at each update."""
+
+    size: int
 
 
 def snapshot_of(value: Any, depth: int = 0) -> Any:
     """Returns what a value is compared with later: a copy of what may change in place."""
-    if isinstance(value, np.ndarray) and value.size <= _LARGEST:
-        return value.copy()
+    if isinstance(value, np.ndarray):
+        return value.copy() if value.size <= _LARGEST_ARRAY else TooLarge(value.size)
     if isinstance(value, GENERATORS):
         try:
             return Drawn(pickle.dumps(value))
@@ -52,25 +61,42 @@ def snapshot_of(value: Any, depth: int = 0) -> Any:
             return object()
     if isinstance(value, Iterator) and not isinstance(value, IOBase):
         return object()  # like nothing: who reads an iterator goes on in it
+    if isinstance(value, ChainMap):
+        return object()
     if isinstance(value, BUFFERS):
-        return value[:]
+        return value[:] if len(value) <= _LARGEST_ARRAY else TooLarge(len(value))
     if isinstance(value, (*MUTABLE, tuple)):
         if is_plain(value):
             return copy.deepcopy(value)
-        if depth < _DEEPEST and len(value) <= _LARGEST:
+        if len(value) > _LARGEST:
+            return TooLarge(len(value))
+        if depth < _DEEPEST:
             return _held(value, depth + 1)
     return value
 
 
 def _held(value: Any, depth: int) -> Held:
-    keys = [*value.keys()] if isinstance(value, MAPPINGS) else []
-    items = [value[key] for key in keys] if isinstance(value, MAPPINGS) else [*value]
-    return Held(keys, [snapshot_of(item, depth) for item in items])
+    keys, items = parts_of(value)
+    return Held(keys, items, [snapshot_of(item, depth) for item in items])
+
+
+def parts_of(container: Any) -> tuple[list[Any], list[Any]]:
+    """Returns a mapping's keys and values, or the items of another container without keys."""
+    if isinstance(container, MAPPINGS):
+        return [*container.keys()], [*container.values()]
+    # A batch that notes its reads must not note this one.
+    return [], [*tuple.__iter__(container)] if isinstance(container, tuple) else [*container]
 
 
 def put_back(value: Any, before: Any) -> None:
     """Gives what changes in place the contents of its snapshot; others may hold it as well."""
-    if isinstance(before, Drawn):
+    if isinstance(before, Held):
+        for item, then in zip(before.items, before.values, strict=True):
+            put_back(item, then)
+        if isinstance(value, MUTABLE):  # a tuple holds what it held
+            pairs = zip(before.keys, before.items, strict=True)
+            _refill(value, pairs if isinstance(value, MAPPINGS) else before.items)
+    elif isinstance(before, Drawn):
         rewind(value, before)
     elif isinstance(before, np.ndarray):
         if value.flags.writeable:
@@ -78,9 +104,12 @@ def put_back(value: Any, before: Any) -> None:
     elif isinstance(before, BUFFERS):
         value[:] = before
     elif isinstance(before, MUTABLE):
-        before = copy.deepcopy(before)
-        value.clear()
-        (value.update if isinstance(value, (set, *MAPPINGS)) else value.extend)(before)
+        _refill(value, copy.deepcopy(before))
+
+
+def _refill(value: Any, contents: Iterable[Any]) -> None:
+    value.clear()
+    (value.update if isinstance(value, (set, *MAPPINGS)) else value.extend)(contents)
 
 
 def rewind(generator: Any, drawn: Drawn) -> None:
@@ -94,8 +123,8 @@ def rewind(generator: Any, drawn: Drawn) -> None:
         generator.bit_generator.state = before.bit_generator.state
 
 
-def is_plain(value: Any, depth: int = 4) -> bool:
-    """Tells whether a value is numbers and strings, in containers or not."""
+def is_plain(value: Any, depth: int = _DEEPEST) -> bool:
+    """Tells whether a value is numbers, strings, dtypes, devices or None, in containers or not."""
     if isinstance(value, MAPPINGS):
         value = [*value.keys(), *value.values()]
     if isinstance(value, CONTAINERS):
@@ -110,14 +139,13 @@ def is_same(now: Any, before: Any) -> bool:
     if isinstance(before, Held):
         if not isinstance(now, (*MUTABLE, tuple)) or len(now) != len(before.values):
             return False
-        keys = [*now.keys()] if isinstance(now, MAPPINGS) else []
-        items = [now[key] for key in keys] if isinstance(now, MAPPINGS) else [*now]
+        keys, items = parts_of(now)
         pairs = zip(items, before.values, strict=True)
         return keys == before.keys and all(x is y or is_same(x, y) for x, y in pairs)
     if type(now) is not type(before):
         return False
     if isinstance(before, np.ndarray):
-        return bool(np.array_equal(now, before))
+        return bool(np.array_equal(now, before, equal_nan=before.dtype.kind in "fc"))
     if isinstance(before, (*PLAIN, *CONTAINERS, *MAPPINGS, *BUFFERS, MethodType)):
         try:
             return bool(now == before)

@@ -171,9 +171,9 @@ def _moved_by_playing(env: AnyEnv) -> set[str]:
     return moved
 
 
-def _drawn(space: Any, *shown: Any) -> Any:
-    """Returns a random action, one that a mask allows if an observation or an info has one."""
-    masks = [x[MASK_KEY] for x in shown if isinstance(x, Mapping) and MASK_KEY in x]
+def _drawn(space: Any, *answers: Any) -> Any:
+    """Returns a random action, one that a mask in an observation or an info allows."""
+    masks = [x[MASK_KEY] for x in answers if isinstance(x, Mapping) and MASK_KEY in x]
     if not masks or not isinstance(space, gymnasium.spaces.Discrete):
         return space.sample()
     return space.sample((np.ravel(masks[0]) > 0.5).astype(np.int8))
@@ -212,7 +212,7 @@ def _is_setting(value: Any, depth: int = 3) -> bool:
         )
     if isinstance(value, np.ndarray):
         return value.dtype.kind in "biuf" and value.size <= _MOST_NUMBERS
-    return isinstance(value, bool | int | float | str | np.generic)
+    return value is None or isinstance(value, bool | int | float | str | np.generic)
 
 
 def _are_same(left: Any, right: Any) -> bool:

@@ -113,7 +113,7 @@ def from_functions(
                     f"{env_id}: its function returns an environment that is in use already; it "
                     "must make a new one at every call"
                 )
-            seen.add(env)
+            seen.update(part for part in all_of([env]) if isinstance(part, gymnasium.Env))
         return env
 
     def make(

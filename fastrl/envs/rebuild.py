@@ -7,7 +7,6 @@ wrappers included. Where neither is known, nothing is guessed, and `Task.why_not
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any, NamedTuple, cast
@@ -20,11 +19,7 @@ from fastrl.config.run import RunConfig
 from fastrl.envs.choosing import vector_of
 from fastrl.envs.edited import difference, is_as_registered, maker_of, name_of, whole_spec
 from fastrl.envs.ids import is_registered_anew
-from fastrl.envs.make import (
-    Backend,
-    settings_of_made,
-    uses_envpool,
-)
+from fastrl.envs.make import Backend, settings_of_made, uses_envpool
 from fastrl.envs.makers import (
     NO_PROCESSES,
     Maker,
@@ -144,12 +139,15 @@ def _trained(env: Any, envs: Sequence[VectorEnv], config: RunConfig) -> Task:
         note = f"{env_id}: {count} environments, made from the spec of the one that was given"
         make, told = maker_of(spec), note if count > 1 else ""
         maker = from_functions(env_id, make, config)
-        check = (
-            None if count > 1 else partial(difference, [env], [make])
-        )  # of several, `opened` made sure
+        # Of several, `opened` made sure.
+        check = partial(difference, [env], [make]) if count == 1 else None
         return Task(env_id, maker, is_named=is_as_registered(spec), note=told, check=check)
     made = settings_of_made(env)
     if made is None and callable(env):
+        if vector_of(envs[0]) == "sync":  # "auto" chooses once
+            config = config.replace(**NO_PROCESSES)
+        else:
+            config = config.replace(vector="async")
         return Task(env_id, from_functions(env_id, env, config, envs), is_named=False)
     if made is None:
         return Task(
@@ -176,9 +174,7 @@ def _trained_vector(env: Any, envs: Sequence[VectorEnv], config: RunConfig) -> T
         check = partial(difference, env.envs, env.env_fns)
     if spec is not None and "vectorization_mode" in spec.kwargs:  # `gymnasium.make_vec` was here
         if not is_of_singles:
-            one = copy.deepcopy(spec)
-            one.kwargs["num_envs"] = 1  # is enough to look at
-            check = partial(difference, [env], [partial(gymnasium.make_vec, one)])
+            check = partial(difference, [env], [partial(gymnasium.make_vec, spec)])
         maker = partial(from_vector_spec, spec, config)
         return Task(env_id, maker, is_named=is_as_registered(spec), check=check)
     if is_of_singles:

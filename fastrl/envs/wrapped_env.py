@@ -37,8 +37,9 @@ def info_of(infos: Mapping[str, Any], env: int) -> dict[str, Any]:
         if isinstance(values, Mapping):
             info[name] = info_of(values, env)
         else:  # a custom vector env may say something about all of its envs
-            is_one = isinstance(values, str) or not hasattr(values, "__getitem__")
-            info[name] = values if is_one else values[env]
+            is_one = isinstance(values, str) or getattr(values, "shape", None) == ()
+            are_many = not is_one and hasattr(values, "__getitem__")
+            info[name] = values[env] if are_many else values
     return info
 
 

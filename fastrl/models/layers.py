@@ -78,12 +78,19 @@ class evaluating:  # noqa: N801
     def __enter__(self) -> None:
         """Evaluation mode."""
         for part in self._training:
-            part.__dict__["training"] = False
+            _set_training(part, False)
 
     def __exit__(self, *_: object) -> None:
         """The mode of before."""
         for part in self._training:
-            part.__dict__["training"] = True
+            _set_training(part, True)
+
+
+def _set_training(part: Any, is_training: bool) -> None:
+    if isinstance(part, torch.jit.ScriptModule):  # which keeps it in C++
+        part.training = is_training
+    else:
+        part.__dict__["training"] = is_training
 
 
 def evaluated(function: Callable[..., Any], networks: Sequence[nn.Module]) -> Callable[..., Any]:
@@ -162,7 +169,7 @@ def flatten_gradients(gradients: Sequence[Tensor]) -> Tensor:
         else run[0].reshape(-1)
         for run in runs
     ]
-    return vectors[0] if len(vectors) == 1 else torch.cat(vectors)
+    return vectors[0].contiguous() if len(vectors) == 1 else torch.cat(vectors)
 
 
 def _follows(second: Tensor, first: Tensor) -> bool:

@@ -26,7 +26,7 @@ from fastrl.engine.rehearsal import buffers_kept, tried
 from fastrl.envs.edited import plain_id
 from fastrl.envs.envpool_env import list_envpool_ids
 from fastrl.module.batches import Rollout
-from fastrl.module.optimizers import Schedule, flat_optimizer, read_configured
+from fastrl.module.optimizers import ConfiguredRates, flat_optimizer, read_configured
 from fastrl.module.playing import ModulePlayer
 from fastrl.processes.pulse import PULSE
 from fastrl.training.player import Player
@@ -242,7 +242,7 @@ class ModuleLearner:
             labels.pop("handed_over", None)
         return {**labels, **signature_of({**self._agent.config.to_dict(), **own})}
 
-    def state_dict(self, schedule: Schedule) -> dict[str, Any]:
+    def state_dict(self, schedule: ConfiguredRates) -> dict[str, Any]:
         """Returns what a module has beside what all agents save."""
         return {
             "module_class": class_name(type(self._module)),
@@ -263,7 +263,7 @@ class ModuleLearner:
             check_task(self._agent.config, state.get("config"), state.get("handed_over"))
 
     def load_state_dict(
-        self, state: dict[str, Any], schedule: Schedule, optimizer: FlatOptimizer
+        self, state: dict[str, Any], schedule: ConfiguredRates, optimizer: FlatOptimizer
     ) -> None:
         """Takes back what `state_dict` returned."""
         schedule.load_state_dict(state["schedule"], optimizer)
@@ -274,12 +274,14 @@ class ModuleLearner:
             self._step.num_steps = state["num_summed"]
 
 
-def optimizer_of(module: Any, policy: nn.Module, config: Any) -> tuple[FlatOptimizer, Schedule]:
+def optimizer_of(
+    module: Any, policy: nn.Module, config: Any
+) -> tuple[FlatOptimizer, ConfiguredRates]:
     """Returns the optimiser that a module configures, and its schedule."""
     module.settings = config
     configured, scheduler = read_configured(module.configure_optimizers())
     optimizer = flat_optimizer(policy, configured, config.max_grad_norm)
-    return optimizer, Schedule(configured, scheduler)
+    return optimizer, ConfiguredRates(configured, scheduler)
 
 
 def widest_layer(module: nn.Module) -> int:

@@ -22,7 +22,7 @@ class TorchOptimizer(FlatOptimizer):
     is_static = False
 
     def __init__(self, module: nn.Module, optimizer: Any, max_grad_norm: float) -> None:
-        """Takes over the parameters of a module, which the optimiser trains or some of them."""
+        """Takes over the trained parameters of a module; the optimiser has all or some of them."""
         self.optimizer = optimizer
         super().__init__(module, 0.0, 0.0, max_grad_norm)
 
@@ -42,8 +42,9 @@ class TorchOptimizer(FlatOptimizer):
         self.optimizer.state.clear()
 
     def _step(self, gradient: Tensor) -> None:
+        start = gradient.storage_offset()  # it may be part of a larger gradient
         for parameter in self.parameters:
-            place = parameter.shape, parameter.stride(), parameter.storage_offset()
+            place = parameter.shape, parameter.stride(), start + parameter.storage_offset()
             parameter.grad = gradient.as_strided(*place)
         self.optimizer.step()
 
@@ -56,14 +57,15 @@ class TorchOptimizer(FlatOptimizer):
         self.optimizer.load_state_dict(state)
 
 
-class Schedule:
-    """The learning rate as a scheduler of torch's has it; without one it stays as it is."""
+class ConfiguredRates:
+    """What the user's optimiser and scheduler say: the learning rate, and Adam's other numbers."""
 
     def __init__(self, configured: Any, scheduler: Any) -> None:
         """Takes the optimiser that the user made, which holds the rate, and its scheduler."""
         self._configured, self._scheduler = configured, scheduler
         self._followed = self._numbers()
-        configured._opt_called = True  # by what steps in its place, which a scheduler asks for
+        # torch's schedulers warn unless their optimiser has stepped; another steps in its place.
+        configured._opt_called = True
 
     def _numbers(self) -> dict[str, Any]:
         group = self._configured.param_groups[0]
@@ -85,17 +87,19 @@ class Schedule:
         """Gives what was changed in the user's optimiser to the one that takes the steps.
 
         Raises:
-            ValueError: Adam came to decay weights, which it does otherwise than this one.
+            ValueError: Adam was given a weight decay, which it applies otherwise than this one.
         """
         if (now := self._numbers()) == self._followed:
             return
         self._followed = now
+        if isinstance(optimizer, TorchOptimizer):  # which goes by its groups
+            return
         optimizer.learning_rate = now["lr"]
         if isinstance(optimizer, FlatAdam):
             if now["weight_decay"]:
                 raise ValueError(
-                    "weight_decay of torch.optim.Adam cannot come to be in the middle of a run; "
-                    "give one from the beginning, or take AdamW"
+                    "weight_decay of torch.optim.Adam cannot be set in the middle of a run; give "
+                    "it from the beginning, or take AdamW"
                 )
             optimizer.betas, optimizer.eps = tuple(now["betas"]), now["eps"]
 
@@ -130,6 +134,8 @@ def read_configured(configured: Any) -> tuple[Any, Any]:
         parts = [x if isinstance(x, list | tuple) else [x] for x in configured]
         if all(isinstance(x, torch.optim.Optimizer) for x in configured):
             parts = [list(configured)]
+        if len(parts) == 2 and not parts[1]:  # Lightning's way to say that there is no scheduler
+            parts = parts[:1]
         if not 1 <= len(parts) <= 2 or any(len(part) != 1 for part in parts):
             kinds = ", ".join(type(x).__name__ for x in configured)
             raise ValueError(f"configure_optimizers must return {_FORMS}; not [{kinds}]")

@@ -31,7 +31,7 @@ Show = Callable[..., None]  # takes how much is done, of how much, and optionall
 MAX_ENVS = 128  # maximum number of parallel environments in an evaluation
 
 _log = logging.getLogger("fastrl")
-_told_what_is_missing: WeakSet[Any] = WeakSet()  # agents about whose info metrics it was
+_told_what_is_missing: WeakSet[Any] = WeakSet()  # agents whose missing info metrics were told
 
 
 class EndlessEpisodeError(ValueError):
@@ -225,7 +225,8 @@ def fresh_env(
     if env_kwargs:
         how["env_kwargs"] = env_kwargs
     env = task.make(num_envs, seed=base_seed(seed, purpose), **how)
-    fresh, known = Spaces(env.single_observation_space, env.single_action_space), spaces_of(agent)
+    fresh = Spaces(env.single_observation_space, env.single_action_space)
+    known = agent_spaces(agent)
     if fresh != known:
         env.close()
         raise ValueError(
@@ -235,7 +236,7 @@ def fresh_env(
     return env
 
 
-def spaces_of(agent: Any) -> Spaces:
+def agent_spaces(agent: Any) -> Spaces:
     """Returns the spaces that an agent plays in, also if it has no environments."""
     if not agent.envs:
         return Spaces(agent.observation_space, agent.action_space)
