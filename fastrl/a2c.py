@@ -60,7 +60,11 @@ class A2C(OnPolicyAgent):
         """Builds the gradient step of `loss`, and the dealer of the rollout's pieces."""
         example = rollout.first_minibatch
         self.step = self.engine.gradient_step(
-            self.loss, self.optimizer, self.metrics, example, accumulates=True
+            lambda batch: self.loss(batch),  # found anew each time: a callback may replace it
+            self.optimizer,
+            self.metrics,
+            example,
+            accumulates=True,
         )
         self.dealer = self.make_dealer(rollout, whole_rollout=True)
 

@@ -79,7 +79,7 @@ class PPO(OnPolicyAgent):
             self.vf_clip_coef = torch.tensor(config.vf_clip_coef, device=self.device)
         coefs = self.clip_coef, self.ent_coef, config.vf_coef, config.clip_vloss
         self.step = self.engine.gradient_step(
-            self.loss,
+            lambda batch: self.loss(batch),  # found anew each time: a callback may replace it
             self.optimizer,
             self.metrics,
             rollout.first_minibatch,

@@ -142,11 +142,18 @@ class SAC(OffPolicyAgent):
         """
         sums = [getattr(self, name).sums for name in STEPS if hasattr(self, name)]
         step = self.engine.gradient_step
+        # The losses are found anew each time: a callback may replace them.
         self.critic_step = step(
-            self.critic_loss, self.critic_optimizer, CRITIC_METRICS, over_ranks="mean"
+            lambda batch: self.critic_loss(batch),
+            self.critic_optimizer,
+            CRITIC_METRICS,
+            over_ranks="mean",
         )
         self.actor_step = step(
-            self.actor_loss, self.actor_optimizer, ACTOR_METRICS, over_ranks="mean"
+            lambda batch: self.actor_loss(batch),
+            self.actor_optimizer,
+            ACTOR_METRICS,
+            over_ranks="mean",
         )
         for name, kept in zip(STEPS, sums, strict=False):
             getattr(self, name).sums.copy_(kept)

@@ -188,6 +188,29 @@ def test_steps_to_a_return_are_those_of_the_first_row_that_reaches_it(tmp_path, 
     )
 
 
+def test_a_run_without_such_a_row_reached_the_return_where_it_ended_at_its_own_target(
+    tmp_path, capsys
+):
+    """Rows may be rarer than updates, each of which may end the run."""
+    ended = {"target_return": 25.0, "steps_to_target": 270, "seconds_to_target": 5.5}
+    make_run(tmp_path, 1, returns=(10.0, 20.0), summary=ended)
+    make_run(tmp_path, 2, returns=(), summary=ended)
+    for target, steps in (("20", 200), ("25", 270), ("26", None)):
+        (group,) = compared(capsys, tmp_path, "--target-return", target)["groups"]
+        first, second = group["runs"]
+        assert first["steps_to_target"] == steps
+        assert second["steps_to_target"] == (steps and 270)
+        assert second["seconds_to_target"] == (steps and 5.5)
+    assert group["num_reached"] == 0
+
+
+def test_a_run_that_did_not_reach_its_own_target_reached_no_return_by_it(tmp_path, capsys):
+    missed = {"target_return": 25.0, "steps_to_target": None, "seconds_to_target": None}
+    make_run(tmp_path, returns=(10.0, 20.0), summary=missed)
+    (group,) = compared(capsys, tmp_path, "--target-return", "25")["groups"]
+    assert (group["num_reached"], group["runs"][0]["steps_to_target"]) == (0, None)
+
+
 def test_a_target_that_half_of_the_runs_missed_is_never_reached(tmp_path, capsys):
     make_run(tmp_path, 1, returns=(10.0, 20.0))
     make_run(tmp_path, 2, returns=(10.0, 10.0))

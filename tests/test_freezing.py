@@ -93,11 +93,18 @@ def test_a_layer_frozen_after_loading_does_not_move_by_what_the_optimiser_rememb
 
 
 @pytest.mark.parametrize("engine", ["native", "recorded", "eager"])
-def test_a_layer_frozen_in_a_callback_stays_from_there(engine, caplog):
-    agent = make(KINDS["ppo"], engine, total_timesteps=128)
+@pytest.mark.parametrize("name", ["ppo", "a2c"])
+def test_a_layer_frozen_in_a_callback_stays_from_there(name, engine, caplog):
+    agent = make(KINDS[name], engine, total_timesteps=256)
     before: dict[str, Tensor] = {}
 
     class Freezes(Callback):
+        def on_rollout_end(self, trainer: Any) -> None:
+            rollout, policy = trainer.rollout, agent.policy
+            with torch.no_grad():
+                drawn = policy.act(rollout.obs[:-1].flatten(0, 1), rollout.noise.flatten(0, 1))
+            torch.testing.assert_close(drawn, rollout.actions.flatten(0, 1))
+
         def on_update_end(self, trainer: Any, metrics: Any) -> None:
             if not before:
                 agent.freeze("actor.0")

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import cProfile
+import ctypes
 import datetime
 import itertools
+import multiprocessing
 import operator
 import os
 import random
@@ -550,6 +552,78 @@ def test_an_array_with_a_nan_is_no_change_and_neither_is_a_pause():
 def test_what_a_chain_of_mappings_holds_is_not_taken_for_unchanged():
     holder = SimpleNamespace(table=ChainMap({}, {"a": 1}))
     assert watched(lambda: holder.table["a"]).changed() is not None
+
+
+class Losses:
+    """Has what libraries' code reads, and changes it."""
+
+    def __init__(self) -> None:
+        self.huber, self.layers = nn.HuberLoss(), nn.ModuleList([nn.Linear(1, 1)])
+        self.teacher = nn.Sequential(nn.Linear(1, 1), nn.Dropout(0.5))
+        self.weights = nn.ParameterList([torch.ones(1)])
+        optimizer = torch.optim.SGD([torch.ones(1, requires_grad=True)], 1.0)
+        self.fading = torch.optim.lr_scheduler.ExponentialLR(optimizer, 0.5)
+        self.normal = torch.distributions.Normal(torch.zeros(1), 1.0)
+        self.shared, self.number = multiprocessing.Value("d", 1.0), ctypes.c_double(1.0)
+        self.many = [SimpleNamespace(beta=1.0) for _ in range(300)]
+
+    def read(self) -> Any:
+        x = self.teacher(torch.ones(1)) + sum(layer.weight[0, 0] for layer in self.layers)
+        x = x * self.fading.get_last_lr()[0] * self.shared.value * self.number.value
+        x = x + self.normal.log_prob(x) + self.weights[0] + getattr(self, "later", 0.0)
+        return self.huber(x, x) + (1 if hasattr(self, "warm") else 0)
+
+
+def change_number(losses: Losses) -> None:
+    losses.number.value = 2.0
+
+
+def change_shared(losses: Losses) -> None:
+    losses.shared.value = 2.0
+
+
+CHANGES_OF_LIBRARIES: dict[str, Callable[[Losses], Any]] = {
+    "setting of a layer": lambda x: setattr(x.huber, "delta", 0.5),
+    "mode of a layer": lambda x: x.teacher.eval(),
+    "layer": lambda x: x.teacher.__setitem__(0, nn.Linear(1, 1)),
+    "weight": lambda x: setattr(cast(Any, x.teacher[0]), "weight", nn.Parameter(torch.ones(1, 1))),
+    "weights assigned": lambda x: x.teacher.load_state_dict(
+        {name: y + 1 for name, y in x.teacher.state_dict().items()}, assign=True
+    ),
+    "another layer": lambda x: x.layers.append(nn.Linear(1, 1)),
+    "item of a list": lambda x: x.weights.__setitem__(0, nn.Parameter(torch.zeros(1))),
+    "scheduler": lambda x: (x.fading.optimizer.step(), x.fading.step()),
+    "distribution": lambda x: setattr(x.normal, "loc", torch.ones(1)),
+    "number of processes": change_shared,
+    "number of C": change_number,
+    "asked for": lambda x: setattr(x, "later", 1.0),
+    "asked whether": lambda x: setattr(x, "warm", True),
+}
+
+
+@pytest.mark.parametrize("change", CHANGES_OF_LIBRARIES)
+def test_a_change_of_what_a_library_s_code_reads_is_seen(change: str):
+    losses, reads = Losses(), PythonReads([])
+    with reads.watch(losses.read):
+        losses.read()
+    assert reads.changed() is None
+    CHANGES_OF_LIBRARIES[change](losses)
+    assert reads.changed() is not None
+
+
+def test_layers_that_somebody_else_looks_after_may_change_their_mode():
+    losses = Losses()
+    reads = PythonReads([losses.teacher])
+    with reads.watch(losses.read):
+        losses.read()
+    losses.teacher.eval()
+    assert reads.changed() is None
+
+
+def test_more_objects_than_are_looked_into_are_not_taken_for_unchanged():
+    losses = Losses()
+    told = watched(lambda: sum(x.beta for x in losses.many)).changed()
+    assert told == "losses.many has 300 items, too many to be compared"
 
 
 @pytest.mark.parametrize("now", [datetime.datetime.now, datetime.date.today], ids=["now", "today"])

@@ -19,10 +19,13 @@ from torch import Tensor, nn
 
 from fastrl import PPO, SAC
 from fastrl.callbacks import Callback
+from fastrl.engine.native_acting import NativeActing
 from fastrl.engine.optimizer import FlatAdam
 from fastrl.engine.own_code import PACKAGE, first_own, is_library
 from fastrl.engine.rehearsal import tried
 from fastrl.kernels.extension import HAS_DENSE
+from fastrl.models.actor_critic import ActorCritic
+from fastrl.models.distributions import GaussianHead
 from fastrl.ops import losses
 
 SMALL: dict[str, Any] = {
@@ -267,6 +270,169 @@ def test_a_mark_of_the_profiler_in_a_loss_is_no_error() -> None:
                 return super().critic_loss(batch)
 
     Marked("Pendulum-v1", **SMALL_SAC).learn()
+
+
+class TwoWide(GaussianHead):
+    """Takes means and deviations of each state from the network."""
+
+    def __init__(self, num_features: int, bounds: Any) -> None:
+        super().__init__(num_features, bounds.low, bounds.high, False, 0.0, None)
+        self.means = nn.Linear(num_features, 2 * len(bounds.low))
+
+    def mean_and_log_std(self, outputs: Tensor) -> tuple[Tensor, Tensor]:
+        means, log_std = outputs.chunk(2, 1)
+        return means, log_std.clamp(-5, 2)
+
+
+def shared_deviation(head: Any) -> None:
+    head.log_std = nn.Parameter(torch.zeros(()))
+
+
+def wider_network(head: Any) -> None:
+    head.means = nn.Linear(head.means.in_features, 2)
+
+
+def double_bounds(head: Any) -> None:
+    head.low = head.low.double()
+
+
+@pytest.mark.parametrize("change", [shared_deviation, wider_network, double_bounds])
+def test_a_head_of_sizes_that_the_kernel_does_not_draw_has_none(change: Any) -> None:
+    agent = PPO("Pendulum-v1", **SMALL)
+    assert not NativeActing.why_not(agent.policy)
+    change(agent.policy.head)
+    assert NativeActing.why_not(agent.policy) == ["no kernel draws from a head of such sizes"]
+
+
+def test_a_head_that_takes_twice_its_actions_numbers_acts_as_it_says() -> None:
+    class Policy(ActorCritic):
+        def __init__(self, obs: Any, actions: Any, **settings: Any) -> None:
+            super().__init__(obs, actions, **settings)
+            self.head = TwoWide(self.head.means.in_features, actions)
+
+    class Own(PPO):
+        policy_class = Policy
+
+    engines: Any = "auto", "eager"
+    learned = [Own("Pendulum-v1", **SMALL, engine=x).learn() for x in engines]
+    auto, eager = (agent.optimizer.flat for agent in learned)
+    torch.testing.assert_close(auto, eager, rtol=1e-3, atol=1e-4)
+
+
+class Compares(Callback):
+    """Sees whether the actions of a rollout are the policy's; calls something in between."""
+
+    def __init__(self, call: Any) -> None:
+        self.call, self.are_alike = call, list[bool]()
+
+    @torch.no_grad()
+    def on_rollout_end(self, trainer: Any) -> None:
+        rollout, policy = trainer.rollout, trainer.agent.policy
+        drawn = policy.act(rollout.obs[:-1].flatten(0, 1), rollout.noise.flatten(0, 1))
+        self.are_alike.append(torch.equal(drawn, rollout.actions.flatten(0, 1)))
+
+    def on_update_end(self, trainer: Any, metrics: Any) -> None:
+        if trainer.updates == 1:
+            self.call(trainer.agent)
+
+
+def share(agent: Any) -> None:
+    agent.policy.share_memory()  # as `Queue.put(policy.state_dict())` does
+
+
+def replace_memory(agent: Any) -> None:
+    for parameter in agent.policy.parameters():
+        parameter.data = parameter.data.clone()
+
+
+@pytest.mark.parametrize("engine", ["auto", "recorded", "eager"])
+@pytest.mark.parametrize("call", [share, replace_memory])
+def test_weights_in_other_memory_are_those_that_act(call: Any, engine: Any) -> None:
+    compares = Compares(call)
+    agent = PPO("CartPole-v1", **SMALL, engine=engine, learning_rate=0.01)
+    try:
+        agent.learn(callbacks=[compares])
+    except ValueError as error:
+        assert "weights, layers or hooks were replaced" in str(error)
+    assert all(compares.are_alike)
+
+
+@pytest.mark.parametrize("engine", ["auto", "recorded", "eager"])
+@pytest.mark.parametrize("of_class", [False, True])
+def test_a_loss_that_is_replaced_in_mid_run_is_used_from_there(engine: Any, of_class: bool) -> None:
+    class Own(PPO):
+        pass
+
+    before: list[Tensor] = []
+
+    def stand_still(agent: Any) -> None:
+        stock = agent.loss
+        before.append(agent.optimizer.flat.clone())
+        if of_class:
+            Own.loss = lambda _, batch: (0 * PPO.loss(agent, batch)[0], PPO.loss(agent, batch)[1])  # pyright: ignore[reportAttributeAccessIssue]
+        else:
+            agent.loss = lambda batch: (0 * stock(batch)[0], stock(batch)[1])
+        agent.optimizer.reset()  # Adam's moments would go on
+
+    agent = Own("CartPole-v1", **SMALL, engine=engine)
+    agent.learn(callbacks=[Compares(stand_still)])
+    assert torch.equal(agent.optimizer.flat, before[0])
+
+
+@pytest.mark.parametrize("engine", ["auto", "eager"])
+def test_an_environment_that_switches_gradients_off_is_learned_from(engine: Any) -> None:
+    class SwitchesOff(gymnasium.Wrapper):
+        def step(self, action: Any) -> Any:
+            torch.set_grad_enabled(False)
+            return self.env.step(action)
+
+    def make() -> Any:
+        return SwitchesOff(gymnasium.make("CartPole-v1"))
+
+    with torch.enable_grad():  # put back at the end
+        agent = PPO(make, **SMALL, engine=engine, vector="sync")
+        before = agent.optimizer.flat.clone()
+        agent.learn()
+    assert not torch.equal(agent.optimizer.flat, before)
+
+
+def test_other_memory_for_a_replay_buffer_is_refused() -> None:
+    class Shares(Callback):
+        def on_update_end(self, trainer: Any, metrics: Any) -> None:
+            trainer.agent.replay.rewards.share_memory_()
+
+    with pytest.raises(
+        ValueError, match=r"replay\.rewards got other memory.*replay\.rewards\.clone"
+    ):
+        SAC("Pendulum-v1", **SMALL_SAC).learn(callbacks=[Shares()])
+
+
+def test_anomalies_are_looked_for_without_a_fixed_graph() -> None:
+    with torch.autograd.set_detect_anomaly(True):
+        agent = PPO("CartPole-v1", **SMALL).learn()
+    assert agent.engine.describe().startswith("engine: eager PyTorch (native: torch.autograd.set_")
+
+
+def test_a_norm_of_layers_is_recorded_without_a_note() -> None:
+    def network(space: Any) -> nn.Module:
+        return nn.Sequential(nn.Linear(space.shape[0], 8), nn.LayerNorm(8), nn.Tanh())
+
+    shapes = {**SMALL, "hidden_sizes": (64, 64)}
+    agent = PPO("CartPole-v1", **shapes, network=network).learn()
+    assert not any("TorchScript" in note for note in agent.engine.notes)
+
+
+def test_values_of_another_shape_are_refused_with_both_shapes() -> None:
+    class Policy(ActorCritic):
+        def evaluate(self, obs: Tensor, actions: Tensor) -> Any:
+            log_probs, entropy, values = super().evaluate(obs, actions)
+            return log_probs, entropy, values.unsqueeze(1)
+
+    class Own(PPO):
+        policy_class = Policy
+
+    with pytest.raises(ValueError, match=r"evaluate_rows returns \[128, 1\], not \[128\]"):
+        Own("CartPole-v1", **SMALL).learn()
 
 
 @pytest.mark.parametrize("name", ["rewards", "obs", "values"])

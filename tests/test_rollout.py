@@ -199,3 +199,13 @@ def test_reset_rows_change_nothing_that_is_learned_or_logged(env):
         poisoned.buffer.obs[-1] = last  # where the next rollout starts
     assert num_poisoned > 20
     assert not differing(tensors_of(clean.agent), tensors_of(poisoned.agent))
+
+
+def test_on_another_device_a_callback_may_add_to_the_rewards_until_the_next_step():
+    buffer = make_buffer(device=torch.device("meta"))
+    fill(buffer)
+    for name in ("rewards", "terminated", "truncated", "valid"):
+        assert getattr(buffer, name) is getattr(buffer, name)
+    rewards = buffer.rewards
+    record(buffer, 0, [])
+    assert buffer.rewards is not rewards

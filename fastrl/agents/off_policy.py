@@ -24,6 +24,7 @@ from fastrl.agents.states import check_spaces, check_state, describe_spaces, loa
 from fastrl.buffers.replay import MOST_RESTARTS, ReplayBuffer, StepsBuffer, Transitions
 from fastrl.config.sac import SACConfig
 from fastrl.decoupled.channels import ReplayChannel
+from fastrl.engine.gradient_step import GradientStep
 from fastrl.models.critics import SquashedGaussianActor
 from fastrl.runs.fitting import check_fits
 from fastrl.runs.timer import StageTimer
@@ -37,6 +38,8 @@ class OffPolicyAgent(BaseAgent):
     config_class: ClassVar[type[SACConfig]]
     config: SACConfig
     policy: SquashedGaussianActor
+    _summed_steps: list[int]
+    """Gradient steps since the last row of metrics, of each part that learns."""
     channel = ReplayChannel
     """What players and trainers in processes of their own send each other."""
     rank_state = ("noise_generator", "noise_device", "replay")
@@ -78,6 +81,16 @@ class OffPolicyAgent(BaseAgent):
         """Returns means since the last call."""
         raise NotImplementedError
 
+    def pending_metrics(self) -> dict[str, float]:
+        """Returns means since the last row of metrics, and leaves their sums for the next row."""
+        steps = [x for x in vars(self).values() if isinstance(x, GradientStep)]
+        sums, summed_steps = [step.sums.clone() for step in steps], self._summed_steps
+        metrics = self._take_metrics()
+        for step, kept in zip(steps, sums, strict=True):
+            step.sums.copy_(kept)
+        self._summed_steps = summed_steps
+        return metrics
+
     def _is_finite(self) -> bool:
         """Returns whether all metrics since the last call are finite, so that the weights are."""
         raise NotImplementedError
@@ -106,7 +119,9 @@ class OffPolicyAgent(BaseAgent):
             list(zip(*(x[:, columns].unbind(0) for x in rows), strict=True))
             for columns in self.columns_of_pools()
         ]
-        self._act = [self.engine.act(self.draw_actions, pool) for pool in self._rows]
+        self._act = [
+            self.engine.act(lambda *row: self.draw_actions(*row), pool) for pool in self._rows
+        ]
         return steps
 
     def make_learning(self, buffer: StepsBuffer) -> None:

@@ -128,9 +128,10 @@ class OnPolicyAgent(BaseAgent):
         batch_size = config.per_rank_batch_size or config.num_steps * config.num_envs
         self.engine.prepare(self.trained, batch_size, self.widest_layer())
         rollout = self.make_rollout(batch_size)
-        self._act = [
-            self.engine.act(self.draw_actions, self.rows_of_pool(rollout, columns), self.policy)
-            for columns in self.columns_of_pools()
+        pools = [self.rows_of_pool(rollout, columns) for columns in self.columns_of_pools()]
+        self._act = [  # `draw_actions` is found anew each time: a callback may replace it
+            self.engine.act(lambda *row: self.draw_actions(*row), rows, self.policy)
+            for rows in pools
         ]
         rows, values = self.rows_to_evaluate(rollout), rollout.values[:-1].view(-1)
         filled = rollout.log_probs.view(-1), values
@@ -197,7 +198,7 @@ class OnPolicyAgent(BaseAgent):
     def begin_rollout(self, rollout: RolloutBuffer) -> None:
         """Draws the noise of a whole rollout at once."""
         self.engine.check()
-        rollout.check_memory()
+        rollout.places.check()
         self.policy.head.draw_noise(rollout.noise, self.noise_generator)
 
     def act(self, t: int, pool: int) -> np.ndarray:
@@ -243,14 +244,13 @@ class OnPolicyAgent(BaseAgent):
         """
         if self.rows_are_evaluated:
             return torch.full((), torch.nan)
+        rollout.places.check()
         valid, merge = rollout.valid, self.devices.merge
-        ends = rollout.terminated, rollout.truncated
-        rewards = rollout.rewards
-        if self.reward_scale is not None:
-            is_frozen = self.config.freeze_normalization or not self.reward_scale.training
-            if not is_frozen:
-                done, running = ends[0] | ends[1], rollout.discounted_returns
-                self.reward_scale.update(rewards, done, valid, running, merge)
+        rewards, ends = rollout.rewards, (rollout.terminated, rollout.truncated)
+        scale = self.reward_scale
+        if scale is not None and scale.training and not self.config.freeze_normalization:
+            done, running = ends[0] | ends[1], rollout.discounted_returns
+            scale.update(rewards, done, valid, running, merge)
         self._evaluate_rows()
         self._fill_advantages(rewards, *ends)
         return explained_variance(rollout.values[:-1], rollout.returns, valid, merge)

@@ -15,7 +15,6 @@ Letters: C rows of N environments, B rows of a minibatch, G minibatches.
 
 from __future__ import annotations
 
-import math
 from typing import Any, NamedTuple
 
 import gymnasium
@@ -23,9 +22,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from fastrl.buffers.places import Places, check_fits
 from fastrl.buffers.rollout import RolloutBuffer
 from fastrl.kernels.indexing import RowGather
-from fastrl.processes.machine import total_memory
 
 MOST_RESTARTS = 100  # each takes a row of the ring; with more, the oldest ones make way
 
@@ -159,7 +158,7 @@ class ReplayBuffer:
         """Allocates an empty ring of C rows, no more than the capacity takes."""
         self.num_rows = min(self.most_rows, max(3, -(-num_transitions // self.num_envs) + 1))
         self.head = self.size = 0
-        _check_memory(self.num_rows * self.num_envs, self._fields, self.device)
+        check_fits(self.num_rows * self.num_envs, self._fields, self.device)
 
         def ring(name: str, device: torch.device) -> Tensor:
             # Left as it is: no row is read before it is written, and until then takes no memory.
@@ -175,6 +174,7 @@ class ReplayBuffer:
         self._sources = [x.flatten(0, 1) for x in fields]
         self._next_sources = self._sources[:1]
         self._flat_done = self.done.flatten()
+        self._places = Places(self, "replay", list(self._fields))
         on_cpu = self.device.type == "cpu"
         self._gather = RowGather(self._sources, self._outputs) if on_cpu else None
         self._next_gather = RowGather(self._next_sources, self._next_outputs) if on_cpu else None
@@ -195,6 +195,7 @@ class ReplayBuffer:
     def append(self, steps: StepsBuffer) -> None:
         """Takes in a full buffer of T steps; the oldest rows make way."""
         assert steps.num_steps < self.num_rows
+        self._places.check()
         if steps.is_restarted or not self.size:
             if self.size:
                 self._close_seam()
@@ -265,6 +266,7 @@ class ReplayBuffer:
         The tensors are the same at every call, so that recorded and captured graphs may read them;
         their contents are new.
         """
+        self._places.check()
         rows = indices if self._gather is not None else indices.to(self.device)
         self._fetch(self._gather, self._sources, self._outputs, rows)
         _, _, _, rewards, discounts = self.minibatch
@@ -333,18 +335,3 @@ class ReplayBuffer:
         for name in self._fields:
             getattr(self, name)[:count] = state[name][-count:].to(getattr(self, name).device)
         self.head = self.size = count - 1
-
-
-def _check_memory(
-    num_rows: int, fields: dict[str, tuple[tuple[int, ...], torch.dtype]], device: torch.device
-) -> None:
-    """Raises ValueError if the machine could not hold a ring that is full."""
-    if device.type != "cpu":  # its driver says so by itself, at once
-        return
-    row = sum(math.prod(shape) * dtype.itemsize for shape, dtype in fields.values())
-    total = total_memory()
-    if num_rows * row > total:
-        raise ValueError(
-            f"a replay buffer of {num_rows:,} transitions takes {num_rows * row / 2**30:,.1f} GiB; "
-            f"this machine has {total / 2**30:,.1f} GiB: lower buffer_size"
-        )

@@ -26,6 +26,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from fastrl.buffers.places import Places
 from fastrl.kernels.indexing import Recorder, RowGather, shuffled_minibatches
 
 
@@ -133,20 +134,11 @@ class RolloutBuffer:
             self._finished_returns,
             self._finished_lengths,
         )
-        written = ("obs", "actions", "noise", "values", "log_probs", "advantages", "returns")
-        on_host = ("host_rewards", "host_terminated", "host_truncated", "host_valid")
-        self._memory = {name: getattr(self, name).data_ptr() for name in (*written, *on_host)}
+        self._copies: dict[str, Tensor] = {}  # on the training device, of what is on the host
+        written = ["obs", "actions", "noise", "values", "log_probs", "advantages", "returns"]
+        written += ["host_rewards", "host_terminated", "host_truncated", "host_valid"]
+        self.places = Places(self, "rollout", written)
         self._allocate_minibatches(batch_size)
-
-    def check_memory(self) -> None:
-        """Raises ValueError if somebody gave a tensor of it other memory, which is not written."""
-        for name, place in self._memory.items():
-            if getattr(self, name).data_ptr() != place:
-                name = name.removeprefix("host_")
-                raise ValueError(
-                    f"rollout.{name} got other memory, which the next steps are not written to; "
-                    f"change it in place: rollout.{name}.copy_(...)"
-                )
 
     def _allocate_minibatches(self, batch_size: int) -> None:
         num_minibatches = -(-self.num_steps * self.num_envs // batch_size)
@@ -193,6 +185,7 @@ class RolloutBuffer:
         """
         broken = self._recorder.record(t, first_env, obs, rewards, terminated, truncated)
         if self.device.type != "cpu":
+            self._copies.clear()
             columns = slice(first_env, first_env + len(rewards))
             self.obs[t + 1, columns].copy_(self.host_obs[t + 1, columns], non_blocking=True)
         return broken
@@ -242,22 +235,30 @@ class RolloutBuffer:
     @property
     def rewards(self) -> Tensor:
         """Float `[T, N]`, on the training device."""
-        return self.host_rewards.to(self.device, non_blocking=True)
+        return self._on_device("rewards", self.host_rewards)
 
     @property
     def terminated(self) -> Tensor:
         """Bool `[T, N]`, on the training device."""
-        return self.host_terminated.to(self.device, non_blocking=True)
+        return self._on_device("terminated", self.host_terminated)
 
     @property
     def truncated(self) -> Tensor:
         """Bool `[T, N]`, on the training device."""
-        return self.host_truncated.to(self.device, non_blocking=True)
+        return self._on_device("truncated", self.host_truncated)
 
     @property
     def valid(self) -> Tensor:
         """Bool `[T, N]`, on the training device: False on reset rows."""
-        return self.host_valid[:-1].to(self.device, non_blocking=True)
+        return self._on_device("valid", self.host_valid[:-1])
+
+    def _on_device(self, name: str, on_host: Tensor) -> Tensor:
+        """Returns the same tensor until the next step: a callback may add to the rewards in it."""
+        if self.device.type == "cpu":
+            return on_host
+        if name not in self._copies:
+            self._copies[name] = on_host.to(self.device, non_blocking=True)
+        return self._copies[name]
 
     @property
     def num_valid(self) -> int:

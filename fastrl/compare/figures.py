@@ -92,7 +92,8 @@ def figures_of(measured: Measured, target: float | None = None) -> RunFigures:
     Args:
         measured: the run.
         target: a return; the steps and seconds to it are those of the first row of metrics whose
-            mean return of the last 100 training episodes (fewer, at the start) reaches it.
+            mean return of the last 100 training episodes (fewer, at the start) reaches it; without
+            such a row, those of the summary, if the run ended at a target that is as high.
     """
     run, table = measured.run, measured.table
     steps_to, seconds_to = None, None
@@ -102,6 +103,12 @@ def figures_of(measured: Measured, target: float | None = None) -> RunFigures:
         if reached is not None:
             steps_to = along[reached]
             seconds_to = table.curve(TRAIN_RETURN, "seconds")[0][reached]
+        elif number_in(run.summary, "steps_to_target") is not None:
+            # The run ended at its own target, which it looked for more often than it wrote rows.
+            ended_at = number_in(run.summary, "target_return")
+            if ended_at is not None and ended_at >= target:
+                steps_to = number_in(run.summary, "steps_to_target")
+                seconds_to = number_in(run.summary, "seconds_to_target")
     greedy = number_in(run.summary, "eval_return_mean")
     training = number_in(run.summary, "train_return_mean")
     return RunFigures(
@@ -130,8 +137,8 @@ def figures_of_group(group: Group, target: float | None = None) -> GroupFigures:
     returns = [x for run in counted if (x := run.last_return(kind)) is not None]
     values = np.array(returns, dtype=np.float64)
     several = len(returns) > 1
-    told = [run for run in counted if run.measured.table.curve(TRAIN_RETURN)[0]]
-    reached = [run for run in told if run.steps_to_target is not None]
+    reached = [run for run in counted if run.steps_to_target is not None]
+    told = [run for run in counted if run in reached or run.measured.table.curve(TRAIN_RETURN)[0]]
     return GroupFigures(
         group=group,
         kind=kind,

@@ -49,6 +49,10 @@ class RolloutChannel:
         with timer.stage("advantage"), agent.engine.learning():
             return {"Info/explained_variance": float(agent.compute_advantages(buffer))}
 
+    def pending_metrics(self) -> dict[str, float]:
+        """Returns what was learned since the last row of metrics; here a row holds every update."""
+        return {}
+
     def load_player(self, state: dict[str, Any]) -> None:
         """Takes back what a player needs of a checkpoint."""
         self.agent.load_state_dict(state)
@@ -78,6 +82,10 @@ class ReplayChannel(RolloutChannel):
         """Counts the steps, because a player acts at random until there are enough of them."""
         self.agent.num_env_steps += self.agent.config.steps_per_update
         return {}
+
+    def pending_metrics(self) -> dict[str, float]:
+        """Returns means since the last row of metrics, and leaves their sums for the next row."""
+        return self.agent.pending_metrics()
 
     def load_player(self, state: dict[str, Any]) -> None:
         """Takes back what a player needs of a checkpoint; the replay buffer is for the trainers."""

@@ -15,7 +15,8 @@ trainer knows its size before it is read:
 
     learn      from every player to every trainer, once a rollout; player 0's first one is followed
                by all that learning goes on from
-    report     from player 0 to trainer 0: send back all that learning goes on from
+    report     from player 0 to trainer 0: send back all that learning goes on from, and the metrics
+               since the last row
     shut down  from player 0 to every trainer
 
 Letters: P players, M trainers.
@@ -59,6 +60,7 @@ class RemoteLearner:
         self._num_reported = -1  # that trainer 0's latest report has seen
         self._reported: dict[str, Any] = {}  # on player 0; at first what a checkpoint holds
         self._late_metrics: dict[str, float] = {}  # that `finish_pending` waited for
+        self._pending_metrics: dict[str, float] = {}  # of the latest report
 
     @property
     def config(self) -> Any:
@@ -151,17 +153,22 @@ class RemoteLearner:
         """Blocks until all submitted rollouts are learned from; player 0 can then save the result.
 
         Returns:
-            The metrics that came meanwhile; the next `update` returns them too.
+            The metrics that came since the last `update`; the next one returns them too.
         """
         if self._num_submitted < 0:
             return {}
-        metrics = self._receive_weights(StageTimer(), most_behind=0)
-        self._late_metrics = {**self._late_metrics, **metrics}
+        late = self._receive_weights(StageTimer(), most_behind=0)
+        self._late_metrics = {**self._late_metrics, **late}
         if self.devices.is_global_zero and self._num_reported < self._num_learned:
             self._send({"do": "report"}, 0)
             self._reported = self.messages.receive_state(self.config.num_players)
+            self._pending_metrics = self._reported.pop("pending_metrics", {})
             self._num_reported = self._num_learned
-        return metrics
+        return self._late_metrics
+
+    def pending_metrics(self) -> dict[str, float]:
+        """Returns, on player 0, the trainers' metrics since the last row, as last reported."""
+        return self._pending_metrics
 
     def shut_down_trainers(self, status: int) -> None:
         """Has the trainers return from `LearnerServer.serve`, with the exit status of the run."""
@@ -197,4 +204,4 @@ class RemoteLearner:
         """Takes a state back; player 0 keeps it for the trainers."""
         self.channel.load_player(state)
         if self.devices.is_global_zero:
-            self._reported = state
+            self._reported, self._pending_metrics = state, self.channel.pending_metrics()

@@ -41,7 +41,8 @@ class LearnerServer:
                     self.messages.flush()
                     return order["status"]
                 if order["do"] == "report":
-                    self.messages.send_state(self.agent.state_dict(), 0)
+                    pending = {"pending_metrics": self.channel.pending_metrics()}
+                    self.messages.send_state({**self.agent.state_dict(), **pending}, 0)
                     continue
                 lag = self._receive_rollouts(order, buffer)
                 timer.reset()

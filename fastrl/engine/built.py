@@ -15,7 +15,25 @@ from fastrl.processes.ranks import Ranks
 
 logger = logging.getLogger("fastrl")
 
+_MOVED = (
+    "layers were frozen or thawed, or a tensor got other memory: by `x.data = ...`, or on its way "
+    "to another process (x.data.copy_(...) and x.clone() leave it where it is)"
+)
 _IN_A_TENSOR = "a number that changes belongs in a tensor, changed in place (self.beta.fill_(...))"
+
+
+class Teller:
+    """Says why something runs more slowly from here on, each reason once in a run."""
+
+    def __init__(self) -> None:
+        """Has told nothing."""
+        self._told: set[str] = set()
+
+    def __call__(self, change: str) -> None:
+        """Tells it."""
+        if change not in self._told:
+            logger.warning("eager from here on: %s", change)
+        self._told.add(change)
 
 
 class Built:
@@ -26,13 +44,14 @@ class Built:
         function: Function,
         fast: Function,
         reads: PythonReads,
-        sources: Sequence[Tensor] = (),
+        sources: Sequence[Tensor],
+        tell: Teller,
     ) -> None:
         """Runs `fast` in place of `function` until something in `reads` changes.
 
         Or until a tensor of `sources` gets other memory, by `x.data = ...` or by `freeze`.
         """
-        self.function, self.fast, self.reads = function, fast, reads
+        self.function, self.fast, self.reads, self._tell = function, fast, reads, tell
         self._places = [(tensor, tensor.data_ptr()) for tensor in sources]
         # Code of somebody's own may change a number between two steps of one update.
         self._looks_each_time = bool(first_own(reads.ran))
@@ -41,13 +60,15 @@ class Built:
 
     def changed(self) -> str | None:
         """Says what has changed since it was built; None if nothing has."""
-        if any(tensor.data_ptr() != place for tensor, place in self._places):
-            return (
-                "layers were frozen or thawed, or a tensor got other memory by `x.data = ...` "
-                "(`x.data.copy_(...)` keeps it)"
-            )
+        if change := self.moved():
+            return change
         change = self.reads.changed()
         return change and f"{change}; {_IN_A_TENSOR}"
+
+    def moved(self) -> str | None:
+        """Says so if a tensor that it reads or writes to lies elsewhere now."""
+        is_moved = any(tensor.data_ptr() != place for tensor, place in self._places)
+        return _MOVED if is_moved else None
 
     def fall_back(self) -> None:
         """Runs the function itself from here on."""
@@ -56,15 +77,11 @@ class Built:
 
     def __call__(self, *arguments: Tensor) -> Any:
         """Runs it."""
-        if self._looks_each_time and self.fast is not None and (change := self.changed()):
+        look = self.changed if self._looks_each_time else self.moved
+        if self.fast is not None and (change := look()):
             self.fall_back()
-            tell(change)
+            self._tell(change)
         return self._run(*arguments)
-
-
-def tell(change: str) -> None:
-    """Says why a function runs as it is written from here on."""
-    logger.warning("eager from here on: %s", change)
 
 
 def agreed(made: Function, notes: list[str], ranks: Ranks) -> Function:

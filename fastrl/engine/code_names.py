@@ -11,7 +11,8 @@ from types import CodeType
 from typing import Any
 
 _MISSING = object()
-_SETTERS = {"setattr", "__setattr__", "register_buffer", "register_parameter", "add_module"}
+_TAKE_NAMES = {"setattr", "__setattr__", "register_buffer", "register_parameter", "add_module"}
+_TAKE_NAMES |= {"getattr", "hasattr"}
 
 
 def is_of_part(key: str, parts: Mapping[str, Any], code: CodeType) -> bool:
@@ -42,10 +43,14 @@ def _read_from(key: str, code: CodeType) -> set[str]:
 
 
 @lru_cache(256)
-def stored_names(code: CodeType) -> list[str]:
-    """Returns the names of attributes that code sets, or may set: `setattr(self, "scale", x)`."""
+def names_to_come(code: CodeType) -> list[str]:
+    """Returns the names of attributes that an object may come to have.
+
+    Those that code sets, or may set: `setattr(self, "scale", x)`; and those that it asks for:
+    `getattr(self, "scale", 1.0)`.
+    """
     found = [x.argval for x in dis.get_instructions(code) if x.opname == "STORE_ATTR"]
-    if not _SETTERS.isdisjoint(code.co_names):
+    if not _TAKE_NAMES.isdisjoint(code.co_names):
         found += [x for x in code.co_consts if isinstance(x, str)]
     return list(dict.fromkeys(found))
 

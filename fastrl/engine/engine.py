@@ -29,7 +29,7 @@ import torch
 from torch import Tensor, nn
 
 from fastrl.config.run import RunConfig
-from fastrl.engine.built import Built, agreed, tell
+from fastrl.engine.built import Built, Teller, agreed
 from fastrl.engine.claim import Claim
 from fastrl.engine.compiling import Function, build
 from fastrl.engine.gradient_step import GradientStep, Loss
@@ -67,6 +67,7 @@ class Engine:
         self._of_layers = PythonReads()
         self._trained: Callable[[], Trained] = list
         self._torch_threads = self._pool_threads = 1
+        self._tell = Teller()
         self.notes: list[str] = []
         """Why something runs more slowly than it might."""
         self.claim = Claim()
@@ -91,7 +92,8 @@ class Engine:
                 module.train()
         self._trained, self._networks = trained, [module for _, module in trained()]
         self._layers = self._fingerprint()
-        self._built, self._twins, self.notes, self._of_layers = [], [], [], PythonReads()
+        self._built, self._twins, self._tell = [], [], Teller()
+        self.notes, self._of_layers = [], PythonReads()
         self._of_layers.take_settings(self._networks, [parameters for parameters, _ in trained()])
         reasons = why_no_kernels(device, config.precision) + why_not_static(self._networks)
         for_compiler = config.engine == "compile"
@@ -124,7 +126,7 @@ class Engine:
             example: arguments of the shapes and types that it will be called with; not changed.
         """
         with self._devices.apart():
-            built = self._build(function, example, PythonReads())
+            built = self._build(function, example)
         return built if self._way.name == "eager" else agreed(built, self.notes, self._devices)
 
     @building()
@@ -132,11 +134,12 @@ class Engine:
         self,
         function: Function,
         example: tuple[Tensor, ...],
-        reads: PythonReads,
+        reads: PythonReads | None = None,
         threads: int | None = None,
     ) -> Function:
         if self._way.name == "eager":
             return function
+        reads = reads or PythonReads(self._networks)
         mode = "compile" if self._way.name == "compile" else "recorded"
         with buffers_kept(self._networks):
             try:
@@ -153,9 +156,8 @@ class Engine:
             make = partial(build, function, example, mode, sources)
             with num_threads(threads or self._torch_threads):
                 fast = built_with(self._twins, make, self.notes)
-        built = Built(function, fast, reads, sources)
-        self._built.append(built)
-        return built
+        self._built.append(Built(function, fast, reads, sources, self._tell))
+        return self._built[-1]
 
     @staticmethod
     def _watched(function: Function, reads: PythonReads) -> Function:
@@ -173,10 +175,7 @@ class Engine:
         return function
 
     def act(
-        self,
-        draw: Function,
-        rows: Sequence[tuple[Tensor, ...]],
-        policy: Any = None,
+        self, draw: Function, rows: Sequence[tuple[Tensor, ...]], policy: Any = None
     ) -> Callable[[int], np.ndarray]:
         """Returns a function of the step t that acts on a pool's rows, in evaluation mode.
 
@@ -187,8 +186,9 @@ class Engine:
             policy: whose actions `draw` draws, if a kernel may do so.
         """
         draw = evaluated(draw, self._networks)
+        draw.__name__ = "draw_actions"  # for messages
         run = self._native_acting(draw, rows[0], policy)
-        run = run or self._build(draw, self._here(rows[0]), PythonReads(), threads=1)
+        run = run or self._build(draw, self._here(rows[0]), threads=1)
         if self._on_cpu:
             return lambda t: run(*rows[t]).numpy()
         return lambda t: run(*self._here(rows[t])).cpu().numpy()
@@ -203,13 +203,13 @@ class Engine:
         has_twin = any(twin.module is policy for twin in self._twins)
         if not has_twin or NativeActing.why_not(policy):
             return None
-        reads = PythonReads()
+        reads = PythonReads(self._networks)
         if not acts_alike(draw, row, policy, reads):
             self.notes.append("acting: the kernel does not draw what `draw_actions` draws")
             return None
-        built = Built(draw, NativeActing(policy, len(row[0])), reads)
-        self._built.append(built)
-        return built
+        native = NativeActing(policy, len(row[0]))
+        self._built.append(Built(draw, native, reads, native.sources, self._tell))
+        return self._built[-1]
 
     def over_rows(
         self, function: Function, inputs: Sequence[Tensor], outputs: Sequence[Tensor]
@@ -218,6 +218,7 @@ class Engine:
 
         In evaluation mode, as it was acted; on a CPU in pieces that stay in the cache.
         """
+        name = getattr(function, "__name__", "a function")
         function = evaluated(function, self._networks)
         num_inputs, num_rows = len(inputs), len(inputs[0])
         size = max(1, inputs[0][0].numel())
@@ -228,12 +229,14 @@ class Engine:
             with self._devices.autocast():
                 results = function(*tensors[:num_inputs])
             for output, result in zip(tensors[num_inputs:], results, strict=True):
+                if result.shape != output.shape:
+                    raise ValueError(f"{name} returns {[*result.shape]}, not {[*output.shape]}")
                 output.copy_(result)
             return tensors[-1]
 
         pieces = list(zip(*(x.split(chunk) for x in (*inputs, *outputs)), strict=True))
         built = {len(piece[0]): piece for piece in pieces}  # the last one may be shorter
-        runs = {num: self._build(fill, piece, PythonReads()) for num, piece in built.items()}
+        runs = {num: self._build(fill, piece) for num, piece in built.items()}
 
         def run() -> None:
             for piece in pieces:
@@ -268,7 +271,7 @@ class Engine:
         step = GradientStep(*parts, **joined)
         if example is None:
             return step
-        reads = PythonReads()
+        reads = PythonReads(self._networks)
         if twin is not None and twin.fits and self._way.name == "native":
             if reasons := why_not_objective(twin, step, loss, example, self._networks, reads):
                 self.notes += reasons
@@ -295,7 +298,9 @@ class Engine:
         """Surrounds what follows a rollout: threads, precision of products; looks for changes."""
         self.check()
         precision = matmul_precision(getattr(self._config, "matmul_precision", "highest"))
-        with num_threads(self._torch_threads), worker_threads(self._pool_threads), precision:
+        threads = num_threads(self._torch_threads), worker_threads(self._pool_threads)
+        # An environment with a model of its own may have switched gradients off.
+        with threads[0], threads[1], precision, torch.enable_grad():
             yield
 
     def check(self) -> None:
@@ -310,18 +315,15 @@ class Engine:
                 "weights, layers or hooks were replaced while the agent trains; copy weights with "
                 "parameter.data.copy_(...), freeze with agent.freeze(...), replace before `learn`"
             )
-        changes, is_eager = [], self._way.name == "eager"
-        if not is_eager and (change := self._of_layers.changed()):  # a dropout's rate, `eval()`
-            changes.append(change)
-            self._of_layers = PythonReads()
-            for built in self._built:
+        fast = [built for built in self._built if built.fast is not None]
+        # A dropout's rate, `eval()`; and with one vector of weights, all that steps along it moves.
+        change_of_all = self._of_layers.changed() if fast else None
+        change_of_all = change_of_all or next(filter(None, (x.moved() for x in fast)), None)
+        changes = [change_of_all or built.changed() for built in fast]
+        for built, change in zip(fast, changes, strict=True):
+            if change:
                 built.fall_back()
-        for built in self._built:
-            if built.fast is not None and (change := built.changed()):
-                built.fall_back()
-                changes.append(change)
-        for change in dict.fromkeys(changes):
-            tell(change)
+                self._tell(change)
 
     @property
     def _on_cpu(self) -> bool:

@@ -163,7 +163,9 @@ class GradientStep:
             self._run = run
 
     def clear(self) -> None:
-        """Begins to add metrics up anew."""
+        """Begins to add metrics up anew; layers may have been frozen or thawed meanwhile."""
+        if len(self._gradient_sum) != len(self.optimizer.flat):
+            self._gradient_sum = torch.zeros_like(self.optimizer.flat)
         self.sums.zero_()
         self.num_steps = 0
 

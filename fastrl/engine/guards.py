@@ -13,12 +13,11 @@ import inspect
 import os
 import random
 import sys
-from collections.abc import Callable, Iterable, Iterator, MutableMapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from functools import partial
 from types import (
-    CellType,
     CodeType,
     FrameType,
     FunctionType,
@@ -32,12 +31,14 @@ import numpy as np
 import torch
 from torch import nn
 
-from fastrl.engine.code_names import computes_names, is_of_part, stored_names
+from fastrl.engine.code_names import computes_names, is_of_part, names_to_come
+from fastrl.engine.held_state import State, layers_of, numbers_of, settings_of, state_of
 from fastrl.engine.own_code import PACKAGE, is_library, profiled
 from fastrl.engine.snapshots import (
     CONTAINERS,
     GENERATORS,
     MAPPINGS,
+    MISSING,
     MUTABLE,
     PLAIN,
     TooLarge,
@@ -45,7 +46,9 @@ from fastrl.engine.snapshots import (
     is_same,
     parts_of,
     put_back,
+    put_into,
     snapshot_of,
+    words_for,
 )
 
 # What the functions in `random` and `numpy.random` draw from.
@@ -60,7 +63,6 @@ _MOST_OBJECTS = 256  # of a container, that are looked into
 _NOW = "now", "utcnow", "today"  # of datetime
 _COMPREHENSIONS = ("<listcomp>", "<setcomp>", "<dictcomp>", "<genexpr>")
 _DEEPEST = 5  # attributes of attributes of attributes
-_MISSING = object()
 # fastrl's own machinery, taken for a library's: nobody changes it while a run goes on.
 _MACHINERY = tuple(os.path.join(PACKAGE, name) for name in ("engine", "kernels", "processes"))
 
@@ -77,8 +79,16 @@ class _Read(NamedTuple):
 class PythonReads:
     """The values that a function's Python code read, and where to look them up again."""
 
-    def __init__(self) -> None:
-        """Knows of nothing until `watch`."""
+    def __init__(self, networks: Sequence[nn.Module] | None = None) -> None:
+        """Knows of nothing until `watch`.
+
+        Args:
+            networks: whose layers somebody else looks after; of all other layers, it notes what
+                they are and how they are set. None: it notes nothing of layers.
+        """
+        self._others: set[int] | None = None
+        if networks is not None:
+            self._others = {id(x) for network in networks for x in network.modules()}
         self._values: dict[tuple[int, str], _Read] = {}
         self._is_library: dict[int, bool] = {}
         # By id: two files may have the same code, with other global variables.
@@ -116,28 +126,25 @@ class PythonReads:
         layers = [pair for network in networks for pair in network.named_modules()]
         named = [(name or "network", module) for name, module in layers]
         for name, owner in [*named, *(("optimizer", x) for x in optimizers)]:
-            own = vars(owner)
-            for key, value in own.items():
-                if isinstance(value, (*PLAIN, tuple)) and is_plain(value) and key[0] != "_":
-                    self._take(own, own.get, key, value, f"{name}.{key}")
+            self._take_all(settings_of(owner, name))
 
     def changed(self) -> str | None:
         """Names the first value that is another now: "self.beta changed from 0.1 to 1.0"."""
         for look_up, key, _, value, name, _ in self._values.values():
-            now = look_up(key, _MISSING)
+            now = look_up(key, MISSING)
             if now is not value and not is_same(now, value):
-                return f"{name} {_what_changed(value, now)}"
+                return f"{name} {words_for(value, now)}"
         return None
 
     def restore(self) -> None:
         """Puts back what the function itself changed: it was only tried."""
         for look_up, key, found, value, _, holder in self._values.values():
-            now = look_up(key, _MISSING)
+            now = look_up(key, MISSING)
             if now is value or is_same(now, value):
                 continue
             put_back(found, value)
             if holder is not found:
-                _put(holder, key, found)
+                put_into(holder, key, found)
 
     def _note(self, frame: FrameType, event: str, called: Any) -> None:
         code = frame.f_code
@@ -146,7 +153,7 @@ class PythonReads:
                 self._note_builtin(called)
         elif code is _READS_ENVIRONMENT and event == "call":
             environment, key = os.environ, frame.f_locals["key"]
-            value = environment.get(key, _MISSING)
+            value = environment.get(key, MISSING)
             self._take(environment, environment.get, key, value, f"os.environ[{key!r}]")
         # Arguments are there at the call, other local variables at the return.
         if event not in ("call", "return") or self._skips(frame):
@@ -163,7 +170,7 @@ class PythonReads:
         names = {*code.co_names, *(x for x in code.co_consts if isinstance(x, str))}
         # Finding a function takes long: only for numbers and words in its closure, and not for what
         # a comprehension sees of its function, which are local variables.
-        free = (frame.f_locals.get(name, _MISSING) for name in code.co_freevars)
+        free = (frame.f_locals.get(name, MISSING) for name in code.co_freevars)
         if code.co_name not in _COMPREHENSIONS and any(map(is_plain, free)):
             for function in gc.get_referrers(code):
                 if isinstance(function, FunctionType):
@@ -175,7 +182,7 @@ class PythonReads:
             self._take(frame.f_globals, frame.f_globals.get, name, value, name)
             owners.setdefault(name, value)
         if not code.co_filename.startswith(PACKAGE) and computes_names(code):
-            names |= _numbers_of(owners.values(), names)
+            names |= numbers_of(owners.values(), names)
         for name, owner in owners.items():
             self._look_into(owner, names, name, 1, code)
 
@@ -186,10 +193,17 @@ class PythonReads:
         if depth > _DEEPEST or isinstance(owner, _OPAQUE) or self._belongs_to_library(owner):
             return
         is_made = id(owner) in self._made  # anew at each call
+        is_lasting = depth > 1 or label not in (*code.co_varnames, *code.co_cellvars)
         if isinstance(owner, (*CONTAINERS, dict)):
             _, items = parts_of(owner)
+            if len(items) > _MOST_OBJECTS and not all(isinstance(x, _OPAQUE) for x in items):
+                self._take_object(owner, TooLarge(len(items)), label)
             for item in items if len(items) <= _MOST_OBJECTS else ():
                 self._look_into(item, names, f"{label}[...]", depth + 1, code)
+        if self._others is not None and is_lasting and isinstance(owner, nn.Module):
+            self._take_all(layers_of(owner, label, self._others))
+        elif is_lasting:
+            self._take_all(state_of(owner, label))
         own = getattr(owner, "__dict__", None)
         own = own if isinstance(own, dict) else {}  # a class, or an object with slots alone
         holders = [own]
@@ -213,23 +227,25 @@ class PythonReads:
                 self._look_into(value, names, name, depth + 1, code)
         is_class = isinstance(owner, type)
         if own and not (is_class or is_made or code.co_filename.startswith(PACKAGE)):
-            for key in stored_names(code):
-                in_class = inspect.getattr_static(owner, key, _MISSING) is not _MISSING
+            for key in names_to_come(code):
+                in_class = inspect.getattr_static(owner, key, MISSING) is not MISSING
                 if not in_class and not any(key in holder for holder in holders):
                     for holder in holders:
-                        self._take(holder, holder.get, key, _MISSING, f"{label}.{key}")
+                        self._take(holder, holder.get, key, MISSING, f"{label}.{key}")
         kinds = (owner if is_class else type(owner)).__mro__[:-1]
         for kind in (x for x in kinds if x is not nn.Module):
             for key in names & (vars(kind).keys() - own.keys()):
                 value, name = vars(kind)[key], f"{label}.{key}"
                 if isinstance(value, MemberDescriptorType) and not is_class:  # of a slot
                     look_up = partial(getattr, owner)
-                    value = look_up(key, _MISSING)
+                    value = look_up(key, MISSING)
                     if not is_made:
                         self._take(owner, look_up, key, value, name)
                 elif isinstance(value, _OF_CLASSES):
-                    if not is_made:  # an instance may come to hide it
-                        self._take(own, own.get, key, _MISSING, name)
+                    if not is_made:  # an instance or a derived class may come to hide it
+                        self._take(own, own.get, key, MISSING, name)
+                        for derived in kinds[: kinds.index(kind)]:
+                            self._take(derived, vars(derived).get, key, MISSING, name)
                     self._take(kind, vars(kind).get, key, value, name)
                 if not isinstance(value, FunctionType):
                     self._look_into(value, names, name, depth + 1, code)
@@ -242,6 +258,10 @@ class PythonReads:
             return
         self._alive.append(holder)
         self._values[place] = _Read(look_up, key, value, snapshot_of(value), name, holder)
+
+    def _take_all(self, states: Iterable[State]) -> None:
+        for state in states:
+            self._take(*state)
 
     def _take_object(self, value: Any, before: Any, name: str) -> None:
         """Notes what an object that changes in place was."""
@@ -277,8 +297,8 @@ class PythonReads:
         names = getattr(getattr(function, "__code__", None), "co_freevars", ())
         for name, cell in zip(names, getattr(function, "__closure__", None) or (), strict=False):
             look_up = partial(getattr, cell)
-            value = look_up("cell_contents", _MISSING)
-            if value is not _MISSING:
+            value = look_up("cell_contents", MISSING)
+            if value is not MISSING:
                 self._take(cell, look_up, "cell_contents", value, name)
 
     def _skips(self, frame: FrameType) -> bool:
@@ -307,38 +327,4 @@ def _value_of(variable: ContextVar[Any], *_: Any) -> Any:
     try:
         return variable.get()
     except LookupError:
-        return _MISSING
-
-
-def _numbers_of(owners: Iterable[Any], names: set[str]) -> set[str]:
-    """Returns the names of numbers and words that objects have, or those in their attributes."""
-    found: set[str] = set()
-    for owner in owners:
-        own = getattr(owner, "__dict__", {})
-        for part in owner, *(own[name] for name in names & own.keys()):
-            for holder in part, *type(part).__mro__[:-1]:
-                values = getattr(holder, "__dict__", {})
-                found |= {x for x, y in values.items() if x[:2] != "__" and is_plain(y)}
-    return found
-
-
-def _put(holder: Any, key: str, value: Any) -> None:
-    """Gives what holds a value the one that it had: a dict, a class, a slot or a closure's cell."""
-    if isinstance(holder, MutableMapping):
-        if value is _MISSING:
-            holder.pop(key, None)
-        else:
-            holder[key] = value
-    elif isinstance(holder, CellType):
-        holder.cell_contents = value
-    elif value is not _MISSING:
-        kind = vars(type(holder)).get(key)
-        if isinstance(holder, type) or isinstance(kind, MemberDescriptorType):
-            setattr(holder, key, value)
-
-
-def _what_changed(before: Any, now: Any) -> str:
-    if isinstance(before, TooLarge):
-        return f"has {before.size:,} items, too many to be compared"
-    are_plain = isinstance(before, PLAIN) and isinstance(now, PLAIN)
-    return f"changed from {before!r} to {now!r}" if are_plain else "changed"
+        return MISSING

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import torch
@@ -33,13 +34,14 @@ class NativeActing:
             tensors += [normalizer.shift, normalizer.scale]
             shift, scale = normalizer.shift.data_ptr(), normalizer.scale.data_ptr()
             limit = normalizer.clip
+        self.sources = tensors
+        """Where they lie in memory is all that the kernel knows of them."""
         self._kernel = dense_kernel(num_rows, num_inputs, network, activation_of(policy.actor))
         self._kernel.set_policy(addresses, shift, scale, limit)
         self._bounds: list[int] = []
         if isinstance(head, GaussianHead):
             tensors += [head.log_std, head.low, head.high]
             self._bounds = [tensor.data_ptr() for tensor in tensors[-3:]]
-        self._alive = tensors  # for the kernel knows addresses alone
         self._kinds = (
             (torch.float32, (num_rows, num_inputs)),
             (torch.float32, (num_rows, head.noise_size)),
@@ -58,7 +60,15 @@ class NativeActing:
             return ["no kernel draws such actions"]
         if not reader.is_flat or reader.space.dtype != "float32":
             return ["a kernel acts on vectors of float32 alone"]
-        return []
+        # The kernel would read and write beyond tensors of other sizes.
+        width = head.layer.out_features
+        if isinstance(head, GaussianHead):
+            sizes = head.noise_size, math.prod(head.action_shape)
+            rows = head.log_std, head.low, head.high
+            fits = {width} == {*sizes} and all(_is_row(x, width) for x in rows)
+        else:
+            fits = head.num_choices == [width] == [head.noise_size]
+        return [] if fits else ["no kernel draws from a head of such sizes"]
 
     def __call__(self, obs: Tensor, noise: Tensor, stored: Tensor) -> Tensor:
         """Draws actions for `obs` `[n, O]`, with `noise` `[n, K]`, into `stored` `[n, *A]`.
@@ -74,3 +84,8 @@ class NativeActing:
         bounded = torch.empty_like(stored)
         self._kernel.draw_normals(*places, bounded.data_ptr(), *self._bounds)
         return bounded
+
+
+def _is_row(tensor: Any, width: int) -> bool:
+    is_plain = isinstance(tensor, Tensor) and tensor.dtype == torch.float32
+    return is_plain and tensor.shape == (width,) and tensor.is_contiguous()

@@ -18,8 +18,6 @@ def _named(*names: str) -> set[Any]:
 VIEWS = _named("t", "view", "permute", "unsqueeze") | {torch.ops.aten.squeeze.dim}
 # These take a tensor for its shape and type alone.
 FACTORIES = _named("ones_like", "zeros_like", "full_like", "new_ones", "new_zeros", "new_full")
-# Tracing knows no list of booleans. What Python costs is nothing beside these operations.
-UNTRACEABLE = _named("convolution_backward")
 # These take a number or a tensor.
 ARITHMETIC = {
     getattr(torch.ops.aten, name)
@@ -40,6 +38,15 @@ def depends_on_values(func: Any, args: Any) -> bool:
         return any(x is not None and x.dtype in (torch.bool, torch.uint8) for x in args[1])
     tags = torch.Tag.data_dependent_output, torch.Tag.dynamic_output_shape
     return any(tag in func.tags for tag in tags)
+
+
+def is_untraceable(node: fx.Node) -> bool:
+    """Tells whether tracing cannot take an operation in: it knows no list of booleans.
+
+    Such are the backward passes of convolutions and of layer, batch and group norms.
+    """
+    schema = getattr(node.target, "_schema", None)
+    return schema is not None and any(str(x.type) == "List[bool]" for x in schema.arguments)
 
 
 def is_random(node: fx.Node) -> bool:

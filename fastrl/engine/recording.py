@@ -19,10 +19,10 @@ from fastrl.engine.operations import (
     ARITHMETIC,
     FACTORIES,
     FOR_COMPILER,
-    UNTRACEABLE,
     VIEWS,
     is_alias,
     is_random,
+    is_untraceable,
     must_stay,
 )
 from fastrl.engine.torchscript import as_written, traced
@@ -133,7 +133,7 @@ class Recording(TorchDispatchMode):
     def scripted(self) -> Function:
         """Returns the graph behind TorchScript's interpreter, or Python's where that is gone."""
         run = self._in_python()
-        if any(node.target in UNTRACEABLE for node in self._graph.nodes):
+        if any(map(is_untraceable, self._graph.nodes)):
             return self._bind(run)
         try:
             grad_mode = torch.set_grad_enabled(self._has_grad_mode)

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import copy
+import ctypes
 import pickle
 import random
 from array import array
 from collections import ChainMap, UserDict, UserList, deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, MutableMapping
 from io import IOBase
-from types import MethodType
+from types import CellType, MemberDescriptorType, MethodType
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -24,6 +25,8 @@ MAPPINGS = (dict, UserDict)
 GENERATORS = (random.Random, np.random.Generator, np.random.RandomState)
 MUTABLE = (list, set, deque, UserList, *MAPPINGS)
 BUFFERS = (array, bytearray)
+_SHARED: tuple[type, ...] = (ctypes._SimpleCData, ctypes.Array, ctypes.Structure)
+MISSING = object()
 _DEEPEST = 4  # containers in containers that are looked into
 _LARGEST = 4096  # items of a container that are compared
 _LARGEST_ARRAY = 1 << 20  # numbers, which takes a millisecond
@@ -33,6 +36,12 @@ class Drawn(NamedTuple):
     """How far a generator has been drawn from."""
 
     state: bytes
+
+
+class Shared(NamedTuple):
+    """What a number that processes share is: `multiprocessing.Value`, a value of ctypes."""
+
+    content: bytes
 
 
 class Held(NamedTuple):
@@ -59,6 +68,8 @@ def snapshot_of(value: Any, depth: int = 0) -> Any:
             return Drawn(pickle.dumps(value))
         except NotImplementedError:  # SystemRandom has no state to go back to
             return object()
+    if isinstance(value, _SHARED) or _is_locked(value):
+        return Shared(bytes(value if isinstance(value, _SHARED) else value.get_obj()))
     if isinstance(value, Iterator) and not isinstance(value, IOBase):
         return object()  # like nothing: who reads an iterator goes on in it
     if isinstance(value, ChainMap):
@@ -73,6 +84,10 @@ def snapshot_of(value: Any, depth: int = 0) -> Any:
         if depth < _DEEPEST:
             return _held(value, depth + 1)
     return value
+
+
+def _is_locked(value: Any) -> bool:
+    return type(value).__module__ == "multiprocessing.sharedctypes" and hasattr(value, "get_obj")
 
 
 def _held(value: Any, depth: int) -> Held:
@@ -134,7 +149,7 @@ def is_plain(value: Any, depth: int = _DEEPEST) -> bool:
 
 def is_same(now: Any, before: Any) -> bool:
     """Tells whether a value is what `snapshot_of` noted."""
-    if isinstance(now, GENERATORS):
+    if isinstance(before, Drawn | Shared):
         now = snapshot_of(now)
     if isinstance(before, Held):
         if not isinstance(now, (*MUTABLE, tuple)) or len(now) != len(before.values):
@@ -152,3 +167,29 @@ def is_same(now: Any, before: Any) -> bool:
         except (RuntimeError, ValueError):  # there are tensors inside
             return False
     return False
+
+
+def put_into(holder: Any, key: str, value: Any) -> None:
+    """Gives what holds a value the one that it had: a dict, a class, a slot or a closure's cell."""
+    if isinstance(holder, MutableMapping):
+        if value is MISSING:
+            holder.pop(key, None)
+        else:
+            holder[key] = value
+    elif isinstance(holder, CellType):
+        holder.cell_contents = value
+    elif value is MISSING:
+        if isinstance(holder, type) and key in vars(holder):
+            delattr(holder, key)
+    else:
+        kind = vars(type(holder)).get(key)
+        if isinstance(holder, type) or isinstance(kind, MemberDescriptorType):
+            setattr(holder, key, value)
+
+
+def words_for(before: Any, now: Any) -> str:
+    """Says what became of a value, of which `before` is the snapshot."""
+    if isinstance(before, TooLarge):
+        return f"has {before.size:,} items, too many to be compared"
+    are_plain = isinstance(before, PLAIN) and isinstance(now, PLAIN)
+    return f"changed from {before!r} to {now!r}" if are_plain else "changed"

@@ -38,6 +38,8 @@ def _against_native(situation: Situation) -> list[str]:
 
 
 def _against_recorded(situation: Situation) -> list[str]:
+    if torch.is_anomaly_enabled():
+        return ["torch.autograd.set_detect_anomaly is on, which finds nothing in a fixed graph"]
     return why_not_static(situation.networks)
 
 

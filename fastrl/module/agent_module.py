@@ -37,6 +37,7 @@ from fastrl.module.replay import ReplayAgent
 from fastrl.module.restoring import restore
 from fastrl.module.rollouts import RolloutAgent
 from fastrl.processes.errors import one_line
+from fastrl.spaces.values import on_one_line
 
 _SOURCES: dict[str, tuple[Any, type[ModuleConfig]]] = {
     "rollouts": (RolloutAgent, RolloutConfig),
@@ -289,7 +290,7 @@ class LightningAgentModule(lightning.LightningModule):
         if tuple(outputs.shape) != (2, head.noise_size):
             raise ValueError(
                 f"the network of {type(self).__name__} makes {list(outputs.shape)} of two "
-                f"observations; {action_space} takes {[2, head.noise_size]}"
+                f"observations; {on_one_line(action_space)} takes {[2, head.noise_size]}"
             )
 
     def __getstate__(self) -> dict[str, Any]:

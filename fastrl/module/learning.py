@@ -146,11 +146,18 @@ class ModuleLearner:
 
     def take_metrics(self) -> dict[str, float]:
         """Returns the means of what was logged since the last call; {} if there was no step."""
-        step = self._step
-        metrics = step.means() if step is not None and step.num_steps else {}
-        if step is not None:
-            step.clear()
+        metrics = self.metrics()
+        self.clear_metrics()
         return metrics
+
+    def metrics(self) -> dict[str, float]:
+        """Returns what `take_metrics` would, and leaves it there."""
+        return self._step.means() if self._step is not None and self._step.num_steps else {}
+
+    def clear_metrics(self) -> None:
+        """Begins to add metrics up anew."""
+        if self._step is not None:
+            self._step.clear()
 
     def is_finite(self) -> bool:
         """Returns whether what was logged since `take_metrics` is finite."""

@@ -113,9 +113,15 @@ class ReplayAgent(OffPolicyAgent):
 
     def _take_metrics(self) -> dict[str, float]:
         """Returns means since the last call."""
+        metrics = self.pending_metrics()
+        self.learner.clear_metrics()
+        return metrics
+
+    def pending_metrics(self) -> dict[str, float]:
+        """Returns means since the last row of metrics, and leaves their sums for the next row."""
         metrics = {"Info/gradient_steps": float(self.num_gradient_steps)}
         metrics["Info/learning_rate"] = self.schedule.rate_of(self.optimizer)
-        return metrics | self.learner.take_metrics()
+        return metrics | self.learner.metrics()
 
     def _is_finite(self) -> bool:
         """Returns whether all metrics since the last call are finite, so that the weights are."""

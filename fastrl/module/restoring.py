@@ -7,6 +7,7 @@ from typing import Any
 
 from fastrl.agents.load import find_saved
 from fastrl.config.trust import check_named
+from fastrl.envs.ids import fault_of
 from fastrl.envs.make import is_known_id
 from fastrl.envs.rebuild import without_processes
 from fastrl.presets import facts_of
@@ -45,9 +46,7 @@ def restore(
     named = {**config.to_dict(), "agent": state.get("class") or ""}
     check_named(named, state.get("signature"), path, trust=trust, named_again=named_again)
     if env is None and (learner.get("handed_over") or not is_known_id(config.env_id)):
-        fault = f"{config.env_id}, which is not the id of an environment"
-        if is_known_id(config.env_id):
-            fault = f"environments of {config.env_id} that were handed over"
+        fault = fault_of(config.env_id, learner.get("handed_over"))
         raise ValueError(f"{path} was trained on {fault}; give env=, or --env-id to commands")
     decided = {} if env is None else without_processes(env, config, settings)
     if env is not None and not isinstance(env, str):

@@ -14,7 +14,10 @@ from fastrl.ops.moments import Moments, moments_of
 
 
 def weighted_mean(values: Tensor, weights: Tensor) -> Tensor:
-    """Mean of `values` `[B]` under `weights` `[B]`, a scalar."""
+    """Mean of `values` `[B]` under `weights` `[B]`, a scalar; ValueError for other shapes."""
+    if values.shape != weights.shape:
+        shapes = [*values.shape], [*weights.shape]
+        raise ValueError(f"expected one number per row, {shapes[1]}, got {shapes[0]}")
     return torch.dot(values, weights)
 
 

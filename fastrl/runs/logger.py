@@ -84,6 +84,11 @@ class Logger:
         if self._events:
             self._events.write_scalars(metrics, step)
 
+    def drop_rows(self, step: int, name: str) -> None:
+        """Drops the rows of a step that have a metric; their points in TensorBoard stay."""
+        if self._table:
+            self._table.drop(step, name)
+
     def log_text(self, tag: str, text: str, step: int) -> None:
         """Writes a Markdown text to TensorBoard."""
         if self._events:
@@ -138,6 +143,12 @@ class _MetricsTable:
     def drop_from(self, step: int) -> None:
         if self._path.exists():
             self._replace([row for row in self._read()[1] if int(row[0]) < step])
+
+    def drop(self, step: int, name: str) -> None:
+        if name not in self._columns:
+            return
+        place, rows = self._columns.index(name), self._read()[1]
+        self._replace([row for row in rows if int(row[0]) != step or not row[place]])
 
     def close(self) -> None:
         if self._file is not None:

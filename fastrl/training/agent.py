@@ -75,7 +75,11 @@ class Agent(Protocol):
         ...
 
     def finish_pending(self) -> dict[str, float]:
-        """Blocks until all submitted rollouts are learned from; returns metrics that came late."""
+        """Blocks until all submitted rollouts are learned from.
+
+        Returns:
+            Metrics that came late; those of the next `update` hold them, too.
+        """
         ...
 
     def not_finite(self) -> str:
@@ -104,6 +108,15 @@ class Agent(Protocol):
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Restores a state from `state_dict`."""
+        ...
+
+
+@runtime_checkable
+class HasPending(Protocol):
+    """An agent that returns metrics after some updates only, of all since the last time."""
+
+    def pending_metrics(self) -> dict[str, float]:
+        """Returns the metrics since the last time, and goes on adding them up."""
         ...
 
 

@@ -113,9 +113,12 @@ class Counters:
     """Of the same episodes, for each info metric: how many had it, and its sum."""
     recent_infos: dict[str, list[float]] = field(default_factory=dict)
     """Each info metric's numbers in the latest episodes that had it."""
+    unlogged_updates: int = 0
+    """Updates since the last row of metrics, without the one that a run ends with."""
 
     def add(self, counts: IterationCounts, info_metrics: Sequence[str] = ()) -> None:
         """Adds an iteration of all ranks, with the names of its info metrics."""
+        self.unlogged_updates += 1
         self.valid_env_steps += counts.num_valid
         self.episodes += counts.num_episodes
         returns, lengths, infos = counts.latest
@@ -137,15 +140,20 @@ class Counters:
 
     def take_unlogged(self) -> dict[str, float]:
         """Returns the metrics of the episodes since the last call."""
-        (count, returns, lengths), self.unlogged = self.unlogged, [0.0, 0.0, 0.0]
+        metrics = self.unlogged_metrics()
+        self.unlogged, self.unlogged_infos, self.unlogged_updates = [0.0, 0.0, 0.0], {}, 0
+        return metrics
+
+    def unlogged_metrics(self) -> dict[str, float]:
+        """Returns what `take_unlogged` would, and leaves it there."""
+        count, returns, lengths = self.unlogged
         metrics = {}
         if count:
             metrics["Rewards/rew_avg"] = returns / count
             metrics["Game/ep_len_avg"] = lengths / count
         if self.recent_returns:
             metrics["Rewards/rew_avg_100"] = self.mean_return
-        infos, self.unlogged_infos = self.unlogged_infos, {}
-        for name, (count, total) in infos.items():
+        for name, (count, total) in self.unlogged_infos.items():
             if count:
                 metrics[f"Episode/{name}"] = total / count
         return metrics

@@ -26,7 +26,7 @@ from fastrl.processes.errors import one_line
 from fastrl.processes.pulse import PULSE
 from fastrl.processes.signals import PATIENCE, StopSignals, is_interrupt
 from fastrl.runs.timer import SaveClock, StageTimer
-from fastrl.training.agent import Agent
+from fastrl.training.agent import Agent, HasPending
 from fastrl.training.counters import Counters, IterationCounts
 from fastrl.training.hints import idle_weights
 from fastrl.training.player import Player, player_of
@@ -96,15 +96,17 @@ class Loop:
                 raise
             self.signals.take()
             self.is_cut = True
-        self._take_stage_seconds()
+        seconds = self._take_stage_seconds()
         with self.signals.shielded():
-            self._gather_ranks()
+            late_metrics = self._gather_ranks()
         self.devices.watch_for_hanging(False)
         if self.hooks and self.hooks.failure:
             if records:
                 records.finish_failed(lambda: self._state(records))
             self.hooks.raise_failure()
         if records:
+            if not (self._signal() or self.signals.number):
+                self._log_the_rest(records, late_metrics, seconds)
             # The ranks no longer exchange signals; only rank 0 evaluates, and may still get one.
             result = records.finish(
                 lambda: self._state(records), lambda: self._signal() or self.signals.number
@@ -187,6 +189,29 @@ class Loop:
         self._check_finite(metrics)
         counts = {"Info/valid_env_steps": float(counters.valid_env_steps)}
         return metrics | counts | counters.take_unlogged() | self._take_stage_seconds()
+
+    def _log_the_rest(
+        self, records: Records, late: dict[str, float], seconds: dict[str, float]
+    ) -> None:
+        """Writes what happened since the last row of metrics, as the row that the run ends with.
+
+        All sums stay as they are, because the run may be made longer: its next row is then that of
+        a run that was never shorter, and `Records` drops this one. What came late is in no next
+        row, so with it this one is a row as all others.
+
+        Args:
+            records: of rank 0.
+            late: metrics that came after the last update.
+            seconds: of the stages, since the last row.
+        """
+        agent, counters = self.agent, self.counters
+        if not (late or counters.unlogged_updates):
+            return
+        learned = agent.pending_metrics() if isinstance(agent, HasPending) else {}
+        counts = {"Info/valid_env_steps": float(counters.valid_env_steps)}
+        episodes = counters.take_unlogged() if late else counters.unlogged_metrics()
+        rate = {"Time/step_per_second": counters.steps_per_second}
+        records.log(learned | late | counts | episodes | seconds | rate)
 
     def _tell_of_idle_weights(self) -> None:
         """Says once, after the first gradient steps, which weights they did not reach."""
@@ -281,13 +306,19 @@ class Loop:
             elif records:
                 records.save_last(lambda: self._state(records))
 
-    def _gather_ranks(self) -> None:
-        """Gathers the state of each rank on rank 0, which saves it with its own."""
-        self._check_finite(self.agent.finish_pending())
+    def _gather_ranks(self) -> dict[str, float]:
+        """Gathers the state of each rank on rank 0, which saves it with its own.
+
+        Returns:
+            Metrics that came late, which no row holds yet.
+        """
+        late_metrics = self.agent.finish_pending()
+        self._check_finite(late_metrics)
         self._check_weights()
         if not self.devices.is_alone and self.ranks_at != self.counters.updates:
             self.ranks = self.devices.gather_states(state_of_rank(self.agent, self.buffer))
             self.ranks_at = self.counters.updates
+        return late_metrics
 
     def _state(self, records: Records) -> dict[str, Any]:
         self.counters.wall_seconds = records.wall_seconds

@@ -85,6 +85,8 @@ class Records:
         names = self.config.logger
         files = files_to_write(names)
         self._logger = Logger(folder, resume=is_resumed, resume_step=beyond, files=files)
+        if counters.unlogged_updates:  # in the row that the run ended with, and in the next one
+            self._logger.drop_rows(counters.env_steps, "Info/valid_env_steps")
         self._trackers = Trackers(names, loggers, folder, is_resumed, is_silent=not speaks)
         ranks = agent.devices.world_size
         total_steps = agent.num_updates * self.config.num_steps * self.config.num_envs * ranks
