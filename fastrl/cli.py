@@ -30,7 +30,7 @@ with leaving_at_once():  # Ctrl-C may already come during these imports
     from fastrl.config.flags import flag_of, print_flags, read_flags
     from fastrl.config.resume import resumed
     from fastrl.config.run import RunConfig
-    from fastrl.config.schedules import check_found, without_overridden
+    from fastrl.config.schedules import check_found, check_given_together, without_overridden
     from fastrl.config.trust import check_named
     from fastrl.presets import (
         lack_of_preset,
@@ -126,6 +126,7 @@ def parse(algo: str, argv: Sequence[str] | None = None) -> Command:
         _print_help(algo, config_class, [word for word in argv if word not in ("--help", "-h")])
         raise SystemExit(0)
     source, flags = read_flags(config_class, argv)
+    check_given_together(flags)
     if source.get("describe"):
         _print_description(algo, source, flags)
         raise SystemExit(0)

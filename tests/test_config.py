@@ -13,7 +13,10 @@ from typing import Any
 import numpy as np
 import pytest
 import yaml
+from gymnasium import spaces
+from torch import nn
 
+from fastrl.agents.own_networks import makers
 from fastrl.config.ppo import PPOConfig
 from fastrl.config.values import read_yaml, write_value
 
@@ -173,7 +176,6 @@ def test_numbers_are_taken_as_yaml_gives_them(name: str, value: Any, expected: A
         ("hidden_sizes", 64),
         ("hidden_sizes", ["64"]),
         ("env_id", 3),
-        ("target_kl", "none"),
     ],
 )
 def test_wrong_type_names_source_setting_and_value(name: str, value: Any) -> None:
@@ -222,6 +224,35 @@ def test_list_that_occurs_twice_is_written_twice() -> None:
     config = PPOConfig.from_dict({"env_kwargs": {"a": [shared, shared], "b": shared}})
     expected = {"a": [[1, 2], [1, 2]], "b": [1, 2]}
     assert config.env_settings["env_kwargs"] == expected
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [
+        *(("None", None), ("none", None), ("null", None), ("", None), ("[None, 1]", [None, 1])),
+        *(("'None'", "None"), ('"none"', "none"), ("nones", "nones"), ("Nonesuch", "Nonesuch")),
+    ],
+)
+def test_env_kwargs_of_a_command_line_may_be_none(text: str, value: Any) -> None:
+    settings = PPOConfig(env_kwargs=(f"given={text}",)).env_settings
+    assert settings["env_kwargs"] == {"given": value}
+
+
+def test_network_kwargs_of_a_command_line_may_be_none() -> None:
+    config = PPOConfig(
+        network=("actor=toy:Net", "critic=math:floor"), network_kwargs=("a=None", "b='None'")
+    )
+    given: list[Any] = []
+    make = makers(config, {"actor": lambda space, **more: given.append(more) or nn.Identity()})
+    make["actor"](spaces.Box(-1, 1, (2,)))
+    assert given[0] == {"a": None, "b": "None"}
+
+
+@pytest.mark.parametrize("text", ["None", "none"])
+def test_none_as_text_in_a_file_is_answered_with_null(text: str) -> None:
+    message = f"my.yaml: target_kl must be a number or None, not '{text}'; in a file, write null"
+    with pytest.raises(ValueError, match=message):
+        PPOConfig.from_dict({"target_kl": text}, "my.yaml")
 
 
 def test_env_kwargs_of_a_command_line_may_be_powers_of_ten() -> None:

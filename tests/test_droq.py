@@ -49,6 +49,14 @@ def test_batched_critics_equal_networks_of_their_own(layer_norm, dropped):
         torch.testing.assert_close(x, y, rtol=1e-3, atol=1e-4)
 
 
+def test_values_have_the_same_bits_where_no_gradient_is_wanted():
+    critics = Critics(5, (16, 8), 3, layer_norm=True)
+    inputs = torch.randn(7, 3), torch.randn(7, 2)
+    with torch.no_grad():
+        values = critics(*inputs)
+    assert torch.equal(values, critics(*inputs)) and not values.requires_grad
+
+
 @pytest.mark.parametrize("rate", [0.0, 0.001, 0.01, 0.1, 0.4])
 def test_dropout_leaves_out_the_right_share_and_keeps_the_mean(rate):
     masks = torch.empty(400_000)

@@ -752,3 +752,19 @@ def test_an_id_that_is_registered_anew_is_what_gymnasium_makes_of_it(tmp_path, m
     gymnasium.registry[CARTPOLE] = before  # as in another process
     with pytest.raises(ValueError, match="handed over"):
         PPO.load(folder)
+
+
+def test_a_run_of_an_id_that_a_script_registers_says_so_where_it_is_unknown(tmp_path, capsys):
+    gymnasium.register("OfAScript-v0", toy_envs.CountingEnv)
+    agent = agent_for("OfAScript-v0", tmp_path)
+    folder = agent.learn().result.folder
+    spec = gymnasium.registry.pop("OfAScript-v0")  # as in another process
+    assert command_line("ppo", ["--resume", str(folder), "--total-timesteps", "64"]) == 2
+    assert evaluate([str(folder)]) == 2
+    resumed, evaluated = capsys.readouterr().err.splitlines()
+    told = "OfAScript-v0, an id that is not registered in this process"
+    assert told in resumed and "--env-id module:OfAScript-v0" in resumed
+    assert told in evaluated and "module:Id-v0" in evaluated
+    gymnasium.registry["OfAScript-v0"] = spec
+    again = agent_for("OfAScript-v0", tmp_path, total_timesteps=64)
+    assert AgentTrainer(resume=folder).fit(again).summary["total_env_steps"] == 64

@@ -270,6 +270,64 @@ def test_what_contradicts_or_has_no_effect_is_one_line(words: str, message: str,
     assert message in line
 
 
+SHORT_NAMES = [
+    ("lr_schedule", "anneal_lr"),
+    ("clip_schedule", "anneal_clip_coef"),
+    ("ent_schedule", "anneal_ent_coef"),
+]
+UNLIKE = [("constant", True), ("cosine", True), ("linear", False)]
+ENT: dict[str, Any] = {"ent_coef": 0.1}
+
+
+@pytest.mark.parametrize(("setting", "short"), SHORT_NAMES)
+@pytest.mark.parametrize(("schedule", "is_linear"), UNLIKE)
+@pytest.mark.parametrize("rest", [[], ["--env-id", "LunarLander-v2"]])
+def test_flags_that_contradict_each_other_are_one_line(
+    setting, short, schedule, is_linear, rest, capsys
+) -> None:
+    flags = [f"--{short.replace('_', '-')}={is_linear}", f"--{setting.replace('_', '-')}"]
+    assert cli.main("ppo", [*flags, schedule, *rest, "--ent-coef", "0.1", "--dry-run"]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    given = f"{setting}={schedule}"
+    told = f"{short} is short for {setting}=linear, which {given} contradicts"
+    told = told if is_linear else f"{short}=false contradicts {given}"
+    assert line == f"error: {told}; give one of them"
+
+
+@pytest.mark.parametrize(("setting", "short"), SHORT_NAMES)
+@pytest.mark.parametrize(("schedule", "is_linear"), UNLIKE)
+def test_arguments_that_contradict_each_other_are_refused(
+    setting, short, schedule, is_linear, tmp_path
+) -> None:
+    both = {setting: schedule, short: is_linear}
+    with pytest.raises(ValueError, match=f"{short}.* contradicts.*; give one of them"):
+        PPO("CartPole-v1", preset="none", **ENT, **both)
+    make_agent("box", **ENT).save(tmp_path / "agent.pt")
+    with pytest.raises(ValueError, match=f"{short}.* contradicts.*; give one of them"):
+        PPO.load(tmp_path / "agent.pt", "toy_agents:BoxWalk", **both)
+
+
+def test_flags_that_agree_are_taken() -> None:
+    words = "--preset none --anneal-lr --lr-schedule linear --no-anneal-clip-coef --clip-schedule"
+    config = cli.parse("ppo", [*words.split(), "constant"]).config
+    assert value_at(config, "learning_rate", 0.5) == config.learning_rate / 2
+    assert value_at(config, "clip_coef", 0.5) == config.clip_coef
+
+
+def test_all_settings_together_say_what_they_say(tmp_path: Path, capsys) -> None:
+    whole = PPOConfig(anneal_lr=True).to_dict()
+    assert whole["lr_schedule"] == "constant"
+    (tmp_path / "whole.yaml").write_text(yaml.safe_dump(whole))
+    words = ["--preset", "none", "--config", str(tmp_path / "whole.yaml")]
+    assert cli.parse("ppo", words).config.to_dict() == whole
+    assert cli.main("ppo", [*words, "--print-config"]) == 0
+    (tmp_path / "printed.yaml").write_text(capsys.readouterr().out)
+    words[-1] = str(tmp_path / "printed.yaml")
+    assert cli.parse("ppo", words).config.to_dict() == whole
+    model = PPO(whole.pop("env_id"), preset="none", **whole)
+    assert value_at(model.config, "learning_rate", 0.5) == model.config.learning_rate / 2
+
+
 def test_adaptive_is_refused_where_nothing_measures_a_divergence(capsys) -> None:
     assert cli.main("a2c", ["--lr-schedule", "adaptive"]) == 2
     assert "it is for PPO's learning rate" in capsys.readouterr().err
@@ -289,6 +347,22 @@ def test_a_schedule_of_the_user_overrides_that_of_the_preset_by_either_name(tmp_
     assert (config.lr_schedule, config.anneal_lr) == ("constant", False)
     model = PPO("CartPole-v1", lr_schedule="constant")
     assert not model.config.anneal_lr
+
+
+@pytest.mark.parametrize(
+    ("saved", "given", "half"),
+    [
+        ({"anneal_lr": True}, {"lr_schedule": "constant"}, 1.0),
+        ({"anneal_lr": True}, {"lr_schedule": "linear,floor=0.5"}, 0.75),
+        ({"lr_schedule": "linear,floor=0.5"}, {"anneal_lr": True}, 0.5),
+        ({"lr_schedule": "linear"}, {"anneal_lr": False}, 1.0),
+        ({"anneal_lr": True}, {}, 0.5),
+    ],
+)
+def test_a_schedule_given_to_load_overrides_that_of_the_agent(saved, given, half, tmp_path) -> None:
+    make_agent("box", **saved).save(tmp_path / "agent.pt")
+    config = PPO.load(tmp_path / "agent.pt", "toy_agents:BoxWalk", **given).config
+    assert value_at(config, "learning_rate", 0.5) == pytest.approx(half * config.learning_rate)
 
 
 def test_annealing_by_its_short_name_is_linear_to_the_bit() -> None:

@@ -86,7 +86,7 @@ def test_keys_are_chosen_and_the_mask_comes_along():
 
 def test_nested_parts_have_the_names_of_their_spaces():
     values = {"a": {"b": 1, "c": (2, 3)}, "d": 4}
-    assert leaf_values(values) == {"a.b": 1, "a.c.0": 2, "a.c.1": 3, "d": 4}
+    assert leaf_values(values, ()) == {"a.b": 1, "a.c.0": 2, "a.c.1": 3, "d": 4}
 
 
 def test_mask_of_a_wrong_size_is_refused():

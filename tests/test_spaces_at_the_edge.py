@@ -176,6 +176,8 @@ def test_action_space_that_cannot_be_learned_is_refused(space, message):
         (spaces.MultiDiscrete(np.array([], np.int64)), "holds no numbers"),
         (spaces.Dict({"action_mask": spaces.MultiBinary(2)}), "beside the action mask"),
         (spaces.Discrete(10**9), "has 1,000,000,000 values"),
+        (spaces.Discrete(2**16 + 1), "has 65,537 values, each .* A MultiDiscrete of its digits"),
+        (spaces.Tuple([spaces.Discrete(40_000)] * 2), "has 80,000 values"),
         (spaces.Dict({"x": spaces.MultiDiscrete([2**40, 9])}), "an input of the network"),
         (spaces.Dict({"a.b": BOX, "a": spaces.Dict({"b": BOX})}), r"two parts named 'a\.b'"),
         (spaces.Tuple([]), "holds no numbers"),
@@ -188,6 +190,35 @@ def test_action_space_that_cannot_be_learned_is_refused(space, message):
 def test_observation_space_that_cannot_be_learned_is_refused(space, message):
     with pytest.raises(ValueError, match=f"MyEnv: .*{message}"):
         observation_rows("MyEnv", space, CHOICE)
+
+
+def test_as_many_choices_as_are_allowed_are_seen_one_hot():
+    row = observation_rows("MyEnv", spaces.Discrete(2**16), CHOICE)
+    seen = Reader(row).read(torch.tensor([2**16 - 1])).vector
+    assert seen is not None and seen.shape == (1, 2**16) and seen[0, -1] == seen.sum() == 1
+    observation_rows("MyEnv", spaces.MultiBinary(2**16 + 1), CHOICE)  # whose zeros are numbers
+
+
+TABLE = spaces.MultiDiscrete(np.array([[2, 3], [4, 5]]))
+
+
+@pytest.mark.parametrize(
+    "refuse",
+    [
+        lambda: check_action_space(TABLE, "MyEnv"),
+        lambda: check_action_space(spaces.Box(-np.inf, np.inf, (9,)), "MyEnv"),
+        lambda: observation_rows("MyEnv", spaces.Dict(x=TABLE, a=spaces.Text(3)), CHOICE),
+        lambda: observation_rows("MyEnv", TABLE, CHOICE, obs_kind="pixels"),
+        lambda: rows_of(observation_rows("MyEnv", TABLE, CHOICE), [[9, 0], [0, 0]]),
+        lambda: GymEnv("MyEnv", [lambda: GivingEnv(action_space=TABLE)], [0]),
+        lambda: SquashedGaussianActor(BOX, TABLE, (4,)),
+        lambda: Reader(TABLE).make_normalizer(10.0, 1e-8),
+    ],
+)
+def test_space_of_several_lines_is_refused_in_one(refuse):
+    with pytest.raises(ValueError, match=r"MultiDiscrete|Box") as error:
+        refuse()
+    assert "\n" not in str(error.value)
 
 
 @pytest.mark.parametrize(
@@ -348,6 +379,34 @@ def test_observation_unlike_its_space_is_refused(space, good, bad, message):
 def test_numbers_of_another_dtype_that_fit_are_taken():
     env = one(space=PICTURE, good=BLACK, obs=(BLACK + 7.0).tolist())
     assert (step(env).obs == 7).all()
+
+
+TWO = spaces.Tuple((spaces.Discrete(3), spaces.Dict(x=spaces.Tuple((CHOICE, BOX)))))
+
+
+@pytest.mark.parametrize("sequence", [list, tuple])
+def test_list_is_taken_for_a_tuple_as_gymnasium_takes_it(sequence):
+    shown = sequence((2, {"x": sequence((1, np.array([0.5, -0.5], np.float32)))}))
+    assert TWO.contains(shown)
+    env = one(space=TWO, good=shown)
+    expected = [[0, 0, 1, 0, 1, 0.5, -0.5]]
+    assert step(env).obs.tolist() == expected
+    rows, is_single = rows_of(env.single_observation_space, shown)
+    assert rows.tolist() == expected and is_single
+
+
+def test_array_is_taken_for_a_tuple_as_gymnasium_takes_it():
+    space = spaces.Tuple((spaces.Discrete(3), CHOICE))
+    assert space.contains(np.array([2, 1]))
+    env = one(space=space, good=np.array([2, 1]))
+    assert step(env).obs.tolist() == [[0, 0, 1, 0, 1]]
+    row = env.single_observation_space
+    assert rows_of(row, step(env).obs)[0].tolist() == [[0, 0, 1, 0, 1]]  # an array is of rows
+
+
+def test_list_of_a_box_in_a_dict_stays_an_array():
+    env = one(space=spaces.Dict(x=BOX), good={"x": [0.5, -0.5]})
+    assert step(env).obs.tolist() == [[0.5, -0.5]]
 
 
 # Masks

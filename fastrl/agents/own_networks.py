@@ -18,7 +18,7 @@ from torch import nn
 
 from fastrl.agents.naming import function_of, is_loaded_function, name_of_function
 from fastrl.config.trust import is_part_of_python
-from fastrl.config.values import read_value
+from fastrl.config.values import read_arguments
 from fastrl.models.own import MakeNetwork
 
 PARTS = ("actor", "critic")
@@ -73,8 +73,7 @@ def makers(config: Any, functions: Mapping[str, Any]) -> dict[str, MakeNetwork]:
         ValueError: there is no such function, or its name leads nowhere.
     """
     found: dict[str, MakeNetwork] = {}
-    pairs = (setting.partition("=") for setting in config.network_kwargs)
-    arguments = {name: read_value(value) for name, _, value in pairs}
+    arguments = read_arguments(config.network_kwargs)
     for part, name in parts_named(config.network).items():
         function = functions.get(part)
         if function is None and name.startswith("<"):

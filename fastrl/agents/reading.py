@@ -11,7 +11,9 @@ from fastrl.agents.networks import with_classes_of
 from fastrl.agents.own_networks import is_gone, is_known
 from fastrl.config.effects import check_effects
 from fastrl.config.resume import check_beginnings
+from fastrl.config.schedules import check_given_together, without_overridden
 from fastrl.config.trust import check_named
+from fastrl.envs.ids import fault_of
 from fastrl.envs.make import is_known_id
 from fastrl.envs.rebuild import without_processes
 from fastrl.presets import facts_of
@@ -35,6 +37,7 @@ def read_agent(kind: Any, path: str | Path, env: Any, trust: bool, settings: dic
     said = {name: settings.pop(name) for name in ("eval_env", "verbose") if name in settings}
     network, keeps = settings.pop("network", None), take_keeps(kind, settings)
     given = dict(settings)
+    check_given_together(given)
     if env is not None and not isinstance(env, str):
         settings = {**facts_of(env), "env_kwargs": (), **settings}
         del settings["env_id"]
@@ -57,13 +60,12 @@ def read_agent(kind: Any, path: str | Path, env: Any, trust: bool, settings: dic
     check_named(named, state.get("signature"), path, trust=trust, named_again=named_again)
     make: Any = class_to_load(recorded, kind, str(path))
     if env is None and (state.get("handed_over") or not is_known_id(config.env_id)):
-        fault = f"{config.env_id}, which is not the id of an environment"
-        if is_known_id(config.env_id):
-            fault = f"environments of {config.env_id} that were handed over"
+        fault = fault_of(config.env_id, state.get("handed_over"))
         raise ValueError(
-            f"{path} was trained on {fault}; give an id or module:callable as env= of load, or as "
-            "--env-id of evaluate and export"
+            f"{path} was trained on {fault}; give an id, module:Id-v0 or module:callable as env= "
+            "of load, or as --env-id of evaluate and export"
         )
+    config = kind.config_class.from_dict(without_overridden(vars(config), given))
     # However many processes trained it, one is enough to play.
     change = config.replace if "devices" in settings else config.for_one_process
     played = {} if env is None else without_processes(env, config, settings)

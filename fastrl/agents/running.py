@@ -8,6 +8,7 @@ from fastrl.agents.naming import class_of
 from fastrl.config.command import Command, describe
 from fastrl.decoupled.remote import RemoteLearner
 from fastrl.decoupled.server import LearnerServer
+from fastrl.envs.ids import fault_of
 from fastrl.envs.make import is_known_id
 from fastrl.envs.pools import spaces_of
 from fastrl.processes.devices import Devices, make_devices
@@ -22,20 +23,22 @@ def run_command(kind: Any, command: Command) -> int:
         command: settings, and the run that is resumed.
 
     Raises:
-        ValueError: that class is of another algorithm; or the run played environments that were
-            handed over.
+        ValueError: that class is of another algorithm; or the run played an id that is not
+            registered here.
     """
     if command.agent:
         algo, kind = kind.algo, class_of(command.agent)
         if kind.algo != algo:
             raise ValueError(f"{command.agent} is of {kind.algo!r}, not of {algo!r}")
+    env_id = command.config.env_id
+    if command.resume and not is_known_id(env_id):  # `cli` refuses those that were handed over
+        raise ValueError(
+            f"{command.resume} played {fault_of(env_id, False)}; go on from the script that "
+            f"registers it: AgentTrainer(resume=RUN).fit({kind.__name__}({env_id!r}, ...)). Runs "
+            f"of --env-id module:{env_id}, whose module registers it, resume here"
+        )
     if command.config.decoupled:
         return run_decoupled(kind, command)
-    if command.resume and not is_known_id(command.config.env_id):
-        raise ValueError(
-            f"{command.resume} played {command.config.env_id}, environments that were handed "
-            f"over; go on from Python: AgentTrainer(resume=RUN).fit({kind.__name__}(env, ...))"
-        )
     with make_devices(command.config) as devices:
         if devices.is_global_zero and not command.is_quiet:
             print(describe(command), flush=True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
-from fastrl.config.values import read_value
+from fastrl.config.values import read_argument
 
 Activation = Literal[
     "relu",
@@ -72,6 +72,6 @@ def check_arguments(setting: str, arguments: tuple[str, ...]) -> None:
             raise ValueError(f"{setting} must name {name} once, not {' '.join(arguments)!r}")
         names.add(name)
         try:
-            read_value(value)
+            read_argument(value)
         except ValueError as error:
             raise ValueError(f"{setting}: {name}: {error}") from error

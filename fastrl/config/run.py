@@ -16,7 +16,7 @@ from fastrl.config.checks import check_info_metrics, check_magnitude, check_name
 from fastrl.config.networks import check_arguments, check_network
 from fastrl.config.schedules import SCHEDULE_OF, SCHEDULES, name_of
 from fastrl.config.search import PowersOfTwo
-from fastrl.config.values import as_kind, read_value
+from fastrl.config.values import as_kind, read_arguments
 
 _ENGINE_OF_COMPILE = {"off": "eager", False: "eager", "on": "compile", True: "compile"}
 _MOST_THREADS = 1024
@@ -69,7 +69,8 @@ class RunConfig:
     """Set the velocities in the observations to zero (classic control and LunarLander), so that the
     task requires memory."""
     env_kwargs: tuple[str, ...] = ()
-    """Keyword arguments of the environment, as name=value; from Python and YAML also a mapping."""
+    """Keyword arguments of the environment, as name=value, where None is None and 'None' is
+    text; from Python and YAML also a mapping."""
     obs_keys: tuple[str, ...] = ()
     """Keys of a Dict observation to use; all if none are given. Nested keys: outer.inner."""
     obs_kind: Literal["auto", "pixels", "vector"] = "auto"
@@ -207,7 +208,6 @@ class RunConfig:
     @property
     def env_settings(self) -> dict[str, Any]:
         """Keyword arguments of `make_env`, the same for training and evaluation."""
-        pairs = (setting.partition("=") for setting in self.env_kwargs)
         return {
             "vector": self.vector,
             "num_workers": self.num_workers,
@@ -220,7 +220,7 @@ class RunConfig:
             "action_repeat": self.action_repeat,
             "frame_stack": self.frame_stack,
             "info_mask": self.info_action_mask,
-            "env_kwargs": {name: read_value(value) for name, _, value in pairs},
+            "env_kwargs": read_arguments(self.env_kwargs),
         }
 
     def replace(self, **changes: Any) -> Self:

@@ -182,10 +182,7 @@ def check_schedules(config: Any, *, has_kl: bool = False) -> None:
         schedule, short = getattr(config, setting, "constant"), SHORT_FOR_LINEAR[setting]
         if getattr(config, short, False):
             if schedule not in ("constant", "linear"):
-                raise ValueError(
-                    f"{short} is short for {setting}=linear, which {setting}={name_of(schedule)} "
-                    "contradicts; give one of them"
-                )
+                raise ValueError(_contradiction(setting, schedule))
             schedule = "linear"
         if not isinstance(schedule, str) or schedule == NAMELESS or ":" in schedule:
             continue
@@ -208,6 +205,29 @@ def check_schedules(config: Any, *, has_kl: bool = False) -> None:
         elif start == 0 and schedule != "constant":
             given = short if getattr(config, short) else setting
             raise ValueError(f"{given} has no effect while {coefficient} is 0")
+
+
+def check_given_together(given: Mapping[str, Any]) -> None:
+    """Raises ValueError if a user gave both names of a schedule, in contradiction.
+
+    Of a file with all settings this cannot be asked: it has `constant` beside `anneal_lr`, the
+    default of the name that was not given.
+
+    Args:
+        given: the flags of a command line, or the arguments of a call.
+    """
+    for setting, short in SHORT_FOR_LINEAR.items():
+        if setting in given and short in given:
+            schedule, is_linear = given[setting], bool(given[short])
+            if is_linear != (schedule == "linear"):
+                raise ValueError(_contradiction(setting, schedule, is_linear))
+
+
+def _contradiction(setting: str, schedule: Any, is_linear: bool = True) -> str:
+    short, given = SHORT_FOR_LINEAR[setting], f"{setting}={name_of(schedule)}"
+    if not is_linear:
+        return f"{short}=false contradicts {given}; give one of them"
+    return f"{short} is short for {setting}=linear, which {given} contradicts; give one of them"
 
 
 def check_found(config: Any) -> None:

@@ -25,7 +25,7 @@ from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from fastrl.config.values import as_kind, read_value
+from fastrl.config.values import as_kind, read_argument
 
 # Settings whose value may be `module:callable`, which is then imported.
 NAMING_CODE = (
@@ -190,7 +190,7 @@ def shown(named: Mapping[str, Any]) -> str:
 
 def _texts_of(arguments: Collection[str]) -> Iterator[str]:
     """Yields all strings in the values of arguments that are written name=value."""
-    pending: list[Any] = [read_value(text.partition("=")[2]) for text in arguments]
+    pending: list[Any] = [read_argument(text.partition("=")[2]) for text in arguments]
     while pending:
         value = pending.pop()
         if isinstance(value, str):

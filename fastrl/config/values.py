@@ -6,6 +6,7 @@ import math
 import os
 import re
 import types
+from collections.abc import Iterable
 from typing import Any, Literal, cast, get_args, get_origin
 
 import yaml
@@ -64,6 +65,18 @@ for _kind in (ConfigLoader, ConfigDumper):
     )
 
 
+class _ArgumentLoader(ConfigLoader):
+    """Reads the argument of a callable: None is None, as Python and other flags have it."""
+
+
+class _ArgumentDumper(ConfigDumper):
+    """Quotes what `_ArgumentLoader` would read as None."""
+
+
+for _kind in (_ArgumentLoader, _ArgumentDumper):
+    _kind.add_implicit_resolver("tag:yaml.org,2002:null", re.compile(r"(None|none)\Z"), list("Nn"))
+
+
 _TUPLE = "tag:yaml.org,2002:python/tuple"
 ConfigLoader.add_constructor(
     _TUPLE, lambda loader, node: tuple(loader.construct_sequence(cast(Any, node), deep=True))
@@ -93,8 +106,12 @@ for _name in ("int", "float"):
     ConfigLoader.add_constructor(f"tag:yaml.org,2002:{_name}", _number)
 
 
-def read_yaml(text: str) -> Any:
+def read_yaml(text: str, loader: type[ConfigLoader] = ConfigLoader) -> Any:
     """Parses a text as YAML of plain values: `1e-3` is a number, `[1, a]` a list.
+
+    Args:
+        text: the text.
+        loader: what reads it.
 
     Raises:
         ValueError: the text is not YAML, sets a name twice, has aliases, or is too long or deep.
@@ -102,7 +119,7 @@ def read_yaml(text: str) -> Any:
     if len(text) > _MOST_CHARACTERS:
         raise ValueError(f"{len(text):,} characters are more than {_MOST_CHARACTERS:,}")
     try:
-        return yaml.load(text, Loader=ConfigLoader)
+        return yaml.load(text, Loader=loader)
     except RecursionError as error:
         raise ValueError("it is nested too deeply") from error
     except Exception as error:  # `!!bool x` and `!!timestamp x` raise what their conversion does
@@ -124,17 +141,34 @@ def _reason_of(error: Exception) -> str:
     return " ".join(str(error).split()) if is_syntax else f"a value is wrong: {error!r}"
 
 
-def read_value(text: str) -> Any:
-    """Parses the value of a setting on the command line, as `read_yaml`.
+def read_value(text: str, loader: type[ConfigLoader] = ConfigLoader) -> Any:
+    """Parses the value of a setting on the command line; arguments as of `read_yaml`.
 
     Raises:
         ValueError: as `read_yaml`, with the text.
     """
     try:
-        return read_yaml(text)
+        return read_yaml(text, loader)
     except ValueError as error:
         shown = text if len(text) <= _MOST_TOLD else f"{text[:_MOST_TOLD]}..."
         raise ValueError(f"{shown!r} is not YAML") from error
+
+
+def read_argument(text: str) -> Any:
+    """Parses the value of an argument `name=value`, as `write_argument` writes it.
+
+    None and none are None, and 'None' in quotes is text.
+
+    Raises:
+        ValueError: as `read_value`.
+    """
+    return read_value(text, _ArgumentLoader)
+
+
+def read_arguments(arguments: Iterable[str]) -> dict[str, Any]:
+    """Returns keyword arguments that are written name=value."""
+    pairs = (argument.partition("=") for argument in arguments)
+    return {name: read_argument(value) for name, _, value in pairs}
 
 
 def number_of(name: str, value: Any, kind: Any, least: float, most: float) -> Any:
@@ -164,15 +198,24 @@ def number_of_flag(flag: str, text: str | None, kind: Any, least: float, most: f
     return None if text is None else number_of(flag, text, kind, least, most)
 
 
-def write_value(value: Any) -> str:
+def write_argument(value: Any) -> str:
+    """Returns YAML that `read_argument` reads as the same value; errors as of `write_value`."""
+    return write_value(value, _ArgumentDumper)
+
+
+def write_value(value: Any, dumper: type[ConfigDumper] = ConfigDumper) -> str:
     """Returns YAML that `read_value` reads as the same value.
+
+    Args:
+        value: the value.
+        dumper: what writes it.
 
     Raises:
         ValueError: the value is not made of plain values, lists and dicts.
     """
     options: dict[str, Any] = {"default_flow_style": True, "sort_keys": False, "width": math.inf}
     try:
-        text = yaml.dump(_plain(value), Dumper=ConfigDumper, allow_unicode=True, **options)
+        text = yaml.dump(_plain(value), Dumper=dumper, allow_unicode=True, **options)
     except (yaml.YAMLError, RecursionError) as error:
         raise ValueError(f"{value!r} cannot be written as YAML") from error
     return text.removesuffix("...\n").rstrip("\n")
@@ -198,7 +241,7 @@ def as_kind(kind: Any, value: Any) -> Any:
     if get_origin(kind) is Literal and isinstance(given, bool):
         given = "on" if given else "off"
     if kind == tuple[str, ...] and isinstance(given, dict):
-        given = [f"{name}={write_value(item)}" for name, item in given.items()]
+        given = [f"{name}={write_argument(item)}" for name, item in given.items()]
     if kind is bool:
         fits = isinstance(given, bool)
     elif kind is int:
@@ -217,7 +260,9 @@ def as_kind(kind: Any, value: Any) -> Any:
     else:
         fits = isinstance(given, str)
     if not fits:
-        raise ValueError(f"must be {' or '.join(map(in_words, kinds))}, not {value!r}")
+        is_none = types.NoneType in kinds and isinstance(value, str) and value.lower() == "none"
+        advice = "; in a file, write null" if is_none else ""
+        raise ValueError(f"must be {' or '.join(map(in_words, kinds))}, not {value!r}{advice}")
     return given
 
 

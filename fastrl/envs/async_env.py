@@ -20,6 +20,7 @@ from fastrl.processes.errors import one_line
 from fastrl.processes.machine import available_cores
 from fastrl.processes.workers import WorkerError, Workers
 from fastrl.spaces.pixels import ObsKind
+from fastrl.spaces.values import on_one_line
 
 _log = logging.getLogger("fastrl")
 
@@ -90,10 +91,13 @@ class AsyncEnv:
             facts = found[0]
             for part, other in zip(self._parts, found, strict=True):
                 if other[:3] != facts[:3]:
+                    first, second = (
+                        on_one_line(f"{x.observation_space} and {x.action_space}")
+                        for x in (facts, other)
+                    )
                     raise EnvError(
-                        f"{env_id}: the envs have different spaces: {facts.observation_space} and "
-                        f"{facts.action_space} of env 0, {other.observation_space} and "
-                        f"{other.action_space} of env {part.start}"
+                        f"{env_id}: the envs have different spaces: {first} of env 0, {second} of "
+                        f"env {part.start}"
                     )
             os.ftruncate(self._workers.memory, Rows.num_bytes(count, self.num_envs, facts))
             self._call("attach", [(count, self.num_envs, facts)] * count)

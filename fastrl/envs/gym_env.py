@@ -18,9 +18,9 @@ from fastrl.spaces.actions import action_space_of, check_action_space
 from fastrl.spaces.masked import joined
 from fastrl.spaces.observations import observation_rows, plain_row
 from fastrl.spaces.packed import MASK_KEY, PackedRow
-from fastrl.spaces.parts import leaf_values
+from fastrl.spaces.parts import batch_of_one
 from fastrl.spaces.pixels import ObsKind
-from fastrl.spaces.values import UnfitValueError, as_flag, as_number, shown
+from fastrl.spaces.values import UnfitValueError, as_flag, as_number, on_one_line, shown
 
 _log = logging.getLogger("fastrl")
 
@@ -121,7 +121,7 @@ class GymEnv:
                 if (spaces := (env.observation_space, env.action_space)) != self._spaces:
                     raise EnvError(
                         f"{self.env_id}: env {self._first + i} has other spaces after its reset: "
-                        f"{spaces}, before {self._spaces}"
+                        f"{on_one_line(spaces)}, before {on_one_line(self._spaces)}"
                     )
                 try:
                     obs[i] = self._row(*_answer(answer, "(obs, info)"))
@@ -251,7 +251,7 @@ class GymEnv:
         """Returns an observation of the right shape; assignment would broadcast a wrong one."""
         space = self.single_observation_space
         if isinstance(space, PackedRow):
-            parts = {name: np.asarray(part)[None] for name, part in leaf_values(row).items()}
+            parts = batch_of_one(row, space.names)
             if self._info_mask:
                 if not isinstance(info, Mapping) or MASK_KEY not in info:
                     raise UnfitValueError(f"no info[{MASK_KEY!r}]")

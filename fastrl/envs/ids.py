@@ -2,6 +2,7 @@
 
 import difflib
 import re
+from typing import Any
 
 import gymnasium
 
@@ -22,6 +23,18 @@ def is_registered_anew(env_id: str) -> bool:
     entry = spec.entry_point
     where = entry if isinstance(entry, str) else getattr(entry, "__module__", "")
     return re.split(r"[.:]", where or "")[0] not in _REBUILT_BY_ENVPOOL
+
+
+def fault_of(env_id: str, handed_over: Any) -> str:
+    """Says what a saved agent played that cannot be made of its id here.
+
+    Args:
+        env_id: of what it played, unknown here unless the environments were handed over.
+        handed_over: whether they were, so that no id makes them.
+    """
+    if handed_over:
+        return f"environments of {env_id} that were handed over"
+    return f"{env_id}, an id that is not registered in this process"
 
 
 def unknown_id(env_id: str, backend: str) -> str:

@@ -9,6 +9,7 @@ from gymnasium import spaces
 from fastrl.envs.vector import HasInfos, HasState, TimeStep, VectorEnv
 from fastrl.spaces.packed import PackedRow
 from fastrl.spaces.pixels import ImageBox, channel_axis, is_pixels
+from fastrl.spaces.values import on_one_line
 
 
 class FrameStack:
@@ -22,7 +23,8 @@ class FrameStack:
         """Wraps `env`; ValueError if its observations are not a plain Box."""
         space = env.single_observation_space
         if not isinstance(space, spaces.Box) or isinstance(space, PackedRow):
-            raise ValueError(f"{env.env_id}: frame_stack has no effect on {space}; it is for a Box")
+            seen = on_one_line(space)
+            raise ValueError(f"{env.env_id}: frame_stack has no effect on {seen}; it is for a Box")
         self.env, self._depth = env, depth
         self.env_id, self.backend, self.num_envs = env.env_id, env.backend, env.num_envs
         self.worker_threads: frozenset[int] = getattr(env, "worker_threads", frozenset())

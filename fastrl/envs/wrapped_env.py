@@ -17,7 +17,7 @@ from fastrl.envs.vector import EnvError, TimeStep, playable
 from fastrl.spaces.actions import action_space_of, check_action_space
 from fastrl.spaces.observations import observation_rows, pack_observation, plain_row
 from fastrl.spaces.packed import PackedRow
-from fastrl.spaces.parts import leaf_values
+from fastrl.spaces.parts import batch_of_one, leaf_values
 from fastrl.spaces.pixels import ObsKind
 from fastrl.spaces.values import UnfitValueError, shown
 
@@ -205,7 +205,7 @@ class WrappedVectorEnv:
         """Returns packed copies of the observations, because the env may reuse its arrays."""
         space = self.single_observation_space
         with ForeignCode(f"{self.env_id}: reading observations"):
-            parts = leaf_values(obs) if isinstance(space, PackedRow) else {"": obs}
+            parts = leaf_values(obs, space.names) if isinstance(space, PackedRow) else {"": obs}
             shapes = {name: np.shape(part) for name, part in parts.items()}
         try:
             for name, shape in shapes.items():
@@ -239,8 +239,7 @@ class WrappedVectorEnv:
         space = self.single_observation_space
         try:
             if isinstance(space, PackedRow):
-                parts = {name: np.asarray(part)[None] for name, part in leaf_values(obs).items()}
-                return space.pack(parts)[0]
+                return space.pack(batch_of_one(obs, space.names))[0]
             row = plain_row(space, obs)
             if row.shape != space.shape:
                 raise UnfitValueError(f"a final observation of shape {row.shape}")

@@ -18,7 +18,7 @@ from fastrl.spaces.actions import action_space_of, choices_of
 from fastrl.spaces.packed import MASK_KEY
 from fastrl.spaces.parts import leaf_spaces
 from fastrl.spaces.pixels import ImageBox, ObsKind, channel_axis, is_pixels, of_kind
-from fastrl.spaces.values import as_dtype, as_number
+from fastrl.spaces.values import as_dtype, as_number, on_one_line
 
 _LUMINANCE = 0.2125, 0.7154, 0.0721  # of red, green and blue, as in gymnasium
 _NONE: dict[str, Any] = {"gray_scale": False, "resize": 0, "action_repeat": 1}
@@ -42,7 +42,8 @@ class PixelObservation(TransformObservation):
         images = {key: part for key, part in parts.items() if is_pixels(part)}
         if not images:
             what = "gray_scale" if gray_scale else f"resize={size}"
-            raise EnvError(f"{name}: {what} has no effect on {space}, which holds no images")
+            seen = on_one_line(space)
+            raise EnvError(f"{name}: {what} has no effect on {seen}, which holds no images")
         new: dict[str, Space] = {}
         for key, part in images.items():
             assert isinstance(part, spaces.Box)

@@ -19,6 +19,7 @@ from fastrl.models.layers import activation_class, linear, mlp
 from fastrl.models.own import MakeNetwork, make_own
 from fastrl.ops.squashed_normal import LOG_STD_MAX, LOG_STD_MIN, squashed_normal
 from fastrl.spaces.actions import check_action_space, float32_bounds
+from fastrl.spaces.values import on_one_line
 
 
 class Critics(nn.Module):
@@ -97,10 +98,19 @@ class Critics(nn.Module):
                 x = x * masks[offset : offset + num_values].view_as(x)
                 offset += num_values
             if self.layer_norm:
-                x = _Standardize.apply(x)
+                # TorchScript holds no function that is written in Python, and needs no gradient.
+                x = _Standardize.apply(x) if torch.is_grad_enabled() else _standardized(x)[0]
                 x = torch.addcmul(self.shifts[layer], x, self.scales[layer])
             x = self._activate(x)
         return torch.baddbmm(self.biases[-1], x, self.weights[-1]).squeeze(-1).float()
+
+
+def _standardized(x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Returns `x` with mean 0 and standard deviation 1 over its last dimension.
+
+    Beside it are the means and the reciprocals of the standard deviations before.
+    """
+    return torch.native_layer_norm(x, x.shape[-1:], None, None, 1e-5)
 
 
 class _Standardize(torch.autograd.Function):
@@ -111,7 +121,7 @@ class _Standardize(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, x: Tensor) -> Tensor:
-        y, _, scale = torch.native_layer_norm(x, x.shape[-1:], None, None, 1e-5)
+        y, _, scale = _standardized(x)
         ctx.save_for_backward(y, scale)
         return y
 
@@ -155,12 +165,13 @@ class SquashedGaussianActor(nn.Module):
         self.reader = Reader(observation_space)
         if self.reader.pixels_shape:
             raise ValueError(
-                f"pixels, {observation_space}, are not offered off-policy; ppo and a2c take them"
+                f"pixels, {on_one_line(observation_space)}, are not offered off-policy; ppo and "
+                "a2c take them"
             )
         if not isinstance(action_space, box) or len(action_space.shape) != 1:
             raise ValueError(
-                f"unsupported action space {action_space}; supported is a one-dimensional Box: "
-                "the actor is a squashed Gaussian"
+                f"unsupported action space {on_one_line(action_space)}; supported is a "
+                "one-dimensional Box: the actor is a squashed Gaussian"
             )
         check_action_space(action_space)
         self.num_inputs, (self.num_actions,) = self.reader.vector_size, action_space.shape

@@ -20,6 +20,7 @@ from fastrl.models.normalization import RunningNorm
 from fastrl.spaces.packed import PackedRow
 from fastrl.spaces.parts import one_hot_columns
 from fastrl.spaces.pixels import brightest, channel_axis, is_pixels, with_channels
+from fastrl.spaces.values import on_one_line
 
 
 class Inputs(NamedTuple):
@@ -72,13 +73,14 @@ class Reader(nn.Module):
             self.is_flat = len(space.shape) == 1
             self.vector_size = math.prod(space.shape)
         else:
-            raise ValueError(f"unsupported observation space {space}")
+            raise ValueError(f"unsupported observation space {on_one_line(space)}")
 
     def make_normalizer(self, clip: float, eps: float) -> RunningNorm:
         """Returns a running normaliser of the vectors; ValueError if there are none."""
         if self.is_one_hot or not self.vector_size:
             raise ValueError(
-                f"observation_normalization has no effect on {self.space}; it is for vectors"
+                f"observation_normalization has no effect on {on_one_line(self.space)}; it is for "
+                "vectors"
             )
         return RunningNorm((self.vector_size,), clip, eps)
 

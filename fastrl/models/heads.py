@@ -11,6 +11,7 @@ from fastrl.models.distributions import (
 )
 from fastrl.models.exploring import ExploringGaussianHead
 from fastrl.spaces.actions import check_action_space, float32_bounds
+from fastrl.spaces.values import on_one_line
 
 
 def make_action_head(
@@ -46,7 +47,7 @@ def make_action_head(
         ("state_dependent_exploration", state_dependent_exploration),
     ):
         if is_set and not isinstance(space, gymnasium.spaces.Box):
-            raise ValueError(f"{name} has no effect on {space}; it is for Box actions")
+            raise ValueError(f"{name} has no effect on {on_one_line(space)}; it is for Box actions")
     if isinstance(space, gymnasium.spaces.Discrete):
         return CategoricalHead(num_features, [int(space.n)], [int(space.start)], True, gain)
     if isinstance(space, gymnasium.spaces.MultiDiscrete):

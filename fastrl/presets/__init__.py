@@ -19,7 +19,7 @@ from fastrl.config.command import Command
 from fastrl.config.effects import check_effects
 from fastrl.config.on_policy import LargeBatchError
 from fastrl.config.run import RunConfig
-from fastrl.config.schedules import without_overridden
+from fastrl.config.schedules import check_given_together, without_overridden
 from fastrl.presets.layers import is_file, read_preset
 
 RESULTS_NAME = "results.yaml"
@@ -130,6 +130,9 @@ def resolve(
     if not isinstance(env, str):
         given = facts_of(env)
     given |= settings
+    names = {entry.name for entry in fields(config_class)} - {"network"}  # which may be functions
+    if not names <= given.keys():  # all of them are those of another config
+        check_given_together(settings)
     tuned = without_overridden({name: x for name, x in tuned.items() if name not in given}, given)
     command = merge(config_class, tuned, given, f"{algo} settings", 'preset="none"')
     explicit = {name: getattr(command.config, name) for name in settings}

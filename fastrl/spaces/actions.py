@@ -7,6 +7,8 @@ from typing import Any
 import numpy as np
 from gymnasium import Space, spaces
 
+from fastrl.spaces.values import on_one_line
+
 SUPPORTED_ACTIONS = (
     "Discrete, MultiDiscrete and MultiBinary with one dimension, bounded Box with one dimension"
 )
@@ -16,7 +18,7 @@ MOST_CHOICES = 2**20
 
 def check_action_space(space: Space, name: str = "") -> None:
     """Raises ValueError if fastrl does not support an action space."""
-    where, advice = f"{name}: " if name else "", ""
+    where, advice, seen = f"{name}: " if name else "", "", on_one_line(space)
     match space:
         case spaces.Discrete():
             supported = True
@@ -33,19 +35,19 @@ def check_action_space(space: Space, name: str = "") -> None:
             supported = False
     if not supported:
         raise ValueError(
-            f"{where}action space {space} is not supported; supported: {SUPPORTED_ACTIONS}{advice}"
+            f"{where}action space {seen} is not supported; supported: {SUPPORTED_ACTIONS}{advice}"
         )
     if 0 in (space.shape or ()):
-        raise ValueError(f"{where}action space {space} leaves nothing to choose")
+        raise ValueError(f"{where}action space {seen} leaves nothing to choose")
     if isinstance(space, spaces.Box) and not _holds_integers(space):
         return
     if (number := sum(choices_of(space))) > MOST_CHOICES:
         raise ValueError(
-            f"{where}action space {space} has {number:,} choices, each of which needs an output of "
+            f"{where}action space {seen} has {number:,} choices, each of which needs an output of "
             f"the network; at most {MOST_CHOICES:,}. A MultiDiscrete names a number by its digits"
         )
     if isinstance(space, spaces.Box) and max(map(int, space.high)) >= 2**63:
-        raise ValueError(f"{where}action space {space} reaches beyond the whole numbers of int64")
+        raise ValueError(f"{where}action space {seen} reaches beyond the whole numbers of int64")
 
 
 class BoxOfChoices(spaces.MultiDiscrete):

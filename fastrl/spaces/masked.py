@@ -33,7 +33,9 @@ def with_mask(row: Space, action_space: Space, observation: Any, mask: Any) -> A
         ValueError: the mask is missing, of another size, of no use, or it allows nothing.
     """
     size = row.mask_size if isinstance(row, PackedRow) else 0
-    parts = leaf_values(observation)
+    parts = {"": observation}
+    if isinstance(row, PackedRow) and not isinstance(observation, np.ndarray):  # which are rows
+        parts = leaf_values(observation, row.names)
     if mask is None:
         is_row = isinstance(observation, np.ndarray) and observation.shape[-1:] == row.shape
         if size and MASK_KEY not in parts and not is_row:

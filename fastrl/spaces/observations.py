@@ -24,15 +24,19 @@ from typing import Any
 import numpy as np
 from gymnasium import Space, spaces
 
-from fastrl.spaces.actions import MOST_CHOICES, choices_of
+from fastrl.spaces.actions import choices_of
 from fastrl.spaces.packed import MASK_KEY, PackedRow
-from fastrl.spaces.parts import leaf_spaces, leaf_values, width_of
+from fastrl.spaces.parts import is_tuple, leaf_spaces, leaf_values, width_of
 from fastrl.spaces.pixels import ObsKind, brightest, is_pixels, of_kind, with_channels
-from fastrl.spaces.values import UnfitValueError, as_dtype, check_choices
+from fastrl.spaces.values import UnfitValueError, as_dtype, check_choices, on_one_line
 
 SUPPORTED_OBSERVATIONS = (
     "Box with at least one dimension, Discrete, MultiDiscrete, MultiBinary, Dict and Tuple of these"
 )
+
+# Columns that are one-hot. With 100,000, what is tried before the first step takes half a minute,
+# and PPO then takes ten steps a second: a network multiplies the zeros, too.
+_MOST_ONE_HOT = 2**16
 
 # Dtypes that a rollout stores unchanged; any other (float64, bool, int8 ...) becomes float32.
 _KEPT_DTYPES = (np.dtype(np.uint8), np.dtype(np.int32), np.dtype(np.int64))
@@ -84,7 +88,7 @@ def observation_rows(
         parts = leaf_spaces(space)
     except ValueError as error:
         raise ValueError(f"{env_id}: {error}") from error
-    is_whole = list(parts) == [""]
+    is_whole, seen_space = list(parts) == [""], on_one_line(space)
     if obs_keys:
         if unknown := [key for key in obs_keys if key not in parts]:
             has = "no keys" if is_whole else f"{sorted(parts)}"
@@ -96,15 +100,17 @@ def observation_rows(
         if not is_box and not is_other:
             where = f" of {name!r}" if name else ""
             raise ValueError(
-                f"{env_id}: observation space {part}{where} is not supported; supported: "
-                f"{SUPPORTED_OBSERVATIONS}. --obs-keys selects keys of a Dict."
+                f"{env_id}: observation space {on_one_line(part)}{where} is not supported; "
+                f"supported: {SUPPORTED_OBSERVATIONS}. --obs-keys selects keys of a Dict."
             )
-        if is_other and (number := width_of(part)) > MOST_CHOICES:
-            raise ValueError(
-                f"{env_id}: observation space {part} has {number:,} values, each of which is an "
-                f"input of the network; at most {MOST_CHOICES:,}. A MultiDiscrete of its digits or "
-                "a Box has fewer"
-            )
+    one_hot = [x for x in parts.values() if isinstance(x, spaces.Discrete | spaces.MultiDiscrete)]
+    if (number := sum(map(width_of, one_hot))) > _MOST_ONE_HOT:
+        seen = on_one_line(one_hot[0]) if len(one_hot) == 1 else seen_space
+        raise ValueError(
+            f"{env_id}: observation space {seen} has {number:,} values, each of which is an input "
+            f"of the network; at most {_MOST_ONE_HOT:,}. A MultiDiscrete of its digits or a Box "
+            "has fewer"
+        )
     has_choices = not isinstance(action_space, spaces.Box)
     has_mask = has_choices and (info_mask or MASK_KEY in parts)
     if info_mask and MASK_KEY in parts:
@@ -121,7 +127,7 @@ def observation_rows(
     if not seen or any(0 in (part.shape or ()) for part in parts.values()):
         beside = " beside the action mask; a constant will do" if has_mask and not seen else ""
         raise ValueError(
-            f"{env_id}: observation space {space} holds no numbers to learn from{beside}"
+            f"{env_id}: observation space {seen_space} holds no numbers to learn from{beside}"
         )
     parts = {
         name: part if has_mask and name == MASK_KEY else of_kind(part, obs_kind, scale_images)
@@ -142,16 +148,17 @@ def observation_rows(
     has_images = bool(images)
     if obs_kind == "pixels" and not has_images:
         raise ValueError(
-            f"{env_id}: obs_kind=pixels has no effect on {space}; images are Boxes of uint8 or, "
-            "with scale_images=false, of any numbers, with two or three dimensions"
+            f"{env_id}: obs_kind=pixels has no effect on {seen_space}; images are Boxes of uint8 "
+            "or, with scale_images=false, of any numbers, with two or three dimensions"
         )
     if not scale_images and not has_images:
         raise ValueError(
-            f"{env_id}: scale_images=false has no effect on {space}, which holds no images; with "
-            "obs_kind=pixels arrays of any numbers with two or three dimensions are images"
+            f"{env_id}: scale_images=false has no effect on {seen_space}, which holds no images; "
+            "with obs_kind=pixels arrays of any numbers with two or three dimensions are images"
         )
     if info_mask and isinstance(action_space, spaces.Box):
-        raise ValueError(f"{env_id}: an action mask is for discrete actions, not {action_space}")
+        seen = on_one_line(action_space)
+        raise ValueError(f"{env_id}: an action mask is for discrete actions, not {seen}")
     if info_mask:
         choices = choices_of(action_space)
         return PackedRow({**parts, MASK_KEY: spaces.MultiBinary(sum(choices))}, choices)
@@ -160,8 +167,9 @@ def observation_rows(
     choices, size = choices_of(action_space), math.prod(parts[MASK_KEY].shape or ())
     if size != sum(choices):
         raise ValueError(
-            f"{env_id}: an action mask of {size} values does not fit {action_space}, "
-            f"which needs {sum(choices)}: one for each choice of each dimension"
+            f"{env_id}: an action mask of {size} values does not fit "
+            f"{on_one_line(action_space)}, which needs {sum(choices)}: one for each choice of "
+            "each dimension"
         )
     return PackedRow(parts, choices)
 
@@ -179,7 +187,7 @@ def pack_observation(row: Space, observation: Any, mask: Any = None) -> np.ndarr
     """
     if not isinstance(row, PackedRow):
         return np.array(plain_row(row, observation), order="C")
-    parts = leaf_values(observation)
+    parts = leaf_values(observation, row.names)
     return row.pack(parts if mask is None else {**parts, MASK_KEY: mask})
 
 
@@ -202,8 +210,10 @@ def rows_of(row: Space, observation: Any) -> tuple[np.ndarray, bool]:
         ValueError: the observation does not fit the space, or its mask forbids every action.
     """
     shape = row.shape or ()
+    if isinstance(row, PackedRow) and isinstance(observation, list) and is_tuple(row.names):
+        observation = tuple(observation)
     if isinstance(row, PackedRow) and isinstance(observation, Mapping | tuple):
-        parts = leaf_values(observation)
+        parts = leaf_values(observation, row.names)
         name, part = row.names[0], row.parts[row.names[0]]
         single = np.ndim(parts.get(name, 0)) == len(part.shape or ())
         if single:

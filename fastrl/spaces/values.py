@@ -65,7 +65,9 @@ def check_choices(values: np.ndarray, space: Space, name: str = "") -> None:
     is_wrong = (values < first) | (values >= first + number)
     if is_wrong.any():
         wrong = np.atleast_1d(values)[np.atleast_1d(is_wrong)][0]
-        raise UnfitValueError(f"{_called(name)} with {wrong}, but its space is {space}")
+        raise UnfitValueError(
+            f"{_called(name)} with {wrong}, but its space is {on_one_line(space)}"
+        )
 
 
 def as_number(value: Any, what: str) -> float:
@@ -98,6 +100,11 @@ def as_flag(value: Any, what: str) -> bool:
     if number not in (0, 1):
         raise UnfitValueError(f"{what} {shown(value)}, which is neither true nor false")
     return bool(number)
+
+
+def on_one_line(spaces: Any) -> str:
+    """Returns the text of a space, or of several; that of an array has a line for each row."""
+    return " ".join(str(spaces).split())
 
 
 def shown(value: Any) -> str:
