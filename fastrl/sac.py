@@ -293,8 +293,8 @@ class SAC(OffPolicyAgent):
         """Returns what the actor climbs, `[B]`, of the critics' values `[E, B]`."""
         return values.min(0).values
 
-    def _take_metrics(self) -> dict[str, float]:
-        """Returns means since the last call."""
+    def pending_metrics(self) -> dict[str, float]:
+        """Returns means since the last row of metrics, and leaves their sums for the next row."""
         metrics = {"Info/gradient_steps": float(self.num_gradient_steps), "Info/alpha": self.alpha}
         if self.config.lr_schedule != "constant":
             metrics["Info/learning_rate"] = float(self.actor_optimizer.learning_rate)
@@ -302,9 +302,13 @@ class SAC(OffPolicyAgent):
         for (names, sums), count in zip(parts, self._summed_steps, strict=True):
             if count:
                 metrics.update(zip(names, (sums / count).tolist(), strict=True))
-            sums.zero_()
-        self._summed_steps = [0, 0]
         return metrics
+
+    def _clear_metrics(self) -> None:
+        """Begins to add metrics up anew."""
+        self.critic_step.sums.zero_()
+        self.actor_step.sums.zero_()
+        self._summed_steps = [0, 0]
 
     def _is_finite(self) -> bool:
         """Returns whether all metrics since the last call are finite, so that the weights are."""

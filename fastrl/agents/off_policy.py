@@ -24,7 +24,6 @@ from fastrl.agents.states import check_spaces, check_state, describe_spaces, loa
 from fastrl.buffers.replay import MOST_RESTARTS, ReplayBuffer, StepsBuffer, Transitions
 from fastrl.config.sac import SACConfig
 from fastrl.decoupled.channels import ReplayChannel
-from fastrl.engine.gradient_step import GradientStep
 from fastrl.models.critics import SquashedGaussianActor
 from fastrl.runs.fitting import check_fits
 from fastrl.runs.timer import StageTimer
@@ -38,8 +37,6 @@ class OffPolicyAgent(BaseAgent):
     config_class: ClassVar[type[SACConfig]]
     config: SACConfig
     policy: SquashedGaussianActor
-    _summed_steps: list[int]
-    """Gradient steps since the last row of metrics, of each part that learns."""
     channel = ReplayChannel
     """What players and trainers in processes of their own send each other."""
     rank_state = ("noise_generator", "noise_device", "replay")
@@ -77,19 +74,13 @@ class OffPolicyAgent(BaseAgent):
         """Takes gradient steps and counts them."""
         raise NotImplementedError
 
-    def _take_metrics(self) -> dict[str, float]:
-        """Returns means since the last call."""
-        raise NotImplementedError
-
     def pending_metrics(self) -> dict[str, float]:
         """Returns means since the last row of metrics, and leaves their sums for the next row."""
-        steps = [x for x in vars(self).values() if isinstance(x, GradientStep)]
-        sums, summed_steps = [step.sums.clone() for step in steps], self._summed_steps
-        metrics = self._take_metrics()
-        for step, kept in zip(steps, sums, strict=True):
-            step.sums.copy_(kept)
-        self._summed_steps = summed_steps
-        return metrics
+        raise NotImplementedError
+
+    def _clear_metrics(self) -> None:
+        """Begins to add metrics up anew."""
+        raise NotImplementedError
 
     def _is_finite(self) -> bool:
         """Returns whether all metrics since the last call are finite, so that the weights are."""
@@ -235,7 +226,11 @@ class OffPolicyAgent(BaseAgent):
         log_every = self.config.log_every or 1
         is_due = before // log_every != self.num_env_steps // log_every
         # Those of a training that diverged come at once, before the policy acts again.
-        return self._take_metrics() if is_due or not is_finite else {}
+        if not is_due and is_finite:
+            return {}
+        metrics = self.pending_metrics()
+        self._clear_metrics()
+        return metrics
 
     @property
     def num_due(self) -> int:

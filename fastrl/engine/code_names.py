@@ -10,7 +10,8 @@ from itertools import takewhile
 from types import CodeType
 from typing import Any
 
-_MISSING = object()
+from fastrl.engine.snapshots import MISSING
+
 _TAKE_NAMES = {"setattr", "__setattr__", "register_buffer", "register_parameter", "add_module"}
 _TAKE_NAMES |= {"getattr", "hasattr"}
 
@@ -24,7 +25,7 @@ def is_of_part(key: str, parts: Mapping[str, Any], code: CodeType) -> bool:
         code: what reads it.
     """
     look = inspect.getattr_static  # runs no property
-    holders = {name for name, x in parts.items() if look(x, key, _MISSING) is not _MISSING}
+    holders = {name for name, x in parts.items() if look(x, key, MISSING) is not MISSING}
     holders.discard(key)
     return bool(holders) and _read_from(key, code) <= holders
 

@@ -111,17 +111,15 @@ class ReplayAgent(OffPolicyAgent):
         self.schedule.advance(self.optimizer)
         self.learner.count_steps(self.num_env_steps)
 
-    def _take_metrics(self) -> dict[str, float]:
-        """Returns means since the last call."""
-        metrics = self.pending_metrics()
-        self.learner.clear_metrics()
-        return metrics
-
     def pending_metrics(self) -> dict[str, float]:
         """Returns means since the last row of metrics, and leaves their sums for the next row."""
         metrics = {"Info/gradient_steps": float(self.num_gradient_steps)}
         metrics["Info/learning_rate"] = self.schedule.rate_of(self.optimizer)
         return metrics | self.learner.metrics()
+
+    def _clear_metrics(self) -> None:
+        """Begins to add metrics up anew."""
+        self.learner.clear_metrics()
 
     def _is_finite(self) -> bool:
         """Returns whether all metrics since the last call are finite, so that the weights are."""
