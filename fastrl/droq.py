@@ -52,8 +52,9 @@ class DroQ(SAC):
         self._masks = torch.ones(2 * num_values, device=self.device)
         masks = self._target_masks, self._online_masks = self._masks.split(num_values)
         example = (*minibatch, self._noise[0], self._noise[0], *masks)
-        self._take_critic_step = self.engine.build(self.learn_critics, example)
-        self._take_actor_step = self.engine.build(self.learn_actor, example)
+        build = self.engine.build  # methods are found anew each time: a callback may replace one
+        self._take_critic_step = build(lambda *fields: self.learn_critics(*fields), example)
+        self._take_actor_step = build(lambda *fields: self.learn_actor(*fields), example)
 
     def _learn(self, num_steps: int) -> None:
         """Takes gradient steps, each on transitions of its own, those of the actor too."""

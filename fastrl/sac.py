@@ -204,9 +204,10 @@ class SAC(OffPolicyAgent):
         noise_shape = (MOST_DRAWN, 2, config.per_rank_batch_size, self.policy.num_actions)
         self._noise = torch.zeros(noise_shape, device=self.device)
         example = (*minibatch, *self._noise[0])
-        self._take_full_step = self.engine.build(self.learn_all, example)
+        build = self.engine.build  # methods are found anew each time: a callback may replace one
+        self._take_full_step = build(lambda *fields: self.learn_all(*fields), example)
         if config.policy_frequency > 1:
-            self._take_critic_step = self.engine.build(self.learn_critics, example)
+            self._take_critic_step = build(lambda *fields: self.learn_critics(*fields), example)
 
     def _learn(self, num_steps: int) -> None:
         """Takes gradient steps, each on transitions of its own."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,9 @@ from toy_agents import Loop, make_agent
 from fastrl import PPO
 from fastrl.agents.export_files import export_policy
 from fastrl.agents.exporting import exported
+from fastrl.engine.modes import building
 from fastrl.models.layers import evaluating
+from fastrl.processes.generators import restore_generators, state_of_generators
 
 of_all = pytest.mark.parametrize("name", KINDS)
 
@@ -214,3 +217,14 @@ def test_a_scripted_part_is_trained_as_the_module_it_was_made_of():
 
     found = ran(PPO, "auto", lambda agent: put(agent, True))
     assert_same(found, ran(PPO, "eager", lambda agent: put(agent, False)))
+
+
+def test_no_other_thread_seeds_while_a_function_is_looked_at():
+    state = state_of_generators()
+    seeding = threading.Thread(target=restore_generators, args=(state,))
+    with building():
+        seeding.start()
+        seeding.join(0.2)
+        assert seeding.is_alive()
+    seeding.join(60)
+    assert not seeding.is_alive()

@@ -17,7 +17,7 @@ import torch
 from gymnasium import spaces
 from torch import Tensor, nn
 
-from fastrl import PPO, SAC
+from fastrl import PPO, SAC, DroQ
 from fastrl.callbacks import Callback
 from fastrl.engine.native_acting import NativeActing
 from fastrl.engine.optimizer import FlatAdam
@@ -377,6 +377,50 @@ def test_a_loss_that_is_replaced_in_mid_run_is_used_from_there(engine: Any, of_c
     agent = Own("CartPole-v1", **SMALL, engine=engine)
     agent.learn(callbacks=[Compares(stand_still)])
     assert torch.equal(agent.optimizer.flat, before[0])
+
+
+REPLACEABLE = [
+    *[(PPO, name) for name in ("draw_actions", "evaluate_rows", "fill_advantages", "last_values")],
+    *[(SAC, name) for name in ("draw_actions", "learn_all", "learn_critics", "learn_actor")],
+    *[(DroQ, name) for name in ("learn_critics", "learn_actor")],
+    (PPO, "value_rows"),
+]
+
+
+@pytest.mark.parametrize("engine", ["auto", "eager"])
+@pytest.mark.parametrize(("kind", "name"), REPLACEABLE)
+def test_a_method_that_is_replaced_in_mid_run_is_called_from_there(
+    kind: Any, name: str, engine: Any
+) -> None:
+    calls: list[str] = []
+
+    class Replaces(Callback):
+        def on_update_end(self, trainer: Any, metrics: Any) -> None:
+            stock = getattr(trainer.agent, name)
+
+            def called(*arguments: Any) -> Any:
+                calls.append(name)
+                return stock(*arguments)
+
+            if trainer.updates == 1:
+                setattr(trainer.agent, name, called)
+
+    task = "CartPole-v1" if kind is PPO else "Pendulum-v1"
+    settings = SMALL if kind is PPO else SMALL_SAC
+    how = {"recompute_advantages": True} if name == "value_rows" else {}
+    kind(task, **{**settings, **how, "engine": engine}).learn(callbacks=[Replaces()])
+    assert calls
+
+
+def test_the_refusal_of_a_recording_names_the_line_that_reads_a_value() -> None:
+    class Reads(PPO):
+        def evaluate_rows(self, rows: Tensor, actions: Tensor) -> Any:
+            log_probs, values = super().evaluate_rows(rows, actions)
+            return log_probs * float(values.mean() > -1e9), values
+
+    line = Reads.evaluate_rows.__code__.co_firstlineno + 2
+    with pytest.raises(ValueError, match=rf"can \({__file__}:{line}\)$"):
+        Reads("CartPole-v1", **SMALL, engine="recorded").learn()
 
 
 @pytest.mark.parametrize("engine", ["auto", "eager"])

@@ -15,9 +15,10 @@ from fastrl.envs.gym_env import GymEnv
 from fastrl.envs.make import make_env, wrap_vector_env
 from fastrl.envs.vector import EnvError
 from fastrl.models.critics import SquashedGaussianActor
+from fastrl.models.distributions import CategoricalHead, GaussianHead
 from fastrl.models.encoders import Reader
 from fastrl.models.heads import make_action_head
-from fastrl.spaces.actions import check_action_space, float32_bounds, within_bounds
+from fastrl.spaces.actions import Outside, check_action_space, float32_bounds, within_bounds
 from fastrl.spaces.layout import in_words
 from fastrl.spaces.observations import observation_rows, rows_of
 from fastrl.spaces.pixels import ObsKind, is_pixels
@@ -462,3 +463,60 @@ def test_prediction_under_a_mask_that_forbids_everything_is_refused():
     row = observation_rows("MyEnv", MASKED, CHOICE)
     with pytest.raises(ValueError, match="mask of observation 0 forbids every action"):
         rows_of(row, masked([0, 0]))
+
+
+SMALL: dict[str, Any] = {
+    **{"preset": "none", "verbose": 0, "eval_episodes": 0, "hidden_sizes": (8,), "num_envs": 2},
+    **{"num_steps": 16, "per_rank_batch_size": 16, "total_timesteps": 64},
+}
+
+
+class FarHead(GaussianHead):
+    """Hands the environment five, which is outside of most spaces."""
+
+    def to_env(self, actions: torch.Tensor) -> torch.Tensor:
+        return 0 * actions + 5
+
+
+def with_another_head(task: str) -> PPO:
+    agent = PPO(task, **SMALL)
+    if task == "CartPole-v1":
+        agent.policy.head = CategoricalHead(8, [3], [0], True, None)
+    else:
+        bounds = np.array([-2.0]), np.array([2.0])
+        agent.policy.head = FarHead(8, *bounds, squash=False, log_std_init=0.0, gain=None)
+    return agent
+
+
+DRAWN = {"CartPole-v1": r"2 .* in Discrete\(2\)", "Pendulum-v1": r"\[5.0\] .*Box"}
+
+
+@pytest.mark.parametrize(("task", "drawn"), DRAWN.items())
+def test_actions_that_an_own_head_draws_outside_of_the_space_are_refused(task: str, drawn: str):
+    with pytest.raises(ValueError, match=rf"{task}: the policy drew {drawn}"):
+        with_another_head(task).learn()
+
+
+def test_actions_that_an_own_class_draws_outside_of_the_space_are_refused():
+    class Far(SAC):
+        def draw_actions(self, obs: Any, noise: Any, actions: Any) -> Any:
+            return super().draw_actions(obs, noise, actions) + 10
+
+    with pytest.raises(ValueError, match=r"Pendulum-v1: the policy drew \[.*\] in environment 0"):
+        Far("Pendulum-v1", **SMALL, learning_starts=0).learn()
+
+
+@pytest.mark.parametrize(
+    ("space", "inside", "outside"),
+    [
+        (spaces.Discrete(3, start=2), [2, 4], [5, 1]),
+        (spaces.MultiDiscrete([2, 3]), [[1, 2], [0, 0]], [[1, 3], [-1, 0]]),
+        (spaces.MultiBinary(2), [[1, 0]], [[1, 2]]),
+        (spaces.Box(-0.1, 0.1, (1,), np.float64), [[0.1]], [[np.float32(0.1)], [np.nan]]),
+    ],
+)
+def test_the_first_action_outside_of_a_space_is_found(space: Any, inside: Any, outside: Any):
+    find = Outside(space).first
+    assert find(np.array(inside)) is None
+    for action in outside:
+        assert find(np.array([inside[0], action])) == 1

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from functools import partial
 from typing import Any, ClassVar
 
 import numpy as np
@@ -88,12 +87,8 @@ class OnPolicyAgent(BaseAgent):
         config = self.config
         # A policy class of the user's own need not know what is as by default.
         for name in (
-            "critic_hidden_sizes",
-            "state_dependent_std",
-            "state_dependent_exploration",
-            "exploration_resample_steps",
-            "observation_clip",
-            "observation_epsilon",
+            *("critic_hidden_sizes", "state_dependent_std", "state_dependent_exploration"),
+            *("exploration_resample_steps", "observation_clip", "observation_epsilon"),
         ):
             if getattr(config, name) != getattr(OnPolicyConfig, name):
                 more[name] = getattr(config, name)
@@ -129,18 +124,23 @@ class OnPolicyAgent(BaseAgent):
         self.engine.prepare(self.trained, batch_size, self.widest_layer())
         rollout = self.make_rollout(batch_size)
         pools = [self.rows_of_pool(rollout, columns) for columns in self.columns_of_pools()]
-        self._act = [  # `draw_actions` is found anew each time: a callback may replace it
+        # Methods are found anew each time: a callback may replace one.
+        self._act = [
             self.engine.act(lambda *row: self.draw_actions(*row), rows, self.policy)
             for rows in pools
         ]
         rows, values = self.rows_to_evaluate(rollout), rollout.values[:-1].view(-1)
         filled = rollout.log_probs.view(-1), values
-        self._evaluate_rows = self.engine.over_rows(self.evaluate_rows, rows, filled)
+        self._evaluate_rows = self.engine.over_rows(
+            "evaluate_rows", lambda *x: self.evaluate_rows(*x), rows, filled
+        )
         if getattr(config, "recompute_advantages", False):
-            self._value_rows = self.engine.over_rows(self.value_rows, rows[:1], (values,))
+            self._value_rows = self.engine.over_rows(
+                "value_rows", lambda x: self.value_rows(x), rows[:1], (values,)
+            )
         caused = rollout.rewards, rollout.terminated, rollout.truncated
-        fill_advantages = evaluated(partial(self.fill_advantages, rollout), [self.policy])
-        self._advantages = self.engine.build(fill_advantages, caused)
+        fill = evaluated(lambda *x: self.fill_advantages(rollout, *x), [self.policy])
+        self._advantages = self.engine.build(fill, caused)
         return rollout
 
     def make_learning(self, buffer: RolloutBuffer) -> None:

@@ -39,6 +39,7 @@ from fastrl.engine.native import Twin, built_with, why_no_kernels
 from fastrl.engine.native_acting import NativeActing
 from fastrl.engine.objective import ClippedObjective
 from fastrl.engine.optimizer import FlatOptimizer, FlatParameters, checked_flat
+from fastrl.engine.own_code import own_line
 from fastrl.engine.proving import acts_alike, proven_twins, why_not_objective
 from fastrl.engine.rehearsal import NotStaticError, buffers_kept, rehearse
 from fastrl.engine.threads import matmul_precision, num_threads, update_threads
@@ -146,7 +147,7 @@ class Engine:
                 rehearse(self._watched(function, reads), example)
             except NotStaticError as error:
                 reads.restore()
-                return self._as_it_is(function, str(error))
+                return self._as_it_is(function, f"{error}{own_line(error)}")
             change = reads.changed()
             reads.restore()
             if change is not None:
@@ -168,9 +169,8 @@ class Engine:
         return run
 
     def _as_it_is(self, function: Function, reason: str) -> Function:
-        name = getattr(function, "__name__", "a function")
         if self._config.engine not in ("auto", "native"):
-            raise ValueError(f"engine={self._config.engine} cannot run {name}: {reason}")
+            raise ValueError(f"engine={self._config.engine} cannot run this: {reason}")
         self.notes.append(f"eager: {reason}")
         return function
 
@@ -186,7 +186,6 @@ class Engine:
             policy: whose actions `draw` draws, if a kernel may do so.
         """
         draw = evaluated(draw, self._networks)
-        draw.__name__ = "draw_actions"  # for messages
         run = self._native_acting(draw, rows[0], policy)
         run = run or self._build(draw, self._here(rows[0]), threads=1)
         if self._on_cpu:
@@ -212,13 +211,13 @@ class Engine:
         return self._built[-1]
 
     def over_rows(
-        self, function: Function, inputs: Sequence[Tensor], outputs: Sequence[Tensor]
+        self, name: str, function: Function, inputs: Sequence[Tensor], outputs: Sequence[Tensor]
     ) -> Callable[[], None]:
         """Returns a call that fills `outputs` `[R, *]` with what `function` makes of `inputs`.
 
-        In evaluation mode, as it was acted; on a CPU in pieces that stay in the cache.
+        In evaluation mode, as it was acted; on a CPU in pieces that stay in the cache. `name` is
+        the function's, for messages.
         """
-        name = getattr(function, "__name__", "a function")
         function = evaluated(function, self._networks)
         num_inputs, num_rows = len(inputs), len(inputs[0])
         size = max(1, inputs[0][0].numel())

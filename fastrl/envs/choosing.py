@@ -14,7 +14,7 @@ from fastrl.envs.async_env import AsyncEnv, default_num_workers
 from fastrl.envs.gym_env import GymEnv
 from fastrl.envs.vector import EnvError
 from fastrl.processes.errors import one_line
-from fastrl.processes.generators import restore_generators, state_of_generators
+from fastrl.processes.generators import ONE_THREAD, restore_generators, state_of_generators
 from fastrl.spaces.random_actions import RandomActions
 
 # A round through processes takes some 0.3 ms more than the steps in it. Where the steps of all
@@ -148,11 +148,12 @@ def _spelled(seconds: float) -> str:
 @contextmanager
 def _generators_kept() -> Iterator[Callable[[], bool]]:
     """Puts the global generators back after a block, in which it tells whether they changed."""
-    before = state_of_generators()
-    try:
-        yield lambda: _numbers(before) != _numbers(state_of_generators())
-    finally:
-        restore_generators(before)
+    with ONE_THREAD:
+        before = state_of_generators()
+        try:
+            yield lambda: _numbers(before) != _numbers(state_of_generators())
+        finally:
+            restore_generators(before)
 
 
 def _numbers(state: Any) -> Any:

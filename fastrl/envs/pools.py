@@ -12,8 +12,8 @@ import gymnasium
 from fastrl.config.run import RunConfig
 from fastrl.envs.choosing import vector_of
 from fastrl.envs.envpool_env import default_num_threads, family_of
+from fastrl.envs.given import opened
 from fastrl.envs.make import base_seed, make_env, settings_of_made
-from fastrl.envs.makers import opened
 from fastrl.envs.rebuild import Task, task_of
 from fastrl.envs.vector import Spaces, VectorEnv
 from fastrl.processes.devices import uses_gpu

@@ -22,9 +22,10 @@ def seed_generators(seed: int) -> None:
     """Seeds the generators of this process."""
     import torch
 
-    random.seed(seed)
-    np.random.seed(seed % 2**32)
-    torch.manual_seed(seed)
+    with ONE_THREAD:
+        random.seed(seed)
+        np.random.seed(seed % 2**32)
+        torch.manual_seed(seed)
 
 
 def state_of_generators() -> dict[str, Any]:
@@ -50,15 +51,16 @@ def restore_generators(state: dict[str, Any]) -> None:
     import torch
 
     try:
-        torch.set_rng_state(state["torch_random"])
-        if "python_random" in state:
-            version, words, gauss = state["python_random"]
-            random.setstate((version, tuple(words.tolist()), gauss))
-        if state.get("numpy_random"):
-            words, *others = state["numpy_random"]
-            if words.is_floating_point():
-                raise TypeError(f"words of NumPy's generator are {words.dtype}")
-            np.random.set_state(("MT19937", words.numpy().astype(np.uint32), *others))
+        with ONE_THREAD:
+            torch.set_rng_state(state["torch_random"])
+            if "python_random" in state:
+                version, words, gauss = state["python_random"]
+                random.setstate((version, tuple(words.tolist()), gauss))
+            if state.get("numpy_random"):
+                words, *others = state["numpy_random"]
+                if words.is_floating_point():
+                    raise TypeError(f"words of NumPy's generator are {words.dtype}")
+                np.random.set_state(("MT19937", words.numpy().astype(np.uint32), *others))
     except (AttributeError, IndexError, KeyError, RuntimeError, TypeError) as error:
         raise ValueError(f"its random states cannot be restored: {error}") from error
 
@@ -72,5 +74,4 @@ def generators_seeded(seed: int) -> Iterator[None]:
     try:
         yield
     finally:
-        with ONE_THREAD:
-            restore_generators(before)
+        restore_generators(before)

@@ -110,6 +110,30 @@ def within_bounds(space: Space, actions: Any) -> np.ndarray:
         return np.clip(np.asarray(actions, space.dtype), space.low, space.high)
 
 
+class Outside:
+    """Finds actions that are not in their space: what a policy of somebody's own may draw."""
+
+    def __init__(self, space: Space) -> None:
+        """Notes the least and the greatest action."""
+        match space:
+            case spaces.Discrete():
+                self._low, self._high = space.start, space.start + space.n - 1
+            case spaces.MultiDiscrete():
+                self._low, self._high = space.start, space.start + space.nvec - 1
+            case spaces.MultiBinary():
+                self._low, self._high = 0, 1
+            case _:
+                assert isinstance(space, spaces.Box)
+                self._low, self._high = space.low, space.high
+
+    def first(self, actions: np.ndarray) -> int | None:
+        """Returns the row of the first of actions `[n, *A]` that is outside; None if none is."""
+        inside = (actions >= self._low) & (actions <= self._high)  # NaN is outside
+        if inside.all():
+            return None
+        return int(inside.reshape(len(actions), -1).all(1).argmin())
+
+
 def _holds_integers(space: spaces.Box) -> bool:
     """Returns whether a Box holds whole numbers, or truths, which are chosen from."""
     return np.dtype(space.dtype or np.float32).kind in "iub"

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from time import perf_counter
+from typing import Any
 
 import numpy as np
+from gymnasium import Space
 
 from fastrl.buffers.rollout import Episodes, RolloutBuffer
 from fastrl.engine.threads import num_threads
@@ -12,6 +14,8 @@ from fastrl.envs.vector import EnvError, VectorEnv
 from fastrl.processes.machine import let_others_first
 from fastrl.processes.pulse import PULSE
 from fastrl.runs.timer import StageTimer
+from fastrl.spaces.actions import Outside, choices_of
+from fastrl.spaces.values import on_one_line
 from fastrl.training.agent import Agent
 from fastrl.training.infos import InfoRecorder
 from fastrl.training.placement import Placement
@@ -44,6 +48,9 @@ class Player:
         self._placement = Placement(frozenset().union(*workers))
         if len(envs) > 1:  # stepping one half must not delay the policy that acts on the other
             let_others_first(frozenset().union(*workers))
+        space = envs[0].single_action_space
+        # An own policy's actions are looked at: EnvPool takes any, and plays on with them.
+        self._outside = None if _acts_by_fastrl(agent, space) else Outside(space)
         self._pools: list[tuple[int, VectorEnv, int]] = []
         first_env = 0
         for pool, env in enumerate(envs):
@@ -69,6 +76,7 @@ class Player:
 
         Raises:
             EnvError: an environment returned a reward or an observation that is not finite.
+            ValueError: a policy of somebody's own drew an action that is not in the space.
         """
         buffer, act = self._buffer, self._agent.act
         num_steps = buffer.num_steps
@@ -97,6 +105,8 @@ class Player:
                             raise _not_finite(env, broken, step.rewards[broken - first_env], t)
                     if t < num_steps:
                         env_actions = act(t, pool)
+                        if self._outside is not None:
+                            self._check_actions(env, first_env, env_actions)
                         acted = perf_counter()
                         env.send(env_actions)
                         act_seconds += acted - start
@@ -105,6 +115,14 @@ class Player:
         self._timer.add("act", act_seconds)
         self._timer.add("store", store_seconds)
         return self.take_episodes()
+
+    def _check_actions(self, env: VectorEnv, first_env: int, actions: np.ndarray) -> None:
+        assert self._outside is not None
+        if (row := self._outside.first(actions)) is not None:
+            raise ValueError(
+                f"{env.env_id}: the policy drew {actions[row].tolist()} in environment "
+                f"{first_env + row}, which is not in {on_one_line(env.single_action_space)}"
+            )
 
     def take_episodes(self) -> Episodes:
         """Returns the episodes that ended since the last call, with what their infos told."""
@@ -115,6 +133,16 @@ class Player:
 def player_of(agent: Agent, buffer: RolloutBuffer, timer: StageTimer) -> Player:
     """Returns what plays an agent's environments: `Player`, or what the agent has in its place."""
     return getattr(agent, "make_player", Player)(agent, agent.envs, buffer, timer)
+
+
+def _acts_by_fastrl(agent: Any, space: Space) -> bool:
+    """Tells whether fastrl's own code draws the actions, with a head of the space's size."""
+    policy = getattr(agent, "policy", None)
+    head = getattr(policy, "head", None)
+    sizes = getattr(head, "num_choices", None)
+    parts = [x for x in (agent, policy, head, getattr(agent, "module", None)) if x is not None]
+    is_own = any(type(x).__module__.partition(".")[0] != "fastrl" for x in parts)
+    return not is_own and (not sizes or sizes == choices_of(space))
 
 
 def _check_number(env: VectorEnv, number: int) -> None:
