@@ -49,7 +49,6 @@ LEARNERS = (
     "critic_optimizer",
     "alpha_optimizer",
 )
-STEPS = ("critic_step", "actor_step")
 LEARNING_RATES = ("policy_lr", "q_lr", "alpha_lr")
 MOST_DRAWN = 64  # minibatches whose noise and row numbers are drawn at once
 
@@ -138,9 +137,8 @@ class SAC(OffPolicyAgent):
     def make_steps(self) -> None:
         """Makes the gradient steps of critics and actor, of the losses and optimisers as they are.
 
-        A run begins with that; sums of metrics go on.
+        A run begins with that.
         """
-        sums = [getattr(self, name).sums for name in STEPS if hasattr(self, name)]
         step = self.engine.gradient_step
         # The losses are found anew each time: a callback may replace them.
         self.critic_step = step(
@@ -155,8 +153,6 @@ class SAC(OffPolicyAgent):
             ACTOR_METRICS,
             over_ranks="mean",
         )
-        for name, kept in zip(STEPS, sums, strict=False):
-            getattr(self, name).sums.copy_(kept)
         optimizers = self.actor_optimizer, self.critic_optimizer, self.alpha_optimizer
         for name, optimizer in zip(LEARNING_RATES, optimizers, strict=True):
             self.learning_rates[name] = optimizer.learning_rate
@@ -294,7 +290,7 @@ class SAC(OffPolicyAgent):
         """Returns what the actor climbs, `[B]`, of the critics' values `[E, B]`."""
         return values.min(0).values
 
-    def pending_metrics(self) -> dict[str, float]:
+    def unlogged_metrics(self) -> dict[str, float]:
         """Returns means since the last row of metrics, and leaves their sums for the next row."""
         metrics = {"Info/gradient_steps": float(self.num_gradient_steps), "Info/alpha": self.alpha}
         if self.config.lr_schedule != "constant":

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from quick import quick
 from toy_agents import WALKS, Loop, differing, make_a2c, run, tensors_of
 from toy_envs import EndlessEnv, TerminatingEnv
 
@@ -169,7 +170,7 @@ def learned_value(kind: type, obs: list[float], **changes: Any) -> float:
     return agent.policy.value(torch.tensor([obs])).item()
 
 
-@pytest.mark.parametrize("normalize_advantages", [False, True])
+@pytest.mark.parametrize("normalize_advantages", quick([False, True], True))
 def test_time_limit_is_no_end(normalize_advantages):
     """The critic learns the raw return, whatever is done to the advantages."""
     value = learned_value(EndlessEnv, [1.0, 1.0], normalize_advantages=normalize_advantages)

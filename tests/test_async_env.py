@@ -18,6 +18,7 @@ import pytest
 import toy_envs
 from gymnasium import spaces
 from hostile.environments import Misbehaving
+from quick import quick, slow
 
 from fastrl.envs.async_env import AsyncEnv, default_num_workers
 from fastrl.envs.make import make_env
@@ -157,7 +158,9 @@ def test_seeds_are_those_of_each_environment():
             env.render()
 
 
-@pytest.mark.parametrize(("before", "after"), [("sync", "async"), ("async", "sync")])
+@pytest.mark.parametrize(
+    ("before", "after"), quick([("sync", "async"), ("async", "sync")], ("sync", "async"))
+)
 def test_state_of_environments_fits_any_number_of_processes(before, after):
     task = f"{toy_envs.__name__}:StatefulEnv"
     with closing(make_env(task, 3, seed=2, vector=before, num_workers=2)) as env:
@@ -239,9 +242,9 @@ def test_error_names_environment_and_line_and_keeps_its_traceback(tmp_path, monk
     ("place", "kind", "words"),
     [
         ("reward", "a number as a string", "the reward '1.5', which is not one number at step 1"),
-        ("observation_space", "Text", "is not supported; supported: Box"),
+        slow(("observation_space", "Text", "is not supported; supported: Box")),
         ("state_dict", "a generator", "state_dict of env 0|sending what state_dict returned"),
-        ("step", "Bare", "step of env 0 raised Bare: x"),
+        slow(("step", "Bare", "step of env 0 raised Bare: x")),
     ],
 )
 def test_fault_is_the_error_that_it_is_in_one_process(place, kind, words):

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 from own_callbacks import Diary, Raises, Stops
+from quick import quick
 from ranks import end_ranks_early, run_ranks
 from test_callbacks import SMALL, run_folder_in
 
@@ -58,7 +59,7 @@ def stop_on_one(folder: Path, rank: int) -> Any:
     return train(folder, [Stops(rank, at=2), Diary()])
 
 
-@pytest.mark.parametrize("rank", [0, 1])
+@pytest.mark.parametrize("rank", quick([0, 1], 1))
 def test_a_stop_on_one_rank_ends_all_after_the_same_update(tmp_path, rank):
     ranks = run_ranks(2, stop_on_one, tmp_path, rank)
     assert [diaries[0][0] for diaries, _, _ in ranks] == [2, 2]

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 import torch
+from quick import quick
 from torch import Tensor
 from toy_agents import WALKS, Loop, differing, make_agent, run, tensors_of
 
@@ -27,9 +28,11 @@ def no_warning(caplog):
     assert not caplog.records
 
 
-@pytest.mark.parametrize("normalisers", [{}, NORMALISERS], ids=["plain", "normalised"])
+@pytest.mark.parametrize(
+    "normalisers", quick([{}, NORMALISERS], NORMALISERS), ids=["plain", "normalised"]
+)
 @pytest.mark.parametrize("shared", [False, True], ids=["separate", "shared"])
-@pytest.mark.parametrize("env", WALKS)
+@pytest.mark.parametrize("env", quick(WALKS, "box", "multidiscrete"))
 def test_recorded_training_equals_eager_to_the_bit(env, shared, normalisers, no_warning):
     eager, recorded = (
         make_agent(env, engine=mode, shared_network=shared, **HARD, **normalisers)

@@ -8,6 +8,7 @@ import gymnasium
 import numpy as np
 import pytest
 import torch
+from quick import quick
 from ranks import run_ranks
 from torch import Tensor
 
@@ -93,7 +94,7 @@ def counted(batches: list[Tensor], kind: str) -> list[Tensor]:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("world_size", [1, 2, 3])
+@pytest.mark.parametrize("world_size", quick([1, 2, 3], 1, 3))
 def test_weights_of_a_global_minibatch_are_equal_and_sum_to_one(kind, world_size):
     for weights, _, _ in counted(everywhere(world_size, kind), kind):
         assert weights.sum().item() == pytest.approx(1, abs=1e-5)
@@ -101,7 +102,7 @@ def test_weights_of_a_global_minibatch_are_equal_and_sum_to_one(kind, world_size
 
 
 @pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("world_size", [1, 2, 3])
+@pytest.mark.parametrize("world_size", quick([1, 2, 3], 1, 3))
 def test_advantages_of_a_global_minibatch_have_mean_0_and_deviation_1(kind, world_size):
     for _, advantages, _ in counted(everywhere(world_size, kind), kind):
         if len(advantages) > 1:

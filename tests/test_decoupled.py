@@ -8,6 +8,7 @@ from typing import Any, cast
 import numpy as np
 import pytest
 import torch
+from quick import quick
 from ranks import run_ranks
 from test_ranks import NUM_ENVS, SameA2C, SamePPO, arrays, learned, sized
 from toy_agents import Loop, make_agent_of, tensors_of
@@ -70,7 +71,7 @@ def decoupled(
     return run_ranks(players + trainers, play_or_train, *arguments)[:players]
 
 
-@pytest.mark.parametrize("way", KINDS)
+@pytest.mark.parametrize("way", quick(KINDS, "own_data"))
 def test_one_player_and_one_trainer_learn_to_the_bit_what_one_process_learns(way):
     (one,), (player,) = learned(1, way), decoupled(way, 1, 1)
     assert player["learned"].keys() == one["learned"].keys()
@@ -80,7 +81,7 @@ def test_one_player_and_one_trainer_learn_to_the_bit_what_one_process_learns(way
         assert [metrics[name] for metrics in player["metrics"]] == expected, name
 
 
-@pytest.mark.parametrize("way", KINDS)
+@pytest.mark.parametrize("way", quick(KINDS, "share_data"))
 @pytest.mark.parametrize(("players", "trainers"), [(1, 2), (2, 1)])
 def test_players_and_trainers_learn_what_one_process_learns(way, players, trainers):
     (one,), everyone = learned(1, way), decoupled(way, players, trainers)
@@ -93,7 +94,8 @@ def test_players_and_trainers_learn_what_one_process_learns(way, players, traine
                 assert np.array_equal(other["learned"][name], expected), name
 
 
-@pytest.mark.parametrize("kind", [PPO, A2C])
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", quick([PPO, A2C], PPO))
 def test_as_many_trainers_as_players_learn_to_the_bit_what_coupled_ranks_learn(kind):
     from test_ranks import learn
 
@@ -123,7 +125,7 @@ def plain_overlap(kind: Any, way: str) -> dict[str, np.ndarray]:
     return arrays({**tensors_of(actor.agent), **tensors_of(learner.agent)})
 
 
-@pytest.mark.parametrize("way", ["own_data", "a2c"])
+@pytest.mark.parametrize("way", quick(["own_data", "a2c"], "own_data"))
 def test_overlap_learns_to_the_bit_what_a_plain_loop_with_old_weights_learns(way):
     expected = plain_overlap(KINDS[way], way)
     (player,) = decoupled(way, 1, 1, overlap=True)

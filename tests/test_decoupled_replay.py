@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from quick import quick
 from ranks import run_ranks
 from test_resume import assert_equal
 from toy_agents import Loop
@@ -95,7 +96,7 @@ def decoupled(name: str, players: int, trainers: int, **settings: Any) -> list[d
     return run_ranks(players + trainers, play_or_train, name, parts)
 
 
-@pytest.mark.parametrize("name", KINDS)
+@pytest.mark.parametrize("name", quick(KINDS, "sac"))
 def test_one_player_and_one_trainer_learn_to_the_bit_what_one_process_learns(name):
     config = config_of(name)
     one = Loop(KINDS[name](config.env_id, config))
@@ -110,8 +111,8 @@ def test_one_player_and_one_trainer_learn_to_the_bit_what_one_process_learns(nam
     assert sum(map(bool, metrics)) > 0
 
 
-@pytest.mark.parametrize("name", KINDS)
-@pytest.mark.parametrize(("players", "trainers"), [(1, 2), (2, 1), (2, 2)])
+@pytest.mark.parametrize("name", quick(KINDS, "sac"))
+@pytest.mark.parametrize(("players", "trainers"), quick([(1, 2), (2, 1), (2, 2)], (2, 2)))
 def test_players_have_the_actor_that_all_trainers_have(name, players, trainers):
     processes = decoupled(name, players, trainers)
     trained = processes[players:]

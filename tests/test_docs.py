@@ -25,13 +25,16 @@ from fastrl.processes.errors import how_to_install
 
 DOCS = Path(__file__).parents[1] / "docs"
 
-QUICK_PAGES = (
-    *("coming_from_sb3.md", "comparing_runs.md", "evaluation.md"),
-    *("schedules.md", "settings.md", "sweeps.md"),
-)
+QUICK_PAGES = (*("comparing_runs.md", "evaluation.md", "schedules.md", "settings.md", "sweeps.md"),)
 LONG_PAGES = (
-    *("callbacks.md", "fine_tuning.md", "from_python.md", "own_algorithms.md"),
-    *("own_environments.md", "own_losses.md", "own_networks.md", "trajectories.md"),
+    *("callbacks.md", "coming_from_sb3.md", "fine_tuning.md", "from_python.md"),
+    *(
+        "own_algorithms.md",
+        "own_environments.md",
+        "own_losses.md",
+        "own_networks.md",
+        "trajectories.md",
+    ),
 )
 """Pages that take more than about a second of one core, so that they are run with the slow tests;
 no page may take more than about ten."""

@@ -384,6 +384,7 @@ def test_checkpoint_of_another_agent_is_told_in_one_line(agent, tmp_path, capsys
     assert told.startswith("error: ") and told.count("\n") == 1
 
 
+@pytest.mark.slow
 def test_video_lies_in_the_run_folder(run_folder, capsys):
     assert main([str(run_folder), "--episodes", "1", "--checkpoint", "best", "--video"]) == 0
     names = sorted(path.name for path in (run_folder / "videos").iterdir())

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 import toy_envs
+from quick import quick
 
 from fastrl import PPO, SAC, PPORecurrent
 from fastrl.agents.export_files import export_policy
@@ -44,7 +45,11 @@ def make_agent(
 
 @pytest.mark.parametrize(
     ("shown", "named"),
-    [*((shown, "discrete") for shown in SHOWN), *(("vector", named) for named in NAMED[1:])],
+    quick(
+        [*((shown, "discrete") for shown in SHOWN), *(("vector", named) for named in NAMED[1:])],
+        *((shown, "discrete") for shown in ("mixed", "discrete", "dict", "masked_image", "info")),
+        *(("vector", named) for named in ("multidiscrete", "multibinary", "signs")),
+    ),
 )
 def test_every_space_is_learned(tmp_path, shown, named):
     # Behind a mask nothing can be done wrong: the env raises if a forbidden action comes.
@@ -54,7 +59,7 @@ def test_every_space_is_learned(tmp_path, shown, named):
     assert result is not None and result.mean > 7.2
 
 
-@pytest.mark.parametrize("shown", ["discrete", "mixed"])
+@pytest.mark.parametrize("shown", quick(["discrete", "mixed"], "discrete"))
 def test_a_memory_takes_numbers_and_pixels(tmp_path, shown):
     agent = make_agent(tmp_path, shown, kind=PPORecurrent, sequence_length=8, total_timesteps=6144)
     agent.learn()
@@ -81,7 +86,7 @@ def test_what_an_algorithm_cannot_see_is_refused(tmp_path):
         SAC(TARGETS, accelerator="cpu", env_kwargs=("shown=grey", "named=signs"))
 
 
-@pytest.mark.parametrize("shown", SHOWN)
+@pytest.mark.parametrize("shown", quick(SHOWN, "mixed", "tuple", "info", "multidiscrete"))
 def test_every_space_is_saved_and_exported(tmp_path, shown):
     agent = make_agent(tmp_path, shown)
     agent.save(tmp_path / "agent.pt")

@@ -286,7 +286,7 @@ OUTPUTS = [
     slow(PPO, "nested", spaces.Box(-1, 2, (2,)), ("mean", "log_std", "actions", "values")),
     slow(PPORecurrent, "nested", spaces.MultiDiscrete([2, 3]), ("value", "action", "logits")),
     slow(SAC, "vector", spaces.Box(-1, 2, (2,)), ("action", "mean", "log_std", "q_values")),
-    (DroQ, "vector", spaces.Box(-1, 2, (2,)), ("actions", "q_values")),
+    slow(DroQ, "vector", spaces.Box(-1, 2, (2,)), ("actions", "q_values")),
     slow(A2C, "vector", spaces.Discrete(3), ("actions", "values")),
 ]
 

@@ -11,6 +11,7 @@ import gymnasium
 import numpy as np
 import pytest
 import torch
+from quick import slow
 from seam import weights_of
 from torch import nn
 
@@ -268,10 +269,10 @@ def gradient_steps(folder: Path, before: int) -> list[int]:
 @pytest.mark.parametrize(
     ("settings", "wanted"),
     [
-        ({}, [1] * 20),
-        ({"replay_ratio": 4.0}, [4] * 20),
+        slow(({}, [1] * 20)),
+        slow(({"replay_ratio": 4.0}, [4] * 20)),
         ({"replay_ratio": 0.5}, [0, 1] * 10),
-        ({"learning_starts": 170}, [0] * 10 + [1] * 10),
+        slow(({"learning_starts": 170}, [0] * 10 + [1] * 10)),
         ({"learning_starts": 165, "replay_ratio": 2.0}, [0] * 5 + [2] * 15),
     ],
 )
@@ -309,7 +310,7 @@ def test_a_warm_up_that_is_over_cannot_be_changed(run_of_sac, tmp_path):
     assert anew.learn(20).num_gradient_steps == 16
 
 
-@pytest.mark.parametrize("is_resumed", [False, True])
+@pytest.mark.parametrize("is_resumed", [slow(False), True])
 def test_a_kept_replay_forgets_nothing_before_it_is_full(is_resumed, run_of_sac, tmp_path):
     agent = SAC.load(run_of_sac, log_dir=str(tmp_path)).learn(200)
     if is_resumed:

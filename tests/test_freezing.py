@@ -7,13 +7,14 @@ from typing import Any
 
 import pytest
 import torch
+from quick import quick, slow
 from seam import KINDS, SAC, make, ran, weights_of
 from torch import Tensor, nn
 
 from fastrl import AgentTrainer, Callback
 from fastrl.agents.networks import frozen_names
 
-of_all = pytest.mark.parametrize("name", KINDS)
+of_two = pytest.mark.parametrize("name", quick(KINDS, "ppo", "sac"))
 
 
 def freeze_first(agent: Any) -> None:
@@ -39,10 +40,10 @@ def assert_frozen_alone_stays(agent: Any, before: dict[str, Tensor]) -> None:
     assert {name for name, x in before.items() if torch.equal(x, now[name])} == frozen
 
 
-@of_all
+@pytest.mark.parametrize("name", KINDS)
 @pytest.mark.parametrize(
     ("engine", "freeze"),
-    [("auto", freeze_policy), ("recorded", freeze_head), ("auto", freeze_all)],
+    [("auto", freeze_policy), slow(("recorded", freeze_head)), slow(("auto", freeze_all))],
 )
 def test_frozen_parts_stay_and_the_others_learn(name, engine, freeze: Callable[[Any], None]):
     found = ran(KINDS[name], engine, freeze)
@@ -50,7 +51,7 @@ def test_frozen_parts_stay_and_the_others_learn(name, engine, freeze: Callable[[
     assert_frozen_alone_stays(found.agent, found.before)
 
 
-@of_all
+@of_two
 def test_frozen_after_learning_and_kept_by_load_and_resume_until_thawed(name, tmp_path):
     kind: Any = KINDS[name]
     steps = 160 if issubclass(kind, SAC) else 128
@@ -80,7 +81,7 @@ def test_frozen_after_learning_and_kept_by_load_and_resume_until_thawed(name, tm
     assert_frozen_alone_stays(loaded, before)
 
 
-@of_all
+@of_two
 def test_a_layer_frozen_after_loading_does_not_move_by_what_the_optimiser_remembers(name, tmp_path):
     kind: Any = KINDS[name]
     found = ran(kind, "recorded")
@@ -92,8 +93,8 @@ def test_a_layer_frozen_after_loading_does_not_move_by_what_the_optimiser_rememb
     assert_frozen_alone_stays(loaded, before)
 
 
-@pytest.mark.parametrize("engine", ["native", "recorded", "eager"])
-@pytest.mark.parametrize("name", ["ppo", "a2c"])
+@pytest.mark.parametrize("engine", quick(["native", "recorded", "eager"], "native", "eager"))
+@pytest.mark.parametrize("name", quick(["ppo", "a2c"], "ppo"))
 def test_a_layer_frozen_in_a_callback_stays_from_there(name, engine, caplog):
     agent = make(KINDS[name], engine, total_timesteps=256)
     before: dict[str, Tensor] = {}

@@ -6,8 +6,14 @@ import functools
 
 import golden
 import pytest
+from quick import slow
 
-RUNS = [(where, *case) for where in golden.ARRANGEMENTS for case in golden.cases(where)]
+RUNS = [
+    # The runs of several processes, of which those of a process alone are most of what they do.
+    pytest.param(where, *case, marks=[] if where == "alone" else [pytest.mark.slow])
+    for where in golden.ARRANGEMENTS
+    for case in golden.cases(where)
+]
 ALGOS = list(golden.KINDS)
 DECOUPLED = golden.cases("decoupled")
 
@@ -30,12 +36,15 @@ def test_recorded_run_equals_the_eager_one_to_the_bit(algo):
     assert numbers("alone")[f"{algo} recorded"] == numbers("alone")[f"{algo} eager"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("algo", "engine"), DECOUPLED)
 def test_player_and_trainer_equal_one_process_to_the_bit(algo, engine):
     assert numbers("decoupled")[f"{algo} {engine}"] == numbers("alone")[f"{algo} {engine}"]
 
 
-@pytest.mark.parametrize(("algo", "engine"), golden.cases("alone"))
+@pytest.mark.parametrize(
+    ("algo", "engine"), [x if x[1] == "recorded" else slow(x) for x in golden.cases("alone")]
+)
 def test_one_seed_gives_one_result(algo, engine):
     assert golden.alone(algo, engine) == numbers("alone")[f"{algo} {engine}"]
 

@@ -12,7 +12,7 @@ import os
 import random
 import sys
 import time
-from collections import ChainMap, deque
+from collections import ChainMap, Counter, deque
 from collections.abc import Callable
 from contextvars import ContextVar
 from dataclasses import dataclass
@@ -500,6 +500,24 @@ def test_what_the_function_changed_is_put_back_in_place():
     assert shared["array"].tolist() == [0, 0] and holder.array is shared["array"]
     assert count.__defaults__ == ({},)
     assert reads.changed() is None
+
+
+def test_counters_shared_numbers_and_arrays_of_objects_are_put_back():
+    calls, shared, number = Counter({str: 1}), multiprocessing.Value("i", 3), ctypes.c_double(1)
+    parts = np.array([torch.ones(2), [0]], object)
+    holder = SimpleNamespace(calls=calls, shared=shared, number=number, parts=parts)
+
+    def run() -> None:
+        holder.calls[int] += 1
+        holder.shared.value += 1
+        holder.number.value *= 2
+        holder.parts[1] = torch.zeros(1)
+
+    reads = watched(run)
+    assert reads.changed() is not None
+    reads.restore()
+    assert calls == Counter({str: 1}) and shared.value == 3 and number.value == 1.0
+    assert parts[1] == [0] and reads.changed() is None
 
 
 def test_containers_of_tensors_are_put_back_in_place_and_whole():

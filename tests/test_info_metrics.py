@@ -15,11 +15,11 @@ from gymnasium.vector import AutoresetMode, SyncVectorEnv
 from gymnasium.wrappers.vector import DictInfoToList
 
 from fastrl import PPO, AgentTrainer, make_env
-from fastrl.buffers.rollout import Episodes
+from fastrl.buffers.rollout import MEAN_EPISODES, Episodes
 from fastrl.config.run import RunConfig
 from fastrl.envs.stacking import FrameStack
 from fastrl.envs.wrapped_env import WrappedVectorEnv, info_of
-from fastrl.training.counters import TARGET_EPISODES, Counters, IterationCounts
+from fastrl.training.counters import Counters, IterationCounts
 
 GOAL = "goal_envs:GoalEnv"
 
@@ -77,7 +77,7 @@ def test_a_resumed_run_goes_on_with_the_same_episodes(tmp_path):
     agent = PPO.load(result.folder, info_metrics=("distance",), total_timesteps=128)
     after = AgentTrainer(resume=result.folder).fit(agent).summary["train_info_means"]
     assert after["distance"] == pytest.approx(np.mean(GoalEnv.ended))
-    assert 16 < len(GoalEnv.ended) <= TARGET_EPISODES
+    assert 16 < len(GoalEnv.ended) <= MEAN_EPISODES
 
 
 def test_without_names_no_info_is_read(tmp_path, monkeypatch):
@@ -117,7 +117,7 @@ def test_ranks_are_counted_together():
     metrics = counters.take_unlogged()
     assert (metrics["Episode/a"], metrics["Episode/b"]) == (3.0, 5.0)
     assert "Episode/a" not in counters.take_unlogged()
-    many = rank([[float(i), nan] for i in range(TARGET_EPISODES + 50)])
+    many = rank([[float(i), nan] for i in range(MEAN_EPISODES + 50)])
     counters.add(IterationCounts.unpack(many[None]), ("a", "b"))
     assert counters.recent_infos["a"] == [float(i) for i in range(50, 150)]
 

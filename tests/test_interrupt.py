@@ -109,6 +109,7 @@ def test_signal_ends_the_run_in_order(tmp_path, number):
     assert last["counters"]["env_steps"] == summary["total_env_steps"] > 0
 
 
+@pytest.mark.slow
 def test_run_whose_terminal_is_closed_saves_and_ends(tmp_path):
     words = [*TINY, *ENDLESS, "--log-dir", str(tmp_path)]
     process, terminal = start_in_terminal(*words, hangup=signal.SIG_DFL)
@@ -138,7 +139,7 @@ def test_run_under_nohup_outlives_its_terminal(tmp_path):
         ("ppo", "yaml", TINY),
         pytest.param("ppo", "tyro", TINY, marks=pytest.mark.slow),
         ("ppo", "torch", TINY),
-        ("ppo", "torch", [*TINY, "--devices", "2"]),
+        pytest.param("ppo", "torch", [*TINY, "--devices", "2"], marks=pytest.mark.slow),
         ("evaluate", "numpy", ["nowhere"]),
         pytest.param("export", "yaml", ["nowhere"], marks=pytest.mark.slow),
     ],
@@ -154,6 +155,7 @@ def test_ctrl_c_among_the_imports_is_one_line(program, package, words, tmp_path)
     assert (process.returncode, stderr) == (130, "interrupted\n")
 
 
+@pytest.mark.slow
 def test_ctrl_c_while_the_other_ranks_leave_shows_nothing(tmp_path):
     program = tmp_path / "program.py"
     program.write_text(
@@ -242,6 +244,7 @@ def test_error_without_an_interrupt_passes():
         exit_status(fail)
 
 
+@pytest.mark.slow
 def test_second_ctrl_c_ends_a_run_that_hangs(tmp_path):
     tiny = [word.replace("CartPole-v1", "test_interrupt:hanging_env") for word in TINY]
     words = [*tiny, *ENDLESS, "--log-dir", str(tmp_path)]

@@ -9,6 +9,7 @@ from typing import Any, get_args
 import numpy as np
 import pytest
 import torch
+from quick import quick
 from test_resume import agent_for, assert_equal, last_state, metrics_of, stopped_and_resumed
 from torch import nn
 from toy_agents import make_a2c, make_agent, run
@@ -45,7 +46,7 @@ def test_actor_and_critic_have_widths_of_their_own() -> None:
         assert policy.head.layer.in_features == 7 and policy.value_head.in_features == 9
 
 
-@pytest.mark.parametrize("engine", ENGINES)
+@pytest.mark.parametrize("engine", quick(ENGINES, "auto"))
 @pytest.mark.parametrize(
     "settings",
     [

@@ -221,6 +221,7 @@ def test_band_lies_between_the_seeds_where_all_have_values(learning):
 # The command
 
 
+@pytest.mark.slow
 def test_command_trains_and_writes_the_whole_report(learning, tmp_path):
     sizes = ["total_timesteps=512", "num_steps=32", "eval_episodes=2", "hidden_sizes=8"]
     words = ["CartPole-v1", "--seeds", "3", "5", "--processes", "2", "--set", *sizes]

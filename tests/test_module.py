@@ -14,6 +14,7 @@ import pytest
 import torch
 from lightning.pytorch.loggers import CSVLogger
 from own_modules import DQN, ActorCritic, PPOAgent, Reinforce, mlp
+from quick import quick
 from ranks import run_ranks
 from test_resume import assert_equal, last_state, metrics_of
 from torch import nn
@@ -75,7 +76,7 @@ def test_a_module_made_without_an_environment_learns_from_one(tmp_path, kind):
     assert module.predict(torch.zeros(4).numpy()) in (0, 1)
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", quick(KINDS, "minibatches"))
 def test_recorded_steps_are_those_of_eager_to_the_bit(tmp_path, kind):
     runs = []
     for engine in ("eager", "recorded"):
@@ -85,7 +86,7 @@ def test_recorded_steps_are_those_of_eager_to_the_bit(tmp_path, kind):
     assert_equal(*runs)
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", quick(KINDS, "minibatches"))
 def test_a_resumed_run_is_bit_identical_where_envs_can_be_saved(tmp_path, kind):
     straight = fit(module_for(kind, 2), STATEFUL, tmp_path).folder
     module = module_for(kind, 2)
@@ -241,7 +242,7 @@ def test_fit_hands_a_lightning_module_and_its_data_to_lightnings_trainer(quiet):
 
 
 @pytest.mark.filterwarnings("ignore")
-@pytest.mark.parametrize("trainer", [lightning.Trainer, AgentTrainer])
+@pytest.mark.parametrize("trainer", quick([lightning.Trainer, AgentTrainer], AgentTrainer))
 def test_a_module_learns_from_data_by_either_trainer(quiet, trainer):
     obs = torch.randn(256, 4)
     loader = DataLoader(TensorDataset(obs, (obs[:, 0] > 0).long()), batch_size=64)
@@ -367,6 +368,7 @@ def learned_on_rank(folder: str) -> Any:
     return {name: x.numpy() for name, x in weights_of(module).items()}
 
 
+@pytest.mark.slow
 def test_ranks_stay_equal_whatever_weights_each_began_with(tmp_path):
     first, second = run_ranks(2, learned_on_rank, str(tmp_path))
     assert first.keys() == second.keys()
@@ -610,7 +612,7 @@ def stand_still_by_ours(module: Any) -> None:
 
 
 @pytest.mark.parametrize("change", [stand_still, stand_still_by_ours])
-@pytest.mark.parametrize("kind", [torch.optim.Adam, torch.optim.AdamW])
+@pytest.mark.parametrize("kind", quick([torch.optim.Adam, torch.optim.AdamW], torch.optim.Adam))
 def test_what_is_done_to_the_optimiser_that_was_configured_takes_effect(tmp_path, change, kind):
     torch.manual_seed(0)
     module = ByHand(change, kind, num_envs=4, num_steps=16)

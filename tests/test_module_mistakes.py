@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 from own_modules import mlp
+from quick import quick
 from test_module import MINIBATCHES, SMALL, fit
 from test_resume import metrics_of
 from torch import Tensor, nn
@@ -72,8 +73,10 @@ def has_moved(folder: Path, module: Any) -> bool:
     return not module.network[0].weight.equal(before)
 
 
-@pytest.mark.parametrize("engine", ["auto", "eager"])
-@pytest.mark.parametrize("how", ["float64", "dict", "vector", "device", "logs"])
+@pytest.mark.parametrize("engine", quick(["auto", "eager"], "auto"))
+@pytest.mark.parametrize(
+    "how", quick(["float64", "dict", "vector", "device", "logs"], "float64", "dict", "logs")
+)
 def test_a_loss_in_any_usual_form_is_learned_from(tmp_path, how, engine):
     plain, module = Mine(engine=engine), Mine(how=how, engine=engine)
     assert has_moved(tmp_path, plain) and has_moved(tmp_path, module)
@@ -89,7 +92,7 @@ def test_a_loss_in_any_usual_form_is_learned_from(tmp_path, how, engine):
         ("env_steps", "env_steps is logged already"),
     ],
 )
-@pytest.mark.parametrize("engine", ["auto", "eager"])
+@pytest.mark.parametrize("engine", quick(["auto", "eager"], "auto"))
 def test_what_cannot_be_learned_from_is_one_line(tmp_path, how, words, engine):
     with pytest.raises(ValueError, match=words) as error:
         trained(tmp_path, Mine(how=how, engine=engine))
@@ -118,7 +121,7 @@ def test_steps_and_epochs_are_counted_as_a_training_step_sees_them(tmp_path):
     assert (module.global_step, module.current_epoch) == (4 * per_update, 4)
 
 
-@pytest.mark.parametrize("engine", ["auto", "eager"])
+@pytest.mark.parametrize("engine", quick(["auto", "eager"], "auto"))
 def test_batch_norm_and_dropout_learn_in_training_mode_and_play_in_evaluation_mode(
     tmp_path, engine
 ):
@@ -169,6 +172,7 @@ def test_a_network_that_is_replaced_or_filled_between_fits_is_trained(tmp_path):
     assert has_moved(tmp_path, filled)
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")
 def test_either_trainer_goes_on_with_what_the_other_trained(tmp_path):
     module = Mine()

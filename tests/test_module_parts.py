@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 from gymnasium import spaces
+from quick import quick
 from test_module import SMALL, fit, weights_of
 from test_own_networks import Task
 from test_resume import assert_equal
@@ -119,7 +120,15 @@ WAYS = [
     *[(PlaysItself, "vectors"), (PlaysItself, "images"), (Values, "vectors")],
 ]
 of_all = pytest.mark.parametrize(
-    ("kind", "parts"), [pytest.param(*way, id=f"{way[0].__name__}-{way[1]}") for way in WAYS]
+    ("kind", "parts"),
+    quick(
+        WAYS,
+        (Policy, "vectors"),
+        (Shuffled, "images"),
+        (PlaysItself, "vectors"),
+        (Values, "vectors"),
+    ),
+    ids=[f"{kind.__name__}-{parts}" for kind, parts in WAYS],
 )
 
 
@@ -150,7 +159,7 @@ def flat(observation: Any, prefix: str = "") -> dict[str, Any]:
     return parts
 
 
-@pytest.mark.parametrize("kind", [Shuffled, Values])
+@pytest.mark.parametrize("kind", quick([Shuffled, Values], Shuffled))
 def test_steps_by_key_are_recorded_to_the_bit(kind, tmp_path, caplog):
     runs = []
     for engine in ("eager", "recorded"):

@@ -13,6 +13,7 @@ import own_modules
 import pytest
 import torch
 from own_modules import Reinforce, mlp
+from quick import quick
 from ranks import _context, run_ranks
 from test_module import KINDS, SMALL, STATEFUL, fit, module_for, weights_of
 from test_resume import assert_equal, last_state, metrics_of
@@ -48,7 +49,7 @@ def train_until_killed(kind: str, folder: Path, stop_at: int) -> None:
     fit(module, STATEFUL, folder)
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", quick(KINDS, "replay"))
 def test_a_run_that_was_killed_goes_on_to_the_bit(kind, tmp_path):
     straight = fit(module_for(kind, 2, checkpoint_every=64), STATEFUL, tmp_path / "a").folder
     stop_at = {"rollouts": 4, "minibatches": 30, "replay": 20}[kind]
@@ -90,7 +91,7 @@ def test_a_run_on_two_ranks_goes_on_to_the_bit(kind, tmp_path):
 # Loading
 
 
-@pytest.fixture(params=KINDS)
+@pytest.fixture(params=quick(KINDS, "minibatches"))
 def run(request: Any, tmp_path: Path) -> tuple[str, Any, Path]:
     module = module_for(request.param)
     return request.param, module, fit(module, "CartPole-v1", tmp_path).folder
@@ -134,7 +135,7 @@ def test_a_restored_module_trains_as_a_new_one(run, tmp_path):
     assert result.summary["total_env_steps"] == 256
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", quick(KINDS, "rollouts"))
 def test_a_module_is_not_restored_or_resumed_on_another_task_than_it_learned(kind, tmp_path):
     folder = fit(module_for(kind), limited(), tmp_path).folder
     assert read_config(folder / "config.yaml")["handed_over"] is True

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 from gymnasium import spaces
+from quick import quick
 from ranks import run_ranks
 from test_acting import make_policy
 from test_decoupled import decoupled
@@ -52,7 +53,7 @@ def statistics_of(agent: Any) -> dict[str, torch.Tensor]:
 # Frozen statistics
 
 
-@pytest.mark.parametrize("engine", ["eager", "recorded", "auto"])
+@pytest.mark.parametrize("engine", quick(["eager", "recorded", "auto"], "auto"))
 @pytest.mark.parametrize("make", [make_agent, make_a2c, make_recurrent])
 def test_frozen_statistics_are_used_and_stay_to_the_bit(make: Any, engine: str) -> None:
     agent = make("box", engine=engine, freeze_normalization=True, **BOTH)
@@ -101,7 +102,7 @@ def run_folder(tmp_path_factory: Any) -> Path:
     return AgentTrainer().fit(agent_for(STATEFUL, tmp_path_factory.mktemp("runs"))).folder
 
 
-@pytest.mark.parametrize("is_frozen", [True, False])
+@pytest.mark.parametrize("is_frozen", quick([True, False], True))
 def test_a_loaded_agent_keeps_its_statistics_only_if_frozen(
     is_frozen: bool, run_folder: Path, tmp_path: Path
 ) -> None:
@@ -195,7 +196,7 @@ def test_clip_and_epsilon_reach_a_policy_with_a_memory() -> None:
     torch.testing.assert_close(agent.policy.read(ROWS).vector, plainly(agent.policy, ROWS))
 
 
-@pytest.mark.parametrize("engine", ["recorded", "auto"])
+@pytest.mark.parametrize("engine", quick(["recorded", "auto"], "auto"))
 @pytest.mark.parametrize("settings", [{"observation_clip": 0.3}, {"observation_epsilon": 2.0}])
 def test_every_engine_learns_with_them_what_eager_learns(engine: str, settings: Any) -> None:
     def learned(name: str, **more: Any) -> torch.Tensor:

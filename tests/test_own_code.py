@@ -15,9 +15,10 @@ import numpy as np
 import pytest
 import torch
 from gymnasium import spaces
+from quick import quick
 from torch import Tensor, nn
 
-from fastrl import PPO, SAC, DroQ
+from fastrl import PPO, SAC, DroQ, PPORecurrent
 from fastrl.callbacks import Callback
 from fastrl.engine.native_acting import NativeActing
 from fastrl.engine.optimizer import FlatAdam
@@ -110,14 +111,18 @@ def fast_and_slow(kind: Any, env: Any, **settings: Any) -> tuple[Any, Any]:
     return fast, slow
 
 
-@pytest.mark.parametrize("engine", ["eager", "recorded", "auto", *["native"] * HAS_DENSE])
+@pytest.mark.parametrize(
+    "engine", quick(["eager", "recorded", "auto", *["native"] * HAS_DENSE], "auto")
+)
 def test_a_rule_for_rare_rows_holds_while_acting(engine: str) -> None:
     Heater.broken = 0
     Shielded(Heater, engine=engine, **SMALL).learn()
     assert Heater.broken == 0
 
 
-@pytest.mark.parametrize("kind", [HighReturns, PPO], ids=["own loss", "own network"])
+@pytest.mark.parametrize(
+    "kind", quick([HighReturns, PPO], HighReturns), ids=["own loss", "own network"]
+)
 def test_a_clamp_far_out_is_learned_with(kind: Any) -> None:
     settings = {**SMALL}
     if kind is PPO:
@@ -220,7 +225,7 @@ class Mixed(PPO):
         return metrics
 
 
-@pytest.mark.parametrize("kind", [Averaged, ByEpoch, Mixed])
+@pytest.mark.parametrize("kind", quick([Averaged, ByEpoch, Mixed], Mixed))
 def test_what_changes_in_mid_run_takes_effect_as_in_eager(kind: Any) -> None:
     fast, slow = fast_and_slow(kind, "CartPole-v1", **SMALL)
     stock = PPO("CartPole-v1", **SMALL).learn()
@@ -345,7 +350,7 @@ def replace_memory(agent: Any) -> None:
         parameter.data = parameter.data.clone()
 
 
-@pytest.mark.parametrize("engine", ["auto", "recorded", "eager"])
+@pytest.mark.parametrize("engine", quick(["auto", "recorded", "eager"], "auto"))
 @pytest.mark.parametrize("call", [share, replace_memory])
 def test_weights_in_other_memory_are_those_that_act(call: Any, engine: Any) -> None:
     compares = Compares(call)
@@ -357,7 +362,7 @@ def test_weights_in_other_memory_are_those_that_act(call: Any, engine: Any) -> N
     assert all(compares.are_alike)
 
 
-@pytest.mark.parametrize("engine", ["auto", "recorded", "eager"])
+@pytest.mark.parametrize("engine", quick(["auto", "recorded", "eager"], "auto", "eager"))
 @pytest.mark.parametrize("of_class", [False, True])
 def test_a_loss_that_is_replaced_in_mid_run_is_used_from_there(engine: Any, of_class: bool) -> None:
     class Own(PPO):
@@ -385,10 +390,12 @@ REPLACEABLE = [
     *[(DroQ, name) for name in ("learn_critics", "learn_actor")],
     (PPO, "value_rows"),
 ]
+QUICK_REPLACEABLE = [(PPO, "draw_actions"), (PPO, "evaluate_rows"), (SAC, "learn_all")]
+QUICK_REPLACEABLE += [(SAC, "learn_actor"), (DroQ, "learn_critics")]
 
 
-@pytest.mark.parametrize("engine", ["auto", "eager"])
-@pytest.mark.parametrize(("kind", "name"), REPLACEABLE)
+@pytest.mark.parametrize("engine", quick(["auto", "eager"], "auto"))
+@pytest.mark.parametrize(("kind", "name"), quick(REPLACEABLE, *QUICK_REPLACEABLE))
 def test_a_method_that_is_replaced_in_mid_run_is_called_from_there(
     kind: Any, name: str, engine: Any
 ) -> None:
@@ -446,7 +453,7 @@ def test_other_memory_for_a_replay_buffer_is_refused() -> None:
             trainer.agent.replay.rewards.share_memory_()
 
     with pytest.raises(
-        ValueError, match=r"replay\.rewards got other memory.*replay\.rewards\.clone"
+        ValueError, match=r"replay\.rewards was moved to other memory.*replay\.rewards\.clone"
     ):
         SAC("Pendulum-v1", **SMALL_SAC).learn(callbacks=[Shares()])
 
@@ -479,15 +486,30 @@ def test_values_of_another_shape_are_refused_with_both_shapes() -> None:
         Own("CartPole-v1", **SMALL).learn()
 
 
-@pytest.mark.parametrize("name", ["rewards", "obs", "values"])
-def test_other_memory_for_a_rollout_is_refused(name: str) -> None:
-    class Moves(Callback):
-        def on_rollout_end(self, trainer: Any) -> None:
-            tensor = getattr(trainer.rollout, name)
-            tensor.data = tensor - 1.0
+MOVED = [
+    *[(PPO, name) for name in ("rewards", "obs", "values", "episode_lengths")],
+    *[(PPORecurrent, name) for name in ("states", "features")],
+    *[(kind, name) for kind in (SAC, DroQ) for name in ("rewards", "obs", "discounted_returns")],
+]
 
-    with pytest.raises(ValueError, match=rf"rollout\.{name} got other memory"):
-        PPO("CartPole-v1", **SMALL).learn(callbacks=[Moves()])
+
+@pytest.mark.parametrize("hook", ["on_rollout_end", "on_update_end"])
+@pytest.mark.parametrize(
+    ("kind", "name"),
+    quick(MOVED, (PPO, "episode_lengths"), (PPORecurrent, "states"), (SAC, "obs")),
+)
+def test_other_memory_for_a_rollout_is_refused(kind: Any, name: str, hook: str) -> None:
+    def move(_: Any, trainer: Any, *metrics: Any) -> None:
+        tensor = getattr(trainer.rollout, name)
+        tensor.data = tensor.clone()
+
+    moves = type("Moves", (Callback,), {hook: move})()
+    is_off_policy = kind in (SAC, DroQ)
+    agent = kind(
+        "Pendulum-v1" if is_off_policy else "CartPole-v1", **(SMALL_SAC if is_off_policy else SMALL)
+    )
+    with pytest.raises(ValueError, match=rf"rollout\.{name} was moved to other memory"):
+        agent.learn(callbacks=[moves])
 
 
 @pytest.mark.parametrize("name", ["max_grad_norm", "adam_eps", "weight_decay", "reward_scaling"])

@@ -14,6 +14,7 @@ import own_networks
 import pytest
 import torch
 from gymnasium import spaces
+from quick import quick, slow
 from seam import weights_of
 from torch import nn
 
@@ -92,6 +93,7 @@ KINDS_OF_NETWORKS = {
     "cnn": (IMAGE, own_networks.float_cnn, (PPO, SAC)),
     "pretrained": (VECTOR, own_networks.pretrained, ALGORITHMS),
 }
+QUICK = [("residual", SAC), ("residual", PPORecurrent), ("attention", SAC)]
 
 
 @pytest.mark.parametrize(
@@ -100,7 +102,7 @@ KINDS_OF_NETWORKS = {
         pytest.param(
             *(kind, space, network),
             id=f"{name}-{kind.algo}",
-            marks=[] if name == "residual" or kind in (PPO, SAC) else [pytest.mark.slow],
+            marks=[] if kind is PPO or (name, kind) in QUICK else [pytest.mark.slow],
         )
         for name, (space, network, kinds) in KINDS_OF_NETWORKS.items()
         for kind in kinds
@@ -182,12 +184,12 @@ def test_a_network_sees_parts_by_key_in_their_own_shapes_images_scaled_and_chann
 @pytest.mark.parametrize(
     ("space", "shape"),
     [
-        (spaces.Discrete(5), (5,)),
+        slow((spaces.Discrete(5), (5,))),
         (spaces.MultiDiscrete([2, 3]), (5,)),
-        (spaces.MultiBinary(4), (4,)),
-        (spaces.Box(0, 255, (4, 10, 10), np.uint8), (4, 10, 10)),
+        slow((spaces.MultiBinary(4), (4,))),
+        slow((spaces.Box(0, 255, (4, 10, 10), np.uint8), (4, 10, 10))),
         (spaces.Box(0, 255, (10, 12), np.uint8), (1, 10, 12)),
-        (spaces.Box(-1, 1, (2, 2, 2), np.float32), (2, 2, 2)),
+        slow((spaces.Box(-1, 1, (2, 2, 2), np.float32), (2, 2, 2))),
         (spaces.Tuple([spaces.Discrete(2), spaces.Box(0, 1, (3,))]), {"0": (2,), "1": (3,)}),
     ],
     ids=str,
@@ -237,7 +239,7 @@ def test_the_stock_layers_as_a_network_learn_the_stock_numbers(tmp_path):
 
 @pytest.mark.parametrize(
     ("network", "served"),
-    [("plain", True), ("Wrapped", False), ("Skipping", False), ("ResidualMLP", False)],
+    [("plain", True), ("Wrapped", False), slow(("Skipping", False)), slow(("ResidualMLP", False))],
 )
 def test_the_kernels_serve_what_they_know_and_all_learn_as_eager(network, served, tmp_path, capsys):
     agents = {}
@@ -296,7 +298,7 @@ def test_files_name_the_network_and_every_command_finds_it(run, capsys, tmp_path
     assert load_checkpoint(run / "checkpoints/last.pt")["counters"]["env_steps"] == 256
 
 
-@of_all
+@pytest.mark.parametrize("kind", quick(ALGORITHMS, SAC))
 def test_the_command_line_names_networks(kind, tmp_path, capsys):
     words = "--preset none --num-envs 2 --eval-episodes 0 --network own_networks:ResidualMLP"
     more = "--num-steps 32 --total-timesteps 64 --per-rank-batch-size 32"
@@ -385,9 +387,9 @@ def test_a_network_of_a_run_of_somebody_else_is_named_again(run, monkeypatch, ca
     [
         (["own_networks:plain"], "its policy has actor: ResidualMLP, this one actor: Sequential"),
         (["own_networks:failing"], "network own_networks:failing raised"),
-        (["own_networks"], "network must be named module:callable, not 'own_networks'"),
-        (["actor=own_networks:plain"], "network takes one module:callable, or actor="),
-        (["own_networks:nothing"], "own_networks:nothing: there is no function or class"),
+        slow((["own_networks"], "network must be named module:callable, not 'own_networks'")),
+        slow((["actor=own_networks:plain"], "network takes one module:callable, or actor=")),
+        slow((["own_networks:nothing"], "own_networks:nothing: there is no function or class")),
     ],
 )
 def test_another_network_that_is_named_for_a_run_is_refused_in_one_line(
@@ -482,7 +484,7 @@ def test_what_a_network_does_wrong_is_one_line_before_training(kind, how):
     assert ODD[how] in refusal(lambda: small(kind, **odd))
 
 
-@pytest.mark.parametrize("kind", [PPO, SAC])
+@pytest.mark.parametrize("kind", quick([PPO, SAC], PPO))
 def test_weights_that_no_gradient_reaches_are_told(kind, tmp_path, caplog):
     for how, is_told in (("detached", True), ("none", False)):
         caplog.clear()
@@ -535,7 +537,7 @@ SHARING = {
 }
 
 
-@pytest.mark.parametrize("name", SHARING)
+@pytest.mark.parametrize("name", quick(SHARING, "one encoder", "spectral norm"))
 def test_weights_that_are_shared_or_made_of_others_learn_as_on_eager_and_are_saved(name, tmp_path):
     agents = {}
     for engine in ("eager", "auto"):

@@ -14,6 +14,7 @@ import own_networks
 import pytest
 import torch
 from own_modules import DQN, ActorCritic, PPOAgent, Reinforce, mlp
+from quick import quick, slow
 from ranks import run_ranks
 from test_decoupled import config_of
 from test_decoupled import decoupled as decoupled_ppo
@@ -79,7 +80,7 @@ class OwnLoss(SamePPO):
     ("kind", "way"),
     [
         (OwnNetwork, "own_data"),
-        (Frozen, "own_data"),
+        slow((Frozen, "own_data")),
         (OwnLoss, "share_data"),
         pytest.param(OwnNetwork, "share_data", marks=pytest.mark.slow),
         pytest.param(Frozen, "share_data", marks=pytest.mark.slow),
@@ -162,7 +163,7 @@ def learn_module(kind: str, num_ranks: int, **more: Any) -> dict[str, Any]:
     }
 
 
-@pytest.mark.parametrize("kind", MODULES)
+@pytest.mark.parametrize("kind", quick(MODULES, "minibatches"))
 @pytest.mark.parametrize("engine", [pytest.param("eager", marks=pytest.mark.slow), "auto"])
 def test_ranks_learn_with_a_module_what_one_rank_learns(kind, engine):
     work = functools.partial(learn_module, kind, engine=engine)
@@ -199,6 +200,7 @@ def steps_of_replay(num_ranks: int) -> dict[str, Any]:
     return {**_arrays(module.state_dict()), "metrics": list(agent.learner.take_metrics().values())}
 
 
+@pytest.mark.slow
 def test_ranks_take_the_gradient_steps_of_a_replay_module_that_one_rank_with_all_rows_takes():
     one, ranks = steps_of_replay(1), run_ranks(2, steps_of_replay, 2)
     for rank in ranks:
@@ -297,7 +299,8 @@ def decoupled_goals(folder: str, algo: str) -> Any:
     return import_module(f"fastrl.{algo}").main(parse(algo, argv))
 
 
-@pytest.mark.parametrize("algo", ["ppo", "sac"])
+@pytest.mark.slow
+@pytest.mark.parametrize("algo", quick(["ppo", "sac"], "ppo"))
 def test_a_decoupled_run_has_own_networks_and_info_metrics(algo, tmp_path):
     assert run_ranks(2, decoupled_goals, str(tmp_path), algo) == [0, 0]
     (path,) = tmp_path.glob("*/*/*/metrics.csv")

@@ -8,6 +8,7 @@ import pytest
 import torch
 from gymnasium import spaces
 from gymnasium.vector import SyncVectorEnv
+from quick import quick
 from torch import nn
 from toy_agents import WALKS, DiscreteWalk, Loop, differing, make_agent, run, tensors_of
 
@@ -72,8 +73,10 @@ def test_two_pools_collect_what_one_collects(env):
 
 
 @pytest.mark.skipif(not HAS_DENSE, reason="torch's products depend on their number of rows")
-@pytest.mark.parametrize("changes", [{"num_threads": 2}, {"num_pools": 2}])
-@pytest.mark.parametrize("env", ["CartPole-v1", "Pendulum-v1"])
+@pytest.mark.parametrize(
+    "changes", quick([{"num_threads": 2}, {"num_pools": 2}], {"num_threads": 2})
+)
+@pytest.mark.parametrize("env", quick(["CartPole-v1", "Pendulum-v1"], "Pendulum-v1"))
 def test_numbers_of_native_kernels_do_not_depend_on_threads_and_halves(env, changes):
     sizes = {"num_envs": 40, "num_steps": 60, "per_rank_batch_size": 1200, "hidden_sizes": (64, 48)}
     settings = {"num_threads": 1, "num_pools": 1, "total_timesteps": 4800, **sizes}

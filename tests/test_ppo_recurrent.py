@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 from gymnasium import spaces
+from quick import quick
 from ranks import run_ranks
 from toy_agents import WALKS, Loop, differing, make_recurrent, run, tensors_of
 from toy_envs import EndlessEnv, ToyEnv
@@ -74,7 +75,7 @@ def test_a_second_training_is_recorded_as_the_first_was():
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
-@pytest.mark.parametrize("env", WALKS)
+@pytest.mark.parametrize("env", quick(WALKS, "box"))
 def test_acting_and_judging_equal_a_plain_loop_that_resets_states(env, variant):
     """Over three rollouts, so that states are carried from one to the next."""
     loop = Loop(make_recurrent(env, num_pools=2, **VARIANTS[variant]))
@@ -135,8 +136,8 @@ def test_gradient_of_sequences_equals_that_of_a_loop_over_rows(variant):
     torch.testing.assert_close(gradient, expected, rtol=1e-3, atol=1e-6)
 
 
-@pytest.mark.parametrize("rnn", ["lstm", "gru"])
-@pytest.mark.parametrize("num_threads", [1, 2])
+@pytest.mark.parametrize("rnn", quick(["lstm", "gru"], "lstm"))
+@pytest.mark.parametrize("num_threads", quick([1, 2], 2))
 def test_recorded_run_equals_the_eager_one_to_the_bit(rnn, num_threads):
     settings = {"rnn": rnn, "previous_action": True, "num_pools": 2, "num_threads": num_threads}
     eager, recorded = (make_recurrent(engine=mode, **settings) for mode in ("eager", "recorded"))
@@ -193,7 +194,7 @@ def recalling(**settings: Any) -> PPORecurrent:
     return agent
 
 
-@pytest.mark.parametrize("rnn", ["lstm", "gru"])
+@pytest.mark.parametrize("rnn", quick(["lstm", "gru"], "lstm"))
 def test_memory_is_learned_and_kept_per_environment_in_a_greedy_test(rnn):
     """Five steps, the last four of them answered right; 20 episodes in 7 environments at once."""
     agent = recalling(rnn=rnn)

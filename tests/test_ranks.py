@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from quick import quick
 from ranks import run_ranks
 from torch import Tensor, nn
 from toy_agents import Loop, make_agent_of, tensors_of
@@ -133,7 +134,7 @@ def learned(num_ranks: int, way: str) -> list[dict[str, Any]]:
 
 
 @pytest.mark.parametrize("way", WAYS)
-@pytest.mark.parametrize("num_ranks", [2, 3])
+@pytest.mark.parametrize("num_ranks", quick([2, 3], 2))
 def test_ranks_end_with_the_weights_and_normalisers_of_one_rank(num_ranks, way):
     (one,) = learned(1, way)
     first = learned(num_ranks, way)[0]
@@ -143,7 +144,7 @@ def test_ranks_end_with_the_weights_and_normalisers_of_one_rank(num_ranks, way):
 
 
 @pytest.mark.parametrize("way", WAYS)
-@pytest.mark.parametrize("num_ranks", [2, 3])
+@pytest.mark.parametrize("num_ranks", quick([2, 3], 2))
 def test_ranks_report_the_metrics_of_one_rank(num_ranks, way):
     (one,) = learned(1, way)
     for rank in learned(num_ranks, way):

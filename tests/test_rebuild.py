@@ -16,6 +16,7 @@ from gymnasium.envs.classic_control import CartPoleEnv
 from gymnasium.vector import AsyncVectorEnv, SyncVectorEnv
 from gymnasium.wrappers import TimeLimit
 from gymnasium.wrappers.vector import ClipReward, RecordEpisodeStatistics
+from quick import quick
 
 from fastrl import PPO, AgentTrainer, make_env
 from fastrl.cli import main as command_line
@@ -457,7 +458,10 @@ def one_of_two_changed() -> gymnasium.vector.VectorEnv:
     return env
 
 
-@pytest.mark.parametrize("make", [plain_and_changed, custom_and_changed, one_of_two_changed])
+CHANGED = [plain_and_changed, custom_and_changed, one_of_two_changed]
+
+
+@pytest.mark.parametrize("make", quick(CHANGED, plain_and_changed))
 @pytest.mark.parametrize("episodes", [0, 3])
 def test_what_was_changed_after_it_was_made_is_no_task_that_its_id_names(make, episodes, tmp_path):
     count = 1 if make is plain_and_changed else 2
@@ -474,7 +478,7 @@ def test_what_was_changed_after_it_was_made_is_no_task_that_its_id_names(make, e
     assert AgentTrainer(resume=folder).fit(again).summary["total_env_steps"] == 64
 
 
-@pytest.mark.parametrize("make", [plain_and_changed, custom_and_changed, one_of_two_changed])
+@pytest.mark.parametrize("make", quick(CHANGED, one_of_two_changed))
 def test_what_is_played_is_told_from_what_was_changed(make, tmp_path):
     env: Any = {
         plain_and_changed: lambda: gymnasium.make(CARTPOLE),

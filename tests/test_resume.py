@@ -14,6 +14,7 @@ import gymnasium
 import numpy as np
 import pytest
 import torch
+from quick import quick, slow
 from toy_envs import CountingEnv, StatefulEnv
 
 from fastrl import PPO, AgentTrainer, cli, make_env
@@ -128,7 +129,7 @@ def stateful(request):
     return (lambda: STATEFUL) if request.param == "id" else (lambda: StatefulVectorEnv(4))
 
 
-@pytest.mark.parametrize("engine", ["eager", "auto"])
+@pytest.mark.parametrize("engine", quick(["eager", "auto"], "auto"))
 def test_resumed_run_is_bit_identical_where_envs_can_be_saved(tmp_path, stateful, engine):
     settings = {"engine": engine}
     straight = AgentTrainer().fit(agent_for(stateful(), tmp_path, **settings)).folder
@@ -176,6 +177,7 @@ def clone(module: torch.nn.Module) -> dict[str, torch.Tensor]:
     return {name: value.clone() for name, value in module.state_dict().items()}
 
 
+@pytest.mark.slow
 def test_resumed_envpool_run_plays_other_episodes(tmp_path, monkeypatch):
     seeds: list[int] = []
     make = pools.make_env
@@ -209,6 +211,7 @@ def test_finished_run_may_be_made_longer(tmp_path):
     assert len(metrics_of(folder)) == 10
 
 
+@pytest.mark.slow
 def test_longer_run_that_was_killed_in_its_last_test_makes_up_for_it(tmp_path, monkeypatch):
     tests = {"eval_episodes": 2, "eval_every": 0}
     folder = AgentTrainer().fit(agent_for("CartPole-v1", tmp_path, **tests)).folder
@@ -295,7 +298,7 @@ class OtherStatefulEnv(StatefulEnv):
 @pytest.mark.parametrize(
     ("env", "words"),
     [
-        (CountingEnv, "which these cannot take; new episodes are started"),
+        slow((CountingEnv, "which these cannot take; new episodes are started")),
         (OtherStatefulEnv, r"KeyError: 'place' \(.*\); new episodes are started"),
     ],
 )
@@ -309,7 +312,7 @@ def test_state_of_other_environments_is_told_and_new_episodes_start(tmp_path, ca
     assert [env.seed for env in envs.envs] == [base_seed(42, "train", 1) + i for i in range(4)]
 
 
-@pytest.mark.parametrize("is_vector", [False, True])
+@pytest.mark.parametrize("is_vector", quick([False, True], True))
 def test_handed_over_environments_play_other_episodes_at_each_resume(tmp_path, capsys, is_vector):
     folder = AgentTrainer().fit(agent_for("toy_envs:CountingEnv", tmp_path)).folder
     for restart in (1, 2):
@@ -348,9 +351,15 @@ PLACES = [
     *[("torch_random",), ("num_ranks",), ("ranks",), ("algo",), ("envs",)],
     *[("rollout",), ("rollout", "obs"), ("rollout", "episode_lengths")],
 ]
+QUICK_PLACES = [("counters", name) for name in ("env_steps", "recent_returns", "stage_seconds")]
+QUICK_PLACES += [("counters",), ("agent", "optimizer", "mean"), ("ranks",), ("rollout", "obs")]
 
 
-@pytest.mark.parametrize("place", PLACES, ids=repr)
+@pytest.mark.parametrize(
+    "place",
+    [pytest.param(x, marks=[] if x in QUICK_PLACES else [pytest.mark.slow]) for x in PLACES],
+    ids=repr,
+)
 def test_value_of_another_kind_in_a_run_is_told_and_nothing_is_written(finished, tmp_path, place):
     folder = tmp_path / "run"
     path = folder / "checkpoints" / "last.pt"

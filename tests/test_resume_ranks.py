@@ -82,6 +82,7 @@ def best_of_run(log_dir: Path) -> Path:
     return AgentTrainer().fit(agent).folder / "checkpoints" / "best.pt"
 
 
+@pytest.mark.slow
 def test_best_checkpoint_of_a_periodic_test_has_the_state_of_every_rank(tmp_path):
     ranks = load_checkpoint(run_ranks(2, best_of_run, tmp_path)[0])["ranks"]
     noise = [rank["agent"]["noise_generator"] for rank in ranks]

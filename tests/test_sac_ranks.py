@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from quick import quick
 from ranks import run_ranks
 from test_sac import make_agent
 from toy_agents import Loop
@@ -74,7 +75,7 @@ def two_ranks(name: str) -> list[dict[str, Any]]:
     return run_ranks(2, trained, name)
 
 
-@pytest.mark.parametrize("name", KINDS)
+@pytest.mark.parametrize("name", quick(KINDS, "sac"))
 def test_two_ranks_take_the_gradient_step_of_one_with_all_rows(name):
     alone = steps_on_given_rows(name, 1)
     for rank in run_ranks(2, steps_on_given_rows, name, 2):
@@ -82,7 +83,7 @@ def test_two_ranks_take_the_gradient_step_of_one_with_all_rows(name):
             np.testing.assert_allclose(rank[part], values, rtol=1e-4, atol=1e-5, err_msg=part)
 
 
-@pytest.mark.parametrize("name", KINDS)
+@pytest.mark.parametrize("name", quick(KINDS, "sac"))
 def test_two_ranks_stay_equal_to_the_bit_on_data_of_their_own(name):
     first, second = two_ranks(name)
     for part, values in first["learned"].items():

@@ -13,6 +13,7 @@ import torch
 from gymnasium import spaces
 from gymnasium.vector import SyncVectorEnv
 from gymnasium.wrappers import MaxAndSkipObservation, TimeLimit, TransformReward
+from quick import quick, slow
 
 from fastrl import PPO, SAC, AgentTrainer
 from fastrl.envs.vector import EnvError
@@ -85,7 +86,7 @@ UNLIKE = {
 }
 
 
-@pytest.mark.parametrize("name", UNLIKE)
+@pytest.mark.parametrize("name", quick(UNLIKE, "start", "one-hot", "parts", "kinds of parts"))
 def test_spaces_of_one_size_that_mean_something_else_are_refused(name: str) -> None:
     first, second = (task_of(*pair) for pair in UNLIKE[name])
     agent = PPO(first, **SMALL).learn()
@@ -267,15 +268,19 @@ def test_a_box_of_truths_is_chosen_from() -> None:
 
 
 @pytest.mark.parametrize(
-    "value", [[1.0], (1.0,), torch.tensor(1.0)], ids=["list", "tuple", "torch"]
+    "value",
+    [slow([1.0]), slow(((1.0,),)), torch.tensor(1.0)],
+    ids=["list", "tuple", "torch"],
 )
 def test_infos_of_processes_are_those_of_one(value: Any) -> None:
     class Telling(Task):
         def step(self, action: Any) -> Any:
             return (*super().step(action)[:4], {"is_success": value})
 
+    # Each process imports this file, and with it torch, so there are no more of them than needed.
+    settings = {**SMALL, "eval_episodes": 0}
     means = [
-        PPO(Telling, vector=vector, info_metrics=("is_success",), **SMALL)
+        PPO(Telling, vector=vector, info_metrics=("is_success",), **settings)
         .learn()
         .result.summary["train_info_means"]
         for vector in ("sync", "async")

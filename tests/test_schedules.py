@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import torch
 import yaml
+from quick import quick
 from ranks import run_ranks
 from test_decoupled import decoupled
 from test_ranks import learn
@@ -423,7 +424,7 @@ def test_minibatch_before_any_step_of_an_update_does_not_raise_the_adaptive_rate
     assert len(seen) == 20 and all(kl > 0 for _, kl, _ in seen)
 
 
-@pytest.mark.parametrize("engine", ["eager", "auto"])
+@pytest.mark.parametrize("engine", quick(["eager", "auto"], "auto"))
 def test_adaptive_learning_rate_is_resumed_to_the_bit(tmp_path: Path, engine: str) -> None:
     settings = {"lr_schedule": "adaptive,kl=0.001", "anneal_lr": False, "engine": engine}
     straight = AgentTrainer().fit(agent_for(STATEFUL, tmp_path, **settings)).folder
@@ -448,6 +449,7 @@ def test_learning_anew_begins_with_the_learning_rate_of_the_settings(tmp_path: P
 ADAPTIVE: dict[str, Any] = {"anneal_lr": False, "lr_schedule": "adaptive,kl=0.002,high=0.1"}
 
 
+@pytest.mark.slow
 def test_ranks_and_trainers_adapt_as_one_process_does() -> None:
     one = learn(1, "own_data", **ADAPTIVE)["metrics"]["Info/learning_rate"]
     assert len(set(one)) > 1

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 import torch
+from quick import quick
 from seam import (
     FAST,
     KINDS,
@@ -39,19 +40,24 @@ from fastrl.ops import losses
 ENGINES = [pytest.param(x, marks=[pytest.mark.slow] if x == "recorded" else []) for x in FAST]
 on_fast = on_native = pytest.mark.parametrize("engine", ENGINES)
 of_all = pytest.mark.parametrize("name", KINDS)
+of_two = pytest.mark.parametrize("name", quick(KINDS, "ppo", "sac"))
 of_on_policy = pytest.mark.parametrize("name", ON_POLICY)
 
 
 def of_each(kinds: Any, name: str, values: Any) -> Any:
-    """Gives the first algorithm all values, and each other one the first value and the last.
+    """Gives the first algorithm all values, and SAC or the memory the last one.
 
-    What is between them adds time to the quick tests, and the slow ones have it.
+    The others add time to the quick tests, and the slow ones have them.
     """
-    first, some = next(iter(kinds)), (values[0], values[-1])
+    first, other = next(iter(kinds)), "sac" if "sac" in kinds else "ppo_recurrent"
     return pytest.mark.parametrize(
         ("name", name),
         [
-            pytest.param(x, y, marks=[] if x == first or y in some else [pytest.mark.slow])
+            pytest.param(
+                x,
+                y,
+                marks=[] if x == first or (x, y) == (other, values[-1]) else [pytest.mark.slow],
+            )
             for x in kinds
             for y in values
         ],
@@ -74,7 +80,7 @@ def test_an_agent_as_it_comes_learns_what_it_learns_on_eager(name, engine):
 
 
 @pytest.mark.skipif(not HAS_DENSE, reason="no extension, or no wide vectors")
-@pytest.mark.parametrize("env", ["discrete", "multidiscrete", "box"])
+@pytest.mark.parametrize("env", quick(["discrete", "multidiscrete", "box"], "box"))
 @of_on_policy
 def test_an_agent_as_it_comes_runs_natively_without_a_note(name, env):
     agent = make(KINDS[name], "auto", env)
@@ -94,7 +100,7 @@ PATCHES = {
 }
 
 
-@of_all
+@of_two
 @on_fast
 def test_a_function_put_in_place_of_an_imported_one_is_run(name, engine, monkeypatch):
     (target, function, factor), unpatched = PATCHES[name], stock(name)
@@ -220,7 +226,9 @@ DERIVED = {
 }
 
 
-@pytest.mark.parametrize("kind", DERIVED)
+@pytest.mark.parametrize(
+    "kind", quick(DERIVED, CloningPPO, ActingPPO, BootstrappingPPO, CloningA2C, CloningSAC)
+)
 @on_fast
 def test_what_a_subclass_overrides_is_run(kind, engine):
     found, expected = ran(kind, engine), on_eager(kind)
@@ -229,7 +237,12 @@ def test_what_a_subclass_overrides_is_run(kind, engine):
 
 
 @pytest.mark.skipif(not HAS_DENSE, reason="no extension, or no wide vectors")
-@pytest.mark.parametrize("kind", [CloningPPO, KLPPO, SymlogPPO, CloningA2C, CloningRecurrent])
+@pytest.mark.parametrize(
+    "kind",
+    quick(
+        [CloningPPO, KLPPO, SymlogPPO, CloningA2C, CloningRecurrent], CloningPPO, CloningRecurrent
+    ),
+)
 def test_another_loss_leaves_the_networks_in_the_kernels(kind):
     agent = make(kind, "auto")
     agent.make_buffer()
@@ -397,7 +410,7 @@ def test_a_hook_that_changes_something_is_called(name, hook):
     assert "has a hook" in found.agent.engine.describe()
 
 
-@of_all
+@of_two
 def test_a_hook_that_counts_is_called_as_often_as_on_eager(name):
     counts = {}
     for engine in ("auto", "eager"):
@@ -554,7 +567,7 @@ def test_critics_put_in_place_are_trained(name, engine):
         assert getattr(found.agent, optimizer).holds(getattr(found.agent, part))
 
 
-@pytest.mark.parametrize("put", WAYS)
+@pytest.mark.parametrize("put", quick(WAYS, set_data, copy_policy))
 @pytest.mark.parametrize("engine", [*ENGINES, "eager"])
 def test_weights_replaced_while_the_agent_trains_are_refused(engine, put):
     with pytest.raises(ValueError, match="replaced while the agent trains"):
@@ -569,7 +582,7 @@ def test_weights_of_another_dtype_are_refused(name):
         Loop(agent).run(1)
 
 
-@of_all
+@of_two
 @on_fast
 def test_weights_copied_while_the_agent_trains_are_used(name, engine):
     @torch.no_grad()
@@ -688,9 +701,10 @@ HOW = [
     "closure",
 ]
 HOW += ["nested dictionary", "other object", "new tensor"]
+QUICK_HOW = ["attribute", "dictionary", "global", "class", "closure", "new tensor"]
 
 
-@pytest.mark.parametrize("how", HOW)
+@pytest.mark.parametrize("how", quick(HOW, *QUICK_HOW))
 @on_native
 def test_a_number_that_changes_between_updates_is_the_new_one(engine, how, monkeypatch, caplog):
     monkeypatch.setattr(WithBeta, "how", how)
@@ -765,7 +779,7 @@ def with_closure(kind: Any) -> Any:
     return Closing
 
 
-@pytest.mark.parametrize("name", ["ppo", "a2c"])
+@pytest.mark.parametrize("name", quick(["ppo", "a2c"], "ppo"))
 @on_native
 def test_a_closure_s_variable_read_in_the_loss_may_change(name, engine):
     found = ran(with_closure(KINDS[name]), engine)
@@ -826,7 +840,9 @@ def test_a_coefficient_of_every_algorithm_may_change(kind, engine, caplog):
     assert len([x for x in caplog.messages if "eager from here on" in x]) == 1
 
 
-@pytest.mark.parametrize("setting", [{"vf_coef": 9.0}, {"clip_vloss": True}, {"gamma": 0.1}])
+@pytest.mark.parametrize(
+    "setting", quick([{"vf_coef": 9.0}, {"clip_vloss": True}, {"gamma": 0.1}], {"vf_coef": 9.0})
+)
 @on_native
 def test_a_config_replaced_between_updates_is_the_new_one(engine, setting):
     def replace(agent: Any) -> None:
@@ -911,7 +927,7 @@ class Looking(PPO):
 LOOKS = ["if", "item", "float", "tolist", "numpy", "mask", "nonzero", "masked_select"]
 
 
-@pytest.mark.parametrize("how", LOOKS)
+@pytest.mark.parametrize("how", quick(LOOKS, "if", "item", "mask"))
 def test_a_loss_that_looks_at_values_runs_eagerly_with_a_note(how, monkeypatch):
     monkeypatch.setattr(Looking, "how", how)
     found, expected = (ran(Looking, x) for x in ("auto", "eager"))
@@ -1043,7 +1059,7 @@ def freeze(agent: Any) -> None:
     layer.requires_grad_(False)
 
 
-@of_all
+@of_two
 @on_native
 def test_a_frozen_layer_stays_to_the_bit_and_the_rest_is_trained(name, engine):
     found, expected = ran(KINDS[name], engine, freeze), on_eager(KINDS[name], freeze)

@@ -12,6 +12,7 @@ import gymnasium
 import numpy as np
 import pytest
 import torch
+from quick import slow
 from test_resume import agent_for, assert_equal, last_state, stopped_and_resumed
 from toy_agents import Loop, make_agent
 from toy_envs import StatefulEnv
@@ -24,6 +25,7 @@ from fastrl.processes.generators import restore_generators, state_of_generators
 
 KINDS: dict[str, Any] = {kind.algo: kind for kind in (PPO, A2C, PPORecurrent, SAC, DroQ)}
 PRESETS = [(algo, task) for algo in KINDS for task in load_presets(algo)]
+OF_PIXELS = [("ppo", "Pong-v5"), ("ppo", "Breakout-v5")]  # with much larger networks
 
 
 def config_of(algo: str, task: str, **more: Any) -> Any:
@@ -31,7 +33,7 @@ def config_of(algo: str, task: str, **more: Any) -> Any:
     return KINDS[algo].config_class.from_dict(settings)
 
 
-@pytest.mark.parametrize(("algo", "task"), PRESETS)
+@pytest.mark.parametrize(("algo", "task"), [slow(x) if x in OF_PIXELS else x for x in PRESETS])
 def test_weights_of_a_preset_are_drawn_alike_on_any_number_of_threads(algo, task, monkeypatch):
     config, before = config_of(algo, task), torch.get_num_threads()
     spaces, drawn = spaces_of(config), []
@@ -49,10 +51,10 @@ def test_weights_of_a_preset_are_drawn_alike_on_any_number_of_threads(algo, task
 @pytest.mark.parametrize(
     ("algo", "task", "settings"),
     [
-        ("ppo", "LunarLander-v2", {"num_steps": 64}),
+        slow(("ppo", "LunarLander-v2", {"num_steps": 64})),
         ("ppo", "HalfCheetah-v4", {"num_steps": 64}),
-        ("ppo_recurrent", "CartPole-v1", {}),
-        ("a2c", "CartPole-v1", {}),
+        slow(("ppo_recurrent", "CartPole-v1", {})),
+        slow(("a2c", "CartPole-v1", {})),
         ("sac", "Pendulum-v1", {"learning_starts": 4}),
     ],
 )

@@ -9,6 +9,7 @@ import pytest
 import torch
 from gymnasium import spaces
 from gymnasium.vector import SyncVectorEnv
+from quick import quick
 
 from fastrl import PPO, SAC
 from fastrl.envs.gym_env import GymEnv
@@ -227,7 +228,9 @@ def test_space_of_several_lines_is_refused_in_one(refuse):
     [(spaces.Discrete(1), 0), (spaces.MultiDiscrete([1, 1]), [0, 0])],
     ids=str,
 )
-@pytest.mark.parametrize("action_space", [spaces.Discrete(1), spaces.MultiDiscrete([1, 1])])
+@pytest.mark.parametrize(
+    "action_space", quick([spaces.Discrete(1), spaces.MultiDiscrete([1, 1])], spaces.Discrete(1))
+)
 def test_single_choices_are_learned(tmp_path, space, shown, action_space):
     given = {"space": space, "action_space": action_space, "good": shown, "truncated": True}
     sizes: dict[str, Any] = {"num_envs": 2, "num_steps": 8, "per_rank_batch_size": 8}

@@ -15,6 +15,7 @@ from typing import Any
 
 import pytest
 import yaml
+from quick import quick
 
 from fastrl.cli import parse
 from fastrl.config.trust import check_named
@@ -75,6 +76,7 @@ def test_a_grid_trains_every_combination_with_every_seed(tmp_path, capsys):
     assert "--learning-rate=0.01" in capsys.readouterr().out.rpartition("group")[2]
 
 
+@pytest.mark.slow
 def test_a_grid_draws_its_curves(tmp_path):
     pytest.importorskip("matplotlib")
     main(small(*GRID, log_dir=tmp_path))
@@ -301,7 +303,11 @@ def test_a_sweep_that_is_ended_goes_on_and_no_trial_is_lost_or_counted_twice(tmp
 
 @pytest.mark.usefixtures("has_optuna")
 @pytest.mark.parametrize(
-    "place", ["fastrl.sweep.search.Search._end", "fastrl.sweep.study.Study.tell"]
+    "place",
+    quick(
+        ["fastrl.sweep.search.Search._end", "fastrl.sweep.study.Study.tell"],
+        "fastrl.sweep.study.Study.tell",
+    ),
 )
 def test_a_trial_that_was_complete_when_the_sweep_was_ended_is_not_made_again(
     tmp_path, monkeypatch, place
@@ -407,7 +413,9 @@ def test_a_folder_that_is_no_sweep_is_left_as_it_is(tmp_path, capsys):
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.parametrize("handler", [signal.SIG_DFL, signal.SIG_IGN], ids=["shell", "background"])
+@pytest.mark.parametrize(
+    "handler", quick([signal.SIG_DFL, signal.SIG_IGN], signal.SIG_IGN), ids=["shell", "background"]
+)
 def test_a_sweep_names_its_process_by_which_it_is_stopped(tmp_path, handler):
     words = small(*GRID, "--processes", "1", env_id="endless", log_dir=tmp_path)
     process = begin(words, tmp_path, handler)

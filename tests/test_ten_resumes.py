@@ -60,6 +60,7 @@ def test_ten_resumes_are_one_run(name, tmp_path):
     assert metrics_of(folder) == metrics_of(straight)
 
 
+@pytest.mark.slow
 @of_all
 def test_schedules_and_counters_survive_ten_resumes_of_environments_that_cannot(name, tmp_path):
     """EnvPool starts new episodes; everything else goes on."""

@@ -14,6 +14,7 @@ import gymnasium
 import numpy as np
 import pytest
 import torch
+from quick import slow
 
 from fastrl import PPO, SAC, AgentTrainer, DroQ, make_env
 from fastrl.cli import main, parse
@@ -323,11 +324,11 @@ def test_diverged_run_names_the_task_and_leaves_the_last_checkpoint_whole(tmp_pa
     ("kind", "settings"),
     [
         (SAC, {"q_lr": 1e6}),
-        (SAC, {"policy_lr": 1e30}),
+        slow((SAC, {"policy_lr": 1e30})),
         (SAC, {"q_lr": 1e30, "log_every": 0}),
         (SAC, {"alpha_lr": 1e30}),
-        (DroQ, {"q_lr": 1e6}),
-        (DroQ, {"policy_lr": 1e30}),
+        slow((DroQ, {"q_lr": 1e6})),
+        slow((DroQ, {"policy_lr": 1e30})),
     ],
 )
 def test_diverged_learner_is_told_before_it_plays_or_is_saved(tmp_path, kind, settings):

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import itertools
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from quick import quick
 from torch import Tensor, nn
 
 from fastrl import A2C, PPO, AgentTrainer, LightningAgentModule
@@ -15,7 +17,7 @@ from fastrl.engine.rehearsal import tried
 SMALL: dict[str, Any] = {"preset": "none", "num_envs": 4, "num_steps": 16, "seed": 3}
 SMALL |= {"total_timesteps": 256, "eval_episodes": 0, "verbose": 0, "accelerator": "cpu"}
 # Neither the bound of gradients nor Adam's division may hide a factor of the loss.
-SCALED = {**SMALL, "max_grad_norm": 0.0, "adam_eps": 0.1}
+SCALED = {**SMALL, "max_grad_norm": 0.0, "adam_eps": 0.1, "update_epochs": 4}
 
 
 @pytest.fixture(autouse=True)
@@ -83,16 +85,19 @@ class Scaled(PPO):
         return loss / (scale + 1e-3), metrics
 
 
+HOW = [
+    *("class", "init", "hasattr", "getattr", "number", "dictionary", "mean", "memory"),
+    *("dictionary of tensors", "list of tensors", "setattr"),
+]
+QUICK_HOW = [(False, x) for x in ("init", "hasattr", "dictionary", "list of tensors", "memory")]
+QUICK_HOW += [(True, "mean")]
+
+
 @pytest.mark.parametrize(
-    "how",
-    [
-        *("class", "init", "hasattr", "getattr", "number", "dictionary", "mean", "memory"),
-        *("dictionary of tensors", "list of tensors", "setattr"),
-    ],
+    ("reads_values", "how"), quick(itertools.product([False, True], HOW), *QUICK_HOW)
 )
-@pytest.mark.parametrize("reads_values", [False, True])
 def test_what_a_loss_keeps_of_its_first_batch_is_not_the_trial_s(
-    how: str, reads_values: bool
+    reads_values: bool, how: str
 ) -> None:
     class Own(Scaled):
         def loss(self, batch: Any) -> Any:

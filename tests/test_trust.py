@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 import yaml
+from quick import quick
 
 from fastrl import PPO, cli, evaluate, export
 from fastrl.config.trust import check_named, code_named_in, signature_of
@@ -108,7 +109,7 @@ def refusal(capsys) -> str:
     return told
 
 
-@pytest.mark.parametrize("command", COMMANDS)
+@pytest.mark.parametrize("command", quick(COMMANDS, by_resume, by_export))
 def test_runs_of_this_user_are_tested_exported_and_resumed_without_a_word(run, command):
     assert command(run) == 0
 
@@ -124,7 +125,7 @@ def test_runs_of_another_user_import_nothing(run, module, home, command, capsys)
 
 
 @pytest.mark.parametrize("words", [["--trust"], ["--env-id", "theirs:make"]])
-@pytest.mark.parametrize("command", COMMANDS)
+@pytest.mark.parametrize("command", quick(COMMANDS, by_resume, by_evaluate))
 def test_runs_of_another_user_run_what_is_trusted_or_named_again(run, home, command, words):
     shutil.rmtree(home)
     assert command(run, *words) == 0
@@ -148,7 +149,7 @@ def test_trust_holds_too_where_the_class_is_named(run, home, command):
     ],
     ids=repr,
 )
-@pytest.mark.parametrize("command", COMMANDS)
+@pytest.mark.parametrize("command", quick(COMMANDS, by_resume, by_export))
 def test_signature_is_of_the_code_and_of_its_arguments(run, module, command, changes, capsys):
     (edit_config if command is by_resume else edit_checkpoint)(run, **changes)
     assert command(run) == 2

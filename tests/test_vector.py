@@ -43,6 +43,7 @@ def weights(agent: PPO) -> torch.Tensor:
     return torch.cat([x.flatten() for x in agent.policy.parameters()])
 
 
+@pytest.mark.slow
 def test_run_with_tests_and_a_film_is_the_run_of_one_process(tmp_path):
     learned, results = [], []
     for vector in ("sync", "async"):

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import toy_envs
 from PIL import Image
+from quick import slow
 from test_evaluate import GreedyAgent
 
 from fastrl import PPO, make_env
@@ -62,7 +63,12 @@ def test_odd_sides_grow_to_even_ones(tmp_path):
 
 @pytest.mark.parametrize(
     ("width", "height", "expected"),
-    [(640, 480, (640, 480)), (650, 480, (640, 474)), (1920, 1080, (640, 360)), (2000, 1, (640, 2))],
+    [
+        slow((640, 480, (640, 480))),
+        (650, 480, (640, 474)),
+        slow((1920, 1080, (640, 360))),
+        (2000, 1, (640, 2)),
+    ],
 )
 def test_wide_frames_are_scaled_down(tmp_path, width, height, expected):
     mp4, _ = write_video([np.zeros((height, width, 3), np.uint8)] * 2, tmp_path / "film", 10)
@@ -93,6 +99,7 @@ def test_newest_videos_are_kept(tmp_path, env_steps, keep, expected):
     assert sorted(path.name for path in tmp_path.iterdir()) == sorted([*others, *names])
 
 
+@pytest.mark.slow
 def test_run_keeps_as_many_videos_as_checkpoints_and_says_their_bounds(tmp_path, capsys):
     sizes = {"num_envs": 2, "num_steps": 16, "per_rank_batch_size": 16, "total_timesteps": 128}
     tests = {"eval_every": 32, "eval_episodes": 1, "capture_video": True, "keep_checkpoints": 2}
@@ -260,6 +267,7 @@ def test_mujoco_is_drawn_or_refused_in_one_line(tmp_path, monkeypatch, caplog):
         assert len(caplog.messages) == 1 and "cannot be drawn on this machine" in caplog.messages[0]
 
 
+@pytest.mark.slow
 def test_film_ends_early_when_the_run_is_to_stop(tmp_path, caplog):
     asked = iter([False, True])
     agent = GreedyAgent("CartPole-v1")

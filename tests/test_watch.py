@@ -59,9 +59,9 @@ def fail(folder: Path, num_ranks: int, culprit: int, way: str) -> None:
     ("num_ranks", "culprit", "way", "expected", "status"),
     [
         slow(3, 1, "raise", "error: rank 1: a mistake\n", 2),
-        (2, 0, "raise", "error: rank 0: a mistake\n", 2),
+        slow(2, 0, "raise", "error: rank 0: a mistake\n", 2),
         (2, 0, "all raise", "error: a mistake\n", 2),
-        (3, 2, "crash", "error: rank 2: RuntimeError: a bug\n", 1),
+        slow(3, 2, "crash", "error: rank 2: RuntimeError: a bug\n", 1),
         (3, 1, "die", "error: rank 1: ended unexpectedly: was it killed?\n", 1),
         slow(2, 0, "die", "error: rank 0 ended unexpectedly: was it killed?\n", 1),
         slow(2, 1, "hang", "error: rank 1 hangs: no progress for 2 seconds", 1),
@@ -122,6 +122,7 @@ def train_coupled(kind: Any, command: Command) -> None:
         AgentTrainer().fit(kind(command.config.env_id, command.config, devices=devices))
 
 
+@pytest.mark.slow
 def test_hang_in_the_first_rollout_ends_the_run(tmp_path):
     arguments = tmp_path, 1, "hang", {"devices": 2}, train_coupled, 1
     _, stderr, seconds = end_ranks_early(2, train_until_failure, *arguments)
@@ -163,7 +164,7 @@ def test_hang_in_the_first_reset_ends_the_run_after_a_multiple_of_the_limit(
 @pytest.mark.parametrize(
     ("num_players", "culprit", "way", "expected"),
     [
-        (0, 1, "die", "error: rank 1: ended unexpectedly"),
+        slow(0, 1, "die", "error: rank 1: ended unexpectedly"),
         slow(2, 2, "die", "error: trainer 0: ended unexpectedly"),
         slow(2, 2, "raise", "error: trainer 0: a mistake"),
         slow(2, 1, "hang", "error: player 1 hangs: no progress for 2 seconds"),
@@ -223,7 +224,7 @@ ONE_PLAYER = {"decoupled": True, "num_trainers": 2, "devices": 3}
     [
         (COUPLED, 1, signal.SIGINT),
         slow(ONE_PLAYER, 1, signal.SIGINT),
-        (ONE_PLAYER, 2, signal.SIGTERM),
+        slow(ONE_PLAYER, 2, signal.SIGTERM),
         slow(ONE_PLAYER | {"overlap": True}, 2, signal.SIGINT),
     ],
 )

@@ -255,6 +255,10 @@ class BaseAgent:
         """Returns no metrics: nothing is pending, because `update` learns at once."""
         return {}
 
+    def unlogged_metrics(self) -> dict[str, float]:
+        """Returns no metrics: each `update` returns a row of them."""
+        return {}
+
     def trained(self) -> Sequence[tuple[FlatParameters, nn.Module]]:
         """Returns the networks, each with the vector that its parameters are part of."""
         raise NotImplementedError
@@ -301,12 +305,7 @@ class BaseAgent:
 
     @classmethod
     def load(
-        cls,
-        path: str | Path,
-        env: AnyEnv | None = None,
-        *,
-        trust: bool = False,
-        **settings: Any,
+        cls, path: str | Path, env: AnyEnv | None = None, *, trust: bool = False, **settings: Any
     ) -> Self:
         """Reads an agent from a file of `save`, a run's checkpoint or a run folder.
 

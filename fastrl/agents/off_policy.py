@@ -74,7 +74,7 @@ class OffPolicyAgent(BaseAgent):
         """Takes gradient steps and counts them."""
         raise NotImplementedError
 
-    def pending_metrics(self) -> dict[str, float]:
+    def unlogged_metrics(self) -> dict[str, float]:
         """Returns means since the last row of metrics, and leaves their sums for the next row."""
         raise NotImplementedError
 
@@ -143,6 +143,7 @@ class OffPolicyAgent(BaseAgent):
             self.saved_replay = None
         self.anneal(0)  # a mistake in the schedule is told before the run begins
         self.make_steps()
+        self._clear_metrics()  # those of an earlier run; a resumed one loads its own afterwards
         self.build(self.replay.minibatch)
 
     def _rows_to_come(self) -> int:
@@ -228,7 +229,7 @@ class OffPolicyAgent(BaseAgent):
         # Those of a training that diverged come at once, before the policy acts again.
         if not is_due and is_finite:
             return {}
-        metrics = self.pending_metrics()
+        metrics = self.unlogged_metrics()
         self._clear_metrics()
         return metrics
 

@@ -198,7 +198,6 @@ class OnPolicyAgent(BaseAgent):
     def begin_rollout(self, rollout: RolloutBuffer) -> None:
         """Draws the noise of a whole rollout at once."""
         self.engine.check()
-        rollout.places.check()
         self.policy.head.draw_noise(rollout.noise, self.noise_generator)
 
     def act(self, t: int, pool: int) -> np.ndarray:
@@ -244,7 +243,6 @@ class OnPolicyAgent(BaseAgent):
         """
         if self.rows_are_evaluated:
             return torch.full((), torch.nan)
-        rollout.places.check()
         valid, merge = rollout.valid, self.devices.merge
         rewards, ends = rollout.rewards, (rollout.terminated, rollout.truncated)
         scale = self.reward_scale

@@ -33,6 +33,7 @@ def check_state(agent: Any, state: Any, *free: str) -> None:
     expected = agent.state_dict()
     if isinstance(state, dict) and state.get("noise_device") != agent.device.type:
         free = ("noise_generator", *free)  # another device's means nothing here
+    free = (*getattr(agent, "checked_apart", ()), *free)  # a module's agent checks these by itself
     check_fits(state, expected, free=("config", "layers", "frozen", "spaces", *free))  # see `match`
 
 

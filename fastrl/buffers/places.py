@@ -11,7 +11,7 @@ from fastrl.processes.machine import total_memory
 
 
 class Places:
-    """The places of an object's tensors, which nobody may move while kernels know them."""
+    """Where an object's tensors lie; they must not move while kernels have their addresses."""
 
     def __init__(self, owner: Any, called: str, names: list[str]) -> None:
         """Looks up where they are.
@@ -30,12 +30,13 @@ class Places:
             if getattr(self._owner, name).data_ptr() != place:
                 tensor = f"{self._called}.{name.removeprefix('host_')}"
                 raise ValueError(
-                    f"{tensor} got other memory, which the next steps are not written to; change "
-                    f"it in place, {tensor}.copy_(...), and send other processes {tensor}.clone()"
+                    f"{tensor} was moved to other memory, but steps are still written to the old; "
+                    f"change it in place, {tensor}.copy_(...), and send other processes "
+                    f"{tensor}.clone()"
                 )
 
 
-def check_fits(
+def check_memory(
     num_rows: int, fields: dict[str, tuple[tuple[int, ...], torch.dtype]], device: torch.device
 ) -> None:
     """Raises ValueError if the machine could not hold a ring that is full."""

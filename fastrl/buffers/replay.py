@@ -22,7 +22,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fastrl.buffers.places import Places, check_fits
+from fastrl.buffers.places import Places, check_memory
 from fastrl.buffers.rollout import RolloutBuffer
 from fastrl.kernels.indexing import RowGather
 
@@ -158,7 +158,7 @@ class ReplayBuffer:
         """Allocates an empty ring of C rows, no more than the capacity takes."""
         self.num_rows = min(self.most_rows, max(3, -(-num_transitions // self.num_envs) + 1))
         self.head = self.size = 0
-        check_fits(self.num_rows * self.num_envs, self._fields, self.device)
+        check_memory(self.num_rows * self.num_envs, self._fields, self.device)
 
         def ring(name: str, device: torch.device) -> Tensor:
             # Left as it is: no row is read before it is written, and until then takes no memory.

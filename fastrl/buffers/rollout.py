@@ -46,6 +46,10 @@ class Minibatch(NamedTuple):
     weights: Tensor
 
 
+MEAN_EPISODES = 100
+"""Training episodes that the mean return is taken over."""
+
+
 class Episodes(NamedTuple):
     """The n episodes that ended in a rollout."""
 
@@ -135,10 +139,16 @@ class RolloutBuffer:
             self._finished_lengths,
         )
         self._copies: dict[str, Tensor] = {}  # on the training device, of what is on the host
-        written = ["obs", "actions", "noise", "values", "log_probs", "advantages", "returns"]
-        written += ["host_rewards", "host_terminated", "host_truncated", "host_valid"]
-        self.places = Places(self, "rollout", written)
         self._allocate_minibatches(batch_size)
+        self.places = Places(self, "rollout", self.written)
+
+    @property
+    def written(self) -> list[str]:
+        """Names of the tensors that are written where they lie, by kernels too."""
+        results = ["values", "log_probs", "advantages", "returns"]
+        caused = ["host_rewards", "host_terminated", "host_truncated", "host_valid"]
+        episodes = ["episode_returns", "episode_lengths", "discounted_returns"]
+        return ["obs", "actions", "noise", *results, *caused, *episodes]
 
     def _allocate_minibatches(self, batch_size: int) -> None:
         num_minibatches = -(-self.num_steps * self.num_envs // batch_size)

@@ -67,6 +67,11 @@ class SequenceRollout(RolloutBuffer):
         self._sizes = state_size, num_features
         super().__init__(*sizes)
 
+    @property
+    def written(self) -> list[str]:
+        """Names of the tensors that are written where they lie."""
+        return [*super().written, "states", "features"]
+
     def _allocate_minibatches(self, batch_size: int) -> None:
         rows, (state_size, num_features) = (self.num_steps, self.num_envs), self._sizes
         self._batch_size = batch_size

@@ -65,18 +65,19 @@ class Hooks:
         self.failure = self.failure or error
 
     def on_update_end(self, metrics: dict[str, float]) -> dict[str, float]:
-        """Calls that hook; returns the row of metrics with what was logged since the row before."""
+        """Calls that hook; returns the row of metrics, if one is due, with what was logged."""
         if metrics:
             self.trainer.metrics = dict(metrics)
         self.call("on_update_end", dict(metrics))
-        return self._with_logged(metrics) if metrics else metrics
+        return self.with_logged(metrics) if metrics else metrics
 
     def end(self, is_interrupted: bool) -> None:
         """Ends the run for the callbacks."""
         self.trainer.is_interrupted = is_interrupted
         self.call("on_fit_end")
 
-    def _with_logged(self, metrics: dict[str, float]) -> dict[str, float]:
+    def with_logged(self, metrics: dict[str, float]) -> dict[str, float]:
+        """Returns a row of metrics with what was logged since the row before."""
         logged = self.trainer.take_logged()
         if taken := sorted(logged.keys() & metrics.keys()):
             self.fail(

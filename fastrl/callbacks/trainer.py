@@ -10,14 +10,13 @@ from typing import Any
 
 import numpy as np
 
+from fastrl.buffers.rollout import MEAN_EPISODES
 from fastrl.callbacks.names import check_metric_name
 from fastrl.envs.attributes import call_envs, set_envs_attribute
 from fastrl.envs.pools import can_be_reopened
 from fastrl.envs.vector import VectorEnv
 from fastrl.runs.checkpoint import save_checkpoint
 from fastrl.runs.folder import expanded
-
-_MEAN_EPISODES = 100  # that `mean_return` is taken over
 
 
 class Trainer:
@@ -46,7 +45,7 @@ class Trainer:
         """The buffer `[T, N]` of this rank's rollout; complete in `on_rollout_end`."""
         self.folder, self.is_resumed = folder, is_resumed
         self.metrics: dict[str, float] = {}
-        """The latest row of metrics, without what callbacks log."""
+        """The latest row of metrics, without what callbacks log; in `on_fit_end` the last one."""
         self._stops: dict[str, str] = {}  # reasons, by who asked
         self.is_interrupted = False
         """Whether a signal ended the run; known in `on_fit_end`."""
@@ -245,5 +244,5 @@ class Trainer:
 
 def is_settled(trainer: Trainer, episodes_before: int) -> bool:
     """Returns whether the mean return is of 100 episodes, all after the first `episodes_before`."""
-    is_full = trainer.episodes - episodes_before >= _MEAN_EPISODES
+    is_full = trainer.episodes - episodes_before >= MEAN_EPISODES
     return is_full and math.isfinite(trainer.mean_return)

@@ -49,7 +49,7 @@ class RolloutChannel:
         with timer.stage("advantage"), agent.engine.learning():
             return {"Info/explained_variance": float(agent.compute_advantages(buffer))}
 
-    def pending_metrics(self) -> dict[str, float]:
+    def unlogged_metrics(self) -> dict[str, float]:
         """Returns what was learned since the last row of metrics; here a row holds every update."""
         return {}
 
@@ -83,9 +83,9 @@ class ReplayChannel(RolloutChannel):
         self.agent.num_env_steps += self.agent.config.steps_per_update
         return {}
 
-    def pending_metrics(self) -> dict[str, float]:
+    def unlogged_metrics(self) -> dict[str, float]:
         """Returns means since the last row of metrics, and leaves their sums for the next row."""
-        return self.agent.pending_metrics()
+        return self.agent.unlogged_metrics()
 
     def load_player(self, state: dict[str, Any]) -> None:
         """Takes back what a player needs of a checkpoint; the replay buffer is for the trainers."""

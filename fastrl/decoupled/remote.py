@@ -60,7 +60,7 @@ class RemoteLearner:
         self._num_reported = -1  # that trainer 0's latest report has seen
         self._reported: dict[str, Any] = {}  # on player 0; at first what a checkpoint holds
         self._late_metrics: dict[str, float] = {}  # that `finish_pending` waited for
-        self._pending_metrics: dict[str, float] = {}  # of the latest report
+        self._unlogged_metrics: dict[str, float] = {}  # of the latest report
 
     @property
     def config(self) -> Any:
@@ -162,13 +162,13 @@ class RemoteLearner:
         if self.devices.is_global_zero and self._num_reported < self._num_learned:
             self._send({"do": "report"}, 0)
             self._reported = self.messages.receive_state(self.config.num_players)
-            self._pending_metrics = self._reported.pop("pending_metrics", {})
+            self._unlogged_metrics = self._reported.pop("unlogged_metrics", {})
             self._num_reported = self._num_learned
         return self._late_metrics
 
-    def pending_metrics(self) -> dict[str, float]:
+    def unlogged_metrics(self) -> dict[str, float]:
         """Returns, on player 0, the trainers' metrics since the last row, as last reported."""
-        return self._pending_metrics
+        return self._unlogged_metrics
 
     def shut_down_trainers(self, status: int) -> None:
         """Has the trainers return from `LearnerServer.serve`, with the exit status of the run."""
@@ -204,4 +204,4 @@ class RemoteLearner:
         """Takes a state back; player 0 keeps it for the trainers."""
         self.channel.load_player(state)
         if self.devices.is_global_zero:
-            self._reported, self._pending_metrics = state, self.channel.pending_metrics()
+            self._reported, self._unlogged_metrics = state, self.channel.unlogged_metrics()

@@ -41,7 +41,7 @@ class LearnerServer:
                     self.messages.flush()
                     return order["status"]
                 if order["do"] == "report":
-                    pending = {"pending_metrics": self.channel.pending_metrics()}
+                    pending = {"unlogged_metrics": self.channel.unlogged_metrics()}
                     self.messages.send_state({**self.agent.state_dict(), **pending}, 0)
                     continue
                 lag = self._receive_rollouts(order, buffer)

@@ -19,7 +19,7 @@ class Claim:
         self._lock, self._process = Lock(), os.getpid()
         self._thread: int | None = None  # in which the agent learns
         self.in_run = False
-        """Whether the training loop goes on, with all that was built for it."""
+        """Whether the training loop is running, on what was built for it."""
 
     def check(self, envs: Sequence[Any]) -> None:
         """Raises ValueError if no run may begin.
@@ -74,7 +74,8 @@ class Claim:
         """
         if self._thread not in (None, get_ident()):
             raise ValueError(
-                "the agent learns in another thread, whose layers would change their mode; "
-                "predict in a callback, or with a copy: type(agent).load(run folder)"
+                "the agent is learning in another thread, and predicting would switch its layers "
+                "to evaluation mode; predict in a callback, or with a copy: "
+                "type(agent).load(run folder)"
             )
         yield

@@ -1,4 +1,4 @@
-"""What objects hold that no code of the user's names: their libraries' code reads it.
+"""State that only libraries' code reads: settings of layers and optimisers, torch's objects.
 
 A loss says `self.huber(x, y)`; that this reads `delta`, only torch's code says.
 """
@@ -73,7 +73,7 @@ def state_of(owner: Any, label: str) -> Iterator[State]:
 
 
 def numbers_of(owners: Iterable[Any], names: set[str]) -> set[str]:
-    """Returns the names of numbers and words that objects have, or those in their attributes."""
+    """Returns the names of plain values in objects, and in those attributes that `names` names."""
     found: set[str] = set()
     for owner in owners:
         own = getattr(owner, "__dict__", {})

@@ -60,7 +60,8 @@ def tried(function: Function) -> Iterator[PythonReads]:
     """Context in which a function of somebody's own is tried, and leaves nothing behind.
 
     What it changes in tensors, in Python's values and in generators is put back; an iterator that
-    it advanced is not. It may read tensors' values. Yields what it reads from Python.
+    it advanced, and containers of more than 4,096 items, are not. It may read tensors' values.
+    Yields what it reads from Python.
     """
     reads, rehearsal, others = PythonReads(), _Rehearsal([], is_strict=False), _NoOperations(False)
     devices = range(torch.cuda.device_count()) if torch.cuda.is_initialized() else ()
@@ -87,7 +88,10 @@ def buffers_kept(networks: Sequence[nn.Module]) -> Iterator[None]:
 
 class _Rehearsal(TorchDispatchMode):
     def __init__(self, arguments: list[Tensor], is_strict: bool = True) -> None:
-        """Notes what is written to tensors beside the arguments; strict ones refuse to read any."""
+        """Notes what is written to tensors beside the arguments.
+
+        A strict one raises where the function reads a tensor's value in Python.
+        """
         super().__init__()
         self._is_strict = is_strict
         self._drawn: dict[int, tuple[torch.Generator, Tensor]] = {}

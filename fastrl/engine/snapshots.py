@@ -61,7 +61,7 @@ class TooLarge(NamedTuple):
 
 def snapshot_of(value: Any, depth: int = 0) -> Any:
     """Returns what a value is compared with later: a copy of what may change in place."""
-    if isinstance(value, np.ndarray):
+    if isinstance(value, np.ndarray) and value.dtype.kind != "O":  # those may hold tensors
         return value.copy() if value.size <= _LARGEST_ARRAY else TooLarge(value.size)
     if isinstance(value, GENERATORS):
         try:
@@ -69,18 +69,19 @@ def snapshot_of(value: Any, depth: int = 0) -> Any:
         except NotImplementedError:  # SystemRandom has no state to go back to
             return object()
     if isinstance(value, _SHARED) or _is_locked(value):
-        return Shared(bytes(value if isinstance(value, _SHARED) else value.get_obj()))
+        return Shared(bytes(_memory_of(value)))
     if isinstance(value, Iterator) and not isinstance(value, IOBase):
-        return object()  # like nothing: who reads an iterator goes on in it
+        return object()  # equal to nothing: reading an iterator advances it
     if isinstance(value, ChainMap):
         return object()
     if isinstance(value, BUFFERS):
         return value[:] if len(value) <= _LARGEST_ARRAY else TooLarge(len(value))
-    if isinstance(value, (*MUTABLE, tuple)):
+    if isinstance(value, (*MUTABLE, tuple, np.ndarray)):
         if is_plain(value):
             return copy.deepcopy(value)
-        if len(value) > _LARGEST:
-            return TooLarge(len(value))
+        size = value.size if isinstance(value, np.ndarray) else len(value)
+        if size > _LARGEST:
+            return TooLarge(size)
         if depth < _DEEPEST:
             return _held(value, depth + 1)
     return value
@@ -88,6 +89,10 @@ def snapshot_of(value: Any, depth: int = 0) -> Any:
 
 def _is_locked(value: Any) -> bool:
     return type(value).__module__ == "multiprocessing.sharedctypes" and hasattr(value, "get_obj")
+
+
+def _memory_of(value: Any) -> Any:
+    return value if isinstance(value, _SHARED) else value.get_obj()
 
 
 def _held(value: Any, depth: int) -> Held:
@@ -99,6 +104,8 @@ def parts_of(container: Any) -> tuple[list[Any], list[Any]]:
     """Returns a mapping's keys and values, or the items of another container without keys."""
     if isinstance(container, MAPPINGS):
         return [*container.keys()], [*container.values()]
+    if isinstance(container, np.ndarray):
+        return [], [*container.flat]
     # A batch that notes its reads must not note this one.
     return [], [*tuple.__iter__(container)] if isinstance(container, tuple) else [*container]
 
@@ -109,10 +116,17 @@ def put_back(value: Any, before: Any) -> None:
         for item, then in zip(before.items, before.values, strict=True):
             put_back(item, then)
         if isinstance(value, MUTABLE):  # a tuple holds what it held
-            pairs = zip(before.keys, before.items, strict=True)
-            _refill(value, pairs if isinstance(value, MAPPINGS) else before.items)
+            is_mapping = isinstance(value, MAPPINGS)
+            pairs = zip(before.keys, before.items, strict=is_mapping)
+            _refill(value, dict(pairs) if is_mapping else before.items)
+        if isinstance(value, np.ndarray):
+            for place, item in enumerate(before.items):
+                value.flat[place] = item
     elif isinstance(before, Drawn):
         rewind(value, before)
+    elif isinstance(before, Shared):
+        memory = _memory_of(value)
+        ctypes.memmove(ctypes.addressof(memory), before.content, len(before.content))
     elif isinstance(before, np.ndarray):
         if value.flags.writeable:
             value[...] = before
@@ -152,11 +166,12 @@ def is_same(now: Any, before: Any) -> bool:
     if isinstance(before, Drawn | Shared):
         now = snapshot_of(now)
     if isinstance(before, Held):
-        if not isinstance(now, (*MUTABLE, tuple)) or len(now) != len(before.values):
+        if not isinstance(now, (*MUTABLE, tuple, np.ndarray)):
             return False
         keys, items = parts_of(now)
-        pairs = zip(items, before.values, strict=True)
-        return keys == before.keys and all(x is y or is_same(x, y) for x, y in pairs)
+        if keys != before.keys or len(items) != len(before.values):
+            return False
+        return all(x is y or is_same(x, y) for x, y in zip(items, before.values, strict=True))
     if type(now) is not type(before):
         return False
     if isinstance(before, np.ndarray):

@@ -9,7 +9,6 @@ from contextlib import contextmanager
 from typing import Any
 
 import gymnasium
-import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves, tree_map_only
 
@@ -26,8 +25,9 @@ from fastrl.engine.rehearsal import buffers_kept, tried
 from fastrl.envs.edited import plain_id
 from fastrl.envs.envpool_env import list_envpool_ids
 from fastrl.module.batches import Rollout
-from fastrl.module.optimizers import ConfiguredRates, flat_optimizer, read_configured
+from fastrl.module.optimizers import ConfiguredOptimizer, flat_optimizer, read_configured
 from fastrl.module.playing import ModulePlayer
+from fastrl.module.sums import LoadedSums
 from fastrl.processes.pulse import PULSE
 from fastrl.training.player import Player
 
@@ -91,6 +91,7 @@ class ModuleLearner:
         """Gradient steps so far."""
         self._optimizer: FlatOptimizer = agent.optimizer
         self._step: GradientStep | None = None
+        self._loaded = LoadedSums()
         self._logs: tuple[str, ...] = ()  # names that `training_step` logs
         self.fields_read: set[str] = set()
         """Names in a rollout or minibatch that `training_step` makes use of."""
@@ -101,6 +102,9 @@ class ModuleLearner:
         self.is_named = agent.task.is_named
         """Whether id and settings of the run say all about the environments that are played."""
         agent.task = agent.task._replace(is_named=False)  # the command line cannot make a module
+        # The others have their gradient step, and so their sums, before a state is loaded.
+        sums = ("metric_sums", "metric_names") if self.samples_itself else ()
+        agent.checked_apart = ("schedule", *sums)
         if hooks := [name for name in _HOOKS_NOT_CALLED if is_overridden(module, name)]:
             kind = type(module).__name__
             _log.warning("%s: %s are called by lightning.Trainer alone", kind, ", ".join(hooks))
@@ -141,8 +145,13 @@ class ModuleLearner:
     def _unbuilt_step(self, batch: Any) -> GradientStep:
         names, engine = self._names_of_metrics(batch), self._agent.engine
         step = engine.gradient_step(self.loss, self._optimizer, names, over_ranks="mean")
+        self._loaded.hand_to(step)
         self._step = step
         return step
+
+    @property
+    def _sums(self) -> GradientStep | LoadedSums:
+        return self._step or self._loaded
 
     def take_metrics(self) -> dict[str, float]:
         """Returns the means of what was logged since the last call; {} if there was no step."""
@@ -152,16 +161,17 @@ class ModuleLearner:
 
     def metrics(self) -> dict[str, float]:
         """Returns what `take_metrics` would, and leaves it there."""
-        return self._step.means() if self._step is not None and self._step.num_steps else {}
+        return self._sums.means() if self._sums.num_steps else {}
 
     def clear_metrics(self) -> None:
         """Begins to add metrics up anew."""
+        self._loaded = self._loaded.cleared()
         if self._step is not None:
             self._step.clear()
 
     def is_finite(self) -> bool:
-        """Returns whether what was logged since `take_metrics` is finite."""
-        return self._step is None or bool(self._step.sums.sum().isfinite())
+        """Returns whether what was logged since `clear_metrics` is finite."""
+        return bool(self._sums.sums.sum().isfinite())
 
     def loss(self, batch: Any) -> tuple[Tensor, tuple[Tensor, ...]]:
         """Returns what `training_step` does, and what it logged.
@@ -249,46 +259,51 @@ class ModuleLearner:
             labels.pop("handed_over", None)
         return {**labels, **signature_of({**self._agent.config.to_dict(), **own})}
 
-    def state_dict(self, schedule: ConfiguredRates) -> dict[str, Any]:
+    def state_dict(self, schedule: ConfiguredOptimizer) -> dict[str, Any]:
         """Returns what a module has beside what all agents save."""
+        names = {"metric_names": list(self._sums.names)} if self.samples_itself else {}
         return {
             "module_class": class_name(type(self._module)),
             "handed_over": not self.is_named,
             "schedule": schedule.state_dict(),
             "num_module_steps": [self.num_steps, self._module.step],
-            "metric_sums": [] if self._step is None else self._step.sums.tolist(),
-            "num_summed": 0 if self._step is None else self._step.num_steps,
+            "metric_sums": self._sums.sums.tolist(),
+            "num_summed": self._sums.num_steps,
+            **names,
         }
 
     def check(self, state: Any) -> None:
-        """Raises ValueError if a state is of another class of modules, or of another task."""
+        """Raises ValueError if a state is of another class of modules, task or optimiser."""
         state = state if isinstance(state, dict) else {}
         saved = state.get("module_class")
         if saved != (own := class_name(type(self._module))):
             raise ValueError(f"it is of the module {saved}, not of {own}")
         if self.is_named:
             check_task(self._agent.config, state.get("config"), state.get("handed_over"))
+        self._agent.schedule.check(state.get("schedule"))
+        if self.samples_itself:
+            LoadedSums.check(state)
 
     def load_state_dict(
-        self, state: dict[str, Any], schedule: ConfiguredRates, optimizer: FlatOptimizer
+        self, state: dict[str, Any], schedule: ConfiguredOptimizer, optimizer: FlatOptimizer
     ) -> None:
         """Takes back what `state_dict` returned."""
         schedule.load_state_dict(state["schedule"], optimizer)
         self.num_steps, num_env_steps = state["num_module_steps"]
         self.count_steps(num_env_steps)
+        self._loaded = LoadedSums.of(state)
         if self._step is not None:
-            self._step.sums.copy_(torch.tensor(state["metric_sums"]))
-            self._step.num_steps = state["num_summed"]
+            self._loaded.hand_to(self._step)
 
 
 def optimizer_of(
     module: Any, policy: nn.Module, config: Any
-) -> tuple[FlatOptimizer, ConfiguredRates]:
+) -> tuple[FlatOptimizer, ConfiguredOptimizer]:
     """Returns the optimiser that a module configures, and its schedule."""
     module.settings = config
     configured, scheduler = read_configured(module.configure_optimizers())
     optimizer = flat_optimizer(policy, configured, config.max_grad_norm)
-    return optimizer, ConfiguredRates(configured, scheduler)
+    return optimizer, ConfiguredOptimizer(configured, scheduler)
 
 
 def widest_layer(module: nn.Module) -> int:

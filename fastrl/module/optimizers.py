@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from fastrl.engine.optimizer import FlatAdam, FlatOptimizer
+from fastrl.runs.fitting import check_fits
 
 _FORMS = (
     "an optimiser; a list with one; an optimiser and a scheduler, as two lists or as "
@@ -57,7 +58,7 @@ class TorchOptimizer(FlatOptimizer):
         self.optimizer.load_state_dict(state)
 
 
-class ConfiguredRates:
+class ConfiguredOptimizer:
     """What the user's optimiser and scheduler say: the learning rate, and Adam's other numbers."""
 
     def __init__(self, configured: Any, scheduler: Any) -> None:
@@ -68,9 +69,15 @@ class ConfiguredRates:
         configured._opt_called = True
 
     def _numbers(self) -> dict[str, Any]:
-        group = self._configured.param_groups[0]
-        names = [x for x in ("betas", "eps", "weight_decay") if x in group]
-        return {"lr": float(group["lr"]), **{name: group[name] for name in names}}
+        """Returns the numbers of the first group of parameters."""
+        return self._numbers_of_groups()[0]
+
+    def _numbers_of_groups(self) -> list[dict[str, Any]]:
+        names = "lr", "betas", "eps", "weight_decay"
+        return [
+            {name: _plain_number(group[name]) for name in names if name in group}
+            for group in self._configured.param_groups
+        ]
 
     def rate_of(self, optimizer: FlatOptimizer) -> float:
         """Returns the learning rate, of the first group of parameters."""
@@ -89,11 +96,14 @@ class ConfiguredRates:
         Raises:
             ValueError: Adam was given a weight decay, which it applies otherwise than this one.
         """
-        if (now := self._numbers()) == self._followed:
-            return
-        self._followed = now
+        if (now := self._numbers()) != self._followed:
+            self._followed = now
+            self._hand_to(optimizer)
+
+    def _hand_to(self, optimizer: FlatOptimizer) -> None:
         if isinstance(optimizer, TorchOptimizer):  # which goes by its groups
             return
+        now = self._followed
         optimizer.learning_rate = now["lr"]
         if isinstance(optimizer, FlatAdam):
             if now["weight_decay"]:
@@ -101,24 +111,61 @@ class ConfiguredRates:
                     "weight_decay of torch.optim.Adam cannot be set in the middle of a run; give "
                     "it from the beginning, or take AdamW"
                 )
-            optimizer.betas, optimizer.eps = tuple(now["betas"]), now["eps"]
+            optimizer.betas, optimizer.eps = now["betas"], now["eps"]
 
     def state_dict(self) -> dict[str, Any]:
-        """Returns the scheduler's state and the rates of all groups."""
-        rates = [float(group["lr"]) for group in self._configured.param_groups]
+        """Returns the numbers of all groups and the scheduler's state."""
         state = {} if self._scheduler is None else self._scheduler.state_dict()
-        plain = {name: x for name, x in state.items() if type(x) in (int, float, bool, list)}
-        return {"rates": rates, "scheduler": plain}
+        # A list that cannot be saved is an error of its own: it may hold whole schedulers.
+        plain = {name: x for name, x in state.items() if type(x) is list or _can_be_saved(x)}
+        return {"groups": self._numbers_of_groups(), "scheduler": plain}
+
+    def check(self, state: Any) -> None:
+        """Raises ValueError if a state is of other groups, or of another scheduler."""
+        own, saved = self.state_dict(), state if isinstance(state, dict) else {}
+        scheduler = saved.get("scheduler")
+        there = scheduler if isinstance(scheduler, dict) else {}
+        # Older files have numbers and lists alone; and what is None now may be set later.
+        expected: dict[str, Any] = {
+            name: x
+            for name, x in own["scheduler"].items()
+            if type(x) in (int, float, bool, list) or (name in there and x is not None)
+        }
+        if "rates" in saved and "groups" not in saved:
+            groups = {"rates": [1.0 for _ in own["groups"]]}
+        else:
+            groups = {"groups": own["groups"]}
+        check_fits(state, {**groups, "scheduler": expected}, "schedule")
 
     def load_state_dict(self, state: dict[str, Any], optimizer: FlatOptimizer) -> None:
-        """Takes both back."""
+        """Takes it back, and gives the numbers to the optimiser that takes the steps."""
         if self._scheduler is not None:
-            self._scheduler.load_state_dict(state["scheduler"])
-        for group, rate in zip(self._configured.param_groups, state["rates"], strict=True):
-            group["lr"] = rate
+            # What could not be saved, such as a function, stays as the user made it.
+            self._scheduler.load_state_dict({**self._scheduler.state_dict(), **state["scheduler"]})
+        # Older files have the learning rates alone.
+        saved = state.get("groups") or [{"lr": rate} for rate in state["rates"]]
+        before = self._numbers_of_groups()
+        for group, now, numbers in zip(self._configured.param_groups, before, saved, strict=True):
+            # A number that is the same may be a tensor in the group, and stays one.
+            group.update({name: x for name, x in numbers.items() if now[name] != x})
         self._followed = self._numbers()
-        if not isinstance(optimizer, TorchOptimizer):  # which goes by its groups
-            optimizer.learning_rate = self._followed["lr"]
+        self._hand_to(optimizer)
+
+
+def _plain_number(value: Any) -> Any:
+    """Returns a number of a group, or a tuple of some, as a checkpoint may hold it."""
+    if isinstance(value, list | tuple):
+        return tuple(_plain_number(x) for x in value)
+    return None if value is None else float(value)
+
+
+def _can_be_saved(value: Any) -> bool:
+    """Tells whether a part of a scheduler's state is made of what a checkpoint may hold."""
+    if type(value) is dict:
+        return all(type(name) in (str, int) and _can_be_saved(x) for name, x in value.items())
+    if type(value) in (list, tuple):
+        return all(_can_be_saved(x) for x in value)
+    return value is None or type(value) in (int, float, bool, str)
 
 
 def read_configured(configured: Any) -> tuple[Any, Any]:

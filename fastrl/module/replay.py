@@ -111,7 +111,7 @@ class ReplayAgent(OffPolicyAgent):
         self.schedule.advance(self.optimizer)
         self.learner.count_steps(self.num_env_steps)
 
-    def pending_metrics(self) -> dict[str, float]:
+    def unlogged_metrics(self) -> dict[str, float]:
         """Returns means since the last row of metrics, and leaves their sums for the next row."""
         metrics = {"Info/gradient_steps": float(self.num_gradient_steps)}
         metrics["Info/learning_rate"] = self.schedule.rate_of(self.optimizer)

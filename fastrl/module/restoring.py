@@ -61,7 +61,8 @@ def restore(
         module.given = own
     with naming(path):
         # Any task may be played by what was trained on another.
-        anew = {"metric_sums": [], "num_summed": 0, "handed_over": False}
+        no_sums = {"metric_sums": [], "metric_names": [], "num_summed": 0}
+        anew = {**no_sums, "handed_over": False}
         agent.load_state_dict({**learner, **anew})
         if place := agent.not_finite():
             raise ValueError(f"its {place} is not finite: the training diverged")

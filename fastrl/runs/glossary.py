@@ -63,15 +63,9 @@ _TEXTS: dict[str, dict[str, str]] = {
         ),
         "Info/clip_coef": "clipping coefficient of this update",
         "Info/ent_coef": "entropy coefficient of this update",
-        "Gradients/grad_norm": (
-            "norm of the gradient before clipping, mean over the steps of an update"
-        ),
-        "Gradients/actor_norm": (
-            "SAC: norm of the actor's gradient before clipping, mean over the steps of an update"
-        ),
-        "Gradients/critic_norm": (
-            "SAC: norm of the critics' gradient before clipping, mean over the steps of an update"
-        ),
+        "Gradients/grad_norm": "norm of the gradient before clipping",
+        "Gradients/actor_norm": "SAC: norm of the actor's gradient before clipping",
+        "Gradients/critic_norm": "SAC: norm of the critics' gradient before clipping",
         "Loss/loss": (
             "what `training_step` returned, mean over the gradient steps since the last row"
         ),

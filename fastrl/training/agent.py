@@ -78,7 +78,15 @@ class Agent(Protocol):
         """Blocks until all submitted rollouts are learned from.
 
         Returns:
-            Metrics that came late; those of the next `update` hold them, too.
+            Metrics that no `update` has returned yet; the next one, if there is one, returns them
+            too.
+        """
+        ...
+
+    def unlogged_metrics(self) -> dict[str, float]:
+        """Returns the metrics since the last row, and goes on adding them up.
+
+        Empty for an agent that returns a row of metrics after every update.
         """
         ...
 
@@ -108,15 +116,6 @@ class Agent(Protocol):
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Restores a state from `state_dict`."""
-        ...
-
-
-@runtime_checkable
-class HasPending(Protocol):
-    """An agent that returns metrics after some updates only, of all since the last time."""
-
-    def pending_metrics(self) -> dict[str, float]:
-        """Returns the metrics since the last time, and goes on adding them up."""
         ...
 
 

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple, Self
 
 import numpy as np
 
-from fastrl.buffers.rollout import Episodes
+from fastrl.buffers.rollout import MEAN_EPISODES, Episodes
 
-TARGET_EPISODES = 100  # training episodes that the mean return is taken over
+ROW_OF_TRAINING = "Info/valid_env_steps"
+"""A metric that every row of training has, and no row of a test or of a callback."""
 
 
 class IterationCounts(NamedTuple):
@@ -32,7 +33,7 @@ class IterationCounts(NamedTuple):
     sum_of_returns: float
     sum_of_lengths: float
     latest: Episodes
-    """The last of these episodes, at most TARGET_EPISODES of each rank, oldest first."""
+    """The last of these episodes, at most MEAN_EPISODES of each rank, oldest first."""
     info_counts: np.ndarray = np.empty(0)
     """`[M]`: episodes whose last info had the number, for each of M info metrics."""
     info_sums: np.ndarray = np.empty(0)
@@ -42,21 +43,21 @@ class IterationCounts(NamedTuple):
     def of_rank(cls, signal: int, must_save: bool, num_valid: int, episodes: Episodes) -> Self:
         """Counts what happened on this rank."""
         returns, lengths, infos = episodes
-        latest = Episodes(*(x[-TARGET_EPISODES:] for x in episodes))
+        latest = Episodes(*(x[-MEAN_EPISODES:] for x in episodes))
         numbers = num_valid, len(returns), returns.sum(), lengths.sum()
         infos = (~np.isnan(infos)).sum(0), np.nansum(infos, 0)
         return cls(signal, must_save, *numbers, latest, *infos)
 
     def pack(self) -> np.ndarray:
-        """Returns float64 `[6 + 2 * M + (2 + M) * TARGET_EPISODES]`.
+        """Returns float64 `[6 + 2 * M + (2 + M) * MEAN_EPISODES]`.
 
         These are six numbers, counts and sums of the info metrics, returns, lengths, and the info
         metrics. The last three stand at the end of their places; the places before are 0.
         """
         num_infos = len(self.info_counts)
-        latest = np.zeros((2 + num_infos, TARGET_EPISODES))
+        latest = np.zeros((2 + num_infos, MEAN_EPISODES))
         returns, lengths, infos = self.latest
-        first = TARGET_EPISODES - len(returns)
+        first = MEAN_EPISODES - len(returns)
         latest[0, first:], latest[1, first:] = returns, lengths
         if num_infos:
             latest[2:, first:] = infos.T
@@ -67,13 +68,13 @@ class IterationCounts(NamedTuple):
         """Returns the counts of all ranks together.
 
         Args:
-            ranks: `[R, 6 + 2 * M + (2 + M) * TARGET_EPISODES]`, what each rank packed.
+            ranks: `[R, 6 + 2 * M + (2 + M) * MEAN_EPISODES]`, what each rank packed.
         """
-        num_infos = (ranks.shape[1] - 6 - 2 * TARGET_EPISODES) // (2 + TARGET_EPISODES)
+        num_infos = (ranks.shape[1] - 6 - 2 * MEAN_EPISODES) // (2 + MEAN_EPISODES)
         signals, saves, num_valid, num_episodes, sums_of_returns, sums_of_lengths = ranks[:, :6].T
         info_counts, info_sums = ranks[:, 6 : 6 + 2 * num_infos].sum(0).reshape(2, num_infos)
-        places = ranks[:, 6 + 2 * num_infos :].reshape(len(ranks), -1, TARGET_EPISODES)
-        is_filled = np.arange(TARGET_EPISODES) >= TARGET_EPISODES - num_episodes[:, None]
+        places = ranks[:, 6 + 2 * num_infos :].reshape(len(ranks), -1, MEAN_EPISODES)
+        is_filled = np.arange(MEAN_EPISODES) >= MEAN_EPISODES - num_episodes[:, None]
         # Transposed, episodes of all ranks take turns: the latest of every rank come last.
         returns, lengths, *infos = places.transpose(1, 2, 0)[:, is_filled.T]
         latest = Episodes(returns, lengths, np.array(infos).reshape(num_infos, len(returns)).T)
@@ -114,7 +115,9 @@ class Counters:
     recent_infos: dict[str, list[float]] = field(default_factory=dict)
     """Each info metric's numbers in the latest episodes that had it."""
     unlogged_updates: int = 0
-    """Updates since the last row of metrics, without the one that a run ends with."""
+    """Updates since the last row that was due; the extra row at the end of a run does not count."""
+    unlogged_seconds: dict[str, float] = field(default_factory=dict)
+    """Of the stages of the loop, since that row."""
 
     def add(self, counts: IterationCounts, info_metrics: Sequence[str] = ()) -> None:
         """Adds an iteration of all ranks, with the names of its info metrics."""
@@ -122,8 +125,8 @@ class Counters:
         self.valid_env_steps += counts.num_valid
         self.episodes += counts.num_episodes
         returns, lengths, infos = counts.latest
-        self.recent_returns = [*self.recent_returns, *returns.tolist()][-TARGET_EPISODES:]
-        self.recent_lengths = [*self.recent_lengths, *map(int, lengths)][-TARGET_EPISODES:]
+        self.recent_returns = [*self.recent_returns, *returns.tolist()][-MEAN_EPISODES:]
+        self.recent_lengths = [*self.recent_lengths, *map(int, lengths)][-MEAN_EPISODES:]
         num_episodes, sum_of_returns, sum_of_lengths = self.unlogged
         self.unlogged = [
             num_episodes + counts.num_episodes,
@@ -136,18 +139,25 @@ class Counters:
             self.unlogged_infos[name] = [count + happened[0], total + happened[1]]
             recent = infos[:, column][~np.isnan(infos[:, column])].tolist()
             recent = [*self.recent_infos.get(name, []), *recent]
-            self.recent_infos[name] = recent[-TARGET_EPISODES:]
+            self.recent_infos[name] = recent[-MEAN_EPISODES:]
+
+    def add_seconds(self, stages: Mapping[str, float]) -> None:
+        """Adds seconds of the stages of the loop."""
+        for total in self.stage_seconds, self.unlogged_seconds:
+            for stage, seconds in stages.items():
+                total[stage] = total.get(stage, 0.0) + seconds
 
     def take_unlogged(self) -> dict[str, float]:
-        """Returns the metrics of the episodes since the last call."""
+        """Returns the metrics of what happened since the last call."""
         metrics = self.unlogged_metrics()
         self.unlogged, self.unlogged_infos, self.unlogged_updates = [0.0, 0.0, 0.0], {}, 0
+        self.unlogged_seconds = {}
         return metrics
 
     def unlogged_metrics(self) -> dict[str, float]:
         """Returns what `take_unlogged` would, and leaves it there."""
         count, returns, lengths = self.unlogged
-        metrics = {}
+        metrics = {ROW_OF_TRAINING: float(self.valid_env_steps)}
         if count:
             metrics["Rewards/rew_avg"] = returns / count
             metrics["Game/ep_len_avg"] = lengths / count
@@ -156,6 +166,8 @@ class Counters:
         for name, (count, total) in self.unlogged_infos.items():
             if count:
                 metrics[f"Episode/{name}"] = total / count
+        for stage, seconds in self.unlogged_seconds.items():
+            metrics[f"Time/{stage}_seconds"] = seconds
         return metrics
 
     @property
@@ -165,8 +177,8 @@ class Counters:
         return {name: sum(x) / len(x) if x else None for name, x in recent}
 
     def has_reached(self, target: float) -> bool:
-        """Returns whether the mean return of the latest training episodes is a target's."""
-        return len(self.recent_returns) >= TARGET_EPISODES and self.mean_return >= target
+        """Returns whether the mean return of the latest training episodes is at least `target`."""
+        return len(self.recent_returns) >= MEAN_EPISODES and self.mean_return >= target
 
     def keep_infos(self, names: Sequence[str]) -> None:
         """Forgets the info metrics that a resumed run no longer asks for."""

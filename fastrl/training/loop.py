@@ -26,7 +26,7 @@ from fastrl.processes.errors import one_line
 from fastrl.processes.pulse import PULSE
 from fastrl.processes.signals import PATIENCE, StopSignals, is_interrupt
 from fastrl.runs.timer import SaveClock, StageTimer
-from fastrl.training.agent import Agent, HasPending
+from fastrl.training.agent import Agent
 from fastrl.training.counters import Counters, IterationCounts
 from fastrl.training.hints import idle_weights
 from fastrl.training.player import Player, player_of
@@ -61,10 +61,10 @@ class Loop:
         self.agent, self.config, self.devices = agent, agent.config, agent.devices
         self.counters, self.buffer, self.player, self.timer = counters, buffer, player, timer
         self.signals, self.agreed_signal = signals, 0
-        self.hooks, self.is_stopped = hooks, False  # at a return, or by a callback
+        self.hooks, self.is_stopped = hooks, False  # at the target return, or by a callback
         self.ranks: list[dict[str, Any]] = []
         self.ranks_at = -1  # `counters.updates` when they were gathered
-        self.is_learning = False  # and the agent between two states
+        self.is_learning = False  # during an update, when the agent cannot be saved
         self.has_told_of_weights = False
         self.eval_owed_since: int | None = None  # `last_eval` before a test that was cut short
         # Rollouts under way cannot be saved, so runs that overlap save by their steps alone.
@@ -96,7 +96,7 @@ class Loop:
                 raise
             self.signals.take()
             self.is_cut = True
-        seconds = self._take_stage_seconds()
+        self._count_seconds()
         with self.signals.shielded():
             late_metrics = self._gather_ranks()
         self.devices.watch_for_hanging(False)
@@ -106,7 +106,7 @@ class Loop:
             self.hooks.raise_failure()
         if records:
             if not (self._signal() or self.signals.number):
-                self._log_the_rest(records, late_metrics, seconds)
+                self._log_the_rest(records, late_metrics)
             # The ranks no longer exchange signals; only rank 0 evaluates, and may still get one.
             result = records.finish(
                 lambda: self._state(records), lambda: self._signal() or self.signals.number
@@ -130,8 +130,10 @@ class Loop:
             start = perf_counter()
             metrics = self._iterate()
             counters.loop_seconds += perf_counter() - start
+            if records:
+                records.drop_last_row()
             if metrics:
-                metrics["Time/step_per_second"] = counters.steps_per_second
+                metrics |= self._rate()
             try:
                 if self.hooks:  # they see the rollout that was learned from
                     metrics = self.hooks.on_update_end(metrics)
@@ -171,6 +173,7 @@ class Loop:
             raise
         if self.hooks:
             self.hooks.call("on_rollout_end")
+            self.buffer.places.check()
         self.is_learning, self.signals.patience = True, _PATIENCE_WITH_UPDATES
         metrics = self.agent.update(self.buffer, counters.updates, self.timer)
         num_valid = self.buffer.num_valid
@@ -184,34 +187,35 @@ class Loop:
         counters.add(happened, self.config.info_metrics)
         self.is_learning, self.signals.patience = False, PATIENCE
         self._tell_of_idle_weights()
+        self._count_seconds()
         if not metrics:
             return {}
         self._check_finite(metrics)
-        counts = {"Info/valid_env_steps": float(counters.valid_env_steps)}
-        return metrics | counts | counters.take_unlogged() | self._take_stage_seconds()
+        return metrics | counters.take_unlogged()
 
-    def _log_the_rest(
-        self, records: Records, late: dict[str, float], seconds: dict[str, float]
-    ) -> None:
+    def _log_the_rest(self, records: Records, late: dict[str, float]) -> None:
         """Writes what happened since the last row of metrics, as the row that the run ends with.
 
-        All sums stay as they are, because the run may be made longer: its next row is then that of
-        a run that was never shorter, and `Records` drops this one. What came late is in no next
-        row, so with it this one is a row as all others.
+        Sums are not cleared, so that a run that is made longer goes on adding to them; `Records`
+        then drops this row. Metrics that came late would not come again after a resume, so a row
+        with them is final and clears the sums.
 
         Args:
             records: of rank 0.
             late: metrics that came after the last update.
-            seconds: of the stages, since the last row.
         """
-        agent, counters = self.agent, self.counters
+        counters = self.counters
         if not (late or counters.unlogged_updates):
             return
-        learned = agent.pending_metrics() if isinstance(agent, HasPending) else {}
-        counts = {"Info/valid_env_steps": float(counters.valid_env_steps)}
-        episodes = counters.take_unlogged() if late else counters.unlogged_metrics()
-        rate = {"Time/step_per_second": counters.steps_per_second}
-        records.log(learned | late | counts | episodes | seconds | rate)
+        happened = counters.take_unlogged() if late else counters.unlogged_metrics()
+        row = self.agent.unlogged_metrics() | late | happened | self._rate()
+        if self.hooks:
+            self.hooks.trainer.metrics = dict(row)
+            row = self.hooks.with_logged(row)
+        records.log(row)
+
+    def _rate(self) -> dict[str, float]:
+        return {"Time/step_per_second": self.counters.steps_per_second}
 
     def _tell_of_idle_weights(self) -> None:
         """Says once, after the first gradient steps, which weights they did not reach."""
@@ -221,13 +225,9 @@ class Loop:
             if hint:
                 _log.warning("hint: %s", hint)
 
-    def _take_stage_seconds(self) -> dict[str, float]:
-        """Adds the seconds since the last row of metrics to the total; returns them as metrics."""
-        seconds, total = self.timer.seconds, self.counters.stage_seconds
-        for stage, value in seconds.items():
-            total[stage] = total.get(stage, 0.0) + value
+    def _count_seconds(self) -> None:
+        self.counters.add_seconds(self.timer.seconds)
         self.timer.reset()
-        return {f"Time/{stage}_seconds": value for stage, value in seconds.items()}
 
     def _reopen_and_agree(self, hooks: Hooks) -> None:
         """Makes environments anew if a callback wants that; stops if one of any rank does."""

@@ -76,9 +76,11 @@ class Player:
 
         Raises:
             EnvError: an environment returned a reward or an observation that is not finite.
-            ValueError: a policy of somebody's own drew an action that is not in the space.
+            ValueError: a policy of somebody's own drew an action that is not in the space, or a
+                tensor of the buffer lies elsewhere now.
         """
         buffer, act = self._buffer, self._agent.act
+        buffer.places.check()
         num_steps = buffer.num_steps
         env_seconds = act_seconds = store_seconds = 0.0
         # For a policy of this size a second thread costs more than it saves, and takes a core from

@@ -23,7 +23,7 @@ from fastrl.runs.progress import Progress
 from fastrl.runs.trackers import Trackers, files_to_write
 from fastrl.runs.video import MAX_FRAMES, MAX_WIDTH, remove_old_videos
 from fastrl.training.agent import Agent
-from fastrl.training.counters import Counters
+from fastrl.training.counters import ROW_OF_TRAINING, Counters
 from fastrl.training.film import record_agent
 from fastrl.training.greedy import Evaluation, can_be_tested, evaluate_agent
 
@@ -85,8 +85,7 @@ class Records:
         names = self.config.logger
         files = files_to_write(names)
         self._logger = Logger(folder, resume=is_resumed, resume_step=beyond, files=files)
-        if counters.unlogged_updates:  # in the row that the run ended with, and in the next one
-            self._logger.drop_rows(counters.env_steps, "Info/valid_env_steps")
+        self._last_row_at = counters.env_steps if counters.unlogged_updates else None
         self._trackers = Trackers(names, loggers, folder, is_resumed, is_silent=not speaks)
         ranks = agent.devices.world_size
         total_steps = agent.num_updates * self.config.num_steps * self.config.num_envs * ranks
@@ -118,6 +117,15 @@ class Records:
     def wall_seconds(self) -> float:
         """Seconds of the run, including start-up and the time before it was resumed."""
         return self._seconds_before + seconds_since_process_start() - self._began_at
+
+    def drop_last_row(self) -> None:
+        """Drops the row that the run ended with before it was made longer, at the first call.
+
+        The next row covers its updates again.
+        """
+        if self._last_row_at is not None:
+            self._logger.drop_rows(self._last_row_at, ROW_OF_TRAINING)
+            self._last_row_at = None
 
     def log(self, metrics: dict[str, float]) -> None:
         """Writes a row of metrics."""

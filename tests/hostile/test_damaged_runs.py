@@ -144,7 +144,7 @@ def _settings_lost(run: Path, settings: dict[str, object], told: _Told) -> str:
 @pytest.mark.parametrize(
     "count",
     [
-        6,
+        3,
         pytest.param(20, marks=pytest.mark.slow),
         pytest.param(600, marks=pytest.mark.hostile),
     ],

@@ -150,7 +150,7 @@ def silent_settings(algo: str, tmp_path: Path, every: int) -> dict[str, str]:
 @pytest.mark.parametrize(
     ("algo", "every"),
     [
-        ("ppo", 21),
+        ("ppo", 42),
         pytest.param("ppo", 7, marks=pytest.mark.slow),
         *(pytest.param(algo, 1, marks=pytest.mark.hostile) for algo in ALGORITHMS),
     ],
@@ -177,7 +177,7 @@ def seen_after_load(algo: str, run: Path, log_dir: Path, words: dict[str, list[s
 @pytest.mark.parametrize(
     ("algo", "every"),
     [
-        ("sac", 21),
+        ("sac", 42),
         pytest.param("sac", 7, marks=pytest.mark.slow),
         *(pytest.param(algo, 1, marks=pytest.mark.hostile) for algo in TASKS),
     ],

@@ -43,7 +43,7 @@ def trained_on(fault: Fault, log_dir: Path, *more: str) -> str:
 @pytest.mark.parametrize(
     "count",
     [
-        10,
+        5,
         pytest.param(30, marks=pytest.mark.slow),
         pytest.param(None, marks=pytest.mark.hostile),
     ],
@@ -62,7 +62,7 @@ def test_fault_of_an_environment_is_named_in_a_line(count: int | None, tmp_path:
 @pytest.mark.parametrize(
     "count",
     [
-        3,
+        1,
         pytest.param(8, marks=pytest.mark.slow),
         pytest.param(None, marks=pytest.mark.hostile),
     ],

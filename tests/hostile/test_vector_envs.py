@@ -134,7 +134,7 @@ def trained_on(place: str, kind: str, when: int, log_dir: Path) -> str:
 @pytest.mark.parametrize(
     "cases",
     [
-        CASES[::12],
+        CASES[::24],
         pytest.param(CASES[::4], marks=pytest.mark.slow),
         pytest.param(CASES, marks=pytest.mark.hostile),
     ],

@@ -106,6 +106,7 @@ def test_the_server_answers_and_ends_with_ctrl_c(tmp_path):
     assert sorted(path.name for path in tmp_path.iterdir()) == ["logs"]
 
 
+@pytest.mark.slow
 def test_at_another_address_the_server_asks_for_its_token(tmp_path):
     with served(tmp_path, "--host", "0.0.0.0") as (_, address):
         address, _, token = address.replace("0.0.0.0", "127.0.0.1").partition("/?token=")

@@ -6,6 +6,7 @@ import shlex
 
 import pytest
 import yaml
+from quick import quick
 
 pytest.importorskip("nicegui")
 
@@ -35,7 +36,9 @@ async def fill(user, **values):
         element(user, name).value = value
 
 
-@pytest.mark.parametrize("algo", ["ppo", "a2c", "ppo_recurrent", "sac", "droq"])
+@pytest.mark.parametrize(
+    "algo", quick(["ppo", "a2c", "ppo_recurrent", "sac", "droq"], "ppo", "sac")
+)
 def test_every_setting_is_written_as_it_is_typed(algo):
     settings = described(algo, "", "auto")["settings"]
     for setting in settings:
@@ -116,8 +119,8 @@ def test_a_mistake_is_shown_beside_its_field_and_nothing_starts(desk):
 @pytest.mark.parametrize(
     "word",
     [
-        *("-h", "a=1 --seed=5"),
-        *(pytest.param(x, marks=pytest.mark.slow) for x in ("--help", "--describe")),
+        "a=1 --seed=5",
+        *(pytest.param(x, marks=pytest.mark.slow) for x in ("-h", "--help", "--describe")),
     ],
 )
 def test_a_word_that_would_be_a_flag_is_refused_beside_its_field(desk, word):

@@ -1,13 +1,14 @@
 from __future__ import annotations
 
 import pytest
+from quick import quick
 
 pytest.importorskip("nicegui")
 
 from studio.playing import ask, make_run, play
 
 
-@pytest.mark.parametrize("path", ["/", "/new", "/sweeps"])
+@pytest.mark.parametrize("path", quick(["/", "/new", "/sweeps"], "/new"))
 def test_every_page_is_reached_from_every_other(desk, path):
     async def story(user):
         await user.open(path)

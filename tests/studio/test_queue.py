@@ -11,6 +11,7 @@ import sys
 import time
 
 import pytest
+from quick import quick
 
 pytest.importorskip("nicegui")
 
@@ -217,7 +218,11 @@ KINDS = [
 ]
 
 
-@pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind[:40])
+QUICK_KINDS = ["removed", "a pipe: job.json", "a folder: ended.json", f"started.json: {DEEP}"]
+QUICK_KINDS += ['ended.json: {"status": NaN}', "job.json: null", "process.json: {}"]
+
+
+@pytest.mark.parametrize("kind", quick(KINDS, *QUICK_KINDS), ids=lambda kind: kind[:40])
 @pytest.mark.parametrize("when", ["it waits", "it runs", "it was seen"])
 def test_a_job_whose_folder_is_damaged_holds_up_no_other(folder, kind, when):
     queue = Queue(folder, at_once=1)

@@ -7,6 +7,7 @@ import json
 
 import pytest
 from nicegui import ui
+from quick import slow
 
 from fastrl.studio.run_view import RunView
 from studio.playing import make_run, play, until
@@ -149,7 +150,7 @@ def test_a_run_is_resumed_to_the_steps_that_were_asked_for(desk):
 @pytest.mark.parametrize(
     ("text", "words"),
     [
-        ("abc", "must be a whole number, not 'abc'"),
+        slow(("abc", "must be a whole number, not 'abc'")),
         ("0", "total_timesteps must be at least 1, not 0"),
     ],
 )

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
+import itertools
 import json
 import os
 import shutil
 
 import pytest
+from quick import quick
 
 pytest.importorskip("nicegui")
 
@@ -101,9 +103,17 @@ def test_the_best_is_queued_with_five_seeds(desk):
     assert seeds == [f"seed: {seed}" for seed in (1, 2, 3, 4, 5)]
 
 
-@pytest.mark.parametrize("place", ["sweep.yaml", "best.yaml"])
-@pytest.mark.parametrize("answer", ["Trust it", "Cancel"])
-@pytest.mark.parametrize("button", ["Go on", "Train the best with 5 seeds"])
+BUTTONS = ["Go on", "Train the best with 5 seeds"]
+
+
+@pytest.mark.parametrize(
+    ("button", "answer", "place"),
+    quick(
+        itertools.product(BUTTONS, ["Trust it", "Cancel"], ["sweep.yaml", "best.yaml"]),
+        *[("Go on", "Trust it", "sweep.yaml"), (BUTTONS[1], "Trust it", "best.yaml")],
+        (BUTTONS[1], "Cancel", "sweep.yaml"),
+    ),
+)
 def test_code_that_the_sweep_of_another_user_names_is_asked_about(
     desk, monkeypatch, tmp_path, button, answer, place
 ):
@@ -134,7 +144,7 @@ def test_code_that_the_sweep_of_another_user_names_is_asked_about(
         assert [job.words[2:] for job in jobs] == ([("--trust",)] if answer == "Trust it" else [])
 
 
-@pytest.mark.parametrize("in_file", [False, True])
+@pytest.mark.parametrize("in_file", quick([False, True], True))
 def test_the_best_of_a_class_of_ones_own_is_queued_as_that_class(desk, tmp_path, in_file):
     file = tmp_path / "own.yaml"
     file.write_text("agent: my_ppo:PenaltyPPO\n")
@@ -227,6 +237,10 @@ DAMAGES: dict[tuple[str, str], tuple[str, ...]] = {
 }
 
 
+QUICK_DAMAGES = [("trials/0001/trial.json", name) for name in ("number", "settings", "name")]
+QUICK_DAMAGES += [("status.json", "seconds"), ("summary.json", "best")]
+
+
 def make_damaged(desk: Desk, folder: str, file: str, name: str, text: str) -> None:
     """Makes a sweep of twelve trials, in a file of which a fact is a text that it cannot be."""
     damaged = desk.log_dir / "sweeps" / folder
@@ -244,7 +258,7 @@ def make_damaged(desk: Desk, folder: str, file: str, name: str, text: str) -> No
     path.write_text(json.dumps(facts).replace('"PLACE"', text))
 
 
-@pytest.mark.parametrize(("file", "name"), DAMAGES)
+@pytest.mark.parametrize(("file", "name"), quick(DAMAGES, *QUICK_DAMAGES))
 def test_a_damaged_sweep_hides_no_others_and_has_a_page(desk, caplog, file, name):
     make_sweep(desk)
     texts = DAMAGES[file, name]
