@@ -33,6 +33,7 @@ LONG_PAGES = (
         "own_environments.md",
         "own_losses.md",
         "own_networks.md",
+        "spaces.md",
         "trajectories.md",
     ),
 )

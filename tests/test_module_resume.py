@@ -76,10 +76,10 @@ def test_metrics_that_a_sampling_module_has_not_logged_yet_are_in_the_next_row(t
 
 
 def test_a_row_between_resuming_and_the_first_step_has_what_was_logged_before(tmp_path):
-    settings = {"num_steps": 1, "log_every": 8, "replay_ratio": 1 / 24, "learning_starts": 24}
-    folders = stopped_and_resumed(SamplesReplay, tmp_path, 31, **settings)
-    state = last_state(folders[1])
-    assert state["agent"]["num_gradient_steps"] > 4
+    settings = {"num_steps": 1, "log_every": 8, "replay_ratio": 1 / 24, "learning_starts": 28}
+    # The first gradient step comes after 52 environment steps, the row after 56, a step after 76.
+    folders = stopped_and_resumed(SamplesReplay, tmp_path, 13, **settings)
+    assert [row["Loss/loss"] != "" for row in metrics_of(folders[1])[6:8]] == [True, False]
     check_equal(*folders)
 
 

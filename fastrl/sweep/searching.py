@@ -244,6 +244,9 @@ class _Searching:
         write_json(self._folder / SUMMARY_NAME, summary)
         self._clock.enter("finished")
         file = self._folder / BEST_NAME
+        if told == "worse":
+            self._say(f"the best settings of the search: {file}")
+            return summary
         self._say(f"preset file: {file}")
         agent = f" --agent {self._base.agent}" if self._base.agent else ""
         self._say(f"train with it: python -m fastrl.{self._asked.algo}{agent} --preset {file}")

@@ -88,7 +88,8 @@ def _about_networks(agent: Agent) -> list[str]:
     num_frozen = sum(x.numel() for x in weights) - num_learning
     if not config.network and not num_frozen:
         return []
-    called = " and ".join(config.network) or "as the spaces ask"
+    is_module = hasattr(agent, "module")
+    called = " and ".join(config.network) or ("of the module" if is_module else "built-in")
     if config.network_kwargs:
         called += f" with {', '.join(config.network_kwargs)}"
     kept = f", {num_frozen:,} are frozen" if num_frozen else ""
