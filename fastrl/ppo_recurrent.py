@@ -131,13 +131,16 @@ class PPORecurrent(PPO):
             As `BaseAgent.predict`.
 
         Raises:
-            ValueError: the state has another shape, or the observation does not fit.
+            ValueError: the state has another shape or dtype, or the observation does not fit.
         """
         arrays, single = self._rows_of(obs, action_mask)
         rows = torch.as_tensor(arrays).to(self.device)
         before = self.new_state(len(rows)) if state is None else state
         if not isinstance(before, Tensor):
             raise ValueError(f"state is a tensor of new_state, not {type(before).__name__}")
+        if before.dtype != torch.float32 or 0 in before.stride():  # expanded: rows share memory
+            kind = before.dtype if before.dtype != torch.float32 else "an expanded one"
+            raise ValueError(f"state is a float32 tensor of new_state, not {kind}")
         if before.shape != (len(rows), self.policy.state_size):
             raise ValueError(
                 f"expected a state of shape {(len(rows), self.policy.state_size)} for "

@@ -332,7 +332,7 @@ def test_agent_of_handed_over_environments_is_tested_on_the_id_that_is_named(tmp
     error = capsys.readouterr().err
     told = "was trained on environments of SyncVectorEnv that were handed over"
     assert error.count("\n") == 1 and told in error
-    assert "--env-id of evaluate and export" in error
+    assert "--env-id of evaluate, export and collect" in error
     assert main([str(path), "--env-id", "CartPole-v1", "--episodes", "2", "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["env_id"] == "CartPole-v1"
     assert PPO.load(path, "CartPole-v1").config.env_id == "CartPole-v1"

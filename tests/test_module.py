@@ -549,7 +549,7 @@ def test_a_hook_that_is_not_called_is_named(tmp_path, caplog):
     module = Counts(mlp(4, 2), **SMALL)
     fit(module, "CartPole-v1", tmp_path)
     assert module.num_batches == 4
-    assert "Counts: on_train_epoch_end are called by lightning.Trainer alone" in caplog.text
+    assert "Counts: lightning.Trainer alone calls on_train_epoch_end" in caplog.text
 
 
 def changing_in_place(module: Any, batch: Any) -> Any:

@@ -251,3 +251,6 @@ def test_a_state_is_a_tensor_of_new_state_for_a_number_of_environments():
     obs, state = agent.observation_space.sample(), agent.new_state(1)
     with pytest.raises(ValueError, match="state is a tensor of new_state, not ndarray"):
         agent.predict(obs, state=state.numpy())  # pyright: ignore[reportArgumentType]
+    for wrong in (state.double(), state.long(), state[:, :1].expand_as(state)):
+        with pytest.raises(ValueError, match="state is a float32 tensor of new_state, not "):
+            agent.predict(obs, state=wrong)

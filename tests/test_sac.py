@@ -268,6 +268,33 @@ def test_settings_that_cannot_work_are_refused(settings, reason):
         make_agent(**settings)
 
 
+@pytest.mark.parametrize(
+    ("settings", "told"),
+    [
+        (
+            {"total_timesteps": 22, "num_steps": 3},
+            "total_timesteps=22, 12 in whole rollouts of 12, ends before the first gradient step",
+        ),
+        (
+            {"total_timesteps": 200, "replay_ratio": 0.001},
+            r"replay_ratio=0\.001 allows no gradient step in the 180 steps after learning_starts",
+        ),
+    ],
+)
+def test_run_without_a_gradient_step_is_refused(tmp_path, settings, told):
+    with pytest.raises(ValueError, match=told):
+        make_agent(**settings, log_dir=str(tmp_path)).learn()
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(("every", "is_told"), [(10, False), (11, True)])
+def test_actor_that_a_run_gives_no_step_is_told_of(tmp_path, capsys, every, is_told):
+    # Ten gradient steps.
+    settings: dict[str, Any] = {"total_timesteps": 40, "replay_ratio": 0.5}
+    make_agent(**settings, policy_frequency=every, log_dir=str(tmp_path)).learn()
+    assert ("hint: the actor learns nothing" in capsys.readouterr().out) == is_told
+
+
 def test_run_that_ends_during_its_warm_up_is_refused(tmp_path, capsys):
     told = "total_timesteps=20 ends before the first gradient step: learning_starts=20"
     agent = make_agent(total_timesteps=20, log_dir=str(tmp_path))

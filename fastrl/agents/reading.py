@@ -63,7 +63,7 @@ def read_agent(kind: Any, path: str | Path, env: Any, trust: bool, settings: dic
         fault = fault_of(config.env_id, state.get("handed_over"))
         raise ValueError(
             f"{path} was trained on {fault}; give an id, module:Id-v0 or module:callable as env= "
-            "of load, or as --env-id of evaluate and export"
+            "of load, or as --env-id of evaluate, export and collect"
         )
     config = kind.config_class.from_dict(without_overridden(vars(config), given))
     # However many processes trained it, one is enough to play.

@@ -37,16 +37,31 @@ def check_magnitude(name: str, value: object) -> None:
 
 
 def check_length(config: Any, num_taken: int = 0) -> None:
-    """Raises ValueError if a run would end during its warm-up, before the first gradient step.
+    """Raises ValueError if a run would end before the first gradient step.
 
     Args:
         config: all settings of the run.
         num_taken: environment steps that the agent took before the run.
     """
-    starts = getattr(config, "learning_starts", 0)
-    if num_taken + config.total_timesteps <= starts:
+    if not hasattr(config, "learning_starts"):
+        return
+    starts, length = config.learning_starts, config.num_updates * config.steps_per_update
+    asked = f"total_timesteps={config.total_timesteps}"
+    if num_taken + length <= starts:
         taken = f", of which {num_taken} are taken" if num_taken else ""
+        if num_taken + config.total_timesteps > starts:  # but for the rest of a rollout
+            asked += f", {length} in whole rollouts of {config.steps_per_update},"
         raise ValueError(
-            f"total_timesteps={config.total_timesteps} ends before the first gradient step: "
-            f"learning_starts={starts}{taken}"
+            f"{asked} ends before the first gradient step: learning_starts={starts}{taken}"
         )
+    if not num_taken and not num_gradient_steps(config):
+        raise ValueError(
+            f"replay_ratio={config.replay_ratio} allows no gradient step in the "
+            f"{length - starts} steps after learning_starts={starts}; {asked}"
+        )
+
+
+def num_gradient_steps(config: Any) -> int:
+    """Returns how many gradient steps a run with a replay buffer takes."""
+    length = config.num_updates * config.steps_per_update
+    return int(max(0, length - config.learning_starts) * config.replay_ratio)

@@ -88,7 +88,7 @@ WORDS = {
     "clip_range_vf": "true or false: it clips by clip_coef",
     "gradient_steps": "gradient steps per environment step of SAC and DroQ, passes of PPO",
     "horizon_length": "steps of each environment in a rollout",
-    "log_interval": "a row of metrics comes with every update",
+    "log_interval": "in environment steps, of SAC and DroQ; PPO and A2C log every update",
     "max_epochs": "in environment steps",
     "max_iterations": "in environment steps",
     "n_iterations": "in environment steps",

@@ -107,7 +107,7 @@ class ModuleLearner:
         agent.checked_apart = ("schedule", *sums)
         if hooks := [name for name in _HOOKS_NOT_CALLED if is_overridden(module, name)]:
             kind = type(module).__name__
-            _log.warning("%s: %s are called by lightning.Trainer alone", kind, ", ".join(hooks))
+            _log.warning("%s: lightning.Trainer alone calls %s", kind, ", ".join(hooks))
 
     @property
     def player(self) -> Callable[..., Player]:

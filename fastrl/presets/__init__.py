@@ -225,8 +225,10 @@ def naming_preset(tuned: dict[str, Any], way_out: str) -> Iterator[None]:
         yield
     except ValueError as error:
         guilty = [name for name in tuned if re.search(rf"\b{name}\b", str(error))]
-        hint = f" (the preset set {', '.join(guilty)}; {way_out} goes without)" if guilty else ""
-        raise ValueError(f"{error}{hint}") from error
+        if not guilty:
+            raise
+        hint = f" (the preset set {', '.join(guilty)}; {way_out} goes without)"
+        raise ValueError(f"{error}{hint}") from None  # else Python shows the same words twice
 
 
 def _read(name: str) -> dict[str, Any]:

@@ -9,6 +9,7 @@ import numpy as np
 from gymnasium import spaces
 from torch import Tensor, nn
 
+from fastrl.config.checks import num_gradient_steps
 from fastrl.engine.optimizer import FlatAdam
 from fastrl.envs.choosing import choice_of
 from fastrl.models.encoders import Reader
@@ -31,6 +32,12 @@ def lines_about(agent: Agent, rows: Tensor) -> list[str]:
     """
     row = agent.envs[0].single_observation_space
     hints = [*_about_observations(agent, rows.cpu()), *_about_actions(agent)]
+    every = getattr(agent.config, "policy_frequency", 1)
+    if (number := num_gradient_steps(agent.config) if every > 1 else every) < every:
+        hints.append(
+            f"the actor learns nothing: the run takes {number} gradient steps, and the actor has "
+            f"one after every {every} (policy_frequency)"
+        )
     words = [f"observations: {in_words(row)}"]
     if (choice := choice_of(agent.envs[0])) is not None:
         words = [choice.line, *words]
