@@ -352,6 +352,7 @@ PLACES = [
     *[("rollout",), ("rollout", "obs"), ("rollout", "episode_lengths")],
 ]
 QUICK_PLACES = [("counters", name) for name in ("env_steps", "recent_returns", "stage_seconds")]
+SECONDS = [("counters", name) for name in ("stage_seconds", "unlogged_seconds")]
 QUICK_PLACES += [("counters",), ("agent", "optimizer", "mean"), ("ranks",), ("rollout", "obs")]
 
 
@@ -377,7 +378,7 @@ def test_value_of_another_kind_in_a_run_is_told_and_nothing_is_written(finished,
         old = part.get(place[-1]) if isinstance(part, dict) else part[place[-1]]
         fits = isinstance(wrong, list) and isinstance(old, list)
         fits = fits and place[0] == "counters" and place[1] in ("recent_returns", "recent_lengths")
-        if fits or (wrong == {"a": 1} and place == ("counters", "stage_seconds")):
+        if fits or (wrong == {"a": 1} and place in SECONDS):
             continue
         parent[place[-1]] = wrong
         save_checkpoint(path, changed)
