@@ -9,6 +9,7 @@ import inspect
 import itertools
 import re
 import textwrap
+import threading
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal, Self, get_type_hints
 
@@ -20,6 +21,8 @@ from fastrl.config.search import PowersOfTwo
 from fastrl.config.values import as_kind, read_arguments
 
 _ENGINE_OF_COMPILE = {"off": "eager", False: "eager", "on": "compile", True: "compile"}
+_PARSING = threading.Lock()
+"""Python 3.11 mixes threads up that parse at once ("AST constructor recursion depth mismatch")."""
 _MOST_THREADS = 1024
 MOST_PROCESSES = 1024  # that a number typed by mistake may start on a machine
 MOST_EPISODES = 1_000_000
@@ -290,10 +293,18 @@ def documentation(*config_classes: type) -> dict[str, str]:
     """Returns the docstring of each setting, on one line."""
     texts: dict[str, str] = {}
     for kind in [kind for last in config_classes for kind in reversed(last.__mro__[:-1])]:
-        body = ast.parse(textwrap.dedent(inspect.getsource(kind))).body[0]
-        assert isinstance(body, ast.ClassDef)
-        for entry, text in itertools.pairwise(body.body):
-            if isinstance(entry, ast.AnnAssign) and isinstance(text, ast.Expr):
-                name, words = ast.unparse(entry.target), ast.literal_eval(text.value)
-                texts[name] = " ".join(words.split())
+        with _PARSING:
+            texts |= _documentation_of(kind)
+    return texts
+
+
+@functools.cache
+def _documentation_of(kind: type) -> dict[str, str]:
+    texts: dict[str, str] = {}
+    body = ast.parse(textwrap.dedent(inspect.getsource(kind))).body[0]
+    assert isinstance(body, ast.ClassDef)
+    for entry, text in itertools.pairwise(body.body):
+        if isinstance(entry, ast.AnnAssign) and isinstance(text, ast.Expr):
+            name, words = ast.unparse(entry.target), ast.literal_eval(text.value)
+            texts[name] = " ".join(words.split())
     return texts
