@@ -11,6 +11,7 @@ import types
 from pathlib import Path
 
 import pytest
+import tyro
 import yaml
 
 import fastrl
@@ -644,3 +645,17 @@ def test_every_command_that_is_a_package_is_listed(monkeypatch, capsys) -> None:
 
 def test_the_package_lists_its_names() -> None:
     assert {"PPO", "SAC", "AgentTrainer", "make_env"} <= set(dir(fastrl))
+
+
+def test_a_fault_of_pythons_parser_is_asked_again(monkeypatch):
+    asked, calls = tyro.cli, []
+
+    def faulty(*arguments, **how):
+        calls.append(1)
+        if len(calls) == 1:
+            raise SystemError("AST constructor recursion depth mismatch (before=36, after=117)")
+        return asked(*arguments, **how)
+
+    monkeypatch.setattr(tyro, "cli", faulty)
+    assert cli.main("ppo", ["--env-id", "CartPole-v1", "--seed", "3", "--dry-run"]) == 0
+    assert len(calls) == 2

@@ -118,7 +118,10 @@ def _ask_tyro(
         args += [f"{flag_of(name)}={words[0]}"] if len(words) == 1 else [flag_of(name), *words]
     # console_outputs=False does not suppress the boxes for wrong values.
     with contextlib.redirect_stderr(io.StringIO()), contextlib.suppress(SystemExit):
-        return tyro.cli(_form(config_class), args=args, console_outputs=False)
+        try:
+            return tyro.cli(_form(config_class), args=args, console_outputs=False)
+        except SystemError:  # Python 3.11's parser, once in thousands: "AST constructor recursion"
+            return tyro.cli(_form(config_class), args=args, console_outputs=False)
     return None
 
 
