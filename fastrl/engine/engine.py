@@ -39,11 +39,11 @@ from fastrl.engine.native import Twin, built_with, why_no_kernels
 from fastrl.engine.native_acting import NativeActing
 from fastrl.engine.objective import ClippedObjective
 from fastrl.engine.optimizer import FlatOptimizer, FlatParameters, checked_flat
-from fastrl.engine.own_code import own_line
 from fastrl.engine.proving import acts_alike, proven_twins, why_not_objective
 from fastrl.engine.rehearsal import NotStaticError, buffers_kept, rehearse
 from fastrl.engine.threads import matmul_precision, num_threads, update_threads
 from fastrl.engine.ways import HOOKS, WAYS, Situation, choose, why_not_static
+from fastrl.envs.foreign import own_line
 from fastrl.kernels.extension import worker_threads
 from fastrl.models.layers import evaluated
 from fastrl.processes.devices import Devices

@@ -15,7 +15,6 @@ import sysconfig
 from collections.abc import Callable, Iterable, Iterator
 from functools import cache
 from pathlib import Path
-from traceback import walk_tb
 from types import CodeType, FrameType, FunctionType, ModuleType
 from typing import Any
 
@@ -88,13 +87,6 @@ def first_own(ran: Iterable[tuple[CodeType, dict[str, Any]]]) -> str:
         if not any(_are_same(code, ours) for ours in _alike_in_fastrl(code)):
             return code.co_qualname
     return ""
-
-
-def own_line(error: BaseException) -> str:
-    """Returns " (file:line)" of the innermost line of somebody's own in a traceback, or ""."""
-    lines = [(frame.f_code.co_filename, line) for frame, line in walk_tb(error.__traceback__)]
-    own = [x for x in lines if not x[0].startswith((PACKAGE, "<")) and not is_library(x[0])]
-    return f" ({own[-1][0]}:{own[-1][1]})" if own else ""
 
 
 def _is_made(file: str, names: dict[str, Any]) -> bool:

@@ -117,8 +117,8 @@ def put_back(value: Any, before: Any) -> None:
             put_back(item, then)
         if isinstance(value, MUTABLE):  # a tuple holds what it held
             is_mapping = isinstance(value, MAPPINGS)
-            pairs = zip(before.keys, before.items, strict=is_mapping)
-            _refill(value, dict(pairs) if is_mapping else before.items)
+            keys, items = before.keys, before.items
+            _refill(value, dict(zip(keys, items, strict=True)) if is_mapping else items)
         if isinstance(value, np.ndarray):
             for place, item in enumerate(before.items):
                 value.flat[place] = item

@@ -32,12 +32,7 @@ def lines_about(agent: Agent, rows: Tensor) -> list[str]:
     """
     row = agent.envs[0].single_observation_space
     hints = [*_about_observations(agent, rows.cpu()), *_about_actions(agent)]
-    every = getattr(agent.config, "policy_frequency", 1)
-    if (number := num_gradient_steps(agent.config) if every > 1 else every) < every:
-        hints.append(
-            f"the actor learns nothing: the run takes {number} gradient steps, and the actor has "
-            f"one after every {every} (policy_frequency)"
-        )
+    hints += _about_length(agent)
     words = [f"observations: {in_words(row)}"]
     if (choice := choice_of(agent.envs[0])) is not None:
         words = [choice.line, *words]
@@ -85,6 +80,19 @@ def idle_weights(agent: Any) -> str | None:
     more = f" and {len(names) - 3} more" if len(names) > 3 else ""
     words = f"{', '.join(names[:3])}{more} ({count:,} weights) so far"
     return f"no gradient has reached {words}" if names else ""
+
+
+def _about_length(agent: Agent) -> list[str]:
+    every = getattr(agent.config, "policy_frequency", 1)
+    if every == 1 or getattr(agent, "num_gradient_steps", 0):  # it learned before, maybe
+        return []
+    number = num_gradient_steps(agent.config)
+    if number >= every:
+        return []
+    return [
+        f"the actor learns nothing: the run takes {number} gradient steps, and the actor has one "
+        f"after every {every} (policy_frequency)"
+    ]
 
 
 def _about_networks(agent: Agent) -> list[str]:

@@ -187,10 +187,10 @@ class Loop:
         counters.add(happened, self.config.info_metrics)
         self.is_learning, self.signals.patience = False, PATIENCE
         self._tell_of_idle_weights()
-        self._count_seconds()
         if not metrics:
             return {}
         self._check_finite(metrics)
+        self._count_seconds()
         return metrics | counters.take_unlogged()
 
     def _log_the_rest(self, records: Records, late: dict[str, float]) -> None:
