@@ -52,7 +52,7 @@ class Built:
         Or until a tensor of `sources` gets other memory, by `x.data = ...` or by `freeze`.
         """
         self.function, self.fast, self.reads, self._tell = function, fast, reads, tell
-        self._places = [(tensor, tensor.data_ptr()) for tensor in sources]
+        self._sources, self._places = [*sources], [*map(Tensor.data_ptr, sources)]
         # Code of somebody's own may change a number between two steps of one update.
         self._looks_each_time = bool(first_own(reads.ran))
         self.on_change: Callable[[], None] = lambda: None
@@ -60,15 +60,16 @@ class Built:
 
     def changed(self) -> str | None:
         """Says what has changed since it was built; None if nothing has."""
-        if change := self.moved():
-            return change
+        return self.moved() or self.reads_others()
+
+    def reads_others(self) -> str | None:
+        """Says which of the numbers and words that it reads are other ones now."""
         change = self.reads.changed()
         return change and f"{change}; {_IN_A_TENSOR}"
 
     def moved(self) -> str | None:
         """Says so if a tensor that it reads or writes to lies elsewhere now."""
-        is_moved = any(tensor.data_ptr() != place for tensor, place in self._places)
-        return _MOVED if is_moved else None
+        return None if [*map(Tensor.data_ptr, self._sources)] == self._places else _MOVED
 
     def fall_back(self) -> None:
         """Runs the function itself from here on."""

@@ -34,6 +34,7 @@ from fastrl.engine.claim import Claim
 from fastrl.engine.compiling import Function, build
 from fastrl.engine.gradient_step import GradientStep, Loss
 from fastrl.engine.guards import PythonReads
+from fastrl.engine.layout import Layout
 from fastrl.engine.modes import building
 from fastrl.engine.native import Twin, built_with, why_no_kernels
 from fastrl.engine.native_acting import NativeActing
@@ -42,7 +43,7 @@ from fastrl.engine.optimizer import FlatOptimizer, FlatParameters, checked_flat
 from fastrl.engine.proving import acts_alike, proven_twins, why_not_objective
 from fastrl.engine.rehearsal import NotStaticError, buffers_kept, rehearse
 from fastrl.engine.threads import matmul_precision, num_threads, update_threads
-from fastrl.engine.ways import HOOKS, WAYS, Situation, choose, why_not_static
+from fastrl.engine.ways import WAYS, Situation, choose, why_not_static
 from fastrl.envs.foreign import own_line
 from fastrl.kernels.extension import worker_threads
 from fastrl.models.layers import evaluated
@@ -64,7 +65,7 @@ class Engine:
         self._twins: list[Twin] = []
         self._built: list[Built] = []
         self._networks: list[nn.Module] = []
-        self._layers: list[Any] = []
+        self._layout = Layout([])
         self._of_layers = PythonReads()
         self._trained: Callable[[], Trained] = list
         self._torch_threads = self._pool_threads = 1
@@ -92,7 +93,7 @@ class Engine:
             if not module.training:  # a part of it alone may be meant to stay in that mode
                 module.train()
         self._trained, self._networks = trained, [module for _, module in trained()]
-        self._layers = self._fingerprint()
+        self._layout = Layout(self._networks)
         self._built, self._twins, self._tell = [], [], Teller()
         self.notes, self._of_layers = [], PythonReads()
         self._of_layers.take_settings(self._networks, [parameters for parameters, _ in trained()])
@@ -308,8 +309,9 @@ class Engine:
         Raises:
             ValueError: layers or weights were replaced in the middle of a run.
         """
-        held = all(parameters.holds(module) for parameters, module in self._trained())
-        if not held or self._fingerprint() != self._layers:
+        trained = self._trained()
+        is_same = self._layout.is_of([module for _, module in trained])
+        if not is_same or not all(parameters.stand() for parameters, _ in trained):
             raise ValueError(
                 "weights, layers or hooks were replaced while the agent trains; copy weights with "
                 "parameter.data.copy_(...), freeze with agent.freeze(...), replace before `learn`"
@@ -318,7 +320,7 @@ class Engine:
         # A dropout's rate, `eval()`; and with one vector of weights, all that steps along it moves.
         change_of_all = self._of_layers.changed() if fast else None
         change_of_all = change_of_all or next(filter(None, (x.moved() for x in fast)), None)
-        changes = [change_of_all or built.changed() for built in fast]
+        changes = [change_of_all or built.reads_others() for built in fast]
         for built, change in zip(fast, changes, strict=True):
             if change:
                 built.fall_back()
@@ -327,15 +329,6 @@ class Engine:
     @property
     def _on_cpu(self) -> bool:
         return self._devices.device.type == "cpu"
-
-    def _fingerprint(self) -> list[Any]:
-        """Returns what tells layers and their hooks apart from others."""
-        networks = [module for _, module in self._trained()]
-        return [
-            (id(module), *(len(getattr(module, hooks)) for hooks in HOOKS))
-            for network in networks
-            for module in network.modules()
-        ]
 
     def describe(self) -> str:
         """Says in a line how the update runs, and why not faster."""

@@ -210,7 +210,10 @@ class PythonReads:
         if isinstance(owner, nn.Module):
             parts = owner._modules, owner._parameters, owner._buffers
             holders += [x for x in parts if isinstance(x, dict)]  # TorchScript has others
-            names = names - {"training"}  # the engine sets it, and looks at it by `take_settings`
+            # The engine sets the mode and looks at it by `take_settings`, at layers by `Layout`.
+            names = names - {"training"}
+            if id(owner) in (self._others or ()):
+                names = names - {"_modules"}
         parts = {
             key: holder[key]
             for holder in holders

@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from itertools import accumulate, pairwise
+from operator import is_
 from typing import Any, ClassVar, NoReturn
 
 import torch
@@ -37,6 +38,7 @@ class FlatParameters:
         self.parameters: list[nn.Parameter] = []
         self.flat = torch.empty(0)
         self._described: list[tuple[Any, ...]] = []
+        self._trained: list[tuple[nn.Parameter, bool]] = []
         self.adopt(module)
 
     def adopt(self, module: nn.Module) -> bool:
@@ -63,19 +65,27 @@ class FlatParameters:
             self.parameters = parameters
             self.flat = flatten_parameters(parameters) if parameters else like.new_empty(0)
         self._described = [(names[id(x)], x.shape) for x in parameters]
+        trained = module if self._partner is None else self._partner()
+        self._trained = [(x, x.requires_grad) for x in trained.parameters()]
         return before == self._described
 
     def holds(self, module: nn.Module) -> bool:
         """Tells whether the module's parameters still are those views."""
         parameters = self._of(module)
-        if len(parameters) != len(self.parameters):
+        are_same = len(parameters) == len(self.parameters) and all(
+            map(is_, parameters, self.parameters)
+        )
+        return are_same and self.stand()
+
+    def stand(self) -> bool:
+        """Tells whether what was adopted still lies there, and the same parts are trained."""
+        if any(x.requires_grad is not is_trained for x, is_trained in self._trained):
             return False
         place, size = self.flat.data_ptr(), self.flat.element_size()
-        for mine, theirs in zip(self.parameters, parameters, strict=True):
-            is_there = theirs.data_ptr() == place and theirs.is_contiguous()
-            if mine is not theirs or not is_there:
+        for x in self.parameters:
+            if x.data_ptr() != place or not x.is_contiguous():
                 return False
-            place += size * theirs.numel()
+            place += size * x.numel()
         return True
 
     def _of(self, module: nn.Module) -> list[nn.Parameter]:
