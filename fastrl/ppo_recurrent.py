@@ -23,6 +23,7 @@ from torch import Tensor
 
 from fastrl.agents.signatures import PPORecurrentSettings
 from fastrl.buffers.sequences import SequenceRollout
+from fastrl.config.calls import names_checked
 from fastrl.config.ppo_recurrent import PPORecurrentConfig
 from fastrl.config.values import number_of
 from fastrl.models.layers import evaluating
@@ -110,6 +111,7 @@ class PPORecurrent(PPO):
         shape = number_of("num_envs", num_envs, int, 0, 2**31), self.policy.state_size
         return torch.zeros(shape, dtype=torch.float32, device=self.device)
 
+    @names_checked
     @torch.no_grad()
     def predict(
         self,

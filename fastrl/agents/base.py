@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
-from typing import Any, ClassVar, Literal, Self, cast
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self, cast
 
 import gymnasium
 import numpy as np
@@ -22,9 +22,9 @@ from fastrl.agents.settings import refuse_copy, set_attribute, settle
 from fastrl.agents.signatures import list_settings
 from fastrl.agents.weights import freeze, load_weights
 from fastrl.callbacks.base import Callback
+from fastrl.config.calls import missing, names_checked
 from fastrl.config.command import Command
 from fastrl.config.decoupled import DecoupledConfig
-from fastrl.config.other_names import hint_for
 from fastrl.config.trust import signature_of
 from fastrl.engine.engine import Engine
 from fastrl.engine.modes import drawing_weights
@@ -166,6 +166,7 @@ class BaseAgent:
         """Updates of the whole run."""
         return self.config.num_updates
 
+    @names_checked
     @torch.no_grad()
     def predict(self, obs: Any, deterministic: bool = True, action_mask: Any = None) -> Any:
         """Returns the environments' actions for one observation `[*O]` or a batch `[n, *O]`.
@@ -202,7 +203,10 @@ class BaseAgent:
     # Functions of this agent, in files of their own.
     evaluate, export = evaluate, export
     __setattr__, __reduce_ex__ = set_attribute, refuse_copy
+    if not TYPE_CHECKING:  # for which every name would then be there
+        __getattr__ = missing
 
+    @names_checked
     def learn(
         self,
         total_timesteps: int | None = None,
@@ -210,7 +214,6 @@ class BaseAgent:
         on_interrupt: Literal["raise", "return"] = "raise",
         callbacks: Sequence[Callback] = (),
         loggers: Sequence[Any] = (),
-        **unknown: Any,
     ) -> Self:
         """Trains in a new run folder, for `total_timesteps` or as long as the config says.
 
@@ -222,14 +225,10 @@ class BaseAgent:
                 KeyboardInterrupt or SystemExit, or "return" as at the end of a run.
             callbacks: called as the run goes, in this order; see docs/callbacks.md.
             loggers: objects of Lightning's class Logger that metrics go to as well.
-            **unknown: an error, with a hint for those of other libraries.
 
         Raises:
             ValueError: an unknown argument, or an environment that fails.
         """
-        for name in unknown:
-            known = BaseAgent.learn.__annotations__.keys() - {"unknown", "return"}
-            raise ValueError(f"learn has no {name!r}{hint_for(name, known)}")
         how: dict[str, Any] = {"callbacks": callbacks, "loggers": loggers}
         learn(self, self._command, total_timesteps, on_interrupt=on_interrupt, **how)
         return self
@@ -269,6 +268,7 @@ class BaseAgent:
         parts: list[Any] = [x for pair in self.trained() for x in pair if hasattr(x, "state_dict")]
         return first_not_finite({names.get(id(x), "network"): x.state_dict() for x in parts})
 
+    @names_checked
     def save(self, path: str | Path) -> None:
         """Writes weights, normalisers, optimiser and random states to one file; makes its folder.
 

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
+from fastrl.config.calls import names_checked
 from fastrl.config.run import MOST_EPISODES
 from fastrl.config.values import number_of
 from fastrl.envs.rebuild import task_to_play
@@ -16,6 +17,7 @@ from fastrl.training.greedy import MAX_ENVS, Show, fresh_env, play
 from fastrl.training.infos import missing
 
 
+@names_checked
 def evaluate(
     agent: Any,
     episodes: int = 100,

@@ -17,6 +17,7 @@ from gymnasium import Space, spaces
 from torch import Tensor, nn
 
 from fastrl.agents.export_files import export_policy, form_of
+from fastrl.config.calls import names_checked
 from fastrl.models.actor_critic import ActorCritic
 from fastrl.models.critics import SquashedGaussianActor
 from fastrl.models.distributions import GaussianHead
@@ -176,6 +177,7 @@ def exported(
     return ByName(whole, space, policy), named, wanted
 
 
+@names_checked
 def export(
     agent: Any,
     path: str | Path,

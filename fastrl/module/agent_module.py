@@ -24,6 +24,7 @@ import torch
 from gymnasium import Space
 from torch import Tensor
 
+from fastrl.config.calls import names_checked
 from fastrl.config.module import ModuleConfig, ReplayConfig, RolloutConfig
 from fastrl.engine.logged import take_metric
 from fastrl.models.actor_critic import ActorCritic
@@ -230,6 +231,7 @@ class LightningAgentModule(lightning.LightningModule):
         """Whether `AgentTrainer` trains the module, or did so last."""
         return self.agent is not None and not getattr(self._trainer, "training", False)
 
+    @names_checked
     @torch.no_grad()
     def predict(self, obs: Any, deterministic: bool = True, action_mask: Any = None) -> np.ndarray:
         """Returns the environments' actions, as `PPO.predict`; after `fit`."""

@@ -13,6 +13,7 @@ from fastrl.callbacks.base import Callback
 from fastrl.callbacks.hooks import Hooks, check_callbacks
 from fastrl.callbacks.naming import callback_named
 from fastrl.callbacks.trainer import Trainer
+from fastrl.config.calls import names_checked
 from fastrl.config.run import RunConfig
 from fastrl.engine.modes import training_modes
 from fastrl.engine.threads import rare_collections
@@ -66,6 +67,7 @@ class AgentTrainer:
     began_at: float | None = None
     """Seconds from the start of the process to that of the run; None: it begins with `fit`."""
 
+    @names_checked
     def __init__(
         self,
         config: RunConfig | None = None,
@@ -112,6 +114,7 @@ class AgentTrainer:
         if config is not None and max_steps is not None:
             raise ValueError("give a config or max_steps, not both")
 
+    @names_checked
     def fit(self, model: Any, target: Any = None, *, env: Any = None, dataset: Any = None) -> Any:
         """Trains until the end of the run, the target return, or a signal; evaluates the result.
 
