@@ -132,7 +132,7 @@ def test_a_class_of_ones_own_makes_a_group(tmp_path):
     folders = [make_run(tmp_path / x, settings={"agent": x}) for x in ("mine:A", "mine:B")]
     assert list(labels_of(folders)) == ["agent=mine:A", "agent=mine:B"]
     folders.append(make_run(tmp_path / "plain"))
-    assert "agent=None" in labels_of(folders)
+    assert "agent=built-in" in labels_of(folders)
 
 
 def test_who_signed_a_run_makes_no_group(tmp_path):

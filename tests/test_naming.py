@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import gymnasium
 import numpy as np
 import pytest
 import yaml
@@ -202,3 +203,32 @@ def test_config_file_of_a_run_is_one_of_settings(run, tmp_path):
     assert command_line("ppo", ["--config", path, "--log-dir", str(tmp_path)]) == 0
     (folder,) = tmp_path.glob("ppo/*/*")
     assert type(fastrl.load(folder)) is DoubledPPO
+
+
+# What a run calls itself
+
+
+def limited() -> gymnasium.Env:
+    return gymnasium.make("CartPole-v1", max_episode_steps=50)
+
+
+def test_a_run_that_goes_on_with_a_function_is_named_after_it(tmp_path, capsys):
+    agent = small(PPO, tmp_path)
+    agent.save(tmp_path / "agent.pt")
+    again = PPO.load(tmp_path / "agent.pt", limited).learn()
+    folder = again.result.folder
+    assert folder.name == "limited_default_42"
+    words = " ".join(capsys.readouterr().out.split())
+    assert words.startswith("ppo on limited, seed 42 from ")
+    assert words.count("env=limited (was CartPole-v1)") == 1
+    assert "env_id" not in words
+    settings = yaml.safe_load((folder / "config.yaml").read_text())
+    assert (settings["env_id"], settings["handed_over"]) == ("limited", True)
+
+
+def test_the_first_line_names_a_class_of_ones_own(tmp_path, capsys):
+    small(DoubledPPO, tmp_path).learn()
+    line = capsys.readouterr().out.splitlines()[0]
+    assert line == "ppo (own_agents:DoubledPPO) on CartPole-v1, seed 42"
+    small(PPO, tmp_path).learn()
+    assert capsys.readouterr().out.startswith("ppo on CartPole-v1, seed 42\n")

@@ -79,10 +79,12 @@ def begin_parts_anew(
     elif keeps.get("keep_replay"):
         raise ValueError(f"keep_replay has no effect: {path} holds no replay buffer")
     config = agent.config
+    told = {*given, "num_envs", "env_id"}
     if env is not None and not isinstance(env, str):
         new.append(f"env={name_of(env)} (was {saved.env_id})")
+        told.remove("env_id")
     differ = {x: y for x, y in vars(config).items() if y != getattr(saved, x)}
-    shown = {x: y for x, y in differ.items() if x in given or x in ("env_id", "num_envs")}
+    shown = {x: y for x, y in differ.items() if x in told}
     new += [
         f"{x}={spell(y)} (was {spell(getattr(saved, x))})"
         for x, y in shown.items()

@@ -40,7 +40,6 @@ def read_agent(kind: Any, path: str | Path, env: Any, trust: bool, settings: dic
     check_given_together(given)
     if env is not None and not isinstance(env, str):
         settings = {**facts_of(env), "env_kwargs": (), **settings}
-        del settings["env_id"]
     learner = state.get("agent")
     saved = learner.get("config") if isinstance(learner, dict) else None
     if not isinstance(saved, dict):

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
-from fastrl.agents.naming import class_of
+from fastrl.agents.naming import class_name, class_of, is_stock
 from fastrl.config.command import Command, describe
 from fastrl.decoupled.remote import RemoteLearner
 from fastrl.decoupled.server import LearnerServer
@@ -59,7 +60,9 @@ def learn(agent: Any, command: Command, total_timesteps: int | None, **how: Any)
     if total_timesteps is not None:
         agent.config = agent.config.replace(total_timesteps=total_timesteps)
     if agent.devices.is_global_zero and agent.verbose:
-        print(describe(command.with_config(agent.config)), flush=True)
+        kind = type(agent)
+        own = "" if is_stock(kind) else class_name(kind)
+        print(describe(replace(command.with_config(agent.config), agent=own)), flush=True)
     trainer = AgentTrainer(**how)
     try:
         trainer.fit(agent)

@@ -26,6 +26,8 @@ WRITTEN = frozenset(
 )
 """Settings that say what a run writes, and where: they make no difference to a group."""
 
+_UNLABELLED = {"agent": "built-in", "handed_over": False}
+"""What labels of config.yaml mean where a run has none."""
 _MOST_SHOWN = 60  # characters of a value in a label
 
 
@@ -138,7 +140,7 @@ def _labels(groups: Sequence[Mapping[str, Any]]) -> list[tuple[str, list[str]]]:
         differing = [name for name in names if len({_spelled(x.get(name)) for x in same}) > 1]
         words = [facts["env_id"]] if several_tasks else []
         words += [facts["algo"]] if several_algos else []
-        words += [f"{name}={_shown(facts.get(name))}" for name in differing]
+        words += [f"{name}={_shown(facts.get(name, _UNLABELLED.get(name)))}" for name in differing]
         label = " ".join(words) or f"{facts['algo']} {facts['env_id']}"
         found.append((_printable(label), differing))
     labels = [label for label, _ in found]

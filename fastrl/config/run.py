@@ -280,7 +280,7 @@ class RunConfig:
                 hint = ""
                 if name in SCHEDULE_OF and callable(value):
                     hint = f"; a function of progress belongs in {SCHEDULE_OF[name]}, as a factor"
-                raise ValueError(f"{source}: {name} {error}{hint}") from error
+                raise ValueError(f"{source}: {name} {error}{hint}") from None  # the same words
         return settings
 
 

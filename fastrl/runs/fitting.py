@@ -25,7 +25,7 @@ def naming(path: Path) -> Iterator[None]:
     try:
         yield
     except ValueError as error:
-        raise ValueError(f"{path}: {one_line(error)}") from error
+        raise ValueError(f"{path}: {one_line(error)}") from None  # it says all that is known
     except _MISFITS as error:
         fault = "the checkpoint does not fit this agent"
         raise ValueError(f"{path}: {fault}: {one_line(error)}") from error
