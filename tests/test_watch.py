@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch.distributed as dist
 from ranks import end_ranks_early, run_ranks
 from toy_envs import EndlessEnv
 
@@ -21,6 +22,7 @@ from fastrl.buffers.rollout import RolloutBuffer
 from fastrl.config.command import Command
 from fastrl.config.ppo import PPOConfig
 from fastrl.ppo import PPO
+from fastrl.processes import heartbeat
 from fastrl.processes.devices import make_devices
 from fastrl.processes.network import Lines
 from fastrl.runs.checkpoint import Checkpoints, load_checkpoint
@@ -237,6 +239,28 @@ def test_signal_to_any_rank_ends_the_run_in_order(settings, culprit, number, tmp
     assert summary["interrupted"] is True
     last = load_checkpoint(folder / "checkpoints" / "last.pt")
     assert last["counters"]["env_steps"] == summary["total_env_steps"] > 0
+
+
+def lose_rank_0(num_ranks: int) -> str:
+    """Ends rank 0 as a signal would, before the ranks have met; returns how that ended."""
+
+    def leave(*_: Any) -> None:
+        dist.destroy_process_group()
+        raise KeyboardInterrupt
+
+    heartbeat.Watch.open = leave
+    try:
+        with make_devices(PPOConfig(devices=num_ranks, accelerator="cpu")):
+            return "they met"
+    except (KeyboardInterrupt, OSError) as error:
+        return f"{type(error).__name__}: {error}"
+
+
+def test_a_rank_that_ends_while_they_meet_is_named_in_a_line():
+    """It was a traceback of rank 1, beside the "interrupted" of rank 0."""
+    first, second = run_ranks(2, lose_rank_0, 2)
+    assert first == "KeyboardInterrupt: "
+    assert second.startswith("OSError: a rank ended while they met: ")
 
 
 def test_what_is_no_message_is_passed_over():

@@ -231,7 +231,10 @@ def _join(config: RunConfig, device: torch.device, reduced_on: str, names: list[
     meeting = torch.zeros(2, dtype=torch.int64)
     if fabric.global_rank == 0:
         meeting[:] = torch.tensor(watch.open(host))
-    broadcast(meeting)
+    try:
+        broadcast(meeting)
+    except RuntimeError as error:  # a signal ended one, which nobody watches yet
+        raise OSError(f"a rank ended while they met: {one_line(error)[:300]}") from error
     watch.join(host, *meeting.tolist())
     ranks_have_met()
     return Devices(fabric.device, fabric, watch)
