@@ -73,7 +73,7 @@ def is_gone(pid: int, seconds: float = 5.0) -> bool:
 # Equal to one process
 
 
-@pytest.mark.parametrize(("shown", "named"), [("tuple", "signs"), ("mixed", "multibinary")])
+@pytest.mark.parametrize(("shown", "named"), [slow(("tuple", "signs")), ("mixed", "multibinary")])
 def test_steps_are_those_of_one_process(shown, named):
     settings: dict[str, Any] = {"seed": 5, "env_kwargs": {"shown": shown, "named": named}}
     task = f"{toy_envs.__name__}:TargetEnv"
@@ -241,7 +241,13 @@ def test_error_names_environment_and_line_and_keeps_its_traceback(tmp_path, monk
 @pytest.mark.parametrize(
     ("place", "kind", "words"),
     [
-        ("reward", "a number as a string", "the reward '1.5', which is not one number at step 1"),
+        slow(
+            (
+                "reward",
+                "a number as a string",
+                "the reward '1.5', which is not one number at step 1",
+            )
+        ),
         slow(("observation_space", "Text", "is not supported; supported: Box")),
         ("state_dict", "a generator", "state_dict of env 0|sending what state_dict returned"),
         slow(("step", "Bare", "step of env 0 raised Bare: x")),
@@ -378,7 +384,7 @@ def open_files() -> int:
     return len(os.listdir("/proc/self/fd"))
 
 
-@pytest.mark.parametrize("count", [2, pytest.param(50, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("count", [1, slow(2), slow(50)])
 def test_nothing_is_left_of_many(count):
     gc.collect()
     before, workers = open_files(), []

@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 import torch
 from own_callbacks import Diary, Raises, Stops
+from quick import quick
 from test_resume import metrics_of
 from toy_envs import CountingEnv
 
@@ -296,7 +297,10 @@ def test_a_run_may_be_stopped_from_every_hook(tmp_path, hook):
     assert resumed.summary["total_env_steps"] == 256
 
 
-@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf, 1e300, True, np.float16(2), -0.0])
+EDGES = [np.nan, np.inf, -np.inf, 1e300, True, np.float16(2), -0.0]
+
+
+@pytest.mark.parametrize("value", quick(EDGES, np.nan, -np.inf, True))
 def test_numbers_at_the_edge_are_logged_as_they_are(tmp_path, value):
     agent = agent_in(tmp_path).learn(callbacks=[Does(lambda x: x.log("Mine/x", value))])
     logged = [float(row["Mine/x"]) for row in metrics_of(agent.result.folder)]
@@ -352,7 +356,10 @@ def test_a_state_that_no_checkpoint_holds_is_named_before_the_first_update(tmp_p
         agent_in(tmp_path).learn(callbacks=[mine])
 
 
-@pytest.mark.parametrize("saved", [3, [3], [{"class": 1, "state": {}}], [{"class": "x"}]])
+DAMAGED = [3, [3], [{"class": 1, "state": {}}], [{"class": "x"}]]
+
+
+@pytest.mark.parametrize("saved", quick(DAMAGED, 3, [{"class": "x"}]))
 def test_damaged_states_are_refused(tmp_path, saved):
     agent_in(tmp_path).learn(128, callbacks=[Diary()])
     path = run_folder_in(tmp_path) / "checkpoints" / "last.pt"
@@ -365,7 +372,9 @@ def test_damaged_states_are_refused(tmp_path, saved):
 # Errors
 
 
-@pytest.mark.parametrize("hook", HOOKS)
+@pytest.mark.parametrize(
+    "hook", quick(HOOKS, "on_fit_start", "on_update_end", "on_checkpoint", "on_fit_end")
+)
 def test_an_error_in_a_hook_ends_the_run_saved_and_names_file_and_line(tmp_path, hook, capsys):
     at = 1 if hook in ("on_fit_start", "on_fit_end") else 2
     callback = Raises(hook, at)

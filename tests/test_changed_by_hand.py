@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 import torch
-from quick import slow
+from quick import quick, slow
 from test_resume import (
     STATEFUL,
     StopAfter,
@@ -155,7 +155,10 @@ NAMES = [
 ]
 
 
-QUICK_CHANGES = [("a2c", no_momentum), ("sac", rate_as_tensor)]
+QUICK_CHANGES = [
+    ("ppo", x) for x in (no_rate, rate_in_place, smaller_steps, other_bound, forgetful)
+]
+QUICK_CHANGES += [("a2c", no_momentum), ("a2c", decaying), ("sac", rate_as_tensor)]
 
 
 @pytest.mark.parametrize(
@@ -164,7 +167,7 @@ QUICK_CHANGES = [("a2c", no_momentum), ("sac", rate_as_tensor)]
         pytest.param(
             *(algo, change),
             id=f"{algo}-{name}",
-            marks=[] if algo == "ppo" or (algo, change) in QUICK_CHANGES else [pytest.mark.slow],
+            marks=[] if (algo, change) in QUICK_CHANGES else [pytest.mark.slow],
         )
         for algo in KINDS
         for change, name in zip(CHANGES, NAMES, strict=True)
@@ -176,7 +179,7 @@ def test_what_is_changed_in_an_optimiser_takes_effect_on_every_engine(algo, chan
     torch.testing.assert_close(weights(auto), weights(eager), atol=2e-5, rtol=1e-4)
 
 
-@pytest.mark.parametrize("name", ["ent_coef", "clip_coef"])
+@pytest.mark.parametrize("name", quick(["ent_coef", "clip_coef"], "ent_coef"))
 def test_a_constant_coefficient_stays_as_it_was_set(name: str) -> None:
     agent = trained("ppo", lambda agent: getattr(agent, name).fill_(0.03))
     assert float(getattr(agent, name)) == pytest.approx(0.03)
@@ -245,16 +248,16 @@ def test_what_was_set_by_hand_is_resumed_to_the_bit(tmp_path: Path) -> None:
 
 def test_another_setting_at_resume_takes_the_place_of_what_was_set_by_hand(tmp_path: Path) -> None:
     stopped = AgentTrainer(on_interrupt="return").fit(
-        agent_for(STATEFUL, tmp_path, Halves, **CONSTANT)
+        agent_for(STATEFUL, tmp_path, Halves, **CONSTANT, engine="eager")
     )
-    resumed = agent_for(STATEFUL, tmp_path, HalvesAlone, **CONSTANT, ent_coef=0.5)
+    resumed = agent_for(STATEFUL, tmp_path, HalvesAlone, **CONSTANT, engine="eager", ent_coef=0.5)
     AgentTrainer(resume=stopped.folder).fit(resumed)
     assert float(resumed.ent_coef) == 0.5
     assert float(resumed.optimizer.learning_rate) == pytest.approx(1e-4)
 
 
 def test_parameter_groups_are_answered_with_the_learning_rate() -> None:
-    agent = trained("a2c", unchanged)
+    agent = trained("a2c", unchanged, engine="eager", total_timesteps=64)
     assert not hasattr(agent.optimizer, "param_groups")
     with pytest.raises(AttributeError, match=r"assign to optimizer\.learning_rate"):
         print(agent.optimizer.param_groups)
@@ -263,7 +266,7 @@ def test_parameter_groups_are_answered_with_the_learning_rate() -> None:
 OFF_IN_A_RUN = [
     slow(("ppo", {"normalize_advantages": True})),
     ("ppo", {"per_rank_batch_size": 16}),
-    ("ppo", {"eval_every": 64}),
+    slow(("ppo", {"eval_every": 64})),
     ("ppo", {"recompute_advantages": True}),
     ("a2c", {"optimizer": "adam"}),
     ("sac", {"gamma": 0.5}),
@@ -280,14 +283,14 @@ def test_a_config_with_what_the_run_was_built_with_is_refused_in_its_middle(
         with pytest.raises(ValueError, match="cannot take effect in the middle of a run"):
             agent.config = agent.config.replace(**setting)
 
-    agent = trained(algo, change)
+    agent = trained(algo, change, engine="eager")
     agent.config = agent.config.replace(eval_every=64)  # for the next run
 
 
 ON_IN_A_RUN = [
     *[slow(("ppo", {name: 0.5})) for name in ("gamma", "vf_coef", "ent_coef")],
     ("ppo", {"clip_coef": 0.5}),
-    ("ppo", {"update_epochs": 2}),
+    slow(("ppo", {"update_epochs": 2})),
     ("ppo", {"lr_schedule": "linear"}),
     ("a2c", {"gae_lambda": 0.5}),
     ("sac", {"learning_starts": 40}),
@@ -321,7 +324,7 @@ OF_RATES |= {"per_rank_batch_size": 32, "eval_episodes": 0, "accelerator": "cpu"
 
 def test_a_coefficient_that_load_is_given_takes_the_place_of_the_file_s() -> None:
     rule: dict[str, Any] = {"learning_rate": 1e-3, "lr_schedule": "adaptive,kl=0.0001"}
-    agent = PPO("CartPole-v1", **OF_RATES, **rule, total_timesteps=512).learn()
+    agent = PPO("CartPole-v1", **OF_RATES, **rule, engine="eager", total_timesteps=512).learn()
     assert agent.result is not None and float(agent.optimizer.learning_rate) < 5e-4
     for given in (
         {"learning_rate": 1e-3, "lr_schedule": "constant"},
@@ -332,7 +335,7 @@ def test_a_coefficient_that_load_is_given_takes_the_place_of_the_file_s() -> Non
         assert rates.rates[0] == 1e-3
     same = PPO.load(agent.result.folder)  # nothing is said of the rate
     assert float(same.optimizer.learning_rate) == float(agent.optimizer.learning_rate)
-    sac = trained("sac", lambda agent: agent.learning_rates["q_lr"].fill_(9e-3))
+    sac = trained("sac", lambda agent: agent.learning_rates["q_lr"].fill_(9e-3), engine="eager")
     assert float(SAC.load(sac.result.folder).learning_rates["q_lr"]) == pytest.approx(9e-3)
     again = SAC.load(sac.result.folder, q_lr=sac.config.q_lr)
     assert float(again.learning_rates["q_lr"]) == pytest.approx(sac.config.q_lr)

@@ -1,5 +1,6 @@
 """Recorded and compiled functions do what eager ones do, and recording leaves no trace."""
 
+import itertools
 import logging
 import shutil
 from typing import Any
@@ -31,8 +32,10 @@ def no_warning(caplog):
 @pytest.mark.parametrize(
     "normalisers", quick([{}, NORMALISERS], NORMALISERS), ids=["plain", "normalised"]
 )
-@pytest.mark.parametrize("shared", [False, True], ids=["separate", "shared"])
-@pytest.mark.parametrize("env", quick(WALKS, "box", "multidiscrete"))
+@pytest.mark.parametrize(
+    ("env", "shared"),
+    quick(itertools.product(WALKS, [False, True]), ("box", False), ("multidiscrete", True)),
+)
 def test_recorded_training_equals_eager_to_the_bit(env, shared, normalisers, no_warning):
     eager, recorded = (
         make_agent(env, engine=mode, shared_network=shared, **HARD, **normalisers)

@@ -40,20 +40,20 @@ def make_agent(
     """Return an agent that is to name what it is shown."""
     kwargs = (f"shown={shown}", f"named={named}")
     more = {"env_kwargs": kwargs, "info_action_mask": shown == "info", "log_dir": str(folder)}
-    return kind(TARGETS, **{**SETTINGS, **more, "total_timesteps": 3072, **changes})
+    return kind(TARGETS, **{**SETTINGS, **more, "total_timesteps": 2048, **changes})
 
 
 @pytest.mark.parametrize(
     ("shown", "named"),
     quick(
         [*((shown, "discrete") for shown in SHOWN), *(("vector", named) for named in NAMED[1:])],
-        *((shown, "discrete") for shown in ("mixed", "discrete", "dict", "masked_image", "info")),
+        *((shown, "discrete") for shown in ("mixed", "discrete", "masked_image", "info")),
         *(("vector", named) for named in ("multidiscrete", "multibinary", "signs")),
     ),
 )
 def test_every_space_is_learned(tmp_path, shown, named):
     # Behind a mask nothing can be done wrong: the env raises if a forbidden action comes.
-    agent = make_agent(tmp_path, shown, named, total_timesteps=512 if shown in MASKED else 3072)
+    agent = make_agent(tmp_path, shown, named, total_timesteps=512 if shown in MASKED else 2048)
     agent.learn()
     result = evaluate_agent(agent, 16, 0)
     assert result is not None and result.mean > 7.2
@@ -61,7 +61,7 @@ def test_every_space_is_learned(tmp_path, shown, named):
 
 @pytest.mark.parametrize("shown", quick(["discrete", "mixed"], "discrete"))
 def test_a_memory_takes_numbers_and_pixels(tmp_path, shown):
-    agent = make_agent(tmp_path, shown, kind=PPORecurrent, sequence_length=8, total_timesteps=6144)
+    agent = make_agent(tmp_path, shown, kind=PPORecurrent, sequence_length=8, total_timesteps=4096)
     agent.learn()
     result = evaluate_agent(agent, 16, 0)
     assert result is not None and result.mean > 7.2
@@ -71,7 +71,13 @@ def test_off_policy_sees_numbers_one_hot(tmp_path):
     weights = []
     for shown in ("discrete", "multibinary"):  # which shows the same numbers as one-hot bits
         settings = {"num_envs": 2, "learning_starts": 20, "per_rank_batch_size": 8, "seed": 3}
-        settings |= {"total_timesteps": 60, "eval_episodes": 0, "log_dir": str(tmp_path)}
+        settings |= {
+            "hidden_sizes": (16,),
+            "engine": "eager",
+            "total_timesteps": 60,
+            "eval_episodes": 0,
+            "log_dir": str(tmp_path),
+        }
         kwargs = (f"shown={shown}", "named=signs")
         agent = SAC(TARGETS, accelerator="cpu", env_kwargs=kwargs, **settings)
         agent.learn()
@@ -86,7 +92,7 @@ def test_what_an_algorithm_cannot_see_is_refused(tmp_path):
         SAC(TARGETS, accelerator="cpu", env_kwargs=("shown=grey", "named=signs"))
 
 
-@pytest.mark.parametrize("shown", quick(SHOWN, "mixed", "tuple", "info", "multidiscrete"))
+@pytest.mark.parametrize("shown", quick(SHOWN, "mixed", "info"))
 def test_every_space_is_saved_and_exported(tmp_path, shown):
     agent = make_agent(tmp_path, shown)
     agent.save(tmp_path / "agent.pt")
@@ -110,11 +116,11 @@ def test_one_observation_is_predicted_as_in_a_batch(tmp_path, shown):
 
 
 def test_a_run_over_pixels_and_vectors_goes_on(tmp_path):
-    agent = make_agent(tmp_path, "mixed", total_timesteps=512)
+    agent = make_agent(tmp_path, "mixed", total_timesteps=256, engine="eager")
     folder = AgentTrainer().fit(agent).folder
-    resumed = make_agent(tmp_path, "mixed", total_timesteps=1024)
+    resumed = make_agent(tmp_path, "mixed", total_timesteps=512, engine="eager")
     summary = AgentTrainer(resume=folder).fit(resumed).summary
-    assert summary["total_env_steps"] == 1024 and summary["restarts"] == 1
+    assert summary["total_env_steps"] == 512 and summary["restarts"] == 1
 
 
 @pytest.mark.parametrize(

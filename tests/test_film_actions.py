@@ -18,6 +18,8 @@ SMALL = {"preset": "none", "num_envs": 1, "num_steps": 8, "per_rank_batch_size":
 @pytest.fixture(autouse=True)
 def _short_films(monkeypatch):
     monkeypatch.setattr(film, "MAX_FRAMES", 6)
+    # It asks a process of its own for each task, which takes seconds; `test_video.py` goes by it.
+    monkeypatch.setattr(film, "check_rendering", lambda env_id: None)
 
 
 def beside(agent, folder, deterministic=True):

@@ -227,37 +227,44 @@ def test_reward_scaling_may_begin_with_the_new_task(tmp_path):
     assert agent.reward_scale.count > 0
 
 
-def test_a_replay_buffer_is_kept_for_the_same_task_alone(tmp_path, capsys):
-    folder = small(SAC, log_dir=str(tmp_path)).learn().result.folder
-    kept = SAC.load(folder, log_dir=str(tmp_path))
-    assert kept.saved_replay is not None and kept.num_env_steps > 0
-    kept.learn()
-    assert "kept weights, optimiser, replay buffer" in line_of(capsys)
-    other = (
-        {"env": "Pendulum-v1"},
-        {"num_envs": 4},
-        {"mask_vel": True},
-        {"env_kwargs": {"max_episode_steps": 9}},
-    )
-    for changes in (*other, {"keep_replay": False}):
-        agent = SAC.load(folder, **changes, policy_lr=1e-5, log_dir=str(tmp_path))
-        assert agent.saved_replay is None and agent.num_env_steps == 0
-        agent.learn(32)
-        told = line_of(capsys)
-        assert "kept weights, optimiser; new: replay buffer" in told
-        assert "policy_lr=1e-05 (was 0.0003)" in told
-        assert float(agent.actor_optimizer.learning_rate) == pytest.approx(1e-5)
-    kept_all_the_same = {"env": "Pendulum-v1", "keep_replay": True}, {"vector": "auto"}
-    for changes in kept_all_the_same:
-        assert SAC.load(folder, **changes).saved_replay is not None
-
-
 @pytest.fixture(scope="module")
 def run_of_sac(tmp_path_factory) -> Path:
     """A run of 160 steps: 8 warm up, each of the others is followed by a gradient step."""
     folder = str(tmp_path_factory.mktemp("runs"))
     sizes = {"num_envs": 1, "learning_starts": 8, "log_every": 0, "total_timesteps": 160}
-    return small(SAC, log_dir=folder, buffer_size=1_000, **sizes).learn().result.folder
+    # Most runs that go on with it are so short that building a fast engine takes longer.
+    sizes |= {"buffer_size": 1_000, "engine": "eager"}
+    return small(SAC, log_dir=folder, **sizes).learn().result.folder
+
+
+def test_a_replay_buffer_is_kept_for_the_same_task(run_of_sac, tmp_path, capsys):
+    kept = SAC.load(run_of_sac, log_dir=str(tmp_path), engine="auto")
+    assert kept.saved_replay is not None and kept.num_env_steps > 0
+    kept.learn(32)
+    assert "kept weights, optimiser, replay buffer" in line_of(capsys)
+    kept_all_the_same = {"env": "Pendulum-v1", "keep_replay": True}, {"vector": "auto"}
+    for changes in kept_all_the_same:
+        assert SAC.load(run_of_sac, **changes).saved_replay is not None
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"env": "Pendulum-v1"},
+        {"num_envs": 4},
+        {"mask_vel": True},
+        {"env_kwargs": {"max_episode_steps": 9}},
+        {"keep_replay": False},
+    ],
+)
+def test_a_replay_buffer_is_kept_for_no_other_task(changes, run_of_sac, tmp_path, capsys):
+    agent = SAC.load(run_of_sac, **changes, policy_lr=1e-5, log_dir=str(tmp_path))
+    assert agent.saved_replay is None and agent.num_env_steps == 0
+    agent.learn(32)
+    told = line_of(capsys)
+    assert "kept weights, optimiser; new: replay buffer" in told
+    assert "policy_lr=1e-05 (was 0.0003)" in told
+    assert float(agent.actor_optimizer.learning_rate) == pytest.approx(1e-5)
 
 
 def gradient_steps(folder: Path, before: int) -> list[int]:
@@ -312,7 +319,7 @@ def test_a_warm_up_that_is_over_cannot_be_changed(run_of_sac, tmp_path):
 
 @pytest.mark.parametrize("is_resumed", [slow(False), True])
 def test_a_kept_replay_forgets_nothing_before_it_is_full(is_resumed, run_of_sac, tmp_path):
-    agent = SAC.load(run_of_sac, log_dir=str(tmp_path)).learn(200)
+    agent = SAC.load(run_of_sac, log_dir=str(tmp_path), replay_ratio=0.05).learn(200)
     if is_resumed:
         longer = SAC.load(agent.result.folder, total_timesteps=400)
         AgentTrainer(resume=agent.result.folder).fit(longer)

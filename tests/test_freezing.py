@@ -14,8 +14,6 @@ from torch import Tensor, nn
 from fastrl import AgentTrainer, Callback
 from fastrl.agents.networks import frozen_names
 
-of_two = pytest.mark.parametrize("name", quick(KINDS, "ppo", "sac"))
-
 
 def freeze_first(agent: Any) -> None:
     layer = next(x for x in agent.policy.modules() if isinstance(x, nn.Linear))
@@ -40,7 +38,7 @@ def assert_frozen_alone_stays(agent: Any, before: dict[str, Tensor]) -> None:
     assert {name for name, x in before.items() if torch.equal(x, now[name])} == frozen
 
 
-@pytest.mark.parametrize("name", KINDS)
+@pytest.mark.parametrize("name", quick(KINDS, "ppo", "ppo_recurrent", "sac"))
 @pytest.mark.parametrize(
     ("engine", "freeze"),
     [("auto", freeze_policy), slow(("recorded", freeze_head)), slow(("auto", freeze_all))],
@@ -51,7 +49,7 @@ def test_frozen_parts_stay_and_the_others_learn(name, engine, freeze: Callable[[
     assert_frozen_alone_stays(found.agent, found.before)
 
 
-@of_two
+@pytest.mark.parametrize("name", quick(KINDS, "ppo"))
 def test_frozen_after_learning_and_kept_by_load_and_resume_until_thawed(name, tmp_path):
     kind: Any = KINDS[name]
     steps = 160 if issubclass(kind, SAC) else 128
@@ -81,7 +79,7 @@ def test_frozen_after_learning_and_kept_by_load_and_resume_until_thawed(name, tm
     assert_frozen_alone_stays(loaded, before)
 
 
-@of_two
+@pytest.mark.parametrize("name", quick(KINDS, "sac"))
 def test_a_layer_frozen_after_loading_does_not_move_by_what_the_optimiser_remembers(name, tmp_path):
     kind: Any = KINDS[name]
     found = ran(kind, "recorded")

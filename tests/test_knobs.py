@@ -9,7 +9,7 @@ from typing import Any, get_args
 import numpy as np
 import pytest
 import torch
-from quick import quick
+from quick import quick, slow
 from test_resume import agent_for, assert_equal, last_state, metrics_of, stopped_and_resumed
 from torch import nn
 from toy_agents import make_a2c, make_agent, run
@@ -51,8 +51,8 @@ def test_actor_and_critic_have_widths_of_their_own() -> None:
     "settings",
     [
         {"critic_hidden_sizes": (16,)},
-        {"activation_function": "SiLU"},
-        {"weight_decay": 0.3},
+        slow({"activation_function": "SiLU"}),
+        slow({"weight_decay": 0.3}),
         {"adam_beta1": 0.5, "adam_beta2": 0.9},
         {"clip_vloss": True, "vf_clip_coef": 0.01, "vf_clip_rule": "clipped"},
         {"target_kl": 1e-4, "kl_stop": "minibatch"},
@@ -93,7 +93,8 @@ def test_an_activation_may_be_a_class_of_torch() -> None:
 
 
 def test_widths_and_activation_are_resumed_loaded_and_exported(tmp_path: Path) -> None:
-    settings = {"critic_hidden_sizes": (16,), "activation_function": "GELU", "weight_decay": 0.1}
+    settings: dict[str, Any] = {"critic_hidden_sizes": (16,), "activation_function": "GELU"}
+    settings |= {"weight_decay": 0.1, "engine": "eager"}
     straight = AgentTrainer().fit(agent_for(STATEFUL, tmp_path, **settings)).folder
     resumed = stopped_and_resumed(lambda: STATEFUL, tmp_path, **settings)
     assert_equal(last_state(resumed), last_state(straight))

@@ -64,8 +64,9 @@ def test_task_of_an_agent_with_a_whole_config_is_saved_with_it(tmp_path):
 
 
 def test_run_folder_gives_its_newest_checkpoint(tmp_path):
-    small = {"num_envs": 2, "num_steps": 16, "per_rank_batch_size": 32, "eval_episodes": 0}
-    model = PPO("CartPole-v1", preset="none", log_dir=tmp_path, accelerator="cpu", **small)
+    small: dict[str, Any] = {"num_envs": 2, "num_steps": 16, "per_rank_batch_size": 32}
+    small |= {"eval_episodes": 0, "accelerator": "cpu", "engine": "eager"}
+    model = PPO("CartPole-v1", preset="none", log_dir=tmp_path, **small)
     result = model.learn(64).result
     assert result is not None
     agents = [PPO.load(path) for path in (result.folder, result.folder / "checkpoints" / "last.pt")]

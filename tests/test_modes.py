@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import threading
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from quick import quick
 from seam import FAST, KINDS, ON_POLICY, assert_same, make, on_eager, ran, weights_of
 from test_seam import put_layers
 from torch import Tensor, nn
@@ -58,12 +60,20 @@ def put_dropping(agent: Any) -> None:
     put_layers(dropping, agent)
 
 
-@of_all
 @pytest.mark.parametrize(
-    ("engine", "change"),
-    [("auto", put_moded), ("recorded", put_moded), ("auto", put_normed)],
+    ("engine", "change", "name"),
+    quick(
+        [
+            *itertools.product(FAST, [put_moded], KINDS),
+            *itertools.product(["auto"], [put_normed], KINDS),
+        ],
+        ("auto", put_moded, "ppo"),
+        ("auto", put_moded, "droq"),
+        ("recorded", put_moded, "sac"),
+        ("auto", put_normed, "ppo_recurrent"),
+    ),
 )
-def test_every_engine_learns_in_training_mode_what_eager_learns(name, engine, change):
+def test_every_engine_learns_in_training_mode_what_eager_learns(engine, change, name):
     found, expected = ran(KINDS[name], engine, change), on_eager(KINDS[name], change)
     assert_same(found, expected)
     buffers = dict(expected.agent.policy.named_buffers())
@@ -152,19 +162,27 @@ def test_a_normaliser_in_evaluation_mode_keeps_its_statistics(name, engine):
 # Modes of torch that the caller is in
 
 
-@of_all
-@pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode])
-def test_learning_under_no_grad_is_learning(name, mode, tmp_path):
+@pytest.mark.parametrize(
+    ("mode", "name"),
+    quick(
+        itertools.product([torch.no_grad, torch.inference_mode], KINDS),
+        (torch.inference_mode, "ppo"),
+        (torch.no_grad, "sac"),
+    ),
+)
+def test_learning_under_no_grad_is_learning(mode, name, tmp_path):
+    settings = {"log_dir": str(tmp_path), "eval_episodes": 0, "total_timesteps": 128}
+
     def learned(kind: Any, around: Any) -> dict[str, Tensor]:
         with around():
-            agent = make(kind, "auto", log_dir=str(tmp_path), eval_episodes=0)
+            agent = make(kind, "auto", **settings)
             agent.learn()
         return weights_of(agent)
 
     found, expected = (learned(KINDS[name], around) for around in (mode, torch.enable_grad))
     assert all(torch.equal(found[key], expected[key]) for key in expected)
     with torch.inference_mode():
-        made = make(KINDS[name], "auto", log_dir=str(tmp_path), eval_episodes=0)
+        made = make(KINDS[name], "auto", **settings)
     found = weights_of(made.learn())
     assert all(torch.equal(found[key], expected[key]) for key in expected)
 

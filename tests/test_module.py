@@ -634,7 +634,7 @@ class InGroups(Reinforce):
 
 
 def test_a_scheduler_moves_each_group_of_parameters_from_its_own_rate(tmp_path):
-    module = InGroups(nn.Linear(4, 2), num_envs=4, num_steps=16)
+    module = InGroups(nn.Linear(4, 2), num_envs=4, num_steps=16, engine="eager")
     fit(module, "CartPole-v1", tmp_path, max_steps=640)
     assert [group["lr"] for group in module.made.param_groups] == pytest.approx([1e-8, 1e-5])
 
@@ -647,7 +647,7 @@ class OfLightning(Reinforce):
 
 
 def test_an_empty_list_of_schedulers_is_none(tmp_path):
-    module = OfLightning(nn.Linear(4, 2), num_envs=4, num_steps=16)
+    module = OfLightning(nn.Linear(4, 2), num_envs=4, num_steps=16, engine="eager")
     assert fit(module, "CartPole-v1", tmp_path, max_steps=64).summary["total_env_steps"] == 64
 
 
@@ -679,7 +679,12 @@ def test_weight_decay_that_adam_comes_to_have_is_refused(tmp_path):
         module.made.param_groups[0]["weight_decay"] = 0.1
 
     with pytest.raises(ValueError, match="cannot be set in the middle of a run"):
-        fit(ByHand(decay, num_envs=4, num_steps=16), "CartPole-v1", tmp_path, max_steps=320)
+        fit(
+            ByHand(decay, num_envs=4, num_steps=16, engine="eager"),
+            "CartPole-v1",
+            tmp_path,
+            max_steps=320,
+        )
 
 
 class OfRewards(LightningAgentModule):

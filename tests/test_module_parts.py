@@ -123,9 +123,7 @@ of_all = pytest.mark.parametrize(
     ("kind", "parts"),
     quick(
         WAYS,
-        (Policy, "vectors"),
         (Shuffled, "images"),
-        (PlaysItself, "vectors"),
         (Values, "vectors"),
     ),
     ids=[f"{kind.__name__}-{parts}" for kind, parts in WAYS],
@@ -279,7 +277,7 @@ class Clones(Policy):
 
 
 @pytest.mark.filterwarnings("ignore")
-@pytest.mark.parametrize("parts", SPACES)
+@pytest.mark.parametrize("parts", quick(SPACES, "vectors"))
 def test_the_same_network_learns_from_data_by_key(parts, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     space = deepcopy(SPACES[parts])

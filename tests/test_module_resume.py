@@ -69,7 +69,7 @@ def check_equal(resumed: Path, straight: Path) -> None:
 # Modules with a `sample` of their own
 
 
-@pytest.mark.parametrize("stop", [8, 15])
+@pytest.mark.parametrize("stop", quick([8, 15], 8))
 def test_metrics_that_a_sampling_module_has_not_logged_yet_are_in_the_next_row(tmp_path, stop):
     settings = {"log_every": 96, "replay_ratio": 0.2}
     check_equal(*stopped_and_resumed(SamplesReplay, tmp_path, stop, **settings))
@@ -147,7 +147,7 @@ class OneCycle(Reinforce):
         return [optimizer], [torch.optim.lr_scheduler.OneCycleLR(optimizer, 1e-2, 20)]
 
 
-@pytest.mark.parametrize("kind", [Cyclic, OneCycle])
+@pytest.mark.parametrize("kind", quick([Cyclic, OneCycle], OneCycle))
 def test_a_scheduler_that_moves_betas_goes_on_to_the_bit(kind, tmp_path):
     check_equal(*stopped_and_resumed(kind, tmp_path, 7, num_steps=4))
 
@@ -174,12 +174,12 @@ class ChangesBetas(ChangesOnce):
     change: ClassVar = {"betas": (0.5, 0.9)}
 
 
-@pytest.mark.parametrize("kind", [ChangesEps, ChangesBetas])
+@pytest.mark.parametrize("kind", quick([ChangesEps, ChangesBetas], ChangesBetas))
 def test_a_number_of_the_optimiser_that_was_changed_by_hand_goes_on_to_the_bit(kind, tmp_path):
     check_equal(*stopped_and_resumed(kind, tmp_path, 11))
 
 
-@pytest.mark.parametrize("kind", [Cyclic, OneCycle])
+@pytest.mark.parametrize("kind", quick([Cyclic, OneCycle], Cyclic))
 def test_a_file_that_has_learning_rates_alone_is_read(kind, tmp_path):
     def age(agent: dict[str, Any]) -> None:
         groups, scheduler = agent["schedule"]["groups"], agent["schedule"]["scheduler"]

@@ -16,6 +16,8 @@ from fastrl import PPO, SAC, AgentTrainer, Callback
 
 SMALL: dict[str, Any] = {"preset": "none", "num_envs": 4, "eval_episodes": 0, "verbose": 0}
 SMALL |= {"accelerator": "cpu", "seed": 3}
+OF_SAC = {**SMALL, "total_timesteps": 64, "learning_starts": 16, "hidden_sizes": (8,)}
+OF_SAC |= {"per_rank_batch_size": 16}
 OF_PPO = {**SMALL, "num_steps": 16, "total_timesteps": 512, "update_epochs": 2}
 
 
@@ -56,13 +58,13 @@ def test_an_agent_that_learns_does_not_begin_another_run(how: str) -> None:
 
 
 def test_another_agent_may_learn_in_between() -> None:
-    plain = SAC("Pendulum-v1", **SMALL, total_timesteps=64, learning_starts=16).learn()
+    plain = SAC("Pendulum-v1", **OF_SAC).learn()
     inner: list[Any] = []
 
     def learn_another(_: Any) -> None:
         inner.append(PPO("CartPole-v1", **OF_PPO).learn())
 
-    agent = SAC("Pendulum-v1", **SMALL, total_timesteps=64, learning_starts=16)
+    agent = SAC("Pendulum-v1", **OF_SAC)
     agent.learn(callbacks=[Second(learn_another)])
     assert torch.equal(agent.actor_optimizer.flat, plain.actor_optimizer.flat) and inner
 

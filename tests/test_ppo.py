@@ -21,7 +21,7 @@ from fastrl.ops.losses import explained_variance
 LONG = {"total_timesteps": 16 * 4 * 6}
 
 
-@pytest.mark.parametrize("env", [*WALKS, "CartPole-v1"])
+@pytest.mark.parametrize("env", quick([*WALKS, "CartPole-v1"], "box", "CartPole-v1"))
 def test_one_seed_gives_one_result(env):
     first, second = make_agent(env, **LONG), make_agent(env, **LONG)
     assert run(first) == run(second)
@@ -111,7 +111,10 @@ def put_in_place(policy: Any, what: str) -> None:
 
 
 @pytest.mark.skipif(not HAS_DENSE, reason="no extension, or no wide vectors")
-@pytest.mark.parametrize("what", ["norm", "layer", "activation", "class", "hook", "bias"])
+@pytest.mark.parametrize(
+    "what",
+    quick(["norm", "layer", "activation", "class", "hook", "bias"], "layer", "class", "hook"),
+)
 def test_networks_that_somebody_put_in_place_are_used_as_they_are(what):
     agent = make_agent("discrete", engine="auto", hidden_sizes=(8,))
     put_in_place(agent.policy, what)
@@ -243,7 +246,7 @@ def test_predicting_does_not_change_how_learning_goes_on():
 NORMALISED = {"observation_normalization": True, "reward_scaling": True}
 
 
-@pytest.mark.parametrize("env", WALKS)
+@pytest.mark.parametrize("env", quick(WALKS, "box"))
 def test_saved_agent_predicts_as_before(env, tmp_path):
     agent = make_agent(env, **NORMALISED)
     run(agent)
@@ -332,7 +335,7 @@ class ByteWalk(DiscreteWalk):
         return np.array([self.num_steps, 255], np.uint8)
 
 
-@pytest.mark.parametrize("normalised", [False, True])
+@pytest.mark.parametrize("normalised", quick([False, True], True))
 def test_observations_may_be_whole_numbers(normalised):
     eager, recorded = (
         make_agent("test_ppo:ByteWalk", engine=mode, observation_normalization=normalised)

@@ -118,14 +118,15 @@ def test_import_of_the_package_imports_no_torch():
 
 
 def test_mistakes_and_help_are_answered_before_torch_is_imported(tmp_path):
-    for words in (["--help"], ["--env", "x"], ["--resume", str(tmp_path)]):
-        code = (
-            "import sys\nfrom fastrl.cli import main\n"
-            f"try: main('ppo', {words!r})\n"
-            "except SystemExit: pass\n"
-            "sys.exit('torch' in sys.modules)"
-        )
-        assert run_python("-c", code).returncode == 0, words
+    code = (
+        "import sys\nfrom fastrl.cli import main\n"
+        f"for words in (['--help'], ['--env', 'x'], ['--resume', {str(tmp_path)!r}]):\n"
+        "    try: main('ppo', words)\n"
+        "    except SystemExit: pass\n"
+        "    if 'torch' in sys.modules: sys.exit(f'imported for {words}')\n"
+    )
+    done = run_python("-c", code)
+    assert done.returncode == 0, done.stderr
 
 
 # One line for each mistake

@@ -16,7 +16,7 @@ from gymnasium.envs.classic_control import CartPoleEnv
 from gymnasium.vector import AsyncVectorEnv, SyncVectorEnv
 from gymnasium.wrappers import TimeLimit
 from gymnasium.wrappers.vector import ClipReward, RecordEpisodeStatistics
-from quick import quick
+from quick import quick, slow
 
 from fastrl import PPO, AgentTrainer, make_env
 from fastrl.cli import main as command_line
@@ -107,7 +107,7 @@ MAKERS = {
 }
 
 
-@pytest.mark.parametrize("how", MAKERS)
+@pytest.mark.parametrize("how", quick(MAKERS, *[x for x in MAKERS if "processes" not in x]))
 def test_limits_of_what_was_handed_over_hold_in_tests(how, tmp_path):
     agent = agent_for(MAKERS[how](), tmp_path)
     assert result_of(agent) == (LIMIT, LIMIT)
@@ -160,7 +160,12 @@ def test_a_vector_environment_that_claims_an_id_is_not_made_from_it():
 
 @pytest.mark.parametrize(
     "eval_env",
-    [limited, limited(), vectorised(), partial(gymnasium.make, CARTPOLE, max_episode_steps=LIMIT)],
+    [
+        limited,
+        slow(limited()),
+        vectorised(),
+        slow(partial(gymnasium.make, CARTPOLE, max_episode_steps=LIMIT)),
+    ],
     ids=["function", "one", "vector", "partial"],
 )
 def test_eval_env_is_what_is_tested_as_often_as_asked(eval_env, tmp_path):

@@ -82,6 +82,11 @@ def agent_for(env: Any, log_dir: Path, kind: type[PPO] = PPO, **settings: Any) -
     return kind(env, preset="none", log_dir=str(log_dir), **{**SETTINGS, **settings})
 
 
+def plain_agent_for(*arguments: Any, **settings: Any) -> PPO:
+    """An agent where the engine plays no part: making a fast one takes longer than the run."""
+    return agent_for(*arguments, **{"engine": "eager", **settings})
+
+
 def last_state(folder: Path) -> dict[str, Any]:
     """The last checkpoint but for what may differ between equal runs: clock and restarts."""
     state = load_checkpoint(folder / "checkpoints" / "last.pt")
@@ -141,11 +146,11 @@ def test_resumed_run_is_bit_identical_where_envs_can_be_saved(tmp_path, stateful
 
 def test_resume_from_a_periodic_checkpoint_drops_what_came_after_it(tmp_path):
     settings = {"checkpoint_every": 3 * UPDATE}
-    straight = AgentTrainer().fit(agent_for(STATEFUL, tmp_path, **settings)).folder
-    agent = agent_for(STATEFUL, tmp_path, StopAfter, **settings)
+    straight = AgentTrainer().fit(plain_agent_for(STATEFUL, tmp_path, **settings)).folder
+    agent = plain_agent_for(STATEFUL, tmp_path, StopAfter, **settings)
     stopped = AgentTrainer(on_interrupt="return").fit(agent).folder
     (stopped / "checkpoints" / "last.pt").write_bytes(b"cut")  # as if last.pt had been damaged
-    AgentTrainer(resume=stopped).fit(agent_for(STATEFUL, tmp_path, **settings))
+    AgentTrainer(resume=stopped).fit(plain_agent_for(STATEFUL, tmp_path, **settings))
     assert_equal(last_state(stopped), last_state(straight))
     assert metrics_of(stopped) == metrics_of(straight)
 
@@ -196,16 +201,16 @@ def test_resumed_envpool_run_plays_other_episodes(tmp_path, monkeypatch):
 
 
 def test_environments_of_the_caller_are_not_made_anew(tmp_path):
-    folder = AgentTrainer().fit(agent_for("CartPole-v1", tmp_path)).folder
+    folder = AgentTrainer().fit(plain_agent_for("CartPole-v1", tmp_path)).folder
     env = make_env("CartPole-v1", 4)
-    agent = agent_for(env, tmp_path, total_timesteps=9 * UPDATE)
+    agent = plain_agent_for(env, tmp_path, total_timesteps=9 * UPDATE)
     AgentTrainer(resume=folder).fit(agent)
     assert agent.envs == [env]
 
 
 def test_finished_run_may_be_made_longer(tmp_path):
-    folder = AgentTrainer().fit(agent_for("CartPole-v1", tmp_path)).folder
-    longer = agent_for("CartPole-v1", tmp_path, total_timesteps=10 * UPDATE)
+    folder = AgentTrainer().fit(plain_agent_for("CartPole-v1", tmp_path)).folder
+    longer = plain_agent_for("CartPole-v1", tmp_path, total_timesteps=10 * UPDATE)
     result = AgentTrainer(resume=folder).fit(longer)
     assert result.summary["total_env_steps"] == 10 * UPDATE
     assert len(metrics_of(folder)) == 10
@@ -214,7 +219,7 @@ def test_finished_run_may_be_made_longer(tmp_path):
 @pytest.mark.slow
 def test_longer_run_that_was_killed_in_its_last_test_makes_up_for_it(tmp_path, monkeypatch):
     tests = {"eval_episodes": 2, "eval_every": 0}
-    folder = AgentTrainer().fit(agent_for("CartPole-v1", tmp_path, **tests)).folder
+    folder = AgentTrainer().fit(plain_agent_for("CartPole-v1", tmp_path, **tests)).folder
     longer = {**tests, "total_timesteps": 10 * UPDATE}
 
     def killed(*_: Any) -> Any:
@@ -222,19 +227,19 @@ def test_longer_run_that_was_killed_in_its_last_test_makes_up_for_it(tmp_path, m
 
     with monkeypatch.context() as patch, pytest.raises(MemoryError):
         patch.setattr("fastrl.training.records.evaluate_agent", killed)
-        AgentTrainer(resume=folder).fit(agent_for("CartPole-v1", tmp_path, **longer))
-    result = AgentTrainer(resume=folder).fit(agent_for("CartPole-v1", tmp_path, **longer))
+        AgentTrainer(resume=folder).fit(plain_agent_for("CartPole-v1", tmp_path, **longer))
+    result = AgentTrainer(resume=folder).fit(plain_agent_for("CartPole-v1", tmp_path, **longer))
     assert result.summary["total_env_steps"] == 10 * UPDATE
     assert result.summary["eval_episodes"] == 2
     told = f"{folder} is complete at {10 * UPDATE} of {10 * UPDATE} steps"
     with pytest.raises(ValueError, match=re.escape(told)):
-        AgentTrainer(resume=folder).fit(agent_for("CartPole-v1", tmp_path, **longer))
+        AgentTrainer(resume=folder).fit(plain_agent_for("CartPole-v1", tmp_path, **longer))
 
 
 def test_seconds_of_all_parts_count(tmp_path):
-    first = AgentTrainer().fit(agent_for("CartPole-v1", tmp_path)).summary
+    first = AgentTrainer().fit(plain_agent_for("CartPole-v1", tmp_path)).summary
     (folder,) = tmp_path.glob("ppo/*/*")
-    longer = agent_for("CartPole-v1", tmp_path, total_timesteps=9 * UPDATE)
+    longer = plain_agent_for("CartPole-v1", tmp_path, total_timesteps=9 * UPDATE)
     second = AgentTrainer(resume=folder).fit(longer).summary
     for name in ("wall_seconds", "loop_seconds"):
         assert second[name] > first[name]
@@ -254,7 +259,7 @@ def test_summary_and_last_checkpoint_agree_on_wall_seconds_however_slow_the_disk
         name = f"fastrl.training.{place}.seconds_since_process_start"
         monkeypatch.setattr(name, lambda: seconds[0])
     monkeypatch.setattr(os, "fsync", slow_sync)
-    result = AgentTrainer().fit(agent_for("CartPole-v1", tmp_path))
+    result = AgentTrainer().fit(plain_agent_for("CartPole-v1", tmp_path))
     saved = load_checkpoint(result.folder / "checkpoints" / "last.pt")
     assert result.summary["wall_seconds"] == saved["counters"]["wall_seconds"] > 0
 
@@ -264,26 +269,32 @@ def test_summary_and_last_checkpoint_agree_on_wall_seconds_however_slow_the_disk
 
 def resume_error(folder: Path, env: Any = "CartPole-v1", **settings: Any) -> str:
     with pytest.raises(ValueError) as caught:
-        AgentTrainer(resume=folder).fit(agent_for(env, folder, **settings))
+        AgentTrainer(resume=folder).fit(plain_agent_for(env, folder, **settings))
     return str(caught.value)
 
 
 def test_resume_refuses_a_folder_without_a_whole_checkpoint(tmp_path):
-    folder = AgentTrainer().fit(agent_for("CartPole-v1", tmp_path, total_timesteps=UPDATE)).folder
+    folder = (
+        AgentTrainer().fit(plain_agent_for("CartPole-v1", tmp_path, total_timesteps=UPDATE)).folder
+    )
     for path in (folder / "checkpoints").iterdir():
         path.write_bytes(path.read_bytes()[:1000])
     assert "has no whole checkpoint" in resume_error(folder)
 
 
 def test_resume_refuses_a_checkpoint_of_something_else(tmp_path):
-    folder = AgentTrainer().fit(agent_for("CartPole-v1", tmp_path, total_timesteps=UPDATE)).folder
+    folder = (
+        AgentTrainer().fit(plain_agent_for("CartPole-v1", tmp_path, total_timesteps=UPDATE)).folder
+    )
     (folder / "checkpoints" / "best.pt").unlink()
     save_checkpoint(folder / "checkpoints" / "last.pt", {"counters": {"env_steps": 1}})
     assert "is not one of a run of this version of fastrl" in resume_error(folder)
 
 
 def test_resume_refuses_another_network(tmp_path):
-    folder = AgentTrainer().fit(agent_for("CartPole-v1", tmp_path, total_timesteps=UPDATE)).folder
+    folder = (
+        AgentTrainer().fit(plain_agent_for("CartPole-v1", tmp_path, total_timesteps=UPDATE)).folder
+    )
     assert "does not fit this agent" in resume_error(folder, hidden_sizes=(16,))
 
 
@@ -303,8 +314,8 @@ class OtherStatefulEnv(StatefulEnv):
     ],
 )
 def test_state_of_other_environments_is_told_and_new_episodes_start(tmp_path, caplog, env, words):
-    folder = AgentTrainer().fit(agent_for(STATEFUL, tmp_path, total_timesteps=UPDATE)).folder
-    agent = agent_for(env, tmp_path, total_timesteps=2 * UPDATE)
+    folder = AgentTrainer().fit(plain_agent_for(STATEFUL, tmp_path, total_timesteps=UPDATE)).folder
+    agent = plain_agent_for(env, tmp_path, total_timesteps=2 * UPDATE)
     result = AgentTrainer(resume=folder).fit(agent)
     assert re.search(words, caplog.text)
     assert result.summary["total_env_steps"] == 2 * UPDATE
@@ -314,11 +325,11 @@ def test_state_of_other_environments_is_told_and_new_episodes_start(tmp_path, ca
 
 @pytest.mark.parametrize("is_vector", quick([False, True], True))
 def test_handed_over_environments_play_other_episodes_at_each_resume(tmp_path, capsys, is_vector):
-    folder = AgentTrainer().fit(agent_for("toy_envs:CountingEnv", tmp_path)).folder
+    folder = AgentTrainer().fit(plain_agent_for("toy_envs:CountingEnv", tmp_path)).folder
     for restart in (1, 2):
         longer = {"total_timesteps": (8 + restart) * UPDATE}
         vector = gymnasium.vector.SyncVectorEnv([CountingEnv] * 4)
-        agent = agent_for(vector if is_vector else CountingEnv, tmp_path, **longer)
+        agent = plain_agent_for(vector if is_vector else CountingEnv, tmp_path, **longer)
         AgentTrainer(resume=folder).fit(agent)
         envs: Any = vector if is_vector else agent.envs[0]
         first = base_seed(42, "train", restart)
@@ -327,8 +338,8 @@ def test_handed_over_environments_play_other_episodes_at_each_resume(tmp_path, c
 
 
 def test_environments_that_cannot_be_seeded_again_are_named(tmp_path, caplog):
-    folder = AgentTrainer().fit(agent_for("CartPole-v1", tmp_path)).folder
-    agent = agent_for(make_env("CartPole-v1", 4), tmp_path, total_timesteps=9 * UPDATE)
+    folder = AgentTrainer().fit(plain_agent_for("CartPole-v1", tmp_path)).folder
+    agent = plain_agent_for(make_env("CartPole-v1", 4), tmp_path, total_timesteps=9 * UPDATE)
     AgentTrainer(resume=folder).fit(agent)
     assert "CartPole-v1: the environments that were handed over cannot be given" in caplog.text
 
@@ -336,8 +347,8 @@ def test_environments_that_cannot_be_seeded_again_are_named(tmp_path, caplog):
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory) -> Path:
     """Returns the folder of a run of one update, in environments that can be saved."""
-    settings = {"total_timesteps": UPDATE, "engine": "eager"}
-    agent = agent_for(STATEFUL, tmp_path_factory.mktemp("run"), **settings)
+    settings = {"total_timesteps": UPDATE}
+    agent = plain_agent_for(STATEFUL, tmp_path_factory.mktemp("run"), **settings)
     return AgentTrainer().fit(agent).folder
 
 
@@ -367,7 +378,7 @@ def test_value_of_another_kind_in_a_run_is_told_and_nothing_is_written(finished,
     shutil.copytree(finished, folder)
     (folder / "checkpoints" / "best.pt").unlink(missing_ok=True)
     state = load_checkpoint(path)
-    agent = agent_for(STATEFUL, tmp_path, total_timesteps=2 * UPDATE, engine="eager")
+    agent = plain_agent_for(STATEFUL, tmp_path, total_timesteps=2 * UPDATE)
     for wrong in ("word", [1], {"a": 1}, torch.zeros(3), True):
         part, changed = state, {**state}
         parent = changed
@@ -411,7 +422,7 @@ def test_file_that_cannot_be_written_is_told_before_anything_is(finished, tmp_pa
     else:
         path.write_text("not a table")
     before = contents(folder)
-    assert str(path) in resume_error(folder, STATEFUL, total_timesteps=2 * UPDATE, engine="eager")
+    assert str(path) in resume_error(folder, STATEFUL, total_timesteps=2 * UPDATE)
     assert contents(folder) == before
 
 
@@ -434,7 +445,9 @@ def test_resume_refuses_settings_of_the_beginning(finished, setting):
     "setting", [{"mask_vel": True}, {"env_kwargs": {"sutton_barto_reward": True}}], ids=str
 )
 def test_resume_refuses_another_task(tmp_path, setting):
-    folder = AgentTrainer().fit(agent_for("CartPole-v1", tmp_path, backend="gymnasium")).folder
+    folder = (
+        AgentTrainer().fit(plain_agent_for("CartPole-v1", tmp_path, backend="gymnasium")).folder
+    )
     settings = {"backend": "gymnasium", "total_timesteps": 1024, **setting}
     told = resume_error(folder, **settings)
     assert f"{next(iter(setting))} is " in told and "the run was trained with" in told
@@ -442,13 +455,13 @@ def test_resume_refuses_another_task(tmp_path, setting):
 
 def test_run_of_handed_over_environments_goes_on_from_python_alone(tmp_path, capsys):
     short = {"total_timesteps": UPDATE}
-    folder = AgentTrainer().fit(agent_for(StatefulVectorEnv(4), tmp_path, **short)).folder
+    folder = AgentTrainer().fit(plain_agent_for(StatefulVectorEnv(4), tmp_path, **short)).folder
     assert cli.main("ppo", ["--resume", str(folder), "--total-timesteps", "128"]) == 2
     assert "go on from Python: AgentTrainer(resume=" in capsys.readouterr().err
 
 
 def test_run_that_another_process_writes_is_not_even_read(tmp_path):
-    folder = AgentTrainer().fit(agent_for("CartPole-v1", tmp_path)).folder
+    folder = AgentTrainer().fit(plain_agent_for("CartPole-v1", tmp_path)).folder
     for path in (folder / "checkpoints").glob("*.pt"):
         path.write_bytes(b"half a file")
     with owned(folder):

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 from gymnasium import spaces
+from quick import quick
 from test_resume import assert_equal, last_state, metrics_of
 from toy_agents import Loop
 from toy_envs import EndlessEnv, TerminatingEnv
@@ -73,15 +74,17 @@ def tensors_of(agent: OffPolicyAgent) -> dict[str, Any]:
     return state
 
 
-@pytest.mark.parametrize("kind", [SAC, DroQ])
+RARE = {"policy_frequency": 3, "target_network_frequency": 2}
+MORE = {"num_return_steps": 3, "num_critics": 5, "max_grad_norm": 0.5}
+UNTUNED = {"tune_alpha": False, "alpha": 0.0}
+
+
 @pytest.mark.parametrize(
-    "settings",
-    [
-        {},
-        {"policy_frequency": 3, "target_network_frequency": 2},
-        {"num_return_steps": 3, "num_critics": 5, "max_grad_norm": 0.5},
-        {"tune_alpha": False, "alpha": 0.0},
-    ],
+    ("kind", "settings"),
+    quick(
+        [(kind, settings) for settings in ({}, RARE, MORE, UNTUNED) for kind in (SAC, DroQ)],
+        *[(SAC, MORE), (SAC, UNTUNED), (DroQ, RARE)],
+    ),
 )
 def test_recorded_step_equals_eager_to_the_bit(kind, settings):
     eager, recorded = (
@@ -177,8 +180,8 @@ def values_of(env: type, observation: list[float]) -> float:
         gamma=0.9,
         alpha=0.0,
         tune_alpha=False,
-        q_lr=3e-3,
-        tau=0.05,
+        q_lr=5e-3,
+        tau=0.1,
         hidden_sizes=(32, 32),
         per_rank_batch_size=64,
         replay_ratio=1.0,
@@ -186,7 +189,7 @@ def values_of(env: type, observation: list[float]) -> float:
         buffer_size=4000,
         engine="recorded",
     )
-    Loop(agent).run(400)
+    Loop(agent).run(150)
     with torch.no_grad():
         values = agent.critics(torch.tensor([observation]), torch.zeros(1, 1))
     return float(values.mean())
@@ -311,16 +314,16 @@ def test_run_that_ends_during_its_warm_up_is_refused(tmp_path, capsys):
 
 @pytest.mark.parametrize("is_loaded", [False, True])
 def test_run_may_be_shorter_than_a_warm_up_that_is_over(is_loaded, tmp_path):
-    agent = make_agent(log_dir=str(tmp_path), learning_starts=300, replay_ratio=1.0).learn()
-    assert agent.num_gradient_steps == 100 and agent.result is not None
+    agent = make_agent(log_dir=str(tmp_path), learning_starts=300, replay_ratio=0.25).learn()
+    assert agent.num_gradient_steps == 25 and agent.result is not None
     if is_loaded:
         agent = SAC.load(agent.result.folder, total_timesteps=40, log_dir=str(tmp_path))
     agent.learn(40)
-    assert agent.num_gradient_steps == 140 and agent.result is not None
+    assert agent.num_gradient_steps == 35 and agent.result is not None
     words = ["--resume", str(agent.result.folder), "--total-timesteps", "60"]
     assert main("sac", words) == 0
     counted = load_checkpoint(agent.result.folder / "checkpoints" / "last.pt")["agent"]
-    assert counted["num_gradient_steps"] == 160
+    assert counted["num_gradient_steps"] == 40
 
 
 def test_resumed_run_that_would_end_during_its_warm_up_is_refused(tmp_path):
@@ -340,7 +343,8 @@ def test_discrete_actions_are_refused():
 
 
 def test_metrics_come_every_log_every_steps(tmp_path):
-    result = AgentTrainer().fit(make_agent(log_dir=str(tmp_path), log_every=100))
+    agent = make_agent(log_dir=str(tmp_path), log_every=100, replay_ratio=0.1)
+    result = AgentTrainer().fit(agent)
     rows = metrics_of(result.folder)
     assert [row["env_steps"] for row in rows] == ["100", "200", "300", "400"]
     assert set(rows[-1]) == {
@@ -359,7 +363,7 @@ def test_metrics_come_every_log_every_steps(tmp_path):
         "Gradients/actor_norm",
         "Info/valid_env_steps",
     }
-    assert rows[-1]["Info/gradient_steps"] == "190.0"
+    assert rows[-1]["Info/gradient_steps"] == "38.0"
     assert set(result.summary["stage_seconds"]) == {"env", "act", "store", "update"}
 
 
@@ -373,7 +377,7 @@ class StopAfter(SAC):
         return metrics
 
 
-@pytest.mark.parametrize("num_return_steps", [1, 3])
+@pytest.mark.parametrize("num_return_steps", quick([1, 3], 3))
 def test_resumed_run_is_bit_identical_where_envs_can_be_saved(tmp_path, num_return_steps):
     settings = {
         "log_dir": str(tmp_path),
@@ -389,7 +393,7 @@ def test_resumed_run_is_bit_identical_where_envs_can_be_saved(tmp_path, num_retu
     assert metrics_of(stopped.folder) == metrics_of(straight)
 
 
-@pytest.mark.parametrize("kind", [SAC, DroQ])
+@pytest.mark.parametrize("kind", quick([SAC, DroQ], SAC))
 def test_ten_resumes_keep_counters_replay_and_ratio(tmp_path, kind):
     settings = {"log_dir": str(tmp_path), "replay_ratio": 0.7, "buffer_size": 120}
     folder = None
@@ -407,15 +411,15 @@ def test_ten_resumes_keep_counters_replay_and_ratio(tmp_path, kind):
 
 def test_temperature_of_zero_is_trained_with_saved_and_resumed(tmp_path):
     settings = {"log_dir": str(tmp_path), "alpha": 0.0, "tune_alpha": False}
-    folder = AgentTrainer().fit(make_agent(**settings)).folder
-    result = AgentTrainer(resume=folder).fit(make_agent(total_timesteps=480, **settings))
-    assert result.summary["total_env_steps"] == 480
+    folder = AgentTrainer().fit(make_agent(total_timesteps=80, **settings)).folder
+    result = AgentTrainer(resume=folder).fit(make_agent(total_timesteps=120, **settings))
+    assert result.summary["total_env_steps"] == 120
     assert SAC.load(folder).alpha == 0
     assert {row["Info/alpha"] for row in metrics_of(folder) if row["Info/alpha"]} == {"0.0"}
 
 
 def test_replay_is_in_the_checkpoints_of_a_run_and_not_in_a_saved_agent(tmp_path):
-    agent = make_agent(log_dir=str(tmp_path))
+    agent = make_agent(log_dir=str(tmp_path), total_timesteps=80)
     folder = AgentTrainer().fit(agent).folder
     agent.save(tmp_path / "agent.pt")
     assert load_checkpoint(tmp_path / "agent.pt")["agent"]["replay"] is None
@@ -450,7 +454,7 @@ def test_checkpoint_of_another_network_is_refused(tmp_path):
         SAC.load(tmp_path / "agent.pt", hidden_sizes=(16,))
 
 
-@pytest.mark.parametrize("algo", ["sac", "droq"])
+@pytest.mark.parametrize("algo", quick(["sac", "droq"], "sac"))
 def test_command_line_trains_and_resumes(tmp_path, capsys, algo):
     words = "--env-id Pendulum-v1 --num-envs 2 --hidden-sizes 8 --learning-starts 20 "
     words += "--replay-ratio 0.5 --per-rank-batch-size 8 --eval-episodes 2 --preset none "

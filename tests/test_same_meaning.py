@@ -21,7 +21,7 @@ from fastrl.envs.vector import EnvError
 SMALL: dict[str, Any] = {
     **{"preset": "none", "verbose": 0, "eval_episodes": 2, "hidden_sizes": (8,), "seed": 3},
     **{"num_envs": 2, "num_steps": 16, "per_rank_batch_size": 16, "update_epochs": 1},
-    **{"total_timesteps": 64, "accelerator": "cpu"},
+    **{"total_timesteps": 64, "accelerator": "cpu", "engine": "eager"},
 }
 
 

@@ -98,6 +98,7 @@ def test_sac_multiplies_all_three_learning_rates() -> None:
 def test_sac_follows_its_schedule_in_a_run(tmp_path: Path) -> None:
     words = "--env-id Pendulum-v1 --preset none --total-timesteps 400 --learning-starts 100"
     words += " --log-every 100 --hidden-sizes 8 --eval-episodes 0 --policy-lr 0.001"
+    words += " --engine eager --per-rank-batch-size 16 --replay-ratio 0.25"
     words += f" --lr-schedule linear --log-dir {tmp_path}"
     assert cli.main("sac", words.split()) == 0
     (folder,) = tmp_path.glob("*/*/*")
@@ -107,7 +108,7 @@ def test_sac_follows_its_schedule_in_a_run(tmp_path: Path) -> None:
     assert [float(x) for x in rates][-3:] == pytest.approx([1e-3 * x for x in last])
 
 
-@pytest.mark.parametrize("engine", ["recorded", "auto"])
+@pytest.mark.parametrize("engine", quick(["recorded", "auto"], "auto"))
 def test_no_engine_is_rebuilt_or_left_and_numbers_are_those_of_eager(engine: str) -> None:
     settings: dict[str, Any] = {"lr_schedule": "cosine,warmup=0.4", "clip_schedule": "linear"}
     settings |= {"ent_coef": 0.01, "ent_schedule": lambda progress: (1 - progress) ** 2}
@@ -183,6 +184,7 @@ def test_a_function_is_saved_by_a_name_if_one_leads_to_it() -> None:
 def test_a_named_function_comes_from_the_command_line_and_resumes_there(tmp_path, capsys) -> None:
     words = f"--env-id {STATEFUL} --preset none --num-envs 4 --num-steps 16 --update-epochs 2"
     words += f" --eval-episodes 0 --total-timesteps 128 --log-dir {tmp_path} --accelerator cpu"
+    words += " --engine eager"
     assert cli.main("ppo", [*words.split(), "--lr-schedule", f"{__name__}:quartered"]) == 0
     (folder,) = tmp_path.glob("*/*/*")
     assert cli.main("ppo", ["--resume", str(folder), "--total-timesteps", "256"]) == 0
@@ -210,7 +212,7 @@ def test_a_run_of_a_nameless_function_goes_on_from_python_alone(tmp_path, capsys
     def quadratic(progress: float) -> float:
         return (1 - progress) ** 2
 
-    settings = {"lr_schedule": quadratic, "anneal_lr": False}
+    settings = {"lr_schedule": quadratic, "anneal_lr": False, "engine": "eager"}
     straight = AgentTrainer().fit(agent_for(STATEFUL, tmp_path, **settings)).folder
     resumed = stopped_and_resumed(lambda: STATEFUL, tmp_path, **settings)
     assert_equal(last_state(resumed), last_state(straight))
@@ -436,7 +438,7 @@ def test_adaptive_learning_rate_is_resumed_to_the_bit(tmp_path: Path, engine: st
 
 
 def test_learning_anew_begins_with_the_learning_rate_of_the_settings(tmp_path: Path) -> None:
-    settings = {"lr_schedule": "adaptive,kl=0.001", "anneal_lr": False}
+    settings = {"lr_schedule": "adaptive,kl=0.001", "anneal_lr": False, "engine": "eager"}
     agent = agent_for(STATEFUL, tmp_path, StopAfter, **settings)
     AgentTrainer(on_interrupt="return").fit(agent)
     assert float(agent.optimizer.learning_rate) != pytest.approx(1e-3)

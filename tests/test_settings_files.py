@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 import yaml
+from quick import quick
 
 from fastrl import PPO, cli
 from fastrl.config.describing import ALGORITHMS
@@ -316,8 +317,7 @@ def printed(words: str, capsys: Any, algo: str = "ppo") -> str:
 
 @pytest.mark.parametrize(
     "algo",
-    # PPO has ten times as many presets as any other.
-    [pytest.param(x, marks=[pytest.mark.slow] if x == "ppo" else []) for x in algorithms()],
+    quick(algorithms(), "ppo_recurrent", "droq"),  # which have few presets
 )
 def test_what_print_config_prints_gives_the_same_settings(folder, algo, capsys):
     for task in load_presets(algo):

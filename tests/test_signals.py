@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import signal
 import subprocess
@@ -16,6 +17,7 @@ import gymnasium
 import numpy as np
 import pytest
 import toy_envs
+from quick import quick, slow
 
 from fastrl import PPO, AgentTrainer
 from fastrl.processes import signals
@@ -156,10 +158,10 @@ class SignallingEnv(toy_envs.EndlessEnv):
 @pytest.mark.parametrize(
     ("sent", "hangs", "raised"),
     [
-        ((signal.SIGINT, signal.SIGINT), False, KeyboardInterrupt),
+        slow(((signal.SIGINT, signal.SIGINT), False, KeyboardInterrupt)),
         ((signal.SIGINT, signal.SIGINT), True, KeyboardInterrupt),
         ((signal.SIGTERM, signal.SIGINT), False, SystemExit),
-        ((signal.SIGTERM,), True, SystemExit),
+        slow(((signal.SIGTERM,), True, SystemExit)),
     ],
 )
 def test_run_that_is_cut_in_a_rollout_is_saved_as_the_last_update_left_it(
@@ -230,8 +232,9 @@ def steps_of_tests(folder: Path) -> list[int]:
     return [int(row["env_steps"]) for row in rows if row.get("Test/cumulative_reward")]
 
 
-@pytest.mark.parametrize("num_signals", [1, 2])
-@pytest.mark.parametrize("test", [1, 3])
+@pytest.mark.parametrize(
+    ("test", "num_signals"), quick(itertools.product([1, 3], [1, 2]), (1, 2), (3, 1))
+)
 def test_greedy_test_that_a_signal_cut_is_made_up_for(tmp_path, test, num_signals):
     settings = {"eval_every": 2 * UPDATE, "eval_episodes": 2}
     agent = agent_for(tmp_path, **settings)

@@ -9,7 +9,7 @@ import pytest
 import torch
 from gymnasium import spaces
 from gymnasium.vector import SyncVectorEnv
-from quick import quick
+from quick import quick, slow
 
 from fastrl import PPO, SAC
 from fastrl.envs.gym_env import GymEnv
@@ -225,7 +225,7 @@ def test_space_of_several_lines_is_refused_in_one(refuse):
 
 @pytest.mark.parametrize(
     ("space", "shown"),
-    [(spaces.Discrete(1), 0), (spaces.MultiDiscrete([1, 1]), [0, 0])],
+    [(spaces.Discrete(1), 0), slow((spaces.MultiDiscrete([1, 1]), [0, 0]))],
     ids=str,
 )
 @pytest.mark.parametrize(

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 from gymnasium import spaces
+from quick import quick
 from test_resume import agent_for, assert_equal, last_state, metrics_of, stopped_and_resumed
 from torch import distributions
 from toy_agents import Loop, make_a2c, make_agent, make_recurrent, run
@@ -130,7 +131,7 @@ def test_the_same_state_is_answered_alike_within_a_rollout_and_the_greedy_policy
     assert not np.array_equal(one, other)  # outside of a rollout it is drawn each time
 
 
-@pytest.mark.parametrize("make", MAKERS)
+@pytest.mark.parametrize("make", quick(MAKERS, make_agent, make_recurrent))
 def test_recorded_learning_equals_eager_to_the_bit(make: Any) -> None:
     weights = []
     for engine in ("eager", "recorded"):
@@ -151,7 +152,7 @@ def test_the_header_says_that_no_kernel_knows_it() -> None:
 
 
 def test_runs_are_resumed_to_the_bit_loaded_and_exported(tmp_path: Path) -> None:
-    settings = {**SETTINGS, "exploration_resample_steps": 3}
+    settings = {**SETTINGS, "exploration_resample_steps": 3, "engine": "eager"}
     straight = AgentTrainer().fit(agent_for("toy_agents:BoxWalk", tmp_path, **settings)).folder
     resumed = stopped_and_resumed(lambda: "toy_agents:BoxWalk", tmp_path, **settings)
     assert_equal(last_state(resumed), last_state(straight))

@@ -43,6 +43,12 @@ def quick_runs(monkeypatch):
         signal.signal(number, handler)
 
 
+@pytest.fixture
+def no_curves(monkeypatch):
+    """Draws no curves, which takes longer than the runs."""
+    monkeypatch.setattr("fastrl.sweep.grid.draw", lambda groups, path: None)
+
+
 def sweep_of(log_dir: Path):
     (folder,) = (log_dir / "sweeps").iterdir()
     return read_sweep(folder)
@@ -83,15 +89,16 @@ def test_a_grid_draws_its_curves(tmp_path):
     assert (sweep_of(tmp_path).folder / "curves.png").stat().st_size > 1000
 
 
+@pytest.mark.usefixtures("no_curves")
 def test_a_run_that_fails_does_not_end_the_grid(tmp_path, capsys):
-    assert main(small(*GRID, env_id="diverging", log_dir=tmp_path)) == 0
+    assert main(small(*ONE_SEED, env_id="diverging", log_dir=tmp_path)) == 0
     states = {trial.settings["learning_rate"]: trial.state for trial in sweep_of(tmp_path).trials}
     assert states == {1e-3: "complete", 1e-2: "failed"}
     assert "failed: the training diverged" in capsys.readouterr().out
 
 
 def test_a_grid_whose_runs_all_fail_ends_with_their_line(tmp_path, capsys):
-    assert main(small(*GRID, env_id="failing", log_dir=tmp_path)) == 2
+    assert main(small(*ONE_SEED, env_id="failing", log_dir=tmp_path)) == 2
     assert "error: every run failed: the training diverged" in capsys.readouterr().err
     assert sweep_of(tmp_path).state == "failed"
 
@@ -363,6 +370,7 @@ def test_a_grid_that_was_killed_makes_only_the_runs_that_are_left(tmp_path):
     assert len(list((trial.folder / "ppo").glob(f"*/slow_default_{before.seed}"))) == 1
 
 
+@pytest.mark.usefixtures("no_curves")
 def test_a_user_without_a_key_sweeps_a_task_of_his_own(tmp_path, monkeypatch, capsys):
     blocked = tmp_path / "config"
     blocked.write_text("")  # the folder of the key can neither be read nor made
@@ -395,6 +403,7 @@ def test_the_processes_of_a_pruned_trial_are_gone(tmp_path):
     assert processes_that_name(str(tmp_path)) == []
 
 
+@pytest.mark.usefixtures("no_curves")
 def test_a_sweep_that_runs_is_left_alone(tmp_path, capsys):
     from fastrl.runs.folder import owned
 
@@ -461,12 +470,14 @@ def test_a_sweep_of_another_user_runs_no_code_unless_it_is_trusted(theirs, words
     assert contents(theirs) == before
 
 
+@pytest.mark.usefixtures("no_curves")
 def test_a_sweep_that_was_trusted_is_gone_on_with(theirs, tmp_path):
     assert main(["--resume", str(theirs), "--trust"]) == 0
     assert sweep_of(tmp_path).state == "finished"
     assert main(["--resume", str(theirs)]) == 0
 
 
+@pytest.mark.usefixtures("no_curves")
 def test_a_sweep_of_another_user_is_not_what_the_same_command_goes_on_with(
     theirs, tmp_path, capsys
 ):
@@ -479,6 +490,7 @@ def test_a_sweep_of_another_user_is_not_what_the_same_command_goes_on_with(
     assert len(list_sweeps(tmp_path)) == 2
 
 
+@pytest.mark.usefixtures("no_curves")
 def test_a_grid_trains_what_was_asked_for_whatever_its_trials_say(tmp_path):
     words = small(*ONE_SEED, log_dir=tmp_path)
     main(words)
@@ -558,6 +570,7 @@ def test_settings_that_decide_are_told_from_those_that_do_not():
     assert importance(trials[:5]) == {}
 
 
+@pytest.mark.usefixtures("no_curves")
 def test_what_is_damaged_is_named_and_the_rest_is_read(tmp_path):
     main(small(*ONE_SEED, log_dir=tmp_path))
     sweep = sweep_of(tmp_path)

@@ -459,6 +459,12 @@ def test_a_sweep_of_another_user_that_names_no_code_needs_no_trust(tmp_path):
     check_asked(tmp_path, Asked("grid", "ppo", flags, grid={"hidden_sizes": [[64, 64], [8]]}))
 
 
+@pytest.fixture(scope="module")
+def lists() -> Asked:
+    words = ("ppo", "--gamma", "0.9", "0.99", "--target-kl", "None", "1e-5", "--seed", "1..3")
+    return asked(*words)
+
+
 @pytest.mark.parametrize(
     "change",
     [
@@ -470,11 +476,10 @@ def test_a_sweep_of_another_user_that_names_no_code_needs_no_trust(tmp_path):
     ],
     ids=str,
 )
-def test_a_sweep_is_this_users_only_as_and_where_it_was_written(tmp_path, change):
+def test_a_sweep_is_this_users_only_as_and_where_it_was_written(tmp_path, lists, change):
     here, there = tmp_path / "here", tmp_path / "there"
     here.mkdir(), there.mkdir()
-    words = ("ppo", "--gamma", "0.9", "0.99", "--target-kl", "None", "1e-5", "--seed", "1..3")
-    asked(*words).save(here)
+    lists.save(here)
     assert Asked.load(here).is_own(here)
     assert not Asked.load(here).is_own(there)
     file = here / "sweep.yaml"

@@ -124,7 +124,7 @@ def learned_value(agent: PPO, obs: np.ndarray) -> float:
     return agent.policy.value(torch.from_numpy(obs).unsqueeze(0)).item()
 
 
-@pytest.mark.parametrize("source", quick(SOURCES, "make_env", "SAME_STEP"))
+@pytest.mark.parametrize("source", quick(SOURCES, "SAME_STEP"))
 def test_ppo_learns_the_value_of_an_endless_task(source):
     agent = learner(SOURCES[source](EndlessEnv))
     value = learned_value(agent, np.ones(2, np.float32))

@@ -10,6 +10,7 @@ import threading
 from pathlib import Path
 
 import pytest
+from quick import slow
 
 from fastrl import cli
 from fastrl.compare.__main__ import main as compare
@@ -72,7 +73,7 @@ def test_a_failed_write_names_its_file(tmp_path) -> None:
         raise OSError(errno.EFBIG, os.strerror(errno.EFBIG))
 
 
-@pytest.mark.parametrize("program", [["fastrl.presets"], ["fastrl.compare", "--help"]])
+@pytest.mark.parametrize("program", [slow(["fastrl.presets"]), ["fastrl.compare", "--help"]])
 def test_programs_run_without_docstrings(program: list[str]) -> None:
     call = [sys.executable, "-OO", "-m", *program]
     done = subprocess.run(call, capture_output=True, text=True, timeout=60, check=False)
@@ -137,6 +138,7 @@ def test_events_that_cannot_be_written_name_the_folder(tmp_path: Path, capsys) -
 def test_a_run_that_reached_its_target_is_complete(tmp_path, capsys) -> None:
     words = ["--preset", "none", "--target-return", "5", "--total-timesteps", "20000"]
     words += ["--eval-episodes", "1", "--log-dir", str(tmp_path), "--num-envs", "16"]
+    words += ["--num-steps", "64", "--update-epochs", "1", "--engine", "eager"]
     assert cli.main("ppo", words) == 0
     (run,) = tmp_path.glob("ppo/*/*")
     before = (run / "summary.json").read_bytes()

@@ -175,7 +175,9 @@ def test_wall_seconds_are_those_since_the_run_was_asked_for(tmp_path, monkeypatc
     for _ in range(2):
         assert 0 < agent.learn().result.summary["wall_seconds"] <= perf_counter() - start
     words = "--env-id CartPole-v1 --preset none --num-envs 4 --num-steps 64 --eval-episodes 0"
-    words += f" --accelerator cpu --total-timesteps 256 --log-dir {tmp_path} --exp-name"
+    words += (
+        f" --engine eager --accelerator cpu --total-timesteps 256 --log-dir {tmp_path} --exp-name"
+    )
     monkeypatch.setattr("sys.argv", ["ppo", *words.split(), "shell"])
     assert main("ppo", [*words.split(), "words"]) == main("ppo") == 0
     seconds = {

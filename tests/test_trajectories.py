@@ -18,6 +18,7 @@ import pytest
 import story_envs
 import torch
 from gymnasium import spaces
+from quick import quick
 from torch.utils.data import BatchSampler, DataLoader, RandomSampler
 
 minari = pytest.importorskip("minari")
@@ -310,7 +311,7 @@ def test_cut_episodes_are_the_same_whatever_the_blocks():
 # What PyTorch gets
 
 
-@pytest.mark.parametrize("in_memory", [True, False])
+@pytest.mark.parametrize("in_memory", quick([True, False], False))
 def test_windows_never_cross_the_end_of_an_episode(story, in_memory):
     data = TrajectoryDataset(story, 3, in_memory=in_memory)
     lengths = [len(x) for x in episodes_of(story)]
@@ -348,7 +349,7 @@ def test_transitions_are_those_of_the_episodes(story):
     assert at == len(data)
 
 
-@pytest.mark.parametrize("in_memory", [True, False])
+@pytest.mark.parametrize("in_memory", quick([True, False], False))
 def test_workers_of_a_loader_give_what_the_process_itself_gives(story, in_memory):
     data = TrajectoryDataset(story, 2, in_memory=in_memory)
     batches = list(DataLoader(data, 32, num_workers=2))

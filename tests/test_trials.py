@@ -89,7 +89,7 @@ HOW = [
     *("class", "init", "hasattr", "getattr", "number", "dictionary", "mean", "memory"),
     *("dictionary of tensors", "list of tensors", "setattr"),
 ]
-QUICK_HOW = [(False, x) for x in ("init", "hasattr", "dictionary", "list of tensors", "memory")]
+QUICK_HOW = [(False, x) for x in ("init", "dictionary", "memory")]
 QUICK_HOW += [(True, "mean")]
 
 

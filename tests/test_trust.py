@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import re
 import shutil
 import stat
@@ -109,6 +110,9 @@ def refusal(capsys) -> str:
     return told
 
 
+TRUST, NAME_AGAIN = ["--trust"], ["--env-id", "theirs:make"]
+
+
 @pytest.mark.parametrize("command", quick(COMMANDS, by_resume, by_export))
 def test_runs_of_this_user_are_tested_exported_and_resumed_without_a_word(run, command):
     assert command(run) == 0
@@ -124,8 +128,14 @@ def test_runs_of_another_user_import_nothing(run, module, home, command, capsys)
     assert not (module / "imported").exists()
 
 
-@pytest.mark.parametrize("words", [["--trust"], ["--env-id", "theirs:make"]])
-@pytest.mark.parametrize("command", quick(COMMANDS, by_resume, by_evaluate))
+@pytest.mark.parametrize(
+    ("command", "words"),
+    quick(
+        itertools.product(COMMANDS, [TRUST, NAME_AGAIN]),
+        (by_resume, TRUST),
+        (by_evaluate, NAME_AGAIN),
+    ),
+)
 def test_runs_of_another_user_run_what_is_trusted_or_named_again(run, home, command, words):
     shutil.rmtree(home)
     assert command(run, *words) == 0
@@ -138,18 +148,24 @@ def test_trust_holds_too_where_the_class_is_named(run, home, command):
     assert command(run, "--agent", "fastrl.ppo:PPO", "--trust") == 0
 
 
+EDITS = [
+    {"env_id": "theirs:other"},
+    {"env_kwargs": ["marker=y"]},
+    {"env_id": "os:system", "env_kwargs": ["command=exit 1"]},
+    {"env_id": "CartPole-v1", "env_kwargs": ["maker=theirs:make"]},
+    {"env_id": "CartPole-v1", "env_kwargs": [r'maker={a: ["theirs\x3amake"]}']},
+]
+
+
 @pytest.mark.parametrize(
-    "changes",
-    [
-        {"env_id": "theirs:other"},
-        {"env_kwargs": ["marker=y"]},
-        {"env_id": "os:system", "env_kwargs": ["command=exit 1"]},
-        {"env_id": "CartPole-v1", "env_kwargs": ["maker=theirs:make"]},
-        {"env_id": "CartPole-v1", "env_kwargs": [r'maker={a: ["theirs\x3amake"]}']},
-    ],
-    ids=repr,
+    ("command", "changes"),
+    quick(
+        itertools.product(COMMANDS, EDITS),
+        *itertools.product([by_resume], EDITS),
+        (by_export, EDITS[0]),
+    ),
+    ids=lambda x: x.__name__ if callable(x) else repr(x),
 )
-@pytest.mark.parametrize("command", quick(COMMANDS, by_resume, by_export))
 def test_signature_is_of_the_code_and_of_its_arguments(run, module, command, changes, capsys):
     (edit_config if command is by_resume else edit_checkpoint)(run, **changes)
     assert command(run) == 2
@@ -222,7 +238,10 @@ def test_class_of_a_script_is_signed_together_with_its_environment(home, module,
         Mine.load(module / "agent.pt")
 
 
-@pytest.mark.parametrize("env_id", ["os:system", "subprocess:run", "builtins:exec", "pip:main"])
+PARTS_OF_PYTHON = ["os:system", "subprocess:run", "builtins:exec", "pip:main"]
+
+
+@pytest.mark.parametrize("env_id", quick(PARTS_OF_PYTHON, "os:system", "pip:main"))
 def test_trust_makes_no_environment_of_a_part_of_python(run, env_id, capsys):
     edit_checkpoint(run, env_id=env_id, env_kwargs=["command=exit 1"])
     assert by_evaluate(run, "--trust") == 2

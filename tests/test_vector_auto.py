@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 from clocked_envs import SHARED, Counting, Failing, Global, Masked, Slow
+from quick import slow
 from test_async_env import assert_equal, play
 from toy_agents import make_agent, run
 
@@ -57,8 +58,15 @@ def test_slow_steps_go_to_processes_and_quick_ones_stay(two_workers) -> None:
     assert line_of(quick).endswith("us, so processes would gain nothing)")
 
 
-@pytest.mark.parametrize(("least", "vector"), [(0.0, "async"), (1e9, "sync")])
-@pytest.mark.parametrize("kind", [Counting, Masked])
+@pytest.mark.parametrize(
+    ("kind", "least", "vector"),
+    [
+        (Counting, 0.0, "async"),
+        (Counting, 1e9, "sync"),
+        slow((Masked, 0.0, "async")),
+        (Masked, 1e9, "sync"),
+    ],
+)
 def test_numbers_are_those_of_sync_whatever_the_clock_says(
     kind: Any, least: float, vector: str, two_workers, monkeypatch
 ) -> None:

@@ -19,8 +19,12 @@ from fastrl.runs.progress import Progress
 
 SHORT: dict[str, Any] = {
     "preset": "none",
-    "total_timesteps": 1_024,
+    "num_envs": 4,
+    "num_steps": 16,
+    "hidden_sizes": (8,),
+    "total_timesteps": 64,
     "eval_episodes": 2,
+    "engine": "eager",
     "accelerator": "cpu",
 }
 FILES = ["checkpoints", "config.yaml", "metrics.csv", "summary.json"]
@@ -54,10 +58,10 @@ def test_trainer_says_whether_a_run_prints_before_the_model_does(tmp_path, capfd
     model = PPO(make, log_dir=str(tmp_path), **SHORT)
     result = AgentTrainer(verbose=0).fit(model)
     assert capfd.readouterr().out == ""
-    again = PPO(make, verbose=0, log_dir=str(tmp_path), **{**SHORT, "total_timesteps": 2_048})
+    again = PPO(make, verbose=0, log_dir=str(tmp_path), **{**SHORT, "total_timesteps": 128})
     result = AgentTrainer(resume=result.folder).fit(again)
     assert capfd.readouterr().out == ""
-    again = PPO(make, verbose=0, log_dir=str(tmp_path), **{**SHORT, "total_timesteps": 3_072})
+    again = PPO(make, verbose=0, log_dir=str(tmp_path), **{**SHORT, "total_timesteps": 192})
     AgentTrainer(resume=result.folder, verbose=1).fit(again)
     assert "run folder: " in capfd.readouterr().out
 
@@ -73,7 +77,7 @@ def test_loaded_model_may_be_silent(tmp_path, capfd) -> None:
     PPO("CartPole-v1", **SHORT).save(tmp_path / "model.pt")
     for load in (PPO.load, fastrl.load):
         model = load(tmp_path / "model.pt", verbose=0, log_dir=str(tmp_path))
-        model.learn(1_024)
+        model.learn(64)
         assert capfd.readouterr().out == ""
 
 
