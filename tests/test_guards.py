@@ -520,6 +520,51 @@ def test_counters_shared_numbers_and_arrays_of_objects_are_put_back():
     assert parts[1] == [0] and reads.changed() is None
 
 
+def scaled(x: float, by: float = 1.0, *, plus: float = 0.0) -> float:
+    return x * by + plus
+
+
+class Scaling:
+    """Has a function of each kind."""
+
+    def own(self, by: float = 1.0) -> float:
+        return by
+
+    @classmethod
+    def of_class(cls, by: float = 1.0) -> float:
+        return by
+
+
+def doubled(x: float, by: float = 1.0, *, plus: float = 0.0) -> float:
+    return 2 * x * by + plus
+
+
+@pytest.mark.parametrize(
+    ("function", "name", "value"),
+    [
+        (scaled, "__defaults__", (2.0,)),
+        (scaled, "__kwdefaults__", {"plus": 1.0}),
+        (scaled, "__code__", doubled.__code__),
+        (Scaling.own, "__defaults__", (2.0,)),
+        (Scaling.of_class.__func__, "__defaults__", (2.0,)),
+    ],
+)
+def test_other_defaults_and_other_code_of_a_function_are_seen_and_put_back(function, name, value):
+    def run() -> float:
+        return scaled(1.0) + Scaling().own() + Scaling.of_class()
+
+    reads, before = watched(run), getattr(function, name)
+    assert reads.changed() is None
+    setattr(function, name, value)
+    try:
+        assert reads.changed() == f"{function.__name__}.{name} changed"
+        reads.restore()
+        assert getattr(function, name) == before
+        assert reads.changed() is None
+    finally:
+        setattr(function, name, before)
+
+
 def test_containers_of_tensors_are_put_back_in_place_and_whole():
     first, inner = torch.zeros(()), {"a": torch.ones(())}
     shared: dict[str, Any] = {"dict": {"first": first}, "list": [first, [inner]], "set": {first}}

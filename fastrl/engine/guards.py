@@ -177,6 +177,8 @@ class PythonReads:
                     self._take_cells(function)
         if event == "call":
             self._take_defaults(frame)
+            if not code.co_filename.startswith(PACKAGE):
+                self._take_function(frame)
         for name in names & frame.f_globals.keys():
             value = frame.f_globals[name]
             self._take(frame.f_globals, frame.f_globals.get, name, value, name)
@@ -294,6 +296,20 @@ class PythonReads:
                 for name, value in found.items():
                     if any(value is x for x in lasting):
                         self._take_object(value, snapshot_of(value), name)
+
+    def _take_function(self, frame: FrameType) -> None:
+        """Notes the code and the defaults of a function of a module or of a class."""
+        code = frame.f_code
+        first = frame.f_locals.get(code.co_varnames[0]) if code.co_argcount else None
+        kinds = (first if isinstance(first, type) else type(first)).__mro__
+        homes = frame.f_globals, *map(vars, kinds)
+        for function in (home.get(code.co_name) for home in homes):
+            function = getattr(function, "__func__", function)
+            if isinstance(function, FunctionType) and function.__code__ is code:
+                for key in ("__code__", "__defaults__", "__kwdefaults__"):
+                    value = getattr(function, key)
+                    name = f"{code.co_name}.{key}"
+                    self._take(function, partial(getattr, function), key, value, name)
 
     def _take_cells(self, function: Any) -> None:
         """Notes a function's closure."""

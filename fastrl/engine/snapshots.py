@@ -10,7 +10,7 @@ from array import array
 from collections import ChainMap, UserDict, UserList, deque
 from collections.abc import Iterable, Iterator, MutableMapping
 from io import IOBase
-from types import CellType, MemberDescriptorType, MethodType
+from types import CellType, FunctionType, MemberDescriptorType, MethodType
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -198,7 +198,7 @@ def put_into(holder: Any, key: str, value: Any) -> None:
             delattr(holder, key)
     else:
         kind = vars(type(holder)).get(key)
-        if isinstance(holder, type) or isinstance(kind, MemberDescriptorType):
+        if isinstance(holder, type | FunctionType) or isinstance(kind, MemberDescriptorType):
             setattr(holder, key, value)
 
 
