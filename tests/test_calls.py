@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable
+from functools import cached_property
 from typing import Any
 
 import pytest
@@ -88,11 +89,12 @@ def test_what_nobody_knows_is_an_attribute_error_without_more():
         agent.colour  # noqa: B018  # pyright: ignore[reportAttributeAccessIssue]
 
 
-def test_an_attribute_error_inside_of_a_property_comes_through():
+@pytest.mark.parametrize("kind", [property, cached_property])
+def test_an_attribute_error_inside_of_a_property_comes_through(kind):
     class Owner:
         __getattr__ = missing
 
-        @property
+        @kind
         def broken(self) -> int:
             """Fails inside."""
             return None.nothing  # pyright: ignore

@@ -114,8 +114,8 @@ def missing(owner: Any, name: str) -> Any:
         AttributeError: always.
     """
     found = inspect.getattr_static(type(owner), name, None)
-    if isinstance(found, property) and found.fget:
-        return found.fget(owner)
+    if hasattr(type(found), "__get__"):  # a property, cached or not: raises again what it raised
+        return found.__get__(owner, type(owner))
     hint = f"; {METHODS[name]}" if name in METHODS else ""
     words = f"{type(owner).__name__!r} object has no attribute {name!r}{hint}"
     raise AttributeError(words, name=name, obj=owner)
