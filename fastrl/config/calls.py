@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import difflib
 import inspect
 from collections.abc import Callable
 from functools import wraps
-from typing import Any, NoReturn, ParamSpec, TypeVar
+from typing import Any, ParamSpec, TypeVar
+
+from fastrl.config.other_names import WORDS, hint_for
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -29,7 +30,7 @@ _TABLE = {
 }
 _OURS = {other: ours.split() for ours, others in _TABLE.items() for other in others.split()}
 
-_WORDS = {
+_WORDS = WORDS | {
     "callback": "a list of callbacks",
     "ckpt_path": "AgentTrainer(resume=RUN) goes on with a run",
     "datamodule": "a DataLoader or Dataset",
@@ -40,12 +41,8 @@ _WORDS = {
     "include": "a file holds all that it takes to go on; export writes the policy alone",
     "log_interval": "a setting, log_every, in environment steps, of SAC and DroQ; PPO and A2C log "
     "every update",
-    "max_epochs": "in environment steps",
-    "max_iterations": "in environment steps",
     "num_nodes": "a setting of the agent",
-    "progress_bar": "there always is one on a terminal",
     "render": "python -m fastrl.evaluate RUN --video records an episode",
-    "reset_num_timesteps": "AgentTrainer(resume=RUN) goes on with a run",
     "state": "PPORecurrent alone has one, of new_state(n)",
     "strategy": "a setting of the agent",
     "tb_log_name": "the setting exp_name names runs",
@@ -79,29 +76,19 @@ def names_checked(function: Callable[P, R]) -> Callable[P, R]:
     Raises:
         ValueError: by the function; the message names ours where another library's name is known.
     """
-    known = inspect.signature(function).parameters.keys()
-    name = "AgentTrainer" if function.__name__ == "__init__" else function.__name__
+    parameters = inspect.signature(function).parameters.keys()
+    known = [*parameters][1:]  # the first is what the function is called on
+    called = function.__qualname__.removesuffix(".__init__").rpartition(".")[2]
 
     @wraps(function)
     def call(*args: P.args, **kwargs: P.kwargs) -> R:
-        if not kwargs.keys() <= known:
-            _refuse(name, next(x for x in kwargs if x not in known), [*known])
+        if not kwargs.keys() <= parameters:
+            name = next(x for x in kwargs if x not in parameters)
+            hint = hint_for(name, known, ours=_OURS, all_words=_WORDS)
+            raise ValueError(f"{called} has no {name!r}{hint}")
         return function(*args, **kwargs)
 
     return call
-
-
-def _refuse(function: str, name: str, parameters: list[str]) -> NoReturn:
-    known = [x for x in parameters if x not in ("self", "agent", "model")]
-    near = [x for x in _OURS.get(name, ()) if x in known]
-    words = _WORDS.get(name, "")
-    if not near and not words:
-        near = difflib.get_close_matches(name, known)
-    if near:
-        hint = f"did you mean {' or '.join(near)}?" + (f" ({words})" if words else "")
-    else:
-        hint = words or f"known are {', '.join(sorted(known))}"
-    raise ValueError(f"{function} has no {name!r}; {hint}")
 
 
 def missing(owner: Any, name: str) -> Any:

@@ -6,7 +6,7 @@ Those of stable-baselines3, CleanRL, rl_games and rsl_rl, and what their users m
 from __future__ import annotations
 
 import difflib
-from collections.abc import Collection
+from collections.abc import Collection, Mapping, Sequence
 
 # Ours, of which each algorithm has only some, and what others call them.
 _TABLE = {
@@ -108,7 +108,15 @@ WORDS = {
 }
 
 
-def near_names(name: str, known: Collection[str], most: int = 3, cutoff: float = 0.6) -> list[str]:
+def near_names(
+    name: str,
+    known: Collection[str],
+    most: int = 3,
+    cutoff: float = 0.6,
+    *,
+    ours: Mapping[str, Sequence[str]] = OTHER_NAMES,
+    all_words: Mapping[str, str] = WORDS,
+) -> list[str]:
     """Returns the known names that an unknown one may stand for.
 
     Args:
@@ -116,14 +124,24 @@ def near_names(name: str, known: Collection[str], most: int = 3, cutoff: float =
         known: the valid names.
         most: maximum number of similarly spelt names to return.
         cutoff: least similarity, from 0 to 1.
+        ours: our names, by those of other libraries.
+        all_words: what to say of names that have none here, or of another meaning.
     """
-    ours = [meant for meant in OTHER_NAMES.get(name, ()) if meant in known]
-    if ours or name in WORDS:
-        return ours
+    meant = [x for x in ours.get(name, ()) if x in known]
+    if meant or name in all_words:
+        return meant
     return difflib.get_close_matches(name, known, n=most, cutoff=cutoff)
 
 
-def hint_for(name: str, known: Collection[str], *, dash: bool = False, cutoff: float = 0.6) -> str:
+def hint_for(
+    name: str,
+    known: Collection[str],
+    *,
+    dash: bool = False,
+    cutoff: float = 0.6,
+    ours: Mapping[str, Sequence[str]] = OTHER_NAMES,
+    all_words: Mapping[str, str] = WORDS,
+) -> str:
     """Returns what to say after an unknown name: "; did you mean num_steps?".
 
     Args:
@@ -131,11 +149,13 @@ def hint_for(name: str, known: Collection[str], *, dash: bool = False, cutoff: f
         known: the valid names.
         dash: spell ours as flags.
         cutoff: least similarity of a name that is in no table, from 0 to 1.
+        ours: as of `near_names`.
+        all_words: as of `near_names`.
     """
-    near = near_names(name, known, 1 if dash else 3, cutoff)
-    words = WORDS.get(name, "")
+    near = near_names(name, known, 1 if dash else 3, cutoff, ours=ours, all_words=all_words)
+    words = all_words.get(name, "")
     if not near:
         lacking = "--help lists all" if dash else f"known are {', '.join(sorted(known))}"
         return f"; {words or lacking}"
-    spelt = ["--" + ours.replace("_", "-") if dash else ours for ours in near]
+    spelt = ["--" + x.replace("_", "-") if dash else x for x in near]
     return f"; did you mean {' or '.join(spelt)}?{f' ({words})' if words else ''}"

@@ -60,10 +60,10 @@ class Built:
 
     def changed(self) -> str | None:
         """Says what has changed since it was built; None if nothing has."""
-        return self.moved() or self.reads_others()
+        return self.moved() or self.changed_reads()
 
-    def reads_others(self) -> str | None:
-        """Says which of the numbers and words that it reads are other ones now."""
+    def changed_reads(self) -> str | None:
+        """Says which number or word that it read has changed since."""
         change = self.reads.changed()
         return change and f"{change}; {_IN_A_TENSOR}"
 

@@ -311,7 +311,7 @@ class Engine:
         """
         trained = self._trained()
         is_same = self._layout.is_of([module for _, module in trained])
-        if not is_same or not all(parameters.stand() for parameters, _ in trained):
+        if not is_same or not all(parameters.are_in_place() for parameters, _ in trained):
             raise ValueError(
                 "weights, layers or hooks were replaced while the agent trains; copy weights with "
                 "parameter.data.copy_(...), freeze with agent.freeze(...), replace before `learn`"
@@ -320,7 +320,7 @@ class Engine:
         # A dropout's rate, `eval()`; and with one vector of weights, all that steps along it moves.
         change_of_all = self._of_layers.changed() if fast else None
         change_of_all = change_of_all or next(filter(None, (x.moved() for x in fast)), None)
-        changes = [change_of_all or built.reads_others() for built in fast]
+        changes = [change_of_all or built.changed_reads() for built in fast]
         for built, change in zip(fast, changes, strict=True):
             if change:
                 built.fall_back()

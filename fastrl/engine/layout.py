@@ -1,4 +1,4 @@
-"""Which parts networks are made of: whatever is put in the place of one is seen at a glance."""
+"""Which parts networks are made of, so that a part that was replaced is noticed quickly."""
 
 from __future__ import annotations
 
@@ -16,8 +16,9 @@ _dicts_of = attrgetter("_modules", "_parameters", *HOOKS)  # of an `nn.Module`
 class Layout:
     """The layers, weights and hooks of networks at one time.
 
-    Off-policy algorithms look twice at each step of the environments, so this goes along lists made
-    beforehand, without a loop in Python; walking through the modules again takes ten times as long.
+    Off-policy algorithms look twice at each step of the environments. So the parts are listed once,
+    and compared without a loop in Python: walking through all modules at each look made that take
+    more than twice as long.
     """
 
     def __init__(self, networks: Sequence[nn.Module]) -> None:

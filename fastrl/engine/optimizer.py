@@ -65,8 +65,7 @@ class FlatParameters:
             self.parameters = parameters
             self.flat = flatten_parameters(parameters) if parameters else like.new_empty(0)
         self._described = [(names[id(x)], x.shape) for x in parameters]
-        trained = module if self._partner is None else self._partner()
-        self._trained = [(x, x.requires_grad) for x in trained.parameters()]
+        self._trained = [(x, x.requires_grad) for x in self._trained_as(module).parameters()]
         return before == self._described
 
     def holds(self, module: nn.Module) -> bool:
@@ -75,10 +74,13 @@ class FlatParameters:
         are_same = len(parameters) == len(self.parameters) and all(
             map(is_, parameters, self.parameters)
         )
-        return are_same and self.stand()
+        return are_same and self.are_in_place()
 
-    def stand(self) -> bool:
-        """Tells whether what was adopted still lies there, and the same parts are trained."""
+    def are_in_place(self) -> bool:
+        """Tells whether the parameters lie where `adopt` put them, and the same ones are trained.
+
+        Whether they still are the module's, `holds` tells, and more quickly the engine's `Layout`.
+        """
         if any(x.requires_grad is not is_trained for x, is_trained in self._trained):
             return False
         place, size = self.flat.data_ptr(), self.flat.element_size()
@@ -88,9 +90,11 @@ class FlatParameters:
             place += size * x.numel()
         return True
 
+    def _trained_as(self, module: nn.Module) -> nn.Module:
+        return module if self._partner is None else self._partner()
+
     def _of(self, module: nn.Module) -> list[nn.Parameter]:
-        trained = module if self._partner is None else self._partner()
-        pairs = zip(module.parameters(), trained.parameters(), strict=True)
+        pairs = zip(module.parameters(), self._trained_as(module).parameters(), strict=True)
         return [mine for mine, theirs in pairs if theirs.requires_grad]
 
     def gradient(self, loss: Tensor) -> Tensor:

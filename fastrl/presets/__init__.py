@@ -235,6 +235,6 @@ def _read(name: str) -> dict[str, Any]:
     import yaml
 
     text = resources.files(__name__).joinpath(name).read_text(encoding="utf-8")
-    # Read twice by each agent: 30 ms each time in Python, 3 ms in C.
+    # Each agent reads its file twice: 12 ms each time in Python, 2 ms in C.
     loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
     return yaml.load(text, Loader=loader) or {}
